@@ -1,0 +1,39 @@
+# Everything a newcomer types. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint types bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digits, offline (under 2 minutes after installing)
+	$(BIN)/python -m noveltylab method=ocgan data=digits
+
+test: $(STAMP) ## build .venv, then run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## the tests that take minutes or need real data in $$NOVELTYLAB_DATA
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(STAMP) ## the speed claims, measured side by side (minutes)
+	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.step
+
+clean: ## remove the environment and caches, never outputs/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

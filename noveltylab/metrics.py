@@ -1,0 +1,155 @@
+"""Metrics of one whole run, from raw scores at any scale; larger scores are more novel and outliers are the positives."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from noveltylab.errors import UserError
+
+
+def evaluate(scores: ArrayLike, is_outlier: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Every metric of one score over the test split.
+
+    Args:
+        scores: (N,), finite, any scale, larger is more novel.
+        is_outlier: (N,), bool or 0/1, with both present.
+        resamples: Bootstrap resamples of the interval, at least 1.
+        seed: Of the resampling.
+
+    Returns:
+        ``auroc`` in [0, 1]; ``auroc_ci`` [lo, hi], 95 percent percentile interval over the test samples (not over
+        training seeds); ``average_precision``; ``eer``, where the linearly interpolated ROC has FPR = 1 - TPR;
+        ``fpr95``, the FPR at the strictest threshold that finds 95 percent of the outliers. All plain floats.
+
+    Raises:
+        UserError: Empty input, NaN or infinite scores, lengths that differ, or only inliers or only outliers.
+    """
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    values, outlier = _checked(scores, is_outlier)
+    level, count = _levels(values)
+    fpr, tpr = _roc(level, outlier)
+    with _float64_torch() as torch:
+        # raw scores outside [0, 1] would be taken for logits: ranks are not, and carry all that these metrics read
+        ranks = torch.from_numpy(((np.cumsum(count) - (count - 1) / 2) / len(values))[level])
+        target = torch.from_numpy(outlier.astype(np.int64))
+        auroc = float(binary_auroc(ranks, target))
+        average_precision = float(binary_average_precision(ranks, target))
+    return {
+        "auroc": auroc,
+        "auroc_ci": _bootstrap_interval(level, outlier, resamples, seed),
+        "average_precision": average_precision,
+        "eer": _eer(fpr, tpr),
+        "fpr95": float(fpr[np.argmax(tpr >= 0.95)]),
+    }
+
+
+def roc(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ROC curve with one point for each distinct score, without torch.
+
+    Args:
+        scores: (N,), finite, larger is more novel.
+        is_outlier: (N,), bool or 0/1, with both present.
+
+    Returns:
+        ``fpr`` and ``tpr``, float64 (K + 1,) for K distinct scores, rising from (0, 0) to (1, 1).
+
+    Raises:
+        UserError: As ``evaluate``.
+    """
+    values, outlier = _checked(scores, is_outlier)
+    return _roc(_levels(values)[0], outlier)
+
+
+def collapse_warnings(name: str, scores: ArrayLike, auroc: float) -> list[str]:
+    """One sentence for each sign that a method collapsed or points the wrong way.
+
+    Args:
+        name: Of the score, said in the sentence.
+        scores: (N,), finite, N at least 1.
+        auroc: Of these scores, in [0, 1].
+    """
+    values = np.asarray(scores, np.float64)
+    distinct = len(np.unique(values))
+    unit = np.abs(values).max() or 1.0  # keeps the variance of huge or tiny scores within range
+    mean, std = (values / unit).mean(), (values / unit).std()
+    said = []
+    if distinct < min(max(10.0, 0.05 * len(values)), len(values)):
+        said.append(f"{name}: only {distinct} distinct scores among {len(values)} samples, a sign of collapse.")
+    if std <= 1e-6 * abs(mean):
+        said.append(f"{name}: the scores hardly vary (standard deviation {std * unit:.3g} around {mean * unit:.3g}).")
+    if auroc < 0.5:
+        said.append(f"{name}: inverted, an AUROC of {auroc:.3f} means that inliers get higher scores than outliers.")
+    return said
+
+
+def _checked(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, flags = np.asarray(scores, np.float64), np.asarray(is_outlier)
+    if values.ndim != 1 or values.shape != flags.shape:
+        raise UserError(f"each sample needs one score and one is_outlier, but got {values.shape} and {flags.shape}.")
+    if values.size == 0:
+        raise UserError("metrics need test samples, but there are none: check the protocol and the data folder.")
+    if bad := int(np.sum(~np.isfinite(values))):
+        raise UserError(
+            f"{bad} of {len(values)} scores are NaN or infinite: training diverged or the score overflowed. "
+            "Try a smaller learning rate or full precision."
+        )
+    if not np.isin(flags, (0, 1)).all():
+        raise UserError(f"is_outlier must be 0 or 1, but holds {np.setdiff1d(flags, (0, 1))[0]}.")
+    outlier = flags.astype(np.bool_)
+    if outlier.all() or not outlier.any():
+        kind = "outliers" if outlier.all() else "inliers"
+        raise UserError(f"all {len(values)} test samples are {kind}, but metrics need both kinds: check the protocol.")
+    return values, outlier
+
+
+def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The index (N,) of each score among the K distinct ones in rising order, and how often each occurs (K,)."""
+    _, level, count = np.unique(values, return_inverse=True, return_counts=True)
+    return level, count
+
+
+def _roc(level: NDArray[np.int64], outlier: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    size = level.max() + 1
+    found = [np.cumsum(np.bincount(level[group], minlength=size)[::-1]) for group in (~outlier, outlier)]
+    fpr, tpr = (np.concatenate([[0.0], hits / hits[-1]]) for hits in found)
+    return fpr, tpr
+
+
+def _eer(fpr: NDArray[np.float64], tpr: NDArray[np.float64]) -> float:
+    # torchmetrics averages FPR and 1 - TPR at the nearest corner instead: 1/4 and not 1/3 for ROC (0,0) (0,1/2) (1,1)
+    gap = fpr - (1 - tpr)  # rises from -1 to 1
+    after = int(np.searchsorted(gap, 0.0))
+    before = after - 1
+    part = -gap[before] / (gap[after] - gap[before])
+    return float(fpr[before] + part * (fpr[after] - fpr[before]))
+
+
+def _bootstrap_interval(level: NDArray[np.int64], outlier: NDArray[np.bool_], resamples: int, seed: int) -> list[float]:
+    """2.5 and 97.5 percentiles of AUROC over resamples that keep the numbers of inliers and of outliers."""
+    rng = np.random.default_rng(seed)
+    size = level.max() + 1
+    inliers, outliers = level[~outlier], level[outlier]
+    aurocs = np.empty(resamples)
+    for i in range(resamples):  # one resample fits the cache, all of them at once would not
+        drawn = np.bincount(inliers[rng.integers(len(inliers), size=len(inliers))], minlength=size)
+        below = np.cumsum(drawn) - 0.5 * drawn  # a tie counts one half
+        aurocs[i] = below[outliers[rng.integers(len(outliers), size=len(outliers))]].mean() / len(inliers)
+    low, high = np.percentile(aurocs, (2.5, 97.5))
+    return [float(low), float(high)]
+
+
+@contextmanager
+def _float64_torch() -> Iterator[Any]:
+    """torch with float64 as default: torchmetrics divides integer counts, which would give float32."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield torch
+    finally:
+        torch.set_default_dtype(before)

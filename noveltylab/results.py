@@ -1,0 +1,151 @@
+"""A run's result.json: written atomically and last, so that its presence means the run is complete."""
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from noveltylab.errors import UserError
+
+PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: after any failure the old file stands and no temporary file is left.
+
+    Args:
+        path: The file; its folder is made if missing.
+        data: The contents; text is written as UTF-8.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_result(folder: str | Path, result: dict[str, Any]) -> None:
+    """Write ``folder/result.json`` in the order given.
+
+    Raises:
+        ValueError: A value is NaN or infinite; nothing is written.
+        TypeError: A value is no JSON type, such as an array; nothing is written.
+    """
+    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomic(Path(folder) / "result.json", text + "\n")
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """The contents of ``folder/result.json``.
+
+    Raises:
+        UserError: The file is missing, or is not one whole JSON object.
+    """
+    path = Path(folder) / "result.json"
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}, so this run is not complete. Run it again.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}). Delete it and run again.") from None
+    if not isinstance(result, dict):
+        raise UserError(f"{path}: holds a {type(result).__name__}, not a result. Delete it and run again.")
+    return result
+
+
+def sha256_file(path: str | Path) -> str:
+    """The file's SHA-256 as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance(started: datetime | None = None, gpu: str | None = None) -> dict[str, Any]:
+    """What a number was made with.
+
+    Args:
+        started: When the run began; now if not given.
+        gpu: Name of the accelerator, from the caller, since this module does not import torch.
+
+    Returns:
+        ``versions`` (package -> version, None where not installed), ``commit``, ``hardware`` (``cpu``, ``cores`` usable,
+        ``memory_gib``, ``gpu``), ``command`` and ``time`` (ISO 8601, UTC, seconds).
+    """
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "commit": commit(),
+        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_gib": _memory_gib(), "gpu": gpu},
+        "command": " ".join(sys.argv),
+        "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit(package: Path = Path(__file__).parent) -> str | None:
+    """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
+
+    Returns:
+        40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one does not track the
+        package (a virtual environment inside another project).
+    """
+    head = _git(package, "rev-parse", "HEAD")
+    if head is None or not _git(package, "ls-files", "--", "__init__.py"):
+        return None
+    return head if _git(package, "status", "--porcelain") == "" else f"{head}-dirty"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # inside a git hook these variables would point at another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # counts what a container or taskset leaves us
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
