@@ -1,0 +1,219 @@
+"""Samples in memory and the batches made of them.
+
+A dataset is one uint8 tensor. The loader hands out positions only; the images are gathered, converted and scaled where
+they lie, a chunk of several iterations at a time.
+"""
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+import noveltylab.data
+from noveltylab.data.preprocess import Preprocess, resize
+from noveltylab.data.protocols import Split
+from noveltylab.errors import UserError, nearest
+
+_NOT_READERS = {"base", "preprocess", "protocols"}
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a reader returns.
+
+    images uint8 (N, C, H, W) at native size; labels int64 (N,); official_test bool (N,), None without such a split;
+    ids (N,) such as "train/00012"; verified: the files were compared with the official checksums.
+    """
+
+    images: Tensor
+    labels: NDArray[np.int64]
+    official_test: NDArray[np.bool_] | None
+    ids: NDArray[np.str_]
+    verified: bool
+
+
+class Chunk(NamedTuple):
+    """K training batches at once: x float32 (K, B, C, H, W) preprocessed; rows int64 (K, B), positions in the train part."""
+
+    x: Tensor
+    rows: Tensor
+
+
+def resolve_root(root: str | Path | None) -> Path:
+    """The data folder: option data.root, else environment NOVELTYLAB_DATA, else ``data`` in the working directory."""
+    return Path(root or os.environ.get("NOVELTYLAB_DATA") or "data").expanduser()
+
+
+def missing(what: str, folder: Path, remedy: str) -> UserError:
+    """The one error for absent files: what was looked for, all places looked at, what to do."""
+    environment = os.environ.get("NOVELTYLAB_DATA")
+    return UserError(
+        f"{what} not found in {folder}{'' if folder.is_dir() else ' (no such folder)'}. The data folder is the option "
+        f"data.root, else the environment variable NOVELTYLAB_DATA ({environment or 'not set'}), else "
+        f"{Path('data').absolute()}. {remedy}"
+    )
+
+
+def fetch(download: Callable[[], object], what: str, remedy: str) -> None:
+    """Run a library's downloader; whatever goes wrong becomes one UserError that says how to do it by hand."""
+    try:
+        download()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"Downloading {what} failed ({reason}). {remedy}") from error
+
+
+def load(name: str, root: str | Path | None, verify: bool, download: bool) -> Samples:
+    """Read dataset `name` with ``noveltylab.data.<name>.read``. UserError for an unknown name or unusable files."""
+    readers = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)} - _NOT_READERS
+    if name not in readers:
+        raise UserError(f"There is no dataset '{name}': {nearest(name, readers)}")
+    reader = importlib.import_module(f"noveltylab.data.{name}")
+    return cast(Samples, reader.read(resolve_root(root), verify=verify, download=download))
+
+
+class Positions(Dataset[int]):
+    """The positions 0..n-1; a batch of them is one int64 tensor."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return torch.tensor(indices, dtype=torch.int64)
+
+
+class EpochSampler(DistributedSampler[int]):
+    """A permutation of 0..n-1 that is a pure function of (seed, epoch), truncated to a multiple of batch_size.
+
+    So a resumed run sees the order that it would have seen. Several processes take turns in the same permutation.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, *, rank: int = 0, replicas: int = 1) -> None:
+        super().__init__(Positions(n), num_replicas=replicas, rank=rank, seed=seed)
+        self.n = n
+        self.num_samples = n // replicas // batch_size * batch_size
+        if self.num_samples == 0:
+            raise UserError(
+                f"{n} training samples over {replicas} devices are fewer than data.batch_size={batch_size} each. "
+                "Lower data.batch_size or use fewer devices."
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        return iter(order[self.rank :: self.num_replicas][: self.num_samples].tolist())
+
+
+class NoveltyData(L.LightningDataModule):
+    """One split of one dataset, resident as uint8 tensors.
+
+    Attributes: train, val, test uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); preprocess,
+    fitted on train; batch_size, the effective one; warnings, sentences for the run's result.
+    Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
+    keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        split: Split,
+        inlier: int,
+        *,
+        size: int | None,
+        contrast: str,
+        subtract_mean: bool,
+        batch_size: int,
+        seed: int,
+        chunk: int,
+        on_device: bool = True,
+    ) -> None:
+        super().__init__()
+        for option, value in (("data.size", size), ("data.batch_size", batch_size), ("chunk", chunk)):
+            if value is not None and value < 1:
+                raise UserError(f"{option} must be at least 1, got {value}.")
+        split.check(samples.labels, inlier)
+        self.train = _take(samples.images, split.train, size)
+        self.val = _take(samples.images, split.val, size)
+        self.test = _take(samples.images, split.test, size)
+        self.test_labels = samples.labels[split.test]
+        self.test_ids = samples.ids[split.test]
+        self.test_is_outlier = split.is_outlier
+        self.preprocess = Preprocess(contrast, subtract_mean).fit(self.train)
+        self.batch_size, self.seed, self.chunk, self.on_device = batch_size, seed, chunk, on_device
+        self.warnings: list[str] = []
+        self.device = torch.device("cpu")
+        if len(self.train) < batch_size:
+            self.batch_size = n = len(self.train)
+            self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
+        if not samples.verified:
+            self.warnings.append("data files were not verified against the official checksums")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image, after resizing."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Positions of the training inliers, chunk * batch_size at a time; the last batch may hold fewer iterations."""
+        rank, replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(self.train), self.batch_size, self.seed, rank=rank, replicas=replicas)
+        return DataLoader(
+            Positions(len(self.train)),
+            self.chunk * self.batch_size,
+            sampler=sampler,
+            num_workers=0,
+            collate_fn=_as_is,
+            # its own: otherwise each new epoch of the loader draws from, and so shifts, the global random state
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def transfer_batch_to_device(self, batch: Tensor, device: torch.device, dataloader_idx: int) -> Tensor:
+        """Positions go where the images lie; the images themselves move once, when they fit."""
+        if device != self.device or device != self.preprocess.lo.device:
+            self.place(device)
+        return batch.to(self.train.device)
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Chunk:
+        """Positions (K*B,) -> the chunk of their images, made where they lie."""
+        return self.gather(batch.view(-1, self.batch_size))
+
+    def place(self, device: torch.device) -> None:
+        """Make batches on `device`; with on_device, move train and val there if half its free memory holds them."""
+        self.device = device
+        self.preprocess.to(device)
+        if self.on_device and _fits(self.train.nbytes + self.val.nbytes, device):
+            self.train, self.val = self.train.to(device), self.val.to(device)
+
+    def gather(self, rows: Tensor) -> Chunk:
+        """The chunk of training images at rows, int64 (K, B), on self.device."""
+        x = self.preprocess(self.train.index_select(0, rows.flatten()).to(self.device))
+        return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
+
+
+def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:
+    part = images.index_select(0, torch.from_numpy(index))
+    return part if size is None or len(part) == 0 else resize(part, size).contiguous()
+
+
+def _fits(nbytes: int, device: torch.device) -> bool:
+    return device.type != "cuda" or nbytes < torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _as_is(batch: list[int]) -> list[int]:
+    return batch

@@ -1,0 +1,103 @@
+"""From stored uint8 images to what a network sees: resize once, then scale on the device, a whole batch at a time."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize as torchvision_resize  # type: ignore[import-untyped,unused-ignore]
+
+from noveltylab.errors import UserError, nearest
+
+CONTRASTS = ("none", "gcn")
+_BLOCK = 4096
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size); antialiased only where it shrinks.
+
+    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    shrinks = size < max(height, width)
+    blocks = [torchvision_resize(block, [size, size], antialias=shrinks) for block in _blocks(images)]
+    return torch.cat(blocks)
+
+
+def _blocks(images: Tensor) -> Iterator[Tensor]:
+    return (images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK))
+
+
+def global_contrast(x: Tensor) -> Tensor:
+    """Deep SVDD's contrast normalisation of each image, all channels and pixels together; x in [0, 1], (B, C, H, W).
+
+    Subtract the image's own mean, divide by the MEAN absolute value of the result.
+    """
+    x = x - x.mean(dim=(1, 2, 3), keepdim=True)
+    return x / x.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
+
+
+class Preprocess(nn.Module):
+    """uint8 (B, C, H, W) -> float32 (B, C, H, W).
+
+    contrast "none": x / 127.5 - 1, in [-1, 1]. "gcn": global_contrast, then (x - lo) / (hi - lo) with the extreme
+    feature values lo, hi of the training inliers; other images may leave [0, 1], nothing is clipped. subtract_mean:
+    minus the mean image of the preprocessed training inliers. What is fitted lies in buffers, for the checkpoint.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    mean: Tensor
+
+    def __init__(self, contrast: str = "none", subtract_mean: bool = False) -> None:
+        super().__init__()
+        if contrast not in CONTRASTS:
+            raise UserError(f"data.contrast cannot be '{contrast}': {nearest(contrast, CONTRASTS)}")
+        self.contrast, self.subtract_mean = contrast, subtract_mean
+        self.fitted = contrast == "none" and not subtract_mean
+        self.register_buffer("lo", torch.zeros(()))
+        self.register_buffer("hi", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(1, 1, 1))
+        self.register_load_state_dict_pre_hook(_accept_fitted)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> "Preprocess":
+        """Compute lo, hi and the mean image from the training inliers, uint8 (N, C, H, W), N >= 1."""
+        if len(images) == 0:
+            raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
+        self.mean = torch.zeros(1, 1, 1, device=images.device)
+        self.fitted = True
+        if self.contrast == "gcn":
+            bounds = [global_contrast(block.float() / 255).aminmax() for block in _blocks(images)]
+            self.lo = torch.stack([bound.min for bound in bounds]).min()
+            self.hi = torch.stack([bound.max for bound in bounds]).max()
+        if self.subtract_mean:
+            total = torch.stack([self._scale(block).double().sum(0) for block in _blocks(images)]).sum(0)
+            self.mean = (total / len(images)).float()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Preprocess a batch, uint8 (B, C, H, W) -> float32 (B, C, H, W)."""
+        if not self.fitted:
+            raise RuntimeError("Preprocess.fit has to see the training inliers first")
+        x = self._scale(images)
+        return x - self.mean if self.subtract_mean else x
+
+    def _scale(self, images: Tensor) -> Tensor:
+        if self.contrast == "none":
+            return images.float().div_(127.5).sub_(1)
+        return (global_contrast(images.float().div_(255)) - self.lo) / (self.hi - self.lo).clamp_min(1e-8)
+
+    def to_unit(self, x: Tensor) -> Tensor:
+        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; "gcn" keeps its stretched contrast."""
+        x = x + self.mean
+        return ((x + 1) / 2 if self.contrast == "none" else x).clamp(0, 1)
+
+
+def _accept_fitted(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """A fresh module does not know the image size: take the shape of the mean image from the checkpoint."""
+    if (mean := state.get(f"{prefix}mean")) is not None:
+        preprocess = cast(Preprocess, module)
+        preprocess.mean, preprocess.fitted = torch.empty_like(mean, device=preprocess.mean.device), True

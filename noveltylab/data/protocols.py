@@ -1,0 +1,216 @@
+"""Which samples train, select and test a detector: pure, seeded index arrays, written to disk with every run.
+
+Positions index the pooled sample list of a reader. Validation is always cut from training inliers; no outlier is ever
+seen before the test. The same (protocol, labels, inlier, seed, options) gives the same split on every machine.
+"""
+
+import hashlib
+import inspect
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noveltylab.errors import UserError, nearest
+from noveltylab.results import write_atomic
+
+Index = NDArray[np.int64]
+Labels = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Names = NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Index arrays (int64) into the sample list, in the order in which they are used.
+
+    train (n_train,) and val (n_val,) hold inliers only; test (n_test,) holds both, is_outlier (n_test,) says which.
+    """
+
+    train: Index
+    val: Index
+    test: Index
+    is_outlier: Flags
+
+    def check(self, labels: Labels, inlier: int) -> None:
+        """Raise UserError unless the parts are disjoint, train and val are inliers and the test can be scored."""
+        parts = np.concatenate([self.train, self.val, self.test])
+        if len(parts) and not 0 <= parts.min() <= parts.max() < len(labels):
+            raise UserError(f"The split points outside the {len(labels)} samples ({parts.min()} to {parts.max()}).")
+        if len(np.unique(parts)) != len(parts):
+            raise UserError("The split uses a sample twice: train, val and test must be disjoint and without repeats.")
+        for name, index in (("train", self.train), ("val", self.val)):
+            if outliers := int((labels[index] != inlier).sum()):
+                raise UserError(f"The {name} part holds {outliers} outliers; it may hold label {inlier} only.")
+        if not np.array_equal(self.is_outlier, labels[self.test] != inlier):
+            raise UserError(f"is_outlier of the split does not agree with the labels and inlier={inlier}.")
+        inliers, outliers = int((~self.is_outlier).sum()), int(self.is_outlier.sum())
+        if not (len(self.train) and inliers and outliers):
+            raise UserError(
+                f"Too few samples for inlier={inlier}: the split has {len(self.train)} to train on, {inliers} test "
+                f"inliers and {outliers} test outliers, and needs one of each. Use more data or another protocol."
+            )
+
+    def limit(self, n: int | None) -> "Split":
+        """The split with only its first n training inliers (for trials); None keeps all. UserError if n < 1."""
+        if n is not None and n < 1:
+            raise UserError(f"data.limit_train must be at least 1 (or null for all), got {n}.")
+        return replace(self, train=self.train[:n])
+
+
+def split(
+    name: str,
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    *,
+    seed: int,
+    val_fraction: float,
+    **options: Any,
+) -> Split:
+    """The checked split of one run.
+
+    name: a key of PROTOCOLS; labels (N,); official_test (N,) or None; val_fraction in [0, 1): share of the training
+    inliers held out as val; options: keyword arguments of the protocol's own function. UserError for what does not fit.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"There is no protocol '{name}': {nearest(name, PROTOCOLS)}")
+    known = set(inspect.signature(PROTOCOLS[name]).parameters) - set(inspect.signature(split).parameters)
+    if unknown := sorted(set(options) - known):
+        hint = nearest(unknown[0], known) if known else "It has no options of its own."
+        raise UserError(f"Protocol {name} has no option '{unknown[0]}': {hint}")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"protocol.val_fraction must lie in [0, 1), got {val_fraction}.")
+    if seed < 0:
+        raise UserError(f"seed must not be negative, got {seed}.")
+    if not (labels == inlier).any():
+        found = ", ".join(str(label) for label in np.unique(labels)[:20])
+        raise UserError(f"No sample has the label inlier={inlier}; labels found: {found}.")
+    result = PROTOCOLS[name](labels, official_test, inlier, seed=seed, val_fraction=val_fraction, **options)
+    result.check(labels, inlier)
+    return result
+
+
+def p1(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    *,
+    seed: int,
+    val_fraction: float,
+    train_share: float = 0.8,
+) -> Split:
+    """Protocol 1: official parts pooled, inliers cut 80/20, as many test outliers as test inliers, drawn uniformly."""
+    rng = np.random.default_rng(seed)
+    train, test = _cut(rng.permutation(np.flatnonzero(labels == inlier)), _share("train_share", train_share))
+    outliers = _draw(rng, labels, inlier, len(test), "p1")
+    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
+
+
+def p2(labels: Labels, official_test: Flags | None, inlier: int, *, seed: int, val_fraction: float) -> Split:
+    """Protocol 2: inliers of the official training part, the whole official test part in its own order."""
+    if official_test is None:
+        raise UserError("This dataset (digits, for one) has no official split, as protocol p2 needs; use protocol=p1.")
+    rng = np.random.default_rng(seed)
+    train = rng.permutation(np.flatnonzero((labels == inlier) & ~official_test))
+    return _assemble(train, np.flatnonzero(official_test), labels, inlier, val_fraction)
+
+
+def memae(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    *,
+    seed: int,
+    val_fraction: float,
+    train_share: float = 0.6667,
+    outlier_ratio: float = 0.3,
+    anomaly_ratio_of: str = "inliers",
+) -> Split:
+    """MemAE protocol: parts pooled, inliers cut 2:1, test outliers a ratio of the test inliers or of the test total."""
+    if anomaly_ratio_of not in ("inliers", "total"):
+        hint = nearest(anomaly_ratio_of, ("inliers", "total"))
+        raise UserError(f"protocol.anomaly_ratio_of cannot be '{anomaly_ratio_of}': {hint}")
+    ratio = _share("outlier_ratio", outlier_ratio)
+    rng = np.random.default_rng(seed)
+    train, test = _cut(rng.permutation(np.flatnonzero(labels == inlier)), _share("train_share", train_share))
+    # 1e-9 keeps an exact quotient such as 0.3 * 7 / 0.7 from being floored to the integer below
+    wanted = ratio * len(test) if anomaly_ratio_of == "inliers" else ratio * len(test) / (1 - ratio) + 1e-9
+    outliers = _draw(rng, labels, inlier, int(wanted), "memae")
+    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
+
+
+PROTOCOLS: dict[str, Callable[..., Split]] = {"p1": p1, "p2": p2, "memae": memae}
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise UserError(f"protocol.{name} must lie strictly between 0 and 1, got {value}.")
+    return value
+
+
+def _cut(index: Index, share: float) -> tuple[Index, Index]:
+    at = int(share * len(index))
+    return index[:at], index[at:]
+
+
+def _draw(rng: np.random.Generator, labels: Labels, inlier: int, n: int, protocol: str) -> Index:
+    others = np.flatnonzero(labels != inlier)
+    if len(others) < n:
+        raise UserError(
+            f"Protocol {protocol} needs {n} test outliers for inlier={inlier}, but only {len(others)} samples have "
+            "another label. Use more data or another protocol."
+        )
+    return rng.choice(others, size=n, replace=False)
+
+
+def _assemble(train: Index, test: Index, labels: Labels, inlier: int, val_fraction: float) -> Split:
+    at = len(train) - int(val_fraction * len(train))
+    return Split(train[:at], train[at:], test, labels[test] != inlier)
+
+
+def split_sha256(split: Split, ids: Names, labels: Labels) -> str:
+    """Canonical hash of a split: part, id, label and is_outlier of each sample in order. ids and labels are (N,)."""
+    return _digest(*_table(split, ids, labels))
+
+
+def save_split(path: Path, split: Split, ids: Names, labels: Labels) -> str:
+    """Write the split with ids, labels and hash as one npz, atomically; return the hash."""
+    part, name, label, is_outlier = _table(split, ids, labels)
+    digest = _digest(part, name, label, is_outlier)
+    index = np.concatenate([split.train, split.val, split.test])
+    buffer = io.BytesIO()
+    arrays = {"part": part, "id": name, "label": label, "is_outlier": is_outlier, "index": index}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays, sha256=np.array(digest))
+    write_atomic(path, buffer.getvalue())
+    return digest
+
+
+def load_split(path: Path) -> Split:
+    """Read what save_split wrote, never unpickling. UserError if missing, unreadable or not matching its hash."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            stored = {name: file[name] for name in ("part", "id", "label", "is_outlier", "index", "sha256")}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"Cannot read the split {path} ({error}). Delete it and run again with force=true.") from error
+    part, index, is_outlier = stored["part"], stored["index"], stored["is_outlier"]
+    if _digest(part, stored["id"], stored["label"], is_outlier) != str(stored["sha256"]):
+        raise UserError(f"The split {path} does not match the hash inside it. Delete it and run again with force=true.")
+    return Split(index[part == "train"], index[part == "val"], index[part == "test"], is_outlier[part == "test"])
+
+
+def _table(split: Split, ids: Names, labels: Labels) -> tuple[Names, Names, Labels, Flags]:
+    index = np.concatenate([split.train, split.val, split.test])
+    part = np.repeat(np.array(["train", "val", "test"]), [len(split.train), len(split.val), len(split.test)])
+    is_outlier = np.concatenate([np.zeros(len(index) - len(split.test), dtype=np.bool_), split.is_outlier])
+    return part, ids[index], labels[index], is_outlier
+
+
+def _digest(part: Names, ids: Names, labels: Labels, is_outlier: Flags) -> str:
+    rows = zip(part.tolist(), ids.tolist(), labels.tolist(), is_outlier.astype(int).tolist(), strict=True)
+    return hashlib.sha256("".join(f"{p},{i},{label},{flag}\n" for p, i, label, flag in rows).encode()).hexdigest()
