@@ -1,0 +1,1 @@
+"""The methods: one file each, whole story in paper order; `base` holds the contract."""

@@ -1,0 +1,194 @@
+"""The contract of a method: what it must give, and the loop that the base owns for all of them.
+
+A method writes `update` (one training iteration, all the paper's alternating steps), `novelty_score`, `validation_loss`
+and, where it needs the training set once, `prepare`. It never asks the device for a value inside `update`: the base runs
+many iterations per `training_step` and reads the losses once at the end.
+"""
+
+import importlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from noveltylab.errors import UserError
+
+
+@dataclass
+class Batch:
+    """One training batch: `x` (B, C, H, W) float, preprocessed; `index` (B,) position of each image in the training set."""
+
+    x: Tensor
+    index: Tensor
+
+
+class Diverged(RuntimeError):
+    """A loss became NaN or infinite."""
+
+
+class Method(L.LightningModule):
+    """Base of all methods, for images of shape `image_shape` = (C, H, W).
+
+    Subclasses take explicit keyword arguments (plain numbers and strings, each with a type that can be checked) besides
+    `image_shape`; out-of-range combinations raise ValueError with the option's name.
+    """
+
+    #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no epochs.
+    iterative: ClassVar[bool] = True
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.image_shape = image_shape
+        #: share of the planned epochs that is over, in [0, 1); schedules (mining start, ...) read it
+        self.progress = 0.0
+        #: iterations done; the axis of every log, since Lightning's global_step counts optimizer steps
+        self.iteration = 0
+        #: mean losses of the last chunk, for the progress bar
+        self.losses: dict[str, float] = {}
+        self._optimizers_by_name: dict[str, Any] = {}
+
+    # What a method gives.
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Does ONE training iteration with all alternating steps; returns detached scalar losses by name.
+
+        No `.item()`, no print, no Python branch on a tensor, static shapes. Seeded before every epoch.
+        """
+        raise NotImplementedError
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """Named raw scores of x (B, C, H, W), each (B,), larger is more novel; in evaluation mode, no gradients.
+
+        A sample's score does not depend on the other samples of its batch.
+        """
+        raise NotImplementedError
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The keys of `novelty_score` and `combine_scores`, known before training."""
+        raise NotImplementedError
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """Per-sample loss (B,) of held-out inliers x (B, C, H, W): what inlier-only selection minimises."""
+        raise NotImplementedError
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by the name that `minimise` is called with."""
+        return {}
+
+    def prepare(self, train: Tensor) -> None:
+        """Takes what is needed once from the training set (N, C, H, W), preprocessed; keep it in buffers."""
+
+    def reconstruct(self, x: Tensor) -> Tensor | None:
+        """Reconstruction of x (B, C, H, W) for the pictures, or None for methods that do not reconstruct."""
+        return None
+
+    def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Further named scores made of whole columns: test scores (N,), and those of the held-out inliers (N_val,)."""
+        return {}
+
+    #: names among `score_names` that use the whole test set, and so cannot score one sample alone
+    transductive: ClassVar[frozenset[str]] = frozenset()
+
+    def embed(self, x: Tensor) -> Tensor | None:
+        """Embedding (B, D) of x (B, C, H, W) for the t-SNE picture, or None for methods that have none."""
+        return None
+
+    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+        """Numbers of the paper's own experiments on test images (N, C, H, W) each, beside the AUROC; {} for none."""
+        return {}
+
+    # What the base does.
+
+    def minimise(self, loss: Tensor, optimizer: str) -> None:
+        """Zeroes the gradients of one named optimizer, runs backward on a scalar loss, steps."""
+        if not self._optimizers_by_name:  # used without a Trainer: tests, benchmarks
+            self._optimizers_by_name = dict(self.build_optimizers())
+        chosen = self._optimizers_by_name[optimizer]
+        chosen.zero_grad(set_to_none=True)
+        if self._trainer is None:
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        else:
+            self.manual_backward(loss)
+        chosen.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self._optimizers_by_name = dict(self.build_optimizers())
+        return list(self._optimizers_by_name.values())
+
+    def on_train_start(self) -> None:
+        wrapped = self.optimizers()  # Lightning's, which count steps and know the precision
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        self._optimizers_by_name = dict(zip(self._optimizers_by_name, wrapped, strict=True))
+
+    def on_train_epoch_start(self) -> None:
+        self.progress = self.current_epoch / (self.trainer.max_epochs or 1)
+
+    def training_step(self, chunk: tuple[Tensor, Tensor], chunk_index: int) -> None:
+        """Runs the K iterations of a chunk: x (K, B, C, H, W), rows (K, B)."""
+        sums: dict[str, Tensor] = {}
+        for x, rows in zip(*chunk, strict=True):
+            losses = self.update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss if name in sums else loss
+        iterations = chunk[1].shape[0]
+        self.iteration += iterations
+        means = torch.stack([value.float() for value in sums.values()]) / iterations
+        self.losses = dict(zip(sums, means.tolist(), strict=True))  # the only wait for the device in a chunk
+        if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
+            raise Diverged(f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self.losses}")
+        for logger in self.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in self.losses.items()}, step=self.iteration)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.iteration = checkpoint["iteration"]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Buffers filled by `prepare` have the training set's shape: take the checkpoint's.
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and saved.shape != buffer.shape:
+                self._buffers[name] = buffer.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def find_method(target: str) -> type[Method]:
+    """The class that conf/method/<name>.yaml names; only subclasses of `Method` are accepted."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method._target_={target}: not found ({error})") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method._target_={target}: not a subclass of noveltylab.methods.base.Method")
+    return found
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Inside, the networks' parameters get no gradients and their batch-norm statistics stay as they are.
+
+    Activations still use batch statistics and gradients still flow through to the inputs.
+    """
+    modules = [module for network in networks for module in network.modules() if isinstance(module, _BatchNorm)]
+    for network in networks:
+        network.requires_grad_(False)
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
+        for module in modules:
+            module.track_running_stats = True

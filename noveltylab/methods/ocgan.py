@@ -1,0 +1,314 @@
+"""OCGAN: One-class Novelty Detection Using GANs with Constrained Latent Representations (Perera et al., CVPR 2019).
+
+A denoising auto-encoder whose latent space is a cube that represents the inlier class and nothing else: a latent
+discriminator spreads the codes evenly over the cube, an image discriminator makes every point of it decode to an inlier,
+and informative-negative mining looks for the points that do not yet. An outlier then cannot be reconstructed.
+
+Where the paper and the authors' code disagree (or are silent), and what stands here:
+- one logit per discriminator; the code applies a sigmoid twice;
+- labels: real 1, fake 0 everywhere (Algorithm 1), so mining DESCENDS the classifier's loss with label 0;
+- mined latents are clamped to the cube; the code applies tanh, which shrinks it;
+- noise is fresh at every step with standard deviation 0.2; the code draws it once per image;
+- the score is taken on the clean image (`score_noise` gives the code's noisy one);
+- weights: see PRESETS; published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods.base import Batch, Method, frozen
+
+#: Loss weights and noise by source: our choice, the paper read literally, and the two settings of the authors' code.
+PRESETS: dict[str, dict[str, Any]] = {
+    "choice": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.2},
+    "paper_sum": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447},
+    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2},
+    "release": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.02},
+}
+OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without padding
+
+
+# Networks (section 3.2, "Network Architecture").
+
+
+def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
+    """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w), before the last batch norm's activation."""
+    return nn.Sequential(
+        nn.Conv2d(channels, base, 5, 2, padding),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(base, 2 * base, 5, 2, padding, bias=False),
+        nn.BatchNorm2d(2 * base),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * base, 4 * base, 5, 2, padding, bias=False),
+        nn.BatchNorm2d(4 * base),
+    )
+
+
+def encoder(channels: int, base: int, latent: int | None, side: int, padding: int) -> nn.Sequential:
+    """(B, C, H, W) -> codes in (-1, 1): (B, latent, 1, 1), or the trunk's map (B, 4 base, side, side) if latent is None."""
+    if latent is None:
+        return nn.Sequential(*trunk(channels, base, padding), nn.Tanh())
+    return nn.Sequential(
+        *trunk(channels, base, padding),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(4 * base, latent, side, bias=False),
+        nn.BatchNorm2d(latent),
+        nn.Tanh(),
+    )
+
+
+def decoder(channels: int, base: int, latent: int | None, side: int, padding: int, dropout: float) -> nn.Sequential:
+    """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1); the mirror image of the encoder."""
+    grow: dict[str, Any] = {"padding": padding, "output_padding": 1 if padding else 0}
+    first = (
+        [nn.ConvTranspose2d(latent, 4 * base, side, bias=False), nn.BatchNorm2d(4 * base), nn.ReLU()] if latent else []
+    )
+    return nn.Sequential(
+        *first,
+        nn.ConvTranspose2d(4 * base, 2 * base, 5, 2, bias=False, **grow),
+        nn.BatchNorm2d(2 * base),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * base, base, 5, 2, bias=False, **grow),
+        nn.BatchNorm2d(base),
+        nn.Dropout(dropout),
+        nn.ReLU(),
+        nn.ConvTranspose2d(base, channels, 5, 2, **grow),
+        nn.Tanh(),
+    )
+
+
+def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequential:
+    """Image discriminator and mining classifier: (B, C, H, W) -> logits (B,), large for real."""
+    return nn.Sequential(
+        *trunk(channels, base, padding), nn.LeakyReLU(0.2), nn.Conv2d(4 * base, 1, side), nn.Flatten(0)
+    )
+
+
+def latent_judge(latent: int) -> nn.Sequential:
+    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform samples."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width_in, width in zip((latent, 128, 64, 32), (128, 64, 32, 16), strict=True):
+        layers += [nn.Linear(width_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(16, 1), nn.Flatten(0))
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (authors' code)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    if isinstance(getattr(module, "bias", None), Tensor):
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+
+# Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's).
+
+
+def bce(logits: Tensor, label: int) -> Tensor:
+    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
+    return F.softplus(-logits if label == 1 else logits)
+
+
+def classifier_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """l_classifier of Algorithm 1: C(De(l1)) with label 1, C(De(l2)) with label 0; logits (B,) each -> scalar."""
+    return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def latent_loss(uniform: Tensor, encoded: Tensor) -> Tensor:
+    """l_latent for D_l: s ~ U(-1, 1) with label 1, En(x + n) with label 0; logits (B,) each -> scalar."""
+    return bce(uniform, 1).mean() + bce(encoded, 0).mean()
+
+
+def visual_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """l_visual for D_v: x with label 1, De(s) with label 0 (Algorithm 1); logits (B,) each -> scalar."""
+    return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
+    """l_MSE per sample: squared error of (B, C, H, W) averaged (or summed, the paper's norm) over the pixels -> (B,)."""
+    error = (x - x_hat).square().flatten(1)
+    return error.mean(1) if reduction == "mean" else error.sum(1)
+
+
+class OCGAN(Method):
+    """The four networks and the mining classifier; `update` is Algorithm 1."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        latent_layout: Literal["vector", "map"] = "vector",
+        latent_size: Annotated[int, Field(ge=1)] = 16,
+        channels: Annotated[int, Field(ge=1)] = 64,
+        image_discriminator_channels: Annotated[int, Field(ge=1)] = 12,
+        classifier_channels: Annotated[int, Field(ge=1)] = 64,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        preset: Literal["choice", "paper_sum", "readme", "release"] = "choice",
+        w_lat: Annotated[float, Field(ge=0)] | None = None,
+        w_vis: Annotated[float, Field(ge=0)] | None = None,
+        w_mse: Annotated[float, Field(ge=0)] | None = None,
+        mse_reduction: Literal["mean", "sum"] | None = None,
+        noise_std: Annotated[float, Field(ge=0)] | None = None,
+        use_latent_discriminator: bool = True,
+        use_image_discriminator: bool = True,
+        use_mining: bool = True,
+        mining_steps: Annotated[int, Field(ge=1)] = 5,
+        mining_step_size: Annotated[float, Field(ge=0)] = 2.0,
+        mining_start: Annotated[float, Field(ge=0, le=1)] = 0.75,
+        score_noise: bool = False,
+    ) -> None:
+        super().__init__(image_shape)
+        image_channels, size, _ = image_shape
+        if size != OFFICIAL_SIZE and size % 8:
+            raise ValueError(
+                f"data.size={size}: OCGAN takes a multiple of 8, or {OFFICIAL_SIZE} (the authors' geometry)"
+            )
+        if use_mining and not use_image_discriminator:
+            raise ValueError(
+                "method.use_mining=true needs method.use_image_discriminator=true: mined latents train it alone"
+            )
+        given = {"w_lat": w_lat, "w_vis": w_vis, "w_mse": w_mse, "mse_reduction": mse_reduction, "noise_std": noise_std}
+        weights = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        self.w_lat, self.w_vis, self.w_mse = (float(weights[name]) for name in ("w_lat", "w_vis", "w_mse"))
+        self.mse_reduction, self.noise_std = str(weights["mse_reduction"]), float(weights["noise_std"])
+        self.lr, self.beta1 = lr, beta1
+        self.use_latent_discriminator, self.use_image_discriminator = use_latent_discriminator, use_image_discriminator
+        self.use_mining, self.mining_steps = use_mining, mining_steps
+        self.mining_step_size, self.mining_start, self.score_noise = mining_step_size, mining_start, score_noise
+
+        padding, side = (0, 5) if size == OFFICIAL_SIZE else (2, size // 8)
+        latent = latent_size if latent_layout == "vector" else None
+        self.latent_shape = (latent, 1, 1) if latent else (4 * channels, side, side)
+        self.encoder = encoder(image_channels, channels, latent, side, padding)
+        self.decoder = decoder(image_channels, channels, latent, side, padding, dropout)
+        latent_values = latent or 4 * channels * side * side
+        self.latent_discriminator = latent_judge(latent_values) if use_latent_discriminator else None
+        self.image_discriminator = (
+            image_judge(image_channels, image_discriminator_channels, side, padding)
+            if use_image_discriminator
+            else None
+        )
+        self.classifier = image_judge(image_channels, classifier_channels, side, padding) if use_mining else None
+        self.apply(initialise)
+        # One noise image for all, so that a sample's noisy score depends on nothing but the sample.
+        noise = torch.randn(image_shape, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("score_noise_image", self.noise_std * noise)
+        self.score_noise_image: Tensor
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        def adam(*networks: nn.Module | None) -> torch.optim.Optimizer:
+            parameters = [p for network in networks if network is not None for p in network.parameters()]
+            return torch.optim.Adam(parameters, self.lr, (self.beta1, 0.999), fused=True)
+
+        optimizers = {"generator": adam(self.encoder, self.decoder)}
+        if self.use_latent_discriminator or self.use_image_discriminator:
+            optimizers["discriminators"] = adam(self.latent_discriminator, self.image_discriminator)
+        if self.use_mining:
+            optimizers["classifier"] = adam(self.classifier)
+        return optimizers
+
+    # Algorithm 1.
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration: classifier, discriminators, mining, generator. Losses `classifier`, `latent`, ..., `mse`."""
+        x = batch.x
+        losses: dict[str, Tensor] = {}
+        # En and De do not change before the generator step: one forward pass serves all four.
+        l1 = self.encoder(x + self.noise_std * torch.randn_like(x))
+        l2 = self.sample_latents(len(x))
+        x_hat = self.decoder(l1)
+        mines = self.use_mining and self.progress >= self.mining_start
+        fake = None
+        if self.use_image_discriminator:
+            with torch.set_grad_enabled(not mines):  # mined latents replace these in the generator step
+                fake = self.decoder(l2)
+        if self.classifier is not None and fake is not None:
+            losses |= self._update_classifier(x_hat.detach(), fake.detach())
+        if self.use_latent_discriminator or self.use_image_discriminator:
+            losses |= self._update_discriminators(x, l1.detach(), l2, None if fake is None else fake.detach())
+        if mines:
+            fake = self.decoder(self._mine_latents(l2))
+        losses |= self._update_generator(x, l1, x_hat, fake)
+        return losses
+
+    def sample_latents(self, count: int) -> Tensor:
+        """Points of the latent cube, U(-1, 1): (count, d, 1, 1), or the map's shape."""
+        return 2 * torch.rand(count, *self.latent_shape, device=self.device) - 1
+
+    def _update_classifier(self, x_hat: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """Step 1: C learns reconstructions (1) from images of random latents (0); nothing else changes."""
+        assert self.classifier is not None
+        loss = classifier_loss(self.classifier(x_hat), self.classifier(fake))
+        self.minimise(loss, "classifier")
+        return {"classifier": loss.detach()}
+
+    def _update_discriminators(self, x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
+        """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0); never mined ones."""
+        losses: dict[str, Tensor] = {}
+        if self.latent_discriminator is not None:
+            losses["latent_discriminator"] = latent_loss(self.latent_discriminator(l2), self.latent_discriminator(l1))
+        if self.image_discriminator is not None and fake is not None:
+            losses["image_discriminator"] = visual_loss(self.image_discriminator(x), self.image_discriminator(fake))
+        self.minimise(torch.stack(list(losses.values())).sum(), "discriminators")
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _mine_latents(self, latents: Tensor) -> Tensor:
+        """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class; all networks stay as they are."""
+        assert self.classifier is not None
+        with frozen(self.decoder, self.classifier), torch.enable_grad():
+            for _ in range(self.mining_steps):
+                latents = latents.detach().requires_grad_()
+                # Summed, not averaged: each latent follows the gradient of its own loss.
+                loss = bce(self.classifier(self.decoder(latents)), 0).sum()
+                (gradient,) = torch.autograd.grad(loss, latents)
+                latents = (latents - self.mining_step_size * gradient).clamp(-1, 1)
+        return latents.detach()
+
+    def _update_generator(self, x: Tensor, l1: Tensor, x_hat: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
+        """Step 4: En and De fool both discriminators and reconstruct; D_l, D_v and C stay as they are."""
+        losses = {"mse": squared_error(x, x_hat, self.mse_reduction).mean()}
+        loss = self.w_mse * losses["mse"]
+        judges = [judge for judge in (self.latent_discriminator, self.image_discriminator) if judge is not None]
+        with frozen(*judges):
+            if self.latent_discriminator is not None:
+                losses["generator_latent"] = bce(self.latent_discriminator(l1), 1).mean()
+                loss = loss + self.w_lat * losses["generator_latent"]
+            if self.image_discriminator is not None and fake is not None:
+                losses["generator_image"] = bce(self.image_discriminator(fake), 1).mean()
+                loss = loss + self.w_vis * losses["generator_image"]
+            self.minimise(loss, "generator")
+        return {name: value.detach() for name, value in losses.items()}
+
+    # Section 4: the score is the reconstruction error; the authors' code prints the image discriminator's beside it.
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        judged = ("dv_x", "dv_recon", "dv_recon_noisy") if self.use_image_discriminator else ()
+        return ("mse", *judged)
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """`mse` (Eq. of section 4.1) and minus the logit of D_v on x, on De(En(x)) and on De(En(x + n)); (B,) each."""
+        clean = self.reconstruct(x)
+        noisy = self.reconstruct(x + self.score_noise_image)
+        scores = {"mse": squared_error(x, noisy if self.score_noise else clean)}
+        if self.image_discriminator is not None:
+            scores["dv_x"] = -self.image_discriminator(x)
+            scores["dv_recon"] = -self.image_discriminator(clean)
+            scores["dv_recon_noisy"] = -self.image_discriminator(noisy)
+        return scores
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """Squared error of clean inliers (B,): the paper selects its model by it."""
+        return squared_error(x, self.reconstruct(x))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """De(En(x)), (B, C, H, W)."""
+        x_hat: Tensor = self.decoder(self.encoder(x))
+        return x_hat

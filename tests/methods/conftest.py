@@ -1,0 +1,74 @@
+"""Methods from their config files, at sizes that fit a test."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from noveltylab.methods.base import Method, find_method
+
+CONF = Path(__file__).parents[2] / "conf" / "method"
+METHODS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+#: Smaller networks where the defaults are slow; a method that is not listed runs with its defaults.
+SMALL: dict[str, dict[str, Any]] = {
+    "ocgan": {"channels": 8, "classifier_channels": 8, "image_discriminator_channels": 4, "lr": 2e-3},
+    "nda": {"preset": "adam", "lr": 2e-3, "channels": 16, "estimator_channels": 32},
+    "ca_entropy": {
+        "channels": 8,
+        "latent_size": 16,
+        "feature_size": 16,
+        "bounded_latent": True,
+        "lr": 5e-3,
+        "lam": 1.0,
+    },
+    "oled": {"width": 0.125, "lr": 2e-3},
+}
+
+
+def method_config(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def make() -> Callable[..., Method]:
+    """make("ocgan", shape=(1, 32, 32), use_mining=False): the method as configured, small, with changes."""
+
+    def build(name: str, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Method:
+        config = method_config(name)
+        target = config.pop("_target_")
+        for common in ("name", "primary"):
+            config.pop(common)
+        torch.manual_seed(0)
+        return find_method(target)(shape, **{**config, **SMALL.get(name, {}), **changes})
+
+    return build
+
+
+def blobs(count: int, shape: tuple[int, int, int] = (1, 32, 32), seed: int = 0, bars: bool = False) -> Tensor:
+    """Inliers (a bright disc at a random place) or outliers (bars) in [-1, 1], (N, C, H, W)."""
+    rng = torch.Generator().manual_seed(seed)
+    _, height, width = shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centre = torch.randint(height // 4, 3 * height // 4, (count, 2, 1, 1), generator=rng)
+    if bars:
+        image = ((rows // 3) % 2 == 0).float().expand(count, -1, -1) * (columns > centre[:, 0])
+    else:
+        image = ((rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2 < (height // 5) ** 2).float()
+    return (2 * image - 1)[:, None].expand(-1, shape[0], -1, -1).contiguous()
+
+
+class NoSync(TorchDispatchMode):
+    """Fails where a value is asked of the device: `.item()`, `float(t)`, `if t:`, a mask index, `.nonzero()`."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "equal")
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::")
+        assert name not in self.FORBIDDEN, f"{name} makes the host wait for the device"
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,130 @@
+"""One suite over every method in conf/method/: a new method is tested by existing."""
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from noveltylab.errors import UserError
+from noveltylab.methods.base import Batch, Method, find_method
+from noveltylab.metrics import evaluate
+from noveltylab.options import check_arguments
+from tests.methods.conftest import METHODS, NoSync, blobs, method_config
+
+Make = Callable[..., Method]
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def trained(make: Make, name: str, steps: int = 3) -> Method:
+    method = make(name)
+    train = blobs(64)
+    method.prepare(train)
+    method.train()
+    if method.iterative:
+        for step in range(steps):
+            method.progress = step / steps
+            index = torch.randperm(64)[:16]
+            method.update(Batch(train[index], index))
+    return method.eval()
+
+
+def test_config_holds_every_keyword_with_its_default(name: str) -> None:
+    config = method_config(name)
+    parameters = inspect.signature(find_method(config["_target_"])).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert {key: value for key, value in config.items() if key not in ("name", "_target_", "primary")} == defaults
+    assert config["name"] == name
+    assert config["_target_"].startswith(f"noveltylab.methods.{name}.")
+
+
+def test_every_keyword_has_a_checked_type(name: str) -> None:
+    config = method_config(name)
+    method = find_method(config["_target_"])
+    for key in inspect.signature(method).parameters:
+        if key != "image_shape":
+            with pytest.raises(UserError, match=rf"method\.{key}="):
+                check_arguments(method, {key: ["not", "a", "value"]}, "method")
+    with pytest.raises(UserError, match=r"method\.zzz: no such option"):
+        check_arguments(method, {"zzz": 1}, "method")
+
+
+def test_scores_are_named_finite_and_one_per_sample(make: Make, name: str) -> None:
+    method = trained(make, name)
+    x = blobs(7, seed=1)
+    with torch.inference_mode():
+        scores = method.novelty_score(x)
+    combined = method.combine_scores(scores, scores)
+    assert (*scores, *combined) == method.score_names
+    assert method_config(name)["primary"] in method.score_names
+    assert method.transductive <= set(method.score_names)
+    scores |= combined
+    for column in scores.values():
+        assert column.shape == (7,)
+        assert column.isfinite().all()
+
+
+def test_a_score_depends_on_its_sample_alone(make: Make, name: str) -> None:
+    method = trained(make, name)
+    x = blobs(9, seed=1)
+    with torch.inference_mode():
+        together = method.novelty_score(x)
+        alone = method.novelty_score(x[4:5])
+    for key, column in together.items():
+        torch.testing.assert_close(column[4:5], alone[key], rtol=1e-3, atol=1e-4)
+
+
+def test_validation_loss_is_per_sample(make: Make, name: str) -> None:
+    method = trained(make, name)
+    with torch.inference_mode():
+        loss = method.validation_loss(blobs(5))
+    assert loss.shape == (5,)
+    assert loss.isfinite().all()
+
+
+def test_update_never_waits_for_the_device(make: Make, name: str) -> None:
+    method = make(name)
+    if not method.iterative:
+        assert method.build_optimizers() == {}
+        return
+    train = blobs(32)
+    method.prepare(train)
+    method.train()
+    for progress in (0.0, 0.99):
+        method.progress = progress
+        method.update(Batch(train[:16], torch.arange(16)))  # optimizers make their state
+        with NoSync():
+            losses = method.update(Batch(train[16:], torch.arange(16, 32)))
+        assert losses
+        for loss in losses.values():
+            assert loss.shape == ()
+            assert not loss.requires_grad
+
+
+def test_weights_survive_a_file(make: Make, name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    method = trained(make, name)
+    torch.save(method.state_dict(), tmp_path / "weights.pt")
+    other = make(name)
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    x = blobs(6, seed=2)
+    with torch.inference_mode():
+        expected, found = method.novelty_score(x), other.eval().novelty_score(x)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
+
+
+def test_same_seed_same_weights(make: Make, name: str) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(trained(make, name).state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_it_learns_to_tell_discs_from_bars(make: Make, name: str) -> None:
+    method = trained(make, name, steps=60)
+    x = torch.cat([blobs(60, seed=5), blobs(60, seed=6, bars=True)])
+    with torch.inference_mode():
+        scores = method.novelty_score(x)[method_config(name)["primary"]]
+    assert evaluate(scores.numpy(), [0] * 60 + [1] * 60, resamples=10)["auroc"] > 0.9

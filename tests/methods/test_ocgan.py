@@ -1,0 +1,339 @@
+"""OCGAN against its paper: Algorithm 1 step by step, losses against NumPy, geometry, switches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from noveltylab.methods.base import Batch
+from noveltylab.methods.ocgan import PRESETS, bce, classifier_loss, latent_loss, squared_error, visual_loss
+from tests.methods.conftest import blobs
+
+NETWORKS = ("encoder", "decoder", "latent_discriminator", "image_discriminator", "classifier")
+
+
+@pytest.fixture
+def ocgan(make: Callable[..., Any]) -> Any:
+    return make("ocgan").train()
+
+
+def states(method: Any) -> dict[str, dict[str, Tensor]]:
+    return {name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()} for name in NETWORKS}
+
+
+def changed(before: dict[str, dict[str, Tensor]], method: Any) -> set[str]:
+    """Networks with any parameter or buffer that is not bit-identical."""
+    after = states(method)
+    return {n for n in NETWORKS if any(not torch.equal(before[n][k], after[n][k]) for k in before[n])}
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+# Losses.
+
+
+def test_bce_is_binary_cross_entropy_of_the_sigmoid() -> None:
+    z = np.linspace(-8, 8, 33)
+    for label, probability in ((1, sigmoid(z)), (0, 1 - sigmoid(z))):
+        np.testing.assert_allclose(bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [classifier_loss, latent_loss, visual_loss])
+def test_judges_learn_label_1_for_the_first_and_0_for_the_second(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=11), rng.normal(size=11)
+    expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
+    np.testing.assert_allclose(loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9)
+
+
+def test_squared_error_averages_or_sums_the_pixels() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 3, 2, 4, 4))
+    total = ((x - y) ** 2).reshape(3, -1)
+    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y)).numpy(), total.mean(1), rtol=1e-9)
+    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y), "sum").numpy(), total.sum(1), rtol=1e-9)
+
+
+def test_reported_losses_equal_numpy(ocgan: Any) -> None:
+    """One whole iteration: each reported loss from recorded network outputs."""
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in NETWORKS}
+    for name in NETWORKS:
+        getattr(ocgan, name).register_forward_hook(
+            lambda m, i, o, n=name: outputs[n].append(o.detach().double().numpy().copy())
+        )
+    x = blobs(16)
+    losses = {k: v.item() for k, v in ocgan.update(Batch(x, torch.arange(16))).items()}
+    c_real, c_fake = outputs["classifier"]
+    l_real, l_code, l_generator = outputs["latent_discriminator"]
+    v_real, v_fake, v_generator = outputs["image_discriminator"]
+    x_hat, _ = outputs["decoder"]
+    real, fake = (lambda z: -np.log(sigmoid(z)).mean()), (lambda z: -np.log(1 - sigmoid(z)).mean())
+    expected = {
+        "classifier": real(c_real) + fake(c_fake),
+        "latent_discriminator": real(l_real) + fake(l_code),
+        "image_discriminator": real(v_real) + fake(v_fake),
+        "mse": ((x.double().numpy() - x_hat) ** 2).mean(),
+        "generator_latent": real(l_generator),
+        "generator_image": real(v_generator),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert losses[name] == pytest.approx(value, rel=1e-5), name
+
+
+# Algorithm 1: who changes when.
+
+
+def test_classifier_step_changes_the_classifier_alone(ocgan: Any) -> None:
+    before = states(ocgan)
+    ocgan._update_classifier(blobs(16), blobs(16, bars=True))
+    assert changed(before, ocgan) == {"classifier"}
+
+
+def test_discriminator_step_changes_both_discriminators_alone(ocgan: Any) -> None:
+    before = states(ocgan)
+    l1, l2 = ocgan.sample_latents(16), ocgan.sample_latents(16)
+    ocgan._update_discriminators(blobs(16), l1, l2, blobs(16, bars=True))
+    assert changed(before, ocgan) == {"latent_discriminator", "image_discriminator"}
+
+
+def test_mining_changes_no_network_at_all(ocgan: Any) -> None:
+    before = states(ocgan)
+    ocgan._mine_latents(ocgan.sample_latents(16))
+    assert changed(before, ocgan) == set()
+    assert all(p.requires_grad for p in ocgan.parameters())
+
+
+def test_generator_step_changes_encoder_and_decoder_alone(ocgan: Any) -> None:
+    x = blobs(16)
+    l1 = ocgan.encoder(x)
+    x_hat, fake = ocgan.decoder(l1), ocgan.decoder(ocgan.sample_latents(16))
+    before = states(ocgan)
+    ocgan._update_generator(x, l1, x_hat, fake)
+    assert changed(before, ocgan) == {"encoder", "decoder"}
+    assert all(p.grad is None for p in ocgan.image_discriminator.parameters())
+
+
+def test_order_is_classifier_discriminators_mining_generator(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for step in ("_update_classifier", "_update_discriminators", "_mine_latents", "_update_generator"):
+        inner = getattr(ocgan, step)
+        monkeypatch.setattr(ocgan, step, lambda *a, s=step, f=inner: (calls.append(s), f(*a))[1])
+    x = blobs(16)
+    ocgan.progress = 0.74
+    ocgan.update(Batch(x, torch.arange(16)))
+    assert calls == ["_update_classifier", "_update_discriminators", "_update_generator"]
+    calls.clear()
+    ocgan.progress = 0.75
+    ocgan.update(Batch(x, torch.arange(16)))
+    assert calls == ["_update_classifier", "_update_discriminators", "_mine_latents", "_update_generator"]
+
+
+def test_image_term_trains_the_decoder_not_the_encoder(make: Callable[..., Any]) -> None:
+    """The generator's D_v term has its gradient in De only: with it alone, En stays as it is."""
+    method = make("ocgan", w_lat=0.0, w_mse=0.0).train()
+    x = blobs(16)
+    l1 = method.encoder(x)
+    x_hat, fake = method.decoder(l1), method.decoder(method.sample_latents(16))
+    before = states(method)
+    method._update_generator(x, l1, x_hat, fake)
+    weights = {name for name, _ in method.encoder.named_parameters()}
+    assert all(torch.equal(before["encoder"][k], method.encoder.state_dict()[k]) for k in weights)
+    assert changed(before, method) == {"decoder"}
+
+
+# Mining.
+
+
+def out_of_class_loss(method: Any, latents: Tensor) -> float:
+    """BCE(C(De(l)), 0) as the step sees it: batch statistics, no dropout, nothing updated."""
+    return bce(method.classifier(method.decoder(latents)), 0).mean().item()
+
+
+def train_classifier(method: Any, steps: int = 20) -> None:
+    for _ in range(steps):
+        method.update(Batch(blobs(32), torch.arange(32)))
+
+
+def test_mining_moves_towards_what_the_classifier_calls_out_of_class(make: Callable[..., Any]) -> None:
+    method = make("ocgan", dropout=0.0, mining_start=1.0).train()
+    train_classifier(method)
+    latents = method.sample_latents(32)
+    with torch.no_grad():
+        before = out_of_class_loss(method, latents)
+        method.mining_step_size = 0.5
+        mined = out_of_class_loss(method, method._mine_latents(latents))
+        method.mining_step_size = -0.5  # the opposite sign must fail the first inequality
+        opposite = out_of_class_loss(method, method._mine_latents(latents))
+    assert mined < before < opposite
+
+
+def test_one_mining_step_is_gradient_descent_on_each_latents_own_loss(make: Callable[..., Any]) -> None:
+    method = make("ocgan", dropout=0.0, mining_steps=1, mining_step_size=0.1).train()
+    train_classifier(method, 3)
+    latents = method.sample_latents(8).requires_grad_()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        method.classifier(method.decoder(latents)), torch.zeros(8), reduction="sum"
+    )
+    (gradient,) = torch.autograd.grad(loss, latents)
+    expected = (latents - 0.1 * gradient).clamp(-1, 1)
+    torch.testing.assert_close(method._mine_latents(latents.detach()), expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_latents_stay_in_the_cube(make: Callable[..., Any]) -> None:
+    method = make("ocgan", mining_step_size=1e6).train()
+    train_classifier(method, 2)
+    latents = method.sample_latents(256)
+    assert latents.abs().max() <= 1
+    assert latents.abs().max() > 0.9  # the whole cube, not a shrunk one
+    mined = method._mine_latents(latents)
+    assert mined.abs().max() <= 1
+    assert not torch.equal(mined, latents)
+    assert method.encoder(blobs(8)).abs().max() <= 1
+
+
+def test_discriminators_never_see_mined_latents(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = torch.full((16, *ocgan.latent_shape), 0.123)
+    monkeypatch.setattr(ocgan, "_mine_latents", lambda latents: marker)
+    seen: dict[str, Any] = {}
+    inner = ocgan._update_discriminators
+
+    def spy(x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor) -> Any:
+        seen.update(l2=l2.clone(), fake=fake.clone())
+        return inner(x, l1, l2, fake)
+
+    monkeypatch.setattr(ocgan, "_update_discriminators", spy)
+    decoded: list[Tensor] = []
+    ocgan.decoder.register_forward_hook(lambda m, inputs, out: decoded.append(inputs[0].detach().clone()))
+    ocgan.progress = 0.9
+    ocgan.update(Batch(blobs(16), torch.arange(16)))
+    assert not torch.equal(seen["l2"], marker)
+    assert torch.equal(decoded[1], seen["l2"])  # the fakes of steps 1 and 2 come from fresh latents ...
+    assert torch.equal(decoded[-1], marker)  # ... and the generator's from the mined ones
+    assert not seen["fake"].requires_grad
+
+
+# Networks, switches, presets.
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "latent"),
+    [
+        ((1, 32, 32), "vector", (16, 1, 1)),
+        ((3, 32, 32), "map", (32, 4, 4)),
+        ((1, 40, 40), "vector", (16, 1, 1)),
+        ((3, 61, 61), "vector", (16, 1, 1)),
+        ((3, 61, 61), "map", (32, 5, 5)),
+    ],
+)
+def test_geometry(make: Callable[..., Any], shape: Any, layout: str, latent: Any) -> None:
+    method = make("ocgan", shape, latent_layout=layout)
+    x = torch.rand(4, *shape)
+    code = method.encoder(x)
+    assert code.shape == (4, *latent)
+    assert method.decoder(code).shape == x.shape
+    assert (
+        method.image_discriminator(x).shape
+        == method.classifier(x).shape
+        == method.latent_discriminator(code).shape
+        == (4,)
+    )
+
+
+def test_official_geometry_is_29_13_5(make: Callable[..., Any]) -> None:
+    sides: list[int] = []
+    method = make("ocgan", (3, 61, 61))
+    for layer in method.encoder:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda m, i, o: sides.append(o.shape[-1]))
+    method.encoder(torch.rand(2, 3, 61, 61))
+    assert sides == [29, 13, 5, 1]
+
+
+def test_paper_channels_are_the_defaults() -> None:
+    from noveltylab.methods.ocgan import OCGAN
+
+    method = OCGAN((1, 32, 32))
+    first = {name: getattr(method, name)[0].out_channels for name in ("encoder", "image_discriminator", "classifier")}
+    assert first == {"encoder": 64, "image_discriminator": 12, "classifier": 64}
+    widths = [layer.out_features for layer in method.latent_discriminator if isinstance(layer, nn.Linear)]
+    assert widths == [128, 64, 32, 16, 1]
+
+
+def test_a_size_that_does_not_fit_is_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"data\.size=30.*multiple of 8, or 61"):
+        make("ocgan", (1, 30, 30))
+    with pytest.raises(ValueError, match="use_mining=true needs method.use_image_discriminator"):
+        make("ocgan", use_image_discriminator=False)
+
+
+@pytest.mark.parametrize(
+    ("switches", "losses"),
+    [
+        ({"use_latent_discriminator": False, "use_image_discriminator": False, "use_mining": False}, {"mse"}),
+        (
+            {"use_image_discriminator": False, "use_mining": False},
+            {"mse", "latent_discriminator", "generator_latent"},
+        ),
+        (
+            {"use_mining": False},
+            {"mse", "latent_discriminator", "generator_latent", "image_discriminator", "generator_image"},
+        ),
+    ],
+)
+def test_ablation_switches_remove_networks_and_losses(
+    make: Callable[..., Any], switches: Any, losses: set[str]
+) -> None:
+    method = make("ocgan", **switches).train()
+    method.progress = 0.9
+    assert set(method.update(Batch(blobs(16), torch.arange(16)))) == losses
+    if not switches.get("use_image_discriminator", True):
+        assert method.score_names == ("mse",)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_set_weights_and_noise_and_can_be_overridden(make: Callable[..., Any], preset: str) -> None:
+    method = make("ocgan", preset=preset)
+    assert {key: getattr(method, key) for key in PRESETS[preset]} == PRESETS[preset]
+    assert make("ocgan", preset=preset, w_mse=3.0).w_mse == 3.0
+
+
+def test_weights_scale_their_own_terms(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("ocgan", w_lat=2.0, w_vis=3.0, w_mse=5.0).train()
+    minimised: dict[str, float] = {}
+    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    losses = method.update(Batch(blobs(16), torch.arange(16)))
+    expected = 5 * losses["mse"] + 2 * losses["generator_latent"] + 3 * losses["generator_image"]
+    assert minimised["generator"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_noise_has_the_configured_deviation_and_is_fresh(make: Callable[..., Any]) -> None:
+    method = make("ocgan", noise_std=0.3).train()
+    seen: list[Tensor] = []
+    method.encoder.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
+    x = torch.zeros(64, 1, 32, 32)
+    for _ in range(2):
+        method.update(Batch(x, torch.arange(64)))
+    assert seen[0].std().item() == pytest.approx(0.3, rel=0.02)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_published_scores(make: Callable[..., Any]) -> None:
+    method = make("ocgan").eval()
+    x = blobs(6)
+    with torch.inference_mode():
+        scores = method.novelty_score(x)
+        x_hat = method.decoder(method.encoder(x))
+        noisy = method.decoder(method.encoder(x + method.score_noise_image))
+        assert scores["mse"].numpy() == pytest.approx(((x - x_hat) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5)
+        for name, image in (("dv_x", x), ("dv_recon", x_hat), ("dv_recon_noisy", noisy)):
+            assert torch.equal(scores[name], -method.image_discriminator(image))
+        method.score_noise = True
+        assert method.novelty_score(x)["mse"].numpy() == pytest.approx(
+            ((x - noisy) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5
+        )
