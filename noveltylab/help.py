@@ -1,0 +1,81 @@
+"""`--help`: every option of the chosen method, data, protocol, trainer and logger, from the comments in conf/."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+GROUPS = ("method", "data", "protocol", "trainer", "logger")
+USAGE = """\
+noveltylab trains a novelty detector on one class and scores every test sample.
+
+  python -m noveltylab                                        OCGAN on the bundled digits, offline
+  python -m noveltylab method=ocgan data=cifar10 inlier=3     one run
+  python -m noveltylab -m method=ocgan,pca data=mnist 'inlier=range(0,10)' seed=0,1,2     a sweep
+  python -m noveltylab method=knn data=mnist --help           the options of other choices
+  python -m noveltylab --cfg job                              the composed configuration
+
+Options are written key=value. A finished run is not run again; an interrupted one goes on; `--hydra-help` shows
+Hydra's own flags."""
+
+
+def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
+    """The config with the choices of method, data, ... in `arguments` and nothing else of them; defaults where wrong."""
+    choices = []
+    for argument in arguments:
+        group, _, name = argument.partition("=")
+        if (conf / group / f"{name.split(',')[0]}.yaml").is_file():
+            choices.append(f"{group}={name.split(',')[0]}")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose("train", choices)
+
+
+def flat_keys(config: DictConfig) -> list[str]:
+    """All dotted keys: `method.lr`, `seed`, ..."""
+    return list(flatten(OmegaConf.to_container(config)))
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys: {"data": {"size": 32}} -> {"data.size": 32}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(key, explanation, example) of every commented line of a config file."""
+    for line in path.read_text().splitlines():
+        if match := re.match(r"(\w+): .*?  # (.*?); e\.g\. (.*)$", line):
+            yield match[1], match[2], match[3]
+
+
+def print_help(conf: Path, arguments: list[str]) -> None:
+    """Prints usage, the choices of every group and each option with its value, what it means and an example."""
+    config = compose_choices(conf, arguments)
+    print(USAGE)
+    print("\nChoices")
+    for group in GROUPS:
+        names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        print(f"  {group + '=' + '|'.join(names):58} (now {config[group].get('name', 'default')})")
+    print("\nOptions of every run")
+    _print_options(conf / "train.yaml", config, "")
+    for group in GROUPS:
+        name = config[group].get("name", "default")
+        print(f"\n{group} ({name})")
+        for path in (conf / group / f"{name}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
+            _print_options(path, config[group], f"{group}.")
+
+
+def _print_options(path: Path, values: DictConfig, prefix: str) -> None:
+    for key, meaning, example in explanations(path):
+        value = OmegaConf.to_container(values).get(key)  # type: ignore[union-attr]  # a mapping, not a list
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        print(f"  {prefix}{key}={shown}" if len(shown) < 60 else f"  {prefix}{key}")
+        print(textwrap.fill(f"{meaning}.  Example: {example}", 110, initial_indent=" " * 6, subsequent_indent=" " * 6))

@@ -1,0 +1,174 @@
+"""Every option's type and range, in one place; checked before torch is imported or anything is created.
+
+The options of a method (and of a protocol) are the keyword arguments of its class (function): `check_arguments` reads
+them from the signature, so that a misspelt key, a wrong type or a value out of range fails with one line.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from noveltylab.errors import UserError, nearest
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Strict(BaseModel):
+    model_config = STRICT
+
+
+class DataOptions(_Strict):
+    name: str
+    root: str | None
+    verify: bool
+    download: bool
+    size: Annotated[int, Field(ge=8, le=1024)] | None
+    contrast: Literal["none", "gcn"]
+    subtract_mean: bool
+    batch_size: Count
+    limit_train: Count | None
+    classes: list[str]
+
+
+class TrainerOptions(_Strict):
+    max_epochs: Count
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Count
+    strategy: str
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+    val_every: Count
+    select_from: Share
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+    score_batch_size: Count
+
+
+class CSVOptions(_Strict):
+    name: Literal["csv"]
+
+
+class WandbOptions(_Strict):
+    name: Literal["wandb"]
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline"]
+
+
+LOGGERS: dict[str, type[_Strict]] = {"csv": CSVOptions, "wandb": WandbOptions}
+M = TypeVar("M", bound=BaseModel)
+
+
+class Options(_Strict):
+    method: dict[str, Any]
+    data: DataOptions
+    protocol: dict[str, Any]
+    trainer: TrainerOptions
+    logger: Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
+    inlier: int | str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    select: Literal["last", "val_loss"]
+    output: str
+    deterministic: bool
+    force: bool
+
+    @property
+    def inlier_index(self) -> int:
+        return resolve_inlier(self.inlier, self.data)
+
+    @property
+    def inlier_name(self) -> str:
+        return self.data.classes[self.inlier_index].split("/")[0]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
+        names = (self.protocol["name"], self.method["name"], self.data.name)
+        return Path(self.output).expanduser().joinpath(*names, f"inlier{self.inlier_index}", f"seed{self.seed}")
+
+
+def check_options(config: DictConfig) -> Options:
+    """The composed config as a checked value.
+
+    Raises:
+        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have.
+    """
+    options = _validated(Options, typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)), "")
+    resolve_inlier(options.inlier, options.data)
+    for group in ("method", "protocol"):
+        if not isinstance(getattr(options, group).get("name"), str):
+            raise UserError(
+                f"{group}.name is missing in the configuration; it is the name of the file in conf/{group}/"
+            )
+    return options
+
+
+def resolve_inlier(inlier: int | str, data: DataOptions) -> int:
+    """The class index of `inlier` (an index, or a name; a class listed as `T-shirt/top` answers to both its names)."""
+    count = len(data.classes)
+    if isinstance(inlier, int):
+        if not 0 <= inlier < count:
+            raise UserError(f"inlier={inlier}: {data.name} has classes 0 to {count - 1}: {', '.join(data.classes)}")
+        return inlier
+    names = {alias.lower(): i for i, name in enumerate(data.classes) for alias in (name, *name.split("/"))}
+    if inlier.lower() not in names:
+        raise UserError(f"inlier={inlier}: no such class in {data.name}; {nearest(inlier, data.classes)}")
+    return names[inlier.lower()]
+
+
+def check_arguments(function: Callable[..., Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Checks `given` against the keyword-only arguments of a class or function; returns them with the defaults filled in.
+
+    Raises:
+        UserError: names the option as `<prefix>.<key>` and says what was expected.
+    """
+    return _validated(_signature_model(function), given, f"{prefix}.").model_dump()
+
+
+@cache
+def _signature_model(function: Callable[..., Any]) -> type[BaseModel]:
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(target, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return create_model(function.__name__, __config__=STRICT, **fields)
+
+
+def _validated(model: type[M], given: dict[str, Any], prefix: str) -> M:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise UserError("; ".join(dict.fromkeys(_explain(model, item, prefix) for item in error.errors()))) from None
+
+
+def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
+    """One pydantic error as `trainer.max_epochs=0: ...`, with the right names where the name is wrong."""
+    here: type[BaseModel] | None = model
+    path: list[str] = []
+    known: list[str] = []
+    for part in item["loc"]:
+        if path == ["logger"] and part in LOGGERS:
+            here = LOGGERS[part]
+            continue
+        if here is None:
+            break  # pydantic's own name for a branch of a union
+        known = list(here.model_fields)
+        path.append(str(part))
+        annotation = here.model_fields[part].annotation if part in known else None
+        here = annotation if inspect.isclass(annotation) and issubclass(annotation, BaseModel) else None
+    option = prefix + ".".join(path)
+    if item["type"] == "extra_forbidden":
+        return f"{option}: no such option; {nearest(path[-1], known)}"
+    if item["type"] == "missing":
+        return f"{option}: not set in the configuration; give it a value"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{option}={item['input']}: {message.replace('input', 'the value', 1)}"

@@ -1,0 +1,82 @@
+"""What a run prints at its end: its metrics beside the floors, how they came about, and where everything lies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_summary(result: Mapping[str, Any], folder: str | Path, console: Console | None = None) -> None:
+    """Prints one table and a few lines under it.
+
+    Args:
+        result: As ``result.json`` holds it.
+        folder: Where the run's files lie.
+        console: Where to print; standard output if not given.
+    """
+    console = console or Console(highlight=False)
+    dot = " · " if console.encoding.startswith("utf") else " - "
+    inlier, name = str(result["inlier"]), str(result["inlier_name"])
+    shown = inlier if name == inlier else f"{inlier} ({name})"
+    parts = (result["method"], result["data"], f"inlier {shown}", result["protocol"], f"seed {result['seed']}")
+    console.print()
+    console.print(Text(dot.join(map(str, parts)), "bold"))
+    console.print(_table(result))
+    for key, value, style in _facts(result, folder, dot):
+        console.print(Text.assemble((f"{key:<10}", "dim"), (value, style)), soft_wrap=True)
+    for warning in result["warnings"]:
+        console.print(Text(f"WARNING   {warning}", "bold red"), soft_wrap=True)
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("score", overflow="fold", min_width=12)
+    for header in ("AUROC", "95 % interval", "average\nprecision", "EER", "FPR at\n95 % TPR"):
+        table.add_column(header, justify="right", no_wrap=True)
+    primary = result["primary"]
+    table.add_row(*_cells(primary, result["scores"][primary]), style="bold")
+    for name, metrics in result["floor"].items():
+        table.add_row(*_cells(f"floor: {name}", metrics))
+    for name, metrics in result["scores"].items():
+        if name != primary:
+            table.add_row(*_cells(name, metrics), style="dim")
+    return table
+
+
+def _cells(name: str, metrics: Mapping[str, Any]) -> list[Text]:
+    low, high = metrics["auroc_ci"]
+    numbers = (f"{metrics[key]:.4f}" for key in ("average_precision", "eer", "fpr95"))
+    return [Text(cell) for cell in (name, f"{metrics['auroc']:.4f}", f"{low:.4f} - {high:.4f}", *numbers)]
+
+
+def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tuple[str, str, str]]:
+    """Key, value and style of each line under the table."""
+    seconds, sizes = result["seconds"], result["n"]
+    verified = result.get("data_verified", False)
+    return [
+        ("weights", _weights(result["selected"]), ""),
+        (
+            "samples",
+            f"{sizes['train']} train{dot}{sizes['val']} val{dot}"
+            f"test {sizes['test_inliers']} inliers, {sizes['test_outliers']} outliers",
+            "",
+        ),
+        ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
+        ("data", "verified by checksum" if verified else "NOT verified by checksum", "" if verified else "yellow"),
+        ("folder", str(folder), ""),
+        ("files", "result.json, scores.csv, split.npz, config.yaml, run.log, figures/", ""),
+    ]
+
+
+def _weights(selected: Mapping[str, Any]) -> str:
+    """How the scored weights were chosen, in words: the rule is part of every number."""
+    rule, epoch, value = selected["rule"], selected["epoch"], selected["value"]
+    if rule == "val_loss":
+        return f"epoch {epoch}, lowest loss on held-out inliers ({value:.4g}); no outlier used"
+    if rule == "last":
+        return f"of the last epoch ({epoch}); no outlier used" if epoch else "fitted once; no outlier used"
+    return f"epoch {epoch}, {rule} ({value:.4g}); LABELS OF OUTLIERS USED, optimistic"

@@ -1,0 +1,245 @@
+"""Trains a method with Lightning's Trainer: seeds, checkpoints, selection, progress.
+
+Whatever is random in an epoch is a pure function of (seed, epoch): a run resumed from the checkpoint of any epoch ends with
+the numbers of a run that was never interrupted, whenever its checkpoints were written.
+"""
+
+import io
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from noveltylab.data.base import NoveltyData
+from noveltylab.errors import UserError
+from noveltylab.evaluate import validation_loss
+from noveltylab.loggers import MetricsFile
+from noveltylab.methods.base import Method
+from noveltylab.options import Options
+from noveltylab.results import write_atomic
+
+log = logging.getLogger("noveltylab")
+
+#: Images per `training_step`: many iterations, yet a small tensor (50 MB of CIFAR-10 in float32).
+CHUNK_IMAGES = 4096
+
+
+@dataclass
+class Selected:
+    """The weights that are scored: `rule`, the `epoch` they stand at (1 = after the first), the rule's `value`,
+    and the `seconds` of training behind them, those before an interruption included."""
+
+    rule: str
+    epoch: int
+    value: float | None
+    path: Path
+    seconds: float
+
+
+def save_weights(path: Path, method: Method, data: NoveltyData, **facts: Any) -> None:
+    """Weights of the method and of its preprocessing, with plain facts, loadable with `weights_only=True`."""
+    _save({"method": method.state_dict(), "preprocess": data.preprocess.state_dict(), **facts}, path)
+
+
+def load_weights(path: Path, method: Method) -> None:
+    """Puts the saved weights into the method."""
+    method.load_state_dict(torch.load(path, map_location=method.device, weights_only=True)["method"])
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints are whole or absent, and are read back without running code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        _save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+class Reseed(Callback):
+    """Makes every epoch's random numbers a function of (seed, epoch, process)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        entropy = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+
+class Checkpoints(Callback):
+    """Keeps `last.ckpt` for resuming and the weights that the selection rule asks for."""
+
+    def __init__(self, options: Options, data: NoveltyData, folder: Path) -> None:
+        self.options, self.data, self.folder = options, data, folder
+        self.best: dict[str, float | int] | None = None
+        self.saved_at = self.started_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started_at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+        self.started_at = time.monotonic() - state_dict["seconds"]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
+        if len(self.data.val) and (epoch % settings.val_every == 0 or epoch == epochs):
+            loss = validation_loss(pl_module, self.data.preprocess, self.data.val, settings.score_batch_size)
+            for logger in pl_module.loggers:
+                logger.log_metrics({"val/loss": loss}, step=pl_module.iteration)
+            pl_module.losses = {**pl_module.losses, "val": loss}
+            eligible = epoch > settings.select_from * epochs
+            if self.options.select == "val_loss" and eligible and (self.best is None or loss < self.best["value"]):
+                self.best = {"value": loss, "epoch": epoch}
+                if trainer.is_global_zero:
+                    save_weights(self.folder / "val_loss.pt", pl_module, self.data, rule="val_loss", **self.best)
+        if epoch == epochs or time.monotonic() - self.saved_at >= settings.checkpoint_seconds:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self.saved_at = time.monotonic()
+
+    def selected(self, method: Method, epochs: int) -> Selected:
+        """The chosen weights, as a file."""
+        seconds = self.seconds
+        if self.best is not None:
+            path = self.folder / "val_loss.pt"
+            return Selected("val_loss", int(self.best["epoch"]), float(self.best["value"]), path, seconds)
+        save_weights(self.folder / "last.pt", method, self.data, rule="last", epoch=epochs)
+        return Selected("last", epochs, None, self.folder / "last.pt", seconds)
+
+
+class ProgressBar(Callback):
+    """One bar for the whole training with losses and the time left; plain lines where there is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self.console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+        )
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task(title, total=1.0, losses="")
+        self.title, self.started, self.spoke, self.begun = title, time.monotonic(), time.monotonic(), 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        chunks = max(int(trainer.num_training_batches), 1)
+        done = trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_progress.current.completed or 0) / chunks
+        self._show(pl_module, min(done / (trainer.max_epochs or 1), 1.0), trainer.current_epoch + 1, trainer.max_epochs)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._show(pl_module, 1.0, trainer.current_epoch, trainer.max_epochs, last=True)
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
+
+    def _show(self, method: Method, done: float, epoch: int, epochs: int | None, last: bool = False) -> None:
+        shown = [f"{name} {value:.3g}" for name, value in method.losses.items() if name in ("mse", "val")]
+        losses = ", ".join(shown or [f"{name} {value:.3g}" for name, value in list(method.losses.items())[:2]])
+        self.bar.update(self.task, completed=done, losses=losses)
+        now = time.monotonic()
+        if last or now - self.spoke >= 10:
+            self.spoke = now
+            left = (now - self.started) / max(done - self.begun, 1e-9) * (1 - done)
+            line = f"{self.title}: epoch {epoch} of {epochs}, {losses}, {now - self.started:.0f} s, {left:.0f} s left"
+            log.log(logging.DEBUG if self.console.is_terminal else logging.INFO, line)
+
+
+def check_device(options: Options) -> None:
+    """Refuses an accelerator that this machine does not have, before anything is created."""
+    wanted = options.trainer.accelerator
+    if wanted in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={wanted}: no CUDA device is visible here; use trainer.accelerator=cpu or auto"
+        )
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer.accelerator=mps: no Apple GPU here; use trainer.accelerator=cpu or auto")
+    if torch.cuda.is_available() and wanted != "cpu" and options.trainer.devices > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.devices={options.trainer.devices}: {torch.cuda.device_count()} CUDA devices are visible here"
+        )
+
+
+def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Logger], folder: Path) -> L.Trainer:
+    """Lightning's Trainer with everything it would print or write by itself switched off."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # data is resident: workers would copy it
+    warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.")  # Lightning 2.6.6 under torch 2.15
+    settings = options.trainer
+    return L.Trainer(
+        default_root_dir=folder,
+        max_epochs=settings.max_epochs,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        deterministic=options.deterministic,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Selected:
+    """Trains, from `checkpoints/last.ckpt` if the folder has one, and returns the selected weights."""
+    checkpoints = Checkpoints(options, data, folder / "checkpoints")
+    progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
+    trainer = build_trainer(options, [Reseed(options.seed), checkpoints, progress], loggers, folder)
+    device = trainer.strategy.root_device
+    data.place(device)
+    method.to(device)
+    method.prepare(data.preprocess(data.train.to(device)))
+    if not method.iterative:
+        return checkpoints.selected(method, 0)
+    method.to(memory_format=torch.channels_last)
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        iteration = torch.load(last, map_location="cpu", weights_only=True)["iteration"]
+        log.info(f"resuming from {last} (iteration {iteration})")
+        for logger in loggers:
+            if isinstance(logger, MetricsFile):
+                logger.rewind(iteration)
+    try:
+        trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit
+        raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
+    return checkpoints.selected(method, options.trainer.max_epochs)

@@ -1,0 +1,95 @@
+"""Tiny runs for every test: real formats, small networks, one thread."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import noveltylab.__main__
+from noveltylab.__main__ import CONF
+from tests.formats import write_cifar10, write_mnist
+
+torch.set_num_threads(1)
+
+#: An OCGAN that trains in a second.
+TINY = (
+    "method.channels=4",
+    "method.classifier_channels=4",
+    "method.image_discriminator_channels=4",
+    "data.batch_size=16",
+    "trainer.max_epochs=4",
+    "trainer.val_every=1",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture
+def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with a few hundred images in the formats of MNIST and CIFAR-10."""
+    root = tmp_path / "data"
+    write_mnist(root)
+    write_mnist(root, name="FashionMNIST")
+    write_cifar10(root)
+    monkeypatch.setenv("NOVELTYLAB_DATA", str(root))
+    return root
+
+
+@pytest.fixture
+def run_here(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """run_here("data=mnist", ...): composes the real config with overrides and runs it in this process."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from noveltylab.options import check_options
+    from noveltylab.run import run
+
+    def go(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", [f"output={tmp_path / 'outputs'}", *overrides])
+        return run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+    return go
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """cli("method=ocgn"): the real command in a process of its own, from an empty working directory."""
+    here = tmp_path / "elsewhere"
+
+    def go(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        here.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "noveltylab", *arguments]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300, **options)
+
+    return go
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `cli`, but in this process: no new import of torch. From the same empty working directory."""
+    here = tmp_path / "elsewhere"
+
+    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
+        here.mkdir(exist_ok=True)
+        monkeypatch.chdir(here)
+        monkeypatch.setattr(sys, "argv", ["noveltylab", *arguments])
+        monkeypatch.setattr(noveltylab.__main__, "failures", [])
+        for name in ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY"):
+            monkeypatch.setenv(name, os.environ.get(name, "PASSIVE"))
+        capfd.readouterr()
+        try:
+            noveltylab.__main__.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(list(arguments), code, said.out, said.err)
+
+    return go

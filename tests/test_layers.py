@@ -1,0 +1,88 @@
+"""Who may import whom, read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from noveltylab.__main__ import PACKAGE
+
+#: module (or package) -> what it may import, besides the standard library and noveltylab.errors
+ALLOWED = {
+    "errors": set(),
+    "help": {"hydra", "omegaconf"},
+    "options": {"omegaconf", "pydantic"},
+    "results": set(),
+    "scores": {"numpy", "noveltylab.results"},
+    "metrics": {"numpy"},
+    "figures": {"numpy", "noveltylab.results"},
+    "summary": {"rich"},
+    "data.protocols": {"numpy", "noveltylab.results"},
+    "evaluate": {"numpy", "torch", "noveltylab.data.preprocess", "noveltylab.methods.base"},
+}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+            if node.module == "noveltylab":
+                found |= {f"noveltylab.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py" and "conf" not in path.relative_to(PACKAGE).parts
+    }
+
+
+def foreign(names: set[str]) -> set[str]:
+    import sys
+
+    return {name for name in names if name and name.split(".")[0] not in sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_module_imports_only_what_its_layer_may(module: str) -> None:
+    allowed = ALLOWED[module] | {"noveltylab.errors"}
+    for name in foreign(imports(modules()[module], top_level_only=True)) - {"noveltylab"}:
+        assert any(name == other or name.startswith(f"{other}.") for other in allowed), f"{module} imports {name}"
+
+
+def test_methods_know_base_and_nets_only() -> None:
+    for module, path in modules().items():
+        if module.startswith(("methods.", "nets.")):
+            for name in imports(path):
+                if name.startswith("noveltylab"):
+                    assert name.startswith(("noveltylab.methods.base", "noveltylab.nets", "noveltylab.errors")), (
+                        module,
+                        name,
+                    )
+                assert name.split(".")[0] != "wandb", module
+
+
+def test_data_knows_no_method_and_nothing_imports_run() -> None:
+    for module, path in modules().items():
+        names = imports(path)
+        if module.startswith("data."):
+            assert not any(name.startswith("noveltylab.methods") for name in names), module
+        if module != "__main__":
+            assert "noveltylab.run" not in names, module
+        if module != "loggers":
+            assert "wandb" not in {name.split(".")[0] for name in names}, module
+
+
+def test_config_code_test_share_their_stems() -> None:
+    root = PACKAGE.parent
+    for kind in ("method", "data"):
+        package = PACKAGE / ("methods" if kind == "method" else "data")
+        for config in (root / "conf" / kind).glob("*.yaml"):
+            assert (package / f"{config.stem}.py").is_file(), config

@@ -1,0 +1,177 @@
+"""The command line: what it composes, what it refuses and how."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from noveltylab.__main__ import CONF, PACKAGE
+from tests.conftest import TINY
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+REFUSED = {
+    "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
+    "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
+    "unknown protocol": (["protocol=p3"], "Choose from: memae, p1, p2"),
+    "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
+    "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
+    "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
+    "appended key": (["+method.foo=1"], "method.foo: no such option; "),
+    "appended top key": (["+foo=1"], "foo: no such option; "),
+    "wrong type": (["method.lr=abc"], "method.lr=abc: "),
+    "wrong type of a switch": (["method.use_mining=3"], "method.use_mining=3: "),
+    "wrong word": (["method.latent_layout=cube"], "the value should be 'vector' or 'map'"),
+    "inlier too large": (["inlier=11"], "inlier=11: digits has classes 0 to 9"),
+    "inlier by a wrong name": (["data=cifar10", "inlier=cta"], "did you mean 'cat'?"),
+    "batch of nothing": (["data.batch_size=0"], "data.batch_size=0: the value should be greater than or equal to 1"),
+    "negative epochs": (["trainer.max_epochs=-3"], "trainer.max_epochs=-3: "),
+    "negative seed": (["seed=-1"], "seed=-1: "),
+    "negative rate": (["method.lr=-1"], "method.lr=-1: the value should be greater than 0"),
+    "size that does not fit": (["data.size=30"], "data.size=30: OCGAN takes a multiple of 8"),
+    "unknown score": (["method.primary=msw"], "method.primary=msw: no such score; did you mean 'mse'?"),
+    "protocol option": (["protocol=p1", "protocol.val_fraction=2"], "protocol.val_fraction"),
+    "protocol without official split": (["data=digits", "protocol=p2"], "use protocol=p1"),
+    "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
+    "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
+    "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
+    "not an override": (["inlier"], "cannot read 'inlier' on the command line"),
+    "bad grammar": (["method.lr=["], "cannot read 'method.lr=['"),
+    "class outside the project": (["method._target_=os.system"], "not a subclass of noveltylab.methods.base.Method"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_exit_2_and_creates_nothing(command: Cli, tmp_path: Path, case: str) -> None:
+    arguments, message = REFUSED[case]
+    done = command(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["method=ocgn"], ["method.lr=abc"], ["inlier=11"]])
+def test_bad_input_from_a_real_shell(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {arguments[0]}: ")
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_misspelt_key_from_a_file_is_refused(command: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "trial.yaml").write_text("# @package _global_\nmethod:\n  latent_sise: 3\n")
+    done = command("--config-dir", str(tmp_path / "mine"), "+mine=trial")
+    assert done.returncode == 2
+    (tmp_path / "conf" / "mine").mkdir(parents=True)
+    (tmp_path / "mine" / "trial.yaml").rename(tmp_path / "conf" / "mine" / "trial.yaml")
+    done = command("--config-dir", str(tmp_path / "conf"), "+mine=trial")
+    assert done.returncode == 2
+    assert "method.latent_sise: no such option; did you mean 'latent_size'?" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_truncated_data_file_is_named(command: Cli, small_data: Path) -> None:
+    path = small_data / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = command("data=mnist", "data.verify=false", "inlier=3")
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_config_file_composes_and_passes_the_checks() -> None:
+    from hydra import compose, initialize_config_dir
+
+    from noveltylab.methods.base import find_method
+    from noveltylab.options import check_arguments, check_options
+
+    names = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("method", "data", "logger")}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for method in names["method"]:
+            for data in names["data"]:
+                options = check_options(compose("train", [f"method={method}", f"data={data}"]))
+                given = {k: v for k, v in options.method.items() if k not in ("name", "_target_", "primary")}
+                check_arguments(find_method(options.method["_target_"]), given, "method")
+        for logger in names["logger"]:
+            check_options(compose("train", [f"logger={logger}"]))
+        tuned = {path.stem for path in (CONF / "tuned").glob("*.yaml")}
+        assert tuned <= {f"{method}_{data}" for method in names["method"] for data in names["data"]}
+
+
+def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    from noveltylab.help import compose_choices, flat_keys, print_help
+
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        choice = [f"method={path.stem}"]
+        print_help(CONF, choice)
+        shown = capsys.readouterr().out
+        explained = set(re.findall(r"^  ([\w.]+)(?:=.*)?\n      .*", shown, re.MULTILINE))
+        keys = {key for key in flat_keys(compose_choices(CONF, choice)) if not key.endswith("_target_")}
+        assert keys - explained <= {"method.name", "data.name", "protocol.name"}, "these are chosen as groups"
+        assert shown.count("Example:") == len(explained)
+
+
+def test_cfg_job_answers_without_torch(cli: Cli) -> None:
+    done = cli("--cfg", "job", "data=mnist", "inlier=3")
+    assert done.returncode == 0
+    assert "name: mnist" in done.stdout
+    probe = (
+        "import sys; sys.argv = ['noveltylab', '--cfg', 'job']\n"
+        "from noveltylab.__main__ import main\n"
+        "main()\n"
+        "heavy = {'torch', 'lightning', 'matplotlib', 'wandb', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
+
+
+def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
+    """Builds the real wheel, unpacks it elsewhere and composes from there."""
+    root = PACKAGE.parent
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, root]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site"], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-P", "-m", "noveltylab", "--cfg", "job", "method=pca"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "name: pca" in done.stdout
+    where = [sys.executable, "-P", "-c", "import noveltylab.__main__ as m; print(m.CONF)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()) == tmp_path / "site" / "noveltylab" / "conf"
+
+
+def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> None:
+    done = command("-m", "method=pca", "inlier=3,11,4", "trainer.accelerator=cpu")
+    assert done.returncode == 1
+    assert "1 cells failed" in done.stderr
+    assert "inlier=11: digits has classes 0 to 9" in done.stderr
+    found = sorted(path.parent.parent.name for path in (tmp_path / "elsewhere").rglob("result.json"))
+    assert found == ["inlier3", "inlier4"]
+
+
+def test_interrupting_a_run_says_how_to_go_on(tmp_path: Path) -> None:
+    """Ctrl-C during training: no traceback, exit code 130; the same command then completes."""
+    import signal
+
+    command = [sys.executable, "-m", "noveltylab", f"output={tmp_path}", *TINY, "trainer.max_epochs=100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if list(tmp_path.rglob("metrics.csv")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
