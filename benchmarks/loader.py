@@ -1,8 +1,8 @@
 """Images per second of the in-memory batches against a DataLoader over PIL images, both end to end on the CPU.
 
-    python benchmarks/loader.py                             # scikit-learn's digits, as temporary MNIST files
-    NOVELTYLAB_DATA=/srv/data python benchmarks/loader.py   # the real MNIST
-    python benchmarks/loader.py --repeats 9 --images 60000
+    python -m benchmarks.loader                             # scikit-learn's digits, as temporary MNIST files
+    NOVELTYLAB_DATA=/srv/data python -m benchmarks.loader   # the real MNIST
+    python -m benchmarks.loader --repeats 9 --images 60000
 
 Ours: positions from torch's DataLoader, gathered and scaled as a training batch (resized once, when loaded).
 Theirs: torchvision's dataset, Resize(32), ToTensor, Normalize per image in a DataLoader with 2 workers. The same images

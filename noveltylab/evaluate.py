@@ -34,10 +34,18 @@ def in_batches(
 
 
 def novelty_scores(
-    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
+    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int, held_out: Tensor | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,), raw, larger is more novel."""
+    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,), raw, larger is more novel.
+
+    Scores made of whole columns (`combine_scores`) come last; `held_out` inliers (N_val, C, H, W) are scored for them.
+    """
     columns = in_batches(method, preprocess, images, method.novelty_score, batch_size)
+    if type(method).combine_scores is not Method.combine_scores:
+        held = {}
+        if held_out is not None and len(held_out):
+            held = in_batches(method, preprocess, held_out, method.novelty_score, batch_size)
+        columns |= method.combine_scores(columns, held)
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 
@@ -49,10 +57,22 @@ def validation_loss(method: Method, preprocess: Preprocess, images: Tensor, batc
 
 def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> NDArray[np.float32] | None:
     """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display; None if the method makes none."""
+    return _optional(
+        method, preprocess, images, lambda x: None if (y := method.reconstruct(x)) is None else preprocess.to_unit(y)
+    )
 
-    def reconstruct(x: Tensor) -> dict[str, Tensor]:
-        x_hat = method.reconstruct(x)
-        return {} if x_hat is None else {"x_hat": preprocess.to_unit(x_hat)}
 
-    columns = in_batches(method, preprocess, images, reconstruct, max(len(images), 1))
-    return columns["x_hat"].numpy() if columns else None
+def embeddings(method: Method, preprocess: Preprocess, images: Tensor) -> NDArray[np.float32] | None:
+    """Embeddings (N, D) of uint8 images (N, C, H, W); None if the method has none."""
+    return _optional(method, preprocess, images, method.embed)
+
+
+def _optional(
+    method: Method, preprocess: Preprocess, images: Tensor, function: Callable[[Tensor], Tensor | None]
+) -> NDArray[np.float32] | None:
+    def column(x: Tensor) -> dict[str, Tensor]:
+        value = function(x)
+        return {} if value is None else {"value": value}
+
+    columns = in_batches(method, preprocess, images, column, max(len(images), 1))
+    return columns["value"].numpy() if columns else None

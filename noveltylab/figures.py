@@ -33,14 +33,14 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
 
     Args:
         path: Of the picture; its suffix gives the format.
-        curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is drawn on top.
+        curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is solid, under the others.
     """
     figure = _figure(5.0, 5.2)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (4, 4)), label="chance")
     for i, (name, (fpr, tpr, auroc)) in enumerate(curves.items()):
         look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": STYLES[i % len(STYLES)]}
-        axes.plot(fpr, tpr, linewidth=2, zorder=3 - i / len(curves), label=f"{name}, AUROC {auroc:.3f}", **look)
+        axes.plot(fpr, tpr, linewidth=2, label=f"{name}, AUROC {auroc:.3f}", **look)
     axes.set(
         xlabel="false positive rate (inliers)", ylabel="true positive rate (outliers)", title="ROC", aspect="equal"
     )
@@ -134,7 +134,7 @@ def plot_reconstructions(
         axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
         left = np.arange(len(chosen)) * (1 + gap)
         style: dict[str, Any] = {"fontsize": 8, "va": "bottom", "linespacing": 1.05}
-        axes.text(-0.1, lane - 0.02, "score" if labels is None else "label\nscore", ha="right", color="0.4", **style)
+        axes.text(-0.1, lane - 0.02, "score" if labels is None else "sample\nscore", ha="right", color="0.4", **style)
         for x, i in zip(left, chosen, strict=True):
             caption = f"{scores[i]:.3g}" if labels is None else f"{_short(str(labels[i]))}\n{scores[i]:.3g}"
             axes.text(x + 0.5, lane - 0.02, caption, ha="center", **style)
@@ -144,6 +144,21 @@ def plot_reconstructions(
             for x, picture in zip(left, _pictures(stack[chosen]), strict=True):
                 axes.imshow(picture, extent=(x, x + 1, y + tall, y), interpolation="nearest")
         axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
+    _save(figure, path)
+
+
+def plot_embedding(path: str | Path, embedding: NDArray[np.generic], is_outlier: NDArray[np.bool_]) -> None:
+    """t-SNE of an embedding (N, D), inliers against outliers; the layout is seeded."""
+    from sklearn.manifold import TSNE
+
+    points = TSNE(perplexity=min(30, (len(embedding) - 1) / 3), random_state=0).fit_transform(embedding)
+    figure = _figure(6, 6)
+    axes = figure.subplots()
+    for kind, label, colour in ((True, "outliers", OUTLIER), (False, "inliers", INLIER)):
+        x, y = points[is_outlier == kind].T
+        axes.scatter(x, y, s=12, color=colour, label=label, alpha=0.8, linewidths=0)
+    axes.set(title=f"t-SNE of the embedding, {len(embedding)} test images", xticks=[], yticks=[])
+    axes.legend()
     _save(figure, path)
 
 

@@ -73,10 +73,20 @@ class Options(_Strict):
     logger: Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
     inlier: int | str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    select: Literal["last", "val_loss"]
+    select: Literal["last", "val_loss", "outlier_val", "oracle"]
     output: str
     deterministic: bool
     force: bool
+
+    @property
+    def main_rule(self) -> str:
+        """The rule behind the run's number: `select` where it uses inliers only, else `val_loss`."""
+        return "last" if self.select == "last" else "val_loss"
+
+    @property
+    def labelled_rule(self) -> str | None:
+        """`outlier_val` or `oracle` if asked for: reported apart, since they use labels of outliers."""
+        return self.select if self.select in ("outlier_val", "oracle") else None
 
     @property
     def inlier_index(self) -> int:

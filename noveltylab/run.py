@@ -24,9 +24,9 @@ from rich.console import Console
 from noveltylab import figures, loggers
 from noveltylab.data.base import NoveltyData, Samples, load
 from noveltylab.data.preprocess import Preprocess
-from noveltylab.data.protocols import PROTOCOLS, Split, save_split, split
+from noveltylab.data.protocols import PROTOCOLS, Split, draw_val_outliers, save_split, split
 from noveltylab.errors import UserError, nearest
-from noveltylab.evaluate import novelty_scores, reconstructions
+from noveltylab.evaluate import embeddings, novelty_scores, reconstructions
 from noveltylab.help import flatten
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
@@ -36,9 +36,12 @@ from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, read_result, sha256_file, write_atomic, write_result
 from noveltylab.scores import Scores, read_scores, write_scores
 from noveltylab.summary import print_summary
-from noveltylab.train import CHUNK_IMAGES, Selected, check_device, fit, load_weights
+from noveltylab.train import CHUNK_IMAGES, VAL_LABELLED, Selected, check_device, fit, load_weights
 
 log = logging.getLogger("noveltylab")
+
+#: Test images in the t-SNE picture of methods that embed.
+EMBEDDED = 600
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
 FREE = {"output", "force", "data.root", "data.download", "trainer.accelerator", "trainer.checkpoint_seconds"}
@@ -62,22 +65,22 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     samples, parts = read_and_split(options)
     data, method = build(options, samples, parts)
     with recorded(folder, options, config) as sinks:
-        started = time.monotonic()
         digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels)
-        selected = fit(method, data, options, sinks, folder)
-        trained = time.monotonic()
-        score(method, data, options, selected, folder / "scores.csv")
-        scored = time.monotonic()
-        floors = floor_scores(data, options)
-        result = measure(options, config, folder, floors)
+        checkpoints = fit(method, data, options, sinks, folder)
+        selected, seconds = checkpoints.main(method, options.trainer.max_epochs), {"train": checkpoints.seconds}
+        with timed(seconds, "score"):
+            score(method, data, options, selected, folder / "scores.csv")
+        with timed(seconds, "floors"):
+            floors = floor_scores(data, options)
+        with timed(seconds, "measure"):
+            result = measure(options, folder, floors)
+            result["extra"] = method.extra_metrics(*examples(method, data))
+            draw(method, data, floors, result, folder)
+            result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
         result |= {
             "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},
-            "seconds": {
-                "train": round(selected.seconds, 2),
-                "score": round(scored - trained, 2),
-                "floors": round(time.monotonic() - scored, 2),
-                "total": round(time.monotonic() - started - (trained - started) + selected.seconds, 2),
-            },
+            "transductive": sorted(method.transductive & set(method.score_names)),
+            "seconds": {name: round(value, 2) for name, value in (seconds | {"total": sum(seconds.values())}).items()},
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),
@@ -91,11 +94,18 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
             "provenance": provenance(datetime.now(UTC), gpu_name(method)),
             "config": config,
         }
-        draw(method, data, floors, result, folder)
         write_result(folder, result)
         loggers.finish(sinks, result, folder)
     print_summary(result, folder)
     return result
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes how long the block took."""
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
 
 
 # Before anything is created.
@@ -139,10 +149,14 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
     samples = load(settings.name, settings.root, settings.verify, settings.download)
     parts = split(name, samples.labels, samples.official_test, options.inlier_index, **arguments)
     parts = parts.limit(settings.limit_train)
-    if options.select == "val_loss" and not len(parts.val):
+    if options.select != "last" and not len(parts.val):
         raise UserError(
-            "select=val_loss needs held-out inliers and the split has none; raise protocol.val_fraction or use select=last"
+            f"select={options.select} needs held-out inliers and the split has none; "
+            "raise protocol.val_fraction or use select=last"
         )
+    if options.select == "outlier_val":
+        flags = samples.official_test
+        parts = draw_val_outliers(parts, samples.labels, flags, options.inlier_index, VAL_LABELLED, options.seed)
     return samples, parts
 
 
@@ -212,8 +226,36 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
 def score(method: Method, data: NoveltyData, options: Options, selected: Selected, path: Path) -> None:
     """Scores the whole test split with the selected weights and writes the scores file."""
     load_weights(selected.path, method)
-    columns = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size)
+    columns = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
     write_scores(path, Scores(data.test_ids.tolist(), data.test_labels, data.test_is_outlier, columns))
+
+
+def measure_labelled(
+    method: Method, data: NoveltyData, options: Options, chosen: dict[str, Selected], folder: Path
+) -> dict[str, Any]:
+    """The columns of select=outlier_val or oracle: {rule: {score name: metrics and epoch}}, {} without such a rule.
+
+    Each named score is measured with the weights chosen for it, and written to `scores_<rule>.csv`.
+    """
+    if not chosen:
+        return {}
+    columns, path = {}, folder / f"scores_{options.labelled_rule}.csv"
+    for name, selected in chosen.items():
+        load_weights(selected.path, method)
+        found = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
+        columns[name] = found[name]
+    write_scores(path, Scores(data.test_ids.tolist(), data.test_labels, data.test_is_outlier, columns))
+    scores = read_scores(path)
+    metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
+    return {str(options.labelled_rule): {name: {**metrics[name], "epoch": chosen[name].epoch} for name in chosen}}
+
+
+def examples(method: Method, data: NoveltyData, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first test inliers and outliers, preprocessed, for the method's own experiments."""
+    method.eval()
+    index = [np.flatnonzero(data.test_is_outlier == kind)[:count] for kind in (False, True)]
+    inliers, outliers = (data.preprocess(data.test[torch.from_numpy(rows)].to(method.device)) for rows in index)
+    return inliers, outliers
 
 
 @dataclass(frozen=True)
@@ -235,7 +277,7 @@ def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
     return found
 
 
-def measure(options: Options, config: dict[str, Any], folder: Path, floors: list[Floor]) -> dict[str, Any]:
+def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, Any]:
     """The part of the result that follows from the scores file and the floors alone."""
     scores = read_scores(folder / "scores.csv")
     primary = options.method["primary"]
@@ -266,6 +308,9 @@ def draw(method: Method, data: NoveltyData, floors: list[Floor], result: dict[st
         curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), result["floor"][floor.name]["auroc"])
     figures.plot_roc(folder / "figures" / "roc.png", curves)
     figures.plot_histogram(folder / "figures" / "scores.png", main, scores.is_outlier, primary)
+    few = torch.from_numpy(np.random.default_rng(0).permutation(len(main))[:EMBEDDED])
+    if (embedded := embeddings(method, data.preprocess, data.test[few])) is not None:
+        figures.plot_embedding(folder / "figures" / "embedding.png", embedded, scores.is_outlier[few.numpy()])
     cases = np.unique(np.concatenate(list(figures.extreme_cases(main, scores.is_outlier).values())))
     images = data.test[torch.from_numpy(cases)]
     figures.plot_reconstructions(

@@ -9,6 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: what the rows in yellow are
+RULES = {
+    "outlier_val": "rows outlier_val: each score at its best epoch on LABELLED validation outliers; not the result",
+    "oracle": "rows oracle: each score at its best epoch on the TEST labels, an optimistic bound; not the result",
+}
+
 
 def print_summary(result: Mapping[str, Any], folder: str | Path, console: Console | None = None) -> None:
     """Prints one table and a few lines under it.
@@ -43,7 +49,12 @@ def _table(result: Mapping[str, Any]) -> Table:
         table.add_row(*_cells(f"floor: {name}", metrics))
     for name, metrics in result["scores"].items():
         if name != primary:
-            table.add_row(*_cells(name, metrics), style="dim")
+            note = " (whole test set)" if name in result.get("transductive", ()) else ""
+            table.add_row(*_cells(f"{name}{note}", metrics), style="dim")
+    for rule, chosen in result.get("labelled", {}).items():
+        table.add_section()
+        for name, metrics in chosen.items():
+            table.add_row(*_cells(f"{rule}: {name}", metrics), style="yellow")
     return table
 
 
@@ -67,6 +78,8 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", "verified by checksum" if verified else "NOT verified by checksum", "" if verified else "yellow"),
+        *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
+        *((key, f"{value:.4g}", "") for key, value in result.get("extra", {}).items()),
         ("folder", str(folder), ""),
         ("files", "result.json, scores.csv, split.npz, config.yaml, run.log, figures/", ""),
     ]
@@ -79,4 +92,4 @@ def _weights(selected: Mapping[str, Any]) -> str:
         return f"epoch {epoch}, lowest loss on held-out inliers ({value:.4g}); no outlier used"
     if rule == "last":
         return f"of the last epoch ({epoch}); no outlier used" if epoch else "fitted once; no outlier used"
-    return f"epoch {epoch}, {rule} ({value:.4g}); LABELS OF OUTLIERS USED, optimistic"
+    raise ValueError(f"{rule} is no rule for a run's number")

@@ -6,6 +6,7 @@ the numbers of a run that was never interrupted, whenever its checkpoints were w
 
 import io
 import logging
+import math
 import time
 import warnings
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from noveltylab.data.base import NoveltyData
 from noveltylab.errors import UserError
-from noveltylab.evaluate import validation_loss
+from noveltylab.evaluate import novelty_scores, validation_loss
 from noveltylab.loggers import MetricsFile
 from noveltylab.methods.base import Method
+from noveltylab.metrics import evaluate
 from noveltylab.options import Options
 from noveltylab.results import write_atomic
 
@@ -34,17 +36,18 @@ log = logging.getLogger("noveltylab")
 #: Images per `training_step`: many iterations, yet a small tensor (50 MB of CIFAR-10 in float32).
 CHUNK_IMAGES = 4096
 
+#: Labelled images of each kind for select=outlier_val (OLED, section 4.1).
+VAL_LABELLED = 150
+
 
 @dataclass
 class Selected:
-    """The weights that are scored: `rule`, the `epoch` they stand at (1 = after the first), the rule's `value`,
-    and the `seconds` of training behind them, those before an interruption included."""
+    """One choice of weights: `rule`, the `epoch` they stand at (1 = after the first), the rule's `value`, the file."""
 
     rule: str
     epoch: int
     value: float | None
     path: Path
-    seconds: float
 
 
 def save_weights(path: Path, method: Method, data: NoveltyData, **facts: Any) -> None:
@@ -85,15 +88,21 @@ class Reseed(Callback):
 
 
 class Checkpoints(Callback):
-    """Keeps `last.ckpt` for resuming and the weights that the selection rule asks for."""
+    """Keeps `last.ckpt` for resuming and the weights that the selection rules ask for.
+
+    Files: `last.pt`; `val_loss.pt`, lowest loss on held-out inliers; with select=outlier_val or oracle also, for each named
+    score, `<rule>-<score>.pt`, highest AUROC on labelled validation images or on the test itself (never the run's number).
+    """
 
     def __init__(self, options: Options, data: NoveltyData, folder: Path) -> None:
         self.options, self.data, self.folder = options, data, folder
-        self.best: dict[str, float | int] | None = None
+        #: file stem -> {"value", "epoch"} of the weights kept there
+        self.best: dict[str, dict[str, float | int]] = {}
         self.saved_at = self.started_at = time.monotonic()
 
     @property
     def seconds(self) -> float:
+        """Of training so far, those before an interruption included."""
         return time.monotonic() - self.started_at
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,28 +115,56 @@ class Checkpoints(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
-        if len(self.data.val) and (epoch % settings.val_every == 0 or epoch == epochs):
-            loss = validation_loss(pl_module, self.data.preprocess, self.data.val, settings.score_batch_size)
+        if epoch % settings.val_every == 0 or epoch == epochs:
+            values = self._look(pl_module)
             for logger in pl_module.loggers:
-                logger.log_metrics({"val/loss": loss}, step=pl_module.iteration)
-            pl_module.losses = {**pl_module.losses, "val": loss}
-            eligible = epoch > settings.select_from * epochs
-            if self.options.select == "val_loss" and eligible and (self.best is None or loss < self.best["value"]):
-                self.best = {"value": loss, "epoch": epoch}
-                if trainer.is_global_zero:
-                    save_weights(self.folder / "val_loss.pt", pl_module, self.data, rule="val_loss", **self.best)
+                named = {f"val/{name.removeprefix('val_')}": value for name, value in values.items()}
+                logger.log_metrics(named, step=pl_module.iteration)
+            for name, value in values.items():
+                better = -value if name == "val_loss" else value
+                if epoch > settings.select_from * epochs and better > self.best.get(name, {}).get("better", -math.inf):
+                    self.best[name] = {"better": better, "value": value, "epoch": epoch}
+                    if trainer.is_global_zero:
+                        save_weights(
+                            self.folder / f"{name}.pt", pl_module, self.data, rule=name, epoch=epoch, value=value
+                        )
         if epoch == epochs or time.monotonic() - self.saved_at >= settings.checkpoint_seconds:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved_at = time.monotonic()
 
-    def selected(self, method: Method, epochs: int) -> Selected:
-        """The chosen weights, as a file."""
-        seconds = self.seconds
-        if self.best is not None:
-            path = self.folder / "val_loss.pt"
-            return Selected("val_loss", int(self.best["epoch"]), float(self.best["value"]), path, seconds)
+    def _look(self, method: Method) -> dict[str, float]:
+        """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
+        data, batch_size = self.data, self.options.trainer.score_batch_size
+        values: dict[str, float] = {}
+        if len(data.val):
+            values["val_loss"] = validation_loss(method, data.preprocess, data.val, batch_size)
+            method.losses = {**method.losses, "val": values["val_loss"]}
+        if rule := self.options.labelled_rule:
+            images, is_outlier = data.test, data.test_is_outlier
+            if rule == "outlier_val":
+                inliers = data.val[:VAL_LABELLED].cpu()
+                images = torch.cat([inliers, data.val_outliers])
+                is_outlier = np.arange(len(images)) >= len(inliers)
+            columns = novelty_scores(method, data.preprocess, images, batch_size, data.val)
+            for name, column in columns.items():
+                values[f"{rule}-{name}"] = evaluate(column, is_outlier, resamples=1)["auroc"]
+        return values
+
+    def main(self, method: Method, epochs: int) -> Selected:
+        """The weights behind the run's number: by the inlier-only rule."""
+        if self.options.main_rule == "val_loss" and "val_loss" in self.best:
+            return self._selected("val_loss")
         save_weights(self.folder / "last.pt", method, self.data, rule="last", epoch=epochs)
-        return Selected("last", epochs, None, self.folder / "last.pt", seconds)
+        return Selected("last", epochs, None, self.folder / "last.pt")
+
+    def labelled(self) -> dict[str, Selected]:
+        """Score name -> the weights that the rule with outlier labels chose for it."""
+        start = f"{self.options.labelled_rule}-"
+        return {stem.removeprefix(start): self._selected(stem) for stem in self.best if stem.startswith(start)}
+
+    def _selected(self, stem: str) -> Selected:
+        best = self.best[stem]
+        return Selected(stem, int(best["epoch"]), float(best["value"]), self.folder / f"{stem}.pt")
 
 
 class ProgressBar(Callback):
@@ -219,8 +256,8 @@ def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Log
     )
 
 
-def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Selected:
-    """Trains, from `checkpoints/last.ckpt` if the folder has one, and returns the selected weights."""
+def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
+    """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
     checkpoints = Checkpoints(options, data, folder / "checkpoints")
     progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
     trainer = build_trainer(options, [Reseed(options.seed), checkpoints, progress], loggers, folder)
@@ -229,7 +266,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     method.to(device)
     method.prepare(data.preprocess(data.train.to(device)))
     if not method.iterative:
-        return checkpoints.selected(method, 0)
+        return checkpoints
     method.to(memory_format=torch.channels_last)
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
@@ -242,4 +279,5 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
         trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit
         raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
-    return checkpoints.selected(method, options.trainer.max_epochs)
+    method.to(device)
+    return checkpoints

@@ -171,6 +171,33 @@ def test_outliers_never_reach_training_or_selection(run_here: Run, small_data: P
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("rule", ["oracle", "outlier_val"])
+def test_rules_with_outlier_labels_are_reported_apart(
+    run_here: Run, tmp_path: Path, small_data: Path, rule: str
+) -> None:
+    """The run's number stays that of val_loss; the labelled rule has its own columns, weights and file."""
+    arguments = ("data=mnist", "data.verify=false", "inlier=3", *TINY)
+    plain = run_here(f"output={tmp_path / 'outputs' / 'plain'}", *arguments)
+    result = run_here(f"output={tmp_path / 'outputs' / rule}", f"select={rule}", *arguments)
+    assert plain["labelled"] == {}
+    assert result["scores"] == plain["scores"]
+    assert result["selected"] == plain["selected"]
+    assert set(result["labelled"]) == {rule}
+    (folder,) = (path.parent for path in (tmp_path / "outputs" / rule).rglob("result.json"))
+    columns = read_scores(folder / f"scores_{rule}.csv")
+    for name, metrics in result["labelled"][rule].items():
+        assert metrics["auroc"] == pytest.approx(roc_auc_score(columns.is_outlier, columns.columns[name]), abs=1e-12)
+        if rule == "oracle":
+            assert metrics["auroc"] >= result["scores"][name]["auroc"]
+    split = load_split(folder / "split.npz")
+    if rule == "outlier_val":
+        assert len(split.val_outliers) == 150
+        assert not set(split.val_outliers) & set(split.test)
+    else:
+        assert len(split.val_outliers) == 0
+        assert result["split_sha256"] == plain["split_sha256"]
+
+
 def test_collapse_is_said_loudly(
     run_here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,7 @@ class EpochSampler(DistributedSampler[int]):
 class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
-    Attributes: train, val, test uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); preprocess,
+    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); preprocess,
     fitted on train; batch_size, the effective one; warnings, sentences for the run's result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
@@ -150,6 +150,7 @@ class NoveltyData(L.LightningDataModule):
         self.train = _take(samples.images, split.train, size)
         self.val = _take(samples.images, split.val, size)
         self.test = _take(samples.images, split.test, size)
+        self.val_outliers = _take(samples.images, split.val_outliers, size)
         self.test_labels = samples.labels[split.test]
         self.test_ids = samples.ids[split.test]
         self.test_is_outlier = split.is_outlier

@@ -9,7 +9,7 @@ import inspect
 import io
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ Flags = NDArray[np.bool_]
 Names = NDArray[np.str_]
 
 
+#: the parts of a split, in the order of its file and hash
+PARTS = ("train", "val", "test", "val_outliers")
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Index arrays (int64) into the sample list, in the order in which they are used.
@@ -36,10 +40,12 @@ class Split:
     val: Index
     test: Index
     is_outlier: Flags
+    #: labelled outliers outside the test part, for select=outlier_val alone; empty otherwise
+    val_outliers: Index = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def check(self, labels: Labels, inlier: int) -> None:
         """Raise UserError unless the parts are disjoint, train and val are inliers and the test can be scored."""
-        parts = np.concatenate([self.train, self.val, self.test])
+        parts = np.concatenate([self.train, self.val, self.test, self.val_outliers])
         if len(parts) and not 0 <= parts.min() <= parts.max() < len(labels):
             raise UserError(f"The split points outside the {len(labels)} samples ({parts.min()} to {parts.max()}).")
         if len(np.unique(parts)) != len(parts):
@@ -47,6 +53,8 @@ class Split:
         for name, index in (("train", self.train), ("val", self.val)):
             if outliers := int((labels[index] != inlier).sum()):
                 raise UserError(f"The {name} part holds {outliers} outliers; it may hold label {inlier} only.")
+        if (labels[self.val_outliers] == inlier).any():
+            raise UserError("The labelled validation outliers hold an inlier.")
         if not np.array_equal(self.is_outlier, labels[self.test] != inlier):
             raise UserError(f"is_outlier of the split does not agree with the labels and inlier={inlier}.")
         inliers, outliers = int((~self.is_outlier).sum()), int(self.is_outlier.sum())
@@ -174,6 +182,28 @@ def _assemble(train: Index, test: Index, labels: Labels, inlier: int, val_fracti
     return Split(train[:at], train[at:], test, labels[test] != inlier)
 
 
+def draw_val_outliers(
+    split: Split, labels: Labels, official_test: Flags | None, inlier: int, n: int, seed: int
+) -> Split:
+    """The split with n labelled outliers (OLED: 150) from outside its test part, or fewer if there are fewer.
+
+    From the official training part under p2, where the whole official test part is tested.
+    """
+    free = labels != inlier
+    free[split.test] = False
+    if official_test is not None and official_test[split.test].all():
+        free &= ~official_test
+    candidates = np.flatnonzero(free)
+    if not len(candidates):
+        raise UserError(
+            "select=outlier_val needs outliers outside the test part and there are none; use select=val_loss"
+        )
+    drawn = np.random.default_rng([seed, 1]).choice(candidates, size=min(n, len(candidates)), replace=False)
+    result = replace(split, val_outliers=drawn)
+    result.check(labels, inlier)
+    return result
+
+
 def split_sha256(split: Split, ids: Names, labels: Labels) -> str:
     """Canonical hash of a split: part, id, label and is_outlier of each sample in order. ids and labels are (N,)."""
     return _digest(*_table(split, ids, labels))
@@ -183,7 +213,7 @@ def save_split(path: Path, split: Split, ids: Names, labels: Labels) -> str:
     """Write the split with ids, labels and hash as one npz, atomically; return the hash."""
     part, name, label, is_outlier = _table(split, ids, labels)
     digest = _digest(part, name, label, is_outlier)
-    index = np.concatenate([split.train, split.val, split.test])
+    index = np.concatenate([getattr(split, part) for part in PARTS])
     buffer = io.BytesIO()
     arrays = {"part": part, "id": name, "label": label, "is_outlier": is_outlier, "index": index}
     np.savez_compressed(buffer, allow_pickle=False, **arrays, sha256=np.array(digest))
@@ -201,13 +231,16 @@ def load_split(path: Path) -> Split:
     part, index, is_outlier = stored["part"], stored["index"], stored["is_outlier"]
     if _digest(part, stored["id"], stored["label"], is_outlier) != str(stored["sha256"]):
         raise UserError(f"The split {path} does not match the hash inside it. Delete it and run again with force=true.")
-    return Split(index[part == "train"], index[part == "val"], index[part == "test"], is_outlier[part == "test"])
+    return Split(**{name: index[part == name] for name in PARTS}, is_outlier=is_outlier[part == "test"])
 
 
 def _table(split: Split, ids: Names, labels: Labels) -> tuple[Names, Names, Labels, Flags]:
-    index = np.concatenate([split.train, split.val, split.test])
-    part = np.repeat(np.array(["train", "val", "test"]), [len(split.train), len(split.val), len(split.test)])
-    is_outlier = np.concatenate([np.zeros(len(index) - len(split.test), dtype=np.bool_), split.is_outlier])
+    parts = {name: getattr(split, name) for name in PARTS}
+    index = np.concatenate(list(parts.values()))
+    part = np.repeat(np.array(list(parts)), [len(value) for value in parts.values()])
+    is_outlier = np.zeros(len(index), dtype=np.bool_)
+    is_outlier[part == "test"] = split.is_outlier
+    is_outlier[part == "val_outliers"] = True
     return part, ids[index], labels[index], is_outlier
 
 

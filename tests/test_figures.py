@@ -1,0 +1,107 @@
+"""The pictures are drawn for every shape and scale of data, and show the cases that they name."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from noveltylab.figures import GROUPS, extreme_cases, plot_histogram, plot_reconstructions, plot_roc
+
+N = 60
+RNG = np.random.default_rng(0)
+IS_OUTLIER = np.arange(N) % 3 == 0
+
+
+def inked(path: Path) -> float:
+    """Share of the picture that is not white."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    return float((pixels < 1).any(-1).mean())
+
+
+def test_roc(tmp_path: Path) -> None:
+    line = np.linspace(0, 1, 5)
+    plot_roc(tmp_path / "one.png", {"mse": (line, np.sqrt(line), 0.7)})
+    plot_roc(tmp_path / "nine.png", {f"s{i}": (line, line ** (1 / (i + 1)), 0.7) for i in range(9)})
+    assert 0.01 < inked(tmp_path / "one.png") < inked(tmp_path / "nine.png")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        RNG.normal(size=N),
+        RNG.standard_cauchy(N) * 1e-12,
+        np.exp(5 * RNG.normal(size=N)) * 1e12,
+        np.exp(RNG.uniform(-300, 300, N)),
+        np.zeros(N),
+        np.full(N, -1e12),
+        1e12 + np.arange(N) * 1e-4,
+    ],
+    ids=["normal", "heavy tails", "log", "hundreds of decades", "zeros", "constant", "nearly constant"],
+)
+def test_histogram_of_any_scale(tmp_path: Path, scores: NDArray[np.float64]) -> None:
+    plot_histogram(tmp_path / "h.png", scores, IS_OUTLIER, "mse")
+    assert inked(tmp_path / "h.png") > 0.02
+
+
+def test_histogram_counts_every_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    shares: list[Any] = []
+    stairs = Axes.stairs
+    monkeypatch.setattr(Axes, "stairs", lambda *a, **k: shares.append(a[1]) or stairs(*a, **k))  # type: ignore[func-returns-value]
+    plot_histogram(tmp_path / "h.png", RNG.standard_cauchy(N), IS_OUTLIER, "mse")
+    np.testing.assert_allclose([share.sum() for share in shares], 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dtype: Any) -> None:
+    images = RNG.random((N, channels, 6, 9)) * (255 if dtype is np.uint8 else 1)
+    rebuilt = 1.5 * RNG.random((N, channels, 6, 9)) - 0.2  # a network may leave [0, 1]
+    rebuilt[0] = np.nan
+    scores = RNG.normal(size=N)
+    inputs, names = images.astype(dtype), ["a very/long/name.png"] * N
+    plot_reconstructions(tmp_path / "both.png", inputs, rebuilt, scores, IS_OUTLIER, names, cases=3)
+    plot_reconstructions(tmp_path / "inputs.png", inputs, None, scores, IS_OUTLIER, cases=3)
+    tall = [matplotlib.image.imread(tmp_path / name).shape[0] for name in ("inputs.png", "both.png")]
+    assert tall[0] < tall[1]
+
+
+def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
+    images = RNG.random((2, 1, 4, 4))
+    plot_reconstructions(tmp_path / "two.png", images, images, np.array([0.0, 1.0]), np.array([False, True]))
+    plot_reconstructions(tmp_path / "inlier.png", images, images, np.array([0.0, 1.0]), np.array([False, False]))
+    assert inked(tmp_path / "two.png") > 0.05 and inked(tmp_path / "inlier.png") > 0.05
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
+def test_extreme_cases_are_extreme_and_survive_taking_the_subset(rows: list[tuple[int, bool]], cases: int) -> None:
+    scores, is_outlier = np.array([s for s, _ in rows], float), np.array([o for _, o in rows])
+    groups = extreme_cases(scores, is_outlier, cases)
+    assert list(groups) == list(GROUPS)
+    for title, chosen in groups.items():
+        kind = title.startswith("outliers")
+        assert (is_outlier[chosen] == kind).all()
+        ordered = sorted(scores[is_outlier == kind], reverse="highest" in title)
+        assert scores[chosen].tolist() == ordered[:cases]
+    kept = np.unique(np.concatenate(list(groups.values())))
+    again = extreme_cases(scores[kept], is_outlier[kept], cases)
+    for title, chosen in again.items():
+        np.testing.assert_array_equal(kept[chosen], groups[title])
+
+
+def test_neither_pyplot_nor_torch_is_imported() -> None:
+    code = (
+        "import sys, noveltylab.figures as f, numpy as np, tempfile\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "f.plot_histogram(tempfile.mkdtemp() + '/h.png', np.arange(4.), np.arange(4) > 1, 's')\n"
+        "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,199 @@
+"""Metrics equal scikit-learn's at any scale, and refuse what has no answer."""
+
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from noveltylab.errors import UserError
+from noveltylab.metrics import collapse_warnings, evaluate, roc
+
+Case = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def case(n: int = 500, shift: float = 1.0, outliers: float = 0.3, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    is_outlier = rng.random(n) < outliers
+    is_outlier[:2] = False, True
+    return rng.normal(size=n) + shift * is_outlier, is_outlier
+
+
+@st.composite
+def tied_cases(draw: st.DrawFn) -> Case:
+    flags = draw(st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda flags: len(set(flags)) == 2))
+    levels = st.integers(0, draw(st.integers(0, 12)))
+    return np.array([draw(levels) for _ in flags], np.float64), np.array(flags)
+
+
+def reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> dict[str, float]:
+    """By scikit-learn, and EER by bisection on its interpolated curve."""
+    fpr, tpr, _ = roc_curve(is_outlier, scores)
+    along = np.arange(len(fpr), dtype=float)  # FPR and TPR may both jump: go along the curve, not along one axis
+    low, high = 0.0, along[-1]
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = np.interp(middle, along, fpr) + np.interp(middle, along, tpr) >= 1
+        low, high = (low, middle) if above else (middle, high)
+    full_fpr, full_tpr, _ = roc_curve(is_outlier, scores, drop_intermediate=False)
+    return {
+        "auroc": roc_auc_score(is_outlier, scores),
+        "average_precision": average_precision_score(is_outlier, scores),
+        "eer": float(np.interp(high, along, fpr)),
+        "fpr95": min(f for f, t in zip(full_fpr, full_tpr, strict=True) if t >= 0.95),
+    }
+
+
+def assert_equals_reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> None:
+    found = evaluate(scores, is_outlier, resamples=1)
+    for name, value in reference(scores, is_outlier).items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name  # float32 would be off by 1e-8
+        assert type(found[name]) is float
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 60.0, 1e12])
+@pytest.mark.parametrize("digits", [0, 1, 9], ids=["heavy ties", "ties", "no ties"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_equals_scikit_learn_at_any_scale(scale: float, digits: int, sign: int) -> None:
+    scores, is_outlier = case()
+    assert_equals_reference(scale * (sign * np.round(scores, digits) + 5), is_outlier)
+
+
+@settings(deadline=None, max_examples=60)
+@given(tied_cases())
+def test_equals_scikit_learn_with_ties_and_few_samples(drawn: Case) -> None:
+    assert_equals_reference(*drawn)
+
+
+def test_is_exact_for_many_samples_and_restores_the_default_dtype() -> None:
+    before = torch.get_default_dtype()
+    assert_equals_reference(*case(200_000))
+    assert torch.get_default_dtype() == before
+
+
+def test_known_values() -> None:
+    perfect = evaluate([1, 2, 3, 4], [0, 0, 1, 1])
+    assert perfect == {"auroc": 1.0, "auroc_ci": [1.0, 1.0], "average_precision": 1.0, "eer": 0.0, "fpr95": 0.0}
+    tied = evaluate([5.0] * 4, [0, 0, 1, 1])
+    assert tied == {"auroc": 0.5, "auroc_ci": [0.5, 0.5], "average_precision": 0.5, "eer": 0.5, "fpr95": 1.0}
+    assert evaluate([2, 1, 1], [0, 0, 1])["eer"] == pytest.approx(2 / 3)
+
+
+def test_fpr95_needs_95_percent_and_no_more() -> None:
+    inliers, outliers = (
+        np.arange(10) + 0.5,
+        np.r_[np.full(19, 9.0), 0.0],
+    )  # the last of 20 outliers is under all inliers
+    is_outlier = np.r_[np.zeros(10), np.ones(20)]
+    assert evaluate(np.r_[inliers, outliers], is_outlier, resamples=1)["fpr95"] == 0.1
+    outliers[0] = 0.0
+    assert evaluate(np.r_[inliers, outliers], is_outlier, resamples=1)["fpr95"] == 1.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(tied_cases(), st.sampled_from([np.exp, np.cbrt, lambda s: 1e12 * s - 7, lambda s: 1e-12 * s, np.arctan]))
+def test_strictly_monotone_maps_change_nothing(drawn: Case, mapped: Any) -> None:
+    scores, is_outlier = drawn
+    assert evaluate(mapped(scores), is_outlier, resamples=20) == evaluate(scores, is_outlier, resamples=20)
+
+
+@settings(deadline=None, max_examples=40)
+@given(tied_cases())
+def test_turned_scores_turn_auroc_and_keep_its_interval_around_it(drawn: Case) -> None:
+    scores, is_outlier = drawn
+    assert evaluate(-scores, is_outlier, resamples=1)["auroc"] == pytest.approx(
+        1 - evaluate(scores, is_outlier, resamples=1)["auroc"], abs=1e-12
+    )
+
+
+def test_roc_is_scikit_learns_without_importing_torch() -> None:
+    scores, is_outlier = case(300)
+    scores = np.round(scores, 1)
+    fpr, tpr, _ = roc_curve(is_outlier, scores, drop_intermediate=False)
+    np.testing.assert_allclose(roc(scores, is_outlier), (fpr, tpr), atol=1e-15)
+    code = "import sys; from noveltylab.metrics import roc; roc([1, 2], [0, 1]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_interval_equals_a_plain_loop() -> None:
+    scores, is_outlier = case(120)
+    scores = np.round(scores, 1)
+    rng, aurocs = np.random.default_rng(99), []
+    inliers, outliers = scores[~is_outlier], scores[is_outlier]
+    for _ in range(4000):
+        i, o = rng.choice(inliers, len(inliers)), rng.choice(outliers, len(outliers))
+        aurocs.append(np.mean((o[:, None] > i) + 0.5 * (o[:, None] == i)))
+    expected = np.quantile(aurocs, (0.025, 0.975))
+    found = evaluate(scores, is_outlier, resamples=4000)["auroc_ci"]
+    np.testing.assert_allclose(found, expected, atol=0.004)  # both vary by about 0.001
+    assert found == evaluate(scores, is_outlier, resamples=4000)["auroc_ci"]
+    assert found != evaluate(scores, is_outlier, resamples=4000, seed=1)["auroc_ci"]
+
+
+def test_interval_covers_the_true_auroc_as_often_as_it_says() -> None:
+    true = 0.7602499389065233  # of N(1, 1) against N(0, 1): the normal distribution function at 1 / sqrt(2)
+    covered = 0
+    for seed in range(100):
+        low, high = evaluate(*case(100, outliers=0.5, seed=seed), resamples=200)["auroc_ci"]
+        covered += low <= true <= high
+    assert 87 <= covered <= 99  # 95 expected, less a little for the percentile method
+
+
+def test_interval_of_ten_thousand_samples_takes_under_a_second() -> None:
+    scores, is_outlier = case(10_000)
+    evaluate(scores, is_outlier, resamples=1)
+    seconds = []
+    for _ in range(3):  # the best of three: others may use the machine
+        started = perf_counter()
+        evaluate(scores, is_outlier)
+        seconds.append(perf_counter() - started)
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_outlier", "message"),
+    [
+        ([], [], "there are none"),
+        ([1.0, float("nan")], [0, 1], "1 of 2 scores are NaN or infinite"),
+        ([float("inf"), -float("inf")], [0, 1], "2 of 2 scores are NaN or infinite"),
+        ([1.0, 2.0], [0], r"\(2,\) and \(1,\)"),
+        ([[1.0], [2.0]], [[0], [1]], "one score and one is_outlier"),
+        ([1.0, 2.0], [0, 0], "all 2 test samples are inliers"),
+        ([1.0, 2.0], [1, 1], "all 2 test samples are outliers"),
+        ([1.0, 2.0], [1, 2], "0 or 1, but holds 2"),
+    ],
+)
+def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: str) -> None:
+    for measure in (evaluate, roc):
+        with pytest.raises(UserError, match=message):
+            measure(scores, is_outlier)
+
+
+@pytest.mark.parametrize(
+    ("scores", "auroc", "said"),
+    [
+        (np.arange(1000.0), 0.9, []),
+        (np.arange(1000.0) * 1e-300, 0.9, []),
+        (np.arange(1000.0) * 1e300, 0.9, []),
+        (np.arange(4.0), 0.9, []),  # few samples are no collapse
+        (np.arange(1000.0), 0.4996, ["inverted"]),
+        (np.arange(1000.0) % 49, 0.5, ["only 49 distinct scores among 1000"]),
+        (np.arange(1000.0) % 50, 0.5, []),
+        (np.arange(100.0) % 9, 0.5, ["only 9 distinct scores among 100"]),
+        (1e12 + np.arange(1000.0), 0.9, ["hardly vary"]),
+        (np.full(100, 1e300), 0.5, ["only 1 distinct scores", "hardly vary"]),
+        (np.zeros(100), 0.5, ["only 1 distinct scores", "hardly vary"]),
+    ],
+)
+def test_collapse_is_said_in_one_sentence_each(scores: NDArray[np.float64], auroc: float, said: list[str]) -> None:
+    found = collapse_warnings("mse", scores, auroc)
+    assert len(found) == len(said)
+    for sentence, part in zip(found, said, strict=True):
+        assert sentence.startswith("mse: ") and part in sentence and sentence.endswith(".")

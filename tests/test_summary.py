@@ -1,0 +1,95 @@
+"""The closing screen says every number, how the weights were chosen and every warning, at 80 columns."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from noveltylab.summary import print_summary
+
+FOLDER = "outputs/a-rather-long-name-of-an-output-folder/p2/ocgan/cifar10/inlier3/seed7"
+
+
+def metrics(auroc: float) -> dict[str, Any]:
+    low, high = auroc - 0.01, auroc + 0.01
+    return {"auroc": auroc, "auroc_ci": [low, high], "average_precision": 0.91, "eer": 0.12, "fpr95": 0.34}
+
+
+def shown(encoding: str = "utf-8", color_system: Any = None, **changes: Any) -> str:
+    result = {
+        "method": "ocgan",
+        "data": "cifar10",
+        "protocol": "p2",
+        "inlier": 3,
+        "inlier_name": "cat",
+        "seed": 7,
+        "primary": "mse",
+        "scores": {"latent_discriminator": metrics(0.5432), "mse": metrics(0.6123)},
+        "floor": {"pca": metrics(0.5711), "knn": metrics(0.5822)},
+        "selected": {"rule": "val_loss", "epoch": 1035, "value": 0.0224572},
+        "seconds": {"train": 81.25, "score": 0.24},
+        "n": {"train": 4500, "val": 500, "test_inliers": 1000, "test_outliers": 9000},
+        "data_verified": True,
+        "warnings": [],
+    }
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding, write_through=True) as text:
+        terminal = color_system is not None
+        console = Console(file=text, width=80, highlight=False, color_system=color_system, force_terminal=terminal)
+        print_summary(result | changes, FOLDER, console)
+        return raw.getvalue().decode(encoding)
+
+
+def test_every_number_is_there_at_80_columns() -> None:
+    text = shown()
+    for part in ("ocgan · cifar10 · inlier 3 (cat) · p2 · seed 7", "0.6023 - 0.6223", "4500 train", "81.2 train"):
+        assert part in text
+    rows = [line.split() for line in text.splitlines()]
+    numbers = ["0.9100", "0.1200", "0.3400"]
+    assert ["mse", "0.6123", "0.6023", "-", "0.6223", *numbers] in rows
+    assert ["floor:", "pca", "0.5711", "0.5611", "-", "0.5811", *numbers] in rows
+    assert max(len(line) for line in text.splitlines() if "folder" not in line) <= 80
+    assert [text.index(name) for name in ("mse ", "floor: pca", "floor: knn", "latent_discriminator ")] == sorted(
+        text.index(name) for name in ("mse ", "floor: pca", "floor: knn", "latent_discriminator ")
+    )
+
+
+def test_a_long_folder_stays_on_one_line_to_be_copied() -> None:
+    assert f"folder    {FOLDER}\n" in shown()
+
+
+def test_ascii_output_is_possible() -> None:
+    assert "ocgan - cifar10 - inlier 3 (cat)" in shown("ascii")
+
+
+@pytest.mark.parametrize(
+    ("selected", "words"),
+    [
+        ({"rule": "val_loss", "epoch": 35, "value": 0.0224572}, "epoch 35, lowest loss on held-out inliers (0.02246)"),
+        ({"rule": "last", "epoch": 40, "value": None}, "of the last epoch (40)"),
+        ({"rule": "last", "epoch": 0, "value": None}, "fitted once"),
+    ],
+)
+def test_selection_is_said_in_words(selected: dict[str, Any], words: str) -> None:
+    assert words in shown(selected=selected)
+
+
+def test_numbers_that_used_outlier_labels_stand_apart() -> None:
+    text = shown(labelled={"oracle": {"mse": {**metrics(0.7), "epoch": 12}}}, transductive=["latent_discriminator"])
+    assert "oracle: mse" in text
+    assert "TEST labels, an optimistic bound; not the result" in text
+    assert text.index("floor: knn") < text.index("oracle: mse")
+    assert "(whole test set)" in text
+
+
+def test_unverified_data_is_said() -> None:
+    assert "NOT verified" in shown(data_verified=False)
+    assert "NOT verified" not in shown()
+
+
+def test_warnings_are_whole_and_in_bold_red() -> None:
+    warning = "mse: only 3 distinct scores among 1000 samples, a sign of collapse, of quite some length [red]"
+    assert f"WARNING   {warning}\n" in shown(warnings=[warning])
+    assert f"\x1b[1;31mWARNING   {warning}" in shown(color_system="standard", warnings=[warning])
+    assert "\x1b" not in shown(warnings=[warning])
