@@ -1,0 +1,337 @@
+"""CA-Entropy: Improving Auto-Encoder Novelty Detection Using Channel Attention and Entropy Minimization
+(Tian et al., ACM Multimedia Asia 2020; published 2021).
+
+A denoising auto-encoder, trained against a DCGAN discriminator, should rebuild inliers well and nothing else: channel
+attention after every block weighs the feature maps that describe inliers, and the entropy of the latent code (made a
+distribution by softmax) is minimised, so that few codes are expressed. The score adds pixel and feature differences.
+
+No code by the authors is known; the paper builds on Skip-GANomaly and the channel half of CBAM ("code" below: theirs).
+What the paper leaves open, and what stands here:
+- loss weights: adversarial 1, context 50, feature 1 (code), entropy 1; lambda of the score 0.9 (code);
+- latent and feature length 100, kernels of 4, width 64, weights N(0, 0.02), Adam's betas (code); R = 16 (CBAM);
+- no skip connections: the paper calls its generator a plain symmetric auto-encoder, and skips would pass the entropy by;
+- softmax makes the distribution of eq. 4 only: the decoder gets the code itself;
+- noise: Gaussian of deviation 0.2, fresh at every step; its amount is not stated;
+- chosen epoch: lowest L_con on held-out inliers; "until convergence" in the paper, best test AUROC in the code.
+The code updates G before D and lets the feature loss into D's loss, which makes D shrink the gap that it should widen:
+not copied (`d_feature_loss`). It also squares the score's L_con (`score_norm`) and scores with batch statistics (not
+offered). Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores stay raw here.
+
+Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes one-hot within an epoch
+and the score decays; `p_max` near 1 in the log tells. `bounded_latent`, a small latent and a lower rate keep it steady,
+and conf/tuned/ sets them; read literally it is `method.lr=1e-3 method.latent_size=100 method.bounded_latent=false`.
+L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers while D tells x from G(x):
+`context`, `feature` and `novelty_val` are scores of their own.
+Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555 (0.619 without entropy and attention, 0.642 without attention).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods.base import Batch, Method, frozen
+
+#: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
+ABLATIONS = {"full": (True, True), "entropy": (True, False), "attention": (False, True), "gan": (False, False)}
+
+
+# Networks (section 3 and figure 2).
+
+
+class ChannelAttention(nn.Module):
+    """Eq. 5: maps (B, C, H, W), each times its own weight in (0, 1); one MLP serves both poolings."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        hidden = max(channels // ratio, 4)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))  # (B, C)
+        return x * weight[:, :, None, None]
+
+
+def block(convolution: nn.Module, channels: int, activation: nn.Module, ratio: int | None) -> nn.Sequential:
+    """Convolution, batch norm, activation and, unless its ratio is None, attention: (B, ?, ...) -> (B, channels, ...)."""
+    attention = [] if ratio is None else [ChannelAttention(channels, ratio)]
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *attention)
+
+
+def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
+    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels, *side) -> (B, width)."""
+    return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks, from (B, base, H/2, W/2) down."""
+
+    def __init__(
+        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, bounded: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            block(nn.Conv2d(before, width, 4, 2, 1, bias=False), width, nn.LeakyReLU(0.2, inplace=True), ratio)
+            for before, width in pairwise((channels, base, 2 * base, 4 * base))
+        )
+        bound = [nn.BatchNorm1d(latent), nn.Tanh()] if bounded else []
+        self.code = nn.Sequential(*whole_map(4 * base, latent, side), *bound)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps = []
+        for layers in self.blocks:
+            x = layers(x)
+            maps.append(x)
+        return self.code(x), maps
+
+
+class Decoder(nn.Module):
+    """Codes (B, D) -> images (B, C, H, W) in (-1, 1); with `skip`, each block's maps are joined by the encoder's."""
+
+    def __init__(
+        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, skip: bool
+    ) -> None:
+        super().__init__()
+        joined = 2 if skip else 1
+        # A transposed convolution of a 1x1 map is a matrix product, and so far faster.
+        height, width = side
+        spread = nn.Linear(latent, 4 * base * height * width, bias=False)
+        layers = (
+            (nn.Sequential(spread, nn.Unflatten(1, (4 * base, height, width))), 4 * base),
+            (nn.ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False), 2 * base),
+            (nn.ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False), base),
+        )
+        self.blocks = nn.ModuleList(block(layer, width, nn.ReLU(inplace=True), ratio) for layer, width in layers)
+        self.image = nn.Sequential(nn.ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh())
+        self.skip = skip
+
+    def forward(self, code: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        x = code
+        for layers, encoded in zip(self.blocks, reversed(maps), strict=True):
+            x = layers(x)
+            if self.skip:
+                x = torch.cat([x, encoded], 1)
+        image: Tensor = self.image(x)
+        return image
+
+
+class Discriminator(nn.Module):
+    """DCGAN's: images (B, C, H, W) -> logits (B,), large for real, and features f (B, D), the layer before the logit."""
+
+    def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, base, 4, 2, 1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+            *block(nn.Conv2d(base, 2 * base, 4, 2, 1, bias=False), 2 * base, nn.LeakyReLU(0.2, inplace=True), None),
+            *block(nn.Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False), 4 * base, nn.LeakyReLU(0.2, inplace=True), None),
+            *whole_map(4 * base, features, side),
+        )
+        self.logit = nn.Linear(features, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.features(x)
+        return self.logit(f).flatten(), f
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Skip-GANomaly's code)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    if isinstance(getattr(module, "bias", None), Tensor):
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+
+# Losses (eqs. 1-4), per sample, in float32 at least.
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower: sums and logarithms of bfloat16 lose too much."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def bce(logits: Tensor, label: int) -> Tensor:
+    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
+    return F.softplus(wide(-logits if label == 1 else logits))
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus eq. 1: D(x) with label 1, D(G(x + n)) with label 0; logits (B,) each -> scalar."""
+    return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
+    """L_con, eq. 2: absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels -> (B,)."""
+    error = (wide(x) - wide(x_hat)).flatten(1)
+    return (error.abs() if norm == "l1" else error.square()).mean(1)
+
+
+def feature_error(f: Tensor, f_hat: Tensor) -> Tensor:
+    """L_fea, eq. 3: squared difference of features (B, D), averaged over them -> (B,)."""
+    return (wide(f) - wide(f_hat)).square().mean(1)
+
+
+def latent_entropy(h: Tensor) -> Tensor:
+    """L_inf, eq. 4: entropy of softmax(h), codes (B, D) -> (B,) in [0, log D]."""
+    log_p = F.log_softmax(wide(h), 1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+class CAEntropy(Method):
+    """Encoder and decoder with attention, discriminator; one D step and one G step an iteration."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        lr: Annotated[float, Field(gt=0)] = 1e-3,
+        beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        latent_size: Annotated[int, Field(ge=2)] = 100,
+        bounded_latent: bool = False,
+        latent_to_decoder: Literal["raw", "softmax"] = "raw",
+        channels: Annotated[int, Field(ge=1)] = 64,
+        feature_size: Annotated[int, Field(ge=1)] = 100,
+        skip: bool = False,
+        R: Annotated[int, Field(ge=1)] = 16,
+        noise_std: Annotated[float, Field(ge=0)] = 0.2,
+        ablation: Literal["full", "entropy", "attention", "gan"] = "full",
+        entropy: bool | None = None,
+        channel_attention: bool | None = None,
+        adversarial: bool = True,
+        feature_loss: bool = True,
+        d_feature_loss: bool = False,
+        w_adv: Annotated[float, Field(ge=0)] = 1.0,
+        w_con: Annotated[float, Field(ge=0)] = 50.0,
+        w_fea: Annotated[float, Field(ge=0)] = 1.0,
+        w_inf: Annotated[float, Field(ge=0)] = 1.0,
+        lam: Annotated[float, Field(ge=0, le=1)] = 0.9,
+        score_norm: Literal["l1", "l2"] = "l1",
+    ) -> None:
+        super().__init__(image_shape)
+        image_channels, height, width = image_shape
+        if height % 8 or width % 8:
+            raise ValueError(f"data.size={height}: CA-Entropy halves the image three times, take a multiple of 8")
+        judged = adversarial or feature_loss
+        if d_feature_loss and not judged:
+            raise ValueError("method.d_feature_loss=true needs method.adversarial or method.feature_loss: no D without")
+        if lam == 0 and not judged:
+            raise ValueError("method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score")
+        self.lr, self.beta1, self.noise_std = lr, beta1, noise_std
+        self.entropy = ABLATIONS[ablation][0] if entropy is None else entropy
+        self.channel_attention = ABLATIONS[ablation][1] if channel_attention is None else channel_attention
+        self.adversarial, self.feature_loss, self.d_feature_loss = adversarial, feature_loss, d_feature_loss
+        self.w_adv, self.w_con, self.w_fea, self.w_inf = w_adv, w_con, w_fea, w_inf
+        self.latent_to_decoder, self.lam, self.score_norm = latent_to_decoder, lam, score_norm
+
+        side, ratio = (height // 8, width // 8), R if self.channel_attention else None
+        self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, bounded_latent)
+        self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
+        self.discriminator = Discriminator(image_channels, channels, feature_size, side) if judged else None
+        self.apply(initialise)
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        def adam(*networks: nn.Module) -> torch.optim.Optimizer:
+            parameters = [p for network in networks for p in network.parameters()]
+            return torch.optim.Adam(parameters, self.lr, (self.beta1, 0.999), fused=True)
+
+        optimizers = {"generator": adam(self.encoder, self.decoder)}
+        if self.discriminator is not None:
+            optimizers["discriminator"] = adam(self.discriminator)
+        return optimizers
+
+    # Training (section 3, eq. 6).
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration: D step, G step. Losses `context`, `entropy`, ... and `p_max`, the mean of softmax(h)'s largest."""
+        x = batch.x
+        # G does not change before its own step: one forward pass serves both.
+        x_hat, h = self.generate(x + self.noise_std * torch.randn_like(x))
+        losses: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            losses |= self._update_discriminator(self.discriminator, x, x_hat.detach())
+        losses |= self._update_generator(x, x_hat, h)
+        losses["p_max"] = F.softmax(wide(h.detach()), 1).amax(1).mean()
+        return losses
+
+    def generate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W), noisy in training -> reconstructions (B, C, H, W) and codes h (B, D)."""
+        h, maps = self.encoder(x)
+        x_hat: Tensor = self.decoder(F.softmax(h, 1) if self.latent_to_decoder == "softmax" else h, maps)
+        return x_hat, h
+
+    def _update_discriminator(self, discriminator: Discriminator, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        """D learns images (1) from reconstructions (0); G stays as it is."""
+        (real, f), (fake, f_hat) = discriminator(x), discriminator(x_hat)
+        adversarial = loss = discriminator_loss(real, fake)
+        if self.d_feature_loss:
+            loss = loss + self.w_fea * feature_error(f, f_hat).mean()
+        self.minimise(loss, "discriminator")
+        return {"discriminator": adversarial.detach()}
+
+    def _update_generator(self, x: Tensor, x_hat: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes; D stays as it is."""
+        losses = {"context": context_error(x, x_hat).mean(), "entropy": latent_entropy(h).mean()}
+        loss = self.w_con * losses["context"]
+        if self.entropy:
+            loss = loss + self.w_inf * losses["entropy"]
+        with frozen(*(network for network in (self.discriminator,) if network is not None)):
+            if self.discriminator is not None:
+                logits, f_hat = self.discriminator(x_hat)
+                if self.adversarial:
+                    losses["generator"] = bce(logits, 1).mean()
+                    loss = loss + self.w_adv * losses["generator"]
+                if self.feature_loss:
+                    with torch.no_grad():  # D has just changed, so f(x) of its own step is out of date
+                        f = self.discriminator.features(x)
+                    losses["feature"] = feature_error(f, f_hat).mean()
+                    loss = loss + self.w_fea * losses["feature"]
+            self.minimise(loss, "generator")
+        return {name: value.detach() for name, value in losses.items()}
+
+    # The score (section 4.1, eq. 7).
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        judged = ("feature", "novelty_val") if self.discriminator is not None else ()
+        return ("novelty", "context", *judged)
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`; (B,) each.
+
+        Without a discriminator there is no L_fea: `novelty` is then lam L_con.
+        """
+        x_hat = self.reconstruct(x)
+        context = context_error(x, x_hat, self.score_norm)
+        if self.discriminator is None:
+            return {"novelty": self.lam * context, "context": context}
+        feature = feature_error(self.discriminator.features(x), self.discriminator.features(x_hat))
+        return {"novelty": self.lam * context + (1 - self.lam) * feature, "context": context, "feature": feature}
+
+    def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`novelty_val`: eq. 7 with both terms divided by their mean over held-out inliers, so that lam weighs like scales.
+
+        Ours. Without a discriminator or held-out inliers there is none.
+        """
+        if "feature" not in val or not len(val["feature"]):
+            return {}
+        context, feature = (test[name] / val[name].mean() for name in ("context", "feature"))
+        return {"novelty_val": self.lam * context + (1 - self.lam) * feature}
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """L_con of clean inliers (B,)."""
+        return context_error(x, self.reconstruct(x))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """G(x), (B, C, H, W)."""
+        return self.generate(x)[0]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The code h, (B, D)."""
+        h: Tensor = self.encoder(x)[0]
+        return h

@@ -1,0 +1,539 @@
+"""CA-Entropy against its paper: equations against NumPy, who learns from what, switches, scores."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods import ca_entropy
+from noveltylab.methods.base import Batch
+from noveltylab.methods.ca_entropy import (
+    CAEntropy,
+    ChannelAttention,
+    bce,
+    context_error,
+    discriminator_loss,
+    feature_error,
+    latent_entropy,
+)
+from tests.methods.conftest import blobs
+
+Make = Callable[..., Any]
+NETWORKS = ("encoder", "decoder", "discriminator")
+#: The paper's own code and learning rate at the tests' size; the suite's SMALL has others.
+PLAIN = {"bounded_latent": False, "lr": 1e-3, "lam": 0.9}
+
+
+@pytest.fixture
+def method(make: Make) -> Any:
+    return make("ca_entropy", **PLAIN).train()
+
+
+def batch(count: int = 16) -> Batch:
+    return Batch(blobs(count), torch.arange(count))
+
+
+def states(method: Any) -> dict[str, dict[str, Tensor]]:
+    return {name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()} for name in NETWORKS}
+
+
+def changed(before: dict[str, dict[str, Tensor]], method: Any) -> set[str]:
+    """Networks with any parameter or buffer that is not bit-identical."""
+    after = states(method)
+    return {n for n in NETWORKS if any(not torch.equal(before[n][k], after[n][k]) for k in before[n])}
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def softmax(h: np.ndarray) -> np.ndarray:
+    powers = np.exp(h - h.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def entropy(h: np.ndarray) -> np.ndarray:
+    p = softmax(h)
+    return -(p * np.log(p)).sum(1)
+
+
+def spied_update(method: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float], dict[str, float]]:
+    """One update without the optimizers' steps: the loss that each would have minimised, and the reported losses."""
+    minimised: dict[str, float] = {}
+    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    return minimised, {name: loss.item() for name, loss in method.update(batch()).items()}
+
+
+# Equations 1 to 5.
+
+
+def test_bce_is_binary_cross_entropy_of_the_sigmoid() -> None:
+    z = np.linspace(-8, 8, 33)
+    for label, probability in ((1, sigmoid(z)), (0, 1 - sigmoid(z))):
+        np.testing.assert_allclose(bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9)
+
+
+def test_discriminator_learns_label_1_for_the_first_and_0_for_the_second() -> None:
+    real, fake = np.random.default_rng(0).normal(size=(2, 11))
+    expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
+    np.testing.assert_allclose(discriminator_loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9)
+
+
+def test_errors_are_means_over_pixels_and_features() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 5, 3, 4, 4))
+    difference = (x - y).reshape(5, -1)
+    np.testing.assert_allclose(context_error(torch.tensor(x), torch.tensor(y)), np.abs(difference).mean(1), rtol=1e-9)
+    np.testing.assert_allclose(
+        context_error(torch.tensor(x), torch.tensor(y), "l2"), (difference**2).mean(1), rtol=1e-9
+    )
+    f, g = rng.normal(size=(2, 5, 7))
+    np.testing.assert_allclose(feature_error(torch.tensor(f), torch.tensor(g)), ((f - g) ** 2).mean(1), rtol=1e-9)
+
+
+def test_entropy_is_eq_4_of_the_softmax() -> None:
+    h = 3 * np.random.default_rng(0).normal(size=(6, 10))
+    np.testing.assert_allclose(latent_entropy(torch.tensor(h)), entropy(h), rtol=1e-9)
+    uniform, one_hot = torch.zeros(1, 100), torch.eye(100)[:1] * 1e4
+    assert latent_entropy(uniform).item() == pytest.approx(np.log(100), rel=1e-6)
+    assert latent_entropy(one_hot).item() == 0  # no NaN of 0 log 0
+
+
+def test_attention_is_eq_5() -> None:
+    torch.manual_seed(0)
+    attention = ChannelAttention(32, 8)
+    x = torch.randn(3, 32, 5, 6)
+    (w1, b1), (w2, b2) = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in (*attention.mlp[::2],)]
+    assert w1.shape == (4, 32) and w2.shape == (32, 4)  # R = 8
+
+    def mlp(pooled: np.ndarray) -> np.ndarray:
+        return np.maximum(pooled @ w1.T + b1, 0) @ w2.T + b2
+
+    maps = x.numpy()
+    weight = sigmoid(mlp(maps.mean((2, 3))) + mlp(maps.max((2, 3))))
+    np.testing.assert_allclose(attention(x).detach().numpy(), maps * weight[:, :, None, None], rtol=1e-5, atol=1e-6)
+
+
+def test_attention_keeps_four_hidden_units() -> None:
+    assert ChannelAttention(16, 16).mlp[0].out_features == 4
+    assert ChannelAttention(256, 16).mlp[0].out_features == 16
+
+
+def test_reported_losses_equal_numpy(method: Any) -> None:
+    """One whole iteration: each reported loss from recorded network outputs."""
+    outputs: dict[str, list[Any]] = {"encoder": [], "decoder": [], "discriminator": [], "features": []}
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            parts = output if isinstance(output, tuple) else (output,)
+            outputs[name].append([p.detach().double().numpy().copy() for p in parts if isinstance(p, Tensor)])
+
+        return hook
+
+    for name in NETWORKS:
+        getattr(method, name).register_forward_hook(record(name))
+    method.discriminator.features.register_forward_hook(record("features"))
+    step = batch()
+    losses = {k: v.item() for k, v in method.update(step).items()}
+    ((h,),), ((x_hat,),) = outputs["encoder"], outputs["decoder"]  # one pass through G
+    (real, _), (fake, _), (fooling, f_hat) = outputs["discriminator"]
+    f = outputs["features"][-1][0]
+    expected = {
+        "discriminator": -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean(),
+        "context": np.abs(step.x.double().numpy() - x_hat).mean(),
+        "entropy": entropy(h).mean(),
+        "generator": -np.log(sigmoid(fooling)).mean(),
+        "feature": ((f - f_hat) ** 2).mean(),
+        "p_max": softmax(h).max(1).mean(),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert losses[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eq. 6."""
+    method = make("ca_entropy", w_adv=2.0, w_con=3.0, w_fea=5.0, w_inf=7.0).train()
+    found, losses = spied_update(method, monkeypatch)
+    expected = 2 * losses["generator"] + 3 * losses["context"] + 5 * losses["feature"] + 7 * losses["entropy"]
+    assert found["generator"] == pytest.approx(expected, rel=1e-5)
+    assert found["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
+
+
+# Who changes when, and from what.
+
+
+def test_discriminator_step_changes_the_discriminator_alone(method: Any) -> None:
+    x = blobs(16)
+    x_hat, _ = method.generate(x)
+    before = states(method)
+    method._update_discriminator(method.discriminator, x, x_hat.detach())
+    assert changed(before, method) == {"discriminator"}
+    assert all(p.grad is None for p in (*method.encoder.parameters(), *method.decoder.parameters()))
+
+
+def test_generator_step_changes_encoder_and_decoder_alone(method: Any) -> None:
+    x = blobs(16)
+    x_hat, h = method.generate(x)
+    before = states(method)
+    method._update_generator(x, x_hat, h)
+    assert changed(before, method) == {"encoder", "decoder"}
+    assert all(p.grad is None for p in method.discriminator.parameters())
+    assert all(p.requires_grad for p in method.parameters())
+
+
+def test_a_whole_update_trains_every_parameter(method: Any) -> None:
+    before = {name: p.clone() for name, p in method.named_parameters()}
+    method.update(batch())
+    assert [name for name, p in method.named_parameters() if torch.equal(before[name], p)] == []
+
+
+def test_batch_statistics_move_once_for_g_and_twice_for_d(method: Any) -> None:
+    method.update(batch())
+    counts = {name: value.item() for name, value in method.named_buffers() if name.endswith("num_batches_tracked")}
+    assert {counts[name] for name in counts if not name.startswith("discriminator")} == {1}
+    assert {counts[name] for name in counts if name.startswith("discriminator")} == {2}  # x and x_hat of its own step
+
+
+def test_the_generator_step_meets_the_discriminator_just_updated(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for step in ("_update_discriminator", "_update_generator"):
+        inner = getattr(method, step)
+        monkeypatch.setattr(method, step, lambda *a, s=step, f=inner: (calls.append(s), f(*a))[1])
+    method.update(batch())
+    assert calls == ["_update_discriminator", "_update_generator"]
+
+
+def generator_gradients(method: Any, x: Tensor) -> dict[str, Tensor]:
+    x_hat, h = method.generate(x)
+    method.minimise = lambda loss, name: loss.backward()
+    method._update_generator(x, x_hat, h)
+    parameters = dict(method.named_parameters())
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    method.zero_grad()
+    del method.minimise
+    return gradients
+
+
+def test_features_of_x_are_a_constant_for_the_generator(make: Make) -> None:
+    """With L_fea alone: the gradient in G is the one of a target without a graph, even where x carries one."""
+    method = make("ca_entropy", **PLAIN, w_adv=0.0, w_con=0.0, w_inf=0.0).train()
+    x = blobs(8).requires_grad_()
+    x_hat, h = method.generate(x.detach())
+    method.minimise = lambda loss, name: loss.backward()
+    method._update_generator(x, x_hat, h)
+    # The context's weight is 0, so whatever reached x came through f(x).
+    assert x.grad is None or not x.grad.any()
+    found = method.decoder.image[0].weight.grad.clone()
+
+    method.zero_grad()
+    target = method.discriminator.features(x.detach()).detach()
+    x_hat, _ = method.generate(x.detach())
+    F.mse_loss(method.discriminator.features(x_hat), target).backward()
+    assert found.abs().max() > 0
+    torch.testing.assert_close(found, method.decoder.image[0].weight.grad, rtol=1e-4, atol=1e-9)
+
+
+def test_entropy_reaches_the_encoder_alone_and_falls(make: Make) -> None:
+    method = make("ca_entropy", **PLAIN, w_adv=0.0, w_con=0.0, w_fea=0.0).train()
+    gradients = generator_gradients(method, blobs(16))
+    reached = {name.split(".")[0] for name, gradient in gradients.items() if gradient.any()}
+    assert reached == {"encoder"}
+    values = [method.update(batch())["entropy"].item() for _ in range(15)]
+    assert values[-1] < 0.7 * values[0]
+
+
+@pytest.mark.parametrize("term", ["w_adv", "w_con", "w_fea"])
+def test_each_image_term_trains_encoder_decoder_and_attention(make: Make, term: str) -> None:
+    others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
+    method = make("ca_entropy", **PLAIN, **others).train()
+    gradients = generator_gradients(method, blobs(16))
+    for part in ("encoder.blocks.0", "decoder.blocks.0", "encoder.blocks.0.3.mlp.2", "decoder.blocks.2.3.mlp.2"):
+        assert any(gradient.any() for name, gradient in gradients.items() if name.startswith(part)), part
+
+
+@pytest.mark.parametrize(("term", "loss"), [("w_adv", "generator"), ("w_con", "context"), ("w_fea", "feature")])
+def test_each_term_falls_when_it_is_all_that_g_minimises(make: Make, term: str, loss: str) -> None:
+    others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
+    method = make("ca_entropy", **PLAIN, **others, noise_std=0.0).train()
+    for _ in range(5):
+        method.update(batch())
+    x = blobs(16)
+    values = []
+    for _ in range(12):  # D stands still
+        x_hat, h = method.generate(x)
+        values.append(method._update_generator(x, x_hat, h)[loss].item())
+    assert values[-1] < values[0]
+
+
+def test_the_discriminator_comes_to_tell_images_from_reconstructions(method: Any) -> None:
+    for _ in range(10):
+        x_hat, _ = method.generate(blobs(16))
+        method._update_discriminator(method.discriminator, blobs(16), x_hat.detach())
+    real, fake = method.discriminator(blobs(16))[0], method.discriminator(x_hat.detach())[0]
+    assert real.mean() > 1 > -1 > fake.mean()
+
+
+# Networks.
+
+
+@pytest.mark.parametrize(
+    ("shape", "switches"),
+    [
+        ((1, 32, 32), {}),
+        ((3, 32, 32), {"skip": True}),
+        ((1, 64, 64), {}),
+        ((3, 16, 24), {"skip": True, "bounded_latent": False}),
+    ],
+)
+def test_geometry(make: Make, shape: Any, switches: Any) -> None:
+    method = make("ca_entropy", shape, **switches).eval()
+    x = torch.rand(4, *shape)
+    x_hat, h = method.generate(x)
+    logits, f = method.discriminator(x)
+    assert x_hat.shape == x.shape and x_hat.abs().max() <= 1
+    assert h.shape == method.embed(x).shape == f.shape == (4, 16)
+    assert logits.shape == (4,)
+
+
+def test_the_tables_of_the_specification_are_the_defaults() -> None:
+    shapes: dict[str, list[tuple[int, ...]]] = {"encoder": [], "decoder": [], "discriminator": []}
+    method = CAEntropy((1, 32, 32))
+    for layers in method.encoder.blocks:
+        layers.register_forward_hook(lambda m, i, o: shapes["encoder"].append(tuple(o.shape[1:])))
+    for layers in method.decoder.blocks:
+        layers.register_forward_hook(lambda m, i, o: shapes["decoder"].append(tuple(o.shape[1:])))
+    assert method.discriminator is not None
+    for layer in method.discriminator.features:
+        if isinstance(layer, nn.LeakyReLU):
+            layer.register_forward_hook(lambda m, i, o: shapes["discriminator"].append(tuple(o.shape[1:])))
+    x_hat, h = method.generate(torch.rand(2, 1, 32, 32))
+    _, f = method.discriminator(x_hat)
+    down = [(64, 16, 16), (128, 8, 8), (256, 4, 4)]
+    assert shapes == {"encoder": down, "decoder": down[::-1], "discriminator": down}
+    assert h.shape == f.shape == (2, 100)
+    attentions = [m for m in method.modules() if isinstance(m, ChannelAttention)]
+    assert [m.mlp[0].in_features for m in attentions] == [64, 128, 256, 256, 128, 64]
+    assert not any(isinstance(m, ChannelAttention) for m in method.discriminator.modules())
+    for layers in (*method.encoder.blocks, *method.decoder.blocks):
+        assert isinstance(layers[1], nn.BatchNorm2d) and isinstance(layers[-1], ChannelAttention)
+    assert isinstance(method.encoder.blocks[0][2], nn.LeakyReLU) and isinstance(method.decoder.blocks[0][2], nn.ReLU)
+    spread = [m.weight.std().item() for m in method.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert spread == pytest.approx([0.02] * len(spread), rel=0.15)
+
+
+def test_whole_map_products_are_the_convolutions_of_the_specification() -> None:
+    method = CAEntropy((1, 32, 32), channels=4, latent_size=6, channel_attention=False)
+    maps, h = torch.randn(3, 16, 4, 4), torch.randn(3, 6)
+    down, up = method.encoder.code[1].weight, method.decoder.blocks[0][0][0].weight
+    torch.testing.assert_close(method.encoder.code(maps), F.conv2d(maps, down.view(6, 16, 4, 4)).flatten(1))
+    expected = F.conv_transpose2d(h[:, :, None, None], up.T.reshape(6, 16, 4, 4))
+    torch.testing.assert_close(method.decoder.blocks[0][0](h), expected)
+
+
+# Switches.
+
+
+@pytest.mark.parametrize(
+    ("switches", "uses_entropy", "uses_attention"),
+    [
+        ({}, True, True),
+        ({"ablation": "entropy"}, True, False),
+        ({"ablation": "attention"}, False, True),
+        ({"ablation": "gan"}, False, False),
+        ({"entropy": False}, False, True),
+        ({"channel_attention": False}, True, False),
+        ({"ablation": "gan", "entropy": True}, True, False),
+    ],
+)
+def test_rows_of_table_4(
+    make: Make, monkeypatch: pytest.MonkeyPatch, switches: Any, uses_entropy: bool, uses_attention: bool
+) -> None:
+    method = make("ca_entropy", **switches).train()
+    assert any(isinstance(m, ChannelAttention) for m in method.modules()) == uses_attention
+    found, losses = spied_update(method, monkeypatch)
+    expected = losses["generator"] + 50 * losses["context"] + losses["feature"] + uses_entropy * losses["entropy"]
+    assert found["generator"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("switches", "judged", "absent"),
+    [
+        ({"adversarial": False}, True, {"generator"}),
+        ({"feature_loss": False}, True, {"feature"}),
+        ({"adversarial": False, "feature_loss": False}, False, {"generator", "feature", "discriminator"}),
+    ],
+)
+def test_loss_switches(
+    make: Make, monkeypatch: pytest.MonkeyPatch, switches: Any, judged: bool, absent: set[str]
+) -> None:
+    method = make("ca_entropy", **switches).train()
+    assert (method.discriminator is not None) == judged
+    found, losses = spied_update(method, monkeypatch)
+    assert set(losses) == {"discriminator", "context", "entropy", "generator", "feature", "p_max"} - absent
+    terms = 50 * losses["context"] + losses["entropy"] + losses.get("generator", 0) + losses.get("feature", 0)
+    assert found["generator"] == pytest.approx(terms, rel=1e-5)
+    assert method.score_names == (
+        ("novelty", "context", "feature", "novelty_val") if judged else ("novelty", "context")
+    )
+
+
+def test_d_feature_loss_adds_the_feature_gap_to_the_discriminators_loss(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make("ca_entropy", d_feature_loss=True, w_fea=3.0).train()
+    found, losses = spied_update(method, monkeypatch)
+    # D was not updated in between, so both steps see the same gap.
+    assert found["discriminator"] == pytest.approx(losses["discriminator"] + 3 * losses["feature"], rel=1e-4)
+
+
+def test_without_its_switches_no_network_is_made_and_the_score_is_the_context(make: Make) -> None:
+    method = make("ca_entropy", adversarial=False, feature_loss=False, lam=0.5).eval()
+    x = blobs(4)
+    with torch.inference_mode():
+        scores = method.novelty_score(x)
+    torch.testing.assert_close(scores["novelty"], 0.5 * scores["context"])
+    assert method.combine_scores(scores, scores) == {}
+    assert set(method.build_optimizers()) == {"generator"}
+
+
+def test_skip_lets_the_encoders_maps_into_the_decoder(make: Make) -> None:
+    x = blobs(4)
+    for skip in (False, True):
+        method = make("ca_entropy", skip=skip).eval()
+        h, maps = method.encoder(x)
+        with torch.no_grad():
+            same = torch.equal(method.decoder(h, maps), method.decoder(h, [torch.zeros_like(m) for m in maps]))
+        assert same == (not skip)
+    assert method.decoder.image[0].in_channels == 16
+
+
+def test_what_the_decoder_gets(make: Make) -> None:
+    for choice in ("raw", "softmax"):
+        method = make("ca_entropy", **PLAIN, latent_to_decoder=choice).eval()
+        seen: list[Tensor] = []
+        method.decoder.register_forward_pre_hook(lambda m, inputs, seen=seen: seen.append(inputs[0]))
+        with torch.no_grad():
+            _, h = method.generate(blobs(4))
+        assert torch.equal(seen[0], h if choice == "raw" else F.softmax(h, 1))
+
+
+def test_a_bounded_latent_cannot_become_one_hot(make: Make) -> None:
+    x = blobs(16)
+    bounded, free = make("ca_entropy", **PLAIN | {"bounded_latent": True}), make("ca_entropy", **PLAIN)
+    for method in (bounded, free):
+        method.encoder.code[1].weight.data.mul_(1e6)
+    h = bounded.train().embed(x)
+    assert h.abs().max() <= 1
+    assert F.softmax(h, 1).max() <= np.e / (np.e + 15 / np.e) + 1e-6
+    assert F.softmax(free.train().embed(x), 1).amax(1).mean() > 0.99
+
+
+def test_r_sets_the_hidden_width(make: Make) -> None:
+    method = make("ca_entropy", channels=32, R=4)
+    hidden = [m.mlp[0].out_features for m in method.modules() if isinstance(m, ChannelAttention)]
+    assert hidden == [8, 16, 32, 32, 16, 8]
+
+
+def test_noise_has_the_configured_deviation_and_is_fresh(make: Make) -> None:
+    method = make("ca_entropy", noise_std=0.3).train()
+    seen: list[Tensor] = []
+    method.encoder.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
+    x = torch.zeros(64, 1, 32, 32)
+    for _ in range(2):
+        method.update(Batch(x, torch.arange(64)))
+    assert seen[0].std().item() == pytest.approx(0.3, rel=0.02)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_the_discriminator_and_the_context_see_the_clean_image(make: Make) -> None:
+    method = make("ca_entropy", noise_std=5.0).train()
+    seen: list[Tensor] = []
+    method.discriminator.features.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
+    step = batch()
+    method.update(step)
+    assert sum(torch.equal(image, step.x) for image in seen) == 2  # D's step, and f(x) of G's
+
+
+def test_impossible_options_are_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"data\.size=30.*multiple of 8"):
+        make("ca_entropy", (1, 30, 30))
+    neither = {"adversarial": False, "feature_loss": False}
+    with pytest.raises(ValueError, match=r"method\.d_feature_loss=true needs method\.adversarial"):
+        make("ca_entropy", **neither, d_feature_loss=True)
+    with pytest.raises(ValueError, match=r"method\.lam=0 needs method\.adversarial"):
+        make("ca_entropy", **neither, lam=0.0)
+
+
+# Scores.
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_published_score_is_eq_7(make: Make, norm: str) -> None:
+    method = make("ca_entropy", lam=0.7, score_norm=norm).train()
+    for _ in range(3):
+        method.update(batch())
+    method.eval()
+    x = blobs(6, seed=4)
+    with torch.inference_mode():
+        scores = {name: column.double().numpy() for name, column in method.novelty_score(x).items()}
+        x_hat, _ = method.generate(x)  # no noise
+        f, f_hat = method.discriminator(x)[1].double().numpy(), method.discriminator(x_hat)[1].double().numpy()
+        validation = method.validation_loss(x).double().numpy()
+    difference = (x.double() - x_hat.double()).flatten(1).numpy()
+    context = np.abs(difference).mean(1) if norm == "l1" else (difference**2).mean(1)
+    feature = ((f - f_hat) ** 2).mean(1)
+    np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
+    np.testing.assert_allclose(scores["feature"], feature, rtol=1e-4)
+    np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * feature, rtol=1e-4)
+    np.testing.assert_allclose(validation, np.abs(difference).mean(1), rtol=1e-5)  # eq. 2, whatever the score's norm
+
+
+def test_combined_score_divides_by_the_held_out_inliers(make: Make) -> None:
+    method = make("ca_entropy", lam=0.25)
+    test = {"context": torch.tensor([1.0, 4.0]), "feature": torch.tensor([30.0, 60.0])}
+    val = {"context": torch.tensor([1.0, 3.0]), "feature": torch.tensor([10.0, 10.0, 10.0])}
+    combined = method.combine_scores(test, val)
+    assert combined["novelty_val"].tolist() == pytest.approx([0.25 * 0.5 + 0.75 * 3, 0.25 * 2 + 0.75 * 6])
+    assert method.combine_scores(test, {name: column[:0] for name, column in val.items()}) == {}
+    assert method.combine_scores(test, {}) == {}
+
+
+# Precision.
+
+
+def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
+    found = []
+    for enabled in (False, True):
+        method = make("ca_entropy", **PLAIN).train()
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = [method.update(batch()) for _ in range(4)]
+        assert all(loss.dtype == torch.float32 for loss in losses[-1].values())
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
+        found.append({name: loss.item() for name, loss in losses[0].items()} | {"last": losses[-1]["context"].item()})
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value, rel=0.05, abs=1e-3), name
+
+
+def test_entropy_of_half_precision_codes_is_computed_in_float32() -> None:
+    h = torch.randn(8, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    np.testing.assert_allclose(latent_entropy(h), entropy(h.double().numpy()), rtol=1e-5)
+    assert ca_entropy.wide(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_channels_last_changes_nothing(make: Make) -> None:
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        method = make("ca_entropy", (3, 32, 32), **PLAIN).train().to(memory_format=layout)
+        torch.manual_seed(5)
+        x = blobs(16, (3, 32, 32))
+        noise = torch.randn_like(x)
+        x_hat, h = method.generate((x + noise).contiguous(memory_format=layout))
+        found.append(method._update_generator(x.contiguous(memory_format=layout), x_hat, h))
+    for name, loss in found[0].items():
+        torch.testing.assert_close(found[1][name], loss, rtol=1e-4, atol=1e-5)
