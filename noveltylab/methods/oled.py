@@ -1,0 +1,419 @@
+"""OLED: One-Class Learned Encoder-Decoder Network with Adversarial Context Masking (Jewell et al., WACV 2022).
+
+A reconstructor inpaints what a mask module hides, and the mask module hides what the reconstructor inpaints worst. Trained
+on inliers alone, it fills an outlier's hidden parts with inlier structure: the reconstruction error of the masked image
+tells them apart. Masks learned this way are meant to be comparable between images, unlike a context auto-encoder's.
+
+Where the paper and the authors' code disagree (or are silent), and what stands here:
+- layers are the authors' tables; they have batch norm in the encoder and in one block of the mask generator, the paper in
+  every block (`mask_norm=all`); the last activation is a clip in the paper and a LeakyReLU in the code, here a clip for
+  scores and nothing in the losses, where a clip has no gradient (`out_act`);
+- Eq. 2 as the code has it, with eps = 1e-12 on both sides; its gradient eps / (r + eps)^2 reaches the mask generator from
+  near-ties alone, and a mask generator whose ReLU died multiplies the image by 0.5 instead of masking it. `mask_soft_share`,
+  `mask_count` and `mask_gradient` show it; `mask_grad=ste` always masks; `mask=half` is the same without a mask module;
+- Eq. 6 is an L1 mean over ALL pixels (code), weight 12.5 / 30 / 50 on MNIST / CIFAR-10 / UCSD where the paper says 50;
+- the mask module moves in every third or fourth epoch and on CIFAR-10 against L_mask alone (code, see PRESETS);
+- selection: lowest L_rec + L_mask on held-out inliers; the paper's labelled outliers are `select=outlier_val`, reported apart.
+Published AUROC, order s_rec / s_mask / s_cont / s_avg: MNIST 0.9772 / 0.9851 / 0.9650 / 0.9845 (but the release tests on
+images it trained on), context auto-encoder 0.9209 / 0.8936 / 0.6869 / 0.8768, CIFAR-10 0.6622 / 0.6711 / 0.6673 / 0.6683.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods.base import Batch, Method
+
+#: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those that grow
+Layers = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The authors' layers for one dataset; `base` are the channels of the map that the decoder starts from."""
+
+    encoder: Layers
+    latent: int
+    base: int
+    decoder: Layers
+    mask_encoder: Layers
+    mask_decoder: Layers
+
+    @property
+    def shrink(self) -> int:
+        """How many times smaller than the image the bottleneck's map is."""
+        return math.prod(stride for _, stride in self.encoder)
+
+
+ARCHITECTURES = {
+    "mnist": Architecture(
+        encoder=((64, 2), (96, 2), (128, 1)),
+        latent=64,
+        base=128,
+        decoder=((128, 2), (96, 2), (64, 1)),
+        mask_encoder=((32, 2), (48, 2)),
+        mask_decoder=((48, 2), (32, 2)),
+    ),
+    "cifar10": Architecture(
+        encoder=((128, 2), (256, 2), (512, 2), (768, 1)),
+        latent=256,
+        base=128,
+        decoder=((768, 2), (512, 2), (256, 2), (128, 1)),
+        mask_encoder=((32, 2), (48, 2), (64, 2)),
+        mask_decoder=((64, 2), (48, 2), (32, 2)),
+    ),
+    "ucsd": Architecture(
+        encoder=((32, 2), (64, 1), (128, 1)),
+        latent=128,
+        base=32,
+        decoder=((256, 1), (128, 2), (64, 1)),
+        mask_encoder=((32, 2), (48, 1)),
+        mask_decoder=((48, 1), (32, 2)),
+    ),
+}
+#: What the authors' code sets for each architecture, and the paper for all.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "official": {
+        "mnist": {"gamma": 12.5, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
+        "cifar10": {"gamma": 30.0, "mm_every": 4, "mask_objective": "mask", "mask_norm": "second"},
+        "ucsd": {"gamma": 50.0, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
+    },
+    "paper": {
+        name: {"gamma": 50.0, "mm_every": 1, "mask_objective": "mask_cont", "mask_norm": "all"}
+        for name in ARCHITECTURES
+    },
+}
+CROP = 10  # side of the context auto-encoder's crop, 100 pixels where the threshold unit takes 99 of 784
+
+
+def choose_architecture(image_shape: tuple[int, int, int]) -> str:
+    """Colour whose sides are multiples of 8: cifar10; else multiples of 4: mnist (28, and grey 32); even sides: ucsd."""
+    channels, height, width = image_shape
+    common = math.gcd(height, width)
+    return "cifar10" if channels > 1 and common % 8 == 0 else "mnist" if common % 4 == 0 else "ucsd"
+
+
+# Networks (sections 3.3 and 3.4.1). All convolutions are 5x5 and keep the size, up to their stride.
+
+
+class UpsampledConv(nn.Conv2d):
+    """Nearest 2x upsampling, then this 5x5 convolution, in about a third of the work: (B, C, H, W) -> (B, C', 2H, 2W).
+
+    An output pixel sees 3x3 distinct input pixels only, so the taps that fall on one of them are added beforehand.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(0, 2)  # (4 C', C, 3, 3), the four phases of each channel
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
+
+
+def fold(weight: Tensor, taps: int, phase: int) -> Tensor:
+    """Adds up the five taps along the dimension `taps` to three for even and three for odd output pixels (`phase`)."""
+    w0, w1, w2, w3, w4 = weight.unbind(taps)
+    even, odd = (w0 + w1, w2 + w3, w4), (w0, w1 + w2, w3 + w4)
+    return torch.stack([torch.stack(even, taps), torch.stack(odd, taps)], phase)
+
+
+def conv(width_in: int, width: int, stride: int = 1, up: int = 1) -> nn.Conv2d:
+    """5x5 convolution of the image enlarged `up` times (1 or 2)."""
+    return (UpsampledConv if up == 2 else nn.Conv2d)(width_in, width, 5, stride, 2)
+
+
+def blocks(width_in: int, layers: Layers, slope: float, norm: str, grows: bool = False) -> list[nn.Module]:
+    """Convolution, batch norm (in `all` blocks, the `second` or `no` block) and LeakyReLU; upsampling is the next one's."""
+    found: list[nn.Module] = []
+    up = 1
+    for position, (width, step) in enumerate(layers):
+        layer = conv(width_in, width, up=up) if grows else conv(width_in, width, stride=step)
+        normalised = [nn.BatchNorm2d(width)] if norm == "all" or (norm == "second" and position == 1) else []
+        found.append(nn.Sequential(layer, *normalised, nn.LeakyReLU(slope)))
+        width_in, up = width, step
+    return found
+
+
+def scaled(layers: Layers, width: float) -> Layers:
+    return tuple((max(1, round(channels * width)), step) for channels, step in layers)
+
+
+def mask_generator(channels: int, table: Architecture, width: float, norm: str) -> nn.Sequential:
+    """MG: images (B, C, H, W) -> activation maps A (B, 1, H, W), at least 0."""
+    shrinking, growing = scaled(table.mask_encoder, width), scaled(table.mask_decoder, width)
+    return nn.Sequential(
+        *blocks(channels, shrinking, 0.3, norm),
+        *blocks(shrinking[-1][0], growing, 0.3, "all" if norm == "all" else "no", grows=True),
+        conv(growing[-1][0], 1, up=growing[-1][1]),
+        nn.ReLU(),
+    )
+
+
+def initialise(module: nn.Module, normal: bool) -> None:
+    """Glorot weights, normal or uniform (UCSD), and biases 0 (authors' code)."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        (nn.init.xavier_normal_ if normal else nn.init.xavier_uniform_)(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# Threshold unit (section 3.4.2) and the context auto-encoder's crops (section 4.6).
+
+
+def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: float) -> Tensor:
+    """Masks m (B, 1, H, W) of activation maps of that shape: 0 at the top (100 - t) percent of each map, else about 1.
+
+    `eps`: Eq. 2, r / (r + eps) with r = max(s - A, 0). `ste`: Eq. 1, with the gradient of sigmoid((s - A) / tau).
+    """
+    pixels = activation[0].numel()
+    kept = math.floor(t / 100 * (pixels - 1))  # the percentile's position in rising order, rounded down
+    s = activation.flatten(1).topk(pixels - kept).values[:, -1].view(-1, 1, 1, 1) + eps
+    margin = s - activation
+    if mask_grad == "ste":
+        soft = torch.sigmoid(margin / tau)
+        return (margin > 0).to(soft) + (soft - soft.detach())
+    r = F.relu(margin)
+    # Eq. 2 written as 1 - eps / (r + eps): the gradient of the quotient r / (r + eps) is the difference of two nearly
+    # equal numbers, which float32 rounds to 0 or to noise for r above 1e-5.
+    return 1 - torch.full_like(r, eps) / (r + eps)
+
+
+def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
+    """Masks (B, 1, H, W) with zeros in one square of CROP pixels, at place (B,) in 0 .. (H - CROP + 1) (W - CROP + 1) - 1."""
+    top, left = (p.view(-1, 1, 1, 1) for p in (place // (width - CROP + 1), place % (width - CROP + 1)))
+    rows = torch.arange(height, device=place.device).view(-1, 1)
+    columns = torch.arange(width, device=place.device)
+    inside = (rows >= top) & (rows < top + CROP) & (columns >= left) & (columns < left + CROP)
+    return (~inside).float()
+
+
+# Losses (section 3.5) and the segmentation measure (section 4.5).
+
+
+def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    """L_mask and L_rec, Eqs. 5 and 7: mean squared difference of images (B, C, H, W) -> (B,)."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+def context_error(x: Tensor, x_hat_m: Tensor, masked: Tensor) -> Tensor:
+    """L_cont, Eq. 6: mean over all pixels of |M x - M R(x_m)|; images (B, C, H, W), masked M (B, 1, H, W) 0/1 -> (B,)."""
+    return (masked * (x - x_hat_m)).abs().flatten(1).mean(1)
+
+
+def rank_auroc(values: Tensor, positive: Tensor) -> float:
+    """AUROC of values (N,) for positive (N,) bool, exact with ties; NaN if there is one kind only."""
+    _, level, count = torch.unique(values, return_inverse=True, return_counts=True)
+    rank = (count.cumsum(0).double() - (count - 1) / 2)[level]  # a tie counts one half
+    found = float(positive.sum())
+    pairs = found * (len(values) - found)
+    return (float(rank[positive].sum()) - found * (found + 1) / 2) / pairs if pairs else math.nan
+
+
+class OLED(Method):
+    """The reconstructor R (`encoder`, `decoder`) and the mask module MM (`mask_generator`, then `threshold`)."""
+
+    transductive: ClassVar[frozenset[str]] = frozenset({"s_avg"})
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        lr: Annotated[float, Field(gt=0)] = 5e-4,
+        beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9,
+        adam_eps: Annotated[float, Field(gt=0)] = 1e-7,
+        architecture: Literal["auto", "mnist", "cifar10", "ucsd"] = "auto",
+        width: Annotated[float, Field(gt=0)] = 1.0,
+        latent_size: Annotated[int, Field(ge=1)] | None = None,
+        out_act: Literal["linear_clip", "leaky", "tanh"] = "linear_clip",
+        mask: Literal["learned", "random10", "half", "none"] = "learned",
+        t: Annotated[float, Field(gt=0, lt=100)] = 87.5,
+        mask_grad: Literal["eps", "ste"] = "eps",
+        mask_eps: Annotated[float, Field(gt=0)] = 1e-12,
+        mask_tau: Annotated[float, Field(gt=0)] = 0.1,
+        preset: Literal["official", "paper"] = "official",
+        gamma: Annotated[float, Field(ge=0)] | None = None,
+        lam: Annotated[float, Field(ge=0)] = 1.0,
+        mm_every: Annotated[int, Field(ge=1)] | None = None,
+        mask_objective: Literal["mask", "mask_cont"] | None = None,
+        mask_norm: Literal["second", "all"] | None = None,
+        average: Literal["minmax", "zscore"] = "minmax",
+    ) -> None:
+        super().__init__(image_shape)
+        channels, height, breadth = image_shape
+        name = choose_architecture(image_shape) if architecture == "auto" else architecture
+        table = ARCHITECTURES[name]
+        if height % table.shrink or breadth % table.shrink:
+            raise ValueError(f"data.size={height}: method.architecture={name} takes a multiple of {table.shrink}")
+        if mask == "random10" and min(height, breadth) < CROP:
+            raise ValueError(f"method.mask=random10 needs data.size of at least {CROP}, not {min(height, breadth)}")
+        given = {"gamma": gamma, "mm_every": mm_every, "mask_objective": mask_objective, "mask_norm": mask_norm}
+        chosen = {**PRESETS[preset][name], **{key: value for key, value in given.items() if value is not None}}
+        self.gamma, self.lam, self.mm_every = float(chosen["gamma"]), lam, int(chosen["mm_every"])
+        self.mask_objective, self.mask_norm = str(chosen["mask_objective"]), str(chosen["mask_norm"])
+        self.lr, self.betas, self.adam_eps = lr, (beta1, beta2), adam_eps
+        self.architecture, self.out_act, self.mask, self.average = name, out_act, mask, average
+        self.t, self.mask_grad, self.mask_eps, self.mask_tau = t, mask_grad, mask_eps, mask_tau
+
+        side = (height // table.shrink, breadth // table.shrink)
+        latent, base = latent_size or table.latent, max(1, round(table.base * width))
+        shrinking, growing = scaled(table.encoder, width), scaled(table.decoder, width)
+        self.encoder = nn.Sequential(
+            *blocks(channels, shrinking, 0.2, "all"),
+            nn.Flatten(),
+            nn.Linear(shrinking[-1][0] * math.prod(side), latent),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, base * math.prod(side)),
+            nn.Unflatten(1, (base, *side)),
+            *blocks(base, growing, 0.2, "no", grows=True),
+            conv(growing[-1][0], channels, up=growing[-1][1]),
+            {"linear_clip": nn.Identity(), "leaky": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[out_act],
+        )
+        self.mask_generator = mask_generator(channels, table, width, self.mask_norm) if mask == "learned" else None
+        self.apply(lambda module: initialise(module, normal=name != "ucsd"))
+        # Weighs the pixels of an image to a number that picks its crop, see `masks`.
+        hashing = torch.randint(1, 2**31, (math.prod(image_shape),), generator=torch.Generator().manual_seed(0))
+        self.register_buffer("hashing", hashing, persistent=False)
+        self.hashing: Tensor
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        def adam(*networks: nn.Module) -> torch.optim.Optimizer:
+            parameters = [p for network in networks for p in network.parameters()]
+            return torch.optim.Adam(parameters, self.lr, self.betas, self.adam_eps, fused=True)
+
+        optimizers = {"reconstructor": adam(self.encoder, self.decoder)}
+        if self.mask_generator is not None:
+            optimizers["mask_module"] = adam(self.mask_generator)
+        return optimizers
+
+    # Adversarial training (section 3.5, Eq. 8).
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration: one forward of R(x), m, R(x_m); MM climbs and R descends, each with the other as it was."""
+        x = batch.x
+        adversarial = self.mask == "learned" and self.current_epoch % self.mm_every == 0
+        with torch.set_grad_enabled(adversarial):
+            m = self.masks(x)
+        x_m = (x * m).detach().requires_grad_(adversarial)  # R takes m as given; MM gets its gradient at x_m
+        x_hat = self.decoder(self.encoder(x))
+        x_hat_m = x_hat if self.mask == "none" else self.decoder(self.encoder(x_m))
+        masked = (m == 0).to(x)
+        losses = {
+            "rec": squared_error(x, x_hat).mean(),
+            "mask": squared_error(x, x_hat_m).mean(),
+            "cont": context_error(x, x_hat_m, masked).mean(),
+        }
+        shown: dict[str, Tensor] = {}
+        if self.mask == "learned":
+            shown["mask_soft_share"] = ((m > 0.01) & (m < 0.99)).float().mean()
+            shown["mask_count"] = masked.flatten(1).sum(1).mean()
+        if adversarial:
+            shown["mask_gradient"] = self._update_mask_module(x, m, x_m, losses)
+        self.minimise(losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"], "reconstructor")
+        return {name: value.detach() for name, value in (losses | shown).items()}
+
+    def masks(self, x: Tensor) -> Tensor:
+        """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden; float32 under mixed precision.
+
+        The crops of `random10` are random in training. In evaluation mode an image's own grey values pick its crop, as
+        a hash does: scattered over the images, the same for an image whatever its batch.
+        """
+        if self.mask_generator is not None:
+            with torch.autocast(x.device.type, enabled=False):  # 1e-12 is 0 in half precision
+                return threshold(self.mask_generator(x), self.t, self.mask_eps, self.mask_grad, self.mask_tau)
+        height, width = x.shape[2:]
+        if self.mask != "random10":
+            return x.new_full((len(x), 1, height, width), 0.5 if self.mask == "half" else 1.0)
+        places = (height - CROP + 1) * (width - CROP + 1)
+        if self.training:
+            place = torch.randint(places, (len(x),), device=x.device)
+        else:
+            grey = ((x + 1) * 127.5).round().long()
+            place = (grey.flatten(1) * self.hashing).sum(1) % places
+        return crop_mask(place, height, width)
+
+    def _update_mask_module(self, x: Tensor, m: Tensor, x_m: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """MM maximises L_mask + gamma L_cont, or L_mask alone; R stays as it is. Returns the gradient's norm."""
+        assert self.mask_generator is not None
+        objective = losses["mask"]
+        if self.mask_objective == "mask_cont":
+            objective = objective + self.gamma * losses["cont"]
+        # The gradient at x_m alone, R's weights get none. Of the sum over the values: means underflow in half precision.
+        (gradient,) = torch.autograd.grad(x.numel() * objective, x_m, retain_graph=True)
+        self.minimise(-(x * m * gradient).sum() / x.numel(), "mask_module")
+        gradients = [p.grad for p in self.mask_generator.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    # Scores (section 3.6).
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("s_rec", "s_mask", "s_cont", "s_avg", "s_avg_val")
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """L_rec, L_mask and L_cont as sums over the values of an image, (B,) each."""
+        m = self.masks(x)
+        x_hat, x_hat_m = self.reconstruct(x), self.reconstruct(x * m)
+        values = x[0].numel()
+        return {
+            "s_rec": values * squared_error(x, x_hat),
+            "s_mask": values * squared_error(x, x_hat_m),
+            "s_cont": values * context_error(x, x_hat_m, (m == 0).to(x)),
+        }
+
+    def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of the three scores on one scale: `s_avg` scaled over the test, `s_avg_val` over held-out inliers.
+
+        Without held-out inliers there is no `s_avg_val`.
+        """
+        references = {"s_avg": test}
+        if val and len(val["s_rec"]):
+            references["s_avg_val"] = val
+        return {name: self._average(test, reference) for name, reference in references.items()}
+
+    def _average(self, scores: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
+        """Mean of scores (N,) each, shifted and divided as makes the reference (M,) span 0 to 1, or have deviation 1."""
+        columns = []
+        for name in ("s_rec", "s_mask", "s_cont"):
+            by = reference[name]
+            if self.average == "minmax":
+                shift, scale = by.min(), by.max() - by.min()
+            else:
+                shift, scale = by.mean(), by.std(correction=0)
+            columns.append((scores[name] - shift) / torch.where(scale > 0, scale, 1))
+        return torch.stack(columns).mean(0)
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """L_rec + L_mask of held-out inliers (B,), as scored."""
+        return squared_error(x, self.reconstruct(x)) + squared_error(x, self.reconstruct(x * self.masks(x)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """R(x), (B, C, H, W), clipped to [-1, 1] where `out_act` says so."""
+        x_hat: Tensor = self.decoder(self.encoder(x))
+        return x_hat.clamp(-1, 1) if self.out_act == "linear_clip" else x_hat
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Latent codes (B, D)."""
+        z: Tensor = self.encoder(x)
+        return z
+
+    @torch.no_grad()
+    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+        """Section 4.5: how well the activation map A tells digit pixels from background, over all pixels of all images.
+
+        For grey images only; the background is the darkest value of all. In evaluation mode.
+        """
+        if self.mask_generator is None or self.image_shape[0] != 1:
+            return {}
+        background = torch.minimum(inliers.min(), outliers.min())
+        found = {}
+        for name, images in (("inliers", inliers), ("outliers", outliers)):
+            activation = torch.cat([self.mask_generator(part) for part in torch.split(images, 512)])
+            auroc = rank_auroc(activation.flatten(), (images > background).flatten())
+            if not math.isnan(auroc):
+                found[f"segmentation_auroc_{name}"] = auroc
+        return found
