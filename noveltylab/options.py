@@ -33,8 +33,8 @@ class DataOptions(_Strict):
     size: Annotated[int, Field(ge=8, le=1024)] | None
     contrast: Literal["none", "gcn"]
     subtract_mean: bool
-    batch_size: Count
-    limit_train: Count | None
+    batch_size: Annotated[int, Field(ge=2)]  # batch norm needs two
+    limit_train: Annotated[int, Field(ge=2)] | None
     classes: list[str]
 
 

@@ -117,12 +117,7 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     Raises:
         UserError: the folder holds a run with other options; shows the difference.
     """
-    if not (folder / "config.yaml").is_file():
-        return None
-    if force:
-        kept = folder.with_name(f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        folder.rename(kept)
-        log.info(f"force=true: the old run is kept as {kept}")
+    if force or not (folder / "config.yaml").is_file():
         return None
     old, new = (flatten(tree) for tree in (OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), config))
     differences = [
@@ -194,8 +189,19 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
 
 @contextmanager
 def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator[list[Any]]:
-    """Creates the folder, keeps `run.log` and the loggers open; a failure is written into the log and raised again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Creates the folder (with force=true moves the old one aside); keeps `run.log` and the loggers open.
+
+    A failure is written into the log and raised again.
+    """
+    kept = None
+    if options.force and (folder / "config.yaml").is_file():
+        kept = folder.rename(folder.with_name(f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output={options.output}: cannot create {folder}: {error.strerror}; choose another output"
+        ) from None
     if not (folder / "config.yaml").is_file():
         write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
@@ -209,6 +215,8 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
     sinks: list[Any] = []
     try:
         log.info(f"run folder {folder}")
+        if kept:
+            log.info(f"force=true: the old run is kept as {kept}")
         sinks += loggers.build_loggers(options, folder, config)
         with warnings.catch_warnings():
             yield sinks

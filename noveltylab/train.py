@@ -33,8 +33,8 @@ from noveltylab.results import write_atomic
 
 log = logging.getLogger("noveltylab")
 
-#: Images per `training_step`: many iterations, yet a small tensor (50 MB of CIFAR-10 in float32).
-CHUNK_IMAGES = 4096
+#: Images per `training_step`: many iterations, yet a progress bar that moves every few seconds on a CPU.
+CHUNK_IMAGES = 1024
 
 #: Labelled images of each kind for select=outlier_val (OLED, section 4.1).
 VAL_LABELLED = 150
@@ -256,6 +256,20 @@ def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Log
     )
 
 
+def _iteration_of(last: Path) -> int:
+    """The iteration that a checkpoint stands at; 0 where there is none, or a damaged one, which is moved aside."""
+    if not last.exists():
+        return 0
+    try:
+        iteration = int(torch.load(last, map_location="cpu", weights_only=True)["iteration"])
+    except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
+        damaged = last.rename(last.with_suffix(".damaged"))
+        log.warning(f"{last} cannot be read ({type(error).__name__}); kept as {damaged.name}, training starts again")
+        return 0
+    log.info(f"resuming from {last} (iteration {iteration})")
+    return iteration
+
+
 def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
     """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
     checkpoints = Checkpoints(options, data, folder / "checkpoints")
@@ -264,17 +278,18 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     device = trainer.strategy.root_device
     data.place(device)
     method.to(device)
-    method.prepare(data.preprocess(data.train.to(device)))
+    try:
+        method.prepare(data.preprocess(data.train.to(device)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if not method.iterative:
         return checkpoints
     method.to(memory_format=torch.channels_last)
     last = folder / "checkpoints" / "last.ckpt"
-    if last.exists():
-        iteration = torch.load(last, map_location="cpu", weights_only=True)["iteration"]
-        log.info(f"resuming from {last} (iteration {iteration})")
-        for logger in loggers:
-            if isinstance(logger, MetricsFile):
-                logger.rewind(iteration)
+    iteration = _iteration_of(last)
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.rewind(iteration)
     try:
         trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit

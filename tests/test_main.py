@@ -29,7 +29,7 @@ REFUSED = {
     "wrong word": (["method.latent_layout=cube"], "the value should be 'vector' or 'map'"),
     "inlier too large": (["inlier=11"], "inlier=11: digits has classes 0 to 9"),
     "inlier by a wrong name": (["data=cifar10", "inlier=cta"], "did you mean 'cat'?"),
-    "batch of nothing": (["data.batch_size=0"], "data.batch_size=0: the value should be greater than or equal to 1"),
+    "batch of nothing": (["data.batch_size=0"], "data.batch_size=0: the value should be greater than or equal to 2"),
     "negative epochs": (["trainer.max_epochs=-3"], "trainer.max_epochs=-3: "),
     "negative seed": (["seed=-1"], "seed=-1: "),
     "negative rate": (["method.lr=-1"], "method.lr=-1: the value should be greater than 0"),

@@ -123,6 +123,33 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         assert next(first).read_bytes() == next(second).read_bytes()
 
 
+def test_a_damaged_checkpoint_is_set_aside(run_here: Run, tmp_path: Path) -> None:
+    whole = run_here(*TINY)
+    folder = folder_of(tmp_path)
+    (folder / "result.json").unlink()
+    last = folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    again = run_here(*TINY)
+    assert again["scores"] == whole["scores"]
+    assert (folder / "checkpoints" / "last.damaged").is_file()
+    assert "cannot be read" in (folder / "run.log").read_text()
+
+
+def test_an_output_that_cannot_be_made_is_one_clear_error(run_here: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot create .*file.*choose another output"):
+        run_here(f"output={tmp_path / 'file'}", "method=pca")
+
+
+def test_force_over_missing_data_leaves_the_old_run_alone(run_here: Run, tmp_path: Path, small_data: Path) -> None:
+    arguments = ("data=mnist", "data.verify=false", "inlier=3", "method=pca")
+    run_here(*arguments)
+    folder = folder_of(tmp_path)
+    with pytest.raises(UserError, match="not found"):
+        run_here(*arguments, "force=true", f"data.root={tmp_path / 'nowhere'}")
+    assert (folder / "result.json").is_file()
+
+
 def test_a_complete_run_is_not_run_again(run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_here("method=pca")
     folder = folder_of(tmp_path)

@@ -1,0 +1,527 @@
+"""NDA: Novelty Detection via Contrastive Learning with Negative Data Augmentation (Chen et al., IJCAI 2021).
+
+A generator learns to turn the PCA code of each training image back into that image; an encoder learns to find the code, and
+by contrast to tell an image from its own negative, a strongly augmented copy of it. What the pair cannot reconstruct,
+G(C(x)) far from x, is novel. Nothing is adversarial by default.
+
+No code of the authors is known; related code: Deep InfoMax (DIM), a port of it, minimal_glo (GLO). Left open, chosen here:
+- the latent size (default 16; 64 for CIFAR-10) and PCA scale: whitened, since Eq. 2 ties z to the code and Eq. 6 to N(0, I);
+  GLO divides by max(norm, 1), which puts all raw codes on the unit sphere. Codes stay fixed; `train_z` trains them as GLO does;
+- Eq. 1 as a sum over pixels is pixels x this module's mean (w_recon=1024 gives it for 1 x 32 x 32). Levels are x - up(down(x)),
+  which can be undone exactly; minimal_glo subtracts the blurred image, with a kernel that adds two Gaussians;
+- the prior term: the paper writes a KL yet describes a discriminator. `kl_moment` is the KL of the batch's diagonal Gaussian,
+  `adv` DIM's min-max, `coop` minimises the discriminator's loss for the encoder too (the port's slip, maybe the paper's);
+- the strengths of M; negatives do not enter the running statistics of batch norm, which scoring uses on images as they are;
+- the pair [A of M(x), z of x] is the only negative: with fixed codes G and C share no gradient and meet in the codes alone.
+
+Published means: CIFAR-10 P2 0.843 (its ten values average 0.838), MNIST P1 0.986, fMNIST P1 0.999, COIL-100 1.0, DCASE 0.899.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import torch
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+)
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods.base import Batch, Method, frozen
+
+#: Optimizers: the paper's (section 2.3), and one that needs fewer steps; Adam's first moment stands under momentum.
+PRESETS: dict[str, dict[str, float]] = {
+    "sgd": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-3},
+    "adam": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},
+}
+LEVELS = 3  # differences of the Laplacian pyramid, before the residual
+ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) counts as x itself
+
+
+# Networks (section 2.3; DCGAN and DIM geometries).
+
+
+def generator(channels: int, base: int, latent: int, side: int) -> nn.Sequential:
+    """G: codes (B, D) -> images (B, C, 8 side, 8 side) in (-1, 1)."""
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), nn.ConvTranspose2d(latent, 4 * base, side, bias=False)]
+    for width_in, width in ((4 * base, 2 * base), (2 * base, base)):
+        layers += [nn.BatchNorm2d(width_in), nn.ReLU(), nn.ConvTranspose2d(width_in, width, 4, 2, 1, bias=False)]
+    return nn.Sequential(
+        *layers, nn.BatchNorm2d(base), nn.ReLU(), nn.ConvTranspose2d(base, channels, 4, 2, 1), nn.Tanh()
+    )
+
+
+class Encoder(nn.Module):
+    """C: `local` gives the map A (B, 2 base, 2 side, 2 side), `head` the code z (B, D) of a map."""
+
+    def __init__(self, channels: int, base: int, latent: int, side: int) -> None:
+        super().__init__()
+        self.local = nn.Sequential(*self.halve(channels, base), *self.halve(base, 2 * base))
+        self.head = nn.Sequential(
+            *self.halve(2 * base, 4 * base),
+            nn.Flatten(),
+            nn.Linear(4 * base * side * side, 16 * base, bias=False),
+            nn.BatchNorm1d(16 * base),
+            nn.ReLU(),
+            nn.Linear(16 * base, latent),
+        )
+
+    @staticmethod
+    def halve(width_in: int, width: int) -> list[nn.Module]:
+        return [nn.Conv2d(width_in, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D)."""
+        z: Tensor = self.head(self.local(x))
+        return z
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """Linear layers with ReLU between them -> logits (...)."""
+    layers: list[nn.Module] = []
+    for width_in, width in pairwise(widths):
+        layers += [nn.Linear(width_in, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1), nn.Flatten(-2))
+
+
+class GlobalEstimator(nn.Module):
+    """GE: a map (N, S, h, w), scaled down to A_z (N, D), and z (N, D) -> logits (N,); `use_z` false: of A_z alone."""
+
+    def __init__(self, base: int, latent: int, side: int, width: int, use_z: bool) -> None:
+        super().__init__()
+        self.down = nn.Sequential(
+            nn.Conv2d(2 * base, base, 3),
+            nn.ReLU(),
+            nn.Conv2d(base, base // 2, 3),
+            nn.Flatten(),
+            nn.Linear(base // 2 * (2 * side - 4) ** 2, latent),
+        )
+        self.use_z = use_z
+        self.score = perceptron(2 * latent if use_z else latent, width, width)
+
+    def forward(self, maps: Tensor, z: Tensor) -> Tensor:
+        downscaled = self.down(maps)
+        logits: Tensor = self.score(torch.cat([downscaled, z.to(downscaled.dtype)], 1) if self.use_z else downscaled)
+        return logits
+
+
+class LocalEstimator(nn.Module):
+    """LE: each place of a map (N, S, h, w) with z (N, D) -> logits (N, h w); `use_z` false: of the places alone.
+
+    The 1 x 1 convolutions as linear layers over places; the first one's part for z is computed once, not at each place.
+    """
+
+    def __init__(self, base: int, latent: int, width: int, use_z: bool) -> None:
+        super().__init__()
+        self.from_map = nn.Linear(2 * base, width)
+        self.from_z = nn.Linear(latent, width, bias=False) if use_z else None
+        self.score = nn.Sequential(nn.ReLU(), *perceptron(width, width))
+
+    def forward(self, maps: Tensor, z: Tensor) -> Tensor:
+        hidden = self.from_map(maps.flatten(2).transpose(1, 2))  # (N, h w, width)
+        if self.from_z is not None:
+            hidden = hidden + self.from_z(z)[:, None]
+        logits: Tensor = self.score(hidden)
+        return logits
+
+
+class LaplacianPyramid(nn.Module):
+    """Images (B, C, H, H) -> differences x_j - up(x_j+1) of sides H, H/2, H/4, and the residual of side H/8.
+
+    Down: 5 x 5 binomial blur with replicated borders, then 2 x 2 means. Up: bilinear, then the same blur. Both are linear and
+    separable, hence one matrix for rows and columns: two small products instead of padding, blurring and pooling.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        for level in range(LEVELS):
+            for name, matrix in zip(("down", "up"), self.operators(size >> level), strict=True):
+                self.register_buffer(f"{name}{level}", matrix, persistent=False)
+
+    @staticmethod
+    def operators(size: int) -> tuple[Tensor, Tensor]:
+        """Down (size / 2, size) and up (size, size / 2), from what they do to each unit vector."""
+
+        def blur(rows: Tensor) -> Tensor:
+            return F.conv1d(F.pad(rows, (2, 2), mode="replicate"), torch.tensor([[[1.0, 4.0, 6.0, 4.0, 1.0]]]) / 16)
+
+        down = F.avg_pool1d(blur(torch.eye(size)[:, None]), 2)
+        up = blur(F.interpolate(torch.eye(size // 2)[:, None], scale_factor=2, mode="linear"))
+        return down[:, 0].T.contiguous(), up[:, 0].T.contiguous()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        levels = []
+        with torch.autocast(x.device.type, enabled=False):
+            for level in range(LEVELS):
+                down, up = getattr(self, f"down{level}"), getattr(self, f"up{level}")
+                coarse = down @ x @ down.T
+                levels.append(x - up @ coarse @ up.T)
+                x = coarse
+        return [*levels, x]
+
+
+def initialise(module: nn.Module) -> None:
+    """DCGAN's: convolutions N(0, 0.02), batch-norm scales N(1, 0.02)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+# Latents (section 2.1, "Generative network").
+
+
+def onto_ball(codes: Tensor) -> Tensor:
+    """Codes (N, D) divided by max(norm, 1), as GLO does."""
+    norms: Tensor = torch.linalg.vector_norm(codes, dim=1, keepdim=True)
+    return codes / norms.clamp_min(1)
+
+
+def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
+    """Projections of images (N, C, H, W) on their leading `size` principal components -> (N, size), normalised.
+
+    `whiten`: unit variance each (a component with under 1e-6 of the first one's variance stays smaller); `unit_ball`; `raw`.
+    """
+    x = images.flatten(1)
+    x = x - x.mean(0)
+    if len(x) > x.shape[1]:
+        codes: Tensor = x @ torch.linalg.eigh(x.T @ x).eigenvectors[:, -size:]
+    else:  # fewer images than values: their projections are the eigenvectors of the small Gram matrix, scaled
+        values, vectors = torch.linalg.eigh(x @ x.T)
+        codes = vectors[:, -size:] * values[-size:].clamp_min(0).sqrt()
+    codes = codes.flip(1).contiguous()
+    if norm == "whiten":
+        deviation: Tensor = codes.square().mean(0).sqrt()
+        codes = codes / deviation.clamp_min(1e-3 * deviation[0])
+    return onto_ball(codes) if norm == "unit_ball" else codes
+
+
+# Negative augmentation M (sections 2.1 and 2.3): one draw per image from torch's generator, nothing asked of the device.
+
+
+@torch.no_grad()
+def negative(x: Tensor, kind: str) -> Tensor:
+    """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw; `kind` image or spec."""
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(random_affine(x, kind), list(x.shape), align_corners=False)
+        warped = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        unit = (0.5 * warped + 0.5).clamp(0, 1)
+        return 2 * (random_gain(unit) if kind == "spec" else random_colour(unit)) - 1
+
+
+def random_affine(x: Tensor, kind: str) -> Tensor:
+    """Maps from output to input places in [-1, 1] for images x (B, ...): (B, 2, 3).
+
+    image: window of 0.08 to 1 of the area and aspect 3/4 to 4/3, mirrored half the time, turned by 90, 180 or 270 degrees half
+    the time. spec: each side of the window apart (the root of 0.08 to 1), neither mirrored nor turned.
+    """
+    area, shape, left, top, mirror, turn, quarter = torch.rand(7, len(x), device=x.device, dtype=x.dtype)
+    area = 0.08 + 0.92 * area
+    if kind == "spec":
+        width, height = area.sqrt(), (0.08 + 0.92 * shape).sqrt()
+        flip, angle = torch.ones_like(area), torch.zeros_like(area)
+    else:
+        aspect = ((2 * shape - 1) * math.log(4 / 3)).exp()
+        width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
+        flip = 1 - 2 * (mirror < 0.5).to(x.dtype)
+        angle = (turn < 0.5) * (1 + (3 * quarter).floor()) * (math.pi / 2)
+    cosine, sine = angle.cos().round(), angle.sin().round()
+    x_row = torch.stack([width * flip * cosine, -width * flip * sine, (1 - width) * (2 * left - 1)], 1)
+    y_row = torch.stack([height * sine, height * cosine, (1 - height) * (2 * top - 1)], 1)
+    return torch.stack([x_row, y_row], 1)
+
+
+def random_colour(y: Tensor) -> Tensor:
+    """Colour jitter 0.4, 0.4, 0.4, 0.1 with probability 0.8, then grey with 0.2; y (B, C, H, W) in [0, 1].
+
+    In this order: brightness, contrast, saturation, hue; the last two and grey for colour images alone.
+    """
+    rand = torch.rand(6, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
+    brightness, contrast, saturation = 0.6 + 0.8 * rand[:3]
+    jittered = adjust_brightness_accumulative(y, brightness)
+    jittered = adjust_contrast_with_mean_subtraction(jittered, contrast)
+    if y.shape[1] == 3:
+        jittered = adjust_saturation_with_gray_subtraction(jittered, saturation)
+        jittered = adjust_hue(jittered, (0.2 * rand[3] - 0.1) * (2 * math.pi))
+    y = torch.where(rand[4] < 0.8, jittered, y)
+    return torch.where(rand[5] < 0.2, rgb_to_grayscale(y), y) if y.shape[1] == 3 else y
+
+
+def random_gain(y: Tensor) -> Tensor:
+    """A louder or softer spectrogram: on its logarithmic scale an offset up to 0.4, with probability 0.8; y in [0, 1]."""
+    offset, chance = torch.rand(2, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
+    return torch.where(chance < 0.8, (y + 0.8 * offset - 0.4).clamp(0, 1), y)
+
+
+def alike(x: Tensor, negatives: Tensor) -> Tensor:
+    """Share of negatives (B, C, H, W) that are x or its mirror image, or nearly so: false negatives; scalar."""
+    gap = torch.minimum(*((image - negatives).abs().flatten(1).mean(1) for image in (x, x.flip(-1))))
+    return (gap < ALIKE).to(x.dtype).mean()
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Inside, batch norms use the batch's statistics as ever but do not take them into their running ones."""
+    modules = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.track_running_stats = True
+
+
+# Losses (sections 2.1 and 2.2).
+
+
+def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean squared error per sample of (B, C, H, W) -> (B,)."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+def pyramid_error(x: Tensor, x_hat: Tensor, pyramid: LaplacianPyramid) -> Tensor:
+    """Eq. 1 / pixels: sum over levels of the MEAN absolute difference, per sample of (B, C, H, W) -> (B,).
+
+    Level j has 4^-j of the pixels, which cancels the weight 4^j of its sum. One pyramid: that of the difference.
+    """
+    levels = [level.abs().flatten(1).mean(1) for level in pyramid(x - x_hat)]
+    return torch.stack(levels).sum(0)
+
+
+def latent_loss(codes: Tensor, z: Tensor, reduction: str) -> Tensor:
+    """Eq. 2: squared distance of codes and z, (B, D) each, summed or averaged over D, averaged over B -> scalar."""
+    error = (codes - z).square()
+    return error.mean() if reduction == "mean" else error.sum(1).mean()
+
+
+def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """Eq. 3 of logits of any shape: -(E log sigmoid(positive) + E log(1 - sigmoid(negative))) -> scalar."""
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def kl_moment(z: Tensor) -> Tensor:
+    """Eq. 6: KL(N(mean, variance) || N(0, I)), the diagonal Gaussian having the moments of the batch z (B, D) -> scalar."""
+    variance, mean = torch.var_mean(z, 0, correction=0)
+    return 0.5 * (mean.square() + variance - variance.clamp_min(1e-8).log() - 1).sum()
+
+
+class NDA(Method):
+    """Generator, encoder and the three estimators; one step of Eq. 8 on everything."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        preset: Literal["sgd", "adam"] = "sgd",
+        lr: Annotated[float, Field(gt=0)] | None = None,
+        momentum: Annotated[float, Field(ge=0, lt=1)] | None = None,
+        weight_decay: Annotated[float, Field(ge=0)] | None = None,
+        latent_size: Annotated[int, Field(ge=1)] = 16,
+        latent_init: Literal["pca", "normal", "contrastive"] = "pca",
+        contrastive_from: str | None = None,
+        pca_norm: Literal["whiten", "unit_ball", "raw"] = "whiten",
+        train_z: bool = False,
+        latent_lr: Annotated[float, Field(gt=0)] = 10.0,
+        channels: Annotated[int, Field(ge=2)] = 64,
+        estimator_channels: Annotated[int, Field(ge=1)] = 512,
+        recon: Literal["lap", "mse", "none"] = "lap",
+        recon_through_C: bool = False,
+        lat_reduction: Literal["mean", "sum"] = "mean",
+        use_global: bool = True,
+        use_local: bool = True,
+        use_prior: bool = True,
+        use_z: bool = True,
+        use_zA: bool = True,
+        prior: Literal["kl_moment", "adv", "coop"] = "kl_moment",
+        augmentation: Literal["image", "spec"] = "image",
+        w_recon: Annotated[float, Field(ge=0)] = 1.0,
+        w_lat: Annotated[float, Field(ge=0)] = 1.0,
+        w_mie: Annotated[float, Field(ge=0)] = 1.0,
+        beta: Annotated[float, Field(ge=0)] = 0.5,
+        gamma: Annotated[float, Field(ge=0)] = 0.1,
+    ) -> None:
+        super().__init__(image_shape)
+        image_channels, size, width = image_shape
+        if size != width or size % 8 or size < 24:
+            raise ValueError(f"data.size={size}: NDA takes square images, a multiple of 8 pixels, at least 24")
+        if recon_through_C and recon == "none":
+            raise ValueError("method.recon_through_C=true needs method.recon=lap or mse: it is that loss of G(C(x))")
+        if (latent_init == "contrastive") != (contrastive_from is not None):
+            raise ValueError(
+                "method.latent_init=contrastive and method.contrastive_from=<weights of a finished nda run> go together; "
+                f"here method.latent_init={latent_init}, method.contrastive_from={contrastive_from}"
+            )
+        given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        self.preset, self.latent_lr = preset, latent_lr
+        self.lr, self.momentum, self.weight_decay = (chosen[name] for name in ("lr", "momentum", "weight_decay"))
+        self.latent_size, self.latent_init, self.contrastive_from = latent_size, latent_init, contrastive_from
+        self.pca_norm, self.train_z = pca_norm, train_z
+        self.recon, self.recon_through_C, self.lat_reduction = recon, recon_through_C, lat_reduction
+        self.prior, self.augmentation, self.use_prior = prior, augmentation, use_prior
+        self.w_recon, self.w_lat, self.w_mie, self.beta, self.gamma = w_recon, w_lat, w_mie, beta, gamma
+
+        side = size // 8
+        self.generator = generator(image_channels, channels, latent_size, side).apply(initialise)
+        self.encoder = Encoder(image_channels, channels, latent_size, side).apply(initialise)
+        self.global_estimator = (
+            GlobalEstimator(channels, latent_size, side, estimator_channels, use_z) if use_global else None
+        )
+        self.local_estimator = LocalEstimator(channels, latent_size, estimator_channels, use_zA) if use_local else None
+        self.prior_estimator = perceptron(latent_size, 1000, 200) if use_prior and prior != "kl_moment" else None
+        self.pyramid = LaplacianPyramid(size)
+        self.register_buffer("latents", torch.zeros(0, latent_size))  # z' of each training image, see `prepare`
+        self.latents: Tensor
+
+    def prepare(self, train: Tensor) -> None:
+        """z' (N, D) of the training images (N, C, H, W), by `latent_init`."""
+        if self.latent_init == "normal":
+            self.latents = torch.randn(len(train), self.latent_size, dtype=train.dtype, device=train.device)
+        elif self.latent_init == "contrastive":
+            self.latents = self._contrastive_codes(train)
+        else:
+            most = min(len(train) - 1, train[0].numel())
+            if self.latent_size > most:
+                raise ValueError(
+                    f"method.latent_size={self.latent_size}: {len(train)} training images of {train[0].numel()} values "
+                    f"have {most} principal components; take method.latent_size={most} or fewer"
+                )
+            self.latents = pca_codes(train, self.latent_size, self.pca_norm)
+
+    @torch.no_grad()
+    def _contrastive_codes(self, train: Tensor) -> Tensor:
+        """C(x) of a finished run's encoder, (N, D)."""
+        trained = copy.deepcopy(self.encoder).eval()
+        try:
+            state = torch.load(str(self.contrastive_from), map_location=train.device, weights_only=True)["method"]
+            trained.load_state_dict({name[8:]: value for name, value in state.items() if name.startswith("encoder.")})
+        except Exception as error:  # whatever torch makes of a file that is absent, cut off or something else
+            raise ValueError(f"method.contrastive_from={self.contrastive_from}: not such weights ({error})") from None
+        return torch.cat([trained(part) for part in torch.split(train, 512)])
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        def optimizer(*networks: nn.Module | None) -> torch.optim.Optimizer:
+            parameters = [p for network in networks if network is not None for p in network.parameters()]
+            common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+            if self.preset == "adam":
+                return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **common)
+            return torch.optim.SGD(parameters, momentum=self.momentum, **common)
+
+        networks = [self.generator, self.encoder, self.global_estimator, self.local_estimator]
+        if self.prior == "adv" and self.prior_estimator is not None:
+            optimizers = {"networks": optimizer(*networks), "prior_estimator": optimizer(self.prior_estimator)}
+        else:
+            optimizers = {"networks": optimizer(*networks, self.prior_estimator)}
+        if self.train_z:
+            optimizers["latents"] = torch.optim.SGD([self.latents], self.latent_lr)
+        return optimizers
+
+    # Section 2.2.
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of Eq. 8. Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by beta and gamma only."""
+        x = batch.x
+        if self.train_z:  # not before: as a plain buffer it can be loaded, moved and converted
+            self.latents.requires_grad_()
+        codes = self.latents.index_select(0, batch.index)
+        maps = self.encoder.local(x)
+        z = self.encoder.head(maps).to(codes.dtype)
+        losses: dict[str, Tensor] = {}
+        if self.recon != "none":
+            losses["recon"] = self._reconstruction_loss(x, codes)
+            if self.recon_through_C:
+                losses["recon_through_C"] = self._reconstruction_loss(x, z)
+        losses["lat"] = latent_loss(codes, z, self.lat_reduction)
+        notes: dict[str, Tensor] = {}
+        if self.global_estimator is not None or self.local_estimator is not None:
+            negatives = negative(x, self.augmentation)
+            notes["alike"] = alike(x, negatives)
+            losses |= self._contrast(maps, negatives, z)
+        if self.use_prior:
+            losses["prior"] = self._prior_loss(z, notes)
+        weights = {"recon": self.w_recon, "recon_through_C": self.w_recon, "lat": self.w_lat}
+        total = torch.stack([weights.get(name, self.w_mie) * loss for name, loss in losses.items()]).sum()
+        self.minimise(total, "networks")
+        if self.train_z:
+            self._step_latents()
+        return {name: value.detach() for name, value in (losses | notes).items()}
+
+    def _reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Eq. 1 (or the squared error) between x (B, C, H, W) and G(codes)."""
+        x_hat = self.generator(codes).to(x.dtype)
+        error = pyramid_error(x, x_hat, self.pyramid) if self.recon == "lap" else squared_error(x, x_hat)
+        return error.mean()
+
+    def _contrast(self, maps: Tensor, negatives: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives, both with the z of x (B, D)."""
+        with statistics_kept(self.encoder.local):
+            both = torch.cat([maps, self.encoder.local(negatives)])
+        paired = z.repeat(2, 1)
+        losses = {}
+        for name, estimator in (("global", self.global_estimator), ("local", self.local_estimator)):
+            if estimator is not None:
+                losses[name] = self.beta * jsd_loss(*estimator(both, paired).to(z.dtype).chunk(2))
+        return losses
+
+    def _prior_loss(self, z: Tensor, notes: dict[str, Tensor]) -> Tensor:
+        """Eq. 6 for the codes z (B, D); with `adv` the estimator first takes a step of its own (noted)."""
+        if self.prior_estimator is None:
+            return self.gamma * kl_moment(z)
+        noise = torch.randn_like(z)
+        if self.prior == "coop":
+            return self.gamma * jsd_loss(self._judge(noise), self._judge(z))
+        step = jsd_loss(self._judge(noise), self._judge(z.detach()))
+        self.minimise(step, "prior_estimator")
+        notes["prior_estimator"] = step
+        with frozen(self.prior_estimator):
+            return self.gamma * F.softplus(-self._judge(z)).mean()
+
+    def _judge(self, z: Tensor) -> Tensor:
+        """Logits (B,) of PE for codes (B, D), large for the prior's; in the codes' precision."""
+        assert self.prior_estimator is not None
+        logits: Tensor = self.prior_estimator(z)
+        return logits.to(z.dtype)
+
+    def _step_latents(self) -> None:
+        """GLO's step on the codes of the batch, by the gradients that `minimise` left in them."""
+        optimizer = self._optimizers_by_name["latents"]
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.latent_init == "pca" and self.pca_norm == "unit_ball":
+            with torch.no_grad():
+                self.latents.copy_(onto_ball(self.latents))
+
+    # Section 2.3, last paragraph: the score is the reconstruction error, its metric not named.
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("mse", "lap")
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """Squared error and pyramid error between x (B, C, H, W) and G(C(x)); (B,) each."""
+        x_hat = self.reconstruct(x)
+        return {"mse": squared_error(x, x_hat), "lap": pyramid_error(x, x_hat, self.pyramid)}
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """Squared error of G(C(x)), (B,)."""
+        return squared_error(x, self.reconstruct(x))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """G(C(x)), (B, C, H, W)."""
+        x_hat: Tensor = self.generator(self.encoder(x))
+        return x_hat.to(x.dtype)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """z = C(x), (B, D)."""
+        z: Tensor = self.encoder(x)
+        return z
