@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types bench clean
+.PHONY: help run test test-slow lint types learn bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digit
 test: $(STAMP) ## build .venv, then run the tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP) ## the tests that take minutes or need real data in $$NOVELTYLAB_DATA
+test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP) ## ruff: rules and format
@@ -30,6 +30,9 @@ lint: $(STAMP) ## ruff: rules and format
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
+	$(BIN)/python -m experiments.learn
 
 bench: $(STAMP) ## the speed claims, measured side by side (minutes)
 	$(BIN)/python -m benchmarks.loader

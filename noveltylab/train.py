@@ -183,7 +183,8 @@ class ProgressBar(Callback):
         )
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(title, total=1.0, losses="")
-        self.title, self.started, self.spoke, self.begun = title, time.monotonic(), time.monotonic(), 0.0
+        self.started = self.spoke = time.monotonic()
+        self.begun = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
@@ -209,7 +210,8 @@ class ProgressBar(Callback):
         if last or now - self.spoke >= 10:
             self.spoke = now
             left = (now - self.started) / max(done - self.begun, 1e-9) * (1 - done)
-            line = f"{self.title}: epoch {epoch} of {epochs}, {losses}, {now - self.started:.0f} s, {left:.0f} s left"
+            every = ", ".join(f"{name} {value:.3g}" for name, value in method.losses.items())
+            line = f"epoch {epoch} of {epochs}, {now - self.started:.0f} s, {left:.0f} s left: {every}"
             log.log(logging.DEBUG if self.console.is_terminal else logging.INFO, line)
 
 
