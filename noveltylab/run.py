@@ -290,6 +290,13 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
     scores = read_scores(folder / "scores.csv")
     primary = options.method["primary"]
     metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
+    floor = {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors}
+    doubts = collapse_warnings(primary, scores.columns[primary], metrics[primary]["auroc"])
+    lowest = min(floor.values(), key=lambda found: float(found["auroc"]))["auroc"]
+    if metrics[primary]["auroc"] < lowest:
+        doubts.append(
+            f"{primary}: AUROC {metrics[primary]['auroc']:.4f} is below both floors; PCA or neighbours do better"
+        )
     return {
         "method": options.method["name"],
         "data": options.data.name,
@@ -300,8 +307,8 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         "select": options.select,
         "primary": primary,
         "scores": {primary: metrics[primary], **metrics},
-        "floor": {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors},
-        "warnings": collapse_warnings(primary, scores.columns[primary], metrics[primary]["auroc"]),
+        "floor": floor,
+        "warnings": doubts,
     }
 
 
