@@ -165,13 +165,15 @@ def test_interrupting_a_run_says_how_to_go_on(tmp_path: Path) -> None:
     import signal
 
     command = [sys.executable, "-m", "noveltylab", f"output={tmp_path}", *TINY, "trainer.max_epochs=100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if list(tmp_path.rglob("metrics.csv")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            while not list(tmp_path.rglob("metrics.csv")):
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=100)
+        finally:
+            process.kill()
     assert process.returncode == 130, error
     assert "the same command goes on" in error
     assert "Traceback" not in error
