@@ -55,35 +55,41 @@ def table(plan: dict[str, Any], output: Path) -> str:
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
     ]
-    some: list[dict[str, Any]] = []
+    whole: list[dict[str, Any]] = []
     for method in plan["methods"]:
-        found = [result for digit in digits if (result := read(output, method, digit))]
-        if len(found) < len(digits):
+        found = [read(output, method, digit) for digit in digits]
+        there = [result for result in found if result]
+        if not there:
             lines.append(f"| {method} |" + " not run |" * (len(heads) - 1))
             continue
-        some = found
-        weights = ", ".join(f"{result['selected']['rule']} {result['selected']['epoch']}" for result in found)
-        seconds = ", ".join(f"{result['seconds']['train']:.0f}" for result in found)
-        for score in found[0]["scores"]:
-            values = [result["scores"][score]["auroc"] for result in found]
-            mark = "**" if score == found[0]["primary"] else ""
-            cells = [f"{mark}{value:.4f}{mark}" for value in (*values, mean(values))]
-            lines.append("| " + " | ".join([method, score, *cells, weights, seconds]) + " |")
-    if some:
-        for floor in some[0]["floor"]:
-            values = [result["floor"][floor]["auroc"] for result in some]
-            lines.append(
-                "| "
-                + " | ".join([f"floor: {floor}", "", *(f"{v:.4f}" for v in (*values, mean(values))), "", ""])
-                + " |"
-            )
-        facts = some[0]["provenance"]
+        if len(there) == len(digits):
+            whole = there
+        weights = ", ".join(f"{result['selected']['rule']} {result['selected']['epoch']}" for result in there)
+        seconds = ", ".join(f"{result['seconds']['train']:.0f}" for result in there)
+        for score in there[0]["scores"]:
+            values = [result["scores"][score]["auroc"] if result else None for result in found]
+            mark = "**" if score == there[0]["primary"] else ""
+            lines.append(row(method, score, values, mark, weights, seconds))
+    if whole:
+        lines += [
+            row(f"floor: {floor}", "", [result["floor"][floor]["auroc"] for result in whole], "", "", "")
+            for floor in whole[0]["floor"]
+        ]
+        facts = whole[0]["provenance"]
         lines += [
             "",
             f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores; torch {facts['versions']['torch']}.",
         ]
         lines += ["Bold: the method's primary score. Weights: rule and epoch; no label of an outlier was used."]
     return "\n".join(lines) + "\n"
+
+
+def row(method: str, score: str, values: list[float | None], mark: str, weights: str, seconds: str) -> str:
+    """One line; a cell that was not run says so, and then there is no mean."""
+    numbers = [value for value in values if value is not None]
+    average = mean(numbers) if len(numbers) == len(values) else None
+    cells = ["not run" if value is None else f"{mark}{value:.4f}{mark}" for value in (*values, average)]
+    return "| " + " | ".join([method, score, *cells, weights, seconds]) + " |"
 
 
 def read(output: Path, method: str, digit: int) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.dcgan import initialise
 
 #: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
 ABLATIONS = {"full": (True, True), "entropy": (True, False), "attention": (False, True), "gan": (False, False)}
@@ -136,16 +137,6 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         f = self.features(x)
         return self.logit(f).flatten(), f
-
-
-def initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Skip-GANomaly's code)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    if isinstance(getattr(module, "bias", None), Tensor):
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 # Losses (eqs. 1-4), per sample, in float32 at least.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.dcgan import initialise
 
 #: Loss weights and noise by source: our choice, the paper read literally, and the two settings of the authors' code.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -94,16 +95,6 @@ def latent_judge(latent: int) -> nn.Sequential:
     for width_in, width in zip((latent, 128, 64, 32), (128, 64, 32, 16), strict=True):
         layers += [nn.Linear(width_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(16, 1), nn.Flatten(0))
-
-
-def initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (authors' code)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    if isinstance(getattr(module, "bias", None), Tensor):
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 # Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's).

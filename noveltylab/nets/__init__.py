@@ -1,0 +1,1 @@
+"""What two or more methods share of their networks; torch only."""
