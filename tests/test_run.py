@@ -178,11 +178,8 @@ def test_force_runs_again_and_keeps_the_old_folder(run_here: Run, tmp_path: Path
 
 def test_outliers_never_reach_training_or_selection(run_here: Run, small_data: Path, tmp_path: Path) -> None:
     """Destroying every outlier image must not change the trained weights, the selection or the preprocessing."""
-    from tests.formats import write_mnist
-
     arguments = ("data=mnist", "data.verify=false", "inlier=3", "data.contrast=gcn", "data.subtract_mean=true", *TINY)
     first = run_here(f"output={tmp_path / 'outputs' / 'a'}", *arguments)
-    del write_mnist
     raw = small_data / "MNIST" / "raw"
     for stem in ("train", "t10k"):
         for compressed in raw.glob("*.gz"):
