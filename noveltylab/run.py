@@ -67,7 +67,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     with recorded(folder, options, config) as sinks:
         digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels)
         checkpoints = fit(method, data, options, sinks, folder)
-        selected, seconds = checkpoints.main(method, options.trainer.max_epochs), {"train": checkpoints.seconds}
+        selected, seconds = checkpoints.main(method, options.trainer.max_epochs), checkpoints.seconds
         with timed(seconds, "score"):
             score(method, data, options, selected, folder / "scores.csv")
         with timed(seconds, "floors"):

@@ -98,19 +98,22 @@ class Checkpoints(Callback):
         self.options, self.data, self.folder = options, data, folder
         #: file stem -> {"value", "epoch"} of the weights kept there
         self.best: dict[str, dict[str, float | int]] = {}
+        #: spent on rules that use labels, which no run needs
+        self.labelled_seconds = 0.0
         self.saved_at = self.started_at = time.monotonic()
 
     @property
-    def seconds(self) -> float:
-        """Of training so far, those before an interruption included."""
-        return time.monotonic() - self.started_at
+    def seconds(self) -> dict[str, float]:
+        """Of training so far, those before an interruption included; apart those of rules that use labels."""
+        return {"train": time.monotonic() - self.started_at - self.labelled_seconds, "labelled": self.labelled_seconds}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-        self.started_at = time.monotonic() - state_dict["seconds"]
+        self.best, seconds = state_dict["best"], state_dict["seconds"]
+        self.labelled_seconds = seconds["labelled"]
+        self.started_at = time.monotonic() - sum(seconds.values())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
@@ -140,6 +143,7 @@ class Checkpoints(Callback):
             values["val_loss"] = validation_loss(method, data.preprocess, data.val, batch_size)
             method.losses = {**method.losses, "val": values["val_loss"]}
         if rule := self.options.labelled_rule:
+            start = time.monotonic()
             images, is_outlier = data.test, data.test_is_outlier
             if rule == "outlier_val":
                 inliers = data.val[:VAL_LABELLED].cpu()
@@ -148,6 +152,7 @@ class Checkpoints(Callback):
             columns = novelty_scores(method, data.preprocess, images, batch_size, data.val)
             for name, column in columns.items():
                 values[f"{rule}-{name}"] = evaluate(column, is_outlier, resamples=1)["auroc"]
+            self.labelled_seconds += time.monotonic() - start
         return values
 
     def main(self, method: Method, epochs: int) -> Selected:

@@ -3,6 +3,7 @@
 python -m experiments.learn [output]         # cells that are complete are not run again
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -46,7 +47,15 @@ def main(output: str = "outputs/learn") -> int:
 def table(plan: dict[str, Any], output: Path) -> str:
     """The results that there are, as Markdown: per digit and mean, floors, seconds, selection, hardware."""
     digits = plan["digits"]
-    heads = ["method", "score", *(f"digit {digit}" for digit in digits), "mean", "weights", "seconds a run"]
+    heads = [
+        "method",
+        "score",
+        *(f"digit {digit}" for digit in digits),
+        "mean",
+        "last five",
+        "weights",
+        "seconds a run",
+    ]
     lines = [
         "# Do the methods learn?",
         "",
@@ -69,10 +78,12 @@ def table(plan: dict[str, Any], output: Path) -> str:
         for score in there[0]["scores"]:
             values = [result["scores"][score]["auroc"] if result else None for result in found]
             mark = "**" if score == there[0]["primary"] else ""
-            lines.append(row(method, score, values, mark, weights, seconds))
+            spreads = [steady(output, method, digit, score) for digit in digits]
+            five = ", ".join("-" if spread is None else f"{spread:.3f}" for spread in spreads)
+            lines.append(row(method, score, values, mark, five, weights, seconds))
     if whole:
         lines += [
-            row(f"floor: {floor}", "", [result["floor"][floor]["auroc"] for result in whole], "", "", "")
+            row(f"floor: {floor}", "", [result["floor"][floor]["auroc"] for result in whole], "", "", "", "")
             for floor in whole[0]["floor"]
         ]
         facts = whole[0]["provenance"]
@@ -80,20 +91,37 @@ def table(plan: dict[str, Any], output: Path) -> str:
             "",
             f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores; torch {facts['versions']['torch']}.",
         ]
-        lines += ["Bold: the method's primary score. Weights: rule and epoch; no label of an outlier was used."]
+        lines += [
+            "Bold: the method's primary score. Weights: rule and epoch; no label of an outlier was used for them. Last five: "
+        ]
+        lines += [
+            "difference between the highest and the lowest test AUROC of the last five epochs (`select=oracle` logs it)."
+        ]
     return "\n".join(lines) + "\n"
 
 
-def row(method: str, score: str, values: list[float | None], mark: str, weights: str, seconds: str) -> str:
+def row(method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
     """One line; a cell that was not run says so, and then there is no mean."""
     numbers = [value for value in values if value is not None]
     average = mean(numbers) if len(numbers) == len(values) else None
     cells = ["not run" if value is None else f"{mark}{value:.4f}{mark}" for value in (*values, average)]
-    return "| " + " | ".join([method, score, *cells, weights, seconds]) + " |"
+    return "| " + " | ".join([method, score, *cells, *rest]) + " |"
+
+
+def steady(output: Path, method: str, digit: int, score: str) -> float | None:
+    """Range of the test AUROC over the last five epochs, None where the run did not log it."""
+    path = folder(output, method, digit) / "metrics.csv"
+    rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
+    found = [float(line["value"]) for line in rows if line["name"] == f"val/oracle-{score}"][-5:]
+    return max(found) - min(found) if found else None
+
+
+def folder(output: Path, method: str, digit: int) -> Path:
+    return output / "p2" / method / "mnist" / f"inlier{digit}" / "seed0"
 
 
 def read(output: Path, method: str, digit: int) -> dict[str, Any] | None:
-    path = output / "p2" / method / "mnist" / f"inlier{digit}" / "seed0" / "result.json"
+    path = folder(output, method, digit) / "result.json"
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
