@@ -1,0 +1,122 @@
+"""`python -m noveltylab.report [folder]`: writes report.md, .csv, .tex and .html from the results below a folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from noveltylab.errors import UserError
+from noveltylab.report.collect import Collected, collect
+from noveltylab.report.page import to_html
+from noveltylab.report.published import choose, read_tables
+from noveltylab.report.records import to_csv
+from noveltylab.report.tables import build
+from noveltylab.report.text import one_line, to_latex, to_markdown
+from noveltylab.results import write_atomic
+
+NAMED = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit codes: 0 done, 2 bad input."""
+    options = parser().parse_args(arguments)
+    try:
+        found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
+    except UserError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    print_summary(found, paths)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m noveltylab.report", description=__doc__.partition("`: ")[2])
+    made.add_argument(
+        "folder", nargs="?", type=Path, default=Path("outputs"), help="runs, at any depth (default outputs)"
+    )
+    made.add_argument("--output", type=Path, help="where the report goes (default <folder>/report)")
+    made.add_argument(
+        "--table", action="append", default=[], metavar="PAPER[/TABLE]",
+        help="about these tables of the papers alone, run or not, e.g. ocgan/table2_mnist or ocgan; may be repeated",
+    )  # fmt: skip
+    made.add_argument("--markdown", type=Path, metavar="FILE", help="write the Markdown to this file, and nothing else")
+    made.add_argument(
+        "--check", action="store_true", help="compare each run's files with the checksums in its result.json"
+    )
+    return made
+
+
+def report(
+    folder: Path,
+    output: Path | None = None,
+    tables: Sequence[str] = (),
+    markdown: Path | None = None,
+    check: bool = False,
+) -> tuple[Collected, dict[str, Path]]:
+    """Writes the report.
+
+    Args:
+        folder: Of the runs.
+        output: Of the report; `<folder>/report` if not given.
+        tables: Names of the papers' tables that it is about; all that runs match if none.
+        markdown: Write Markdown to this file and nothing else.
+        check: Also compare the runs' files with their checksums.
+
+    Returns:
+        What was found, and what was written: kind -> path.
+
+    Raises:
+        UserError: No such folder, no runs in it, no such table, or a file that cannot be written.
+    """
+    known = read_tables()
+    chosen = choose(known, tables)
+    found = collect(folder, check)
+    document, records = build(found, known, folder.resolve().name, chosen)
+    if markdown is not None:
+        texts = {markdown: to_markdown(document)}
+    else:
+        output = output or folder / "report"
+        texts = {
+            output / "report.html": to_html(document, output.resolve()),
+            output / "report.md": to_markdown(document),
+            output / "report.csv": to_csv(records),
+            output / "report.tex": to_latex(document),
+        }
+    for path, text in texts.items():
+        try:
+            # names of files may hold bytes that are no UTF-8
+            write_atomic(path, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from None
+    return found, {path.suffix.removeprefix("."): path for path in texts}
+
+
+def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:
+    """Prints what was found and where the report lies."""
+    console = console or Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("runs", str(len(found.runs)))
+    for name, items, style in (("unfinished", found.unfinished, "yellow"), ("damaged", found.damaged, "bold red")):
+        shown = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items[:NAMED]]
+        more = [f"and {len(items) - NAMED} more, all in the report"] if len(items) > NAMED else []
+        if items:
+            table.add_row(f"{name} {len(items)}", Text(one_per_line(shown + more), style))
+    for kind, path in paths.items():
+        table.add_row(kind, Text(str(path)))
+    console.print(table)
+
+
+def one_per_line(texts: Sequence[str]) -> str:
+    """Each text on a line of its own, without control characters that a terminal would obey."""
+    return "\n".join(map(one_line, texts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Training curves from the metrics.csv of runs: one line a class, the mean over its seeds."""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from noveltylab.report.blocks import Curves
+from noveltylab.report.collect import Run
+
+#: Points of a line; more would not be seen.
+POINTS = 60
+
+
+def training_curves(name: str, runs: Sequence[Run]) -> Curves:
+    """Panels val/... first, then train/...; empty if no run has a readable metrics.csv.
+
+    Args:
+        name: Of the row.
+        runs: Of one row.
+    """
+    values: defaultdict[tuple[str, str], defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        for iteration, what, value in _read(run.folder / "metrics.csv"):
+            values[what, run.result.inlier_name][iteration].append(value)
+    panels: defaultdict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
+    for (what, line), points in values.items():
+        means = [(float(iteration), sum(found) / len(found)) for iteration, found in sorted(points.items())]
+        if len(means) > 1:
+            panels[what][line] = _thin(means)
+    return Curves(name, {what: panels[what] for what in sorted(panels, key=lambda what: (what[:3] != "val", what))})
+
+
+def _read(path: Path) -> Iterator[tuple[int, str, float]]:
+    """Its readable lines; a file cut short or damaged gives what it still holds."""
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.reader(file):
+                try:
+                    iteration, name, value = int(row[0]), row[1], float(row[2])
+                except (ValueError, IndexError):
+                    continue  # the header, or a line cut short
+                if math.isfinite(value):
+                    yield iteration, name, value
+    except (OSError, csv.Error):
+        return
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    step = max(1, math.ceil(len(points) / POINTS))
+    return points[::step] if (len(points) - 1) % step == 0 else [*points[::step], points[-1]]

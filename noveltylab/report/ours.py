@@ -1,0 +1,242 @@
+"""Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks, curves, the runs."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, RankPlot, number
+from noveltylab.report.collect import Run
+from noveltylab.report.curves import training_curves
+from noveltylab.report.published import PaperTable
+from noveltylab.report.rows import FLOORS, Expected, Row, differing, expect, floor_cells
+from noveltylab.report.stats import ENOUGH_PAIRS, Cells, Paired, compare, rank, summarise, tie_reasons
+
+#: Rules that use labels of outliers: shown apart.
+RULES = ("outlier_val", "oracle")
+WARNINGS_SHOWN = 10
+#: (first row, second row or floor, the comparison of their primary scores)
+Comparisons = Sequence[tuple[str, str, Paired]]
+
+
+def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable | None) -> Iterator[Block]:
+    """Everything about our runs.
+
+    Args:
+        rows: All of one (protocol, data), at least one.
+        comparisons: Of these rows.
+        table: A paper's table of this (protocol, data), which says how many inliers it takes.
+    """
+    expected = expect(rows, table)
+    data = rows[0].runs[0].result.data
+    yield Heading("Our runs")
+    yield _details(rows, expected, data)
+    if any(row.kinds_apart for row in rows):
+        yield _apart(rows)
+    if remarks := tuple(_remarks(rows, expected)):
+        yield Bullets("Remarks", remarks)
+    yield _heat(rows)
+    if comparisons:
+        yield _paired(comparisons)
+    if (ranks := rank(_class_means(rows))) is not None:
+        yield RankPlot(ranks.mean, ranks.classes, ranks.critical)
+    yield from (curves for row in rows if (curves := training_curves(row.name, row.runs)).panels)
+    yield _run_list(rows)
+
+
+def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
+    rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
+    headers = ("row", "score", "mean", "std over seeds", "95 % interval", "cells", "minus pca", "minus knn", *rules)
+    lines = [
+        GridRow(_detail(row, score, expected, data, rules), "ours" if score is None else "")
+        for row in rows
+        for score in (None, *row.scores)
+    ]
+    return Grid("Our numbers", (*headers, "weights", "schedule"), tuple(lines))
+
+
+def _detail(row: Row, score: str | None, expected: Expected, data: str, rules: Sequence[str]) -> tuple[Cell, ...]:
+    cells = row.cells(score)
+    summary = summarise(cells)
+    shown = score or row.primary
+    name = f"{shown} (transductive)" if row.transductive(shown) else shown
+    if summary is None:  # a score that other runs of the row lack never is: it comes from a run
+        raise ValueError(f"{row.name} has no score {shown}")
+    partial = "" if expected.covers(summary.classes) else f"({len(summary.classes)} of {expected.count})"
+    low, high = summary.interval or (None, None)
+    return (
+        Cell(row.name),
+        Cell(name),
+        number(summary.mean, note=partial),
+        number(summary.seed_std, note=f"({summary.seeds} seed{'s' * (summary.seeds != 1)})"),
+        Cell("-") if low is None else Cell(f"{low:.4f} to {high:.4f}", low),
+        Cell(f"{len(cells)} of {expected.cells}", len(cells)),
+        *(_gap(cells, row.floor(floor), data) for floor in FLOORS),
+        *(_labelled(row, rule, score) for rule in rules),
+        Cell(row.weights),
+        Cell(row.schedule),
+    )
+
+
+def _gap(cells: Cells, other: Cells, data: str) -> Cell:
+    """The difference of means over the cells that both have, with '=' where it is a tie."""
+    both = cells.keys() & other.keys()
+    ours, theirs = (summarise({cell: found[cell] for cell in both}) for found in (cells, other))
+    if ours is None or theirs is None:
+        return Cell("-")
+    gap = ours.mean - theirs.mean
+    return number(gap, signed=True, note="=" if tie_reasons(gap, data, ours.error, ours.seed_std) else "")
+
+
+def _labelled(row: Row, rule: str, score: str | None) -> Cell:
+    """What choosing the epoch by labels of outliers gives, and how much that adds over the same cells."""
+    chosen, ours = row.labelled(rule, score), row.cells(score)
+    found, plain = summarise(chosen), summarise({cell: value for cell, value in ours.items() if cell in chosen})
+    if found is None or plain is None:
+        return Cell("-")
+    return number(found.mean, note=f"({found.mean - plain.mean:+.4f}, {len(chosen)} cells)")
+
+
+def _apart(rows: Sequence[Row]) -> Grid:
+    lines = tuple(
+        GridRow((Cell(row.name), Cell(kind), number(summary.mean), Cell(str(summary.cells), summary.cells)))
+        for row in rows
+        for kind in row.kinds_apart
+        if (summary := summarise(row.apart(kind)))
+    )
+    return Grid("AUROC over other units, no part of the numbers above", ("row", "unit", "mean", "cells"), lines)
+
+
+def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
+    lacking: dict[str, list[str]] = {}
+    for row in rows:
+        if missing := expected.missing(row.cells()):
+            lacking.setdefault(missing, []).append(row.name)
+    for missing, names in lacking.items():
+        yield f"Missing cells of {', '.join(names)}: {missing}"
+    differences = differing(rows)
+    for row in rows:
+        if differences.get(row.name):
+            yield f"{row.name} is told apart by {', '.join(differences[row.name])}"
+        for key, counts in row.varying.items():
+            said = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
+            yield f"{row.name}: its runs differ in {key}: {said}"
+        if unverified := sum(not run.result.data_verified for run in row.runs):
+            yield f"{row.name}: the data of {unverified} runs was not verified by checksum"
+    warned = [f"{_where(run)}: {text}" for row in rows for run in row.runs for text in run.result.warnings]
+    yield from warned[:WARNINGS_SHOWN]
+    if len(warned) > WARNINGS_SHOWN:
+        yield f"{len(warned) - WARNINGS_SHOWN} more warnings in the list of runs"
+
+
+def _where(run: Run) -> str:
+    result = run.result
+    return f"{result.method} inlier {result.inlier} seed {result.seed}" + (f" ({run.source})" if run.source else "")
+
+
+def class_names(rows: Sequence[Row]) -> dict[int, str]:
+    """Inlier label -> name, in the order of labels."""
+    return dict(sorted({run.result.inlier: run.result.inlier_name for row in rows for run in row.runs}.items()))
+
+
+def _class_means(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+    """Row or floor -> inlier label -> mean over seeds."""
+    named = {row.name: row.cells() for row in rows} | {f"floor: {name}": floor_cells(rows, name) for name in FLOORS}
+    return {name: summary.classes for name, cells in named.items() if (summary := summarise(cells))}
+
+
+def _heat(rows: Sequence[Row]) -> Grid:
+    means, names = _class_means(rows), class_names(rows)
+    values = [value for classes in means.values() for value in classes.values()]
+    low, span = min(values), (max(values) - min(values)) or 1.0
+
+    def cell(value: float | None) -> Cell:
+        return Cell("-") if value is None else Cell(f"{value:.3f}", value, heat=(value - low) / span)
+
+    lines = tuple(
+        GridRow(
+            (Cell(name), *(cell(classes.get(label)) for label in names)),
+            "floor" if name.startswith("floor: ") else "ours",
+        )
+        for name, classes in means.items()
+    )
+    return Grid(
+        f"AUROC by class, mean over seeds; colour from {low:.3f} (pale) to {max(values):.3f} (strong)",
+        ("row", *names.values()),
+        lines,
+    )
+
+
+def compare_all(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
+    """Every pair of rows that share cells, then each row against its own floors."""
+    for first, second in combinations(rows, 2):
+        if (found := compare(first.cells(), second.cells())) is not None:
+            yield first.name, second.name, found
+    for row in rows:
+        for floor in FLOORS:
+            if (found := compare(row.cells(), row.floor(floor))) is not None:
+                yield row.name, f"floor: {floor}", found
+
+
+def _paired(comparisons: Comparisons) -> Grid:
+    headers = "first|second|pairs|mean difference|95 % interval|wins-ties-losses|Wilcoxon p|what it says"
+    lines = tuple(GridRow(_pair_cells(*found)) for found in comparisons)
+    caption = (
+        "Paired comparison over class x seed, primary scores, first minus second. A tie is a difference under the cell's "
+        "standard error; p is two-sided, not corrected for the number of comparisons, and takes seeds of a class as independent"
+    )
+    return Grid(caption, tuple(headers.split("|")), lines)
+
+
+def _pair_cells(first: str, second: str, found: Paired) -> tuple[Cell, ...]:
+    low, high = found.interval or (None, None)
+    return (
+        Cell(first),
+        Cell(second),
+        Cell(str(found.pairs), found.pairs),
+        number(found.mean, signed=True),
+        Cell("-") if low is None else Cell(f"{low:+.4f} to {high:+.4f}", low),
+        Cell(f"{found.wins}-{found.ties}-{found.losses}", found.wins - found.losses),
+        Cell("-") if found.p is None else Cell(f"{found.p:.3g}", found.p),
+        Cell(_verdict(found)),
+    )
+
+
+def _verdict(found: Paired) -> str:
+    if found.p is None or found.interval is None:
+        return f"too few pairs for a test ({found.pairs}; at least {ENOUGH_PAIRS})"
+    low, high = found.interval
+    if found.p >= 0.05 or low <= 0 <= high:
+        return "no clear difference"
+    return "first is higher" if found.mean > 0 else "second is higher"
+
+
+def _run_list(rows: Sequence[Row]) -> Grid:
+    headers = "row|inlier|seed|score|AUROC|95 % interval|pca|knn|weights|minutes|warnings|files"
+    lines = tuple(GridRow(_run_cells(row, run)) for row in rows for run in row.runs)
+    return Grid("All runs", tuple(headers.split("|")), lines, page_only=True, folded=True)
+
+
+def _run_cells(row: Row, run: Run) -> tuple[Cell, ...]:
+    result = run.result
+    metrics = result.scores[result.primary]
+    floors = (result.floor.get(name) for name in FLOORS)
+    named = str(result.inlier) if result.inlier_name == str(result.inlier) else f"{result.inlier} {result.inlier_name}"
+    minutes = result.seconds.get("total", 0.0) / 60
+    return (
+        Cell(row.name),
+        Cell(named, result.inlier),
+        Cell(str(result.seed), result.seed),
+        Cell(result.primary),
+        number(metrics.auroc),
+        Cell(f"{metrics.auroc_ci[0]:.4f} to {metrics.auroc_ci[1]:.4f}", metrics.auroc_ci[0]),
+        *(number(floor.auroc if floor else None) for floor in floors),
+        Cell(f"{result.selected.rule}, epoch {result.selected.epoch}"),
+        number(minutes, 1),
+        Cell(" ".join(result.warnings)),
+        Cell("", links=(("folder", run.folder), *_pictures(run.folder))),
+    )
+
+
+def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted((folder / "figures").glob("*.png")):
+        yield path.stem, path

@@ -1,0 +1,143 @@
+"""The papers' numbers, from experiments/published.yaml, whose head says what each key means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noveltylab.errors import UserError, nearest
+
+HERE = Path(__file__).resolve().parent
+#: beside the package in a checkout, inside it when installed from a wheel
+PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.yaml")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: of one inlier class (by label), or of a quantity: `mean`, a metric, or `extra.<name>`."""
+
+    name: str
+    source: str = "auroc"
+    inlier: int | None = None
+
+    @property
+    def metric(self) -> str:
+        return "auroc" if self.source == "mean" else self.source
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """Which runs a printed row is to be compared with; `score` None stands for the primary one."""
+
+    method: str
+    score: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Printed numbers, one text for each column, '-' where there is none; `by` says who got them if not the paper."""
+
+    row: str
+    values: tuple[str, ...]
+    by: str = ""
+
+    def number(self, index: int) -> float | None:
+        return None if self.values[index] == "-" else float(self.values[index])
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    ident: str
+    paper: str
+    title: str
+    data: str
+    protocol: str
+    metric: str
+    columns: tuple[Column, ...]
+    rows: tuple[Line, ...]
+    others: tuple[Line, ...]
+    counterparts: dict[str, Counterpart]
+    full: str | None
+    expected: int | tuple[int, ...] | None
+    notes: tuple[str, ...]
+
+    @property
+    def main(self) -> int:
+        """The index of the column that sums a row up: the mean over classes, else the first."""
+        return next((i for i, column in enumerate(self.columns) if column.source == "mean"), 0)
+
+    @property
+    def by_class(self) -> bool:
+        return any(column.inlier is not None for column in self.columns)
+
+    @property
+    def about_auroc(self) -> bool:
+        return self.columns[self.main].metric == "auroc"
+
+    @property
+    def ablation(self) -> bool:
+        return self.full is not None
+
+
+def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
+    """All tables of the papers by name, such as `ocgan/table2_mnist`.
+
+    Raises:
+        UserError: The file is missing.
+    """
+    import yaml  # type: ignore[import-untyped]  # ships no types
+
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(f"the papers' numbers are missing: no {' and no '.join(map(str, places))}")
+    with open(path, encoding="utf-8") as file:
+        tree = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {ident: _table(ident, table, tree["papers"]) for ident, table in tree["tables"].items()}
+
+
+def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, PaperTable]:
+    """The tables named `<paper>/<table>`, or all of a paper named alone.
+
+    Raises:
+        UserError: There is no such table.
+    """
+    chosen: dict[str, PaperTable] = {}
+    for name in names:
+        found = {ident: table for ident, table in tables.items() if name in (ident, ident.partition("/")[0])}
+        if not found:
+            raise UserError(f"--table {name}: no such table; {nearest(name, tables)}")
+        chosen |= found
+    return chosen
+
+
+def _table(ident: str, given: dict[str, Any], papers: dict[str, str]) -> PaperTable:
+    classes = [Column(name, "auroc", label) for label, name in enumerate(given.get("classes", ()))]
+    shown = given.get("columns", {"Mean": "mean"})
+    columns = (*classes, *(Column(name, source) for name, source in shown.items()))
+    expected = given.get("expected")
+    return PaperTable(
+        ident=ident,
+        paper=papers[ident.partition("/")[0]],
+        title=given["title"],
+        data=given["data"],
+        protocol=given["protocol"],
+        metric=given["metric"],
+        columns=columns,
+        rows=tuple(Line(row, _values(ident, row, text, columns)) for row, text in given["rows"].items()),
+        others=tuple(
+            Line(other["row"], _values(ident, other["row"], other["values"], columns), other["by"])
+            for other in given.get("others", ())
+        ),
+        counterparts={row: Counterpart(**what) for row, what in given.get("counterparts", {}).items()},
+        full=given.get("full"),
+        expected=tuple(expected) if isinstance(expected, list) else expected,
+        notes=tuple(given.get("notes", ())),
+    )
+
+
+def _values(ident: str, row: str, text: str, columns: Sequence[Column]) -> tuple[str, ...]:
+    values = tuple(text.split())
+    if len(values) != len(columns):
+        raise ValueError(f"{ident}, {row}: {len(values)} values for {len(columns)} columns")
+    return values

@@ -1,0 +1,74 @@
+"""The CSV file: one number a line."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+from noveltylab.report.ours import RULES, Comparisons, class_names
+from noveltylab.report.published import PaperTable
+from noveltylab.report.rows import FLOORS, Row, floor_cells
+from noveltylab.report.stats import Cells, summarise
+
+Record = dict[str, str | float | None]
+FIELDS = (
+    "table", "protocol", "data", "kind", "row", "score", "column", "seed",
+    "value", "std", "low", "high", "cells", "p",
+)  # fmt: skip
+
+
+def printed_records(table: PaperTable) -> Iterator[Record]:
+    """The numbers that a table prints, and those that others got."""
+    for kind, lines in (("published", table.rows), ("others", table.others)):
+        for line in lines:
+            row = f"{line.row}: {line.by}" if line.by else line.row
+            for index, column in enumerate(table.columns):
+                if (value := line.number(index)) is not None:
+                    where: Record = {"table": table.ident, "protocol": table.protocol, "data": table.data}
+                    yield where | {"kind": kind, "row": row, "column": column.name, "value": value}
+
+
+def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, data: str) -> Iterator[Record]:
+    """Class means and means of each score, the floors, the runs and the comparisons."""
+    where: Record = {"protocol": protocol, "data": data}
+    names = class_names(rows)
+    for row in rows:
+        for score in (None, *row.scores):
+            named = where | {"row": row.name, "score": score or row.primary}
+            yield from _summary_records(named | {"kind": "ours"}, row.cells(score), names)
+            for rule in RULES:
+                yield from _summary_records(named | {"kind": rule}, row.labelled(rule, score), names)
+        for run in row.runs:
+            value = run.result.scores[run.result.primary].auroc
+            cell: Record = {"kind": "run", "row": row.name, "score": run.result.primary, "seed": run.result.seed}
+            yield where | cell | {"column": run.result.inlier_name, "value": value}
+    for floor in FLOORS:
+        yield from _summary_records(where | {"kind": "floor", "row": floor}, floor_cells(rows, floor), names)
+    for first, second, found in comparisons:
+        low, high = found.interval or (None, None)
+        pair: Record = {"kind": "difference", "row": f"{first} minus {second}", "column": "mean", "value": found.mean}
+        yield where | pair | {"low": low, "high": high, "cells": found.pairs, "p": found.p}
+
+
+def _summary_records(where: Record, cells: Cells, names: Mapping[int, str]) -> Iterator[Record]:
+    summary = summarise(cells)
+    if summary is None:
+        return
+    for label, value in summary.classes.items():
+        count = sum(inlier == label for inlier, _ in cells)
+        yield where | {"column": names[label], "value": value, "cells": count}
+    low, high = summary.interval or (None, None)
+    mean: Record = {"column": "mean", "value": summary.mean, "std": summary.seed_std, "low": low, "high": high}
+    yield where | mean | {"cells": summary.cells}
+
+
+def to_csv(records: Sequence[Record]) -> str:
+    """The file's text; a name that a spreadsheet would take for a formula gets a quote in front."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({field: _harmless(value) for field, value in record.items()} for record in records)
+    return text.getvalue()
+
+
+def _harmless(value: str | float | None) -> str | float | None:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,0 +1,92 @@
+"""Puts runs and the papers' numbers together, one section for each (protocol, data)."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from noveltylab.report.blocks import Bullets, Document, Section
+from noveltylab.report.collect import Collected
+from noveltylab.report.ours import compare_all, our_blocks
+from noveltylab.report.papers import paper_blocks, rows_of
+from noveltylab.report.published import PaperTable
+from noveltylab.report.records import Record, our_records, printed_records
+from noveltylab.report.rows import group
+
+#: Different commits, versions or machines that are named.
+LISTED = 3
+LEGEND = (
+    "AUROC: larger is better. Class values are means over seeds; a mean is the unweighted mean of classes, '(3 of 10)' of so "
+    "many. The 95 % interval is a bootstrap over cells (class x seed); the std, of the mean of classes, is over the seeds that "
+    "have every class; the standard error is that of sampling test images. '=' marks a tie: a difference under the standard "
+    "error, under 0.005 on CIFAR-10, or within one seed std. Floors: pca is the residual of 32 principal components, knn the "
+    "mean distance to 5 neighbours, both on the very splits of the runs. No label of an outlier chose the weights of a number "
+    "of ours; outlier_val and oracle, where they were asked for, say what such a choice would have added. A transductive score "
+    "is scaled over the whole test set."
+)
+
+
+def build(
+    found: Collected, tables: Mapping[str, PaperTable], name: str, chosen: Iterable[str] = ()
+) -> tuple[Document, list[Record]]:
+    """The whole report, and the lines of its CSV file.
+
+    Args:
+        found: What lies below the folder.
+        tables: The papers' tables by name.
+        name: Of the folder, for the title.
+        chosen: Names of tables; if there are any, the report is about these alone, run or not.
+    """
+    groups = group(found.runs)
+    about = [tables[ident] for ident in chosen]
+    keys = sorted({(table.protocol, table.data) for table in about} or groups)
+    document, records = Document(f"Runs of {name}", _lead(found), [], []), list[Record]()
+    for protocol, data in keys:
+        rows = groups.get((protocol, data), [])
+        related = [table for table in tables.values() if (table.protocol, table.data) == (protocol, data)]
+        section = Section(f"{protocol} · {data}")
+        for table in related:
+            if not about or table in about:
+                section.blocks += paper_blocks(table, rows_of(table, rows, related))
+                records += printed_records(table)
+        if rows:
+            comparisons = list(compare_all(rows))
+            section.blocks += our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None))
+            records += our_records(rows, comparisons, protocol, data)
+        document.sections.append(section)
+    not_run = [] if about else [table for table in tables.values() if (table.protocol, table.data) not in groups]
+    document.end += _end(found, not_run)
+    return document, records
+
+
+def _lead(found: Collected) -> list[str]:
+    counts = f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
+    made = [run.result.provenance for run in found.runs]
+    if not made:
+        return [counts, LEGEND]
+    versions, hardware = ([_mapping(item, key) for item in made] for key in ("versions", "hardware"))
+    hours = sum(run.result.seconds.get("total", 0.0) for run in found.runs) / 3600
+    made_with = (
+        f"noveltylab {_listed(item.get('noveltylab') for item in versions)}, "
+        f"torch {_listed(item.get('torch') for item in versions)}, "
+        f"commit {_listed(str(item.get('commit'))[:10] for item in made)}, "
+        f"on {_listed(item.get('gpu') or item.get('cpu') for item in hardware)}; {hours:.1f} hours in all."
+    )
+    return [counts, f"Made with {made_with}", LEGEND]
+
+
+def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = tree.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(values: Iterable[Any]) -> str:
+    found = sorted({str(value) for value in values})
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(found[:LISTED]) + more
+
+
+def _end(found: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
+    for title, items in (("Damaged runs, left out", found.damaged), ("Unfinished runs", found.unfinished)):
+        if items:
+            yield Bullets(title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items))
+    if not_run:
+        yield Bullets("Tables of the papers without a run", tuple(f"{t.ident}: {t.title}" for t in not_run))

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noveltylab.errors import UserError
+from noveltylab.report.published import PLACES, choose, read_tables
+
+TABLES = read_tables()
+
+
+def number(ident: str, row: str, column: str) -> float | None:
+    table = TABLES[ident]
+    (line,) = [line for line in table.rows if line.row == row]
+    return line.number([column.name for column in table.columns].index(column))
+
+
+@pytest.mark.parametrize(
+    ("ident", "row", "column", "printed"),
+    [
+        ("ocgan/table1_mnist", "OCGAN", "Mean", 0.977),
+        ("ocgan/table2_mnist", "OCGAN", "8", 0.939),
+        ("ocgan/table2_mnist", "DSVDD", "Mean", 0.948),
+        ("ocgan/table3_cifar10", "OCGAN", "ship", 0.82),
+        ("ca_entropy/table2_mnist", "PixCNN", "8", 0.34),
+        ("ca_entropy/table3_cifar10", "Our method", "Mean", 0.6555),
+        ("oled/table1_mnist", "OLED s_mask", "Mean", 0.9851),
+        ("oled/table3_ucsd", "OLED s_avg", "EER", 0.054),
+        ("oled/table3_ucsd", "TSC", "EER", None),
+        ("oled/table5_mnist", "OLED", "Outlier", 0.8472),
+        ("nda/table3_cifar10", "Ours", "frog", 0.975),
+        ("nda/table5_dcase", "Ours", "home", 0.68),
+        ("nda/table5_dcase", "Ours", "Mean", None),
+        ("nda/table6_antispoofing", "Ours", "Replay to CASIA", 0.308),
+    ],
+)
+def test_numbers_of_the_papers(ident: str, row: str, column: str, printed: float | None) -> None:
+    assert number(ident, row, column) == printed
+
+
+def test_digits_are_kept_as_printed() -> None:
+    (line,) = [line for line in TABLES["nda/table4_coil100"].rows if line.row == "Ours"]
+    assert line.values == ("1.0",)
+    (line,) = [line for line in TABLES["ocgan/table2_mnist"].rows if line.row == "DSVDD"]
+    assert line.values[-1] == "0.9480"
+
+
+def test_printed_means_agree_with_their_classes_but_for_those_that_are_noted() -> None:
+    for table in TABLES.values():
+        for line in table.rows if table.by_class else ():
+            printed = line.number(table.main)
+            values = [line.number(i) for i, column in enumerate(table.columns) if column.inlier is not None]
+            numbers = [value for value in values if value is not None]
+            assert len(numbers) == len(values)
+            if printed is not None and abs(sum(numbers) / len(numbers) - printed) > 0.0006:
+                assert any(line.row in note and str(printed) in note for note in table.notes), (table.ident, line.row)
+
+
+def test_counterparts_are_rows_of_their_tables() -> None:
+    for table in TABLES.values():
+        rows = {line.row for line in table.rows}
+        assert set(table.counterparts) <= rows
+        assert table.full is None or table.full in table.counterparts
+        assert table.ident.startswith(("ocgan/", "ca_entropy/", "oled/", "nda/"))
+        assert table.ident.endswith(f"_{table.data}")
+
+
+def test_is_found_inside_an_installed_package_too(tmp_path: Path) -> None:
+    copy = tmp_path / "published.yaml"
+    copy.write_bytes(PLACES[0].read_bytes())
+    assert read_tables((tmp_path / "absent.yaml", copy)) == TABLES
+    with pytest.raises(UserError, match="papers' numbers are missing"):
+        read_tables((tmp_path / "absent.yaml",))
+
+
+def test_is_plain_data() -> None:
+    assert isinstance(yaml.safe_load(PLACES[0].read_text()), dict)
+
+
+def test_choose_by_table_or_paper() -> None:
+    assert list(choose(TABLES, ["ocgan/table2_mnist"])) == ["ocgan/table2_mnist"]
+    assert len(choose(TABLES, ["oled"])) == 5
+    with pytest.raises(UserError, match="did you mean 'ocgan/table2_mnist'"):
+        choose(TABLES, ["ocgan/table2"])

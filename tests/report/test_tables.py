@@ -1,0 +1,272 @@
+"""The numbers of a report against an independent computation from the scores files."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from noveltylab.report.blocks import Bullets, Document, Grid, GridRow
+from noveltylab.report.collect import collect
+from noveltylab.report.published import choose, read_tables
+from noveltylab.report.records import to_csv
+from noveltylab.report.tables import build
+from tests.report.conftest import WriteRun, flat_metrics
+
+TABLES = read_tables()
+
+
+def make(outputs: Path, *chosen: str) -> tuple[Document, list[dict[str, str]]]:
+    document, records = build(collect(outputs), TABLES, "outputs", choose(TABLES, chosen))
+    return document, list(csv.DictReader(io.StringIO(to_csv(records))))
+
+
+def grids(document: Document) -> Iterator[Grid]:
+    for section in document.sections:
+        yield from (block for block in section.blocks if isinstance(block, Grid))
+
+
+def rows(document: Document, caption: str, name: str) -> list[dict[str, str]]:
+    """The rows of a name, in the grids of a caption, as header -> text."""
+
+    def named(grid: Grid, row: GridRow) -> dict[str, str]:
+        return dict(zip(grid.headers, (cell.text for cell in row.cells), strict=True))
+
+    found = (grid for grid in grids(document) if grid.caption.startswith(caption))
+    return [named(grid, row) for grid in found for row in grid.rows if row.cells[0].text == name]
+
+
+def bullets(document: Document, title: str) -> list[str]:
+    blocks = [block for section in document.sections for block in section.blocks] + document.end
+    return [text for block in blocks if isinstance(block, Bullets) and block.title == title for text in block.points]
+
+
+def auroc_of(folder: Path, column: str) -> float:
+    with open(folder / "scores.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    return float(roc_auc_score([int(line["is_outlier"]) for line in lines], [float(line[column]) for line in lines]))
+
+
+def ablation(use_mining: bool) -> Any:
+    def change(result: dict[str, Any]) -> None:
+        result["config"]["method"] |= {
+            "_target_": "noveltylab.methods.ocgan.OCGAN",
+            "use_latent_discriminator": True,
+            "use_image_discriminator": True,
+            "use_mining": use_mining,
+        }
+
+    return change
+
+
+def test_numbers_follow_from_the_scores_files(outputs: Path, write_run: WriteRun) -> None:
+    aurocs = np.array(
+        [[auroc_of(write_run(inlier=label, seed=seed), "mse") for seed in range(2)] for label in range(10)]
+    )
+    document, lines = make(outputs)
+    ours = [line for line in lines if line["kind"] == "ours" and line["score"] == "mse"]
+    by_column = {line["column"]: line for line in ours}
+    for label in range(10):
+        assert float(by_column[str(label)]["value"]) == pytest.approx(aurocs[label].mean(), abs=1e-12)
+    assert float(by_column["mean"]["value"]) == pytest.approx(aurocs.mean(), abs=1e-12)
+    assert float(by_column["mean"]["std"]) == pytest.approx(aurocs.mean(0).std(ddof=1), abs=1e-12)
+    assert by_column["mean"]["cells"] == "20"
+    runs = {(line["column"], line["seed"]): float(line["value"]) for line in lines if line["kind"] == "run"}
+    assert runs["7", "1"] == pytest.approx(aurocs[7, 1], abs=1e-12)
+
+    (shown,) = rows(document, "Our numbers", "ocgan")[:1]
+    assert shown["mean"] == f"{aurocs.mean():.4f}"
+    assert shown["std over seeds"] == f"{aurocs.mean(0).std(ddof=1):.4f} (2 seeds)"
+    assert shown["cells"] == "20 of 30"
+    assert shown["weights"] == "val_loss, epoch 4" and shown["schedule"] == "4 epochs"
+    low, high = map(float, shown["95 % interval"].split(" to "))
+    assert low < aurocs.mean() < high
+    (line,) = rows(document, "AUROC by class", "ocgan")
+    assert [line[str(label)] for label in range(10)] == [f"{value:.3f}" for value in aurocs.mean(1)]
+
+
+def test_a_table_of_a_paper_beside_ours(outputs: Path, write_run: WriteRun) -> None:
+    for label in range(10):
+        for seed in range(3):
+            write_run(inlier=label, seed=seed, auroc=0.95)
+    document, _ = make(outputs, "ocgan/table2_mnist")
+    (printed,) = rows(document, "Printed numbers", "OCGAN")
+    assert (printed["8"], printed["Mean"], printed["cells"]) == ("0.939", "0.9750", "")
+    others = [row for row in next(grids(document)).rows if row.kind == "others"]
+    assert any("issue 8" in row.cells[0].text and row.cells[-2].text == "0.925" for row in others)
+    (ours,) = rows(document, "Printed numbers", "ours: ocgan, mse")
+    assert (ours["0"], ours["Mean"], ours["cells"]) == ("0.950", "0.9500", "30 of 30")
+    (floor,) = rows(document, "Printed numbers", "floor: pca")
+    assert floor["Mean"] == "0.8000"
+    (against,) = rows(document, "Ours against", "ocgan, mse")
+    assert against["difference"] == "-0.0250" and against["what it says"] == "below the printed row"
+    assert not any("Missing" in text for text in bullets(document, "Remarks"))
+
+
+def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_classes(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    for label, seed in ((0, 0), (0, 1), (0, 2), (8, 1)):
+        write_run(inlier=label, seed=seed, auroc=0.95, change=ablation(True))
+    document, _ = make(outputs)
+    assert bullets(document, "Remarks") == ["Missing cells of ocgan: inlier 1-7, 9: seeds 0-2; inlier 8: seeds 0, 2"]
+    (ours,) = rows(document, "Printed numbers", "ours: ocgan, mse")[:1]
+    assert ours["Mean"] == "0.9500 (2 of 10)" and ours["cells"] == "4 of 30" and ours["3"] == "-"
+    by_class, whole = rows(document, "Ours against", "ocgan, mse")
+    assert by_class["printed"] == f"{(0.998 + 0.939) / 2:.4f}" and "over the 2 classes" in by_class["what it says"]
+    assert whole["what it says"] == "not compared: 2 of 10 classes were run" and whole["difference"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("data", "auroc", "half", "said"),
+    [
+        ("cifar10", 0.6600, 0.001, "= tie: under 0.005"),
+        ("cifar10", 0.6700, 0.001, "above the printed row"),
+        ("mnist", 0.9720, 0.020, "= tie: under the standard error 0.0032"),
+        ("mnist", 0.9720, 0.001, "below the printed row"),
+    ],
+)
+def test_ties_are_marked(outputs: Path, write_run: WriteRun, data: str, auroc: float, half: float, said: str) -> None:
+    def narrow(result: dict[str, Any]) -> None:
+        result["scores"] = {"mse": flat_metrics(auroc, half)}
+
+    for label in range(10):
+        write_run(data=data, inlier=label, auroc=auroc, change=narrow)
+    table = "ocgan/table3_cifar10" if data == "cifar10" else "ocgan/table2_mnist"
+    document, _ = make(outputs, table)
+    (against,) = rows(document, "Ours against", "ocgan, mse")
+    assert against["what it says"] == said
+
+
+def test_a_tie_within_one_seed_std(outputs: Path, write_run: WriteRun) -> None:
+    for label in range(10):
+        for seed, value in enumerate((0.93, 0.97, 0.95)):
+            write_run(inlier=label, seed=seed, auroc=value, floor=0.94)
+    document, _ = make(outputs)
+    (shown,) = rows(document, "Our numbers", "ocgan")
+    assert shown["std over seeds"] == "0.0200 (3 seeds)" and shown["minus pca"] == "+0.0100 ="
+
+
+def test_labels_of_outliers_are_reported_apart(outputs: Path, write_run: WriteRun) -> None:
+    def labelled(result: dict[str, Any]) -> None:
+        result["labelled"] = {"oracle": {"mse": flat_metrics(0.96)}}
+
+    write_run(inlier=0, auroc=0.9, change=labelled)
+    write_run(inlier=1, auroc=0.7)
+    document, lines = make(outputs)
+    (shown,) = rows(document, "Our numbers", "ocgan")
+    assert shown["mean"].startswith("0.8000") and shown["oracle"] == "0.9600 (+0.0600, 1 cells)"
+    assert "outlier_val" not in shown
+    assert [line["value"] for line in lines if line["kind"] == "oracle" and line["column"] == "mean"] == ["0.96"]
+
+
+def test_runs_of_a_row_that_differ_are_said(outputs: Path, write_run: WriteRun) -> None:
+    def cut(result: dict[str, Any]) -> None:
+        result["config"]["trainer"]["max_epochs"] = 1
+        result["config"]["data"]["limit_train"] = 500
+        result["data_verified"] = False
+
+    write_run(inlier=0, auroc=0.9)
+    write_run(inlier=1, auroc=0.9, change=cut)
+    document, _ = make(outputs)
+    said = bullets(document, "Remarks")
+    assert "ocgan: its runs differ in trainer.max_epochs: 4 in 1 runs, 1 in 1 runs" in said
+    assert "ocgan: the data of 1 runs was not verified by checksum" in said
+    assert rows(document, "Our numbers", "ocgan")[0]["schedule"] == "4 or 1 epochs, limit_train None or 500"
+
+
+def test_rows_of_an_ablation_stay_in_their_table(outputs: Path, write_run: WriteRun) -> None:
+    for label in range(10):
+        write_run("ocgan_full", inlier=label, auroc=0.95, change=ablation(True))
+        write_run("ocgan_two", inlier=label, auroc=0.93, change=ablation(False))
+        write_run("oled", inlier=label, auroc=0.9)
+    document, _ = make(outputs, "ocgan/table4_mnist")
+    names = [row.cells[0].text for row in next(grids(document)).rows if row.kind == "ours"]
+    assert names == ["ours: ocgan_full, mse", "ours: ocgan_two, mse"]
+    (two,) = rows(document, "Ours against", "ocgan_two, mse")
+    assert (two["printed row"], two["difference"]) == ("With two Discriminators", "-0.0410")
+    assert "ocgan_two is told apart by method.use_mining=False" in bullets(document, "Remarks")
+    document, _ = make(outputs, "ocgan/table2_mnist")
+    names = [row.cells[0].text for row in next(grids(document)).rows if row.kind == "ours"]
+    assert names == ["ours: ocgan_full, mse", "ours: oled, mse"]
+
+
+def test_rows_from_several_outputs_are_kept_apart(outputs: Path, write_run: WriteRun) -> None:
+    write_run(auroc=0.9, output=outputs / "a")
+    write_run(auroc=0.8, output=outputs / "b")
+    document, _ = make(outputs)
+    assert rows(document, "AUROC by class", "ocgan (a)")[0]["0"] == "0.900"
+    assert rows(document, "AUROC by class", "ocgan (b)")[0]["0"] == "0.800"
+
+
+def test_columns_that_are_no_classes(outputs: Path, write_run: WriteRun) -> None:
+    def segmentation(result: dict[str, Any]) -> None:
+        result["extra"] = {"segmentation_auroc_inliers": 0.5, "segmentation_auroc_outliers": 0.75, "note": "x"}
+
+    write_run("oled", protocol="memae", inlier=8, auroc={"s_mask": 0.9, "s_rec": 0.8}, change=segmentation)
+    write_run("oled", protocol="memae", inlier=3, auroc={"s_mask": 0.9, "s_rec": 0.8})
+    document, _ = make(outputs, "oled/table5_mnist")
+    (ours,) = rows(document, "Printed numbers", "ours: oled, s_mask")
+    assert (ours["Inlier"], ours["Outlier"], ours["cells"]) == ("0.5000", "0.7500", "1 of 3")
+    inlier, outlier = rows(document, "Ours against", "oled, s_mask")
+    assert (inlier["printed"], outlier["difference"]) == ("0.8499", "-0.0972")
+    document, _ = make(outputs, "oled/table1_mnist")
+    names = [row.cells[0].text for row in next(grids(document)).rows if row.kind == "ours"]
+    assert names == ["ours: oled, s_mask", "ours: oled, s_rec"]  # each has its printed row
+
+
+def test_twenty_objects_are_expected_of_coil(outputs: Path, write_run: WriteRun) -> None:
+    for label in (5, 17):
+        write_run(data="coil100", protocol="p1", inlier=label, auroc=0.99)
+    document, _ = make(outputs)
+    assert rows(document, "Our numbers", "ocgan")[0]["cells"] == "2 of 60"
+    said = "Missing cells of ocgan: inlier 5, 17: seeds 1-2; 18 more inlier classes: every seed"
+    assert said in bullets(document, "Remarks")
+
+
+def test_comparisons_are_over_shared_cells(outputs: Path, write_run: WriteRun) -> None:
+    for label in range(8):
+        write_run("ocgan", inlier=label, auroc=0.90 + 0.001 * label)
+        write_run("oled", inlier=label, auroc=0.80)
+    write_run("oled", inlier=9, auroc=0.1)
+    document, lines = make(outputs)
+    (pair,) = [row for row in rows(document, "Paired", "ocgan") if row["second"] == "oled"]
+    assert (pair["pairs"], pair["wins-ties-losses"], pair["Wilcoxon p"]) == ("8", "8-0-0", "0.00781")  # 2 / 2**8
+    assert pair["what it says"] == "first is higher"
+    (record,) = [line for line in lines if line["row"] == "ocgan minus oled"]
+    assert float(record["value"]) == pytest.approx(0.1035) and float(record["p"]) == 2 / 2**8
+    assert bullets(document, "Tables of the papers without a run")
+
+
+def test_few_pairs_are_said_plainly(outputs: Path, write_run: WriteRun) -> None:
+    write_run("ocgan", auroc=0.9)
+    write_run("oled", auroc=0.8)
+    document, _ = make(outputs)
+    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "too few pairs for a test (1; at least 6)"
+
+
+def test_a_table_that_was_not_run_says_so(outputs: Path, write_run: WriteRun) -> None:
+    write_run(auroc=0.9)
+    document, _ = make(outputs, "nda/table5_dcase")
+    assert [section.title for section in document.sections] == ["scenes · dcase"]
+    assert any(getattr(block, "text", "").startswith("Not run") for block in document.sections[0].blocks)
+
+
+def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
+    def clips(result: dict[str, Any]) -> None:
+        result["apart"] = {"clips": {"mse": flat_metrics(0.7)}}
+
+    write_run(data="mnist", auroc=0.9, change=clips)
+    document, _ = make(outputs)
+    (shown,) = rows(document, "AUROC over other units", "ocgan")
+    assert (shown["unit"], shown["mean"]) == ("clips", "0.7000")
+
+
+def test_formulas_are_disarmed_in_the_csv_file(outputs: Path, write_run: WriteRun) -> None:
+    write_run("=1+1", auroc=0.9)
+    _, lines = make(outputs)
+    assert {line["row"] for line in lines if line["kind"] == "ours"} == {"'=1+1"}
