@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types learn bench clean
+.PHONY: help run test test-slow lint types learn table bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,11 @@ types: $(STAMP) ## mypy, strict
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
 	$(BIN)/python -m experiments.learn
+
+table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]
+	@test -n "$(T)" || { echo "error: which table? make table T=ocgan/table2_mnist; --help lists them" >&2; exit 2; }
+	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
+	$(BIN)/python -m noveltylab.report outputs/$(dir $(T)) --table $(patsubst %/,%,$(dir $(T))) --markdown experiments/$(dir $(T))RESULTS.md && exit $$status
 
 bench: $(STAMP) ## the speed claims, measured side by side (minutes)
 	$(BIN)/python -m benchmarks.loader

@@ -5,88 +5,128 @@ Torch is not imported here: `--help`, `--cfg job` and most bad input answer at o
 
 import os
 import re
+import signal
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from noveltylab.errors import UserError, nearest
+from noveltylab import sweep
+from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 #: conf/ beside the package in a checkout, inside it when installed from a wheel
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 
-#: (overrides, reason) of the cells that failed; one process runs all cells of a sweep
-failures: list[tuple[str, str]] = []
+def register_experiments() -> list[str]:
+    """Makes the files in experiments/, placed as conf/ is, choices of Hydra's; returns those of `experiment`.
+
+    <paper>/<table>.yaml becomes experiment=<paper>/<table>, <paper>/<table>/<row>.yaml becomes row=<row>. (Hydra names a group
+    after its folder, and would want experiments/ to be conf/experiment/.)
+    """
+    folder = next(
+        (path for path in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if path.is_dir()), PACKAGE
+    )
+    names = []
+    for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")]):
+        if not path.read_text().startswith("# @package _global_"):
+            continue  # some other YAML file
+        paper, *table = path.relative_to(folder).parts[:-1]
+        group = "row" if table else f"experiment/{paper}"
+        ConfigStore.instance().store(path.stem, OmegaConf.load(path), group, "_global_", str(path))
+        names += [] if table else [f"{paper}/{path.stem}"]
+    return names
+
+
+#: <paper>/<table> of every experiment file
+EXPERIMENTS = register_experiments()
+
+#: why the run ended early: kept for the end, as Hydra would print lines of its own
+failures: list[UserError | RunFailed] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> float | None:
-    """One cell: checks the options without torch, then runs it; returns the primary AUROC for Hydra's sweepers.
+    """One run, or one cell of a sweep; returns the primary AUROC for Hydra's sweepers, None where there is none."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.run_cell(config, run_one)
+    try:
+        return run_one(config)
+    except (UserError, RunFailed) as error:
+        failures.append(error)
+        return None
 
-    Bad input is kept for the end (Hydra would print its own lines), and in a sweep any failure is, so that the others run.
-    """
+
+def run_one(config: DictConfig) -> float:
+    """Checks the options without torch, then runs."""
     from noveltylab.options import check_options
 
-    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        options = check_options(config)
-        from noveltylab.run import run  # imports torch, which takes seconds: only once the options are known to be good
+    options = check_options(config)
+    # OpenMP threads that wait by spinning slow a run a hundredfold where another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if options.resources.num_cpus:
+        os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
+    from noveltylab.run import run  # imports torch, which takes seconds: only once the options are known to be good
 
-        result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
-    except Exception as error:
-        if not (sweeps or isinstance(error, UserError)):
-            raise
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        failures.append((" ".join(HydraConfig.get().overrides.task), " ".join(reason.split())))
-        return None
+    result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
     return float(result["scores"][result["primary"]]["auroc"])
 
 
 def main() -> None:
-    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input, 130 interrupted."""
+    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input, 130 or 143 signals."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         from noveltylab.help import print_help
 
-        print_help(CONF, sys.argv[1:])
+        print_help(CONF, sys.argv[1:], EXPERIMENTS)
         return
     # Hydra prints its own long explanations and exits with 1 unless this is set; we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # OpenMP threads that wait by spinning slow a run a hundredfold where another process wants the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Our launcher presets carry the plugins' names on purpose; Hydra checks them against the plugins' schemas.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = sweep.Sweeper
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         job()
+    except UserError as error:
+        _refuse(str(error))
+    except sweep.CellsFailed:
+        sys.exit(1)
     except HydraException as error:
         _refuse(explain(error))
     except OmegaConfBaseException as error:
         _refuse(f"the configuration: {str(error).splitlines()[0]}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    if failures and not {"-m", "--multirun"} & set(sys.argv[1:]):
-        _refuse(failures[0][1])
+        sys.exit(128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT))
     if failures:
-        print(f"{len(failures)} cells failed; the same command tries them again:", file=sys.stderr)
-        for overrides, reason in failures:
-            print(f"  {overrides}: {reason}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(failures[0]), 2 if isinstance(failures[0], UserError) else 1)
 
 
-def _refuse(message: str) -> None:
+def _terminate(number: int, frame: object) -> None:
+    raise Interrupted(number)
+
+
+def _refuse(message: str, code: int = 2) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def explain(error: HydraException) -> str:
     """Hydra's error in one line, with the nearest right name for a wrong one."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group.startswith("experiment"):
+            name = str(error.missing_cfg_file).removeprefix("experiment/")
+            return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
         if error.options:
             return f"{group}={name}: no such choice; {nearest(name, error.options)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"

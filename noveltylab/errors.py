@@ -1,4 +1,4 @@
-"""The one error a user is meant to read: bad input, said in one line, exit code 2."""
+"""The errors a user is meant to read, each said in one line without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,18 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Something the user can mend. The message says what was looked for, where, what was found and what to do."""
+
+
+class RunFailed(Exception):
+    """A run that cannot go on for a reason that is known: exit code 1. What was there before is intact."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, or Ctrl-C, after the last checkpoint was written: exit code 128 + signal."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

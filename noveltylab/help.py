@@ -2,21 +2,25 @@
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-GROUPS = ("method", "data", "protocol", "trainer", "logger")
+GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
 USAGE = """\
 noveltylab trains a novelty detector on one class and scores every test sample.
 
   python -m noveltylab                                        OCGAN on the bundled digits, offline
   python -m noveltylab method=ocgan data=cifar10 inlier=3     one run
   python -m noveltylab -m method=ocgan,pca data=mnist 'inlier=range(0,10)' seed=0,1,2     a sweep
+  python -m noveltylab experiment=ocgan/table2_mnist          a paper's table, as one sweep
+  python -m noveltylab experiment=ocgan/table2_mnist inlier=3 seed=0 trainer.max_epochs=1     part of it, shortened
   python -m noveltylab method=knn data=mnist --help           the options of other choices
   python -m noveltylab --cfg job                              the composed configuration
 
@@ -28,9 +32,10 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
     """The config with the choices of method, data, ... in `arguments` and nothing else of them; defaults where wrong."""
     choices = []
     for argument in arguments:
-        group, _, name = argument.partition("=")
-        if (conf / group / f"{name.split(',')[0]}.yaml").is_file():
-            choices.append(f"{group}={name.split(',')[0]}")
+        group, _, names = argument.partition("=")
+        path = f"{group}/{names.split(',')[0]}.yaml"
+        if (conf / path).is_file() or ConfigStore.instance().get_type(path) == ObjectType.CONFIG:
+            choices.append(f"{group}={names.split(',')[0]}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         return compose("train", choices)
@@ -56,20 +61,22 @@ def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2], match[3]
 
 
-def print_help(conf: Path, arguments: list[str]) -> None:
+def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
     """Prints usage, the choices of every group and each option with its value, what it means and an example."""
     config = compose_choices(conf, arguments)
+    chosen = {group: config[group].get("name", "default") for group in GROUPS}
+    chosen["method"] = config.method._target_.split(".")[-2]  # a row of an ablation goes by a name of its own
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
         names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        print(f"  {group + '=' + '|'.join(names):58} (now {config[group].get('name', 'default')})")
+        print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
+    print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
-        name = config[group].get("name", "default")
-        print(f"\n{group} ({name})")
-        for path in (conf / group / f"{name}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
+        print(f"\n{group} ({chosen[group]})")
+        for path in (conf / group / f"{chosen[group]}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
             _print_options(path, config[group], f"{group}.")
 
 

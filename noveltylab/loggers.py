@@ -48,8 +48,11 @@ class MetricsFile(Logger):
             return
         with open(self.path, newline="") as file:
             rows = [row for row in csv.reader(file) if len(row) == 3]
+        if not rows or not iteration:  # the heading itself may be torn
+            self.path.unlink()
+            return
         kept = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) <= iteration]
-        write_atomic(self.path, "".join(",".join(row) + "\n" for row in [rows[0], *kept]) if rows else "")
+        write_atomic(self.path, "".join(",".join(row) + "\n" for row in [rows[0], *kept]))
 
 
 class WandbRun(WandbLogger):

@@ -64,6 +64,46 @@ def roc(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[NDArray[np.float64], 
     return _roc(_levels(values)[0], outlier)
 
 
+def half_total_error_rate(test_scores: ArrayLike, test_is_outlier: ArrayLike, threshold: float) -> float:
+    """(FAR + FRR) / 2 at a threshold fixed beforehand (Bengio and Mariéthoz, 2004; NDA's table 6), in [0, 1].
+
+    A sample is rejected if its score is above the threshold: FAR is the share of outliers (attacks) that are not, FRR the
+    share of inliers (live faces) that are.
+
+    Args:
+        test_scores: (N,), finite, larger is more novel; of videos, not of their frames.
+        test_is_outlier: (N,), bool or 0/1, with both present.
+        threshold: Not chosen on these samples: `equal_error_threshold` of a source set.
+
+    Raises:
+        UserError: As ``evaluate``, or a threshold that is NaN.
+    """
+    values, outlier = _checked(test_scores, test_is_outlier)
+    if np.isnan(threshold):
+        raise UserError("the threshold is NaN; take equal_error_threshold of a source set's scores.")
+    rejected = values > threshold
+    return float((np.mean(~rejected[outlier]) + np.mean(rejected[~outlier])) / 2)
+
+
+def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike) -> float:
+    """The score of a source set at which FAR and FRR are closest; of several, one with the smallest sum of both.
+
+    The convention of Idiap's databases for ``half_total_error_rate``: scores above it are rejected.
+
+    Args:
+        source_scores: (N,), finite, larger is more novel.
+        source_is_outlier: (N,), bool or 0/1, with both present.
+
+    Raises:
+        UserError: As ``evaluate``.
+    """
+    values, outlier = _checked(source_scores, source_is_outlier)
+    frr, tpr = _roc(_levels(values)[0], outlier)
+    frr, far = frr[:-1], 1 - tpr[:-1]  # point i rejects the i highest distinct scores: the threshold is the next one
+    gap = np.round(np.abs(frr - far), 12)  # equal gaps may differ in their last bit
+    return float(np.unique(values)[::-1][np.lexsort((frr + far, gap))[0]])
+
+
 def collapse_warnings(name: str, scores: ArrayLike, auroc: float) -> list[str]:
     """One sentence for each sign that a method collapsed or points the wrong way.
 

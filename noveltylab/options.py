@@ -5,6 +5,7 @@ them from the signature, so that a misspelt key, a wrong type or a value out of 
 """
 
 import inspect
+import random
 import typing
 from collections.abc import Callable
 from functools import cache
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from noveltylab.errors import UserError, nearest
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+#: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every method
+COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
+COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -35,7 +39,21 @@ class DataOptions(_Strict):
     subtract_mean: bool
     batch_size: Annotated[int, Field(ge=2)]  # batch norm needs two
     limit_train: Annotated[int, Field(ge=2)] | None
-    classes: list[str]
+    classes: list[str] | Literal["seeded20", "all100"]
+    protocols: list[str]
+    inlier: int | str
+    features: Literal["logmel", "waveform"] | None = None
+    cache: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The class names by label."""
+        return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
+
+    @property
+    def inliers(self) -> list[int]:
+        """The labels that inlier=0, 1, ... stand for."""
+        return COIL_SEEDED if self.classes == "seeded20" else list(range(len(self.names)))
 
 
 class TrainerOptions(_Strict):
@@ -48,6 +66,17 @@ class TrainerOptions(_Strict):
     select_from: Share
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     score_batch_size: Count
+
+
+def _shareable(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("one GPU can be shared (0.25), several are whole (2)")
+    return gpus
+
+
+class ResourceOptions(_Strict):
+    num_gpus: Annotated[float, Field(ge=0), AfterValidator(_shareable)] | None
+    num_cpus: Count | None
 
 
 class CSVOptions(_Strict):
@@ -70,6 +99,7 @@ class Options(_Strict):
     data: DataOptions
     protocol: dict[str, Any]
     trainer: TrainerOptions
+    resources: ResourceOptions
     logger: Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
     inlier: int | str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -94,7 +124,7 @@ class Options(_Strict):
 
     @property
     def inlier_name(self) -> str:
-        return self.data.classes[self.inlier_index].split("/")[0]
+        return self.data.names[self.inlier_index].split("/")[0]
 
     @property
     def folder(self) -> Path:
@@ -107,8 +137,11 @@ def check_options(config: DictConfig) -> Options:
     """The composed config as a checked value.
 
     Raises:
-        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have.
+        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have; or the
+            experiment needs what nobody can download.
     """
+    if needs := config.get("needs"):
+        raise UserError(f"this experiment needs {needs}")
     options = _validated(Options, typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)), "")
     resolve_inlier(options.inlier, options.data)
     for group in ("method", "protocol"):
@@ -116,19 +149,23 @@ def check_options(config: DictConfig) -> Options:
             raise UserError(
                 f"{group}.name is missing in the configuration; it is the name of the file in conf/{group}/"
             )
+    if (protocol := options.protocol["name"]) not in options.data.protocols:
+        raise UserError(
+            f"protocol={protocol} does not fit data={options.data.name}; it can be {', '.join(options.data.protocols)}"
+        )
     return options
 
 
 def resolve_inlier(inlier: int | str, data: DataOptions) -> int:
-    """The class index of `inlier` (an index, or a name; a class listed as `T-shirt/top` answers to both its names)."""
-    count = len(data.classes)
+    """The label of `inlier` (a position, or a name; a class listed as `T-shirt/top` answers to both its names)."""
     if isinstance(inlier, int):
+        count = len(data.inliers)
         if not 0 <= inlier < count:
-            raise UserError(f"inlier={inlier}: {data.name} has classes 0 to {count - 1}: {', '.join(data.classes)}")
-        return inlier
-    names = {alias.lower(): i for i, name in enumerate(data.classes) for alias in (name, *name.split("/"))}
+            raise UserError(f"inlier={inlier}: {data.name} has classes 0 to {count - 1}: {', '.join(data.names[:20])}")
+        return data.inliers[inlier]
+    names = {alias.lower(): i for i, name in enumerate(data.names) for alias in (name, *name.split("/"))}
     if inlier.lower() not in names:
-        raise UserError(f"inlier={inlier}: no such class in {data.name}; {nearest(inlier, data.classes)}")
+        raise UserError(f"inlier={inlier}: no such class in {data.name}; {nearest(inlier, data.names)}")
     return names[inlier.lower()]
 
 

@@ -7,10 +7,12 @@ import platform
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from noveltylab.errors import UserError
 
@@ -24,12 +26,19 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         path: The file; its folder is made if missing.
         data: The contents; text is written as UTF-8.
     """
+    with open_atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which appears whole under `path` when the block ends, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -72,27 +81,54 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     return result
 
 
+def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a result that somebody else may have written, as plain values.
+
+    Raises:
+        UserError: It is missing, names code outside noveltylab's methods, or holds an interpolation.
+    """
+    config = result.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("method"), dict):
+        raise UserError("the run's result.json holds no configuration; run it again with force=true")
+    if not str(target := config["method"].get("_target_")).startswith("noveltylab.methods."):
+        raise UserError(
+            f"the run's configuration asks for {target}, which is no method of noveltylab; it is not loaded"
+        )
+    if "${" in json.dumps(config):
+        raise UserError("the run's configuration holds an interpolation (${...}), which a recorded one never does")
+    return dict(config)
+
+
 def sha256_file(path: str | Path) -> str:
     """The file's SHA-256 as 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def provenance(started: datetime | None = None, gpu: str | None = None) -> dict[str, Any]:
+def provenance(started: datetime | None = None, gpu: str | None = None, threads: int | None = None) -> dict[str, Any]:
     """What a number was made with.
 
     Args:
         started: When the run began; now if not given.
         gpu: Name of the accelerator, from the caller, since this module does not import torch.
+        threads: How many torch computes with on a CPU, likewise; another number rounds sums elsewhere.
 
     Returns:
         ``versions`` (package -> version, None where not installed), ``commit``, ``hardware`` (``cpu``, ``cores`` usable,
-        ``memory_gib``, ``gpu``), ``command`` and ``time`` (ISO 8601, UTC, seconds).
+        ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the launcher set it), ``command`` and ``time`` (ISO 8601,
+        UTC, seconds).
     """
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "commit": commit(),
-        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_gib": _memory_gib(), "gpu": gpu},
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": cores(),
+            "threads": threads,
+            "memory_gib": _memory_gib(),
+            "gpu": gpu,
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        },
         "command": " ".join(sys.argv),
         "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
     }
@@ -138,7 +174,8 @@ def _cpu() -> str:
     return next(models, platform.processor() or platform.machine())
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     if hasattr(os, "sched_getaffinity"):  # counts what a container or taskset leaves us
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

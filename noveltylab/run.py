@@ -4,13 +4,15 @@ The stages, each ending in a file: read -> split.npz -> checkpoints/ -> scores.c
 Bad input is refused before the folder exists.
 """
 
+import hashlib
 import logging
+import os
+import re
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,33 +20,31 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from noveltylab import figures, loggers
+from noveltylab import loggers
+from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData, Samples, load
+from noveltylab.data.cache import cached
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import PROTOCOLS, Split, draw_val_outliers, save_split, split
-from noveltylab.errors import UserError, nearest
-from noveltylab.evaluate import embeddings, novelty_scores, reconstructions
-from noveltylab.help import flatten
+from noveltylab.draw import Floor, draw
+from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.evaluate import novelty_scores
+from noveltylab.ledger import locked, previous
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
-from noveltylab.metrics import collapse_warnings, evaluate, roc
+from noveltylab.metrics import collapse_warnings, evaluate
 from noveltylab.options import Options, check_arguments
-from noveltylab.results import provenance, read_result, sha256_file, write_atomic, write_result
-from noveltylab.scores import Scores, read_scores, write_scores
+from noveltylab.results import provenance, sha256_file, write_atomic, write_result
+from noveltylab.scores import read_scores, write_scores
 from noveltylab.summary import print_summary
 from noveltylab.train import CHUNK_IMAGES, VAL_LABELLED, Selected, check_device, fit, load_weights
 
 log = logging.getLogger("noveltylab")
-
-#: Test images in the t-SNE picture of methods that embed.
-EMBEDDED = 600
-
-#: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
-FREE = {"output", "force", "data.root", "data.download", "trainer.accelerator", "trainer.checkpoint_seconds"}
 
 
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
@@ -54,28 +54,43 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: for bad input, before anything is created.
+        Busy: another process is running it.
     """
     check_device(options)
     config = {**config, "inlier": options.inlier_index}
     folder = options.folder
-    if (done := previous(folder, config, options.force)) is not None:
-        Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
-        print_summary(done, folder)
-        return done
+    if (done := previous(folder, config, options.force)) is None:
+        # a helper process of a run on several devices is no second run
+        with locked(folder) if first_process() else nullcontext():
+            # somebody else may have completed it since
+            if (done := previous(folder, config, options.force)) is None:
+                return _run(options, config, folder)
+    Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
+    print_summary(done, folder)
+    return done
+
+
+def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if options.resources.num_cpus:
+        torch.set_num_threads(options.resources.num_cpus)
     samples, parts = read_and_split(options)
     data, method = build(options, samples, parts)
     with recorded(folder, options, config) as sinks:
+        log.info(f"{torch.get_num_threads()} threads, visible GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
         digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels)
         checkpoints = fit(method, data, options, sinks, folder)
-        selected, seconds = checkpoints.main(method, options.trainer.max_epochs), checkpoints.seconds
+        selected, seconds = (
+            checkpoints.main(method, options.trainer.max_epochs if method.iterative else 0),
+            checkpoints.seconds,
+        )
         with timed(seconds, "score"):
-            score(method, data, options, selected, folder / "scores.csv")
+            score(method, data, options, selected, folder)
         with timed(seconds, "floors"):
             floors = floor_scores(data, options)
         with timed(seconds, "measure"):
             result = measure(options, folder, floors)
             result["extra"] = method.extra_metrics(*examples(method, data))
-            draw(method, data, floors, result, folder)
+            draw(method, samples, data, floors, result, folder)
             result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
         result |= {
             "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},
@@ -84,20 +99,27 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),
-                "test_inliers": int((~parts.is_outlier).sum()),
-                "test_outliers": int(parts.is_outlier.sum()),
+                **result.pop("n_test"),
             },
             "split_sha256": digest,
             "data_verified": samples.verified,
             "warnings": data.warnings + result["warnings"],
-            "files": {name: sha256_file(folder / name) for name in ("split.npz", "scores.csv", "config.yaml")},
-            "provenance": provenance(datetime.now(UTC), gpu_name(method)),
+            "files": {
+                path.name: sha256_file(path)
+                for path in (folder / "split.npz", *sorted(folder.glob("scores*.csv")), folder / "config.yaml")
+            },
+            "provenance": provenance(datetime.now(UTC), gpu_name(method), torch.get_num_threads()),
             "config": config,
         }
         write_result(folder, result)
         loggers.finish(sinks, result, folder)
     print_summary(result, folder)
     return result
+
+
+def first_process() -> bool:
+    """Whether this is the run's main process, not a helper that Lightning started for another of its devices."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 @contextmanager
@@ -111,28 +133,6 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 # Before anything is created.
 
 
-def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any] | None:
-    """The result of a complete run with the same options, or None where there is something to do.
-
-    Raises:
-        UserError: the folder holds a run with other options; shows the difference.
-    """
-    if force or not (folder / "config.yaml").is_file():
-        return None
-    old, new = (flatten(tree) for tree in (OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), config))
-    differences = [
-        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-        for key in sorted({*old, *new})
-        if key not in FREE and not key.startswith("logger.") and old.get(key, "absent") != new.get(key, "absent")
-    ]
-    if differences:
-        raise UserError(
-            f"{folder} holds a run with other options ({'; '.join(differences)}). "
-            "Choose another output=..., or force=true to run again (the old run is kept beside it)"
-        )
-    return read_result(folder) if (folder / "result.json").is_file() else None
-
-
 def read_and_split(options: Options) -> tuple[Samples, Split]:
     """The samples and their split; all options of both are checked."""
     protocol = dict(options.protocol)
@@ -141,8 +141,9 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         raise UserError(f"protocol.name={name}: no such protocol; {nearest(name, PROTOCOLS)}")
     arguments = check_arguments(PROTOCOLS[name], {**protocol, "seed": options.seed}, "protocol")
     settings = options.data
-    samples = load(settings.name, settings.root, settings.verify, settings.download)
-    parts = split(name, samples.labels, samples.official_test, options.inlier_index, **arguments)
+    extra = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
+    samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
+    parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
     parts = parts.limit(settings.limit_train)
     if options.select != "last" and not len(parts.val):
         raise UserError(
@@ -202,8 +203,11 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
         raise UserError(
             f"output={options.output}: cannot create {folder}: {error.strerror}; choose another output"
         ) from None
-    if not (folder / "config.yaml").is_file():
-        write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    with explained(folder, options):
+        for left in folder.rglob(".*.tmp"):  # of a killed run; the lock is ours
+            left.unlink(missing_ok=True)
+        if not (folder / "config.yaml").is_file():
+            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     to_file, to_screen = logging.FileHandler(folder / "run.log"), logging.StreamHandler()
     to_screen.setLevel(logging.INFO)
@@ -214,11 +218,12 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
         log.addHandler(handler)
     sinks: list[Any] = []
     try:
+        logging.raiseExceptions = False  # a full disk is said once, below, not for each line of the log
         log.info(f"run folder {folder}")
         if kept:
             log.info(f"force=true: the old run is kept as {kept}")
         sinks += loggers.build_loggers(options, folder, config)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explained(folder, options):
             yield sinks
     except BaseException as error:
         log.debug(traceback.format_exc())
@@ -231,11 +236,33 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
             handler.close()
 
 
-def score(method: Method, data: NoveltyData, options: Options, selected: Selected, path: Path) -> None:
-    """Scores the whole test split with the selected weights and writes the scores file."""
+@contextmanager
+def explained(folder: Path, options: Options) -> Iterator[None]:
+    """Turns what the machine ran out of into a RunFailed that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename2 or error.filename or folder
+        raise RunFailed(
+            f"cannot read or write {where}: {error.strerror or error}; what was finished before is intact, and the same "
+            "command goes on when that is mended"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate", str(error)):
+            raise
+        raise RunFailed(
+            f"out of memory ({' '.join(str(error).split())[:120]}); lower data.batch_size={options.data.batch_size} if this "
+            f"was training, trainer.score_batch_size={options.trainer.score_batch_size} if it was scoring"
+        ) from error
+
+
+def score(method: Method, data: NoveltyData, options: Options, selected: Selected, folder: Path) -> None:
+    """Scores the whole test split with the selected weights and writes the scores files."""
     load_weights(selected.path, method)
     columns = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
-    write_scores(path, Scores(data.test_ids.tolist(), data.test_labels, data.test_is_outlier, columns))
+    main, apart = judge(data.pieces(columns), data.wholes)
+    for name, scores in (("scores", main), *((f"scores_{kind}", scores) for kind, scores in apart.items())):
+        write_scores(folder / f"{name}.csv", scores)
 
 
 def measure_labelled(
@@ -252,7 +279,7 @@ def measure_labelled(
         load_weights(selected.path, method)
         found = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
         columns[name] = found[name]
-    write_scores(path, Scores(data.test_ids.tolist(), data.test_labels, data.test_is_outlier, columns))
+    write_scores(path, judge(data.pieces(columns), data.wholes)[0])
     scores = read_scores(path)
     metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
     return {str(options.labelled_rule): {name: {**metrics[name], "epoch": chosen[name].epoch} for name in chosen}}
@@ -266,23 +293,24 @@ def examples(method: Method, data: NoveltyData, count: int = 500) -> tuple[torch
     return inliers, outliers
 
 
-@dataclass(frozen=True)
-class Floor:
-    """A floor's scores on the run's test split, (N,)."""
-
-    name: str
-    scores: np.ndarray[Any, np.dtype[np.float64]]
-
-
 def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
-    """PCA residual and nearest neighbours on the run's own training and test images, scaled to [-1, 1]."""
+    """PCA residual and nearest neighbours on the run's own training and test images, scaled to [-1, 1].
+
+    The same for every method on a split, so they are computed once and kept in the cache, by the images' checksums.
+    """
     plain = Preprocess()
-    found = []
-    for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
-        floor.to(data.device).prepare(plain(data.train.to(data.device)))
-        (column,) = novelty_scores(floor, plain, data.test, options.trainer.score_batch_size).values()
-        found.append(Floor(name, column))
-    return found
+
+    def compute() -> dict[str, NDArray[np.float64]]:
+        found = {}
+        for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
+            floor.to(data.device).prepare(plain(data.train.to(data.device)))
+            (found[name],) = novelty_scores(floor, plain, data.test, options.trainer.score_batch_size).values()
+        return found
+
+    images = [hashlib.sha256(part.cpu().contiguous().numpy().data).hexdigest() for part in (data.train, data.test)]
+    key = {"version": 1, "images": images, "shape": data.image_shape, "device": data.device.type}
+    columns, _ = judge(data.pieces(cached("floors", key, compute)), data.wholes)
+    return [Floor(name, column) for name, column in columns.columns.items()]
 
 
 def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, Any]:
@@ -308,34 +336,29 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         "primary": primary,
         "scores": {primary: metrics[primary], **metrics},
         "floor": floor,
+        "apart": measure_apart(folder, doubts),
+        "n_test": {
+            "test_inliers": int((~scores.is_outlier).sum()),
+            "test_outliers": int(scores.is_outlier.sum()),
+        },
         "warnings": doubts,
     }
 
 
-def draw(method: Method, data: NoveltyData, floors: list[Floor], result: dict[str, Any], folder: Path) -> None:
-    """The pictures of the run: ROC, score histogram, best and worst cases with their reconstructions."""
-    scores = read_scores(folder / "scores.csv")
-    primary = result["primary"]
-    main = scores.columns[primary]
-    label = result["method"]
-    curves = {label: (*roc(main, scores.is_outlier), result["scores"][primary]["auroc"])}
-    for floor in floors:
-        curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), result["floor"][floor.name]["auroc"])
-    figures.plot_roc(folder / "figures" / "roc.png", curves)
-    figures.plot_histogram(folder / "figures" / "scores.png", main, scores.is_outlier, primary)
-    few = torch.from_numpy(np.random.default_rng(0).permutation(len(main))[:EMBEDDED])
-    if (embedded := embeddings(method, data.preprocess, data.test[few])) is not None:
-        figures.plot_embedding(folder / "figures" / "embedding.png", embedded, scores.is_outlier[few.numpy()])
-    cases = np.unique(np.concatenate(list(figures.extreme_cases(main, scores.is_outlier).values())))
-    images = data.test[torch.from_numpy(cases)]
-    figures.plot_reconstructions(
-        folder / "figures" / "cases.png",
-        images.numpy(),
-        reconstructions(method, data.preprocess, images),
-        main[cases],
-        scores.is_outlier[cases],
-        [scores.ids[case] for case in cases],
-    )
+def measure_apart(folder: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
+    """Metrics of what is no part of the run's number, by kind: patches, clips (each scaled by itself) or files."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("patches", "clips", "files"):
+        if not (path := folder / f"scores_{kind}.csv").is_file():
+            continue
+        scores = read_scores(path)
+        if scores.is_outlier.all() or not scores.is_outlier.any():
+            doubts.append(
+                f"no AUROC of {kind}: all {len(scores)} are {'outliers' if scores.is_outlier.all() else 'inliers'}"
+            )
+            continue
+        found[kind] = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
+    return found
 
 
 def gpu_name(method: Method) -> str | None:

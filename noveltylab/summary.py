@@ -15,6 +15,9 @@ RULES = {
     "oracle": "rows oracle: each score at its best epoch on the TEST labels, an optimistic bound; not the result",
 }
 
+#: what the rows apart from the run's number are
+APART = {"patches": "patches (not comparable)", "clips": "frames, each clip scaled", "files": "whole files"}
+
 
 def print_summary(result: Mapping[str, Any], folder: str | Path, console: Console | None = None) -> None:
     """Prints one table and a few lines under it.
@@ -51,6 +54,8 @@ def _table(result: Mapping[str, Any]) -> Table:
         if name != primary:
             note = " (whole test set)" if name in result.get("transductive", ()) else ""
             table.add_row(*_cells(f"{name}{note}", metrics), style="dim")
+    for kind, scores in result.get("apart", {}).items():
+        table.add_row(*_cells(f"{APART[kind]}: {primary}", scores[primary]), style="dim")
     for rule, chosen in result.get("labelled", {}).items():
         table.add_section()
         for name, metrics in chosen.items():

@@ -7,6 +7,8 @@ the numbers of a run that was never interrupted, whenever its checkpoints were w
 import io
 import logging
 import math
+import signal
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData
-from noveltylab.errors import UserError
+from noveltylab.errors import Interrupted, UserError
 from noveltylab.evaluate import novelty_scores, validation_loss
 from noveltylab.loggers import MetricsFile
 from noveltylab.methods.base import Method
@@ -87,6 +90,25 @@ class Reseed(Callback):
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
 
+class Stop(Callback):
+    """On the first SIGTERM or Ctrl-C training ends with the epoch, with a checkpoint; on the second at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning puts its own handlers in place before, and those from outside back afterwards."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.ask)
+
+    def ask(self, number: int, frame: object) -> None:
+        if self.signal is not None:
+            raise Interrupted(number)
+        self.signal = number
+        log.warning("ending this epoch, then stopping with a checkpoint; once more (Ctrl-C) stops at once")
+
+
 class Checkpoints(Callback):
     """Keeps `last.ckpt` for resuming and the weights that the selection rules ask for.
 
@@ -94,8 +116,8 @@ class Checkpoints(Callback):
     score, `<rule>-<score>.pt`, highest AUROC on labelled validation images or on the test itself (never the run's number).
     """
 
-    def __init__(self, options: Options, data: NoveltyData, folder: Path) -> None:
-        self.options, self.data, self.folder = options, data, folder
+    def __init__(self, options: Options, data: NoveltyData, folder: Path, stop: Stop) -> None:
+        self.options, self.data, self.folder, self.stop = options, data, folder, stop
         #: file stem -> {"value", "epoch"} of the weights kept there
         self.best: dict[str, dict[str, float | int]] = {}
         #: spent on rules that use labels, which no run needs
@@ -118,6 +140,7 @@ class Checkpoints(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
+        pl_module.check_finite()
         if epoch % settings.val_every == 0 or epoch == epochs:
             values = self._look(pl_module)
             for logger in pl_module.loggers:
@@ -131,9 +154,12 @@ class Checkpoints(Callback):
                         save_weights(
                             self.folder / f"{name}.pt", pl_module, self.data, rule=name, epoch=epoch, value=value
                         )
-        if epoch == epochs or time.monotonic() - self.saved_at >= settings.checkpoint_seconds:
+        stopping = self.stop.signal is not None
+        if epoch == epochs or stopping or time.monotonic() - self.saved_at >= settings.checkpoint_seconds:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved_at = time.monotonic()
+        if self.stop.signal is not None:
+            raise Interrupted(self.stop.signal)
 
     def _look(self, method: Method) -> dict[str, float]:
         """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
@@ -144,12 +170,13 @@ class Checkpoints(Callback):
             method.losses = {**method.losses, "val": values["val_loss"]}
         if rule := self.options.labelled_rule:
             start = time.monotonic()
-            images, is_outlier = data.test, data.test_is_outlier
-            if rule == "outlier_val":
-                inliers = data.val[:VAL_LABELLED].cpu()
-                images = torch.cat([inliers, data.val_outliers])
-                is_outlier = np.arange(len(images)) >= len(inliers)
+            inliers = data.val[:VAL_LABELLED].cpu()
+            images = torch.cat([inliers, data.val_outliers]) if rule == "outlier_val" else data.test
             columns = novelty_scores(method, data.preprocess, images, batch_size, data.val)
+            is_outlier = np.arange(len(images)) >= len(inliers)
+            if rule == "oracle":
+                scores, _ = judge(data.pieces(columns), data.wholes)
+                columns, is_outlier = scores.columns, scores.is_outlier
             for name, column in columns.items():
                 values[f"{rule}-{name}"] = evaluate(column, is_outlier, resamples=1)["auroc"]
             self.labelled_seconds += time.monotonic() - start
@@ -268,10 +295,17 @@ def _iteration_of(last: Path) -> int:
     if not last.exists():
         return 0
     try:
-        iteration = int(torch.load(last, map_location="cpu", weights_only=True)["iteration"])
+        content = torch.load(last, map_location="cpu", weights_only=True)
+        iteration = int(content["iteration"])
+        for stem in content["callbacks"]["Checkpoints"]["best"]:  # all or none: they belong to one another
+            torch.load(last.with_name(f"{stem}.pt"), map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
         damaged = last.rename(last.with_suffix(".damaged"))
-        log.warning(f"{last} cannot be read ({type(error).__name__}); kept as {damaged.name}, training starts again")
+        reason = " ".join(str(error).split())[:200]
+        log.warning(
+            f"{last} or a file beside it cannot be read ({type(error).__name__}: {reason}); kept as {damaged.name}, "
+            "training starts again"
+        )
         return 0
     log.info(f"resuming from {last} (iteration {iteration})")
     return iteration
@@ -279,9 +313,10 @@ def _iteration_of(last: Path) -> int:
 
 def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
     """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
-    checkpoints = Checkpoints(options, data, folder / "checkpoints")
+    stop = Stop()
+    checkpoints = Checkpoints(options, data, folder / "checkpoints", stop)
     progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
-    trainer = build_trainer(options, [Reseed(options.seed), checkpoints, progress], loggers, folder)
+    trainer = build_trainer(options, [Reseed(options.seed), checkpoints, progress, stop], loggers, folder)
     device = trainer.strategy.root_device
     data.place(device)
     method.to(device)
@@ -299,7 +334,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
             logger.rewind(iteration)
     try:
         trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit
-        raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
+    except SystemExit as exit:  # Lightning turns Ctrl-C into an exit
+        raise (exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit) from None
     method.to(device)
     return checkpoints

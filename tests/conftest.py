@@ -93,3 +93,9 @@ def command(
         return subprocess.CompletedProcess(list(arguments), code, said.out, said.err)
 
     return go
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))

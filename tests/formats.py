@@ -1,12 +1,16 @@
 """Tiny datasets in the true on-disk formats. Deterministic: each class is its own blob of light plus noise."""
 
 import gzip
+import hashlib
+import itertools
 import pickle
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def blobs(n: int, channels: int, side: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -87,3 +91,126 @@ def python2_batch(name: str, data: NDArray[np.uint8], labels: list[int]) -> byte
         + text("filenames") + b"](" + b"".join(text(f"{i:04d}.png") for i in range(len(labels))) + b"e"
     )  # fmt: skip
     return b"\x80\x02}(" + items + b"u."
+
+
+def turntable(k: int, angle: float, channels: int, side: int) -> NDArray[np.uint8]:
+    """Object k seen from an angle in degrees, uint8 (channels, side, side): a spot of its own size circles, on black."""
+    turn = np.deg2rad(angle)
+    y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / (side / 2)
+    along, across = x * np.cos(turn) + y * np.sin(turn) - 0.3, y * np.cos(turn) - x * np.sin(turn)
+    spot = np.exp(-((along / (0.2 + 0.1 * (k % 7))) ** 2) - (across / (0.1 + 0.05 * (k % 5))) ** 2)
+    tint = 1 - 0.2 * ((np.arange(channels) + k) % 3)
+    return np.asarray(230 * tint[:, None, None] * spot, dtype=np.uint8)
+
+
+def write_coil(
+    root: Path,
+    folder: str = "coil-100",
+    objects: Iterable[int] = (1, 2, 3),
+    views: Iterable[int] = range(0, 360, 5),
+    *,
+    channels: int = 3,
+    side: int = 32,
+) -> Path:
+    """Write `<root>/<folder>/obj<k>__<n>.png` for k in objects, n in views (COIL-20: 0 to 71); return that folder."""
+    where = root / folder
+    where.mkdir(parents=True, exist_ok=True)
+    for k, n in itertools.product(objects, views):
+        pixels = turntable(k, n, channels, side).transpose(1, 2, 0)
+        Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(where / f"obj{k}__{n}.png")
+    return where
+
+
+def write_ucsd(root: Path, clips: tuple[int, int] = (3, 2), frames: int = 8, *, official: bool = True) -> Path:
+    """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames; return the dataset's folder.
+
+    official: TIFF with UCSDped2.m; else the layout of the video papers' code, JPEG with ped2.mat. A bright square walks
+    through each clip; from the middle of each test clip on, a second and larger one does.
+    """
+    from PIL import Image
+    from scipy.io import savemat
+
+    folder = root / "UCSD_Anomaly_Dataset.v1p2" / "UCSDped2" if official else root / "ped2"
+    rng = np.random.default_rng(0)
+    for part, count in (("Train", clips[0]), ("Test", clips[1])):
+        for clip in range(1, count + 1):
+            low = folder / ("training" if part == "Train" else "testing") / "frames" / f"{clip:02d}"
+            into = folder / part / f"{part}{clip:03d}" if official else low
+            into.mkdir(parents=True)
+            for at in range(frames):
+                frame = rng.integers(90, 100, (60, 90)).astype(np.uint8)
+                frame[20:32, 5 * at : 5 * at + 8] = 200
+                if part == "Test" and at >= frames // 2:
+                    frame[35:58, 60 - 5 * at : 90 - 5 * at : 2] = 255
+                name = f"{at + 1:03d}.tif" if official else f"{at:03d}.jpg"
+                Image.fromarray(frame).save(into / name)
+            if official:
+                (into / "._001.tif").write_bytes(b"resource fork")
+    first, last = frames // 2 + 1, frames
+    if official:
+        lines = [
+            "TestVideoFile = {};",
+            *(f"TestVideoFile{{end+1}}.gt_frame = [{first}:{last}];" for _ in range(clips[1])),
+        ]
+        (folder / "Test" / "UCSDped2.m").write_text("\n".join(lines) + "\n")
+    else:
+        cells = np.empty((1, clips[1]), dtype=object)
+        for clip in range(clips[1]):
+            cells[0, clip] = np.array([[first], [last]], np.uint8)
+        savemat(folder / "ped2.mat", {"gt": cells})
+    return folder
+
+
+def write_dcase(
+    root: Path,
+    scenes: tuple[str, ...] = ("beach", "park"),
+    mixtures: int = 2,
+    seconds: float = 2.5,
+    *,
+    rate: int = 44_100,
+    channels: int = 1,
+) -> dict[str, Path]:
+    """Write TUT Rare Sound Events 2017 with so many mixtures of each scene, kind of event and part; return the parts' folders.
+
+    24-bit wav files of noise; every other mixture has a louder tone for about half a second, a little after 0.9 s.
+    """
+    import soundfile  # type: ignore[import-untyped,unused-ignore]  # ships no types
+    import yaml  # type: ignore[import-untyped,unused-ignore]  # ships no types
+
+    tags = {"devtrain": "20b255387a2d0cddc0a3dff5014875e7", "evaltest": "bbb81504db15a03680a0044474633b67"}
+    folders = {}
+    for part, kind in itertools.product(("devtrain", "devtest", "evaltest"), ("babycry", "glassbreak", "gunshot")):
+        archive = f"TUT-rare-sound-events-2017-{'evaluation' if part == 'evaltest' else 'development'}"
+        folder = root / archive / "data" / "mixture_data" / part / tags.get(part, tags["devtrain"])
+        folders[part] = folder
+        recipes = []
+        for number, (scene, i) in enumerate(itertools.product(scenes, range(mixtures))):
+            key = hashlib.md5(f"{part} {kind} {number}".encode())
+            name = f"mixture_{part}_{kind}_{number:03d}_{key.hexdigest()}.wav"
+            recipe: dict[str, object] = {
+                "bg_classname": scene,
+                "bg_path": f"audio/{part}_{kind}_{number}.wav",
+                "ebr": 6.0 if i % 2 else float("-inf"),
+                "event_present": bool(i % 2),
+                "mixture_audio_filename": name,
+                "annotation_string": name,
+            }
+            rng = np.random.default_rng(list(key.digest()))
+            onset, length = 0.9 + 0.01 * number, 0.5 + 0.1 * rng.random()
+            samples = round(seconds * rate)
+            sound = rng.normal(0, 0.03, (samples, channels))
+            if i % 2:
+                recipe |= {"event_class": kind, "event_start_in_mixture_seconds": onset, "event_length_seconds": length}
+                recipe["annotation_string"] = f"{name}\t{onset:.6f}\t{onset + length:.6f}\t{kind}"
+                time = np.arange(samples) / rate
+                inside = (time >= onset) & (time < onset + length)
+                sound += (0.3 * inside * np.sin(2 * np.pi * 1000 * time))[:, None]
+            (folder / "audio").mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / "audio" / name, np.clip(sound, -1, 1), rate, subtype="PCM_24")
+            recipes.append(recipe)
+        meta = folder / "meta"
+        meta.mkdir(exist_ok=True)
+        lines = "".join(f"{recipe['annotation_string']}\n" for recipe in recipes)
+        (meta / f"event_list_{part}_{kind}.csv").write_text(lines)
+        (meta / f"mixture_recipes_{part}_{kind}.yaml").write_text(yaml.safe_dump(recipes))
+    return folders

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from noveltylab.figures import GROUPS, extreme_cases, plot_histogram, plot_reconstructions, plot_roc
+from noveltylab.figures import (
+    GROUPS,
+    extreme_cases,
+    plot_histogram,
+    plot_reconstructions,
+    plot_recording,
+    plot_roc,
+)
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -95,6 +102,38 @@ def test_extreme_cases_are_extreme_and_survive_taking_the_subset(rows: list[tupl
     again = extreme_cases(scores[kept], is_outlier[kept], cases)
     for title, chosen in again.items():
         np.testing.assert_array_equal(kept[chosen], groups[title])
+
+
+def test_waves_are_shown_about_grey(tmp_path: Path) -> None:
+    waves = np.zeros((4, 1, 8, 8), np.int16)
+    waves[:, :, :4] = 32767
+    shown = waves.astype(np.float32) / 65536 + 0.5
+    for name, images in {"wave": waves, "picture": shown}.items():
+        plot_reconstructions(tmp_path / f"{name}.png", images, shown, np.arange(4.0), np.arange(4) > 1)
+    wave, picture = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("wave", "picture"))
+    assert np.abs(wave - picture).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(64, 640), (5120,)], ids=["log-mel", "wave"])
+def test_recording_shows_picture_scores_and_events(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    times, scores = np.arange(10) + 0.5, 1e6 * RNG.random(10)
+    title = "mixture_evaltest_babycry_000"
+    plot_recording(tmp_path / "none.png", RNG.random(shape), 10, [], times, scores, title)
+    plot_recording(tmp_path / "two.png", RNG.random(shape), 10, [(2, 3.5), (6, 9.9)], times, scores, title)
+    shade = 0.75 + 0.25 * np.array([0xD5, 0x5E, 0x00]) / 255  # a quarter of orange over white
+    none, two = (matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("none.png", "two.png"))
+    shaded = [(np.abs(image - shade) < 0.02).all(-1).sum(0) > 20 for image in (none, two)]
+    assert not shaded[0].any()
+    columns = np.flatnonzero(shaded[1])
+    gap = np.diff(columns).argmax()
+    width = columns[-1] - columns[0]
+    assert (columns[gap] - columns[0]) / width == pytest.approx(1.5 / 7.9, abs=0.01)
+    assert (columns[gap + 1] - columns[0]) / width == pytest.approx(4 / 7.9, abs=0.01)
+
+
+def test_recording_of_one_segment(tmp_path: Path) -> None:
+    plot_recording(tmp_path / "one.png", np.zeros((64, 64)), 0.74, [(0.0, 0.2)], np.array([0.37]), np.zeros(1), "short")
+    assert inked(tmp_path / "one.png") > 0.1
 
 
 def test_neither_pyplot_nor_torch_is_imported() -> None:

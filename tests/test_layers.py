@@ -13,6 +13,7 @@ ALLOWED = {
     "help": {"hydra", "omegaconf"},
     "options": {"omegaconf", "pydantic"},
     "results": set(),
+    "aggregate": {"numpy", "noveltylab.scores"},
     "scores": {"numpy", "noveltylab.results"},
     "metrics": {"numpy"},
     "figures": {"numpy", "noveltylab.results"},
@@ -74,10 +75,18 @@ def test_data_knows_no_method_and_nothing_imports_run() -> None:
         names = imports(path)
         if module.startswith("data."):
             assert not any(name.startswith("noveltylab.methods") for name in names), module
-        if module != "__main__":
+        if module not in ("__main__", "rerun"):
             assert "noveltylab.run" not in names, module
         if module != "loggers":
             assert "wandb" not in {name.split(".")[0] for name in names}, module
+
+
+def test_report_knows_results_only() -> None:
+    for module, path in modules().items():
+        for name in imports(path) if module.startswith("report.") else ():
+            if name.startswith("noveltylab."):
+                assert name.startswith(("noveltylab.report", "noveltylab.results", "noveltylab.errors")), (module, name)
+            assert name.split(".")[0] not in ("torch", "lightning", "hydra", "omegaconf", "wandb"), (module, name)
 
 
 def test_config_code_test_share_their_stems() -> None:

@@ -18,7 +18,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
-    "unknown protocol": (["protocol=p3"], "Choose from: memae, p1, p2"),
+    "unknown protocol": (["protocol=p3"], "Choose from: frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
     "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
@@ -36,7 +36,7 @@ REFUSED = {
     "size that does not fit": (["data.size=30"], "data.size=30: OCGAN takes a multiple of 8"),
     "unknown score": (["method.primary=msw"], "method.primary=msw: no such score; did you mean 'mse'?"),
     "protocol option": (["protocol=p1", "protocol.val_fraction=2"], "protocol.val_fraction"),
-    "protocol without official split": (["data=digits", "protocol=p2"], "use protocol=p1"),
+    "protocol without official split": (["data=digits", "protocol=p2"], "protocol=p2 does not fit data=digits; it can be p1, memae"),
     "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
     "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
@@ -154,7 +154,7 @@ def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
 def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> None:
     done = command("-m", "method=pca", "inlier=3,11,4", "trainer.accelerator=cpu")
     assert done.returncode == 1
-    assert "1 cells failed" in done.stderr
+    assert "1 of 3 cells failed" in done.stderr
     assert "inlier=11: digits has classes 0 to 9" in done.stderr
     found = sorted(path.parent.parent.name for path in (tmp_path / "elsewhere").rglob("result.json"))
     assert found == ["inlier3", "inlier4"]

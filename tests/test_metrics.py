@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from noveltylab.errors import UserError
-from noveltylab.metrics import collapse_warnings, evaluate, roc
+from noveltylab.metrics import collapse_warnings, equal_error_threshold, evaluate, half_total_error_rate, roc
 
 Case = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -157,6 +157,45 @@ def test_interval_of_ten_thousand_samples_takes_under_a_second() -> None:
     assert min(seconds) < 1
 
 
+def rates(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_], threshold: float) -> tuple[float, float]:
+    """FAR and FRR by counting, sample by sample."""
+    accepted = sum(score <= threshold for score, flag in zip(scores, is_outlier, strict=True) if flag)
+    rejected = sum(score > threshold for score, flag in zip(scores, is_outlier, strict=True) if not flag)
+    return accepted / is_outlier.sum(), rejected / (~is_outlier).sum()
+
+
+@settings(deadline=None, max_examples=60)
+@given(tied_cases(), st.floats(-1, 13))
+def test_half_total_error_rate_counts_both_errors(drawn: Case, threshold: float) -> None:
+    scores, is_outlier = drawn
+    assert half_total_error_rate(scores, is_outlier, threshold) == pytest.approx(sum(rates(*drawn, threshold)) / 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(tied_cases())
+def test_equal_error_threshold_is_the_best_of_all(drawn: Case) -> None:
+    """Every other threshold, between the scores too, leaves the two rates further apart, or as far with a larger sum."""
+    found = rates(*drawn, equal_error_threshold(*drawn))
+    for threshold in np.arange(-0.5, 13.5, 0.5):
+        other = rates(*drawn, threshold)
+        gaps = abs(np.diff(found)[0]), abs(np.diff(other)[0])
+        assert gaps[0] < gaps[1] - 1e-9 or (gaps[0] < gaps[1] + 1e-9 and sum(found) < sum(other) + 1e-9)
+
+
+def test_half_total_error_rate_across_two_sets_by_hand() -> None:
+    threshold = equal_error_threshold([1, 2, 3, 4, 3.5, 5, 6, 7], [0, 0, 0, 0, 1, 1, 1, 1])
+    assert threshold == 3.5  # one of four live faces is above it (4), one of four attacks is not (3.5)
+    assert half_total_error_rate([3, 4, 3, 4, 9], [0, 0, 1, 1, 1], threshold) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    many = case(20_000, outliers=0.5)
+    at_eer = half_total_error_rate(*many, equal_error_threshold(*many))
+    assert at_eer == pytest.approx(reference(*many)["eer"], abs=1e-3)  # on the source set itself
+
+
+def test_half_total_error_rate_needs_a_threshold() -> None:
+    with pytest.raises(UserError, match="equal_error_threshold of a source set"):
+        half_total_error_rate([1.0, 2.0], [0, 1], float("nan"))
+
+
 @pytest.mark.parametrize(
     ("scores", "is_outlier", "message"),
     [
@@ -171,7 +210,7 @@ def test_interval_of_ten_thousand_samples_takes_under_a_second() -> None:
     ],
 )
 def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: str) -> None:
-    for measure in (evaluate, roc):
+    for measure in (evaluate, roc, equal_error_threshold, lambda *case: half_total_error_rate(*case, 0.0)):
         with pytest.raises(UserError, match=message):
             measure(scores, is_outlier)
 

@@ -5,12 +5,13 @@ they lie, a chunk of several iterations at a time.
 """
 
 import importlib
+import inspect
 import os
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
@@ -20,19 +21,39 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import noveltylab.data
+from noveltylab.aggregate import Wholes
 from noveltylab.data.preprocess import Preprocess, resize
 from noveltylab.data.protocols import Split
 from noveltylab.errors import UserError, nearest
+from noveltylab.scores import Scores
 
-_NOT_READERS = {"base", "preprocess", "protocols"}
+_NOT_READERS = {"base", "cache", "preprocess", "protocols"}
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What the samples are pieces of, in order of time: the frames of videos, or sound files.
+
+    kind "frame" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels int64, groups (the clip or file)
+    and test bool, each (U,); grid: rows and columns of the patches of a frame.
+    """
+
+    kind: str
+    of: NDArray[np.int64]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    test: NDArray[np.bool_]
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """What a reader returns.
 
-    images uint8 (N, C, H, W) at native size; labels int64 (N,); official_test bool (N,), None without such a split;
-    ids (N,) such as "train/00012"; verified: the files were compared with the official checksums.
+    images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,); official_test bool (N,), None
+    without such a split; ids (N,) such as "train/00012"; verified: the files were compared with the official checksums;
+    facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for the run's result.
     """
 
     images: Tensor
@@ -40,6 +61,9 @@ class Samples:
     official_test: NDArray[np.bool_] | None
     ids: NDArray[np.str_]
     verified: bool
+    facts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    units: Units | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Chunk(NamedTuple):
@@ -73,13 +97,17 @@ def fetch(download: Callable[[], object], what: str, remedy: str) -> None:
         raise UserError(f"Downloading {what} failed ({reason}). {remedy}") from error
 
 
-def load(name: str, root: str | Path | None, verify: bool, download: bool) -> Samples:
-    """Read dataset `name` with ``noveltylab.data.<name>.read``. UserError for an unknown name or unusable files."""
+def load(name: str, root: str | Path | None, verify: bool, download: bool, **options: Any) -> Samples:
+    """Read dataset `name` with ``noveltylab.data.<name>.read``. UserError for an unknown name or unusable files.
+
+    options: what only some readers take (`features`, `cache`, `inlier`); a reader gets those that it has a parameter for.
+    """
     readers = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)} - _NOT_READERS
     if name not in readers:
         raise UserError(f"There is no dataset '{name}': {nearest(name, readers)}")
     reader = importlib.import_module(f"noveltylab.data.{name}")
-    return cast(Samples, reader.read(resolve_root(root), verify=verify, download=download))
+    wanted = {key: options[key] for key in inspect.signature(reader.read).parameters.keys() & options.keys()}
+    return cast(Samples, reader.read(resolve_root(root), verify=verify, download=download, **wanted))
 
 
 class Positions(Dataset[int]):
@@ -122,8 +150,8 @@ class EpochSampler(DistributedSampler[int]):
 class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
-    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); preprocess,
-    fitted on train; batch_size, the effective one; warnings, sentences for the run's result.
+    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); wholes, the
+    frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings, sentences for the result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
     """
@@ -154,6 +182,7 @@ class NoveltyData(L.LightningDataModule):
         self.test_labels = samples.labels[split.test]
         self.test_ids = samples.ids[split.test]
         self.test_is_outlier = split.is_outlier
+        self.wholes = _wholes(samples, split, inlier)
         self.preprocess = Preprocess(contrast, subtract_mean).fit(self.train)
         self.batch_size, self.seed, self.chunk, self.on_device = batch_size, seed, chunk, on_device
         self.warnings: list[str] = []
@@ -161,6 +190,7 @@ class NoveltyData(L.LightningDataModule):
         if len(self.train) < batch_size:
             self.batch_size = n = len(self.train)
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
+        self.warnings += samples.notes
         if not samples.verified:
             self.warnings.append("data files were not verified against the official checksums")
 
@@ -169,6 +199,10 @@ class NoveltyData(L.LightningDataModule):
         """(C, H, W) of every image, after resizing."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    def pieces(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
+        """The test samples with their scores, name -> (n_test,)."""
+        return Scores(self.test_ids.tolist(), self.test_labels, self.test_is_outlier, columns)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Positions of the training inliers, chunk * batch_size at a time; the last batch may hold fewer iterations."""
@@ -205,6 +239,18 @@ class NoveltyData(L.LightningDataModule):
         """The chunk of training images at rows, int64 (K, B), on self.device."""
         x = self.preprocess(self.train.index_select(0, rows.flatten()).to(self.device))
         return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
+
+
+def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
+    """The test split's frames or files, if the protocol aggregates."""
+    units = samples.units
+    if units is None or split.aggregate is None:
+        return None
+    at = np.flatnonzero(units.test)
+    of = np.searchsorted(at, units.of[split.test])
+    labels = units.labels[at]
+    arrays = (units.ids[at], labels, labels != inlier, units.groups[at], of)
+    return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole)
 
 
 def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:

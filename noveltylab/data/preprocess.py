@@ -1,4 +1,7 @@
-"""From stored uint8 images to what a network sees: resize once, then scale on the device, a whole batch at a time."""
+"""From stored images to what a network sees: resize once, then scale on the device, a whole batch at a time.
+
+Pictures are uint8; sound waves, laid out as images, are int16.
+"""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -16,11 +19,16 @@ _BLOCK = 4096
 def resize(images: Tensor, size: int) -> Tensor:
     """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size); antialiased only where it shrinks.
 
-    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does.
+    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does. UserError for sound waves (int16) of another
+    size: neighbouring rows of these are not neighbours.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
+    if images.dtype == torch.int16:
+        raise UserError(
+            f"data.size={size}: sound waves are not resized. Use data.size={height} (data=dcase_waveform sets it)."
+        )
     shrinks = size < max(height, width)
     blocks = [torchvision_resize(block, [size, size], antialias=shrinks) for block in _blocks(images)]
     return torch.cat(blocks)
@@ -40,11 +48,12 @@ def global_contrast(x: Tensor) -> Tensor:
 
 
 class Preprocess(nn.Module):
-    """uint8 (B, C, H, W) -> float32 (B, C, H, W).
+    """uint8 (pictures) or int16 (sound waves), (B, C, H, W) -> float32 (B, C, H, W).
 
-    contrast "none": x / 127.5 - 1, in [-1, 1]. "gcn": global_contrast, then (x - lo) / (hi - lo) with the extreme
-    feature values lo, hi of the training inliers; other images may leave [0, 1], nothing is clipped. subtract_mean:
-    minus the mean image of the preprocessed training inliers. What is fitted lies in buffers, for the checkpoint.
+    contrast "none": x / 127.5 - 1, or of a wave x / 32768, in [-1, 1]. "gcn", for pictures: global_contrast, then
+    (x - lo) / (hi - lo) with the extreme feature values lo, hi of the training inliers; other images may leave [0, 1],
+    nothing is clipped. subtract_mean: minus the mean image of the preprocessed training inliers. What is fitted lies in
+    buffers, for the checkpoint.
     """
 
     lo: Tensor
@@ -64,9 +73,11 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> "Preprocess":
-        """Compute lo, hi and the mean image from the training inliers, uint8 (N, C, H, W), N >= 1."""
+        """Compute lo, hi and the mean image from the training inliers, as `forward` takes them, N >= 1."""
         if len(images) == 0:
             raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
+        if self.contrast == "gcn" and images.dtype == torch.int16:
+            raise UserError("data.contrast=gcn is for pictures; sound waves take data.contrast=none.")
         self.mean = torch.zeros(1, 1, 1, device=images.device)
         self.fitted = True
         if self.contrast == "gcn":
@@ -79,13 +90,15 @@ class Preprocess(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Preprocess a batch, uint8 (B, C, H, W) -> float32 (B, C, H, W)."""
+        """Preprocess a batch (B, C, H, W) -> float32 (B, C, H, W)."""
         if not self.fitted:
             raise RuntimeError("Preprocess.fit has to see the training inliers first")
         x = self._scale(images)
         return x - self.mean if self.subtract_mean else x
 
     def _scale(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.int16:
+            return images.float().div_(32768)
         if self.contrast == "none":
             return images.float().div_(127.5).sub_(1)
         return (global_contrast(images.float().div_(255)) - self.lo) / (self.hi - self.lo).clamp_min(1e-8)

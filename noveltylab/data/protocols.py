@@ -7,11 +7,12 @@ seen before the test. The same (protocol, labels, inlier, seed, options) gives t
 import hashlib
 import inspect
 import io
+import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ Index = NDArray[np.int64]
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Names = NDArray[np.str_]
+#: name -> (N,), what else a protocol may need to know of each sample: its view, clip, motion or official part
+Facts = Mapping[str, NDArray[Any]]
+#: how the scores of a frame's patches (a recording's segments) become one
+Aggregate = Literal["max", "top3mean", "mean"]
 
 
 #: the parts of a split, in the order of its file and hash
@@ -42,6 +47,10 @@ class Split:
     is_outlier: Flags
     #: labelled outliers outside the test part, for select=outlier_val alone; empty otherwise
     val_outliers: Index = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    #: how scores of samples become those of the frames or recordings that they are pieces of; None: they stay apart
+    aggregate: Aggregate | None = None
+    #: the run's number is that of whole frames, not of their patches
+    whole: bool = False
 
     def check(self, labels: Labels, inlier: int) -> None:
         """Raise UserError unless the parts are disjoint, train and val are inliers and the test can be scored."""
@@ -79,12 +88,14 @@ def split(
     *,
     seed: int,
     val_fraction: float,
+    facts: Facts | None = None,
     **options: Any,
 ) -> Split:
     """The checked split of one run.
 
     name: a key of PROTOCOLS; labels (N,); official_test (N,) or None; val_fraction in [0, 1): share of the training
-    inliers held out as val; options: keyword arguments of the protocol's own function. UserError for what does not fit.
+    inliers held out as val; facts: of the reader; options: keyword arguments of the protocol's own function. UserError
+    for what does not fit.
     """
     if name not in PROTOCOLS:
         raise UserError(f"There is no protocol '{name}': {nearest(name, PROTOCOLS)}")
@@ -99,7 +110,8 @@ def split(
     if not (labels == inlier).any():
         found = ", ".join(str(label) for label in np.unique(labels)[:20])
         raise UserError(f"No sample has the label inlier={inlier}; labels found: {found}.")
-    result = PROTOCOLS[name](labels, official_test, inlier, seed=seed, val_fraction=val_fraction, **options)
+    arguments = {"seed": seed, "val_fraction": val_fraction, **options}
+    result = PROTOCOLS[name](labels, official_test, inlier, facts or {}, **arguments)
     result.check(labels, inlier)
     return result
 
@@ -108,19 +120,33 @@ def p1(
     labels: Labels,
     official_test: Flags | None,
     inlier: int,
+    facts: Facts,
     *,
     seed: int,
     val_fraction: float,
     train_share: float = 0.8,
+    views: Literal["random", "contiguous"] = "random",
 ) -> Split:
-    """Protocol 1: official parts pooled, inliers cut 80/20, as many test outliers as test inliers, drawn uniformly."""
+    """Protocol 1: official parts pooled, inliers cut 80/20, as many test outliers as test inliers, drawn uniformly.
+
+    views "contiguous" cuts the circle of an object's views into arcs (train, then val, then test) from a drawn start:
+    under "random", views 5 degrees from the training ones are tested.
+    """
     rng = np.random.default_rng(seed)
-    train, test = _cut(rng.permutation(np.flatnonzero(labels == inlier)), _share("train_share", train_share))
+    if views == "random":
+        pool = rng.permutation(np.flatnonzero(labels == inlier))
+    else:
+        pool = np.flatnonzero(labels == inlier)
+        circle = pool[np.argsort(_fact(facts, "view", "protocol.views=contiguous")[pool], kind="stable")]
+        pool = np.roll(circle, -int(rng.integers(len(circle))))
+    train, test = _cut(pool, _share("train_share", train_share))
     outliers = _draw(rng, labels, inlier, len(test), "p1")
     return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
 
 
-def p2(labels: Labels, official_test: Flags | None, inlier: int, *, seed: int, val_fraction: float) -> Split:
+def p2(
+    labels: Labels, official_test: Flags | None, inlier: int, facts: Facts, *, seed: int, val_fraction: float
+) -> Split:
     """Protocol 2: inliers of the official training part, the whole official test part in its own order."""
     if official_test is None:
         raise UserError("This dataset (digits, for one) has no official split, as protocol p2 needs; use protocol=p1.")
@@ -133,6 +159,7 @@ def memae(
     labels: Labels,
     official_test: Flags | None,
     inlier: int,
+    facts: Facts,
     *,
     seed: int,
     val_fraction: float,
@@ -153,7 +180,66 @@ def memae(
     return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
 
 
-PROTOCOLS: dict[str, Callable[..., Split]] = {"p1": p1, "p2": p2, "memae": memae}
+def frames(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+    motion_filter: float = 0.75,
+    agg: Aggregate = "max",
+) -> Split:
+    """UCSD: patches of training clips against those of test clips; the last training clips are held out.
+
+    Patches that move less than the share `motion_filter` of the training patches are left out everywhere; a test frame
+    without any left gets the lowest score. `agg` makes a frame's score of those of its patches.
+    """
+    if not 0 <= motion_filter < 1:
+        raise UserError(f"protocol.motion_filter must lie in [0, 1), got {motion_filter}.")
+    clip, motion = (_fact(facts, name, "protocol=frames") for name in ("clip", "motion"))
+    assert official_test is not None  # readers that know clips know the official parts
+    inliers = ~official_test & (labels == inlier)
+    clips = np.unique(clip[inliers])
+    held_out = np.isin(clip, clips[len(clips) - math.ceil(val_fraction * len(clips)) :])
+    moves = motion >= (np.quantile(motion[inliers & ~held_out], motion_filter) if motion_filter else -math.inf)
+    rng = np.random.default_rng(seed)
+    train = rng.permutation(np.flatnonzero(inliers & ~held_out & moves))
+    val = np.flatnonzero(inliers & held_out & moves)
+    test = np.flatnonzero(official_test & moves)
+    return Split(train, val, test, labels[test] != inlier, aggregate=agg, whole=True)
+
+
+def scenes(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+    agg: Aggregate = "max",
+) -> Split:
+    """DCASE: event-free segments of one scene's devtrain and devtest train and validate; evaltest is tested whole.
+
+    val_fraction above 0 keeps devtest as it comes, 0 leaves validation out. `agg` makes a file's score, reported apart.
+    """
+    part = _fact(facts, "part", "protocol=scenes")
+    rng = np.random.default_rng(seed)
+    train = rng.permutation(np.flatnonzero((part == "devtrain") & (labels == inlier)))
+    val = np.flatnonzero((part == "devtest") & (labels == inlier)) if val_fraction else train[:0]
+    test = np.flatnonzero(part == "evaltest")
+    return Split(train, val, test, labels[test] != inlier, aggregate=agg)
+
+
+PROTOCOLS: dict[str, Callable[..., Split]] = {"p1": p1, "p2": p2, "memae": memae, "frames": frames, "scenes": scenes}
+
+
+def _fact(facts: Facts, name: str, asked: str) -> NDArray[Any]:
+    if name not in facts:
+        raise UserError(f"{asked} needs to know each sample's {name}, which this dataset does not tell.")
+    return facts[name]
 
 
 def _share(name: str, value: float) -> float:

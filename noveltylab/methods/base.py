@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from noveltylab.errors import UserError
+from noveltylab.errors import RunFailed, UserError
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Batch:
     index: Tensor
 
 
-class Diverged(RuntimeError):
-    """A loss became NaN or infinite."""
+class Diverged(RunFailed):
+    """A loss or a weight became NaN or infinite."""
 
 
 class Method(L.LightningModule):
@@ -143,9 +143,27 @@ class Method(L.LightningModule):
         means = torch.stack([value.float() for value in sums.values()]) / iterations
         self.losses = dict(zip(sums, means.tolist(), strict=True))  # the only wait for the device in a chunk
         if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
-            raise Diverged(f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self.losses}")
+            raise Diverged(f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}")
         for logger in self.loggers:
             logger.log_metrics({f"train/{name}": value for name, value in self.losses.items()}, step=self.iteration)
+
+    def check_finite(self) -> None:
+        """Raises Diverged if a weight is NaN or infinite: such weights are never kept."""
+        tensors = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point() and tensor.numel()]
+        if tensors and not bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()):
+            raise Diverged(f"weights not finite after epoch {self.current_epoch}: {self._said()}")
+
+    def _said(self) -> str:
+        """The networks that broke and the losses, for an error."""
+        broken = [
+            name
+            for name, network in self.named_children()
+            if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+        ]
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        return (
+            f"losses {losses}; networks with such weights: {', '.join(broken) or 'none yet'}. Try a smaller method.lr"
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration

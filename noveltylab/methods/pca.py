@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from noveltylab.methods.base import Method
 
@@ -33,8 +33,16 @@ class PCA(Method):
         x = train.flatten(1)
         self.mean = x.mean(0)
         centred = x - self.mean
-        variances, vectors = torch.linalg.eigh(centred.T @ centred)
-        variances, vectors = variances.flip(0).clamp_min(0), vectors.flip(1)
+        wide = len(x) < x.shape[1]
+        product = centred @ centred.T if wide else centred.T @ centred  # the smaller one; both have the same eigenvalues
+        try:
+            variances, vectors = torch.linalg.eigh(product)
+        except RuntimeError:  # many equal images: slower, and it converges
+            variances, vectors = torch.linalg.eigh(product.double())
+        variances, vectors = variances.to(x).flip(0).clamp_min(0), vectors.to(x).flip(1)
+        if wide:
+            vectors = nn.functional.normalize(centred.T @ vectors, dim=0)
+            vectors[:, variances <= 1e-6 * variances[0]] = 0  # directions in which no image differs
         if self.components < 1:
             share = variances.cumsum(0) / variances.sum().clamp_min(torch.finfo(x.dtype).tiny)
             count = int((share < self.components).sum()) + 1

@@ -131,6 +131,31 @@ def test_resize_leaves_the_right_size_alone_and_works_in_blocks(monkeypatch: pyt
     assert torch.equal(resize(x, 40), whole)
 
 
+def waves(n: int = 20) -> torch.Tensor:
+    values = np.random.default_rng(0).integers(-32768, 32768, (n, 1, 8, 8))
+    values[0, 0, 0, :3] = -32768, 0, 32767
+    return torch.from_numpy(values.astype(np.int16))
+
+
+def test_sound_waves_are_divided_by_full_scale_and_shown_about_grey() -> None:
+    x = waves()
+    y = Preprocess()(x)
+    assert y.dtype == torch.float32
+    assert np.array_equal(y.numpy(), x.numpy().astype(np.float64) / 32768)
+    assert y[0, 0, 0, :2].tolist() == [-1, 0]
+    assert Preprocess().to_unit(y)[0, 0, 0, 1] == 0.5
+    centred = Preprocess("none", True).fit(x)
+    assert np.allclose(centred(x).numpy(), (x.numpy() - x.numpy().mean(0, keepdims=True)) / 32768, atol=1e-6)
+
+
+def test_sound_waves_refuse_what_is_for_pictures() -> None:
+    with pytest.raises(UserError, match="data.contrast=gcn is for pictures"):
+        Preprocess("gcn").fit(waves())
+    with pytest.raises(UserError, match="data.size=32: sound waves are not resized. Use data.size=8"):
+        resize(waves(), 32)
+    assert torch.equal(resize(waves(), 8), waves())
+
+
 @pytest.mark.skipif("NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data")
 def test_deep_svdd_constants_of_mnist() -> None:
     if not (base.resolve_root(None) / "MNIST" / "raw").is_dir():

@@ -1,0 +1,209 @@
+"""Seconds and memory to batches of each dataset in $NOVELTYLAB_DATA, against the plain way, each in its own process.
+
+    NOVELTYLAB_DATA=/srv/data python -m benchmarks.readers                 # every dataset that is there
+    NOVELTYLAB_DATA=/srv/data python -m benchmarks.readers ucsd coil20
+
+Ours: the reader, the protocol's split and its batches, as a run has them; `first` without a cache, `again` with it.
+Plain: one image file (sound segment) at a time through PIL (soundfile, librosa) in a DataLoader with 2 workers, the same
+training samples and batch size; an epoch of it is timed on at most 2,000 samples and scaled up. Memory is the peak of the
+process above what its imports take, workers not counted; `x data` is its ratio to all of the dataset's uint8 images.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+SETS = ("mnist", "fmnist", "cifar10", "coil20", "coil100", "ucsd", "dcase")
+PLAIN = 2000
+BATCH = 64
+ROOT = Path(os.environ.get("NOVELTYLAB_DATA") or "data")
+
+
+def memory() -> int:
+    """Peak bytes of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def ours(name: str) -> dict[str, float]:
+    """Seconds to the first batch, of an epoch of batches, and peak memory, through the framework."""
+    from hydra import compose, initialize_config_dir
+
+    from noveltylab.__main__ import CONF
+    from noveltylab.options import check_options
+    from noveltylab.run import build, read_and_split
+
+    overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        options = check_options(compose("train", [*overrides, "inlier=park" if name == "dcase" else "inlier=0"]))
+    before, start = memory(), time.perf_counter()
+    samples, parts = read_and_split(options)
+    data, _ = build(options, samples, parts)
+    loader = data.train_dataloader()
+    data.on_after_batch_transfer(next(iter(loader)), 0)
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    count = sum(data.on_after_batch_transfer(rows, 0).rows.numel() for rows in loader)
+    epoch = time.perf_counter() - start
+    return {
+        "first": first,
+        "epoch": epoch / count * len(parts.train),
+        "train": len(parts.train),
+        "bytes": memory() - before,
+        "data": samples.images.nbytes,
+    }
+
+
+class OneByOne(Dataset[Tensor]):
+    """Samples read one at a time, resized and scaled by torchvision's transforms on PIL images."""
+
+    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+        from torchvision import transforms  # type: ignore[import-untyped,unused-ignore]
+
+        self.count, self.read = count, read
+        self.transform = transforms.Compose(
+            [transforms.Resize((32, 32)), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        found: Tensor = self.transform(self.read(index))
+        return found
+
+
+def idx_files(name: str) -> OneByOne:
+    from PIL import Image
+    from torchvision import datasets
+
+    whole = {"mnist": datasets.MNIST, "fmnist": datasets.FashionMNIST}[name](str(ROOT))
+    rows = (whole.targets == 0).nonzero().flatten().tolist()
+    return OneByOne(len(rows), lambda at: Image.fromarray(whole.data[rows[at]].numpy()))
+
+
+def cifar10() -> OneByOne:
+    from PIL import Image
+
+    from noveltylab.data.base import load  # a pickle is read by the safe reader here as well
+
+    samples = load("cifar10", ROOT, False, False)
+    rows = np.flatnonzero((samples.labels == 0) & ~np.asarray(samples.official_test)).tolist()
+    images = samples.images.numpy()
+    return OneByOne(len(rows), lambda at: Image.fromarray(images[rows[at]].transpose(1, 2, 0)))
+
+
+def picture_files(pattern: str) -> OneByOne:
+    from PIL import Image
+
+    files = sorted(ROOT.glob(pattern))
+    return OneByOne(len(files), lambda at: Image.open(files[at]))
+
+
+def patches() -> OneByOne:
+    from PIL import Image
+
+    files = sorted(ROOT.glob("ped2/training/frames/*/*.jpg")) or sorted(ROOT.glob("*/UCSDped2/Train/Train*/[0-9]*.tif"))
+
+    def read(at: int) -> Any:
+        frame, place = divmod(at, 96)
+        top, left = 30 * (place // 12), 30 * (place % 12)
+        return Image.open(files[frame]).crop((left, top, left + 30, top + 30))
+
+    return OneByOne(len(files) * 96, read)
+
+
+def segments() -> OneByOne:
+    import librosa  # type: ignore[import-untyped,unused-ignore]
+    import soundfile  # type: ignore[import-untyped,unused-ignore]
+    from PIL import Image
+
+    files = sorted(ROOT.glob("TUT-*-development/data/mixture_data/devtrain/*/audio/*.wav"))
+    length = 63 * 512 + 2048
+
+    def read(at: int) -> Any:
+        file, place = divmod(at, 40)
+        wave, rate = soundfile.read(files[file], start=place * 64 * 512, frames=length, dtype="float32")
+        mel = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=2048, hop_length=512, n_mels=64, center=False)
+        level = np.clip(librosa.power_to_db(mel) * 2 + 128, 0, 255)
+        return Image.fromarray(level.astype(np.uint8))
+
+    return OneByOne(len(files) * 40, read)
+
+
+def plain(name: str) -> dict[str, float]:
+    """The same numbers the plain way."""
+    made: dict[str, Callable[[], OneByOne]] = {
+        "cifar10": cifar10,
+        "coil20": lambda: picture_files("COIL-20/coil-20-32x32/obj1__*.png"),
+        "coil100": lambda: picture_files("coil-100/**/obj1__*.png"),
+        "ucsd": patches,
+        "dcase": segments,
+    }
+    before, start = memory(), time.perf_counter()
+    whole = made[name]() if name in made else idx_files(name)
+    part = Subset(whole, torch.randperm(len(whole))[:PLAIN].tolist())
+    loader = DataLoader(part, min(BATCH, len(part)), num_workers=2, persistent_workers=True)
+    next(iter(loader))
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    count = sum(len(x) for x in loader)
+    return {"first": first, "epoch_each": (time.perf_counter() - start) / count, "bytes": memory() - before}
+
+
+def measured(way: str, name: str, cache: str) -> dict[str, float]:
+    environment = {**os.environ, "NOVELTYLAB_CACHE": cache}
+    command = [sys.executable, "-m", "benchmarks.readers", "--one", way, name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)} (default: those that are there)")
+    parser.add_argument("--one", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        import noveltylab.run  # noqa: F401  # imports belong to neither side
+
+        print(json.dumps({"ours": ours, "plain": plain}[asked.one](asked.sets[0])))
+        return
+    from noveltylab.results import provenance
+
+    facts = provenance()
+    print(f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}")
+    print(
+        "dataset  train samples | to first batch: ours, again, plain | an epoch: ours, plain, ratio | peak: ours, x data, plain"
+    )
+    for name in asked.sets or SETS:
+        with tempfile.TemporaryDirectory() as cache:
+            try:
+                first, again, other = (measured(way, name, cache) for way in ("ours", "ours", "plain"))
+            except RuntimeError as error:
+                print(f"{name:8} not measured: {error}")
+                continue
+        epoch = other["epoch_each"] * again["train"]
+        print(
+            f"{name:8} {int(again['train']):7} | {first['first']:6.2f} s {again['first']:6.2f} s {other['first']:6.2f} s | "
+            f"{again['epoch']:7.3f} s {epoch:8.2f} s {epoch / again['epoch']:6.0f} x | {again['bytes'] / 2**20:5.0f} MiB "
+            f"{again['bytes'] / again['data']:4.1f} {other['bytes'] / 2**20:5.0f} MiB",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

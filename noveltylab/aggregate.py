@@ -1,0 +1,107 @@
+"""From the scores of pieces (patches of a frame, segments of a recording) to the score of the whole."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noveltylab.scores import Scores
+
+Array = NDArray[np.float64]
+
+#: frames that the common video code drops at the start of each clip (StevenLiuWen/ano_pred_cvpr2018)
+DROPPED = 4
+
+
+def aggregate(scores: Array, whole: NDArray[np.int64], count: int, how: str) -> Array:
+    """The score of each whole.
+
+    Args:
+        scores: (n,), of the pieces.
+        whole: (n,), which whole each piece belongs to, in 0 .. count - 1.
+        count: Number of wholes.
+        how: "max"; "top3mean", the mean of the three highest (of all, where there are fewer); "mean".
+
+    Returns:
+        (count,). A whole without pieces gets the lowest score of those that have some: nothing moved in that frame.
+
+    Raises:
+        ValueError: `how` is none of the three, or there are no pieces.
+    """
+    if not len(scores):
+        raise ValueError("no pieces to aggregate")
+    order = np.lexsort((-scores, whole))
+    scores, whole = scores[order], whole[order]
+    rank = np.arange(len(whole)) - np.searchsorted(whole, whole)  # 0 for the highest piece of each whole
+    if how not in ("max", "top3mean", "mean"):
+        raise ValueError(f"aggregate by max, top3mean or mean, not {how}")
+    used = rank < {"max": 1, "top3mean": 3, "mean": len(scores)}[how]
+    sums = np.bincount(whole[used], scores[used], count)
+    pieces = np.bincount(whole[used], minlength=count)
+    filled = pieces > 0
+    result = np.empty(count)
+    result[filled] = sums[filled] / pieces[filled]
+    result[~filled] = result[filled].min()
+    return result
+
+
+def scale_groups(scores: Array, groups: NDArray[np.str_], drop: int = DROPPED) -> tuple[Array, NDArray[np.int64]]:
+    """The video papers' convention: each clip scaled to [0, 1] by itself, without its first `drop` frames.
+
+    Args:
+        scores: (n,), of the frames, in order of time.
+        groups: (n,), the clip of each.
+        drop: Frames left out at the start of each clip; a clip that is not longer keeps all.
+
+    Returns:
+        Scores (m,) and the positions (m,) of the frames kept. A clip of one constant score becomes 0.
+    """
+    scaled, kept = [], []
+    for name in dict.fromkeys(groups.tolist()):
+        rows = np.flatnonzero(groups == name)
+        rows = rows[drop:] if len(rows) > drop else rows
+        low, high = scores[rows].min(), scores[rows].max()
+        scaled.append((scores[rows] - low) / (high - low if high > low else 1.0))
+        kept.append(rows)
+    return np.concatenate(scaled), np.concatenate(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Wholes:
+    """The U wholes of a test split: frames of clips, or sound files.
+
+    kind "frame" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of int64 (n_test,), the whole of
+    each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces.
+    """
+
+    kind: str
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    is_outlier: NDArray[np.bool_]
+    groups: NDArray[np.str_]
+    of: NDArray[np.int64]
+    how: str
+    main: bool
+
+
+def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scores]]:
+    """What the run's number is measured on, and what is reported apart.
+
+    Apart: "patches" (of frames; easier, not comparable) and "clips" (frames under `scale_groups`), or "files".
+    """
+    if wholes is None:
+        return pieces, {}
+    count = len(wholes.ids)
+    columns = {name: aggregate(column, wholes.of, count, wholes.how) for name, column in pieces.columns.items()}
+    whole = Scores(wholes.ids.tolist(), wholes.labels, wholes.is_outlier, columns)
+    if not wholes.main:
+        return pieces, {f"{wholes.kind}s": whole}
+    scaled = {name: scale_groups(column, wholes.groups) for name, column in columns.items()}
+    kept = next(iter(scaled.values()))[1]
+    clips = Scores(
+        wholes.ids[kept].tolist(),
+        wholes.labels[kept],
+        wholes.is_outlier[kept],
+        {name: values for name, (values, _) in scaled.items()},
+    )
+    return whole, {"patches": pieces, "clips": clips}

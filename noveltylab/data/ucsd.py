@@ -1,0 +1,290 @@
+"""UCSD Ped2: 16 training and 12 test clips of 240 x 360 grey frames, read as 8 x 12 patches of 30 x 30 pixels.
+
+Two layouts are in use: the official one (TIFF) and the one of the video papers' code (JPEG):
+    <root>/[UCSD_Anomaly_Dataset.v1p2/]UCSDped2/{Train/Train001, Test/Test001}/001.tif and Test/UCSDped2.m
+    <root>/ped2/{training,testing}/frames/01/000.jpg and ped2.mat or UCSDped2.m
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from noveltylab.data.base import Samples, Units, missing, resolve_root
+from noveltylab.data.cache import Arrays, cached, fingerprint
+from noveltylab.errors import UserError
+
+PATCH = 30
+#: height and width of a frame, and how many frames (of them abnormal) the official clips have
+FRAME = (240, 360)
+TRAIN_CLIPS, TRAIN_FRAMES = 16, 2550
+TEST_LENGTHS = (180, 180, 150, 180, 150, 180, 180, 180, 120, 150, 180, 180)
+TEST_ABNORMAL = (120, 86, 146, 150, 129, 159, 135, 180, 120, 150, 180, 93)
+
+_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
+_LARGEST = 4096
+_BY_HAND = (
+    "Unpack UCSD_Anomaly_Dataset.tar.gz (UCSD's Statistical Visual Computing Lab) there, or lay out "
+    "ped2/training/frames/01/000.jpg, ..., ped2/testing/frames/... and ped2.mat."
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: `name` such as "test/01" and its frames' files in order of time."""
+
+    name: str
+    frames: list[Path]
+
+
+def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Samples:
+    """Samples with images (N, 1, 30, 30), 96 patches of each frame in rows, training clips first; labels of their frame.
+
+    labels: 0 normal, 1 abnormal. facts: clip int64, motion float32 (mean absolute difference to the frame before, in grey
+    levels). verify: the counts must be the official ones; there are no checksums. UserError for unusable files.
+    """
+    root = resolve_root(root)
+    folder, train, test, truth = find(root, download)
+    clips = [*train, *test]
+    spans = read_labels(truth, [len(clip.frames) for clip in test])
+    if verify:
+        _check_counts(folder, train, test, spans)
+
+    def make() -> Arrays:
+        return read_patches(clips)
+
+    files = [frame for clip in clips for frame in clip.frames]
+    key = {"version": 1, "folder": str(folder), "files": fingerprint(files, folder)}
+    arrays = cached("ucsd", key, make) if cache else make()
+    patches, motion = arrays["patches"], arrays["motion"]
+    per_frame = len(patches) // len(files)
+    lengths = [len(clip.frames) for clip in clips]
+    clip_of_frame = np.repeat(np.arange(len(clips)), lengths)
+    is_test = clip_of_frame >= len(train)
+    frame_labels = np.concatenate([np.zeros(sum(lengths[: len(train)]), np.int64), *map(np.int64, spans)])
+    frame_ids = np.array([f"{clip.name}/{frame.stem}" for clip in clips for frame in clip.frames])
+    columns = int(arrays["columns"])
+    places = [f"r{i // columns}c{i % columns:02d}" for i in range(per_frame)]
+    units = Units(
+        kind="frame",
+        of=np.repeat(np.arange(len(files)), per_frame),
+        ids=frame_ids,
+        labels=frame_labels,
+        groups=np.array([clip.name for clip in clips])[clip_of_frame],
+        test=is_test,
+        grid=(per_frame // columns, columns),
+    )
+    counts = "frames and labels counted as official" if verify else "counts not checked (data.verify=false)"
+    return Samples(
+        images=torch.from_numpy(patches).unsqueeze(1),
+        labels=np.repeat(frame_labels, per_frame),
+        official_test=np.repeat(is_test, per_frame),
+        ids=np.array([f"{frame}/{place}" for frame in frame_ids.tolist() for place in places]),
+        verified=False,
+        facts={"clip": np.repeat(clip_of_frame, per_frame), "motion": motion},
+        units=units,
+        notes=(f"UCSD Ped2: {counts}; no checksums were ever published",),
+    )
+
+
+# Files.
+
+
+def find(root: Path, download: bool) -> tuple[Path, list[Clip], list[Clip], Path]:
+    """The dataset's folder, training clips, test clips and label file, in either layout."""
+    official = [root / "UCSD_Anomaly_Dataset.v1p2" / "UCSDped2", root / "UCSDped2"]
+    for folder in official:
+        if (folder / "Train").is_dir() or (folder / "Test").is_dir():
+            return _gather(folder, folder / "Train", folder / "Test", [folder / "Test" / "UCSDped2.m"])
+    folder = root / "ped2"
+    if folder.is_dir():
+        labels = [folder / "UCSDped2.m", folder / "ped2.mat"]
+        return _gather(folder, folder / "training" / "frames", folder / "testing" / "frames", labels)
+    tried = " Fetching it is not possible: it has no stable address." if download else ""
+    raise missing("UCSDped2 (or ped2)", root, _BY_HAND + tried)
+
+
+def _gather(folder: Path, train: Path, test: Path, labels: list[Path]) -> tuple[Path, list[Clip], list[Clip], Path]:
+    truth = next((path for path in labels if path.is_file()), None)
+    if truth is None:
+        raise missing(" or ".join(path.name for path in labels), labels[0].parent, "It holds the abnormal frames.")
+    return folder, _clips(train, "train"), _clips(test, "test"), truth
+
+
+def _clips(folder: Path, part: str) -> list[Clip]:
+    """The numbered clips below a folder; other names and hidden files are passed over."""
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (match := re.fullmatch(r"(?:Train|Test)?0*([1-9]\d{0,3})", path.name)) and path.is_dir():
+            numbered[int(match[1])] = path
+    if not numbered:
+        raise missing(f"{part} clips", folder, _BY_HAND)
+    if absent := sorted(set(range(1, max(numbered) + 1)) - set(numbered)):
+        raise UserError(f"{folder}: clip {absent[0]:02d} is missing, while there is a clip {max(numbered):02d}.")
+    return [Clip(f"{part}/{number:02d}", _frames(numbered[number])) for number in sorted(numbered)]
+
+
+def _frames(folder: Path) -> list[Path]:
+    found: dict[int, Path] = {}
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.suffix.lower() not in _SUFFIXES or not path.stem.isdecimal():
+            continue
+        number = int(path.stem[-6:])
+        if number in found:
+            raise UserError(f"{folder}: {found[number].name} and {path.name} are the same frame twice.")
+        found[number] = path
+    if not found:
+        raise UserError(f"{folder} holds no frames (files such as 001.tif or 000.jpg).")
+    numbers = sorted(found)
+    if absent := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
+        raise UserError(f"{folder}: frame {absent[0]:03d} of {numbers[0]:03d} to {numbers[-1]:03d} is missing.")
+    return [found[number] for number in numbers]
+
+
+def _check_counts(folder: Path, train: list[Clip], test: list[Clip], spans: list[NDArray[np.bool_]]) -> None:
+    frames = sum(len(clip.frames) for clip in train)
+    found = (len(train), frames, tuple(map(len, spans)), tuple(int(span.sum()) for span in spans))
+    wanted = (TRAIN_CLIPS, TRAIN_FRAMES, TEST_LENGTHS, TEST_ABNORMAL)
+    names = ("training clips", "training frames", "frames of the test clips", "abnormal frames of the test clips")
+    for name, here, official in zip(names, found, wanted, strict=True):
+        if here != official:
+            raise UserError(
+                f"{folder}: expected {official} {name}, found {here}. Replace the copy, or accept it with data.verify=false."
+            )
+
+
+# Labels.
+
+
+def read_labels(path: Path, lengths: list[int]) -> list[NDArray[np.bool_]]:
+    """Which frames of each test clip are abnormal, bool (length,) each, from UCSDped2.m or ped2.mat.
+
+    Raises:
+        UserError: the file is no such file, or its intervals (1-based, inclusive) do not fit the clips' lengths.
+    """
+    intervals = parse_matlab(path) if path.suffix == ".m" else _load_mat(path)
+    if len(intervals) != len(lengths):
+        raise UserError(f"{path} labels {len(intervals)} clips, but there are {len(lengths)} test clips.")
+    found = []
+    for number, (spans, length) in enumerate(zip(intervals, lengths, strict=True), 1):
+        abnormal = np.zeros(length, np.bool_)
+        for first, last in spans:
+            if not 1 <= first <= last <= length:
+                raise UserError(
+                    f"{path}: frames {first} to {last} of test clip {number:02d}, which has {length} frames."
+                )
+            abnormal[first - 1 : last] = True
+        found.append(abnormal)
+    return found
+
+
+def parse_matlab(path: Path) -> list[list[tuple[int, int]]]:
+    """Intervals of each clip from lines such as ``TestVideoFile{end+1}.gt_frame = [61:180, 190];``."""
+    try:
+        text = path.read_bytes()[:1_000_000].decode("ascii")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not the MATLAB text with the abnormal frames. Replace it.") from None
+    clips: list[list[tuple[int, int]]] = []
+    for content in re.findall(r"gt_frame\s*=\s*\[([^\]]*)\]", text):
+        parts = [part for part in re.split(r"[,\s]+", re.sub(r"\s*:\s*", ":", content)) if part]
+        matches = [re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", part) for part in parts]
+        if not parts or None in matches:
+            raise UserError(f"{path}: cannot read the frames '{content[:40]}' of test clip {len(clips) + 1:02d}.")
+        clips.append([(int(match[1]), int(match[2] or match[1])) for match in matches if match])
+    if not clips:
+        raise UserError(f"{path} holds no line 'TestVideoFile{{end+1}}.gt_frame = [first:last];'. Replace it.")
+    return clips
+
+
+def _load_mat(path: Path) -> list[list[tuple[int, int]]]:
+    """Intervals of each clip from ``gt``, a cell array of 2 x n matrices."""
+    from scipy.io import loadmat  # type: ignore[import-untyped,unused-ignore]  # ships no types
+
+    try:
+        cells = loadmat(path, variable_names=["gt"])["gt"].ravel()
+        tables = [np.asarray(cell, np.int64).reshape(2, -1) for cell in cells]
+    except Exception as error:  # a damaged file fails in many ways, and each means the same
+        raise UserError(
+            f"{path} does not hold the abnormal frames as the cell array 'gt' ({error}). Replace it."
+        ) from None
+    return [[(int(first), int(last)) for first, last in table.T] for table in tables]
+
+
+# Patches.
+
+
+def read_patches(clips: list[Clip]) -> Arrays:
+    """patches uint8 (frames * patches of a frame, 30, 30), motion float32 (as many,), columns (patches in a row)."""
+    height, width = _size(clips[0].frames[0])
+    if height % PATCH or width % PATCH:
+        raise UserError(
+            f"{clips[0].frames[0]}: {height} x {width} pixels do not divide into {PATCH} x {PATCH} patches."
+        )
+    rows, columns = height // PATCH, width // PATCH
+    total = sum(len(clip.frames) for clip in clips)
+    patches = np.empty((total, rows, columns, PATCH, PATCH), np.uint8)
+    motion = np.zeros((total, rows, columns), np.float32)
+
+    def fill(start: int, clip: Clip) -> None:
+        before: NDArray[np.uint8] | None = None
+        for at, path in enumerate(clip.frames, start):
+            frame = _decode(path, (height, width))
+            patches[at] = unfold(frame)
+            if before is not None:
+                change = np.maximum(frame, before) - np.minimum(frame, before)
+                motion[at] = unfold(change).mean((2, 3), dtype=np.float32)
+            before = frame
+        if len(clip.frames) > 1:
+            motion[start] = motion[start + 1]  # nothing comes before the first frame
+
+    starts = np.cumsum([0, *(len(clip.frames) for clip in clips[:-1])]).tolist()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        list(pool.map(fill, starts, clips))
+    return {
+        "patches": patches.reshape(-1, PATCH, PATCH),
+        "motion": motion.reshape(-1),
+        "columns": np.array(columns),
+    }
+
+
+def unfold(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The non-overlapping patches of a frame (H, W), row by row: (H / 30, W / 30, 30, 30)."""
+    height, width = frame.shape
+    return frame.reshape(height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(1, 2)
+
+
+def fold(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The frame (H, W) of its patches (H / 30, W / 30, 30, 30): undoes `unfold`."""
+    rows, columns = values.shape[:2]
+    return values.swapaxes(1, 2).reshape(rows * PATCH, columns * PATCH)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from None
+    if max(width, height) > _LARGEST:
+        raise UserError(f"{path}: {height} x {width} pixels is no frame of Ped2 ({FRAME[0]} x {FRAME[1]}).")
+    return height, width
+
+
+def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            if (found := image.size[::-1]) != size:  # known from the header, before anything is decoded
+                raise UserError(f"{path}: expected {size[0]} x {size[1]} pixels, found {found[0]} x {found[1]}.")
+            return np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not a readable image ({' '.join(str(error).split())}). Replace it.")

@@ -1,0 +1,122 @@
+"""The pictures of a run, drawn from its scores and test images into `figures/`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from noveltylab import figures
+from noveltylab.aggregate import Wholes
+from noveltylab.data import dcase
+from noveltylab.data.base import NoveltyData, Samples
+from noveltylab.evaluate import embeddings, reconstructions
+from noveltylab.methods.base import Method
+from noveltylab.metrics import roc
+from noveltylab.scores import read_scores
+
+#: Test images in the t-SNE picture of methods that embed.
+EMBEDDED = 600
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A floor's scores of what the run is measured on, (N,)."""
+
+    name: str
+    scores: np.ndarray[Any, np.dtype[np.float64]]
+
+
+def draw(
+    method: Method, samples: Samples, data: NoveltyData, floors: list[Floor], result: dict[str, Any], folder: Path
+) -> None:
+    """The pictures of the run: ROC, score histogram, best and worst cases with their reconstructions, clips."""
+    scores = read_scores(folder / "scores.csv")
+    primary, pictures = result["primary"], folder / "figures"
+    main = scores.columns[primary]
+    curves = {result["method"]: (*roc(main, scores.is_outlier), result["scores"][primary]["auroc"])}
+    for floor in floors:
+        curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), result["floor"][floor.name]["auroc"])
+    figures.plot_roc(pictures / "roc.png", curves)
+    figures.plot_histogram(pictures / "scores.png", main, scores.is_outlier, primary)
+    few = np.random.default_rng(0).permutation(len(data.test))[:EMBEDDED]
+    if (embedded := embeddings(method, data.preprocess, data.test[torch.from_numpy(few)])) is not None:
+        figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[few])
+    pieces = read_scores(folder / "scores_patches.csv") if data.wholes and data.wholes.main else scores
+    column = pieces.columns[primary]
+    cases = np.unique(np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values())))
+    images = data.test[torch.from_numpy(cases)]
+    figures.plot_reconstructions(
+        pictures / "cases.png",
+        images.numpy(),
+        reconstructions(method, data.preprocess, images),
+        column[cases],
+        pieces.is_outlier[cases],
+        [pieces.ids[case] for case in cases],
+    )
+    if samples.units and samples.units.kind == "frame":
+        draw_clips(samples, pieces.ids, column, main, primary, pictures)
+    elif samples.units and data.wholes:
+        draw_recordings(samples, data.wholes, main, pictures)
+
+
+def draw_clips(
+    samples: Samples,
+    ids: list[str],
+    patches: NDArray[np.float64],
+    frames: NDArray[np.float64],
+    name: str,
+    pictures: Path,
+) -> None:
+    """Frame scores over time, and frames under their patches' scores: the most novel one of each clip, and one clip moving.
+
+    ids and patches (n,): the scored patches; frames (U,): scores of the test frames.
+    """
+    units = samples.units
+    assert units is not None
+    assert units.grid is not None
+    grid = units.grid
+    tested = np.flatnonzero(units.test)
+    groups, abnormal = units.groups[tested], units.labels[tested] > 0
+    scored = dict(zip(ids, patches.tolist(), strict=True))
+
+    def overlay(at: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """A test frame (H, W) and the scores of its patches (rows, columns), NaN where none moved."""
+        rows = np.arange(*np.searchsorted(units.of, [tested[at], tested[at] + 1]))
+        values = np.array([scored.get(sample, np.nan) for sample in samples.ids[rows]]).reshape(grid)
+        tiles = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
+        shape = (*grid, *tiles.shape[1:])
+        return tiles.reshape(shape).swapaxes(1, 2).reshape(grid[0] * shape[2], grid[1] * shape[3]), values
+
+    clips = {clip: np.flatnonzero(groups == clip) for clip in dict.fromkeys(groups.tolist())}
+    figures.plot_clips(
+        pictures / "clips.png", {clip: (frames[rows], abnormal[rows]) for clip, rows in clips.items()}, name
+    )
+    peaks = {clip: int(rows[frames[rows].argmax()]) for clip, rows in clips.items()}
+    shown = {f"{units.ids[tested[at]]}, {'ab' if abnormal[at] else ''}normal": overlay(at) for at in peaks.values()}
+    limits = (float(np.median(patches)), float(patches.max()))
+    figures.plot_frames(pictures / "frames.png", shown, limits, name)
+    mixed = [rows for rows in clips.values() if abnormal[rows].any() and not abnormal[rows].all()]
+    moving = (mixed or list(clips.values()))[0][::3]
+    figures.animate(pictures / "clip.gif", [overlay(int(at)) for at in moving], limits)
+
+
+def draw_recordings(samples: Samples, wholes: Wholes, segments: NDArray[np.float64], pictures: Path) -> None:
+    """The test file with an event that scores highest, the one that scores lowest, and the highest without any.
+
+    segments (n_test,): scores of the test segments.
+    """
+    units = samples.units
+    assert units is not None
+    tested = np.flatnonzero(units.test)
+    highest = np.array([segments[wholes.of == at].max() for at in range(len(tested))])
+    order = np.argsort(highest, kind="stable")
+    with_event, without = order[wholes.is_outlier[order]], order[~wholes.is_outlier[order]]
+    chosen = {"found": with_event[-1:], "missed": with_event[:1], "false_alarm": without[-1:]}
+    for name, (at, *_) in ((name, found) for name, found in chosen.items() if len(found)):
+        track = dcase.track(samples, int(tested[at]))
+        scores, title = segments[wholes.of == at], f"{name.replace('_', ' ')}: {wholes.ids[at]}"
+        path = pictures / f"recording_{name}.png"
+        figures.plot_recording(path, track.picture, track.seconds, track.events, track.times, scores, title)

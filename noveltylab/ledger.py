@@ -1,0 +1,207 @@
+"""What a run's folder tells any process that sees it: complete, begun with other options, held by somebody, failed.
+
+There is no other ledger: a sweep is the folders of its cells, whoever runs them and on whichever machine.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where runs are not locked
+    fcntl = None  # type: ignore[assignment]
+
+from omegaconf import OmegaConf
+
+from noveltylab.errors import UserError
+from noveltylab.help import flatten
+from noveltylab.options import Options
+from noveltylab.results import read_result, write_atomic
+
+#: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
+FREE = {
+    "output",
+    "force",
+    "data.root",
+    "data.download",
+    "trainer.accelerator",
+    "trainer.checkpoint_seconds",
+    "resources.num_cpus",
+    "resources.num_gpus",
+}
+
+#: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
+TRIES, PAUSE = 10, 0.05
+
+
+class Busy(UserError):
+    """Another process is running this very run."""
+
+
+def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any] | None:
+    """The result of a complete run with the same options, or None where there is something to do.
+
+    Raises:
+        UserError: the folder holds a run with other options; shows the difference.
+    """
+    if force or not (folder / "config.yaml").is_file():
+        return None
+    result = read_result(folder) if (folder / "result.json").is_file() else None
+    there = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    old, new = flatten(there), flatten(config)
+    differences = [
+        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+        for key in sorted({*old, *new})
+        if key not in FREE and not key.startswith("logger.") and old.get(key, "absent") != new.get(key, "absent")
+    ]
+    if differences:
+        raise UserError(
+            f"{folder} holds a run with other options ({'; '.join(differences)}). "
+            "Choose another output=..., or force=true to run again (the old run is kept beside it)"
+        )
+    return result
+
+
+# Who runs it.
+
+
+def lock_path(folder: Path) -> Path:
+    """The lock's file, beside the run's folder: force=true moves the folder aside, and a refused run leaves none."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps every other process from running this run; the kernel lets go when this one ends, however it ends.
+
+    Raises:
+        Busy: another process holds it; says which, where and since when.
+        UserError: the folder cannot be made.
+    """
+    path = lock_path(folder)
+    made = [parent for parent in path.parents if not parent.exists()]
+    file = _acquire(path, folder)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while held: who waits for it sees that its file is gone, and makes a new one
+        file.close()
+        for parent in made:
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # not empty: the run has begun
+
+
+def _acquire(path: Path, folder: Path) -> IO[str]:
+    for _ in range(TRIES):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+")  # noqa: SIM115  # stays open as long as the lock is held
+        except FileNotFoundError:
+            continue  # whoever made the folder for a refused run has just removed it
+        except OSError as error:
+            raise UserError(f"cannot create {folder}: {error.strerror}; choose another output=...") from None
+        if _take(file) and _is(file, path):
+            file.truncate(0)
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            file.write(json.dumps(owner))
+            file.flush()
+            return file
+        file.close()
+        time.sleep(PAUSE)
+    raise Busy(f"{folder} is being run by {_words(_owner(path))}; wait for it or end it, then repeat the command")
+
+
+def _take(file: IO[str]) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _say_once(f"the output's file system has no locks ({error.strerror}): do not start a run twice there")
+    return True
+
+
+@cache
+def _say_once(message: str) -> None:
+    print(message, file=sys.__stderr__)  # a sweep keeps the output of its cells off the screen
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    """Whether the open file is still the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Who runs this run now ("pid", "host", "since"; {} where that cannot be read), None for nobody."""
+    path = lock_path(folder)
+    if fcntl is None or not path.exists():
+        return None
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(path)
+    except OSError:
+        return None
+    return None
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):  # gone, or just being written
+        return {}
+
+
+def _words(owner: dict[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# How it failed.
+
+
+def failure_path(options: Options) -> Path:
+    """Where a failed cell of a sweep leaves its reason: `<output>/.sweep/failed/<protocol>-<method>-...-seed<s>.json`."""
+    root = Path(options.output).expanduser()
+    return root / ".sweep" / "failed" / f"{'-'.join(options.folder.relative_to(root).parts)}.json"
+
+
+def write_failure(options: Options, overrides: list[str], reason: str, trace: str) -> None:
+    """Keeps why a cell failed, for whoever started the sweep and for the report; the next success removes it."""
+    found = {
+        "reason": reason,
+        "folder": str(options.folder),
+        "overrides": overrides,
+        "host": socket.gethostname(),
+        "time": _now(),
+        "traceback": trace,
+    }
+    write_atomic(failure_path(options), json.dumps(found, indent=1) + "\n")
+
+
+def read_failure(path: Path) -> str:
+    """The one-line reason that `write_failure` left."""
+    try:
+        return str(json.loads(path.read_text())["reason"])
+    except (OSError, ValueError, KeyError) as error:
+        return f"{path} cannot be read: {error}"

@@ -1,0 +1,69 @@
+"""The cache: same key, same arrays, made once; a damaged entry is made again."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noveltylab.data.cache import cache_folder, cached, fingerprint
+
+
+class Maker:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return {"x": np.arange(5, dtype=np.uint8), "y": np.array(3.5)}
+
+
+def test_made_once_for_each_key() -> None:
+    make = Maker()
+    for key, calls in (({"a": 1}, 1), ({"a": 1}, 1), ({"a": 2}, 2), ({"a": 1}, 2)):
+        found = cached("name", key, make)
+        assert make.calls == calls
+        np.testing.assert_array_equal(found["x"], np.arange(5))
+        assert found["x"].dtype == np.uint8
+        assert found["y"] == 3.5
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 torn", None])
+def test_damaged_entry_is_made_again(damage: bytes | None) -> None:
+    make = Maker()
+    cached("name", {}, make)
+    (entry,) = cache_folder().glob("name-*.npz")
+    content = entry.read_bytes()
+    entry.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    cached("name", {}, make)
+    assert make.calls == 2
+    cached("name", {}, make)
+    assert make.calls == 2
+
+
+def test_a_pickle_in_the_cache_is_never_loaded() -> None:
+    make = Maker()
+    cached("name", {}, make)
+    (entry,) = cache_folder().glob("name-*.npz")
+    np.savez(entry, x=np.array([object()], dtype=object))
+    assert cached("name", {}, make)["x"].dtype == np.uint8
+    assert make.calls == 2
+
+
+def test_unwritable_folder_is_said_and_nothing_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "file" / "below"))
+    assert cached("name", {}, Maker())["y"] == 3.5
+
+
+def test_fingerprint_sees_names_sizes_and_times(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(b"1")
+    seen = {fingerprint(files, tmp_path), fingerprint(files[:1], tmp_path)}
+    files[0].write_bytes(b"12")
+    seen.add(fingerprint(files, tmp_path))
+    os.utime(files[0], (1, 1))
+    seen.add(fingerprint(files, tmp_path))
+    assert len(seen) == 4
+    assert fingerprint(files, tmp_path) in seen

@@ -1,0 +1,248 @@
+"""UCSD Ped2: both layouts, labels, patches, motion, the frames protocol, damaged copies."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from noveltylab.data import ucsd
+from noveltylab.data.base import Samples, load
+from noveltylab.data.protocols import split
+from noveltylab.errors import UserError
+from tests.formats import write_ucsd
+
+REAL = Path(os.environ.get("NOVELTYLAB_DATA", "absent"))
+FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tiny(root: Path, **options: Any) -> Samples:
+    return load("ucsd", root, False, False, **{"cache": False, **options})
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_both_layouts_give_patches_with_their_frames_labels(tmp_path: Path, official: bool) -> None:
+    write_ucsd(tmp_path, official=official)
+    found = tiny(tmp_path)
+    assert found.images.shape == (5 * 8 * 6, 1, 30, 30)
+    units = found.units
+    assert units is not None
+    assert units.grid == (2, 3)
+    assert units.ids[0] == ("train/01/001" if official else "train/01/000")
+    assert units.labels.tolist() == [0] * 24 + [0, 0, 0, 0, 1, 1, 1, 1] * 2
+    assert found.labels.tolist() == np.repeat(units.labels, 6).tolist()
+    assert found.official_test is not None
+    assert found.official_test.tolist() == [False] * 144 + [True] * 96
+    assert found.ids[7].endswith("/r0c01")
+    assert len(set(found.ids.tolist())) == len(found.ids)
+    assert found.facts["clip"].tolist() == np.repeat(np.arange(5), 48).tolist()
+    assert not found.verified
+
+
+def test_patches_are_the_frame_cut_row_by_row(tmp_path: Path) -> None:
+    folder = write_ucsd(tmp_path)
+    frame = np.asarray(Image.open(folder / "Train" / "Train001" / "003.tif"))
+    mine = tiny(tmp_path).images[2 * 6 : 3 * 6, 0].numpy()
+    for at in range(6):
+        row, column = divmod(at, 3)
+        np.testing.assert_array_equal(mine[at], frame[30 * row : 30 * row + 30, 30 * column : 30 * column + 30])
+    np.testing.assert_array_equal(ucsd.fold(ucsd.unfold(frame)), frame)
+
+
+def test_motion_is_the_mean_change_to_the_frame_before(tmp_path: Path) -> None:
+    folder = write_ucsd(tmp_path)
+    before, after = (np.asarray(Image.open(folder / "Test" / "Test002" / f"00{i}.tif"), np.int64) for i in (5, 6))
+    motion = tiny(tmp_path).facts["motion"].reshape(5, 8, 6)
+    np.testing.assert_allclose(motion[4, 5, 4], np.abs(after - before)[30:, 30:60].mean(), rtol=1e-6)
+    np.testing.assert_array_equal(motion[:, 0], motion[:, 1])
+
+
+def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(tmp_path: Path) -> None:
+    write_ucsd(tmp_path)
+    found = tiny(tmp_path)
+    clip, motion = found.facts["clip"], found.facts["motion"]
+    options = {"seed": 0, "val_fraction": 0.1, "facts": found.facts}
+    parts = split("frames", found.labels, found.official_test, 0, motion_filter=0.5, agg="mean", **options)
+    assert set(clip[parts.train]) == {0, 1}
+    assert set(clip[parts.val]) == {2}
+    assert set(clip[parts.test]) == {3, 4}
+    threshold = np.median(motion[clip < 2])
+    for part in (parts.train, parts.val, parts.test):
+        assert (motion[part] >= threshold).all()
+    assert len(parts.test) == (motion[clip > 2] >= threshold).sum()
+    assert (parts.aggregate, parts.whole) == ("mean", True)
+    everything = split("frames", found.labels, found.official_test, 0, motion_filter=0.0, **options)
+    assert [len(part) for part in (everything.train, everything.val, everything.test)] == [96, 48, 96]
+
+
+def test_a_run_measures_whole_frames_and_reports_patches_apart(
+    tmp_path: Path, run_here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ucsd(tmp_path, frames=12)
+    result = run_here(
+        "data=ucsd", "method=pca", f"data.root={tmp_path}", "data.verify=false", "protocol.motion_filter=0.3"
+    )
+    assert result["n"]["test_inliers"] == result["n"]["test_outliers"] == 12
+    assert set(result["apart"]) == {"patches", "clips"}
+    folder = tmp_path / "outputs" / "frames" / "pca" / "ucsd" / "inlier0" / "seed0"
+    for name in ("clips.png", "frames.png", "clip.gif", "cases.png"):
+        with Image.open(folder / "figures" / name) as picture:
+            picture.load()
+    frames = np.genfromtxt(folder / "scores.csv", delimiter=",", names=True, dtype=None, encoding=None)
+    patches = np.genfromtxt(folder / "scores_patches.csv", delimiter=",", names=True, dtype=None, encoding=None)
+    for frame in frames:
+        mine = [patch["residual"] for patch in patches if patch["id"].startswith(f"{frame['id']}/")]
+        assert frame["residual"] == (max(mine) if mine else frames["residual"].min())
+    inliers, outliers = (frames["residual"][frames["is_outlier"] == kind] for kind in (0, 1))
+    wins = np.sign(outliers[:, None] - inliers).mean() / 2 + 0.5
+    assert result["scores"]["residual"]["auroc"] == pytest.approx(wins)
+
+
+def test_cache_gives_the_same_and_notices_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_ucsd(tmp_path)
+    plain, first = tiny(tmp_path), tiny(tmp_path, cache=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(ucsd, "read_patches", None)
+        again = tiny(tmp_path, cache=True)
+    for other in (first, again):
+        assert (other.images == plain.images).all()
+        np.testing.assert_array_equal(other.facts["motion"], plain.facts["motion"])
+    Image.fromarray(np.zeros((60, 90), np.uint8)).save(folder / "Train" / "Train001" / "001.tif")
+    assert not tiny(tmp_path, cache=True).images[0].any()
+
+
+def damage_clip(folder: Path) -> None:
+    shutil.rmtree(folder / "Train" / "Train002")
+
+
+def damage_frame(folder: Path) -> None:
+    (folder / "Test" / "Test001" / "004.tif").unlink()
+
+
+def damage_truncated(folder: Path) -> None:
+    path = folder / "Test" / "Test001" / "004.tif"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def damage_magic(folder: Path) -> None:
+    (folder / "Train" / "Train001" / "002.tif").write_bytes(b"no picture at all")
+
+
+def damage_size(folder: Path) -> None:
+    Image.fromarray(np.zeros((30, 30), np.uint8)).save(folder / "Train" / "Train001" / "002.tif")
+
+
+def damage_bomb(folder: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(folder / "Train" / "Train001" / "001.tif", compression="group4")
+
+
+def damage_labels(folder: Path) -> None:
+    path = folder / "Test" / "UCSDped2.m"
+    path.write_text(path.read_text().replace("[5:8]", "[5:80]", 1))
+
+
+def damage_label_count(folder: Path) -> None:
+    (folder / "Test" / "UCSDped2.m").write_text("TestVideoFile{end+1}.gt_frame = [5:8];\n")
+
+
+def damage_label_text(folder: Path) -> None:
+    (folder / "Test" / "UCSDped2.m").write_text("TestVideoFile{end+1}.gt_frame = [5:system('ls')];\n")
+
+
+def damage_empty(folder: Path) -> None:
+    for path in (folder / "Test" / "Test002").iterdir():
+        path.unlink()
+
+
+def damage_no_labels(folder: Path) -> None:
+    (folder / "Test" / "UCSDped2.m").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (damage_clip, r"Train: clip 02 is missing"),
+        (damage_frame, r"Test001: frame 004 of 001 to 008 is missing"),
+        (damage_truncated, r"Test001/004\.tif is not a readable image"),
+        (damage_magic, r"Train001/002\.tif is not a readable image"),
+        (damage_size, r"002\.tif: expected 60 x 90 pixels, found 30 x 30"),
+        (damage_bomb, r"001\.tif"),
+        (damage_labels, r"UCSDped2\.m: frames 5 to 80 of test clip 01, which has 8 frames"),
+        (damage_label_count, r"labels 1 clips, but there are 2 test clips"),
+        (damage_label_text, r"UCSDped2\.m: cannot read the frames '5:system"),
+        (damage_empty, r"Test002 holds no frames"),
+        (damage_no_labels, r"UCSDped2\.m not found"),
+    ],
+)
+def test_damage_is_one_error_that_names_the_file(tmp_path: Path, damage: Callable[[Path], None], named: str) -> None:
+    damage(write_ucsd(tmp_path))
+    with pytest.raises(UserError, match=named):
+        tiny(tmp_path)
+
+
+def test_damaged_mat_file(tmp_path: Path) -> None:
+    folder = write_ucsd(tmp_path, official=False)
+    path = folder / "ped2.mat"
+    for content in (b"", b"MATLAB 5.0", path.read_bytes()[:200]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"ped2\.mat does not hold the abnormal frames"):
+            tiny(tmp_path)
+
+
+def test_absent_data_says_where_to_put_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"UCSDped2 \(or ped2\) not found in .*Unpack UCSD_Anomaly_Dataset"):
+        tiny(tmp_path)
+
+
+def test_a_copy_with_other_counts_is_refused_unless_accepted(tmp_path: Path) -> None:
+    write_ucsd(tmp_path)
+    with pytest.raises(UserError, match=r"expected 16 training clips, found 3.*data\.verify=false"):
+        load("ucsd", tmp_path, True, False, cache=False)
+
+
+@FUZZ
+@given(
+    content=st.one_of(
+        st.binary(max_size=200),
+        st.text("TestVideoFile{end+1}.gt_frame = [0123456789:,];\n ", max_size=200).map(str.encode),
+        st.lists(st.text("0123456789:, ", max_size=12)).map(
+            lambda spans: "\n".join(f"TestVideoFile{{end+1}}.gt_frame = [{span}];" for span in spans).encode()
+        ),
+    )
+)
+def test_label_parser_refuses_or_reads(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "UCSDped2.m"
+    path.write_bytes(content)
+    with suppress(UserError):
+        assert [len(clip) for clip in ucsd.read_labels(path, [180, 120])] == [180, 120]
+
+
+def test_label_parser_knows_several_spans_and_single_frames(tmp_path: Path) -> None:
+    path = tmp_path / "UCSDped2.m"
+    path.write_text("TestVideoFile{end+1}.gt_frame = [2 : 3, 5 7:8];")
+    (found,) = ucsd.read_labels(path, [9])
+    assert np.flatnonzero(found).tolist() == [1, 2, 4, 6, 7]
+
+
+@pytest.mark.skipif(not (REAL / "ped2").is_dir(), reason="no ped2 in $NOVELTYLAB_DATA")
+def test_real_labels_agree_with_the_second_label_file() -> None:
+    lengths = list(ucsd.TEST_LENGTHS)
+    first, second = (ucsd.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat"))
+    assert sum(int(clip.sum()) for clip in first) == 1648
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "ped2").is_dir(), reason="no ped2 in $NOVELTYLAB_DATA")
+def test_real_ped2_has_the_official_counts() -> None:
+    found = load("ucsd", REAL, True, False, cache=False)
+    assert found.images.shape == (4560 * 96, 1, 30, 30)
+    assert found.labels.sum() == 1648 * 96

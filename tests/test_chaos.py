@@ -1,0 +1,25 @@
+"""A few of the kill points of `make chaos`: every method, SIGKILL at random moments, the same bytes in the end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def go(points: int, seed: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos", str(points), str(tmp_path), str(seed)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same") == points
+
+
+def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
+    go(20, 0, tmp_path)
+
+
+@pytest.mark.slow
+def test_many_more(tmp_path: Path) -> None:
+    go(100, 1, tmp_path)

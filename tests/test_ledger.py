@@ -1,0 +1,145 @@
+"""What the folders say: who holds a run, dead or alive, and how it failed."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noveltylab import ledger
+from noveltylab.errors import UserError
+from noveltylab.ledger import Busy, holder, lock_path, locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from noveltylab.ledger import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+#: Takes the lock again and again; whoever has it must be the only one who can make the marker.
+CROWD = """
+import sys, time
+from pathlib import Path
+from noveltylab.ledger import Busy, locked
+folder, marker, taken = Path(sys.argv[1]), Path(sys.argv[2]), 0
+while taken < 20:
+    try:
+        with locked(folder):
+            marker.touch(exist_ok=False)
+            time.sleep(0.001)
+            marker.unlink()
+            taken += 1
+    except Busy:
+        pass
+"""
+
+
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that runs the run of `folder`."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        if process.poll() is None:
+            process.communicate("")
+
+
+def test_a_held_run_is_busy_and_says_by_whom(tmp_path: Path) -> None:
+    folder = tmp_path / "p1" / "seed0"
+    with held_by_another(folder) as process:
+        owner = holder(folder)
+        assert owner is not None
+        assert (owner["pid"], owner["host"]) == (process.pid, socket.gethostname())
+        with (
+            pytest.raises(Busy, match=f"{folder} is being run by process {process.pid} on .* since 20"),
+            locked(folder),
+        ):
+            pass
+        assert holder(folder) == owner
+    assert holder(folder) is None
+    with locked(folder):
+        assert holder(folder) == json.loads(lock_path(folder).read_text())
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "seed0"
+    with held_by_another(folder) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert lock_path(folder).exists()
+        assert holder(folder) is None
+        with locked(folder):
+            assert holder(folder) is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_one_of_many_holds_it(tmp_path: Path) -> None:
+    """Four processes take and drop one lock, with its folder made and removed each time."""
+    command = [sys.executable, "-c", CROWD, str(tmp_path / "made" / "seed0"), str(tmp_path / "marker")]
+    crowd = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in crowd] == [("", 0)] * 4
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_refused_run_leaves_no_folder_and_a_begun_one_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "p1" / "pca" / "seed0"
+    with pytest.raises(UserError, match="bad"), locked(folder):
+        raise UserError("bad")
+    assert list(tmp_path.iterdir()) == []
+    with locked(folder):
+        folder.mkdir()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_without_locks_it_runs_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(ledger.fcntl, "flock", flock)
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    for seed in (0, 1):
+        with locked(tmp_path / f"seed{seed}"):
+            assert holder(tmp_path / f"seed{seed}") is None
+    assert capfd.readouterr().err.count("no locks") == 1
+
+
+def test_a_second_run_of_the_same_folder_exits_2_and_touches_nothing(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier3" / "seed0"
+    with held_by_another(folder) as process:
+        done = command("method=pca", "inlier=3", f"output={tmp_path / 'outputs'}")
+        assert done.returncode == 2
+        assert f"is being run by process {process.pid}" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not folder.exists()
+
+
+def test_a_run_completed_while_it_waited_for_the_lock_is_not_run_again(
+    run_here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_here("method=pca")
+    real, calls = ledger.previous, []
+
+    def late(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return None if len(calls) == 1 else real(*arguments)
+
+    monkeypatch.setattr("noveltylab.run.previous", late)
+    assert run_here("method=pca") == json.loads(json.dumps(first))
+    assert len(calls) == 2
