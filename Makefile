@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types learn table bench clean
+.PHONY: help run test test-slow lint types chaos learn table bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digit
 	$(BIN)/python -m noveltylab method=ocgan data=digits
 
 test: $(STAMP) ## build .venv, then run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
 
 test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow
@@ -30,6 +30,9 @@ lint: $(STAMP) ## ruff: rules and format
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+chaos: $(STAMP) ## kill 200 runs at random moments and compare what they end with (an hour)
+	$(BIN)/python -m tests.chaos 200
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
 	$(BIN)/python -m experiments.learn
@@ -42,6 +45,7 @@ table: $(STAMP) ## run one of the papers' tables, then report on its paper: make
 bench: $(STAMP) ## the speed claims, measured side by side (minutes)
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.readers
 
 clean: ## remove the environment and caches, never outputs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
