@@ -36,7 +36,10 @@ REFUSED = {
     "size that does not fit": (["data.size=30"], "data.size=30: OCGAN takes a multiple of 8"),
     "unknown score": (["method.primary=msw"], "method.primary=msw: no such score; did you mean 'mse'?"),
     "protocol option": (["protocol=p1", "protocol.val_fraction=2"], "protocol.val_fraction"),
-    "protocol without official split": (["data=digits", "protocol=p2"], "protocol=p2 does not fit data=digits; it can be p1, memae"),
+    "protocol without official split": (
+        ["data=digits", "protocol=p2"],
+        "protocol=p2 does not fit data=digits; it can be p1, memae",
+    ),
     "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
     "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),

@@ -34,7 +34,9 @@ class PCA(Method):
         self.mean = x.mean(0)
         centred = x - self.mean
         wide = len(x) < x.shape[1]
-        product = centred @ centred.T if wide else centred.T @ centred  # the smaller one; both have the same eigenvalues
+        product = (
+            centred @ centred.T if wide else centred.T @ centred
+        )  # the smaller one; both have the same eigenvalues
         try:
             variances, vectors = torch.linalg.eigh(product)
         except RuntimeError:  # many equal images: slower, and it converges
