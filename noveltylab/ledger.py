@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from noveltylab.errors import UserError
 from noveltylab.help import flatten
 from noveltylab.options import Options
-from noveltylab.results import read_result, write_atomic
+from noveltylab.results import read_result, sha256_file, write_atomic
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
 FREE = {
@@ -50,13 +50,15 @@ class Busy(UserError):
 def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any] | None:
     """The result of a complete run with the same options, or None where there is something to do.
 
+    A result that is damaged, or whose files are not those it records, counts as none (see `set_damaged_aside`).
+
     Raises:
         UserError: the folder holds a run with other options; shows the difference.
     """
     if force or not (folder / "config.yaml").is_file():
         return None
-    result = read_result(folder) if (folder / "result.json").is_file() else None
-    there = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    result = None if damage(folder) else read_result(folder)
+    there = result["config"] if result else _load_config(folder / "config.yaml")
     old, new = flatten(there), flatten(config)
     differences = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
@@ -69,6 +71,41 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
             "Choose another output=..., or force=true to run again (the old run is kept beside it)"
         )
     return result
+
+
+def _load_config(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # torn, or by another hand: tags that would make objects are refused as well
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())[:120]}); run again with force=true (the folder is kept beside)"
+        ) from None
+
+
+def damage(folder: Path) -> str:
+    """Why the folder's result does not count: "" if it does, "no result" without one, else the files that are damaged."""
+    if not (folder / "result.json").is_file():
+        return "no result"
+    try:
+        files = dict(read_result(folder)["files"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return "result.json"
+    wrong = [name for name, digest in files.items() if not _is_file_with(folder / name, digest)]
+    return ", ".join(wrong)
+
+
+def _is_file_with(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Moves a damaged result out of the way, so that the run goes on from its checkpoints; says so. Needs the lock."""
+    if (found := damage(folder)) and found != "no result":
+        kept = (folder / "result.json").rename(folder / "result.damaged.json")
+        print(
+            f"{folder}: {found} damaged or changed since; {kept.name} is kept, the run is finished anew",
+            file=sys.stderr,
+        )
 
 
 # Who runs it.

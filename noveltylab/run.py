@@ -33,7 +33,7 @@ from noveltylab.data.protocols import PROTOCOLS, Split, draw_val_outliers, save_
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import novelty_scores
-from noveltylab.ledger import locked, previous
+from noveltylab.ledger import locked, previous, set_damaged_aside
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
@@ -64,6 +64,8 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
         with locked(folder) if first_process() else nullcontext():
             # somebody else may have completed it since
             if (done := previous(folder, config, options.force)) is None:
+                if not options.force:
+                    set_damaged_aside(folder)
                 return _run(options, config, folder)
     Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
     print_summary(done, folder)

@@ -167,3 +167,33 @@ def test_a_read_only_output_is_refused_before_anything(run_here: Run, tmp_path: 
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot create"):
         run_here(f"output={tmp_path / 'locked' / 'outputs'}", "method=pca")
+
+
+@pytest.mark.parametrize("name", ["result.json", "scores.csv", "split.npz", "config.yaml"])
+@pytest.mark.parametrize("cut", [0, 0.5, None])
+def test_a_damaged_file_of_a_finished_run_is_named_and_made_again(
+    run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, cut: float | None
+) -> None:
+    whole = run_here("method=pca")
+    folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
+    before = (folder / "scores.csv").read_bytes()
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content + b"#" if cut is None else content[: int(cut * len(content))])
+    if name == "config.yaml" and cut is not None:
+        with pytest.raises(UserError, match="other options|config.yaml is damaged"):
+            run_here("method=pca")
+        return
+    again = run_here("method=pca")
+    assert f"{name} damaged or changed" in capsys.readouterr().err
+    assert (folder / "result.damaged.json").is_file()
+    assert again["scores"] == whole["scores"]
+    assert (folder / "scores.csv").read_bytes() == before
+
+
+def test_a_hostile_config_in_a_run_folder_is_refused(run_here: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"method: !!python/object/apply:os.system ['touch {tmp_path / 'pwned'}']\n")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        run_here("method=pca")
+    assert not (tmp_path / "pwned").exists()
