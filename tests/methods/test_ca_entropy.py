@@ -20,7 +20,7 @@ from noveltylab.methods.ca_entropy import (
     feature_error,
     latent_entropy,
 )
-from tests.methods.conftest import blobs
+from tests.methods.conftest import blobs, changed, states
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "discriminator")
@@ -35,16 +35,6 @@ def method(make: Make) -> Any:
 
 def batch(count: int = 16) -> Batch:
     return Batch(blobs(count), torch.arange(count))
-
-
-def states(method: Any) -> dict[str, dict[str, Tensor]]:
-    return {name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()} for name in NETWORKS}
-
-
-def changed(before: dict[str, dict[str, Tensor]], method: Any) -> set[str]:
-    """Networks with any parameter or buffer that is not bit-identical."""
-    after = states(method)
-    return {n for n in NETWORKS if any(not torch.equal(before[n][k], after[n][k]) for k in before[n])}
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -170,7 +160,7 @@ def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPat
 def test_discriminator_step_changes_the_discriminator_alone(method: Any) -> None:
     x = blobs(16)
     x_hat, _ = method.generate(x)
-    before = states(method)
+    before = states(method, NETWORKS)
     method._update_discriminator(method.discriminator, x, x_hat.detach())
     assert changed(before, method) == {"discriminator"}
     assert all(p.grad is None for p in (*method.encoder.parameters(), *method.decoder.parameters()))
@@ -179,7 +169,7 @@ def test_discriminator_step_changes_the_discriminator_alone(method: Any) -> None
 def test_generator_step_changes_encoder_and_decoder_alone(method: Any) -> None:
     x = blobs(16)
     x_hat, h = method.generate(x)
-    before = states(method)
+    before = states(method, NETWORKS)
     method._update_generator(x, x_hat, h)
     assert changed(before, method) == {"encoder", "decoder"}
     assert all(p.grad is None for p in method.discriminator.parameters())

@@ -1,0 +1,170 @@
+"""ALOCC: Adversarially Learned One-Class Classifier for Novelty Detection (Sabokrou et al., CVPR 2018).
+
+A denoising reconstructor R is trained against a discriminator D: R learns to refine inliers until D takes them for real,
+and D learns what inliers look like. R refines inliers and distorts outliers, so D(R(x)) is to separate them better than D(x).
+
+"Code" below is the authors' TensorFlow code. Where it and the paper disagree, or the paper is silent, and what stands here:
+- layers are the code's: 5x5 convolutions of stride 2, no code shorter than the last map, which is larger than the image at
+  the default width; weights N(0, 0.02);
+- reconstruction: squared error between R(x + n) and the CLEAN image, averaged over the pixels; the code compares with the
+  noisy one, by a cross entropy that takes R's tanh output for a logit;
+- its weight lambda: 0.4 from memory of the paper, unverified; the code has 0.2;
+- noise: fresh at every step, deviation 0.155 on the image's own scale (code, which draws it once an image);
+- R climbs -log D rather than descending log(1 - D) (code); one R step for each D step (paper), `r_steps=2` in the code;
+- RMSprop (code) with rate 2e-4; at the code's 0.002 D was at chance on MNIST's digit 3 from the first epoch on;
+- D scores with running statistics of its batch norm, so that no image's score depends on the others of its batch; the code
+  leaves batch norm in training mode;
+- stopping: the paper stops once the reconstruction error is below a bound that it does not give; here the epoch with the
+  lowest reconstruction error on held-out inliers is scored;
+- scores are minus D's logits, so that larger is more novel; the paper thresholds the probability from below.
+
+Known weakness: once R rebuilds inliers well D cannot tell them from real ones any more, and its opinion of outliers is left
+to chance: D(R(x)) is best early and swings from epoch to epoch, while the reconstruction error goes on falling. The bound
+of the stopping rule decides the result, and nothing says where it should be.
+Published mean AUROC: COIL-100 P1 0.809 for D(R(x)), 0.686 for D(x); the 0.88 and 0.82 printed for MNIST P1 may be F1.
+"""
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.dcgan import initialise
+
+Side = tuple[int, int]
+
+
+# Networks.
+
+
+def halvings(height: int, width: int, steps: int) -> list[Side]:
+    """Sides of the image and of the maps after each convolution of stride 2, which rounds up: [(H, W), (H/2, W/2), ...]."""
+    sides = [(height, width)]
+    for _ in range(steps):
+        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
+    return sides
+
+
+def down(before: int, after: int, norm: bool = True) -> list[nn.Module]:
+    normalised = [nn.BatchNorm2d(after)] if norm else []
+    return [nn.Conv2d(before, after, 5, 2, 2, bias=not norm), *normalised, nn.LeakyReLU(0.2)]
+
+
+def up(before: int, after: int, small: Side, large: Side, bias: bool = False) -> nn.Module:
+    odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
+    return nn.ConvTranspose2d(before, after, 5, 2, 2, output_padding=odd, bias=bias)
+
+
+def reconstructor(channels: int, base: int, height: int, width: int) -> nn.Sequential:
+    """R: images (B, C, H, W) -> images of that shape in (-1, 1)."""
+    sides = halvings(height, width, 3)[::-1]
+    layers: list[nn.Module] = []
+    for before, after in pairwise((channels, 2 * base, 4 * base, 8 * base)):
+        layers += down(before, after)
+    for (before, after), (small, large) in zip(pairwise((8 * base, 2 * base, base)), pairwise(sides), strict=False):
+        layers += [up(before, after, small, large), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, up(base, channels, sides[-2], sides[-1], bias=True), nn.Tanh())
+
+
+def discriminator(channels: int, base: int, height: int, width: int) -> nn.Sequential:
+    """D: images (B, C, H, W) -> logits (B,), large for inliers."""
+    rows, columns = halvings(height, width, 4)[-1]
+    layers = down(channels, base, norm=False)
+    for before, after in pairwise((base, 2 * base, 4 * base, 8 * base)):
+        layers += down(before, after)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * base * rows * columns, 1), nn.Flatten(0))
+
+
+# Losses.
+
+
+def bce(logits: Tensor, label: int) -> Tensor:
+    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
+    return F.softplus(-logits if label == 1 else logits)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus L_R+D as D sees it: D(x) with label 1, D(R(x + n)) with label 0; logits (B,) each -> scalar."""
+    return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    """L_R: squared difference of images (B, C, H, W), averaged over the pixels -> (B,)."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+class ALOCC(Method):
+    """R and D; one D step and `r_steps` R steps an iteration."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        channels: Annotated[int, Field(ge=1)] = 16,
+        noise_std: Annotated[float, Field(ge=0)] = 0.155,
+        w_rec: Annotated[float, Field(ge=0)] = 0.4,
+        r_steps: Annotated[int, Field(ge=1)] = 1,
+    ) -> None:
+        super().__init__(image_shape)
+        self.lr, self.noise_std, self.w_rec, self.r_steps = lr, noise_std, w_rec, r_steps
+        image_channels, height, width = image_shape
+        self.reconstructor = reconstructor(image_channels, channels, height, width)
+        self.discriminator = discriminator(image_channels, channels, height, width)
+        self.apply(initialise)
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            name: torch.optim.RMSprop(getattr(self, name).parameters(), self.lr, alpha=0.9)
+            for name in ("reconstructor", "discriminator")
+        }
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration: D step, then R steps on the same noisy images. Losses `mse`, `discriminator`, `reconstructor`."""
+        x = batch.x
+        noisy = x + self.noise_std * torch.randn_like(x)
+        x_hat = self.reconstruct(noisy)
+        losses = self._update_discriminator(x, x_hat.detach())
+        for step in range(self.r_steps):
+            # R does not change before its own first step: one forward pass serves both.
+            losses |= self._update_reconstructor(x, x_hat if step == 0 else self.reconstruct(noisy))
+        return losses
+
+    def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        """D learns images (1) from reconstructions (0); R stays as it is."""
+        loss = discriminator_loss(self.discriminator(x), self.discriminator(x_hat))
+        self.minimise(loss, "discriminator")
+        return {"discriminator": loss.detach()}
+
+    def _update_reconstructor(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        """L = L_R+D + lambda L_R: R fools D and rebuilds the clean image; D stays as it is."""
+        with frozen(self.discriminator):
+            losses = {"mse": squared_error(x, x_hat).mean(), "reconstructor": bce(self.discriminator(x_hat), 1).mean()}
+            self.minimise(losses["reconstructor"] + self.w_rec * losses["mse"], "reconstructor")
+        return {name: value.detach() for name, value in losses.items()}
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("d_recon", "d_x", "mse")
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """Minus the logit of D on R(x) and on x, and the reconstruction error of the clean image; (B,) each."""
+        x_hat = self.reconstruct(x)
+        return {
+            "d_recon": -self.discriminator(x_hat),
+            "d_x": -self.discriminator(x),
+            "mse": squared_error(x, x_hat),
+        }
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """Squared error of clean inliers (B,), which the paper's stopping rule watches."""
+        return squared_error(x, self.reconstruct(x))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """R(x), (B, C, H, W)."""
+        x_hat: Tensor = self.reconstructor(x)
+        return x_hat

@@ -1,0 +1,108 @@
+"""One-class support vector machine on raw pixels (Schölkopf et al., 2001), Gaussian kernel exp(-gamma |x - x'|^2).
+
+scikit-learn (libsvm) solves the dual; support vectors and coefficients are kept as tensors, and scored in float64. `gamma`:
+- "scale": 1 / (pixels x variance of all pixel values), scikit-learn's default, the same for pixels in [0, 1] and [-1, 1];
+- "consistent": the largest (tightest boundary) that is still consistent, that is, rejects no more held-out inliers than
+  the share `nu` says, within two standard errors (Tax and Müller, 2004). It needs no outliers and no likelihood;
+- a number. Deep SVDD (Ruff et al., 2018) chose it from 2^-10 ... 2^-1 on 10 % of the labelled TEST set, which is not done here.
+Published on MNIST P2 with an unstated gamma: 0.9513; measured there with gamma=scale and nu = 0.1, 784 pixels: 0.9253.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.svm import OneClassSVM
+from torch import Tensor
+
+from noveltylab.methods.base import Method
+
+#: training images that vote on gamma, folds in which they are held out, and multiples of "scale" that are tried, largest first
+VOTERS = 2000
+FOLDS = 5
+MULTIPLES = [2.0**power for power in range(8, -7, -1)]
+
+
+def scale_gamma(train: Tensor) -> float:
+    """1 / (F Var[x]) for train (N, F)."""
+    variance = float(train.double().var(correction=0))
+    return 1 / (train.shape[1] * variance) if variance > 0 else 1.0
+
+
+def rejected_share(squared: NDArray[np.float64], gamma: float, nu: float) -> float:
+    """Share of held-out inliers that fall outside, over FOLDS folds; squared distances (N, N)."""
+    kernel = np.exp(-gamma * squared)
+    fold = np.arange(len(kernel)) % FOLDS
+    rejected = 0
+    for held in range(FOLDS):
+        fit, out = fold != held, fold == held
+        machine = OneClassSVM(kernel="precomputed", nu=nu).fit(kernel[np.ix_(fit, fit)])
+        rejected += int((machine.decision_function(kernel[np.ix_(out, fit)]) < 0).sum())
+    return rejected / len(kernel)
+
+
+def consistent_gamma(train: Tensor, nu: float) -> float:
+    """The largest multiple of "scale" whose machine rejects at most nu + 2 sqrt(nu (1 - nu) / N) of the held-out inliers.
+
+    train (N, F); of a large one an even choice votes. The smallest multiple where none is consistent.
+    """
+    rows = torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device).round().long()
+    x = train[rows].double()
+    squared = torch.cdist(x, x).square().cpu().numpy()
+    bound = nu + 2 * float(np.sqrt(nu * (1 - nu) / len(x)))
+    scale = scale_gamma(train)
+    consistent = (m * scale for m in MULTIPLES if rejected_share(squared, m * scale, nu) <= bound)
+    return next(consistent, MULTIPLES[-1] * scale)
+
+
+class OCSVM(Method):
+    """`nu` bounds the share of training inliers outside the boundary from above, that of support vectors from below."""
+
+    iterative: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        nu: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        gamma: Literal["scale", "consistent"] | Annotated[float, Field(gt=0)] = "scale",
+    ) -> None:
+        super().__init__(image_shape)
+        self.nu, self.given = nu, gamma
+        self.register_buffer("support", torch.zeros(0, 0))
+        for name, shape in (("dual", (0,)), ("gamma", ()), ("offset", ())):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.support: Tensor
+        self.dual: Tensor
+        self.gamma: Tensor
+        self.offset: Tensor
+
+    def prepare(self, train: Tensor) -> None:
+        """Solves the dual on train (N, C, H, W); keeps the support vectors (S, F), their coefficients (S,) and rho."""
+        x = train.flatten(1)
+        gamma = self.given
+        if gamma == "scale":
+            gamma = scale_gamma(x)
+        elif gamma == "consistent":
+            gamma = consistent_gamma(x, self.nu)
+        machine: Any = OneClassSVM(nu=self.nu, gamma=gamma, cache_size=1000).fit(x.double().cpu().numpy())
+        self.support = x[torch.from_numpy(machine.support_).long().to(x.device)].contiguous()
+        values = (machine.dual_coef_[0], gamma, machine.offset_[0])
+        self.dual, self.gamma, self.offset = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in values)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("outside",)
+
+    def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        """`outside`: log rho - log sum_i alpha_i k(x, x_i), (B,); positive where the decision function is negative.
+
+        Orders as the decision function does, but goes on telling samples apart where all kernels have vanished beside rho.
+        """
+        exponents = -self.gamma * torch.cdist(x.flatten(1).double(), self.support.double()).square()
+        return {"outside": self.offset.log() - torch.logsumexp(exponents + self.dual.log(), 1)}
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        return self.novelty_score(x)["outside"]
