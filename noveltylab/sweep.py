@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import textwrap
 import threading
@@ -294,7 +295,7 @@ def fit_ray(launcher: Any, cpu_only: bool) -> int:
     if remote.num_cpus is None:
         remote.num_cpus = max(1, int(cpus * remote.num_gpus / gpus)) if remote.num_gpus and gpus else 1
     for name, wanted, found in (("num_gpus", remote.num_gpus, gpus), ("num_cpus", remote.num_cpus, cpus)):
-        if wanted > found and launcher.ray_cfg.init.address is None:
+        if wanted > found and launcher.ray_cfg.init.address == "local":
             raise UserError(f"resources.{name}={wanted:g}: Ray has {found:g} here, so no run would ever start")
     return max(1, int(remote.num_cpus))
 
@@ -310,12 +311,18 @@ def start_ray(launcher: Any) -> dict[str, float]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a run without a GPU must not see one
     settings: dict[str, Any] = OmegaConf.to_container(launcher.ray_cfg.init, resolve=True)  # type: ignore[assignment]
+    host, _, port = str(settings["address"]).rpartition(":")
+    if host and port.isdigit():
+        try:  # Ray itself would knock for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"hydra.launcher.ray.init.address={host}:{port}: no Ray answers there: {error}") from None
     if ray.is_initialized():
         ray.shutdown()
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises just that where it is too slow to start
-        hint = "; a cluster that asks for a token needs RAY_AUTH_MODE=token" if settings["address"] else ""
+        hint = "; a cluster that asks for a token needs RAY_AUTH_MODE=token" if settings["address"] != "local" else ""
         raise UserError(f"hydra/launcher=ray: {error} (settings: hydra.launcher.ray.init{hint})") from None
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 

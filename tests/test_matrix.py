@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_runs_on_every_dataset(
     run_here: Callable[..., dict[str, Any]], root: Path, method: str, data: str
 ) -> None:
-    small = {**SMALL.get(method, {}), **({"latent_size": 16} if method == "nda" else {})}
+    small = {**SMALL.get(method, {}), **({"latent_size": 8} if method == "nda" else {})}
     options = [f"method.{key}={str(value).lower()}" for key, value in small.items()]
     result = run_here(
         f"method={method}", f"data={data}", f"inlier={SETS[data][1]}", f"data.root={root}", *TINY, *options

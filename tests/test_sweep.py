@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from noveltylab import run, sweep
 from noveltylab.errors import UserError
 from noveltylab.ledger import holder, locked
 from noveltylab.options import Options
-from noveltylab.results import write_result
+from noveltylab.results import sha256_file, write_result
 from noveltylab.sweep import Cell, Watch, fit_launcher
 from tests.conftest import TINY
 from tests.test_ledger import held_by_another
@@ -58,7 +59,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         scores = {"residual": {"auroc": 0.5 + options.inlier_index / 20}}
-        result = {"primary": "residual", "scores": scores, "seconds": {"total": 12.34}, "config": config}
+        files = {"config.yaml": sha256_file(folder / "config.yaml")}
+        result = {
+            "primary": "residual",
+            "scores": scores,
+            "seconds": {"total": 12.34},
+            "files": files,
+            "config": config,
+        }
         write_result(folder, result)
         return result
 
@@ -299,7 +307,7 @@ def test_submitit_local_starts_no_more_than_there_are_cores(monkeypatch: pytest.
 
 def _launcher(name: str, gpus: float | None, cpus: int | None) -> Any:
     remote = OmegaConf.create({"num_gpus": gpus, "num_cpus": cpus})
-    return type(name, (), {"ray_cfg": SimpleNamespace(remote=remote, init=OmegaConf.create({"address": None}))})()
+    return type(name, (), {"ray_cfg": SimpleNamespace(remote=remote, init=OmegaConf.create({"address": "local"}))})()
 
 
 def test_threads_of_a_run_are_set_and_kept(run_here: Callable[..., dict[str, Any]]) -> None:
@@ -428,6 +436,32 @@ def test_four_runs_at_half_a_gpu_share_two(cli: Cli, tmp_path: Path) -> None:
         json.loads(path.read_text())["provenance"]["hardware"]["visible_gpus"] for path in results(tmp_path).values()
     ]
     assert Counter(seen) == {"0": 2, "1": 2}
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
+    """Relative folders mean those of the sweep, wherever the cluster was started; nothing at an address is bad input."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"hydra.launcher.ray.init.address=127.0.0.1:{port}"
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
+    command = [*ray, "--num-cpus=2", f"--port={port}"]
+    with open(tmp_path / "ray.log", "w+") as log, subprocess.Popen(command, env=environment, stdout=log) as cluster:
+        try:
+            wait_for(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text())
+            done = cli(*PCA, "inlier=1,2", "hydra/launcher=ray", address, env=environment)
+        finally:
+            cluster.terminate()
+    assert done.returncode == 0, done.stderr
+    assert states(done.stdout) == ["done", "done"]
+    assert len(results(tmp_path / "elsewhere" / "outputs")) == 2
+    done = cli(*PCA, "inlier=3,4", "hydra/launcher=ray", address, env=environment)
+    assert done.returncode == 2
+    assert f"{address}: no Ray answers there" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

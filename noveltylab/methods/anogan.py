@@ -14,6 +14,8 @@ differences, Adam for training. Left open (no code by the authors is known), and
 - D before G, non-saturating loss of G; networks of three layers, as many as 32 px need; latent size 100 (DCGAN);
 - selection: the pixel error of held-out inliers, after `validation_steps` steps.
 A score taken in another batch may differ in its last digits: rounding grows along the search.
+Measured on one busy CPU core at 32 px: 2.7 ms for each image and step (`channels=32`: 1 ms), so 1.4 s an image at 500 steps
+and four hours for the 10,000 test images of MNIST.
 Published mean AUROC (a reimplementation, in Deep SVDD's tables): MNIST P2 0.9127, CIFAR-10 P2 0.6179.
 """
 
