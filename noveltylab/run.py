@@ -276,11 +276,12 @@ def measure_labelled(
     """
     if not chosen:
         return {}
-    columns, path = {}, folder / f"scores_{options.labelled_rule}.csv"
-    for name, selected in chosen.items():
+    columns, path = dict.fromkeys(chosen, np.empty(0)), folder / f"scores_{options.labelled_rule}.csv"
+    by_epoch = {selected.epoch: selected for selected in chosen.values()}  # names often share their best epoch
+    for epoch, selected in by_epoch.items():
         load_weights(selected.path, method)
         found = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
-        columns[name] = found[name]
+        columns |= {name: found[name] for name in chosen if chosen[name].epoch == epoch}
     write_scores(path, judge(data.pieces(columns), data.wholes)[0])
     scores = read_scores(path)
     metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
