@@ -6,7 +6,8 @@
 Ours: the reader, the protocol's split and its batches, as a run has them; `first` without a cache, `again` with it.
 Plain: one image file (sound segment) at a time through PIL (soundfile, librosa) in a DataLoader with 2 workers, the same
 training samples and batch size; an epoch of it is timed on at most 2,000 samples and scaled up. Memory is the peak of the
-process above what its imports take, workers not counted; `x data` is its ratio to all of the dataset's uint8 images.
+process above what its imports take, workers not counted; `x data` is its ratio to the uint8 images that a run holds: the
+dataset's and those of its split where they are resized or gathered from it.
 """
 
 import argparse
@@ -57,12 +58,14 @@ def ours(name: str) -> dict[str, float]:
     start = time.perf_counter()
     count = sum(data.on_after_batch_transfer(rows, 0).rows.numel() for rows in loader)
     epoch = time.perf_counter() - start
+    whole = samples.images.untyped_storage().data_ptr()
+    copies = [part for part in (data.train, data.val, data.test) if part.untyped_storage().data_ptr() != whole]
     return {
         "first": first,
         "epoch": epoch / count * len(parts.train),
         "train": len(parts.train),
         "bytes": memory() - before,
-        "data": samples.images.nbytes,
+        "data": samples.images.nbytes + sum(part.nbytes for part in copies),
     }
 
 

@@ -28,6 +28,7 @@ from noveltylab.errors import UserError, nearest
 from noveltylab.scores import Scores
 
 _NOT_READERS = {"base", "cache", "preprocess", "protocols"}
+_BLOCK = 1024  # images resized at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,8 +255,16 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
 
 
 def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:
-    part = images.index_select(0, torch.from_numpy(index))
-    return part if size is None or len(part) == 0 else resize(part, size).contiguous()
+    """The images at index, int64 (n,), resized, (n, C, size, size); a large part in one piece is a view, not a copy."""
+    if size is None or len(index) == 0 or images.shape[-2:] == (size, size):
+        in_one_piece = len(index) > len(images) // 4 and bool((np.diff(index) == 1).all())
+        return images[index[0] : index[-1] + 1] if in_one_piece else images.index_select(0, torch.from_numpy(index))
+    blocks = [torch.from_numpy(index[start : start + _BLOCK]) for start in range(0, len(index), _BLOCK)]
+    first = resize(images.index_select(0, blocks[0]), size)
+    part = torch.empty((len(index), *first.shape[1:]), dtype=first.dtype)
+    for start, block in zip(range(0, len(index), _BLOCK), blocks, strict=True):
+        part[start : start + len(block)] = resize(images.index_select(0, block), size)
+    return part
 
 
 def _fits(nbytes: int, device: torch.device) -> bool:

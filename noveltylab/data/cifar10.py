@@ -5,10 +5,9 @@ everything else, so that a stranger's copy cannot run code.
 """
 
 import hashlib
-import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -38,13 +37,19 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
         fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand)
     elif absent:
         raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
-    batches = [_read_batch(folder / name, md5[name] if verify else None) for name in md5]
-    n_test = len(batches[-1][1])
-    n_train = sum(len(labels) for _, labels in batches) - n_test
-    images = np.concatenate([data for data, _ in batches]).reshape(-1, 3, 32, 32)
+    images, labels, n_test = np.empty((len(md5) * _COUNT, _PIXELS), np.uint8), np.empty(0, np.int64), 0
+    for name in md5:  # one at a time, or all would lie in memory twice
+        pixels, more = _read_batch(folder / name, md5[name] if verify else None)
+        start, n_test = len(labels), len(more)
+        labels = np.concatenate([labels, more])
+        if len(labels) > len(images):  # only an unofficial copy has more
+            images = np.concatenate([images[:start], pixels])
+        images[start : len(labels)] = pixels
+        del pixels
+    n_train = len(labels) - n_test
     return Samples(
-        images=torch.from_numpy(images),
-        labels=np.concatenate([labels for _, labels in batches]),
+        images=torch.from_numpy(images[: len(labels)].reshape(-1, 3, 32, 32)),
+        labels=labels,
         official_test=np.repeat([False, True], [n_train, n_test]),
         ids=np.array([*(f"train/{i:05d}" for i in range(n_train)), *(f"test/{i:05d}" for i in range(n_test))]),
         verified=verify,
@@ -53,13 +58,15 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
 
 def _read_batch(path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed one."""
-    content = path.read_bytes()
-    if md5 is not None and (found := hashlib.md5(content).hexdigest()) != md5:
-        raise UserError(
-            f"{path} is not the official file: expected md5 {md5}, found {found} ({len(content)} bytes). Replace it, "
-            "or accept it with data.verify=false, which labels the result unverified."
-        )
-    table = _unpickle(content, path)
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+        if md5 is not None and found != md5:
+            raise UserError(
+                f"{path} is not the official file: expected md5 {md5}, found {found} ({path.stat().st_size} bytes). "
+                "Replace it, or accept it with data.verify=false, which labels the result unverified."
+            )
+        file.seek(0)
+        table = _unpickle(file, path)
     data, labels = table.get("data"), table.get("labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
         raise UserError(f"{path}: expected an array 'data' and a list 'labels', found the keys {sorted(table)}.")
@@ -74,15 +81,15 @@ def _read_batch(path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray
     return pixels, np.array(labels, dtype=np.int64)
 
 
-def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
+def _unpickle(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
-        table = _Unpickler(io.BytesIO(content), path).load()
+        table = _Unpickler(file, path).load()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is truncated or corrupt: expected a whole pickle, {len(content)} bytes do not make one ({error}). "
-            "Replace it."
+            f"{path} is truncated or corrupt: expected a whole pickle, {path.stat().st_size} bytes do not make one "
+            f"({error}). Replace it."
         ) from error
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected a dict, found {type(table).__name__}.")
@@ -145,7 +152,7 @@ _ALLOWED: dict[tuple[str, str], object] = {
 class _Unpickler(pickle.Unpickler):
     """Builds dicts, lists, numbers, strings and byte arrays; any other name in the file is refused, never looked up."""
 
-    def __init__(self, file: io.BytesIO, path: Path) -> None:
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="bytes")
         self.path = path
 

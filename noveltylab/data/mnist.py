@@ -9,8 +9,10 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ SHA256 = {
 
 _COUNTS = {"train": 60_000, "t10k": 10_000}
 _PARTS = ("train", "test")
+SIZE = (28, 28)
 _UBYTE = 0x08
 
 
@@ -55,80 +58,106 @@ def read_idx(
         fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand)
     elif absent:
         raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
-    files = {name: _read_file(folder / name, md5[name], sha256[name], verify) for name in md5}
-    images, labels = [], []
-    for stem, count in _COUNTS.items():
-        x, y = files[f"{stem}-images-idx3-ubyte"], files[f"{stem}-labels-idx1-ubyte"]
-        _check(folder, stem, x, y, count if verify else None)
-        images.append(x)
-        labels.append(y)
+    shapes = {name: _shape(folder / name) for name in md5}
+    if verify:
+        for name in md5:
+            _verify(folder / name, md5[name], sha256[name])
+    counts = [_count(folder, stem, shapes, count if verify else None) for stem, count in _COUNTS.items()]
+    images, labels = np.empty((sum(counts), *SIZE), np.uint8), np.empty(sum(counts), np.uint8)
+    start = 0
+    for stem, count in zip(_COUNTS, counts, strict=True):
+        _fill(images[start : start + count], folder / f"{stem}-images-idx3-ubyte")
+        _fill(labels[start : start + count], folder / f"{stem}-labels-idx1-ubyte")
+        if count and (largest := labels[start : start + count].max()) > 9:
+            raise UserError(f"{folder}/{stem}-*: expected labels 0 to 9, found {largest}.")
+        start += count
     return Samples(
-        images=torch.from_numpy(np.concatenate(images)).unsqueeze(1),
-        labels=np.concatenate(labels).astype(np.int64),
-        official_test=np.repeat([False, True], [len(part) for part in labels]),
-        ids=np.array([f"{part}/{i:05d}" for part, y in zip(_PARTS, labels, strict=True) for i in range(len(y))]),
+        images=torch.from_numpy(images).unsqueeze(1),
+        labels=labels.astype(np.int64),
+        official_test=np.repeat([False, True], counts),
+        ids=np.array([f"{part}/{i:05d}" for part, count in zip(_PARTS, counts, strict=True) for i in range(count)]),
         verified=verify,
     )
 
 
-def _read_file(path: Path, md5_compressed: str, sha256_extracted: str, verify: bool) -> NDArray[np.uint8]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """The file, or the one compressed beside it: its path and a stream of what it holds."""
     if path.is_file():
-        content = path.read_bytes()
-        array = parse_idx(content, path)
-        found, expected, what = (
-            hashlib.sha256(content).hexdigest() if verify else "",
-            sha256_extracted,
-            "sha256",
-        )
-    else:
-        path = path.with_name(f"{path.name}.gz")
-        compressed = path.read_bytes()
-        array = parse_idx(_decompress(compressed, path), path)
-        found, expected, what = hashlib.md5(compressed).hexdigest() if verify else "", md5_compressed, "md5"
-    if verify and found != expected:
+        with open(path, "rb") as plain:
+            yield path, plain
+        return
+    path = path.with_name(f"{path.name}.gz")
+    try:
+        with gzip.open(path, "rb") as stream:
+            yield path, cast(IO[bytes], stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} is truncated or corrupt: not a whole gzip file, {path.stat().st_size} bytes ({error}). Replace it."
+        ) from error
+
+
+def _verify(path: Path, md5_compressed: str, sha256_extracted: str) -> None:
+    """UserError unless the file has the official checksum."""
+    what, expected = ("sha256", sha256_extracted) if path.is_file() else ("md5", md5_compressed)
+    path = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, what).hexdigest()
+    if found != expected:
         raise UserError(
             f"{path} is not the official file: expected {what} {expected}, found {found}. Replace it, or accept it "
             "with data.verify=false, which labels the result unverified."
         )
-    return array
 
 
-def _decompress(compressed: bytes, path: Path) -> bytes:
-    try:
-        return gzip.decompress(compressed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} is truncated or corrupt: not a whole gzip file, {len(compressed)} bytes ({error}). Replace it."
-        ) from error
-
-
-def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file of bytes, in its own shape. UserError names `path`, the expected and the found.
+def _shape(path: Path) -> tuple[int, ...]:
+    """Shape of the bytes in an IDX file. UserError names the file, the expected and the found.
 
     Header: two zero bytes, type 0x08, number of dimensions, then each dimension as a big-endian 32-bit integer.
     """
     ndim = 3 if "idx3" in path.name else 1
-    expected = bytes([0, 0, _UBYTE, ndim])
-    if (magic := content[:4]) != expected:
-        found = magic.hex() or "nothing"
-        raise UserError(f"{path} is not an IDX file: expected it to start with {expected.hex()}, found {found}.")
-    start = 4 + 4 * ndim
-    shape = struct.unpack(f">{ndim}I", content[4:start].ljust(4 * ndim, b"\0"))
-    if len(content) != start + math.prod(shape):
-        raise UserError(
-            f"{path} is truncated or corrupt: its header announces {start + math.prod(shape)} bytes, found "
-            f"{len(content)}. Replace it."
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+    expected, start = bytes([0, 0, _UBYTE, ndim]), 4 + 4 * ndim
+    with _opened(path) as (found_at, stream):
+        header = stream.read(start)
+        if (magic := header[:4]) != expected:
+            found = magic.hex() or "nothing"
+            raise UserError(
+                f"{found_at} is not an IDX file: expected it to start with {expected.hex()}, found {found}."
+            )
+        shape = struct.unpack(f">{ndim}I", header[4:].ljust(4 * ndim, b"\0"))
+        wanted = start + math.prod(shape)
+        size = found_at.stat().st_size
+        # before memory is taken for what a header claims; gzip makes nothing more than 1,032 times smaller
+        if wanted > (size * 1032 if found_at.suffix == ".gz" else size) or len(header) < start:
+            raise _wrong_length(found_at, wanted, size)
+    return shape
 
 
-def _check(folder: Path, stem: str, x: NDArray[np.uint8], y: NDArray[np.uint8], count: int | None) -> None:
+def _fill(array: NDArray[np.uint8], path: Path) -> None:
+    """Reads what follows the header into an array of the announced shape, contiguous, so that nothing lies in memory twice."""
+    start = 4 + 4 * array.ndim
+    with _opened(path) as (found_at, stream):
+        stream.read(start)
+        view, at = array.reshape(-1).data, 0
+        while at < len(view) and (count := stream.readinto(view[at:])):  # type: ignore[attr-defined]
+            at += count
+        rest = len(stream.read(1 << 20))
+        if at < len(view) or rest:
+            raise _wrong_length(found_at, start + len(view), start + at + rest)
+
+
+def _wrong_length(path: Path, wanted: int, found: int) -> UserError:
+    return UserError(f"{path} is truncated or corrupt: its header announces {wanted} bytes, found {found}. Replace it.")
+
+
+def _count(folder: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], expected: int | None) -> int:
+    """How many images one part has. UserError where images and labels do not go together."""
+    (n, *size), (n_labels,) = shapes[f"{stem}-images-idx3-ubyte"], shapes[f"{stem}-labels-idx1-ubyte"]
     where = f"{folder}/{stem}-*"
-    if len(x) != len(y):
-        raise UserError(f"{where}: {len(x)} images but {len(y)} labels; the two files do not belong together.")
-    if x.shape[1:] != (28, 28):
-        raise UserError(f"{where}: expected images of 28 x 28 pixels, found {x.shape[1]} x {x.shape[2]}.")
-    if len(y) and y.max() > 9:
-        raise UserError(f"{where}: expected labels 0 to 9, found {y.max()}.")
-    if count is not None and len(x) != count:
-        raise UserError(f"{where}: expected {count} images, found {len(x)}.")
+    if n != n_labels:
+        raise UserError(f"{where}: {n} images but {n_labels} labels; the two files do not belong together.")
+    if tuple(size) != SIZE:
+        raise UserError(f"{where}: expected images of 28 x 28 pixels, found {size[0]} x {size[1]}.")
+    if expected is not None and n != expected:
+        raise UserError(f"{where}: expected {expected} images, found {n}.")
+    return n

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from noveltylab.data import base
 from noveltylab.data.base import Chunk, EpochSampler, NoveltyData, Samples, load
+from noveltylab.data.preprocess import resize
 from noveltylab.data.protocols import Split, split
 from noveltylab.errors import UserError
 from tests.formats import write_mnist
@@ -201,3 +203,18 @@ def test_images_move_to_the_device_once(samples: Samples, on_device: bool) -> No
     assert batch.rows.is_cuda
     assert data.train.is_cuda == on_device
     assert torch.allclose(batch.x.cpu(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [None, 4, 6])
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], [4, 5, 6, 7, 8, 9], [7, 2, 5], [9], []])
+def test_taken_images_are_those_at_the_index(
+    monkeypatch: pytest.MonkeyPatch, size: int | None, index: list[int]
+) -> None:
+    """In blocks, or as a view of one large piece, never another image."""
+    monkeypatch.setattr(base, "_BLOCK", 2)
+    images = torch.arange(10 * 2 * 4 * 4, dtype=torch.uint8).view(10, 2, 4, 4)
+    taken = base._take(images, np.array(index, np.int64), size)
+    plain = images[torch.tensor(index, dtype=torch.int64)]
+    assert torch.equal(taken, resize(plain, size) if size == 6 and index else plain)
+    shares = taken.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+    assert shares == (size != 6 and len(index) >= 4)

@@ -108,6 +108,10 @@ def test_verified_cifar10_passes_through_the_same_unpickler(tmp_path: Path, monk
     assert read("cifar10", tmp_path, verify=True).verified
 
 
+#: a header that announces 4 exabytes
+BOMB = b"\0\0\x08\x03" + b"\x7f\xff\xff\xff" * 2 + b"\0\0\0\x01"
+
+
 def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
@@ -137,6 +141,8 @@ def _flip_middle(file: Path) -> None:
         ("train-images-idx3-ubyte.gz", _truncate, ["truncated or corrupt", "not a whole gzip file"]),
         ("train-images-idx3-ubyte.gz", _flip_middle, ["truncated or corrupt"]),
         ("train-images-idx3-ubyte.gz", _empty, ["found"]),
+        ("train-images-idx3-ubyte.gz", lambda file: file.write_bytes(gzip.compress(BOMB)), ["announces 4611", "found"]),
+        ("train-images-idx3-ubyte", lambda file: file.write_bytes(BOMB), ["announces 4611", "found 16"]),
         ("t10k-images-idx3-ubyte.gz", lambda file: file.write_bytes(b"<html>404</html>"), ["truncated or corrupt"]),
         ("t10k-images-idx3-ubyte.gz", lambda file: file.write_bytes(gzip.compress(b"nonsense")), ["not an IDX file"]),
     ],
