@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.scores import read_scores, write_scores
 from noveltylab.summary import print_summary
-from noveltylab.train import CHUNK_IMAGES, VAL_LABELLED, Selected, check_device, fit, load_weights
+from noveltylab.train import CHUNK_IMAGES, VAL_LABELLED, Selected, check_device, first_process, fit, load_weights
 
 log = logging.getLogger("noveltylab")
 
@@ -50,7 +50,8 @@ log = logging.getLogger("noveltylab")
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """Trains, scores and measures one (method, data, protocol, inlier, seed); returns its result.
 
-    A complete run is reported and not run again; an interrupted one goes on from its last checkpoint.
+    A complete run is reported and not run again; an interrupted one goes on from its last checkpoint. A helper process of
+    a run on several devices trains its share and returns {}: it writes nothing.
 
     Raises:
         UserError: for bad input, before anything is created.
@@ -59,9 +60,10 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     check_device(options)
     config = {**config, "inlier": options.inlier_index}
     folder = options.folder
+    if not first_process():
+        return _help(options)
     if (done := previous(folder, config, options.force)) is None:
-        # a helper process of a run on several devices is no second run
-        with locked(folder) if first_process() else nullcontext():
+        with locked(folder):
             # somebody else may have completed it since
             if (done := previous(folder, config, options.force)) is None:
                 if not options.force:
@@ -70,6 +72,13 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
     print_summary(done, folder)
     return done
+
+
+def _help(options: Options) -> dict[str, Any]:
+    log.setLevel(logging.CRITICAL)  # all is said once, by the main process
+    data, method = build(options, *read_and_split(options))
+    fit(method, data, options, [], options.folder)
+    return {}
 
 
 def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -119,11 +128,6 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
     return result
 
 
-def first_process() -> bool:
-    """Whether this is the run's main process, not a helper that Lightning started for another of its devices."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
-
-
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Notes how long the block took."""
@@ -166,6 +170,10 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
     primary = arguments.pop("primary", None)
     method_class = find_method(str(arguments.pop("_target_", None)))
     arguments = check_arguments(method_class, arguments, "method")
+    if not method_class.iterative and options.trainer.devices > 1:
+        raise UserError(
+            f"trainer.devices={options.trainer.devices}: method={options.method['name']} is fitted once, on one device"
+        )
     data = NoveltyData(
         samples,
         parts,

@@ -262,6 +262,11 @@ def check_launcher(config: DictConfig) -> None:
         extra = next((extra for package, extra in EXTRAS.items() if package in target), None)
         hint = f"; install it with: pip install 'noveltylab[{extra}]'" if extra else ""
         raise UserError(f"hydra/launcher={name}: this launcher is not installed{hint}")
+    if config.trainer.devices > 1 and "submitit" not in name:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices}: with hydra/launcher={name} each run of a sweep has one device; use "
+            "submitit_slurm or submitit_local for runs over several"
+        )
     if target.endswith(".SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError(f"hydra/launcher={name}: no sbatch and srun here; start the sweep where SLURM is, or use ray")
 

@@ -7,11 +7,13 @@ the numbers of a run that was never interrupted, whenever its checkpoints were w
 import io
 import logging
 import math
+import os
 import signal
 import threading
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,11 @@ class Selected:
     epoch: int
     value: float | None
     path: Path
+
+
+def first_process() -> bool:
+    """Whether this is the run's main process, not a helper that Lightning started for another of its devices."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def save_weights(path: Path, method: Method, data: NoveltyData, **facts: Any) -> None:
@@ -154,12 +161,14 @@ class Checkpoints(Callback):
                         save_weights(
                             self.folder / f"{name}.pt", pl_module, self.data, rule=name, epoch=epoch, value=value
                         )
-        stopping = self.stop.signal is not None
-        if epoch == epochs or stopping or time.monotonic() - self.saved_at >= settings.checkpoint_seconds:
+        # what one process was told or has timed, all of them do: a checkpoint waits for everyone
+        anyone = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        stopping = anyone(self.stop.signal is not None)
+        if epoch == epochs or stopping or anyone(time.monotonic() - self.saved_at >= settings.checkpoint_seconds):
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved_at = time.monotonic()
-        if self.stop.signal is not None:
-            raise Interrupted(self.stop.signal)
+        if stopping:
+            raise Interrupted(self.stop.signal or signal.SIGTERM)
 
     def _look(self, method: Method) -> dict[str, float]:
         """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
@@ -213,7 +222,7 @@ class ProgressBar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}"),
         )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal or not first_process())
         self.task = self.bar.add_task(title, total=1.0, losses="")
         self.started = self.spoke = time.monotonic()
         self.begun = 0.0
@@ -241,9 +250,10 @@ class ProgressBar(Callback):
         now = time.monotonic()
         if last or now - self.spoke >= 10:
             self.spoke = now
-            left = (now - self.started) / max(done - self.begun, 1e-9) * (1 - done)
+            share = done - self.begun
+            left = f"{(now - self.started) / share * (1 - done):.0f} s" if share > 0 else "unknown"
             every = ", ".join(f"{name} {value:.3g}" for name, value in method.losses.items())
-            line = f"epoch {epoch} of {epochs}, {now - self.started:.0f} s, {left:.0f} s left: {every}"
+            line = f"epoch {epoch} of {epochs}, {now - self.started:.0f} s, {left} left: {every}"
             log.log(logging.DEBUG if self.console.is_terminal else logging.INFO, line)
 
 
@@ -269,12 +279,14 @@ def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Log
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # data is resident: workers would copy it
     warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.")  # Lightning 2.6.6 under torch 2.15
     settings = options.trainer
+    several = settings.devices > 1 and settings.accelerator != "mps"
     return L.Trainer(
         default_root_dir=folder,
         max_epochs=settings.max_epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=settings.strategy,
+        # each network has its own loss, so no backward pass reaches every weight
+        strategy="ddp_find_unused_parameters_true" if several and settings.strategy == "auto" else settings.strategy,
         precision=settings.precision,
         deterministic=options.deterministic,
         callbacks=callbacks,
