@@ -1,10 +1,9 @@
-"""The W&B workspace as code: method x class AUROC, against the floors, training curves, pictures, doubts.
+"""The W&B workspace as code: method x class AUROC, against published numbers and floors, curves, pictures, failures.
 
     python -m noveltylab.dashboard --entity me --project noveltylab            # prints it as JSON, needs no key
     python -m noveltylab.dashboard --entity me --project noveltylab --push     # saves it in the project
 
-Runs logged offline are sent first: wandb sync --sync-all, in the folder that holds `outputs`, or
-find outputs -name 'offline-run-*' -exec wandb sync {} +
+Runs logged offline, however many, are sent first: find outputs -type d -name 'offline-run-*' -exec wandb sync --yes {} +
 """
 
 import argparse
@@ -43,9 +42,17 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
         panels.BarPlot(title="AUROC by method", metrics=["auroc"], groupby=method, groupby_aggfunc="mean"),
         panels.BarPlot(title="AUROC by class", metrics=["auroc"], groupby=inlier, groupby_aggfunc="mean"),
         panels.BarPlot(title="floors", metrics=["floor/pca", "floor/knn"], groupby=inlier, groupby_aggfunc="mean"),
+        panels.BarPlot(
+            title="published and ours, of the runs that a paper prints",
+            metrics=["published", "auroc"],
+            groupby=method,
+            groupby_aggfunc="mean",
+        ),
+        panels.ScatterPlot(title="ours against published", x=panels.SummaryMetric("published"), y="auroc"),
         panels.ScatterPlot(title="AUROC against the PCA floor", x=panels.SummaryMetric("floor/pca"), y="auroc"),
     ]
     curves = [panels.LinePlot(title=name, x="iteration", y=[name], groupby=method) for name in CURVES]
+    failures = [panels.BarPlot(title="failed runs", metrics=["failed"], groupby=method, groupby_aggfunc="sum")]
     doubts = [
         panels.RunComparer(diff_only="split"),
         panels.ScatterPlot(title="seconds and AUROC", x=panels.SummaryMetric("seconds"), y="auroc"),
@@ -58,6 +65,7 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
             workspaces.Section(name="Results", panels=results, is_open=True),
             workspaces.Section(name="Training", panels=curves, is_open=True),
             workspaces.Section(name="Pictures", panels=[panels.MediaBrowser(media_keys=list(PICTURES))], is_open=True),
+            workspaces.Section(name="Failures", panels=failures, is_open=True),
             workspaces.Section(name="Runs and their differences", panels=doubts),
         ],
         runset_settings=workspaces.RunsetSettings(

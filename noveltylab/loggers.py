@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from noveltylab.options import Options, WandbOptions
+from noveltylab.report.published import printed_for, read_tables
 from noveltylab.results import write_atomic
 
 
@@ -81,6 +82,7 @@ def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> lis
             entity=options.logger.entity,
             name=f"{options.method['name']}-{options.data.name}-{options.inlier_index}-{options.seed}",
             group=f"{options.method['name']}-{options.data.name}-{options.protocol['name']}",
+            tags=[options.method["name"], options.data.name, options.protocol["name"], f"select-{options.select}"],
             save_dir=str(folder),
             offline=wandb_offline(options.logger.mode),
             config=config,
@@ -91,8 +93,11 @@ def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> lis
     return loggers
 
 
-def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path) -> None:
-    """Puts the result and the pictures into W&B and closes the run, so that the next cell of a sweep gets its own."""
+def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = "") -> None:
+    """Puts the result and the pictures into W&B and closes the run, so that the next cell of a sweep gets its own.
+
+    A run that failed has no result but a `reason`.
+    """
     for logger in loggers:
         if isinstance(logger, WandbRun):
             import wandb
@@ -101,9 +106,17 @@ def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path) -
                 main = result["scores"][result["primary"]]
                 summary = {name: value for name, value in main.items() if name != "auroc_ci"}
                 summary |= {f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()}
-                summary |= {"warnings": "; ".join(result["warnings"]), "seconds": result["seconds"]["total"]}
+                if printed := printed_for(read_tables(), result):
+                    summary |= {"published": printed[0], "published_in": printed[1]}
+                summary |= {
+                    "failed": 0,
+                    "warnings": "; ".join(result["warnings"]),
+                    "seconds": result["seconds"]["total"],
+                }
                 logger.experiment.summary.update(summary)
                 logger.experiment.log(
                     {path.stem: wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))}
                 )
+            else:
+                logger.experiment.summary.update({"failed": 1, "reason": reason})
             wandb.finish(exit_code=0 if result is not None else 1)

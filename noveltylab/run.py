@@ -237,8 +237,8 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
             yield sinks
     except BaseException as error:
         log.debug(traceback.format_exc())
-        log.error(f"{type(error).__name__}: {error}".strip())
-        loggers.finish(sinks, None, folder)
+        log.error(reason := f"{type(error).__name__}: {error}".strip())
+        loggers.finish(sinks, None, folder, reason)
         raise
     finally:
         for handler in (to_file, to_screen):

@@ -13,7 +13,18 @@ def test_it_serialises_offline_with_every_panel() -> None:
     workspace = build("me", "noveltylab")
     text = serialise(workspace)
     assert json.loads(text)
-    for name in ("auroc", "floor/pca", "floor/knn", "method.value.name", "iteration", "Results", *CURVES, *PICTURES):
+    for name in (
+        "auroc",
+        "floor/pca",
+        "floor/knn",
+        "method.value.name",
+        "iteration",
+        "published",
+        "failed",
+        "Failures",
+        *CURVES,
+        *PICTURES,
+    ):
         assert name in text, name
 
 

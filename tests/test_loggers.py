@@ -60,5 +60,7 @@ def test_offline_run_holds_config_history_and_summary(
     assert run["state"] == "finished"
     expected = json.loads(result.read_text())
     assert run["summary"]["auroc"] == expected["scores"]["mse"]["auroc"]
+    assert run["summary"]["failed"] == 0
+    assert "published" not in run["summary"]  # no paper prints a number for the bundled digits
     assert run["summary"]["floor/pca"] == expected["floor"]["pca"]["auroc"]
     assert run["summary"]["roc"]["_type"] == "image-file"

@@ -1,6 +1,6 @@
 """The papers' numbers, from experiments/published.yaml, whose head says what each key means."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,25 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
     with open(path, encoding="utf-8") as file:
         tree = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return {ident: _table(ident, table, tree["papers"]) for ident, table in tree["tables"].items()}
+
+
+def printed_for(tables: Mapping[str, PaperTable], result: Mapping[str, Any]) -> tuple[float, str] | None:
+    """The AUROC that a paper prints for the run's class, else its mean, and the table's name; None where it prints none.
+
+    Only for the run's own method as that paper configures it, by the run's primary score; ablations come last.
+    """
+    about = [table for table in tables.values() if (table.data, table.protocol) == (result["data"], result["protocol"])]
+    for table in sorted(about, key=lambda table: (table.ablation, not table.by_class)):
+        at = next((i for i, column in enumerate(table.columns) if column.inlier == result["inlier"]), table.main)
+        for line in table.rows:
+            ours = table.counterparts.get(line.row)
+            if ours is None or ours.method != result["method"] or not table.about_auroc:
+                continue
+            if ours.score not in (None, result["primary"]) or line.number(at) is None:
+                continue
+            if ours.options.items() <= result["config"]["method"].items():
+                return float(line.values[at]), table.ident
+    return None
 
 
 def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, PaperTable]:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from noveltylab.errors import UserError
-from noveltylab.report.published import PLACES, choose, read_tables
+from noveltylab.report.published import PLACES, choose, printed_for, read_tables
 
 TABLES = read_tables()
 
@@ -82,3 +82,24 @@ def test_choose_by_table_or_paper() -> None:
     assert len(choose(TABLES, ["oled"])) == 5
     with pytest.raises(UserError, match="did you mean 'ocgan/table2_mnist'"):
         choose(TABLES, ["ocgan/table2"])
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (("ocgan", "mnist", "p2", "mse", 3), "OCGAN's own row"),
+        (("ocgan", "mnist", "p1", "mse", 3), "only the mean"),
+        (("ocgan", "mnist", "p2", "dv_x", 3), None),
+        (("pca", "mnist", "p2", "residual", 3), None),
+        (("ocgan", "digits", "p1", "mse", 3), None),
+    ],
+)
+def test_the_number_printed_for_a_run(run: tuple[str, str, str, str, int], expected: str | None) -> None:
+    keys = ("method", "data", "protocol", "primary", "inlier")
+    found = printed_for(TABLES, {**dict(zip(keys, run, strict=True)), "config": {"method": {}}})
+    if expected is None:
+        assert found is None
+    else:
+        name = f"ocgan/table{2 if run[2] == 'p2' else 1}_mnist"
+        (line,) = (line for line in TABLES[name].rows if line.row == "OCGAN")
+        assert found == (float(line.values[3 if run[2] == "p2" else 0]), name)
