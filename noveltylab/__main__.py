@@ -66,8 +66,8 @@ def job(config: DictConfig) -> float | None:
         return None
 
 
-def run_one(config: DictConfig) -> float:
-    """Checks the options without torch, then runs."""
+def run_one(config: DictConfig) -> float | None:
+    """Checks the options without torch, then runs; the primary AUROC, None without labelled outliers."""
     from noveltylab.options import check_options
 
     options = check_options(config)
@@ -78,7 +78,10 @@ def run_one(config: DictConfig) -> float:
     from noveltylab.run import run  # imports torch, which takes seconds: only once the options are known to be good
 
     result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
-    return float(result["scores"][result["primary"]]["auroc"]) if result else 0.0  # of a helper process nobody asks
+    if not result:
+        return None  # a helper process: the main one says it
+    metrics = result["scores"][result["primary"]]
+    return float(metrics["auroc"]) if metrics else None
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ from noveltylab.scores import read_scores
 
 #: Test images in the t-SNE picture of methods that embed.
 EMBEDDED = 600
+#: Fewer make no picture.
+FEWEST_EMBEDDED = 4
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,18 @@ def draw(
     scores = read_scores(folder / "scores.csv")
     primary, pictures = result["primary"], folder / "figures"
     main = scores.columns[primary]
-    curves = {result["method"]: (*roc(main, scores.is_outlier), result["scores"][primary]["auroc"])}
-    for floor in floors:
-        curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), result["floor"][floor.name]["auroc"])
-    figures.plot_roc(pictures / "roc.png", curves)
+    if metrics := result["scores"][primary]:  # None without labelled outliers
+        curves = {result["method"]: (*roc(main, scores.is_outlier), metrics["auroc"])}
+        for floor in floors:
+            found = result["floor"][floor.name]["auroc"]
+            curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), found)
+        figures.plot_roc(pictures / "roc.png", curves)
     figures.plot_histogram(pictures / "scores.png", main, scores.is_outlier, primary)
     few = np.random.default_rng(0).permutation(len(data.test))[:EMBEDDED]
-    if (embedded := embeddings(method, data.preprocess, data.test[torch.from_numpy(few)])) is not None:
+    embedded = None
+    if len(few) >= FEWEST_EMBEDDED:
+        embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(few)])
+    if embedded is not None:
         figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[few])
     pieces = read_scores(folder / "scores_patches.csv") if data.wholes and data.wholes.main else scores
     column = pieces.columns[primary]

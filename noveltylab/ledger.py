@@ -60,10 +60,12 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     result = None if damage(folder) else read_result(folder)
     there = result["config"] if result else _load_config(folder / "config.yaml")
     old, new = flatten(there), flatten(config)
+    # other folders of one's own images are other data
+    free = FREE - {"data.root"} if config["data"].get("classes") == "folders" else FREE
     differences = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
         for key in sorted({*old, *new})
-        if key not in FREE and not key.startswith("logger.") and old.get(key, "absent") != new.get(key, "absent")
+        if key not in free and not key.startswith("logger.") and old.get(key, "absent") != new.get(key, "absent")
     ]
     if differences:
         raise UserError(

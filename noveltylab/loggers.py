@@ -103,7 +103,7 @@ def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, r
             import wandb
 
             if result is not None:
-                main = result["scores"][result["primary"]]
+                main = result["scores"][result["primary"]] or {}  # nothing without labelled outliers
                 summary = {name: value for name, value in main.items() if name != "auroc_ci"}
                 summary |= {f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()}
                 if printed := printed_for(read_tables(), result):

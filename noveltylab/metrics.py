@@ -104,13 +104,13 @@ def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike
     return float(np.unique(values)[::-1][np.lexsort((frr + far, gap))[0]])
 
 
-def collapse_warnings(name: str, scores: ArrayLike, auroc: float) -> list[str]:
+def collapse_warnings(name: str, scores: ArrayLike, auroc: float | None) -> list[str]:
     """One sentence for each sign that a method collapsed or points the wrong way.
 
     Args:
         name: Of the score, said in the sentence.
         scores: (N,), finite, N at least 1.
-        auroc: Of these scores, in [0, 1].
+        auroc: Of these scores, in [0, 1]; None where there are no labelled outliers.
     """
     values = np.asarray(scores, np.float64)
     distinct = len(np.unique(values))
@@ -121,7 +121,7 @@ def collapse_warnings(name: str, scores: ArrayLike, auroc: float) -> list[str]:
         said.append(f"{name}: only {distinct} distinct scores among {len(values)} samples, a sign of collapse.")
     if std <= 1e-6 * abs(mean):
         said.append(f"{name}: the scores hardly vary (standard deviation {std * unit:.3g} around {mean * unit:.3g}).")
-    if auroc < 0.5:
+    if auroc is not None and auroc < 0.5:
         said.append(f"{name}: inverted, an AUROC of {auroc:.3f} means that inliers get higher scores than outliers.")
     return said
 

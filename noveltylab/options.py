@@ -39,15 +39,20 @@ class DataOptions(_Strict):
     subtract_mean: bool
     batch_size: Annotated[int, Field(ge=2)]  # batch norm needs two
     limit_train: Annotated[int, Field(ge=2)] | None
-    classes: list[str] | Literal["seeded20", "all100"]
+    classes: list[str] | Literal["seeded20", "all100", "folders"]
     protocols: list[str]
     inlier: int | str
     features: Literal["logmel", "waveform"] | None = None
     cache: bool = False
+    on_error: Literal["fail", "skip"] = "fail"
 
     @property
     def names(self) -> list[str]:
-        """The class names by label."""
+        """The class names by label; of one's own images those of the folders. UserError where there are none."""
+        if self.classes == "folders":
+            from noveltylab.data.layout import find_layout
+
+            return find_layout(self.root).classes
         return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
 
     @property
@@ -122,9 +127,17 @@ class Options(_Strict):
     def inlier_index(self) -> int:
         return resolve_inlier(self.inlier, self.data)
 
+    def recorded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own images by its full path."""
+        recorded = {**config, "inlier": self.inlier_index}
+        if self.data.classes == "folders":
+            recorded["data"] = {**config["data"], "root": str(Path(str(self.data.root)).expanduser().resolve())}
+        return recorded
+
     @property
     def inlier_name(self) -> str:
-        return self.data.names[self.inlier_index].split("/")[0]
+        name = self.data.names[self.inlier_index]
+        return name if self.data.classes == "folders" else name.split("/")[0]
 
     @property
     def folder(self) -> Path:
@@ -154,6 +167,11 @@ def check_options(config: DictConfig) -> Options:
             f"protocol={protocol} does not fit data={options.data.name}; it can be {', '.join(options.data.protocols)}"
         )
     return options
+
+
+def read_options(config: dict[str, Any]) -> Options:
+    """The recorded config of a run as a checked value; its data need not be on this machine. UserError as check_options."""
+    return _validated(Options, config, "")
 
 
 def resolve_inlier(inlier: int | str, data: DataOptions) -> int:

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from noveltylab import loggers
 from noveltylab.aggregate import judge
+from noveltylab.conformal import thresholds
 from noveltylab.data.base import NoveltyData, Samples, load
 from noveltylab.data.cache import cached
 from noveltylab.data.preprocess import Preprocess
@@ -58,7 +59,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
         Busy: another process is running it.
     """
     check_device(options)
-    config = {**config, "inlier": options.inlier_index}
+    config = options.recorded(config)
     folder = options.folder
     if not first_process():
         return _help(options)
@@ -100,24 +101,36 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             floors = floor_scores(data, options)
         with timed(seconds, "measure"):
             result = measure(options, folder, floors)
-            result["extra"] = method.extra_metrics(*examples(method, data))
+            result["thresholds"] = cut(result["primary"], selected, method, folder)
+            if "unmeasured" not in result:
+                result["extra"] = method.extra_metrics(*examples(method, data))
             draw(method, samples, data, floors, result, folder)
             result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
         result |= {
             "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},
+            "weights": {"file": f"checkpoints/{selected.path.name}", "sha256": sha256_file(selected.path)},
+            "input": {
+                "shape": list(data.image_shape),
+                "kind": samples.units.kind if samples.units else "image",
+                "scale": samples.scale,
+            },
             "transductive": sorted(method.transductive & set(method.score_names)),
             "seconds": {name: round(value, 2) for name, value in (seconds | {"total": sum(seconds.values())}).items()},
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),
                 **result.pop("n_test"),
+                **({"skipped": samples.skipped} if samples.skipped else {}),
             },
             "split_sha256": digest,
-            "data_verified": samples.verified,
+            "data_verified": bool(samples.verified),
             "warnings": data.warnings + result["warnings"],
             "files": {
                 path.name: sha256_file(path)
-                for path in (folder / "split.npz", *sorted(folder.glob("scores*.csv")), folder / "config.yaml")
+                for path in (
+                    *(folder / "split.npz", *sorted(folder.glob("scores*.csv"))),
+                    *(folder / "config.yaml", *folder.glob("calibration.csv")),
+                )
             },
             "provenance": provenance(datetime.now(UTC), gpu_name(method), torch.get_num_threads()),
             "config": config,
@@ -147,7 +160,8 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         raise UserError(f"protocol.name={name}: no such protocol; {nearest(name, PROTOCOLS)}")
     arguments = check_arguments(PROTOCOLS[name], {**protocol, "seed": options.seed}, "protocol")
     settings = options.data
-    extra = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
+    extra: dict[str, Any] = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
+    extra |= {"size": settings.size, "on_error": settings.on_error}
     samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
     parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
     parts = parts.limit(settings.limit_train)
@@ -155,6 +169,10 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         raise UserError(
             f"select={options.select} needs held-out inliers and the split has none; "
             "raise protocol.val_fraction or use select=last"
+        )
+    if options.labelled_rule and not parts.is_outlier.any():
+        raise UserError(
+            f"select={options.select} needs labelled outliers and the test part has none; use select=val_loss"
         )
     if options.select == "outlier_val":
         flags = samples.official_test
@@ -273,6 +291,21 @@ def score(method: Method, data: NoveltyData, options: Options, selected: Selecte
     main, apart = judge(data.pieces(columns), data.wholes)
     for name, scores in (("scores", main), *((f"scores_{kind}", scores) for kind, scores in apart.items())):
         write_scores(folder / f"{name}.csv", scores)
+    (folder / "calibration.csv").unlink(missing_ok=True)
+    if len(data.val):
+        columns = novelty_scores(method, data.preprocess, data.val, options.trainer.score_batch_size, data.val)
+        # a score made of the whole test set is none of these images'
+        held_out = data.held_out({name: columns[name] for name in columns if name not in method.transductive})
+        if held_out is not None:
+            write_scores(folder / "calibration.csv", held_out)
+
+
+def cut(primary: str, selected: Selected, method: Method, folder: Path) -> dict[str, object] | None:
+    """The thresholds of the primary score; None without held-out inliers, or for a score of the whole test set."""
+    path = folder / "calibration.csv"
+    if primary in method.transductive or not path.is_file():
+        return None
+    return thresholds(read_scores(path).columns[primary], primary, exact=selected.rule == "last")
 
 
 def measure_labelled(
@@ -325,17 +358,22 @@ def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
 
 
 def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, Any]:
-    """The part of the result that follows from the scores file and the floors alone."""
+    """The part of the result that follows from the scores file and the floors alone.
+
+    Without an outlier in the test each score's metrics are None, there is no floor, and `unmeasured` says so.
+    """
     scores = read_scores(folder / "scores.csv")
     primary = options.method["primary"]
-    metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
-    floor = {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors}
-    doubts = collapse_warnings(primary, scores.columns[primary], metrics[primary]["auroc"])
-    lowest = min(floor.values(), key=lambda found: float(found["auroc"]))["auroc"]
-    if metrics[primary]["auroc"] < lowest:
-        doubts.append(
-            f"{primary}: AUROC {metrics[primary]['auroc']:.4f} is below both floors; PCA or neighbours do better"
-        )
+    labelled = bool(scores.is_outlier.any())
+    metrics = {
+        name: evaluate(column, scores.is_outlier) if labelled else None for name, column in scores.columns.items()
+    }
+    floor = {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors if labelled}
+    main = metrics[primary]
+    doubts = collapse_warnings(primary, scores.columns[primary], main["auroc"] if main else None)
+    if main and main["auroc"] < min(found["auroc"] for found in floor.values()):
+        doubts.append(f"{primary}: AUROC {main['auroc']:.4f} is below both floors; PCA or neighbours do better")
+    unmeasured = f"no labelled outliers among the {len(scores)} test samples: scores and thresholds, but no AUROC"
     return {
         "method": options.method["name"],
         "data": options.data.name,
@@ -345,7 +383,8 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         "seed": options.seed,
         "select": options.select,
         "primary": primary,
-        "scores": {primary: metrics[primary], **metrics},
+        "scores": {primary: main, **metrics},
+        **({} if labelled else {"unmeasured": unmeasured}),
         "floor": floor,
         "apart": measure_apart(folder, doubts),
         "n_test": {

@@ -15,6 +15,9 @@ RULES = {
     "oracle": "rows oracle: each score at its best epoch on the TEST labels, an optimistic bound; not the result",
 }
 
+#: the rate of false positives whose threshold is shown
+FPR = 0.05
+
 #: what the rows apart from the run's number are
 APART = {"patches": "patches (not comparable)", "clips": "frames, each clip scaled", "files": "whole files"}
 
@@ -34,7 +37,10 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
     parts = (result["method"], result["data"], f"inlier {shown}", result["protocol"], f"seed {result['seed']}")
     console.print()
     console.print(Text(dot.join(map(str, parts)), "bold"))
-    console.print(_table(result))
+    if "unmeasured" in result:
+        console.print(Text(result["unmeasured"], "yellow"), soft_wrap=True)
+    else:
+        console.print(_table(result))
     for key, value, style in _facts(result, folder, dot):
         console.print(Text.assemble((f"{key:<10}", "dim"), (value, style)), soft_wrap=True)
     for warning in result["warnings"]:
@@ -78,15 +84,32 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         (
             "samples",
             f"{sizes['train']} train{dot}{sizes['val']} val{dot}"
-            f"test {sizes['test_inliers']} inliers, {sizes['test_outliers']} outliers",
+            f"test {sizes['test_inliers']} inliers, {sizes['test_outliers']} outliers"
+            + (f"{dot}{sizes['skipped']} unreadable, skipped" if sizes.get("skipped") else ""),
             "",
         ),
+        *(("novel", line, "") for line in _thresholds(result.get("thresholds"))),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", "verified by checksum" if verified else "NOT verified by checksum", "" if verified else "yellow"),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
         *((key, f"{value:.4g}", "") for key, value in result.get("extra", {}).items()),
         ("folder", str(folder), ""),
         ("files", "result.json, scores.csv, split.npz, config.yaml, run.log, figures/", ""),
+    ]
+
+
+def _thresholds(found: Mapping[str, Any] | None) -> list[str]:
+    """Where to cut the primary score for 5 percent of false positives, and how far that can be trusted."""
+    cut = next((cut for cut in found["at"] if cut["fpr"] == FPR), None) if found else None
+    if not found or not cut:
+        return []
+    if cut["threshold"] is None:
+        needed = round(1 / FPR) - 1
+        return [f"no threshold for {FPR:.0%} of inliers: it takes {needed} held-out ones, here are {found['held_out']}"]
+    about = "at most" if found["exact"] else "about"  # where the held-out inliers chose the epoch
+    return [
+        f"{found['score']} above {cut['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {found['held_out']} held-out ones; "
+        f"under {cut['upper']:.0%} with 95 % confidence"
     ]
 
 

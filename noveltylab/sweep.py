@@ -199,7 +199,7 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     try:
         options = check_options(config)
         cell.folder, cell.failure = options.folder, failure_path(options)
-        plain["inlier"] = options.inlier_index
+        plain = options.recorded(plain)
         done = previous(options.folder, plain, options.force)
         if done is None:
             check_names(json.dumps(options.method), json.dumps(options.protocol))
@@ -233,8 +233,14 @@ def check_names(method: str, protocol: str) -> None:
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
-    """What the table shows of a result."""
-    return {"auroc": result["scores"][result["primary"]]["auroc"], "seconds": result["seconds"]["total"]}
+    """What the table shows of a result; no AUROC without labelled outliers."""
+    metrics = result["scores"][result["primary"]]
+    return ({"auroc": metrics["auroc"]} if metrics else {}) | {"seconds": result["seconds"]["total"]}
+
+
+def said(result: dict[str, float], key: str, digits: int) -> str:
+    """A number of `numbers`, "none" where the result has it not."""
+    return f"{result[key]:.{digits}f}" if key in result else "none"
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -335,7 +341,7 @@ def start_ray(launcher: Any) -> dict[str, float]:
 # In the process that runs a cell.
 
 
-def run_cell(config: DictConfig, run: Callable[[DictConfig], float]) -> float | None:
+def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | None:
     """Runs one cell, here or in a launcher's worker; returns its AUROC, or None where it failed or runs elsewhere.
 
     A failure is kept in a file for the process that started the sweep; nothing is raised, so that the others run.
@@ -471,7 +477,7 @@ class Watch:
     def _line(self, cell: Cell) -> str:
         what = textwrap.shorten(cell.reason, 120)
         if cell.result:
-            what = f"AUROC {cell.result['auroc']:.4f}, {cell.result['seconds']:.0f} s"
+            what = f"AUROC {said(cell.result, 'auroc', 4)}, {cell.result['seconds']:.0f} s"
         return f"{cell.state:<7} {cell}: {what} ({self.counts()})"
 
     def counts(self) -> str:
@@ -533,7 +539,7 @@ def print_cells(cells: list[Cell], seconds: float) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for cell in cells:
-        shown = (f"{cell.result['auroc']:.4f}", f"{cell.result['seconds']:.1f}") if cell.result else ("", "")
+        shown = (said(cell.result, "auroc", 4), said(cell.result, "seconds", 1)) if cell.result else ("", "")
         table.add_row(*(cell.names[name] for name in names), *shown, cell.state, style=styles.get(cell.state))
     console = Console(highlight=False, markup=False)
     console.print(table, width=min(80, console.width))

@@ -214,3 +214,26 @@ def write_dcase(
         (meta / f"event_list_{part}_{kind}.csv").write_text(lines)
         (meta / f"mixture_recipes_{part}_{kind}.yaml").write_text(yaml.safe_dump(recipes))
     return folders
+
+
+def write_images(
+    root: Path, counts: dict[str, int], *, side: int = 16, channels: int = 1, suffix: str = ".png", seed: int = 0
+) -> Path:
+    """Write `<root>/<folder>/0000.png`, ... for each folder ("" for the root) and how many; return the root.
+
+    Folders called good show a disc at the centre, each other a bar of its own direction; sizes differ from image to image.
+    """
+    rng = np.random.default_rng(seed)
+    for number, (folder, count) in enumerate(counts.items()):
+        where = root / folder
+        where.mkdir(parents=True, exist_ok=True)
+        for at in range(count):
+            size = side + int(rng.integers(0, 3)) * 4
+            y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2)
+            turn = 0.7 * number
+            good = where.name in ("good", root.name)
+            shape = x**2 + y**2 < 0.3 if good else np.abs(x * np.cos(turn) + y * np.sin(turn)) < 0.25
+            pixels = np.clip(40 + 150 * shape + rng.normal(0, 12, (size, size)), 0, 255).astype(np.uint8)
+            stacked = np.repeat(pixels[..., None], channels, 2).squeeze()
+            Image.fromarray(stacked).save(where / f"{at:04d}{suffix}")
+    return root

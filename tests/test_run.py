@@ -32,7 +32,7 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     result = run_here("data=mnist", "data.verify=false", "inlier=3", *TINY)
     folder = folder_of(tmp_path)
     assert folder == tmp_path / "outputs" / "p2" / "ocgan" / "mnist" / "inlier3" / "seed0"
-    names = {"config.yaml", "split.npz", "scores.csv", "result.json", "run.log", "metrics.csv"}
+    names = {"config.yaml", "split.npz", "scores.csv", "calibration.csv", "result.json", "run.log", "metrics.csv"}
     assert names <= {path.name for path in folder.iterdir()}
     assert {path.name for path in (folder / "figures").iterdir()} == {"roc.png", "scores.png", "cases.png"}
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
@@ -51,7 +51,13 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
         "test_inliers": int((~split.is_outlier).sum()),
         "test_outliers": int(split.is_outlier.sum()),
     }
-    assert result["files"] == {name: sha256_file(folder / name) for name in ("split.npz", "scores.csv", "config.yaml")}
+    recorded = ("split.npz", "scores.csv", "config.yaml", "calibration.csv")
+    assert result["files"] == {name: sha256_file(folder / name) for name in recorded}
+    assert result["weights"] == {
+        "file": "checkpoints/val_loss.pt",
+        "sha256": sha256_file(folder / "checkpoints" / "val_loss.pt"),
+    }
+    assert set(read_scores(folder / "calibration.csv").columns) == set(scores.columns)
     assert result["data_verified"] is False
     assert any("not verified" in warning for warning in result["warnings"])
     assert result["select"] == result["selected"]["rule"] == "val_loss"

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import noveltylab.data
-from noveltylab.aggregate import Wholes
+from noveltylab.aggregate import Wholes, aggregate
 from noveltylab.data.preprocess import Preprocess, resize
 from noveltylab.data.protocols import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.scores import Scores
 
-_NOT_READERS = {"base", "cache", "preprocess", "protocols"}
+_NOT_READERS = {"base", "cache", "decode", "layout", "preprocess", "protocols"}
 _BLOCK = 1024  # images resized at once
 
 
@@ -53,18 +53,21 @@ class Samples:
     """What a reader returns.
 
     images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,); official_test bool (N,), None
-    without such a split; ids (N,) such as "train/00012"; verified: the files were compared with the official checksums;
-    facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for the run's result.
+    without such a split; ids (N,) such as "train/00012"; verified: the files were compared with the official checksums, None
+    where there can be none; facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for
+    the run's result; skipped: files that could not be read; scale: of log-mel images, the decibels of 0 and of 255.
     """
 
     images: Tensor
     labels: NDArray[np.int64]
     official_test: NDArray[np.bool_] | None
     ids: NDArray[np.str_]
-    verified: bool
+    verified: bool | None
     facts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     units: Units | None = None
     notes: tuple[str, ...] = ()
+    skipped: int = 0
+    scale: tuple[float, float] | None = None
 
 
 class Chunk(NamedTuple):
@@ -101,7 +104,8 @@ def fetch(download: Callable[[], object], what: str, remedy: str) -> None:
 def load(name: str, root: str | Path | None, verify: bool, download: bool, **options: Any) -> Samples:
     """Read dataset `name` with ``noveltylab.data.<name>.read``. UserError for an unknown name or unusable files.
 
-    options: what only some readers take (`features`, `cache`, `inlier`); a reader gets those that it has a parameter for.
+    options: what only some readers take (`features`, `cache`, `inlier`, `size`, `on_error`); a reader gets those that it has
+    a parameter for.
     """
     readers = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)} - _NOT_READERS
     if name not in readers:
@@ -151,8 +155,9 @@ class EpochSampler(DistributedSampler[int]):
 class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
-    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); test_labels, test_ids, test_is_outlier (n_test,); wholes, the
-    frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings, sentences for the result.
+    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); val_ids (n_val,); test_labels, test_ids, test_is_outlier
+    (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings,
+    sentences for the result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
     """
@@ -178,12 +183,15 @@ class NoveltyData(L.LightningDataModule):
         split.check(samples.labels, inlier)
         self.train = _take(samples.images, split.train, size)
         self.val = _take(samples.images, split.val, size)
+        self.val_ids = samples.ids[split.val]
         self.test = _take(samples.images, split.test, size)
         self.val_outliers = _take(samples.images, split.val_outliers, size)
         self.test_labels = samples.labels[split.test]
         self.test_ids = samples.ids[split.test]
         self.test_is_outlier = split.is_outlier
         self.wholes = _wholes(samples, split, inlier)
+        self.inlier = inlier
+        self._held_out = _held_out(samples, split)
         self.preprocess = Preprocess(contrast, subtract_mean).fit(self.train)
         self.batch_size, self.seed, self.chunk, self.on_device = batch_size, seed, chunk, on_device
         self.warnings: list[str] = []
@@ -192,7 +200,7 @@ class NoveltyData(L.LightningDataModule):
             self.batch_size = n = len(self.train)
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
         self.warnings += samples.notes
-        if not samples.verified:
+        if samples.verified is False:
             self.warnings.append("data files were not verified against the official checksums")
 
     @property
@@ -204,6 +212,22 @@ class NoveltyData(L.LightningDataModule):
     def pieces(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
         """The test samples with their scores, name -> (n_test,)."""
         return Scores(self.test_ids.tolist(), self.test_labels, self.test_is_outlier, columns)
+
+    def held_out(self, columns: dict[str, NDArray[np.float64]]) -> Scores | None:
+        """Held-out inliers as new files will be scored: scores of val, name -> (n_val,), those of whole recordings under
+        `scenes`. None where there are none, and under `frames`: a frame alone does not show which of its patches move.
+        """
+        ids = self.val_ids
+        if self.wholes is not None:
+            if self._held_out is None or self.wholes.kind != "file":
+                return None
+            ids, of = self._held_out
+            known = of >= 0
+            of, count = of[known], len(ids)
+            columns = {name: aggregate(column[known], of, count, self.wholes.how) for name, column in columns.items()}
+        if not len(ids):
+            return None
+        return Scores(ids.tolist(), np.full(len(ids), self.inlier), np.zeros(len(ids), np.bool_), columns)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Positions of the training inliers, chunk * batch_size at a time; the last batch may hold fewer iterations."""
@@ -252,6 +276,18 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
     labels = units.labels[at]
     arrays = (units.ids[at], labels, labels != inlier, units.groups[at], of)
     return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole)
+
+
+def _held_out(samples: Samples, split: Split) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:
+    """Ids (U,) of the units that lie in val with all their pieces, and which of them each of val is in, -1 for none."""
+    if samples.units is None or not len(split.val):
+        return None
+    units = samples.units.of[split.val]
+    found, of, pieces = np.unique(units, return_inverse=True, return_counts=True)
+    whole = pieces == np.bincount(samples.units.of, minlength=len(samples.units.ids))[found]
+    if not whole.any():
+        return None
+    return samples.units.ids[found[whole]], np.where(whole, np.cumsum(whole) - 1, -1)[of]
 
 
 def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:

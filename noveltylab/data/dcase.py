@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import yaml  # type: ignore[import-untyped,unused-ignore]  # ships no types
 from numpy.typing import NDArray
+from torch import Tensor
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, fingerprint
@@ -128,7 +129,7 @@ def read(root: Path | None, *, verify: bool, download: bool, features: str, inli
         return read_segments(files, mixtures, features)
 
     meta = [path for part in parts.values() for path in part.meta]
-    key = {"version": 1, "features": features, "scene": SCENES[inlier], "cut": [cut.length, cut.step]}
+    key = {"version": 2, "features": features, "scene": SCENES[inlier], "cut": [cut.length, cut.step]}
     key |= {"mel": [RATE, WINDOW, HOP, BANDS, FRAMES], "files": fingerprint([*meta, *files], root)}
     arrays = cached("dcase", key, make) if cache else make()
     return _assemble(mixtures, cut, arrays, (*notes, *_heard(arrays, cut)))
@@ -157,6 +158,7 @@ def _assemble(mixtures: list[Mixture], cut: Cut, arrays: Arrays, notes: tuple[st
         },
         units=Units("file", of, np.array(stems), label, np.array(stems), part == "evaltest"),
         notes=notes,
+        scale=(float(arrays["scale"][0]), float(arrays["scale"][1])),
     )
 
 
@@ -430,7 +432,8 @@ def _choose(root: Path, parts: Mapping[str, _Part], scene: int, verify: bool) ->
 
 
 def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> Arrays:
-    """images (N, 1, 64, 64) as `read` has them; of each file counts (segments), frames, rates and channels (as stored).
+    """images (N, 1, 64, 64) as `read` has them; of each file counts (segments), frames, rates and channels (as stored);
+    scale (2,), the decibels that 0 and 255 stand for.
 
     One file at a time is in memory for each core. Logmel reads devtrain twice, first for the scale: its extremes, with
     nothing of the test and no event in them.
@@ -443,10 +446,7 @@ def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> 
     images = np.empty((ends[-1], 1, _SIDE, _SIDE), np.uint8 if features == "logmel" else np.int16)
 
     def segments(i: int) -> NDArray[np.float32]:
-        wave = _wave(files[i], headers[i], sound)
-        if features == "logmel":
-            return _logmel(wave, counts[i], sound)
-        return wave[: counts[i] * cut.step].reshape(-1, _SIDE, _SIDE)
+        return _segments(files[i], headers[i], features, sound)
 
     def extremes(i: int) -> Span:
         clean = segments(i)[~cut.positive(counts[i], mixtures[i].span)]
@@ -462,17 +462,43 @@ def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> 
                 raise UserError(f"{files[0].parent}: no segment without an event, so nothing to train on.")
 
         def fill(i: int) -> None:
-            values = segments(i)
-            if features == "logmel":
-                values = np.clip(np.rint((values - low) * (255 / max(high - low, 1e-6))), 0, 255)
-            else:
-                values = np.clip(np.rint(values * 32768), -32768, 32767)
-            images[ends[i] - counts[i] : ends[i], 0] = values
+            images[ends[i] - counts[i] : ends[i], 0] = _quantised(segments(i), features, (low, high))
 
         for _ in pool.map(fill, range(len(files))):
             pass
     frames, rates, channels = np.array(headers).T
-    return {"images": images, "counts": np.array(counts), "frames": frames, "rates": rates, "channels": channels}
+    found = {"images": images, "counts": np.array(counts), "frames": frames, "rates": rates, "channels": channels}
+    return found | {"scale": np.array([low, high])}
+
+
+def read_recording(path: Path, features: str, scale: tuple[float, float]) -> Tensor:
+    """The segments (n, 1, 64, 64) of one wav file, in order, made as those of a run with that scale (Samples.scale) were.
+
+    UserError: it is no whole wav file, or shorter than one segment; or librosa or soundfile is missing.
+    """
+    sound = _libraries()
+    header = _header(path, None, CUTS[features], sound)
+    values = _quantised(_segments(path, header, features, sound), features, scale)
+    return torch.from_numpy(values.astype(np.uint8 if features == "logmel" else np.int16)).unsqueeze(1)
+
+
+def _segments(path: Path, header: tuple[int, int, int], features: str, sound: "_Sound") -> NDArray[np.float32]:
+    """(n, 64, 64), in decibels or as sound."""
+    wave, cut = _wave(path, header, sound), CUTS[features]
+    count = cut.count(_resampled(*header[:2]))
+    if features == "logmel":
+        return _logmel(wave, count, sound)
+    return wave[: count * cut.step].reshape(-1, _SIDE, _SIDE)
+
+
+def _quantised(values: NDArray[np.float32], features: str, scale: tuple[float, float]) -> NDArray[np.float32]:
+    """As stored: 0 to 255 between the decibels of the scale, or sound times 32768; whole numbers."""
+    low, high = scale
+    ends, whole = (0, 255), np.rint((values - low) * (255 / max(high - low, 1e-6)))
+    if features != "logmel":
+        ends, whole = (-32768, 32767), np.rint(values * 32768)
+    clipped: NDArray[np.float32] = np.clip(whole, *ends)
+    return clipped
 
 
 class _Sound(NamedTuple):

@@ -51,6 +51,8 @@ class Split:
     aggregate: Aggregate | None = None
     #: the run's number is that of whole frames, not of their patches
     whole: bool = False
+    #: may do without outliers in the test: scores and thresholds, but no AUROC
+    unlabelled: bool = False
 
     def check(self, labels: Labels, inlier: int) -> None:
         """Raise UserError unless the parts are disjoint, train and val are inliers and the test can be scored."""
@@ -67,10 +69,11 @@ class Split:
         if not np.array_equal(self.is_outlier, labels[self.test] != inlier):
             raise UserError(f"is_outlier of the split does not agree with the labels and inlier={inlier}.")
         inliers, outliers = int((~self.is_outlier).sum()), int(self.is_outlier.sum())
-        if not (len(self.train) and inliers and outliers):
+        if not (len(self.train) and inliers and (outliers or self.unlabelled)):
             raise UserError(
                 f"Too few samples for inlier={inlier}: the split has {len(self.train)} to train on, {inliers} test "
-                f"inliers and {outliers} test outliers, and needs one of each. Use more data or another protocol."
+                f"inliers and {outliers} test outliers, and needs one of each{' but outliers' * self.unlabelled}. Use more "
+                "data or another protocol."
             )
 
     def limit(self, n: int | None) -> "Split":
@@ -233,7 +236,34 @@ def scenes(
     return Split(train, val, test, labels[test] != inlier, aggregate=agg)
 
 
-PROTOCOLS: dict[str, Callable[..., Split]] = {"p1": p1, "p2": p2, "memae": memae, "frames": frames, "scenes": scenes}
+def folder(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+    train_share: float = 0.8,
+) -> Split:
+    """One's own images: the whole test part, where there is one, else all that is no inlier; there may be no outlier.
+
+    Where no inlier is in it, a share 1 - train_share of the training inliers, drawn at random, is tested instead of trained
+    on, so that the rate of false positives can be seen.
+    """
+    rng = np.random.default_rng(seed)
+    own = labels == inlier
+    tested = ~own if official_test is None else official_test
+    train, test = rng.permutation(np.flatnonzero(own & ~tested)), np.flatnonzero(tested)
+    if not (own & tested).any():
+        train, held = _cut(train, _share("train_share", train_share))
+        test = np.concatenate([held, test])
+    return replace(_assemble(train, test, labels, inlier, val_fraction), unlabelled=True)
+
+
+PROTOCOLS: dict[str, Callable[..., Split]] = {
+    "p1": p1, "p2": p2, "memae": memae, "frames": frames, "scenes": scenes, "folder": folder,
+}  # fmt: skip
 
 
 def _fact(facts: Facts, name: str, asked: str) -> NDArray[Any]:

@@ -103,7 +103,11 @@ def print_summary(found: Collected, paths: dict[str, Path], console: Console | N
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("runs", str(len(found.runs)))
-    for name, items, style in (("unfinished", found.unfinished, "yellow"), ("damaged", found.damaged, "bold red")):
+    for name, items, style in (
+        ("no labelled outliers", found.unmeasured, "yellow"),
+        ("unfinished", found.unfinished, "yellow"),
+        ("damaged", found.damaged, "bold red"),
+    ):
         shown = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items[:NAMED]]
         more = [f"and {len(items) - NAMED} more, all in the report"] if len(items) > NAMED else []
         if items:

@@ -43,22 +43,33 @@ class Selected(_Strict):
     value: float | None
 
 
-class Result(_Strict):
-    """What the report reads of a result.json."""
+class Place(_Strict):
+    """Which run a result.json is of."""
 
     method: str
     data: str
     protocol: str
     inlier: Annotated[int, Field(ge=0)]
-    inlier_name: str
     seed: Annotated[int, Field(ge=0)]
+    files: dict[str, str]
+
+
+class Unmeasured(Place):
+    """A run without labelled outliers, which has no number to report."""
+
+    unmeasured: str
+
+
+class Result(Place):
+    """What the report reads of a result.json."""
+
+    inlier_name: str
     primary: str
     scores: dict[str, Metrics]
     floor: dict[str, Metrics]
     selected: Selected
     seconds: dict[str, float]
     warnings: list[str]
-    files: dict[str, str]
     config: dict[str, Any]
     provenance: dict[str, Any]
     data_verified: bool
@@ -113,6 +124,7 @@ class Collected:
     """All that lies below a folder; the reasons are one line each."""
 
     runs: list[Run] = field(default_factory=list)
+    unmeasured: list[tuple[Path, str]] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unfinished: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -136,10 +148,14 @@ def collect(folder: Path, check: bool = False) -> Collected:
             found.unfinished.append((path, _why_unfinished(path)))
             continue
         try:
-            found.runs.append(_read(path, top, check))
+            read = _read(path, top, check)
+            if isinstance(read, Run):
+                found.runs.append(read)
+            else:
+                found.unmeasured.append((path, " ".join(read.unmeasured.split())))
         except UserError as error:
             found.damaged.append((path, " ".join(str(error).split())))
-    if not (found.runs or found.damaged or found.unfinished):
+    if not (found.runs or found.unmeasured or found.damaged or found.unfinished):
         raise UserError(f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder.")
     return found
 
@@ -155,9 +171,10 @@ def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
             yield path, complete
 
 
-def _read(folder: Path, top: Path, check: bool) -> Run:
+def _read(folder: Path, top: Path, check: bool) -> Run | Unmeasured:
     try:
-        result = Result.model_validate(read_result(folder))
+        content = read_result(folder)
+        result = (Unmeasured if "unmeasured" in content else Result).model_validate(content)
     except ValidationError as error:
         raise UserError("; ".join(_explain(dict(item)) for item in error.errors()[:3])) from None
     except RecursionError:
@@ -167,6 +184,9 @@ def _read(folder: Path, top: Path, check: bool) -> Run:
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
     if check:
         _check_files(folder, result.files)
+    if isinstance(result, Unmeasured):
+        return result
+    assert isinstance(result, Result)
     output = folder.parents[4]
     inside = output.is_relative_to(top) and output != top
     return Run(folder, output.relative_to(top).as_posix() if inside else "", result)

@@ -59,6 +59,8 @@ def build(
 
 def _lead(found: Collected) -> list[str]:
     counts = f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
+    if found.unmeasured:
+        counts = f"{counts[:-1]}, {len(found.unmeasured)} without labelled outliers."
     made = [run.result.provenance for run in found.runs]
     if not made:
         return [counts, LEGEND]
@@ -85,7 +87,11 @@ def _listed(values: Iterable[Any]) -> str:
 
 
 def _end(found: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
-    for title, items in (("Damaged runs, left out", found.damaged), ("Unfinished runs", found.unfinished)):
+    for title, items in (
+        ("No labelled outliers: runs with scores and thresholds, but no AUROC", found.unmeasured),
+        ("Damaged runs, left out", found.damaged),
+        ("Unfinished runs", found.unfinished),
+    ):
         if items:
             yield Bullets(title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items))
     if not_run:

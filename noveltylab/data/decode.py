@@ -1,0 +1,169 @@
+"""One image file, by anybody, to uint8 pixels: whatever is wrong with it becomes one line of text.
+
+By Pillow, and by its decoders of plain image formats alone: none that starts a program (EPS) or follows links to other
+files. The rules, the same for training and prediction: the first picture of several; EXIF's orientation is applied; what is
+transparent lies on white; 16 bit become 8 by dropping the lower ones; colour becomes grey by ITU-R 601-2; another size is
+stretched to the run's (see preprocess.resize: bilinear, antialiased where it shrinks, the aspect ratio is not kept).
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from noveltylab.data.preprocess import resize
+from noveltylab.results import cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+#: bytes of a file that are looked at
+MAX_BYTES = 1 << 30
+_GREY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+#: Pillow's limit (Image.MAX_IMAGE_PIXELS, 89 million) is an error here, not a warning
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class Unreadable(Exception):
+    """A file that is no image we can read; the message says why, in one line, without the file's name."""
+
+
+def decode(path: Path, channels: int, side: int | None) -> Tensor:
+    """The image in a file: uint8 (channels, side, side), contiguous; channels 1 or 3; side None keeps its own (H, W).
+
+    Raises:
+        Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger than Pillow's limit.
+    """
+    pixels = torch.from_numpy(read_pixels(path, channels)).permute(2, 0, 1).contiguous()
+    return pixels if side is None else fit(pixels, side)
+
+
+def fit(pixels: Tensor, side: int) -> Tensor:
+    """uint8 (C, H, W) -> (C, side, side), stretched."""
+    return resize(pixels[None], side)[0] if pixels.shape[-2:] != (side, side) else pixels
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int = 64) -> Iterator[R]:
+    """function(item) for each item, in their order, by a thread for each core; at most `ahead` results wait."""
+    with ThreadPoolExecutor(cores()) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_pixels(path: Path, channels: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, channels) at native size. Unreadable as `decode`."""
+    try:
+        with _open(path) as image:
+            return _pixels(image, channels)
+    except Unreadable:
+        raise
+    except Exception as error:  # what a damaged file makes a decoder raise is not documented
+        raise Unreadable(reason(error)) from None
+
+
+def is_colour(path: Path) -> bool:
+    """Whether an image has colour, by its header and palette. Unreadable as `decode`, for what the header shows."""
+    try:
+        with _open(path) as image:
+            return has_colour(image)
+    except Unreadable:
+        raise
+    except Exception as error:  # as above
+        raise Unreadable(reason(error)) from None
+
+
+def has_colour(image: Image.Image) -> bool:
+    """By the mode; of a palette, whether any of its colours is none of the greys."""
+    if image.mode in ("P", "PA"):
+        palette = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
+        return bool((palette != palette[:, :1]).any())
+    return image.mode not in _GREY
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one printable line."""
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"too many pixels: more than {Image.MAX_IMAGE_PIXELS or 0:,}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = "".join(sign if sign.isprintable() else " " for sign in " ".join(text.split()))[:160]
+    return line or type(error).__name__
+
+
+def check_file(path: Path) -> int:
+    """The size of a regular file in bytes. Unreadable: missing, a folder, a pipe, a device, empty, or beyond MAX_BYTES."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise Unreadable(reason(error)) from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise Unreadable("is no regular file")
+    if not found.st_size:
+        raise Unreadable("is empty")
+    if found.st_size > MAX_BYTES:
+        raise Unreadable(f"is larger than {MAX_BYTES >> 30} GiB")
+    return found.st_size
+
+
+def _open(path: Path) -> Image.Image:
+    check_file(path)
+    try:
+        image = Image.open(path, formats=FORMATS)  # reads the header only
+    except UnidentifiedImageError:
+        raise Unreadable(f"is no image of a known format ({', '.join(FORMATS)})") from None
+    limit = Image.MAX_IMAGE_PIXELS or 0
+    if image.width * image.height > limit:
+        image.close()
+        raise Unreadable(f"too many pixels: {image.width} x {image.height}, more than {limit:,}")
+    return image
+
+
+def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    if image.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise Unreadable("has floating-point pixels; save it with 8 or 16 bit")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise Unreadable("has 32-bit pixels; save it with 8 or 16 bit")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB" if channels == 3 else "L")
+    return np.array(image).reshape(image.height, image.width, channels)
+
+
+def thumbnail(path: Path, side: int) -> bytes:
+    """The image, its longer side at most `side` pixels, as the bytes of a PNG file. Unreadable as `decode`."""
+    picture = Image.fromarray(read_pixels(path, 3))
+    picture.thumbnail((side, side))
+    return to_png(np.asarray(picture))
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8 (H, W) or (H, W, 3) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,94 @@
+"""A folder of one's own images: good parts to train on and, where there are any, labelled kinds to test on.
+
+The layouts stand in layout.py, how an image is read in decode.py. Images are grey where all training inliers are, else
+colour; each is stretched to data.size x data.size pixels. There are no checksums: files are what they are.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noveltylab.data.base import Samples
+from noveltylab.data.decode import Unreadable, decode, in_order, is_colour
+from noveltylab.data.layout import Layout, find_layout, shown
+from noveltylab.errors import UserError
+
+#: files that an error or a note names
+NAMED = 3
+
+
+def read(root: Path | None, *, verify: bool, download: bool, inlier: int, size: int | None, on_error: str) -> Samples:
+    """Samples with images (N, C, size, size), C = 1 or 3, labels by `Layout.classes`, ids the paths below the root.
+
+    size None: all images must have one size. on_error "fail": a file that cannot be read is an error, "skip": it is left
+    out, named in the notes and counted in `skipped`. UserError also for an inlier class without images in the training part.
+    """
+    layout = find_layout(root)
+    files = list(layout.files())
+    names = layout.classes
+    if inlier >= len(names):
+        raise UserError(f"inlier={inlier}: {layout.root} has the classes {', '.join(names[:20])}")
+    training = [path for path, label, tested in files if label == inlier and not tested]
+    if not training:
+        raise UserError(
+            f"inlier={names[inlier]}: {layout.root} has no training images of it, only of {', '.join(layout.train)}"
+        )
+    channels = 3 if any(in_order(_coloured, training)) else 1
+    images, bad = _read(layout, [path for path, *_ in files], channels, size)
+    if bad and on_error == "fail":
+        raise UserError(f"{_said(bad, len(files))}; mend or remove them, or leave them out with data.on_error=skip")
+    kept = [at for at in range(len(files)) if at not in bad]
+    if not kept:
+        raise UserError(f"{_said(bad, len(files))}; nothing is left to train on")
+    tested = np.array([files[at][2] for at in kept], np.bool_)
+    return Samples(
+        images=images,
+        labels=np.array([files[at][1] for at in kept], np.int64),
+        official_test=None if layout.test is None else tested,
+        ids=np.array([shown(files[at][0].relative_to(layout.root)) for at in kept]),
+        verified=None,
+        notes=(f"skipped: {_said(bad, len(files))}",) if bad else (),
+        skipped=len(bad),
+    )
+
+
+def _coloured(path: Path) -> bool:
+    try:
+        return is_colour(path)
+    except Unreadable:  # said when its pixels are read
+        return False
+
+
+def _read(layout: Layout, paths: list[Path], channels: int, size: int | None) -> tuple[Tensor, dict[int, str]]:
+    """The images that can be read (n, C, H, W), and position -> "name (why)" of the others."""
+    images: Tensor | None = None
+    bad: dict[int, str] = {}
+    count = 0
+
+    def one(path: Path) -> Tensor | str:
+        try:
+            return decode(path, channels, size)
+        except Unreadable as error:
+            return f"{shown(path.relative_to(layout.root))} ({error})"
+
+    for at, found in enumerate(in_order(one, paths)):
+        if isinstance(found, str):
+            bad[at] = found
+            continue
+        if images is None:
+            images = torch.empty((len(paths), *found.shape), dtype=torch.uint8)
+        if found.shape != images.shape[1:]:
+            raise UserError(
+                f"data.size=null needs images of one size, but {shown(paths[at])} has {found.shape[2]} x {found.shape[1]} "
+                f"pixels and others have {images.shape[3]} x {images.shape[2]}; set data.size, e.g. data.size=64"
+            )
+        images[count] = found
+        count += 1
+    return (torch.empty(0, channels, 1, 1, dtype=torch.uint8) if images is None else images[:count]), bad
+
+
+def _said(bad: dict[int, str], count: int) -> str:
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"{len(bad)} of {count} images cannot be read: {', '.join(list(bad.values())[:NAMED])}{more}"

@@ -1,0 +1,342 @@
+"""A finished run as something that scores new images: its method, weights, preprocessing and held-out inliers.
+
+    from noveltylab.detector import load_detector
+    detector = load_detector("outputs/folder/ca_entropy/folder/inlier0/seed0")
+    table = detector.frame(["new/0001.png", "new/0002.png"])        # a pandas data frame
+
+Nothing in the folder is executed: weights are tensors (weights_only), the method is one of noveltylab's own, and every file is
+compared with the checksum that the run's result holds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from noveltylab.conformal import Calibration, check_rate, fdr_rank
+from noveltylab.data.decode import fit
+from noveltylab.data.preprocess import Preprocess
+from noveltylab.errors import UserError
+from noveltylab.evaluate import in_batches, reconstructions
+from noveltylab.inputs import Kind, Reader, expand, read_items
+from noveltylab.ledger import damage
+from noveltylab.methods.base import Method, find_method
+from noveltylab.options import Options, check_arguments, read_options
+from noveltylab.results import read_result, recorded_config, sha256_file
+from noveltylab.scores import read_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: images scored at once
+BATCH = 256
+#: a run's images are no larger, whatever its folder says
+LARGEST = 4096
+
+Columns = dict[str, NDArray[np.float64]]
+
+
+class _Weights(BaseModel):
+    model_config = ConfigDict(strict=True)
+    file: Annotated[str, Field(pattern=r"^checkpoints/[\w.-]+\.pt$")]
+    sha256: str
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(strict=True)
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=3, max_length=3)]
+    kind: Literal["image", "frame", "file"]
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
+class _Recorded(BaseModel):
+    """What is read of a run's result to use it."""
+
+    model_config = ConfigDict(strict=True)
+    primary: str
+    transductive: list[str]
+    files: dict[str, str]
+    weights: _Weights
+    input: _Input
+
+
+@dataclass(eq=False)
+class Detector:
+    """A trained method that scores images as its run did.
+
+    Attributes:
+        folder: Of the run.
+        options: Its checked options.
+        method: In evaluation mode, on its device.
+        preprocess: Fitted on the run's training inliers.
+        primary: The score that decides.
+        shape: (C, H, W) of the images that the method sees.
+        held_out: Score name -> scores of held-out inliers (n,); {} for a run without.
+        reader: How a file becomes such images.
+    """
+
+    folder: Path
+    options: Options
+    method: Method
+    preprocess: Preprocess
+    primary: str
+    shape: tuple[int, int, int]
+    held_out: Columns
+    reader: Reader
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the primary score; None where the run held out no inliers."""
+        column = self.held_out.get(self.primary)
+        return None if column is None else Calibration(column)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing of the method was chosen by the held-out inliers (else the guarantee is approximate)."""
+        return self.options.main_rule == "last" or not self.method.iterative
+
+    def scores(self, images: Tensor) -> Columns:
+        """Every score of uint8 (int16 for sound waves) images (N, C, H, W) of the run's shape, N >= 1: name -> (N,).
+
+        Raw, larger is more novel. Without those that need the whole test set.
+        """
+        columns = in_batches(self.method, self.preprocess, images, self.method.novelty_score, BATCH)
+        held = {name: torch.from_numpy(column) for name, column in self.held_out.items() if name in columns}
+        if held and self.reader.kind == "image":
+            columns |= self.method.combine_scores(columns, {name: column.float() for name, column in held.items()})
+        known = columns.keys() - self.method.transductive
+        return {name: column.numpy().astype(np.float64) for name, column in columns.items() if name in known}
+
+    def novelty(self, images: Tensor) -> NDArray[np.float64]:
+        """The primary score (N,) of images as `scores` takes them."""
+        return self.scores(images)[self.primary]
+
+    def reconstruct(self, images: Tensor) -> NDArray[np.float32] | None:
+        """Reconstructions in [0, 1] of images as `scores` takes them; None for a method that makes none."""
+        return reconstructions(self.method, self.preprocess, images)
+
+    def fit(self, images: Tensor | NDArray[Any]) -> Tensor:
+        """Anybody's images as `scores` takes them: uint8 (N, C, H, W), the sizes of the run.
+
+        Args:
+            images: uint8 in 0..255, or floats in [0, 1]: (N, C, H, W) or grey (N, H, W); C is 1 or 3. Grey and colour are
+                turned into each other as those of files are, other sizes stretched.
+
+        Raises:
+            UserError: Another shape or range, or a run that does not take images.
+        """
+        if self.reader.kind != "image":
+            raise UserError(f"this run takes {self.reader.takes}, not images")
+        x = torch.as_tensor(images).detach().cpu()
+        x = x[:, None] if x.ndim == 3 else x
+        if x.ndim != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
+            raise UserError(f"images are (N, C, H, W) with C = 1 or 3, or grey (N, H, W), not {tuple(x.shape)}")
+        if x.is_floating_point():
+            if not bool(((x >= 0) & (x <= 1)).all()):
+                raise UserError(
+                    f"images of floats lie in [0, 1], these in [{float(x.min()):.4g}, {float(x.max()):.4g}]"
+                )
+            x = (x * 255).round().to(torch.uint8)
+        if x.dtype != torch.uint8:
+            raise UserError(f"images are uint8, or floats in [0, 1], not {str(x.dtype).removeprefix('torch.')}")
+        channels, side, _ = self.shape
+        if x.shape[1] != channels:
+            x = x.expand(-1, 3, -1, -1) if channels == 3 else _grey(x)
+        return torch.stack([fit(image.contiguous(), side) for image in x])
+
+    def frame(
+        self,
+        inputs: "Tensor | NDArray[Any] | str | Path | Iterable[str | Path]",
+        *,
+        fpr: float = 0.05,
+        fdr: float | None = None,
+    ) -> "pd.DataFrame":
+        """Scores, p-values and decisions as a pandas data frame, one row for each image, in the order given.
+
+        Args:
+            inputs: Images as `fit` takes them; or an image file, a folder, a pattern such as "new/*.png", or several of these.
+            fpr: Novel is what has p <= fpr: on average at most that share of inliers, in (0, 1).
+            fdr: Instead: Benjamini and Hochberg over all rows, at most that expected share of inliers among the novel.
+
+        Returns:
+            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel`` (bool; None without held-out
+            inliers, or for a file that cannot be read) and ``error`` (None where all went well).
+
+        Raises:
+            UserError: No such file, images of another kind, or pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise UserError("a data frame needs pandas; install it with: pip install 'noveltylab[pandas]'") from None
+        check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
+        if isinstance(inputs, Tensor | np.ndarray):
+            scores, files, errors = self.novelty(self.fit(inputs)), None, None
+        else:
+            given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+            rows = list(self.rows(path for each in given for path in expand(str(each), self.reader)))
+            files, scores, errors = (
+                [row[0] for row in rows],
+                np.array([row[1] for row in rows], float),
+                [row[2] for row in rows],
+            )
+        p_values, novel = self.decide(scores, fpr, fdr)
+        columns = {"score": scores, "p_value": p_values, "novel": novel}
+        return pd.DataFrame(columns if files is None else {"file": files, **columns, "error": errors})
+
+    def rows(self, paths: Iterable[Path]) -> Iterable[tuple[str, float, str | None]]:
+        """(name, score, error) of each file, NaN where it cannot be read; bounded memory."""
+        for item in self.stream(paths):
+            yield item[0], item[2], item[3]
+
+    def stream(self, paths: Iterable[Path]) -> Iterable[tuple[str, Tensor | None, float, str | None, Path]]:
+        """(name, images as scored, score, error, path) of each file in order, BATCH images in memory at a time.
+
+        A recording's score is made of those of its segments as the run's protocol says.
+        """
+        waiting: list[Any] = []
+        size = 0
+        for item in read_items(paths, self.reader, ahead=2 * BATCH):
+            waiting.append(item)
+            size += 0 if item.images is None else len(item.images)
+            if size >= BATCH or len(waiting) >= 4 * BATCH:
+                yield from self._flush(waiting)
+                waiting, size = [], 0
+        yield from self._flush(waiting)
+
+    def _flush(self, items: list[Any]) -> Iterable[tuple[str, Tensor | None, float, str | None, Path]]:
+        good = [item.images for item in items if item.images is not None]
+        pieces = self.novelty(torch.cat(good)) if good else np.zeros(0)
+        at = 0
+        for item in items:
+            if item.images is None:
+                yield item.name, None, float("nan"), item.error, item.path
+                continue
+            own = pieces[at : at + len(item.images)]
+            at += len(own)
+            score = self.reader.whole(own)
+            wrong = None if np.isfinite(score) else "its score is not finite"
+            yield item.name, item.images, float("nan") if wrong else score, wrong, item.path
+
+    def decide(
+        self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
+    ) -> tuple[NDArray[np.float64], list[bool | None]]:
+        """p-values (N,) and decisions of scores (N,), NaN for none: NaN and None for these, and without held-out inliers."""
+        known, calibration = np.isfinite(scores), self.calibration
+        p_values, novel = np.full(len(scores), np.nan), np.full(len(scores), None, object)
+        if calibration is not None and known.any():
+            ranks = calibration.ranks(scores[known])
+            counts = np.bincount(ranks - 1, minlength=len(calibration) + 1)
+            cut = calibration.allowed(fpr) if fdr is None else fdr_rank(counts, fdr)
+            p_values[known], novel[known] = ranks / (len(calibration) + 1), (ranks <= cut).astype(object)
+        return p_values, novel.tolist()
+
+
+def _grey(x: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) -> (N, 1, H, W) by ITU-R 601-2, in Pillow's whole numbers, so that files and arrays agree."""
+    red, green, blue = x.to(torch.int32).unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
+    """The detector that a finished run left behind.
+
+    Args:
+        folder: Of the run: the one with result.json.
+        accelerator: auto (a GPU if there is one), cpu or gpu.
+
+    Raises:
+        UserError: No complete run is there, a file of it is damaged, it names code that is no method of noveltylab, or this
+            machine has no such accelerator.
+    """
+    folder = Path(folder).expanduser()
+    content = read_result(folder)
+    config = recorded_config(content)
+    if wrong := damage(folder):
+        raise UserError(f"{folder}: {wrong} damaged or changed since the run; run it again with force=true")
+    try:
+        recorded = _Recorded.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{folder}: its result.json does not say {where or 'enough'}, as of an older version; run it again with force=true"
+        ) from None
+    options = read_options(config)
+    device = _device(accelerator)
+    channels, height, width = recorded.input.shape
+    method = _build(options, recorded.primary, (channels, height, width))
+    preprocess = Preprocess(options.data.contrast, options.data.subtract_mean)
+    path = folder / recorded.weights.file
+    if not path.is_file() or sha256_file(path) != recorded.weights.sha256:
+        raise UserError(f"{path}: missing, damaged or changed since the run; run it again with force=true")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        method.load_state_dict(state["method"])
+        preprocess.load_state_dict(state["preprocess"])
+    except Exception as error:  # a foreign file fails in many ways, and each means the same
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: not the weights of this method ({reason}); run it again with force=true") from None
+    method.to(device).eval().requires_grad_(False)
+    if method.iterative:
+        method.to(memory_format=torch.channels_last)  # as it was trained and scored
+    reader = _reader(options, recorded.input)
+    return Detector(
+        folder, options, method, preprocess.to(device), recorded.primary, (channels, height, width),
+        _held_out(folder, recorded.files), reader,
+    )  # fmt: skip
+
+
+def _build(options: Options, primary: str, shape: tuple[int, int, int]) -> Method:
+    arguments = {key: value for key, value in options.method.items() if key not in ("name", "primary", "_target_")}
+    method_class = find_method(str(options.method.get("_target_")))
+    arguments = check_arguments(method_class, arguments, "method")
+    try:
+        with torch.random.fork_rng():
+            method = method_class(shape, **arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if primary not in method.score_names:
+        raise UserError(f"the run's primary score is {primary}, but its method has {', '.join(method.score_names)}")
+    if primary in method.transductive:
+        raise UserError(
+            f"{primary} is made of a whole test set and cannot score a new image; run again with another method.primary"
+        )
+    return method
+
+
+def _reader(options: Options, given: _Input) -> Reader:
+    kind: Kind = "recording" if given.kind == "file" else given.kind
+    if kind == "frame":
+        raise UserError(
+            "this run scores frames of clips by the patches that move in them, which a file alone does not show; predict "
+            "takes runs on images and on sound"
+        )
+    channels, height, width = given.shape
+    if kind == "image" and (height != width or channels not in (1, 3)):
+        raise UserError(
+            f"this run's images have the shape {channels} x {height} x {width}: files are read as squares, grey or RGB"
+        )
+    low, high = given.scale or (0.0, 0.0)
+    how = str(options.protocol.get("agg", "mean"))
+    return Reader(kind, channels, height, str(options.data.features), (low, high), how)
+
+
+def _held_out(folder: Path, files: Mapping[str, str]) -> Columns:
+    if "calibration.csv" not in files:
+        return {}
+    return read_scores(folder / "calibration.csv", files["calibration.csv"]).columns
+
+
+def _device(accelerator: str) -> torch.device:
+    gpu = torch.cuda.is_available()
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"accelerator={accelerator}: it can be auto, cpu or gpu")
+    if accelerator == "gpu" and not gpu:
+        raise UserError("accelerator=gpu: no CUDA device is visible here; use accelerator=cpu or auto")
+    return torch.device("cuda" if gpu and accelerator != "cpu" else "cpu")

@@ -1,0 +1,135 @@
+"""The page of `python -m noveltylab.predict --html`: the most novel files first, with the error map beside each image.
+
+One file that needs no network; nothing else may load, and every text is escaped.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from noveltylab.data.decode import Unreadable, thumbnail, to_png
+from noveltylab.data.layout import SUFFIXES
+from noveltylab.results import write_atomic
+
+if TYPE_CHECKING:
+    from noveltylab.detector import Detector
+    from noveltylab.predict import Case, Request, Summary
+
+HERE = Path(__file__).resolve().parent
+#: pixels of the longer side of a picture
+SIDE = 128
+
+
+def write_page(request: "Request", detector: "Detector", summary: "Summary", cut: int | None) -> None:
+    """Writes `request.page`; cut: the largest rank that is novel, None without held-out inliers."""
+    from jinja2 import Environment, StrictUndefined
+
+    style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report/page.css", "gallery.css"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((HERE / "gallery.html.j2").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    text = template.render(
+        title="Most novel first",
+        lead=_lead(request, detector, summary),
+        cases=_cases(detector, summary.top, cut),
+        failed=summary.failed,
+        unreadable=summary.unreadable,
+        width=SIDE,
+        style=style,
+        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+    )
+    write_atomic(request.page, text.encode("utf-8", "backslashreplace"))
+
+
+def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[str]:
+    options, calibration = detector.options, detector.calibration
+    shown = (
+        f"{summary.files} files, the {len(summary.top)} most novel"
+        if summary.files > len(summary.top)
+        else f"{summary.files} files"
+    )
+    lines = [f"{shown}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
+    if calibration is None:
+        return [*lines, "The run held out no inliers, so there are no p-values."]
+    found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
+    lines.append(f"{found} {guarantee(request, detector)}")
+    if summary.top and detector.reconstruct(summary.top[0].images[:1]) is not None and len(summary.top[0].images) == 1:
+        lines.append("Right of each image: where its reconstruction differs, from black to white, one scale for all.")
+    return lines
+
+
+def guarantee(request: "Request", detector: "Detector") -> str:
+    """What the decision rule promises, in a sentence. The run must have held-out inliers."""
+    calibration = detector.calibration
+    assert calibration is not None
+    if request.fdr is not None:
+        return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
+    if calibration.threshold(request.fpr) is None:
+        return (
+            f"No p-value can be as small as {request.fpr:g}: that takes {round(1 / request.fpr) - 1} held-out inliers."
+        )
+    about = "At most" if detector.exact else "About (the held-out inliers chose the epoch too)"
+    return (
+        f"{about} {calibration.expected(request.fpr):.2g} of inliers are called novel on average; with these held-out ones "
+        f"under {calibration.upper(request.fpr):.2g}, with 95 % confidence."
+    )
+
+
+def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:
+    maps = _error_maps(detector, top)
+    found = []
+    for case, map_ in zip(top, maps, strict=True):
+        pictures = [{"data": _encoded(_original(case)), "alt": "image"}]
+        if map_ is not None:
+            pictures.append({"data": _encoded(to_png(map_)), "alt": "error map"})
+        entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
+        calibration = detector.calibration
+        if calibration is not None and cut is not None:
+            rank = int(calibration.ranks([case.score])[0])
+            entry |= {
+                "p_value": f"{rank / (len(calibration) + 1):.4g}",
+                "decision": "novel" if rank <= cut else "inlier",
+            }
+        found.append(entry)
+    return found
+
+
+def _original(case: "Case") -> bytes:
+    """The file itself as a PNG picture, else what the method saw of it."""
+    if case.path.suffix.lower() in SUFFIXES:
+        try:
+            return thumbnail(case.path, SIDE)
+        except Unreadable:  # gone or changed since
+            pass
+    first = case.images[int(len(case.images) // 2)].numpy()
+    if first.dtype != np.uint8:
+        first = (first.astype(np.float32) / 256 + 128).clip(0, 255).astype(np.uint8)
+    return to_png(first[0] if len(first) == 1 else np.ascontiguousarray(first.transpose(1, 2, 0)))
+
+
+def _error_maps(detector: "Detector", top: "list[Case]") -> list[NDArray[np.uint8] | None]:
+    """Mean absolute error over the channels, (H, W, 3) each, in colours that a scale of all of them share."""
+    none: list[NDArray[np.uint8] | None] = [None] * len(top)
+    if not top or any(len(case.images) != 1 for case in top):
+        return none
+    images = torch.cat([case.images for case in top])
+    with torch.inference_mode():
+        made = detector.reconstruct(images)
+        target = detector.preprocess.to_unit(detector.preprocess(images.to(detector.method.device))).cpu().numpy()
+    if made is None:
+        return none
+    errors = np.abs(target - made).mean(1)  # (N, H, W)
+    from matplotlib import colormaps
+
+    scale = max(float(np.quantile(errors, 0.995)), 1e-9)
+    coloured = colormaps["inferno"](np.clip(errors / scale, 0, 1))[..., :3]
+    return list((coloured * 255).round().astype(np.uint8))
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,199 @@
+"""A folder of one's own images: layouts, classes, what cannot be read, and runs that end without an AUROC."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from noveltylab.data import folder
+from noveltylab.data.base import Samples
+from noveltylab.data.layout import find_layout, shown
+from noveltylab.data.protocols import split
+from noveltylab.errors import UserError
+from noveltylab.scores import read_scores
+from tests.formats import write_images
+
+Run = Callable[..., dict[str, Any]]
+MVTEC = {"train/good": 40, "test/good": 8, "test/scratch": 6, "test/hole": 6}
+
+
+def read(root: Path, **changes: Any) -> Samples:
+    return folder.read(
+        root, **{"verify": False, "download": False, "inlier": 0, "size": 16, "on_error": "fail", **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "tested"),
+    [
+        (MVTEC, ["good", "hole", "scratch"], 20),
+        ({"train/bolt": 5, "train/nut": 4, "test/bolt": 3, "test/nut": 2}, ["bolt", "nut"], 5),
+        ({"": 9}, ["good"], None),
+        ({"train": 7, "test/odd": 2}, ["good", "odd"], 2),
+        ({"a": 4, "b/deep/er": 3}, ["a", "b"], None),
+        ({"train/good": 6}, ["good"], None),
+    ],
+)
+def test_every_layout(tmp_path: Path, counts: dict[str, int], classes: list[str], tested: int | None) -> None:
+    write_images(tmp_path / "own", counts)
+    samples = read(tmp_path / "own")
+    assert find_layout(tmp_path / "own").classes == classes
+    assert len(samples.labels) == sum(counts.values()) == len(set(samples.ids.tolist()))
+    assert samples.images.shape[1:] == (1, 16, 16)
+    assert (None if samples.official_test is None else int(samples.official_test.sum())) == tested
+    for name, label in zip(samples.ids.tolist(), samples.labels, strict=True):
+        assert classes[label] in name or classes == ["good"] or "train/0" in name
+
+
+def test_colour_is_that_of_the_training_inliers(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/good": 5, "test/odd": 2})
+    assert read(tmp_path).images.shape[1] == 1
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "test" / "odd" / "red.png")
+    assert read(tmp_path).images.shape[1] == 1  # an outlier decides nothing
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "train" / "good" / "red.png")
+    assert read(tmp_path).images.shape[1] == 3
+
+
+def test_unreadable_images_are_named_and_skipped_only_if_asked(tmp_path: Path) -> None:
+    write_images(tmp_path, {"": 10})
+    (tmp_path / "0003.png").write_bytes(b"torn")
+    (tmp_path / "zero.jpg").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"2 of 11 images cannot be read: 0003.png \(.*zero.jpg \(is empty\).*on_error=skip"
+    ):
+        read(tmp_path)
+    samples = read(tmp_path, on_error="skip")
+    assert len(samples.ids) == len(samples.images) == 9 and samples.skipped == 2
+    assert "0003.png" not in samples.ids.tolist()
+    whole = read(write_images(tmp_path / "whole", {"": 10}))
+    kept = [at for at, name in enumerate(whole.ids.tolist()) if name in samples.ids.tolist()]
+    assert torch.equal(samples.images, whole.images[kept])
+
+
+def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
+    write_images(tmp_path, {"": 10})
+    with pytest.raises(UserError, match="data.size=null needs images of one size"):
+        read(tmp_path, size=None)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: root.mkdir(), "it is empty"),
+        (lambda root: root.write_text("x"), "a file"),
+        (lambda root: (root / "train").mkdir(parents=True), "holds no images"),
+        (lambda root: write_images(root, {"train/good": 3, "test": 2}), "lie in no folder"),
+        (lambda root: write_images(root, {"bottle/train/good": 3}), "choose one: data.root=.*bottle"),
+        (lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")), "found 1 entries, such as notes.txt"),
+    ],
+)
+def test_what_is_no_set_of_images_is_explained(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+    make(tmp_path / "own")
+    with pytest.raises(UserError, match=said):
+        find_layout(tmp_path / "own")
+
+
+def test_names_from_a_file_system_are_harmless(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/good": 6, "test/odd": 3})
+    for at, name in enumerate([b"a\nb.png", b"\xff\xfe.png", b"\x1b[31mred.png", b"=1+1.png"]):
+        shutil.copy(tmp_path / "train/good/0000.png", bytes(tmp_path / "train/good") + b"/" + name)
+        assert at < len(read(tmp_path).ids)
+    for name in read(tmp_path).ids.tolist():
+        assert name.isprintable()
+        name.encode()
+    assert shown("a\nb") == "a\\nb"
+
+
+def test_the_protocol_keeps_outliers_out_of_training() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    official = rng.uniform(size=300) < 0.4
+    options = {"seed": 0, "val_fraction": 0.2}
+    with_test = split("folder", labels, official, 0, **options)
+    assert sorted(with_test.test) == np.flatnonzero(official).tolist()
+    assert set(labels[np.concatenate([with_test.train, with_test.val])]) == {0}
+    without = split("folder", labels, None, 0, **options)
+    assert set(np.flatnonzero(labels != 0)) < set(without.test.tolist())
+    no_good = official & (labels != 0)
+    held = split("folder", labels, no_good, 0, **options)
+    assert (labels[held.test] == 0).any() and set(np.flatnonzero(no_good)) < set(held.test.tolist())
+    flat = split("folder", np.zeros(50, np.int64), None, 0, **options)
+    assert not flat.is_outlier.any() and len(flat.test) == 10 and len(flat.val) == 8
+
+
+def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "own", MVTEC, channels=3)
+    (tmp_path / "own" / "test" / "hole" / "torn.png").write_bytes(b"\x89PNG")
+    result = run_here("method=pca", "data=folder", f"data.root={tmp_path / 'own'}", "inlier=good", "data.on_error=skip")
+    assert result["scores"]["residual"]["auroc"] > 0.9
+    assert result["n"] == {"train": 32, "val": 8, "test_inliers": 8, "test_outliers": 12, "skipped": 1}
+    assert any("torn.png" in warning for warning in result["warnings"])
+    assert result["inlier_name"] == "good" and result["input"]["shape"] == [3, 32, 32]
+
+
+def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "own", {"": 130})
+    options = ("method=knn", "data=folder", f"data.root={tmp_path / 'own'}", f"output={tmp_path / 'outputs'}")
+    for said in ("no labelled outliers among the 26 test samples", "complete already"):
+        done = command(*options)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout and "distance above" in done.stdout
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    result = json.loads(path.read_text())
+    assert result["scores"] == {"distance": None} and result["floor"] == {}
+    assert [row["fpr"] for row in result["thresholds"]["at"]] == [0.01, 0.05, 0.1]
+    assert result["thresholds"]["held_out"] == 20 and result["thresholds"]["exact"]
+    assert len(read_scores(path.parent / "calibration.csv")) == 20
+    assert {picture.name for picture in (path.parent / "figures").iterdir()} == {"scores.png", "cases.png"}
+
+    from noveltylab.report.__main__ import report
+
+    found, written = report(tmp_path / "outputs")
+    assert not found.runs and len(found.unmeasured) == 1
+    assert "No labelled outliers" in written["md"].read_text()
+
+    sweep = command("-m", *options, "seed=0,1")
+    assert sweep.returncode == 0, sweep.stderr
+    assert "2 cells: 1 done, 1 complete" in sweep.stdout
+
+
+def test_another_folder_is_another_run(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        write_images(tmp_path / name, {"train/good": 20, "test/odd": 4})
+    options = ("method=pca", "data=folder", f"output={tmp_path / 'outputs'}")
+    assert command(*options, f"data.root={tmp_path / 'one'}").returncode == 0
+    other = command(*options, f"data.root={tmp_path / 'two'}")
+    assert other.returncode == 2 and "data.root" in other.stderr and len(other.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "data=folder needs data.root"),
+        (("data.root=nowhere",), "data.root=nowhere: no such folder"),
+        (("data.root={root}", "inlier=bad"), "no such class in folder; Choose from: good, odd"),
+        (("data.root={root}", "inlier=odd"), "no training images of it, only of good"),
+        (("data.root={root}", "data.on_error=ignore"), "data.on_error=ignore"),
+        (("data.root={root}", "method=ocsvm", "select=oracle", "protocol=p1", "data.size=4"), "data.size=4"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_created(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    write_images(tmp_path / "own", {"train/good": 20, "test/odd": 4})
+    done = command("data=folder", f"output={tmp_path / 'outputs'}", *(o.format(root=tmp_path / "own") for o in options))
+    assert done.returncode == 2
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
