@@ -15,6 +15,7 @@ from torch import Tensor
 from noveltylab.aggregate import aggregate
 from noveltylab.data.decode import Unreadable, check_file, decode, fit, in_order, reason
 from noveltylab.data.layout import SUFFIXES, shown, walk_images
+from noveltylab.data.preprocess import resize
 from noveltylab.errors import UserError
 
 Kind = Literal["image", "frame", "recording"]
@@ -146,7 +147,7 @@ def _recording(path: Path, reader: Reader) -> Item:
 
     try:
         check_file(path)
-        return Item(shown(path), path, read_recording(path, reader.features, reader.scale))
+        return Item(shown(path), path, resize(read_recording(path, reader.features, reader.scale), reader.side))
     except UserError as error:
         if "pip install" in str(error):  # nothing of the file
             raise

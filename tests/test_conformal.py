@@ -92,7 +92,7 @@ METHODS = ("pca", "knn", "gmm", "iforest", "ca_entropy")
 def test_the_realised_rate_on_fresh_inliers_is_the_chosen_one(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, data: str
 ) -> None:
-    """Test inliers that no stage has seen: their false positives follow the beta-binomial law of m fresh and n held-out scores."""
+    """Test inliers that no stage has seen: their false positives follow the beta-binomial law of fresh and held-out ones."""
     monkeypatch.setattr("noveltylab.run.draw", lambda *_: None)  # the pictures take longer than all the rest
     SETS[data][0](tmp_path)
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]

@@ -19,7 +19,7 @@ and four hours for the 10,000 test images of MNIST.
 Published mean AUROC (a reimplementation, in Deep SVDD's tables): MNIST P2 0.9127, CIFAR-10 P2 0.6179.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -90,6 +90,10 @@ def absolute_error(x: Tensor, y: Tensor) -> Tensor:
 
 class AnoGAN(Method):
     """Generator and discriminator; the search is part of the score."""
+
+    not_exportable: ClassVar[str] = (
+        "each score is the end of a search by gradient descent, which no graph of tensors holds"
+    )
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class Method(L.LightningModule):
     `image_shape`; out-of-range combinations raise ValueError with the option's name.
     """
 
+    #: why the score cannot be written as one graph, "" where it can
+    not_exportable: ClassVar[str] = ""
     #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no epochs.
     iterative: ClassVar[bool] = True
 

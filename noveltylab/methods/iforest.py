@@ -88,7 +88,7 @@ class IForest(Method):
         """`isolation`: 2^(-mean h(x) / c(samples)) of Eq. 2, in (0, 1), (B,)."""
         flat = x.flatten(1).double()
         tree = torch.arange(len(self.pixel), device=x.device)
-        node = torch.zeros(len(flat), len(tree), dtype=torch.long, device=x.device)
+        node = torch.zeros(flat.shape[0], len(tree), dtype=torch.long, device=x.device)
         for _ in range(math.ceil(math.log2(self.samples))):
             goes_right = flat.gather(1, self.pixel[tree, node]) > self.threshold[tree, node]
             node = self.successor[goes_right.long(), tree, node]

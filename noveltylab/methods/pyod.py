@@ -83,6 +83,8 @@ class PyOD(Method):
 
     iterative: ClassVar[bool] = False
 
+    not_exportable: ClassVar[str] = "the score is computed by a Python object of PyOD's, not by tensors"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

@@ -79,7 +79,7 @@ def initialise(module: nn.Module) -> None:
 def turned(x: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, C, H, H) by 0, 90, 180 and 270 degrees (4 B, C, H, H), turn by turn, and which turn, (4 B,)."""
     images = torch.cat([torch.rot90(x, turn, (2, 3)) for turn in range(TURNS)])
-    return images, torch.arange(TURNS, device=x.device).repeat_interleave(len(x))
+    return images, torch.arange(TURNS, device=x.device).repeat_interleave(x.shape[0])
 
 
 def log_probability(logits: Tensor) -> Tensor:

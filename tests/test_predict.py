@@ -1,0 +1,358 @@
+"""The command that scores new files: the same scores as the run's, any input, broken files, bounded memory, the page."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import struct
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from noveltylab import predict
+from noveltylab.conformal import Calibration
+from noveltylab.detector import load_detector
+from noveltylab.errors import UserError
+from noveltylab.scores import read_scores
+from tests.data.test_decode import hostile
+from tests.formats import write_dcase, write_images
+from tests.methods.conftest import SMALL
+
+Rows = dict[str, dict[str, str]]
+
+
+def trained(go: Callable[..., dict[str, Any]], output: Path, method: str, *options: str) -> Path:
+    """The folder of a short run."""
+    small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
+    go(f"method={method}", f"output={output}", "trainer.accelerator=cpu", "trainer.max_epochs=1", *small, *options)
+    (path,) = output.rglob("result.json")
+    return path.parent
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "own", {"train/good": 120, "test/good": 12, "test/odd": 12}, channels=3)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("noveltylab.run.draw", lambda *_: None)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def rows_of(path: Path) -> Rows:
+    with open(path, newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("method", ["ca_entropy", "pca"])
+def test_files_get_the_scores_of_the_run(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}", "select=last")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert predict.main([f"run={folder}", f"input={own / 'test'}", "fpr=0.1"]) == 0
+    found, run = rows_of(Path("scores.csv")), read_scores(folder / "scores.csv")
+    assert len(found) == len(run) == 24
+    primary = json.loads((folder / "result.json").read_text())["primary"]
+    calibration = Calibration(read_scores(folder / "calibration.csv").columns[primary])
+    for name, score in zip(run.ids, run.columns[primary], strict=True):
+        row = found[str(own / name)]
+        assert float(row["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
+        p = calibration.p_values([float(row["score"])])[0]
+        assert float(row["p_value"]) == p
+        assert row["decision"] == ("novel" if p <= 0.1 else "inlier")
+    said = capsys.readouterr().out
+    assert "24 files scored" in said and "novel by p <= 0.1" in said
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_on_digits_scores_pictures_of_digits(run_here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """The run's own preprocessing: enlarged from 8 to 32 pixels, contrast normalised, the mean image subtracted."""
+    from noveltylab.data import digits
+
+    options = ("inlier=3", "data.contrast=gcn", "data.subtract_mean=true")
+    folder = trained(run_here, tmp_path / "outputs", "pca", *options)
+    run, samples = read_scores(folder / "scores.csv"), digits.read(None, verify=True, download=False)
+    for name in run.ids[:20]:
+        at = samples.ids.tolist().index(name)
+        pixels = samples.images[at, 0].numpy()
+        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(f"{at:04d}.png")  # as colour, as many tools save them
+    assert predict.main([f"run={folder}", "input=./*.png"]) == 0
+    found = rows_of(Path("scores.csv"))
+    for name, score in list(zip(run.ids, run.columns["residual"], strict=True))[:20]:
+        at = samples.ids.tolist().index(name)
+        assert float(found[f"{at:04d}.png"]["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
+
+
+@pytest.fixture
+def run_folder(run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path) -> Path:
+    return trained(run_here, tmp_path / "outputs", "pca", "data=folder", f"data.root={own}")
+
+
+def test_broken_huge_empty_and_hostile_files(run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = Path("new")
+    new.mkdir()
+    bad = {path.name for path, _ in hostile(new).values()}
+    shutil.copy(own / "test/good/0000.png", "new/fine.png")
+    shutil.copy(own / "test/good/0001.png", "new/a\nb,=\x1b[31m.png")
+    Image.new("L", (9000, 7000), 90).save("new/large.png")
+    (new / "notes.txt").write_text("not an image")
+    assert predict.main([f"run={run_folder}", "input=new"]) == 1
+    found = rows_of(Path("scores.csv"))
+    assert len(found) == len(bad) - 1 + 3  # a folder named x.png is a folder
+    good = {name for name, row in found.items() if not row["decision"].startswith("unreadable: ")}
+    assert good == {"new/fine.png", "new/large.png", "new/a\\nb,=\\x1b[31m.png"}
+    assert all(found[name]["p_value"] for name in good)
+    said = capsys.readouterr().out
+    assert "11 files cannot be read:" in said and "\x1b[31m" not in said
+    assert "new/bomb.png: too many pixels: " in said
+    for name in set(found) - good:
+        assert f"{name}: " in said and found[name]["score"] == ""
+
+
+def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
+    from scipy.stats import false_discovery_control
+
+    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "fdr=0.3", "output=deep/er/out.csv"]) == 0
+    rows = rows_of(Path("deep/er/out.csv")).values()
+    adjusted = false_discovery_control([float(row["p_value"]) for row in rows])
+    assert [row["decision"] == "novel" for row in rows] == (adjusted <= 0.3 + 1e-9).tolist()
+    assert {path.name for path in Path("deep/er").iterdir()} == {"out.csv"}
+
+
+@pytest.mark.parametrize("method", ["pca", "knn"])
+def test_the_page_shows_the_most_novel_first(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str
+) -> None:
+    folder = trained(run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}")
+    hostile_name = "<img src=x onerror=alert(1)>.png"
+    shutil.copy(own / "test/odd/0000.png", hostile_name)
+    (Path("torn.png")).write_bytes(b"torn")
+    for path in (own / "test").rglob("*.png"):
+        shutil.copy(path, f"{path.parent.name}{path.name}")
+    assert predict.main([f"run={folder}", "input=.", "--html"]) == 1
+    page = Path("scores.html").read_text()
+    rows = [row for row in rows_of(Path("scores.csv")).values() if row["score"]]
+    order = [row["file"] for row in sorted(rows, key=lambda row: -float(row["score"]))]
+    shown = re.findall(r'<p class="name">(.*?)</p>', page)
+    assert len(shown) == 25 and [name.replace("&lt;", "<").replace("&gt;", ">") for name in shown] == order
+    assert "<img src=x" not in page and "torn.png" in page
+    assert page.count('alt="error map"') == (25 if method == "pca" else 0)
+    assert "default-src 'none'; img-src data:" in page.replace("&#39;", "'") and "http" not in page.split("<body>")[1]
+
+
+def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files there are, few images are alive at once."""
+    import gc
+
+    from noveltylab import detector
+
+    monkeypatch.setattr(detector, "BATCH", 8)
+    paths = sorted((own / "train").rglob("*.png")) * 5
+    alive = 0
+    for count, _ in enumerate(load_detector(run_folder).stream(iter(paths))):
+        if count % 100 == 50:
+            alive = max(alive, sum(type(o) is torch.Tensor and o.shape[-3:] == (3, 32, 32) for o in gc.get_objects()))
+    assert 0 < alive < 80
+
+
+def test_no_held_out_inliers_no_p_values(run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path) -> None:
+    options = ("data=folder", f"data.root={own}", "protocol.val_fraction=0", "select=last")
+    folder = trained(run_here, tmp_path / "outputs", "pca", *options)
+    assert predict.main([f"run={folder}", f"input={own / 'test'}", "--html"]) == 0
+    assert {(row["p_value"], row["decision"]) for row in rows_of(Path("scores.csv")).values()} == {("", "")}
+
+
+def write_wav(path: Path, seconds: float = 2.0) -> None:
+    rng = np.random.default_rng(0)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 44_100, 0, "NONE", ""))
+        file.writeframes((rng.normal(0, 2000, int(44_100 * seconds))).astype("<i2").tobytes())
+
+
+def test_recordings_of_a_run_on_sound(run_here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    root = tmp_path / "sound"
+    write_dcase(root)
+    folder = trained(
+        run_here, tmp_path / "outputs", "pca", "data=dcase", f"data.root={root}", "inlier=park", "data.verify=false"
+    )
+    test = sorted(path for path in root.rglob("*.wav") if "evaltest" in str(path))
+    write_wav(Path("noise.wav"))
+    (Path("torn.wav")).write_bytes(b"RIFF" + struct.pack("<I", 4000) + b"WAVE")
+    assert predict.main([f"run={folder}", "input=.", "--html", "output=../out.csv"]) == 1
+    found = rows_of(Path("../out.csv"))
+    assert set(found) == {"noise.wav", "torn.wav"} and "truncated" in found["torn.wav"]["decision"]
+    files = read_scores(folder / "scores_files.csv")
+    assert predict.main([f"run={folder}", f"input={test[0].parent}"]) == 0
+    expected = dict(zip(files.ids, files.columns["residual"], strict=True))
+    seen = {Path(name).stem: float(row["score"]) for name, row in rows_of(Path("scores.csv")).items()}
+    assert expected.keys() <= seen.keys()
+    for name, score in expected.items():
+        assert seen[name] == pytest.approx(score, rel=1e-4)
+
+
+def test_a_video_without_its_library_names_the_extra(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    Path("belt.mp4").write_bytes(b"video")
+    with pytest.raises(UserError, match=r"pip install 'noveltylab\[video\]'"):
+        predict.predict(predict.parse([f"run={run_folder}", "input=belt.mp4"]))
+    assert not Path("scores.csv").exists()
+
+
+def test_frames_of_a_video(run_folder: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame is scored as a file of the same pixels is; a stand-in for PyAV decodes."""
+    import sys
+    import types
+
+    stills = [Image.open(path).convert("RGB") for path in sorted((own / "test/odd").glob("*.png"))]
+
+    class Frame:
+        def __init__(self, image: Image.Image) -> None:
+            self.image, self.width, self.height = image, *image.size
+
+        def to_ndarray(self, format: str) -> Any:
+            assert format == "rgb24"
+            return np.asarray(self.image)
+
+    class Container:
+        def __enter__(self) -> "Container":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def decode(self, video: int) -> Any:
+            yield from map(Frame, stills)
+            raise ValueError("the rest is torn")
+
+    monkeypatch.setitem(sys.modules, "av", types.SimpleNamespace(open=lambda path: Container()))
+    Path("belt.mp4").write_bytes(b"video")
+    assert predict.main([f"run={run_folder}", "input=belt.mp4"]) == 1
+    rows = list(rows_of(Path("scores.csv")).values())
+    assert [row["file"] for row in rows] == [f"belt.mp4#{at:06d}" for at in range(13)]
+    assert rows[-1]["decision"] == "unreadable: the rest is torn"
+    assert predict.main([f"run={run_folder}", f"input={own / 'test/odd'}"]) == 0
+    stills_scores = [float(row["score"]) for row in rows_of(Path("scores.csv")).values()]
+    assert [float(row["score"]) for row in rows[:-1]] == pytest.approx(stills_scores, rel=1e-6)
+
+
+BAD = [
+    (["run={run}"], "input= is missing"),
+    (["input=x"], "run= is missing"),
+    (["run={run}", "inputt=x"], "inputt=x: no such option; did you mean 'input='"),
+    (["run={run}", "input=x", "-v"], "-v: no such option"),
+    (["run={run}", "input=nowhere"], "input=nowhere: no such file or folder; this run takes images and videos"),
+    (["run={run}", "input=*.bmp"], "no file fits this pattern"),
+    (["run={run}", "input=empty"], "holds no images and videos"),
+    (["run={run}", "input=sound.wav"], "input=sound.wav: this run takes images and videos"),
+    (["run={run}", "input={own}", "fpr=5"], "fpr=5: a share strictly between 0 and 1"),
+    (["run={run}", "input={own}", "fpr=five"], "fpr=five: not a number"),
+    (["run={run}", "input={own}", "fpr=0.1", "fdr=0.1"], "choose one"),
+    (["run={run}", "input={own}", "output=scores.txt"], "the scores are a CSV file"),
+    (["run={run}", "input={own}", "output={run}/scores.csv"], "lies in the run's own folder"),
+    (["run={run}", "input={own}", "accelerator=tpu"], "it can be auto, cpu or gpu"),
+    (["run=nowhere", "input={own}"], "nowhere/result.json: No such file or directory, so this run is not complete"),
+]
+
+
+def test_bad_input_is_one_line_and_nothing_is_created(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    write_wav(Path("sound.wav"), 0.1)
+    for arguments, said in BAD:
+        before = sorted(Path().rglob("*"))
+        assert predict.main([text.format(run=run_folder, own=own) for text in arguments]) == 2, said
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1, error
+        assert sorted(Path().rglob("*")) == before
+
+
+def test_a_hostile_or_damaged_run_folder_is_refused(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (Path(tmp_path / "pwned"),))
+
+    def change(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+        def go(folder: Path) -> None:
+            result = json.loads((folder / "result.json").read_text())
+            edit(result)
+            (folder / "result.json").write_text(json.dumps(result))
+
+        return go
+
+    def pickled(folder: Path) -> None:
+        import hashlib
+        import pickle
+
+        content = pickle.dumps({"method": Evil(), "preprocess": {}})
+        path = folder / "checkpoints" / "last.pt"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        change(lambda result: result.update(weights={"file": "checkpoints/last.pt", "sha256": digest}))(folder)
+
+    cases: list[tuple[Callable[[Path], object], str]] = [
+        (change(lambda r: r["config"]["method"].update(_target_="os.system")), "which is no method of noveltylab"),
+        (
+            change(lambda r: r["config"]["method"].update(_target_="noveltylab.methods.base.find_method")),
+            "not a subclass",
+        ),
+        (change(lambda r: r["config"]["method"].update(components="${oc.env:HOME}")), "interpolation"),
+        (change(lambda r: r["weights"].update(file="../../x.pt")), "does not say weights.file"),
+        (change(lambda r: r["input"].update(shape=[3, 10**9, 10**9])), "does not say input.shape"),
+        (change(lambda r: r.pop("weights")), "does not say weights"),
+        (change(lambda r: r.update(primary="zzz")), "primary score is zzz"),
+        (lambda folder: (folder / "calibration.csv").write_text("id\n"), "calibration.csv damaged or changed"),
+        (lambda folder: (folder / "scores.csv").unlink(), "scores.csv damaged or changed"),
+        (
+            lambda folder: (folder / "checkpoints" / "last.pt").write_bytes(b"PK"),
+            "last.pt: missing, damaged or changed",
+        ),
+        (lambda folder: (folder / "result.json").write_text("[]"), "holds a list, not a result"),
+        (pickled, "not the weights of this method"),
+    ]
+    for at, (damage, said) in enumerate(cases):
+        folder = shutil.copytree(run_folder, tmp_path / f"copy{at}")
+        damage(folder)
+        assert predict.main([f"run={folder}", f"input={own}"]) == 2, said
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1, error
+    assert not (tmp_path / "pwned").exists() and not Path("scores.csv").exists()
+
+
+def test_a_frame_of_rows(run_folder: Path, own: Path) -> None:
+    pytest.importorskip("pandas")
+    detector = load_detector(run_folder)
+    paths = sorted((own / "test").rglob("*.png"))
+    Path("torn.png").write_bytes(b"torn")
+    table = detector.frame([*paths, "torn.png"], fpr=0.2)
+    assert list(table.columns) == ["file", "score", "p_value", "novel", "error"]
+    assert table.file.tolist() == [*map(str, paths), "torn.png"]
+    assert math.isnan(table.score.iloc[-1]) and "known format" in table.error.iloc[-1] and table.novel.iloc[-1] is None
+    assert table.novel.iloc[:-1].tolist() == (table.p_value.iloc[:-1] <= 0.2).tolist()
+
+    pixels = [np.asarray(Image.open(path).convert("RGB").resize((16, 16))).transpose(2, 0, 1) for path in paths]
+    stacked = np.stack(pixels)
+    arrays = [stacked, torch.from_numpy(stacked), stacked.astype(np.float32) / 255, torch.from_numpy(stacked[:, :1])]
+    tables = [detector.frame(array) for array in arrays]
+    for other in tables[1:]:
+        assert np.allclose(other.score, tables[0].score, rtol=1e-5)
+    with pytest.raises(UserError, match=r"lie in \[0, 1\]"):
+        detector.frame(stacked.astype(np.float32))
+    with pytest.raises(UserError, match=r"C = 1 or 3"):
+        detector.frame(np.zeros((2, 5, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="no such file"):
+        detector.frame("nowhere.png")
