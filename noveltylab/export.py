@@ -215,7 +215,7 @@ def _any_batch() -> "Iterator[None]":
         squared = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
         return squared.clamp_min(0).sqrt().to(x.dtype)
 
-    torch.cdist = cdist
+    torch.cdist = cdist  # type: ignore[assignment]  # restored below
     try:
         yield
     finally:

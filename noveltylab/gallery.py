@@ -73,7 +73,7 @@ def guarantee(request: "Request", detector: "Detector") -> str:
         return (
             f"No p-value can be as small as {request.fpr:g}: that takes {round(1 / request.fpr) - 1} held-out inliers."
         )
-    about = "At most" if detector.exact else "About (the held-out inliers chose the epoch too)"
+    about = "At most" if detector.exact else "As the held-out inliers chose the epoch too, about"
     return (
         f"{about} {calibration.expected(request.fpr):.2g} of inliers are called novel on average; with these held-out ones "
         f"under {calibration.upper(request.fpr):.2g}, with 95 % confidence."

@@ -74,6 +74,7 @@ def test_a_method_that_cannot_says_why(
     run_here: Callable[..., dict[str, Any]], method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run_of(run_here, method)
+    capsys.readouterr()
     assert export.main([f"run={folder}", "format=torch_export"]) == 1
     error = capsys.readouterr().err
     assert f"{method} cannot be exported: " in error and len(error.splitlines()) == 1

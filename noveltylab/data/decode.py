@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,16 +57,22 @@ def fit(pixels: Tensor, side: int) -> Tensor:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int = 64) -> Iterator[R]:
-    """function(item) for each item, in their order, by a thread for each core; at most `ahead` results wait."""
+    """function(item) for each item, in their order, by a thread for each core; about `ahead` results wait at most."""
+    rest = iter(items)
+    size = max(1, ahead // 32)  # handing one item at a time to a thread would cost half of what a small image does
+
+    def several(some: list[T]) -> list[R]:
+        return [function(item) for item in some]
+
     with ThreadPoolExecutor(cores()) as pool:
-        waiting: deque[Future[R]] = deque()
+        waiting: deque[Future[list[R]]] = deque()
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+            while some := list(islice(rest, size)):
+                waiting.append(pool.submit(several, some))
+                if len(waiting) > ahead // size:
+                    yield from waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
