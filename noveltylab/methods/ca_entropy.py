@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import initialise
 
 #: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            block(nn.Conv2d(before, width, 4, 2, 1, bias=False), width, nn.LeakyReLU(0.2, inplace=True), ratio)
+            block(Conv2d(before, width, 4, 2, 1, bias=False), width, nn.LeakyReLU(0.2, inplace=True), ratio)
             for before, width in pairwise((channels, base, 2 * base, 4 * base))
         )
         bound = [nn.BatchNorm1d(latent), nn.Tanh()] if bounded else []
@@ -103,11 +104,11 @@ class Decoder(nn.Module):
         spread = nn.Linear(latent, 4 * base * height * width, bias=False)
         layers = (
             (nn.Sequential(spread, nn.Unflatten(1, (4 * base, height, width))), 4 * base),
-            (nn.ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False), 2 * base),
-            (nn.ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False), base),
+            (ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False), 2 * base),
+            (ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False), base),
         )
         self.blocks = nn.ModuleList(block(layer, width, nn.ReLU(inplace=True), ratio) for layer, width in layers)
-        self.image = nn.Sequential(nn.ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh())
+        self.image = nn.Sequential(ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh())
         self.skip = skip
 
     def forward(self, code: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -126,10 +127,10 @@ class Discriminator(nn.Module):
     def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(channels, base, 4, 2, 1, bias=False),
+            Conv2d(channels, base, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
-            *block(nn.Conv2d(base, 2 * base, 4, 2, 1, bias=False), 2 * base, nn.LeakyReLU(0.2, inplace=True), None),
-            *block(nn.Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False), 4 * base, nn.LeakyReLU(0.2, inplace=True), None),
+            *block(Conv2d(base, 2 * base, 4, 2, 1, bias=False), 2 * base, nn.LeakyReLU(0.2, inplace=True), None),
+            *block(Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False), 4 * base, nn.LeakyReLU(0.2, inplace=True), None),
             *whole_map(4 * base, features, side),
         )
         self.logit = nn.Linear(features, 1, bias=False)

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 
 #: Optimizers: the paper's (section 2.3), and one that needs fewer steps; Adam's first moment stands under momentum.
 PRESETS: dict[str, dict[str, float]] = {
@@ -52,12 +53,10 @@ ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) c
 
 def generator(channels: int, base: int, latent: int, side: int) -> nn.Sequential:
     """G: codes (B, D) -> images (B, C, 8 side, 8 side) in (-1, 1)."""
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), nn.ConvTranspose2d(latent, 4 * base, side, bias=False)]
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), ConvTranspose2d(latent, 4 * base, side, bias=False)]
     for width_in, width in ((4 * base, 2 * base), (2 * base, base)):
-        layers += [nn.BatchNorm2d(width_in), nn.ReLU(), nn.ConvTranspose2d(width_in, width, 4, 2, 1, bias=False)]
-    return nn.Sequential(
-        *layers, nn.BatchNorm2d(base), nn.ReLU(), nn.ConvTranspose2d(base, channels, 4, 2, 1), nn.Tanh()
-    )
+        layers += [nn.BatchNorm2d(width_in), nn.ReLU(), ConvTranspose2d(width_in, width, 4, 2, 1, bias=False)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(base), nn.ReLU(), ConvTranspose2d(base, channels, 4, 2, 1), nn.Tanh())
 
 
 class Encoder(nn.Module):
@@ -77,7 +76,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def halve(width_in: int, width: int) -> list[nn.Module]:
-        return [nn.Conv2d(width_in, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        return [Conv2d(width_in, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)."""
@@ -99,9 +98,9 @@ class GlobalEstimator(nn.Module):
     def __init__(self, base: int, latent: int, side: int, width: int, use_z: bool) -> None:
         super().__init__()
         self.down = nn.Sequential(
-            nn.Conv2d(2 * base, base, 3),
+            Conv2d(2 * base, base, 3),
             nn.ReLU(),
-            nn.Conv2d(base, base // 2, 3),
+            Conv2d(base, base // 2, 3),
             nn.Flatten(),
             nn.Linear(base // 2 * (2 * side - 4) ** 2, latent),
         )

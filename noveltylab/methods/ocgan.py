@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.conv import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 
 #: Loss weights and noise by source: our choice, the paper read literally, and the two settings of the authors' code.
@@ -39,12 +40,12 @@ OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without pa
 def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
     """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w), before the last batch norm's activation."""
     return nn.Sequential(
-        nn.Conv2d(channels, base, 5, 2, padding),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(base, 2 * base, 5, 2, padding, bias=False),
+        Conv2d(channels, base, 5, 2, padding),
+        nn.LeakyReLU(0.2, inplace=True),
+        Conv2d(base, 2 * base, 5, 2, padding, bias=False),
         nn.BatchNorm2d(2 * base),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(2 * base, 4 * base, 5, 2, padding, bias=False),
+        nn.LeakyReLU(0.2, inplace=True),
+        Conv2d(2 * base, 4 * base, 5, 2, padding, bias=False),
         nn.BatchNorm2d(4 * base),
     )
 
@@ -55,8 +56,8 @@ def encoder(channels: int, base: int, latent: int | None, side: int, padding: in
         return nn.Sequential(*trunk(channels, base, padding), nn.Tanh())
     return nn.Sequential(
         *trunk(channels, base, padding),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(4 * base, latent, side, bias=False),
+        nn.LeakyReLU(0.2, inplace=True),
+        Conv2d(4 * base, latent, side, bias=False),
         nn.BatchNorm2d(latent),
         nn.Tanh(),
     )
@@ -66,18 +67,20 @@ def decoder(channels: int, base: int, latent: int | None, side: int, padding: in
     """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1); the mirror image of the encoder."""
     grow: dict[str, Any] = {"padding": padding, "output_padding": 1 if padding else 0}
     first = (
-        [nn.ConvTranspose2d(latent, 4 * base, side, bias=False), nn.BatchNorm2d(4 * base), nn.ReLU()] if latent else []
+        [ConvTranspose2d(latent, 4 * base, side, bias=False), nn.BatchNorm2d(4 * base), nn.ReLU(inplace=True)]
+        if latent
+        else []
     )
     return nn.Sequential(
         *first,
-        nn.ConvTranspose2d(4 * base, 2 * base, 5, 2, bias=False, **grow),
+        ConvTranspose2d(4 * base, 2 * base, 5, 2, bias=False, **grow),
         nn.BatchNorm2d(2 * base),
-        nn.ReLU(),
-        nn.ConvTranspose2d(2 * base, base, 5, 2, bias=False, **grow),
+        nn.ReLU(inplace=True),
+        ConvTranspose2d(2 * base, base, 5, 2, bias=False, **grow),
         nn.BatchNorm2d(base),
-        nn.Dropout(dropout),
-        nn.ReLU(),
-        nn.ConvTranspose2d(base, channels, 5, 2, **grow),
+        Dropout(dropout),
+        nn.ReLU(inplace=True),
+        ConvTranspose2d(base, channels, 5, 2, **grow),
         nn.Tanh(),
     )
 
@@ -85,7 +88,7 @@ def decoder(channels: int, base: int, latent: int | None, side: int, padding: in
 def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequential:
     """Image discriminator and mining classifier: (B, C, H, W) -> logits (B,), large for real."""
     return nn.Sequential(
-        *trunk(channels, base, padding), nn.LeakyReLU(0.2), nn.Conv2d(4 * base, 1, side), nn.Flatten(0)
+        *trunk(channels, base, padding), nn.LeakyReLU(0.2, inplace=True), Conv2d(4 * base, 1, side), nn.Flatten(0)
     )
 
 
