@@ -1,0 +1,417 @@
+"""The four methods side by side: a bare PyTorch loop, the same under plain Lightning, and noveltylab.
+
+    python -m benchmarks.suite                                   # all methods on MNIST and CIFAR-10 shapes (`make bench`)
+    python -m benchmarks.suite --methods ocgan --shapes mnist --repeats 5
+    python -m benchmarks.suite --device cuda                     # `make bench-gpu`
+
+Each contender is a process of its own (start-up and peak memory are its own) that waits between its turns; the turns go round,
+and medians are compared. A turn is a whole training of four short epochs, end to end: images through the loader, all the
+paper's steps (OCGAN mines in the last of them, as by default), losses read; for noveltylab also log, selection, checkpoint.
+Real images where $NOVELTYLAB_DATA has them, else the bundled digits enlarged. Results are appended to benchmarks/RESULTS.md.
+
+bare, lightning: benchmarks/reference.py. lab: noveltylab's whole `fit`. lab update: its `update` on batches made beforehand.
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+METHODS, SHAPES = ("ocgan", "ca_entropy", "oled", "nda"), ("mnist", "cifar10")
+CONTENDERS = ("bare", "lightning", "lab")
+#: (contender, precision) in the order of the table; the first is what all are compared with
+ROWS = [("bare", "32-true"), ("lightning", "32-true"), ("lab", "32-true"), ("lab update", "32-true")]
+ROWS += [("bare", "bf16-mixed"), ("lab", "bf16-mixed")]
+EPOCHS, BATCH, SCORED = 4, 64, 512
+
+
+# What a contender does, in its process.
+
+
+def images(shape: str, count: int) -> Any:
+    """uint8 (count, C, H, W): the first real ones, else the bundled digits at that shape."""
+    import numpy as np
+    import torch
+
+    from noveltylab.data.base import load
+
+    if os.environ.get("NOVELTYLAB_DATA"):
+        found = load(shape, None, False, False).images[:count]
+    else:
+        digits = np.kron(load("digits", None, True, False).images.numpy(), np.ones((1, 1, 4, 4), np.uint8))
+        found = torch.from_numpy(digits)
+        found = found[:, :, 2:30, 2:30] if shape == "mnist" else found.expand(-1, 3, -1, -1)
+    return found[torch.arange(count) % len(found)].contiguous()
+
+
+def options(method: str, shape: str, precision: str, device: str) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    from noveltylab.__main__ import CONF
+    from noveltylab.options import check_options
+
+    overrides = [
+        f"method={method}",
+        f"data={shape}",
+        "inlier=0",
+        "data.size=32",
+        "data.contrast=none",
+        "data.subtract_mean=false",
+    ]
+    overrides += [f"data.batch_size={BATCH}", f"trainer.max_epochs={EPOCHS}", f"trainer.precision={precision}"]
+    overrides += [f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check_options(compose("train", overrides))
+
+
+class Contender:
+    """One side of the comparison on one method and shape."""
+
+    def __init__(self, name: str, method: str, shape: str, device: str, steps: int) -> None:
+        import numpy as np
+
+        from noveltylab.data.base import Samples
+        from noveltylab.data.protocols import Split
+
+        warnings.filterwarnings("ignore")
+        logging.getLogger("noveltylab").setLevel(logging.WARNING)
+        for quiet in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(quiet).setLevel(logging.ERROR)
+        self.name, self.method, self.shape, self.device, self.steps = name, method, shape, device, steps
+        train, val, test = steps * BATCH, 64, SCORED
+        pixels = images(shape, train + val + test)
+        labels = np.zeros(len(pixels), dtype=np.int64)
+        labels[-test // 2 :] = 1
+        index = np.arange(len(pixels))
+        parts = index[:train], index[train : train + val], index[train + val :]
+        self.split = Split(*parts, labels[parts[2]] == 1)
+        self.samples = Samples(pixels, labels, None, index.astype(str), True)
+        self.times: list[float] = []
+
+    def seen(self) -> None:
+        """Called after every step."""
+        if not self.times:
+            self.wait()
+            self.times.append(time.time())
+
+    def wait(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def build(self, precision: str) -> Any:
+        from noveltylab.run import build
+
+        chosen = options(self.method, self.shape, precision, self.device)
+        return chosen, *build(chosen, self.samples, self.split)
+
+    def turn(self, precision: str, kind: str) -> dict[str, float]:
+        """Trains once; seconds of it, and on the first turn what it took to the first step."""
+        import torch
+
+        settings, data, method = self.build(precision)
+        if kind == "lab update":
+            seconds = self._update(data, method, precision)
+        elif kind == "lab":
+            seconds = self._lab(settings, data, method)
+        else:
+            seconds = self._plain(data, method, precision)
+        self.wait()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.device == "cuda":
+            peak = torch.cuda.max_memory_reserved()
+        found = {"seconds": seconds, "first": self.times[0] if self.times else 0.0, "peak": float(peak)}
+        if kind != "lab update":
+            found["score"] = self._score(data, method)
+        return found
+
+    def _update(self, data: Any, method: Any, precision: str) -> float:
+        import torch
+
+        from noveltylab.methods.base import Batch
+
+        data.place(torch.device(self.device))
+        method.to(self.device).prepare(data.preprocess(data.train))
+        method.to(memory_format=torch.channels_last).train()
+        chunks = [data.gather(rows.to(data.train.device).view(-1, BATCH)) for rows in data.train_dataloader()]
+        batches = [
+            Batch(x.contiguous(memory_format=torch.channels_last), rows)
+            for chunk in chunks
+            for x, rows in zip(*chunk, strict=True)
+        ]
+        self.wait()
+        start = time.perf_counter()
+        for epoch in range(EPOCHS):
+            method.progress = epoch / EPOCHS
+            with torch.autocast(self.device, torch.bfloat16, enabled=precision != "32-true"):
+                for batch in batches:
+                    method.update(batch)
+        self.wait()
+        return time.perf_counter() - start
+
+    def _lab(self, settings: Any, data: Any, method: Any) -> float:
+        from noveltylab.loggers import build_loggers
+        from noveltylab.train import fit
+
+        inner = method.update
+
+        def update(batch: Any) -> Any:
+            losses = inner(batch)
+            self.seen()
+            return losses
+
+        method.update = update
+        with tempfile.TemporaryDirectory() as folder:
+            sinks = build_loggers(settings, Path(folder), {})
+            start = time.perf_counter()
+            fit(method, data, settings, sinks, Path(folder))
+            self.wait()
+            return time.perf_counter() - start
+
+    def _reference(self, data: Any, method: Any) -> Any:
+        from benchmarks.reference import REFERENCES
+
+        method.prepare(data.preprocess(data.train))
+        return REFERENCES[self.method](method).to(self.device)
+
+    def _plain(self, data: Any, method: Any, precision: str) -> float:
+        import lightning as L
+
+        from benchmarks.reference import PlainModule, bare_loop, loader
+
+        reference = self._reference(data, method)
+        pixels = self.samples.images[: self.steps * BATCH]
+        batches = loader(pixels, 32, BATCH, method, self.device)
+        start = time.perf_counter()
+        if self.name == "bare":
+            bare_loop(reference, batches, EPOCHS, self.device, precision != "32-true", self.seen)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = L.Trainer(
+                    default_root_dir=folder,
+                    max_epochs=EPOCHS,
+                    accelerator="gpu" if self.device == "cuda" else "cpu",
+                    devices=1,
+                    precision=precision,  # type: ignore[arg-type]  # one of those that it takes
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                )
+                trainer.fit(PlainModule(reference, self.seen), batches)
+        self.wait()
+        return time.perf_counter() - start
+
+    def _score(self, data: Any, method: Any) -> float:
+        """Images scored in a second; lab: every named score, the others: the primary one."""
+        from benchmarks.reference import REFERENCES, loader, score_all
+        from noveltylab.evaluate import novelty_scores
+
+        method.to(self.device)
+        start = time.perf_counter()
+        if self.name == "lab":
+            novelty_scores(method, data.preprocess, data.test, 512)
+        else:
+            batches = loader(data.test, 32, BATCH, None, self.device)
+            score_all(REFERENCES[self.method](method), batches, self.device)
+        return len(data.test) / (time.perf_counter() - start)
+
+    def flops(self) -> float:
+        """Floating-point operations of a whole training, an image, by torch's counter."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.device, device = "cpu", self.device
+        _, data, method = self.build("32-true")
+        with FlopCounterMode(display=False) as counter, torch.device("cpu"):
+            if self.name == "lab":
+                self._update(data, method, "32-true")
+            else:
+                self._plain(data, method, "32-true")
+        self.device = device
+        return counter.get_total_flops() / (EPOCHS * self.steps * BATCH)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Reads one request a line, answers one line."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    contender = Contender(arguments.serve, arguments.methods[0], arguments.shapes[0], arguments.device, arguments.steps)
+    for line in sys.stdin:
+        request = json.loads(line)
+        found = {"flops": contender.flops()} if request["what"] == "flops" else contender.turn(**request["turn"])
+        answers.write(json.dumps(found) + "\n")
+
+
+# The comparison.
+
+
+def peaks(device: str) -> dict[str, float]:
+    """GFLOP/s by precision of a large convolution (64 x 128 x 32 x 32, 3 x 3, 128 out, channels last): the peak here."""
+    import torch
+    from torch.nn import functional as F
+
+    found = {}
+    for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        x, weight = (torch.randn(shape, device=device, dtype=dtype) for shape in ((64, 128, 32, 32), (128, 128, 3, 3)))
+        x, weight = (part.contiguous(memory_format=torch.channels_last) for part in (x, weight))
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            F.conv2d(x, weight, padding=1)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        found[precision] = 2 * 64 * 128 * 128 * 9 * 1024 / min(times) / 1e9
+    return found
+
+
+class Process:
+    """A contender's process."""
+
+    def __init__(self, name: str, method: str, shape: str, asked: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "benchmarks.suite", "--serve", name, "--methods", method, "--shapes", shape]
+        command += ["--device", asked.device, "--steps", str(asked.steps)]
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as a run has it; an idle one must not spin
+        self.started = time.time()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, **request: Any) -> dict[str, float]:
+        assert self.process.stdin is not None and self.process.stdout is not None and self.process.stderr is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise SystemExit(f"a contender failed:\n{self.process.stderr.read()[-2000:]}")
+        return dict(json.loads(answer))
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float]) -> list[str]:
+    """Rows of the table for one method and shape."""
+    processes, first, memory = {}, {}, {}
+    for name in CONTENDERS:  # one after another: starting together they would slow each other
+        processes[name] = process = Process(name, method, shape, asked)
+        found = process.ask(what="turn", turn={"precision": "32-true", "kind": name})
+        first[name], memory[name] = found["first"] - process.started, found["peak"]
+    flops = {name: process.ask(what="flops")["flops"] for name, process in processes.items() if name != "lightning"}
+    flops |= {"lightning": flops["bare"], "lab update": flops["lab"]}
+    turns: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in ROWS}
+    for _ in range(asked.repeats):
+        for name, precision in ROWS:
+            process = processes["lab" if name.startswith("lab") else name]
+            turns[name, precision].append(process.ask(what="turn", turn={"precision": precision, "kind": name}))
+    for process in processes.values():
+        process.close()
+    count = EPOCHS * asked.steps * BATCH
+    speed = {row: [count / turn["seconds"] for turn in found] for row, found in turns.items()}
+    median = {row: statistics.median(values) for row, values in speed.items()}
+    scored = {row: statistics.median(turn.get("score", 0) for turn in found) for row, found in turns.items()}
+    lines = []
+    for (name, precision), values in speed.items():
+        rate = median[name, precision]
+        once = name in first and precision == "32-true"
+        done = rate * flops[name] / 1e9
+        cells = [
+            method,
+            shape,
+            name,
+            precision.split("-")[0],
+            f"{rate:.0f} ({min(values):.0f}-{max(values):.0f})",
+            f"{rate / median['bare', '32-true']:.2f}",
+            f"{rate / median['lightning', '32-true']:.2f}",
+            f"{1000 * BATCH / rate:.0f}",
+            f"{done:.0f} ({100 * done / peak[precision]:.0f} %)",
+            f"{memory[name] / 2**20:.0f}" if once else "",
+            f"{first[name]:.1f}" if once else "",
+            f"{scored[name, precision]:.0f}" if scored[name, precision] else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+HEADS = [
+    "method",
+    "shape",
+    "side",
+    "bits",
+    "images/s (range)",
+    "x bare 32",
+    "x lightning 32",
+    "ms a step",
+    "GFLOP/s (of peak)",
+    "peak MiB",
+    "s to first step",
+    "scored/s",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--steps", type=int, help="steps of 64 images in an epoch (default 2, 200 on a GPU)")
+    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table")
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    asked.steps = asked.steps or (200 if asked.device == "cuda" else 2)
+    if asked.serve:
+        serve(asked)
+        return
+    import torch
+
+    from noveltylab.results import provenance
+
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no CUDA device is visible here")
+    gpu = torch.cuda.get_device_name() if asked.device == "cuda" else None
+    facts = provenance(datetime.now(UTC), gpu, torch.get_num_threads())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    peak = peaks(asked.device)
+    real = "real images" if os.environ.get("NOVELTYLAB_DATA") else "digits enlarged to the shape"
+    lines = [
+        f"## {datetime.now(UTC):%Y-%m-%d %H:%M}, commit {str(facts.get('commit') or 'unknown')[:12]}",
+        "",
+        f"{gpu or facts['hardware']['cpu']}, {torch.get_num_threads()} of {facts['hardware']['cores']} cores; {versions}. "
+        f"Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, {peak['bf16-mixed']:.0f} in bfloat16. "
+        f"Batch {BATCH}, {EPOCHS} epochs of {asked.steps} steps, medians of {asked.repeats} turns, {real}.",
+        "",
+        "| " + " | ".join(HEADS) + " |",
+        "|" + " --- |" * len(HEADS),
+    ]
+    print("\n".join(lines), flush=True)
+    for method in asked.methods:
+        for shape in asked.shapes:
+            lines += compare(method, shape, asked, peak)
+    if not asked.results.exists():
+        asked.results.write_text(
+            "# Speed, side by side\n\nAppended by `make bench`; what the columns are: README.md.\n"
+        )
+    with open(asked.results, "a") as file:
+        file.write("\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
