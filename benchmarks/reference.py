@@ -344,6 +344,7 @@ def bare_loop(
             optimizers[number].zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimizers[number].step()
+        torch.clear_autocast_cache()  # else the next step would see the weights as they were
 
     reference.train()
     sums: dict[str, float] = {}

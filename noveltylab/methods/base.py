@@ -120,6 +120,8 @@ class Method(L.LightningModule):
         else:
             self.manual_backward(loss)
         chosen.step()
+        # Autocast keeps its narrow copies of the weights until it is left, after a whole chunk: they are out of date now.
+        torch.clear_autocast_cache()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self._optimizers_by_name = dict(self.build_optimizers())
