@@ -54,7 +54,8 @@ class ChannelAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))  # (B, C)
+        largest = F.adaptive_max_pool2d(x, 1).flatten(1)  # amax is as fast, but its gradient is not
+        weight = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(largest))  # (B, C)
         return x * weight[:, :, None, None]
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Products of channels in and out from which matrix products win; below, laying out the windows costs more than it saves.
-WORTHWHILE = {torch.float32: 128 * 256, torch.bfloat16: 64 * 128}
+#: Weights in a layer from which matrix products win; below, laying out the windows costs more than it saves.
+WORTHWHILE = {torch.float32: 256 * 128 * 5 * 5, torch.bfloat16: 128 * 64 * 4 * 4}
 #: Channels up to which a map counts as an image.
 IMAGE = 4
 
@@ -47,19 +47,32 @@ def as_maps(rows: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
 
 def spread(x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> Tensor:
     """Transposed convolution: maps x (B, I, h, w), weight (I, O, k, k) -> (B, O, *size), channels last in memory."""
-    x, out = x.permute(0, 2, 3, 1), x.new_empty(len(x), *size, weight.shape[1])
+    (inputs, outputs, side, _), (height, width) = weight.shape, size
+    out = x.new_empty(len(x), height, width, outputs)
+    taps = weight.permute(2, 3, 0, 1).contiguous()
+    # out[stride i + phase] adds weight[tap] x[i + (phase + padding - tap) / stride] over the taps that divide.
+    # Windows along a row only, whole rows in front: then those of a tap further down are a slice, not another copy.
+    low, high = -((side - 1 - padding) // stride), (stride - 1 + padding) // stride
+    rows, columns = -(-height // stride), -(-width // stride)
+    x = F.pad(x.permute(2, 0, 3, 1), (0, 0, -low, columns + high - x.shape[3], 0, 0, -low, rows + high - x.shape[2]))
+    x = x.contiguous()
+    a, b, w, c = x.stride()
+    laid = x.as_strided((len(x), x.shape[1], columns, high - low + 1, inputs), (a, b, w, w, c), x.storage_offset())
+    laid = laid.reshape(len(x), -1, (high - low + 1) * inputs)
     for row in range(stride):
         for column in range(stride):
-            # out[stride i + row] adds weight[tap] x[i + (row + padding - tap) / stride] over the taps that divide
-            first = ((row + padding) % stride, (column + padding) % stride)
-            taps = weight[:, :, first[0] :: stride, first[1] :: stride].flip(2, 3)
-            kernel = (taps.shape[2], taps.shape[3])
-            last = [start + stride * (count - 1) for start, count in zip(first, kernel, strict=True)]
-            top, left = (row + padding - last[0]) // stride, (column + padding - last[1]) // stride
+            across = range((column + padding) % stride, side, stride)
+            first = (column + padding - across[-1]) // stride - low
+            part = laid[..., first * inputs : (first + len(across)) * inputs]
+            found = None
+            for tap in range((row + padding) % stride, side, stride):
+                down = (row + padding - tap) // stride - low
+                matrix = taps[tap, across.start :: stride].flip(0).view(-1, outputs)
+                seen = part[down : down + rows].flatten(0, 1)
+                found = seen @ matrix if found is None else found.addmm_(seen, matrix)
             phase = out[:, row::stride, column::stride]
-            matrix = taps.permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
-            rows = windows(x, top, left, kernel, 1, (phase.shape[1], phase.shape[2]))
-            phase.copy_((rows @ matrix).view(phase.shape))
+            assert found is not None
+            phase.copy_(found.view(rows, -1, columns, outputs).transpose(0, 1)[:, : phase.shape[1], : phase.shape[2]])
     return out.permute(0, 3, 1, 2)
 
 
@@ -144,7 +157,7 @@ def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _as_products(x: Tensor, weight: Tensor) -> bool:
-    return weight.shape[0] * weight.shape[1] >= WORTHWHILE.get(x.dtype, math.inf)
+    return weight.numel() >= WORTHWHILE.get(x.dtype, math.inf)
 
 
 def _with(bias: Tensor | None, x: Tensor) -> Tensor:
