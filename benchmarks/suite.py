@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -227,19 +228,36 @@ class Contender:
         return len(data.test) / (time.perf_counter() - start)
 
     def flops(self) -> float:
-        """Floating-point operations of a whole training, an image, by torch's counter."""
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
-
+        """Floating-point operations of a whole training, an image."""
         self.device, device = "cpu", self.device
         _, data, method = self.build("32-true")
-        with FlopCounterMode(display=False) as counter, torch.device("cpu"):
-            if self.name == "lab":
-                self._update(data, method, "32-true")
-            else:
-                self._plain(data, method, "32-true")
+        counted = count_flops(
+            lambda: (
+                self._update(data, method, "32-true") if self.name == "lab" else self._plain(data, method, "32-true")
+            )
+        )
         self.device = device
-        return counter.get_total_flops() / (EPOCHS * self.steps * BATCH)
+        return counted / (EPOCHS * self.steps * BATCH)
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """By torch's formulas; its own counter also follows modules, and fails on gradients at inputs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    total = 0
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal total
+            found = operation(*args, **(kwargs or {}))
+            if (formula := flop_registry.get(operation._overloadpacket)) is not None:
+                total += formula(*args, **(kwargs or {}), out_val=found)
+            return found
+
+    with Count():
+        function()
+    return total
 
 
 def serve(arguments: argparse.Namespace) -> None:

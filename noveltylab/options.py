@@ -67,6 +67,7 @@ class TrainerOptions(_Strict):
     devices: Count
     strategy: str
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+    cuda_graph: Literal["off", "auto", "on"]
     val_every: Count
     select_from: Share
     checkpoint_seconds: Annotated[float, Field(ge=0)]

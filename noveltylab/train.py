@@ -30,6 +30,7 @@ from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.evaluate import novelty_scores, validation_loss
+from noveltylab.graph import graphed
 from noveltylab.loggers import MetricsFile
 from noveltylab.methods.base import Method
 from noveltylab.metrics import evaluate
@@ -339,6 +340,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     if not method.iterative:
         return checkpoints
     method.to(memory_format=torch.channels_last)
+    method.graph = graphed(method, options.trainer.cuda_graph, device, options.trainer.precision)
     last = folder / "checkpoints" / "last.ckpt"
     iteration = _iteration_of(last)
     for logger in loggers:

@@ -7,7 +7,7 @@ many iterations per `training_step` and reads the losses once at the end.
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -43,6 +43,8 @@ class Method(L.LightningModule):
     not_exportable: ClassVar[str] = ""
     #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no epochs.
     iterative: ClassVar[bool] = True
+    #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels run
+    capturable: ClassVar[bool] = False
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -55,6 +57,8 @@ class Method(L.LightningModule):
         #: mean losses of the last chunk, for the progress bar
         self.losses: dict[str, float] = {}
         self._optimizers_by_name: dict[str, Any] = {}
+        #: called in place of `update` where `fit` was asked for CUDA graphs (noveltylab/graph.py)
+        self.graph: Any = None
 
     # What a method gives.
 
@@ -84,6 +88,11 @@ class Method(L.LightningModule):
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by the name that `minimise` is called with."""
         return {}
+
+    @property
+    def phase(self) -> Hashable:
+        """What besides shapes decides which kernels `update` runs, such as a schedule's stage."""
+        return None
 
     def prepare(self, train: Tensor) -> None:
         """Takes what is needed once from the training set (N, C, H, W), preprocessed; keep it in buffers."""
@@ -131,6 +140,8 @@ class Method(L.LightningModule):
         wrapped = self.optimizers()  # Lightning's, which count steps and know the precision
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._optimizers_by_name = dict(zip(self._optimizers_by_name, wrapped, strict=True))
+        if self.graph is not None:
+            self.graph.take([optimizer.optimizer for optimizer in wrapped])  # here: a checkpoint brings its own flags
 
     def on_train_epoch_start(self) -> None:
         self.progress = self.current_epoch / (self.trainer.max_epochs or 1)
@@ -138,8 +149,9 @@ class Method(L.LightningModule):
     def training_step(self, chunk: tuple[Tensor, Tensor], chunk_index: int) -> None:
         """Runs the K iterations of a chunk: x (K, B, C, H, W), rows (K, B)."""
         sums: dict[str, Tensor] = {}
+        update = self.graph or self.update
         for x, rows in zip(*chunk, strict=True):
-            losses = self.update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
+            losses = update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
             for name, loss in losses.items():
                 sums[name] = sums[name] + loss if name in sums else loss
         iterations = chunk[1].shape[0]

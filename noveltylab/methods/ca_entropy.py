@@ -27,7 +27,7 @@ Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555 (0.619 without entropy
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -178,6 +178,8 @@ def latent_entropy(h: Tensor) -> Tensor:
 
 class CAEntropy(Method):
     """Encoder and decoder with attention, discriminator; one D step and one G step an iteration."""
+
+    capturable: ClassVar[bool] = True
 
     def __init__(
         self,

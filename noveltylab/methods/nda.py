@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from kornia.color import rgb_to_grayscale
@@ -316,6 +316,8 @@ def kl_moment(z: Tensor) -> Tensor:
 
 class NDA(Method):
     """Generator, encoder and the three estimators; one step of Eq. 8 on everything."""
+
+    capturable: ClassVar[bool] = True
 
     def __init__(
         self,

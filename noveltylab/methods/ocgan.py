@@ -13,7 +13,7 @@ Where the paper and the authors' code disagree (or are silent), and what stands 
 - weights: see PRESETS; published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -132,6 +132,8 @@ def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
 class OCGAN(Method):
     """The four networks and the mining classifier; `update` is Algorithm 1."""
 
+    capturable: ClassVar[bool] = True
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -210,6 +212,11 @@ class OCGAN(Method):
 
     # Algorithm 1.
 
+    @property
+    def phase(self) -> bool:
+        """Whether mining has begun."""
+        return self.use_mining and self.progress >= self.mining_start
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration: classifier, discriminators, mining, generator. Losses `classifier`, `latent`, ..., `mse`."""
         x = batch.x
@@ -218,7 +225,7 @@ class OCGAN(Method):
         l1 = self.encoder(x + self.noise_std * torch.randn_like(x))
         l2 = self.sample_latents(len(x))
         x_hat = self.decoder(l1)
-        mines = self.use_mining and self.progress >= self.mining_start
+        mines = self.phase
         fake = None
         if self.use_image_discriminator:
             with torch.set_grad_enabled(not mines):  # mined latents replace these in the generator step

@@ -215,6 +215,7 @@ def rank_auroc(values: Tensor, positive: Tensor) -> float:
 class OLED(Method):
     """The reconstructor R (`encoder`, `decoder`) and the mask module MM (`mask_generator`, then `threshold`)."""
 
+    capturable: ClassVar[bool] = True
     transductive: ClassVar[frozenset[str]] = frozenset({"s_avg"})
 
     def __init__(
@@ -292,10 +293,15 @@ class OLED(Method):
 
     # Adversarial training (section 3.5, Eq. 8).
 
+    @property
+    def phase(self) -> bool:
+        """Whether the mask module moves in this epoch."""
+        return self.mask == "learned" and self.current_epoch % self.mm_every == 0
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration: one forward of R(x), m, R(x_m); MM climbs and R descends, each with the other as it was."""
         x = batch.x
-        adversarial = self.mask == "learned" and self.current_epoch % self.mm_every == 0
+        adversarial = self.phase
         with torch.set_grad_enabled(adversarial):
             m = self.masks(x)
         x_m = (x * m).detach().requires_grad_(adversarial)  # R takes m as given; MM gets its gradient at x_m
