@@ -65,14 +65,16 @@ class Images(Dataset[Any]):
         return (*found, self.augment(turned))
 
 
-def loader(images: Tensor, size: int, batch_size: int, method: Any, device: str) -> DataLoader[Any]:
+def loader(
+    images: Tensor, size: int, batch_size: int, method: Any, device: str, ordered: bool = False
+) -> DataLoader[Any]:
     """On a CPU without workers: they would take the cores from the networks."""
     gpu = device != "cpu"
     return DataLoader(
         Images(images, size, isinstance(method, NDA)),
         batch_size,
-        shuffle=True,
-        drop_last=True,
+        shuffle=not ordered,
+        drop_last=not ordered,
         num_workers=4 if gpu else 0,
         persistent_workers=gpu,
         pin_memory=gpu,

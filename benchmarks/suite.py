@@ -118,22 +118,24 @@ class Contender:
         chosen = options(self.method, self.shape, precision, self.device)
         return chosen, *build(chosen, self.samples, self.split)
 
-    def turn(self, precision: str, kind: str) -> dict[str, float]:
-        """Trains once; seconds of it, and on the first turn what it took to the first step."""
+    def turn(self, precision: str, kind: str, first: bool = False) -> dict[str, float]:
+        """Trains once: seconds of it, when the first step was done, peak memory; counts operations on the first turn."""
         import torch
 
         settings, data, method = self.build(precision)
-        if kind == "lab update":
-            seconds = self._update(data, method, precision)
-        elif kind == "lab":
-            seconds = self._lab(settings, data, method)
-        else:
-            seconds = self._plain(data, method, precision)
+
+        def train() -> float:
+            if kind == "lab update":
+                return self._update(data, method, precision)
+            return self._lab(settings, data, method) if kind == "lab" else self._plain(data, method, precision)
+
+        seconds, counted = count_flops(train) if first else (train(), 0)
         self.wait()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device == "cuda":
             peak = torch.cuda.max_memory_reserved()
         found = {"seconds": seconds, "first": self.times[0] if self.times else 0.0, "peak": float(peak)}
+        found["flops"] = counted / (EPOCHS * self.steps * BATCH)
         if kind != "lab update":
             found["score"] = self._score(data, method)
         return found
@@ -223,25 +225,16 @@ class Contender:
         if self.name == "lab":
             novelty_scores(method, data.preprocess, data.test, 512)
         else:
-            batches = loader(data.test, 32, BATCH, None, self.device)
+            batches = loader(data.test, 32, BATCH, None, self.device, ordered=True)
             score_all(REFERENCES[self.method](method), batches, self.device)
         return len(data.test) / (time.perf_counter() - start)
 
-    def flops(self) -> float:
-        """Floating-point operations of a whole training, an image."""
-        self.device, device = "cpu", self.device
-        _, data, method = self.build("32-true")
-        counted = count_flops(
-            lambda: (
-                self._update(data, method, "32-true") if self.name == "lab" else self._plain(data, method, "32-true")
-            )
-        )
-        self.device = device
-        return counted / (EPOCHS * self.steps * BATCH)
 
+def count_flops(function: Callable[[], float]) -> tuple[float, int]:
+    """What the function returns and its floating-point operations by torch's formulas.
 
-def count_flops(function: Callable[[], object]) -> int:
-    """By torch's formulas; its own counter also follows modules, and fails on gradients at inputs."""
+    Torch's own counter also follows modules, and fails on gradients at inputs.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -256,8 +249,8 @@ def count_flops(function: Callable[[], object]) -> int:
             return found
 
     with Count():
-        function()
-    return total
+        returned = function()
+    return returned, total
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -267,8 +260,7 @@ def serve(arguments: argparse.Namespace) -> None:
     contender = Contender(arguments.serve, arguments.methods[0], arguments.shapes[0], arguments.device, arguments.steps)
     for line in sys.stdin:
         request = json.loads(line)
-        found = {"flops": contender.flops()} if request["what"] == "flops" else contender.turn(**request["turn"])
-        answers.write(json.dumps(found) + "\n")
+        answers.write(json.dumps(contender.turn(**request)) + "\n")
 
 
 # The comparison.
@@ -326,18 +318,17 @@ class Process:
 
 def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float]) -> list[str]:
     """Rows of the table for one method and shape."""
-    processes, first, memory = {}, {}, {}
+    processes, first, memory, flops = {}, {}, {}, {}
     for name in CONTENDERS:  # one after another: starting together they would slow each other
         processes[name] = process = Process(name, method, shape, asked)
-        found = process.ask(what="turn", turn={"precision": "32-true", "kind": name})
-        first[name], memory[name] = found["first"] - process.started, found["peak"]
-    flops = {name: process.ask(what="flops")["flops"] for name, process in processes.items() if name != "lightning"}
-    flops |= {"lightning": flops["bare"], "lab update": flops["lab"]}
+        found = process.ask(precision="32-true", kind=name, first=True)
+        first[name], memory[name], flops[name] = found["first"] - process.started, found["peak"], found["flops"]
+    flops["lab update"] = flops["lab"]
     turns: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in ROWS}
     for _ in range(asked.repeats):
         for name, precision in ROWS:
             process = processes["lab" if name.startswith("lab") else name]
-            turns[name, precision].append(process.ask(what="turn", turn={"precision": precision, "kind": name}))
+            turns[name, precision].append(process.ask(precision=precision, kind=name))
     for process in processes.values():
         process.close()
     count = EPOCHS * asked.steps * BATCH

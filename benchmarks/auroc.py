@@ -1,0 +1,77 @@
+"""Does speed cost accuracy? The reference and noveltylab trained from the same initial weights, their AUROC side by side.
+
+    NOVELTYLAB_DATA=/srv/data python -m benchmarks.auroc ocgan ca_entropy --images 1280 --epochs 6 --seeds 0 1
+
+MNIST, official split, 1,000 test images. Noise and the order of the images differ between the sides (one draws them in the
+loader), as they do between two seeds: the spread over seeds is the measure of what a difference means.
+"""
+
+import argparse
+import logging
+import statistics
+import warnings
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks.reference import REFERENCES, bare_loop, loader, score_all
+from noveltylab.__main__ import CONF
+from noveltylab.evaluate import novelty_scores
+from noveltylab.methods.base import Batch
+from noveltylab.metrics import evaluate
+from noveltylab.options import check_options
+from noveltylab.run import build, read_and_split
+
+SIDES = ("bare 32", "lab 32", "lab bf16")
+
+
+def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
+    """Of the method's primary score after training."""
+    overrides = [f"method={name}", "data=mnist", f"inlier={asked.inlier}", f"seed={seed}", "data.size=32"]
+    overrides += ["data.batch_size=64", f"data.limit_train={asked.images}", *asked.options]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        options = check_options(compose("train", overrides))
+    data, method = build(options, *read_and_split(options))
+    method.prepare(data.preprocess(data.train))
+    pick = np.random.default_rng(0).permutation(len(data.test))[:1000]
+    test, outlier = data.test[pick], data.test_is_outlier[pick]
+    torch.manual_seed(seed)
+    if side == "bare 32":
+        reference = REFERENCES[name](method)
+        bare_loop(reference, loader(data.train, 32, 64, method, "cpu"), asked.epochs, "cpu", False, lambda: None)
+        scores = np.array(score_all(reference, loader(test, 32, 64, None, "cpu", ordered=True), "cpu"))
+    else:
+        method.to(memory_format=torch.channels_last).train()
+        batches = data.train_dataloader()
+        for epoch in range(asked.epochs):
+            method.progress = epoch / asked.epochs
+            batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our sampler
+            for positions in batches:
+                for x, rows in zip(*data.gather(positions.view(-1, 64)), strict=True):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=side == "lab bf16"):
+                        method.update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
+        scores = novelty_scores(method, data.preprocess, test, 512)[options.method["primary"]]
+    return float(evaluate(scores, outlier, resamples=1)["auroc"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="+", choices=[*REFERENCES])
+    parser.add_argument("--images", type=int, default=1280)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--inlier", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--options", nargs="*", default=[], help="further options of the runs")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("noveltylab").setLevel(logging.WARNING)
+    for name in asked.methods:
+        for side in SIDES:
+            found = [auroc(side, name, seed, asked) for seed in asked.seeds]
+            each = ", ".join(f"{value:.4f}" for value in found)
+            print(f"{name:10} {side:8} mean {statistics.mean(found):.4f} ({each})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
