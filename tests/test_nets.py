@@ -76,3 +76,16 @@ def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
     assert torch.equal(gradient, y.detach())
     assert torch.equal(layer(x), y) == (p == 0)
     assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("layer", [conv.Conv2d(8, 16, 5, 2, 2), conv.ConvTranspose2d(8, 16, 5, 2, 2)])
+def test_an_exported_graph_has_torchs_own(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For other machines, and any batch."""
+    monkeypatch.setitem(conv.WORTHWHILE, torch.float32, 0)
+    x, batch = torch.randn(4, 8, 6, 6), torch.export.Dim("batch")
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},), strict=False)
+        called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+        assert len(called) == 1 and "conv" in called.pop()
+        other = torch.randn(7, 8, 6, 6)
+        torch.testing.assert_close(program.module()(other), layer(other))

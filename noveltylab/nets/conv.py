@@ -156,6 +156,11 @@ def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x, weight
 
 
+def _ours(x: Tensor) -> bool:
+    """Not where a graph is made, for other machines: torch's own layers go into that."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _as_products(x: Tensor, weight: Tensor) -> bool:
     return weight.numel() >= WORTHWHILE.get(x.dtype, math.inf)
 
@@ -169,7 +174,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (stride, _), (padding, _) = self.stride, map(int, self.padding)
-        if x.device.type == "cpu" and stride == 2:
+        if _ours(x) and stride == 2:
             image, weight = _cast(x, self.weight)
             if _as_products(image, weight):
                 return _with(self.bias, _Convolution.apply(image, weight, stride, padding))  # type: ignore[no-untyped-call]
@@ -186,7 +191,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         (stride, _), (padding, _), (more, _) = self.stride, map(int, self.padding), self.output_padding
-        if x.device.type == "cpu" and stride == 2:
+        if _ours(x) and stride == 2:
             maps, weight = _cast(x, self.weight)
             size = tuple((side - 1) * stride - 2 * padding + weight.shape[2] + more for side in x.shape[2:])
             if _as_products(maps, weight):
