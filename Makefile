@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types chaos learn table bench clean
+.PHONY: help run test test-slow lint types chaos learn baselines table bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ chaos: $(STAMP) ## kill 200 runs at random moments and compare what they end wit
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
 	$(BIN)/python -m experiments.learn
+
+baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 and P2, all classes ($NOVELTYLAB_DATA; two hours of a core)
+	$(BIN)/python -m noveltylab -m method=pca,knn,kde,gmm,iforest,ocsvm,lof data=mnist,fmnist protocol=p1,p2 'inlier=range(0,10)' output=outputs/classical trainer.accelerator=cpu
+	$(BIN)/python -m noveltylab.report outputs/classical --markdown experiments/classical/RESULTS.md
 
 table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]
 	@test -n "$(T)" || { echo "error: which table? make table T=ocgan/table2_mnist; --help lists them" >&2; exit 2; }
