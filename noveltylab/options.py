@@ -50,9 +50,9 @@ class DataOptions(_Strict):
     def names(self) -> list[str]:
         """The class names by label; of one's own images those of the folders. UserError where there are none."""
         if self.classes == "folders":
-            from noveltylab.data.layout import find_layout
+            from noveltylab.data.layout import GOOD, find_layout
 
-            return find_layout(self.root).classes
+            return [GOOD] if self.root is None else find_layout(self.root).classes  # `recorded` asks for the root
         return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
 
     @property
@@ -129,10 +129,15 @@ class Options(_Strict):
         return resolve_inlier(self.inlier, self.data)
 
     def recorded(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own images by its full path."""
+        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own images by its full path.
+
+        UserError where no such folder is given, or holds no images.
+        """
         recorded = {**config, "inlier": self.inlier_index}
         if self.data.classes == "folders":
-            recorded["data"] = {**config["data"], "root": str(Path(str(self.data.root)).expanduser().resolve())}
+            from noveltylab.data.layout import find_layout
+
+            recorded["data"] = {**config["data"], "root": str(find_layout(self.data.root).root.resolve())}
         return recorded
 
     @property
