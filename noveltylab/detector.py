@@ -259,8 +259,11 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
             machine has no such accelerator.
     """
     folder = Path(folder).expanduser()
-    content = read_result(folder)
-    config = recorded_config(content)
+    try:
+        content = read_result(folder)
+        config = recorded_config(content)
+    except RecursionError:
+        raise UserError(f"{folder}: its result.json is nested too deeply to be a run's; it is not loaded") from None
     if wrong := damage(folder):
         raise UserError(f"{folder}: {wrong} damaged or changed since the run; run it again with force=true")
     try:

@@ -322,6 +322,7 @@ def test_a_hostile_or_damaged_run_folder_is_refused(
             "last.pt: missing, damaged or changed",
         ),
         (lambda folder: (folder / "result.json").write_text("[]"), "holds a list, not a result"),
+        (lambda folder: (folder / "result.json").write_text("[" * 10**6), "nested too deeply"),
         (pickled, "not the weights of this method"),
     ]
     for at, (damage, said) in enumerate(cases):
