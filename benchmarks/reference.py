@@ -136,7 +136,7 @@ class PlainOCGAN(Reference):
         n, x = self.networks, batch[0]
         assert n.classifier is not None and n.latent_discriminator is not None and n.image_discriminator is not None
         noisy = x + n.noise_std * torch.randn_like(x)
-        l2 = 2 * torch.rand(len(x), *n.latent_shape, device=x.device) - 1
+        l2 = 2 * torch.rand(len(x), *n.latent_shape, device=x.device, dtype=x.dtype) - 1
         if self.shared:
             l1 = n.encoder(noisy)
             x_hat, fake = n.decoder(l1), n.decoder(l2)
@@ -245,7 +245,7 @@ class PlainOLED(Reference):
         n = self.networks
         assert n.mask_generator is not None
         with torch.autocast(x.device.type, enabled=False):
-            a = n.mask_generator(x.float())
+            a = n.mask_generator(x)
             flat = a.flatten(1)
             kept = int(n.t / 100 * (flat.shape[1] - 1))
             s = flat.sort(1).values[:, kept].view(-1, 1, 1, 1) + n.mask_eps
@@ -257,7 +257,7 @@ class PlainOLED(Reference):
         m = self.masks(x)
         x_m = x * m
         x_hat, x_hat_m = n.decoder(n.encoder(x)), n.decoder(n.encoder(x_m))
-        hidden = (m == 0).float()
+        hidden = (m == 0).to(x)
         rec, mask = F.mse_loss(x_hat, x), F.mse_loss(x_hat_m, x)
         cont = (hidden * (x - x_hat_m)).abs().mean()
         loss = mask + n.gamma * cont + n.lam * rec
@@ -304,7 +304,7 @@ class PlainNDA(Reference):
         n, (x, index, negatives) = self.networks, batch
         assert n.global_estimator is not None and n.local_estimator is not None
         codes = n.latents[index]
-        levels = n.pyramid(x - n.generator(codes).float())
+        levels = n.pyramid(x - n.generator(codes).to(x))
         recon = torch.stack([level.abs().mean() for level in levels]).sum()
         maps = n.encoder.local(x)
         z = n.encoder.head(maps)
@@ -313,7 +313,7 @@ class PlainNDA(Reference):
         found = {"recon": recon, "lat": lat}
         for name, estimator in (("global", n.global_estimator), ("local", n.local_estimator)):
             found[name] = n.beta * (bce(estimator(maps, z), ONE) + bce(estimator(maps_n, z), ZERO))
-        variance, mean = torch.var_mean(z.float(), 0, correction=0)
+        variance, mean = torch.var_mean(z.to(x), 0, correction=0)
         found["prior"] = n.gamma * 0.5 * (mean**2 + variance - variance.clamp_min(1e-8).log() - 1).sum()
         minimise(n.w_recon * recon + n.w_lat * lat + n.w_mie * (found["global"] + found["local"] + found["prior"]), 0)
         return found

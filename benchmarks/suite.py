@@ -240,7 +240,7 @@ def count_flops(function: Callable[[], float]) -> tuple[float, int]:
 
     total = 0
 
-    class Count(TorchDispatchMode):
+    class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal total
             found = operation(*args, **(kwargs or {}))
@@ -248,7 +248,7 @@ def count_flops(function: Callable[[], float]) -> tuple[float, int]:
                 total += formula(*args, **(kwargs or {}), out_val=found)
             return found
 
-    with Count():
+    with Count():  # type: ignore[no-untyped-call]
         returned = function()
     return returned, total
 

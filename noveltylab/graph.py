@@ -62,7 +62,7 @@ class Graphed:
     def _eager(self, batch: Any) -> Losses:
         if batch.x.device.type != "cuda":
             return dict(self.method.update(batch))
-        side = torch.cuda.Stream()  # as torch asks of what is recorded afterwards
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # as torch asks of what is recorded afterwards
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             losses = dict(self.method.update(batch))

@@ -110,8 +110,12 @@ class _FromImage(torch.autograd.Function):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        size = tuple((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
-        rows = windows(x.permute(0, 2, 3, 1), -padding, -padding, weight.shape[2:], stride, size)
+        kernel, height, width = (
+            weight.shape[2],
+            *((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:]),
+        )
+        size = (height, width)
+        rows = windows(x.permute(0, 2, 3, 1), -padding, -padding, (kernel, kernel), stride, size)
         ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
         ctx.geometry = (stride, padding, x.shape[2:])
         return as_maps(rows @ as_rows(weight).view(len(weight), -1).T, len(x), size)
@@ -177,12 +181,12 @@ class Conv2d(nn.Conv2d):
         if _ours(x) and stride == 2:
             image, weight = _cast(x, self.weight)
             if _as_products(image, weight):
-                return _with(self.bias, _Convolution.apply(image, weight, stride, padding))  # type: ignore[no-untyped-call]
+                return _with(self.bias, _Convolution.apply(image, weight, stride, padding))
             even = all(
                 side % 2 == 0 and side // 2 == (side + 2 * padding - weight.shape[2]) // 2 + 1 for side in x.shape[2:]
             )
             if image.requires_grad and image.shape[1] <= IMAGE and even and padding <= 2:
-                return _with(self.bias, _FromImage.apply(image, weight, padding))  # type: ignore[no-untyped-call]
+                return _with(self.bias, _FromImage.apply(image, weight, padding))
         return super().forward(x)
 
 
