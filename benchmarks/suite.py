@@ -381,11 +381,11 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--steps", type=int, help="steps of 64 images in an epoch (default 2, 200 on a GPU)")
+    parser.add_argument("--steps", type=int, help="steps of 64 images in an epoch (default 1, 200 on a GPU)")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table")
     parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    asked.steps = asked.steps or (200 if asked.device == "cuda" else 2)
+    asked.steps = asked.steps or (200 if asked.device == "cuda" else 1)
     if asked.serve:
         serve(asked)
         return
