@@ -18,7 +18,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
-    "unknown protocol": (["protocol=p3"], "Choose from: frames, memae, p1, p2, scenes"),
+    "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
     "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
