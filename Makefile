@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types chaos learn baselines table bench clean
+.PHONY: help run test test-slow lint types chaos learn baselines table bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,10 +46,18 @@ table: $(STAMP) ## run one of the papers' tables, then report on its paper: make
 	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
 	$(BIN)/python -m noveltylab.report outputs/$(dir $(T)) --table $(patsubst %/,%,$(dir $(T))) --markdown experiments/$(dir $(T))RESULTS.md && exit $$status
 
-bench: $(STAMP) ## the speed claims, measured side by side (minutes)
+bench: $(STAMP) ## the four methods side by side with bare PyTorch and plain Lightning, appended to benchmarks/RESULTS.md (10 minutes)
+	$(BIN)/python -m benchmarks.suite
+
+bench-gpu: $(STAMP) ## the same on a CUDA device, noveltylab with recorded graphs
+	$(BIN)/python -m benchmarks.suite --device cuda
+
+bench-more: $(STAMP) ## loader, framework overhead, readers, growth, packing
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.readers
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.packed
 
 clean: ## remove the environment and caches, never outputs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -71,7 +71,9 @@ def options(method: str, shape: str, precision: str, device: str) -> Any:
         "data.subtract_mean=false",
     ]
     overrides += [f"data.batch_size={BATCH}", f"trainer.max_epochs={EPOCHS}", f"trainer.precision={precision}"]
-    overrides += [f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}"]
+    overrides += (
+        ["trainer.accelerator=gpu", "trainer.cuda_graph=auto"] if device == "cuda" else ["trainer.accelerator=cpu"]
+    )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return check_options(compose("train", overrides))
 
