@@ -39,6 +39,9 @@ FREE = {
     "resources.num_gpus",
 }
 
+#: Options that came later, and the value under which a run is what it was before there was such an option.
+LATER = {"trainer.cuda_graph": "off"}
+
 #: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
 TRIES, PAUSE = 10, 0.05
 
@@ -59,7 +62,7 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
         return None
     result = None if damage(folder) else read_result(folder)
     there = result["config"] if result else _load_config(folder / "config.yaml")
-    old, new = flatten(there), flatten(config)
+    old, new = LATER | flatten(there), LATER | flatten(config)
     # other folders of one's own images are other data
     free = FREE - {"data.root"} if config["data"].get("classes") == "folders" else FREE
     differences = [

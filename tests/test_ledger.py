@@ -143,3 +143,17 @@ def test_a_run_completed_while_it_waited_for_the_lock_is_not_run_again(
     monkeypatch.setattr("noveltylab.run.previous", late)
     assert run_here("method=pca") == json.loads(json.dumps(first))
     assert len(calls) == 2
+
+
+def test_a_run_made_before_an_option_existed_is_complete(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_here("method=pca")
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    result = json.loads(path.read_text())
+    del result["config"]["trainer"]["cuda_graph"]
+    path.write_text(json.dumps(result))
+    assert run_here("method=pca")["scores"] == json.loads(json.dumps(first["scores"]))
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="trainer.cuda_graph: off there, auto here"):
+        run_here("method=pca", "trainer.cuda_graph=auto")
