@@ -14,6 +14,8 @@ from tests.methods.conftest import METHODS, method_config
 
 #: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, and ALOCC's score of D swings
 MARGIN = {"deep_svdd": 0.02, "alocc": 0.1}
+#: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is in the contract)
+QUICK = {"ocgan", "ca_entropy", "oled", "nda", "ae"}
 ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
 
 
@@ -30,7 +32,9 @@ def auroc(method: Method, data: NoveltyData, score: str) -> float:
     return float(evaluate(scores, data.test_is_outlier, resamples=1)["auroc"])
 
 
-@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ITERATIVE]
+)
 def test_training_helps(make: Callable[..., Method], name: str) -> None:
     gains = []
     for seed in range(3):
