@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--options", nargs="*", default=[], help="further options of the runs")
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore")  # so that the lines of results stand alone
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     for name in asked.methods:
         for side in SIDES:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms  # type: ignore[import-untyped,unused-ignore]
+from torchvision import datasets, transforms
 
 from noveltylab.data.base import NoveltyData, Samples, load
 from noveltylab.data.protocols import Split

@@ -73,7 +73,7 @@ class OneByOne(Dataset[Tensor]):
     """Samples read one at a time, resized and scaled by torchvision's transforms on PIL images."""
 
     def __init__(self, count: int, read: Callable[[int], Any]) -> None:
-        from torchvision import transforms  # type: ignore[import-untyped,unused-ignore]
+        from torchvision import transforms
 
         self.count, self.read = count, read
         self.transform = transforms.Compose(
@@ -129,8 +129,8 @@ def patches() -> OneByOne:
 
 
 def segments() -> OneByOne:
-    import librosa  # type: ignore[import-untyped,unused-ignore]
-    import soundfile  # type: ignore[import-untyped,unused-ignore]
+    import librosa
+    import soundfile
     from PIL import Image
 
     files = sorted(ROOT.glob("TUT-*-development/data/mixture_data/devtrain/*/audio/*.wav"))

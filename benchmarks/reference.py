@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms  # type: ignore[import-untyped,unused-ignore]
+from torchvision import transforms
 
 from noveltylab.methods.ca_entropy import CAEntropy
 from noveltylab.methods.nda import NDA
@@ -102,14 +102,16 @@ class Reference(nn.Module):
                 module.__class__ = plain
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        raise NotImplementedError
+        """Those of the method's networks, as `step` numbers them."""
+        raise NotImplementedError  # each reference has its own, as below
 
     def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """One iteration with all its alternating steps; detached losses by name."""
+        raise NotImplementedError  # likewise
 
     def score(self, x: Tensor) -> Tensor:
         """The method's primary score, (B,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # likewise
 
 
 def parameters(*modules: nn.Module | None) -> Iterator[nn.Parameter]:

@@ -87,7 +87,7 @@ class Contender:
         from noveltylab.data.base import Samples
         from noveltylab.data.protocols import Split
 
-        warnings.filterwarnings("ignore")
+        warnings.filterwarnings("ignore")  # Lightning's advice to the plain module would drown the table
         logging.getLogger("noveltylab").setLevel(logging.WARNING)
         for quiet in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(quiet).setLevel(logging.ERROR)

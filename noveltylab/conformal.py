@@ -78,7 +78,7 @@ class Calibration:
 
         The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate is lower still.
         """
-        from scipy.stats import beta  # type: ignore[import-untyped,unused-ignore]  # ships no types
+        from scipy.stats import beta
 
         k = self.allowed(fpr)
         return float(beta.ppf(confidence, k, len(self) + 1 - k)) if k else 0.0

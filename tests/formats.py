@@ -174,8 +174,8 @@ def write_dcase(
 
     24-bit wav files of noise; every other mixture has a louder tone for about half a second, a little after 0.9 s.
     """
-    import soundfile  # type: ignore[import-untyped,unused-ignore]  # ships no types
-    import yaml  # type: ignore[import-untyped,unused-ignore]  # ships no types
+    import soundfile
+    import yaml
 
     tags = {"devtrain": "20b255387a2d0cddc0a3dff5014875e7", "evaltest": "bbb81504db15a03680a0044474633b67"}
     folders = {}

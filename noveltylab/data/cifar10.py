@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision import datasets  # type: ignore[import-untyped,unused-ignore]
+from torchvision import datasets
 
 from noveltylab.data.base import Samples, fetch, missing, resolve_root
 from noveltylab.errors import UserError

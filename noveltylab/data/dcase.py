@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped,unused-ignore]  # ships no types
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, fingerprint
 from noveltylab.errors import UserError, nearest
+from noveltylab.results import cores
 
 SCENES = (
     "beach", "bus", "cafe/restaurant", "car", "city_center", "forest_path", "grocery_store", "home", "library",
@@ -452,7 +453,7 @@ def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> 
         clean = segments(i)[~cut.positive(counts[i], mixtures[i].span)]
         return (float(clean.min()), float(clean.max())) if len(clean) else (math.inf, -math.inf)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         low, high = 0.0, 0.0
         if features == "logmel":
             training = [i for i, mixture in enumerate(mixtures) if mixture.part == "devtrain"]
@@ -514,7 +515,7 @@ class _Sound(NamedTuple):
 def _libraries() -> _Sound:
     try:
         import librosa
-        import soundfile  # type: ignore[import-untyped,unused-ignore]  # ships no types
+        import soundfile
     except (ImportError, OSError) as error:  # soundfile raises OSError where its C library is missing
         raise UserError(
             f"data=dcase reads sound with librosa and soundfile, which cannot be used here ({error}). Install them with "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
+from sklearn.datasets import load_digits
 
 from noveltylab.data.base import Samples
 from noveltylab.errors import UserError

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torchvision import datasets  # type: ignore[import-untyped,unused-ignore]
+from torchvision import datasets
 
 from noveltylab.data.base import Samples
 from noveltylab.data.mnist import read_idx

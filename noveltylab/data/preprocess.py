@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize as torchvision_resize  # type: ignore[import-untyped,unused-ignore]
+from torchvision.transforms.v2.functional import resize as torchvision_resize
 
 from noveltylab.errors import UserError, nearest
 

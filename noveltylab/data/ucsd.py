@@ -5,7 +5,6 @@ Two layouts are in use: the official one (TIFF) and the one of the video papers'
     <root>/ped2/{training,testing}/frames/01/000.jpg and ped2.mat or UCSDped2.m
 """
 
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, fingerprint
 from noveltylab.errors import UserError
+from noveltylab.results import cores
 
 PATCH = 30
 #: height and width of a frame, and how many frames (of them abnormal) the official clips have
@@ -204,7 +204,7 @@ def parse_matlab(path: Path) -> list[list[tuple[int, int]]]:
 
 def _load_mat(path: Path) -> list[list[tuple[int, int]]]:
     """Intervals of each clip from ``gt``, a cell array of 2 x n matrices."""
-    from scipy.io import loadmat  # type: ignore[import-untyped,unused-ignore]  # ships no types
+    from scipy.io import loadmat
 
     try:
         cells = loadmat(path, variable_names=["gt"])["gt"].ravel()
@@ -244,7 +244,7 @@ def read_patches(clips: list[Clip]) -> Arrays:
             motion[start] = motion[start + 1]  # nothing comes before the first frame
 
     starts = np.cumsum([0, *(len(clip.frames) for clip in clips[:-1])]).tolist()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(fill, starts, clips))
     return {
         "patches": patches.reshape(-1, PATCH, PATCH),

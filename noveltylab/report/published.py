@@ -86,7 +86,7 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
     Raises:
         UserError: The file is missing.
     """
-    import yaml  # type: ignore[import-untyped]  # ships no types
+    import yaml
 
     path = next((place for place in places if place.is_file()), None)
     if path is None:

@@ -141,7 +141,7 @@ def _signed_rank(gaps: NDArray[np.float64]) -> float | None:
     """Exact also with ties, where scipy's takes seconds; zeros are left out, as Wilcoxon did."""
     if len(gaps) < ENOUGH_PAIRS:
         return None
-    from scipy.stats import rankdata  # type: ignore[import-untyped]  # takes a second: only where there is a test
+    from scipy.stats import rankdata  # takes a second: only where there is a test
 
     gaps = gaps[gaps != 0]
     ranks = (2 * rankdata(np.abs(gaps))).astype(np.int64)  # doubled: shared ranks are halves

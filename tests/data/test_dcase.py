@@ -436,7 +436,7 @@ def test_damaged_meta_files_are_named(
 
 @pytest.mark.parametrize("where", ["value", "recipe", "list"])
 def test_a_hostile_yaml_tag_is_refused_and_runs_nothing(tmp_path: Path, where: str) -> None:
-    import yaml  # type: ignore[import-untyped,unused-ignore]
+    import yaml
 
     path = meta(write_dcase(tmp_path, seconds=1.6)["evaltest"], "gunshot")
     marker = tmp_path / "executed"
@@ -558,7 +558,7 @@ def test_event_list_parser_raises_nothing_but_user_errors(content: bytes) -> Non
     )
 )
 def test_what_the_synthesizer_writes_is_read_back(rows: list[tuple[str, tuple[float, float] | None, str]]) -> None:
-    import yaml  # type: ignore[import-untyped,unused-ignore]
+    import yaml
 
     recipes, lines = [], ""
     for stem, event, scene in rows:

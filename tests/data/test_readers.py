@@ -11,7 +11,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from torchvision import datasets  # type: ignore[import-untyped,unused-ignore]
+from torchvision import datasets
 
 from noveltylab.data import base, cifar10, mnist
 from noveltylab.errors import UserError
