@@ -16,9 +16,6 @@ Published mean AUROC: DAE MNIST P2 0.8766, CIFAR-10 P2 0.5358; DCAE COIL-100 P1 
 to be these, and a PCA residual gives 0.955 on MNIST P2.
 """
 
-import math
-from collections.abc import Iterable
-from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -26,42 +23,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method
+from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
-
-Side = tuple[int, int]
+from noveltylab.nets.losses import squared_error
 
 # Networks.
 
 
-def halvings(height: int, width: int, steps: int = 3) -> list[Side]:
-    """Sides of the image and of the maps after each convolution of stride 2, which rounds up: [(H, W), (H/2, W/2), ...]."""
-    sides = [(height, width)]
-    for _ in range(steps):
-        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
-    return sides
-
-
-def encoder(widths: Iterable[int], latent: int, side: Side) -> nn.Sequential:
-    """Images (B, C, H, W) -> codes (B, latent); `widths` are C and the channels of each map, `side` that of the last."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(after * math.prod(side), latent))
-
-
-def decoder(widths: Iterable[int], latent: int, sides: Iterable[Side]) -> nn.Sequential:
-    """Codes (B, latent) -> images (B, C, H, W) in (-1, 1); `widths` and `sides` from the smallest map to the image."""
-    widths, sides = list(widths), list(sides)
-    spread = nn.Linear(latent, widths[0] * math.prod(sides[0]), bias=False)
-    layers: list[nn.Module] = [spread, nn.Unflatten(1, (widths[0], *sides[0]))]
-    for (before, after), (small, large) in zip(pairwise(widths), pairwise(sides), strict=True):
-        odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-        last = large == sides[-1]
-        layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 5, 2, 2, odd, bias=last)]
-    return nn.Sequential(*layers, nn.Tanh())
-
-
-# Corruption and loss.
+# Corruption.
 
 
 def random_squares(count: int, height: int, width: int, crop: int, device: torch.device) -> Tensor:
@@ -71,11 +40,6 @@ def random_squares(count: int, height: int, width: int, crop: int, device: torch
     rows = torch.arange(height, device=device).view(-1, 1)
     columns = torch.arange(width, device=device)
     return (rows >= top) & (rows < top + crop) & (columns >= left) & (columns < left + crop)
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared difference of images (B, C, H, W) over their pixels and channels -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
 
 
 class AE(Method):
@@ -101,7 +65,7 @@ class AE(Method):
         self.context, self.crop = context, crop
         widths, sides = (image_channels, channels, 2 * channels, 4 * channels), halvings(height, width)
         self.encoder = encoder(widths, latent_size, sides[-1])
-        self.decoder = decoder(widths[::-1], latent_size, sides[::-1])
+        self.decoder = decoder(widths[::-1], latent_size, sides[::-1]).append(nn.Tanh())
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -33,20 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.nets.autoencoder import Side, halvings
 from noveltylab.nets.dcgan import initialise
-
-Side = tuple[int, int]
-
+from noveltylab.nets.losses import squared_error
 
 # Networks.
-
-
-def halvings(height: int, width: int, steps: int) -> list[Side]:
-    """Sides of the image and of the maps after each convolution of stride 2, which rounds up: [(H, W), (H/2, W/2), ...]."""
-    sides = [(height, width)]
-    for _ in range(steps):
-        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
-    return sides
 
 
 def down(before: int, after: int, norm: bool = True) -> list[nn.Module]:
@@ -79,7 +70,7 @@ def discriminator(channels: int, base: int, height: int, width: int) -> nn.Seque
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * base * rows * columns, 1), nn.Flatten(0))
 
 
-# Losses.
+# Losses; L_R is `squared_error`.
 
 
 def bce(logits: Tensor, label: int) -> Tensor:
@@ -90,11 +81,6 @@ def bce(logits: Tensor, label: int) -> Tensor:
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Minus L_R+D as D sees it: D(x) with label 1, D(R(x + n)) with label 0; logits (B,) each -> scalar."""
     return bce(real, 1).mean() + bce(fake, 0).mean()
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """L_R: squared difference of images (B, C, H, W), averaged over the pixels -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
 
 
 class ALOCC(Method):

@@ -24,10 +24,10 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.losses import bce
 
 # Networks (section 2.1: DCGAN).
 
@@ -75,12 +75,6 @@ class Discriminator(nn.Module):
 
 
 # Losses: of training, and of the mapping to the latent space (section 2.2).
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,)."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.softplus(-logits if label == 1 else logits)
 
 
 def absolute_error(x: Tensor, y: Tensor) -> Tensor:

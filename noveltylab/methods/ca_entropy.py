@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.losses import bce, context_error, feature_error, wide
 
 #: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
 ABLATIONS = {"full": (True, True), "entropy": (True, False), "attention": (False, True), "gan": (False, False)}
@@ -141,33 +142,12 @@ class Discriminator(nn.Module):
         return self.logit(f).flatten(), f
 
 
-# Losses (eqs. 1-4), per sample, in float32 at least.
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower: sums and logarithms of bfloat16 lose too much."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
-    return F.softplus(wide(-logits if label == 1 else logits))
+# Losses (eqs. 1-4), per sample, in float32 at least; L_con (eq. 2) is `context_error`, L_fea (eq. 3) `feature_error`.
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Minus eq. 1: D(x) with label 1, D(G(x + n)) with label 0; logits (B,) each -> scalar."""
     return bce(real, 1).mean() + bce(fake, 0).mean()
-
-
-def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
-    """L_con, eq. 2: absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels -> (B,)."""
-    error = (wide(x) - wide(x_hat)).flatten(1)
-    return (error.abs() if norm == "l1" else error.square()).mean(1)
-
-
-def feature_error(f: Tensor, f_hat: Tensor) -> Tensor:
-    """L_fea, eq. 3: squared difference of features (B, D), averaged over them -> (B,)."""
-    return (wide(f) - wide(f_hat)).square().mean(1)
 
 
 def latent_entropy(h: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.losses import squared_error
 
 #: (kernel, channels) of the encoder's convolutions, all of stride 2, at width 1 (section 4.1).
 ARCHITECTURES = {
@@ -58,11 +59,6 @@ def shrink(weights: Tensor, threshold: float) -> Tensor:
 def entropy(weights: Tensor) -> Tensor:
     """Eq. 9: entropy of weights (Q, N) that sum to 1 -> (Q,) in [0, log N]."""
     return -(weights * (weights + 1e-12).log()).sum(1)  # torch.special.entr has an infinite gradient at 0
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Squared error of images (B, C, H, W), averaged over the pixels (eq. 8 sums them) -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
 
 
 class Memory(nn.Module):
@@ -149,7 +145,7 @@ class MemAE(Method):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of eq. 10. Losses `mse` and `entropy`; `used`, the mean number of items with a weight above 0."""
         x_hat, weights = self.remember(batch.x)
-        mse, spread = squared_error(batch.x, x_hat).mean(), entropy(weights).mean()
+        mse, spread = squared_error(batch.x, x_hat).mean(), entropy(weights).mean()  # eq. 8, averaged over the pixels
         self.minimise(mse + self.w_entropy * spread, "networks")
         used = (weights > 0).sum(1).float().mean()
         return {"mse": mse.detach(), "entropy": spread.detach(), "used": used}

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
+from noveltylab.nets.losses import squared_error
 
 #: Optimizers: the paper's (section 2.3), and one that needs fewer steps; Adam's first moment stands under momentum.
 PRESETS: dict[str, dict[str, float]] = {
@@ -281,11 +282,6 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 # Losses (sections 2.1 and 2.2).
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared error per sample of (B, C, H, W) -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
 
 
 def pyramid_error(x: Tensor, x_hat: Tensor, pyramid: LaplacianPyramid) -> Tensor:

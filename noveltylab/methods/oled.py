@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method
+from noveltylab.nets.losses import squared_error
 
 #: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those that grow
 Layers = tuple[tuple[int, int], ...]
@@ -190,12 +191,7 @@ def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
     return (~inside).float()
 
 
-# Losses (section 3.5) and the segmentation measure (section 4.5).
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """L_mask and L_rec, Eqs. 5 and 7: mean squared difference of images (B, C, H, W) -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
+# Losses (section 3.5; L_mask and L_rec, eqs. 5 and 7, are `squared_error`) and the segmentation measure (section 4.5).
 
 
 def context_error(x: Tensor, x_hat_m: Tensor, masked: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.losses import bce, context_error, feature_error
 
 # Networks (section 3, figure 2; the code's `unet` and `dcgan`).
 
@@ -84,28 +84,7 @@ class Discriminator(nn.Module):
         return self.logit(f).flatten(), f
 
 
-# Losses (section 3.2), in float32 at least.
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """L_adv: binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,)."""
-    return F.softplus(wide(-logits if label == 1 else logits))
-
-
-def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
-    """L_con: absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels -> (B,)."""
-    error = (wide(x) - wide(x_hat)).flatten(1)
-    return (error.abs() if norm == "l1" else error.square()).mean(1)
-
-
-def latent_error(f: Tensor, f_hat: Tensor) -> Tensor:
-    """L_lat: squared difference of features (B, D), averaged over them -> (B,)."""
-    return (wide(f) - wide(f_hat)).square().mean(1)
+# Losses (section 3.2): L_adv is `bce`, L_con `context_error`, L_lat `feature_error`.
 
 
 class SkipGANomaly(Method):
@@ -159,7 +138,7 @@ class SkipGANomaly(Method):
         (real, f), (fake, f_hat) = self.discriminator(x), self.discriminator(x_hat)
         adversarial = loss = bce(real, 1).mean() + bce(fake, 0).mean()
         if self.d_latent_loss:
-            loss = loss + self.w_lat * latent_error(f, f_hat).mean()
+            loss = loss + self.w_lat * feature_error(f, f_hat).mean()
         self.minimise(loss, "discriminator")
         return {"discriminator": adversarial.detach()}
 
@@ -172,7 +151,7 @@ class SkipGANomaly(Method):
             losses = {
                 "generator": bce(logits, 1).mean(),
                 "context": context_error(x, x_hat).mean(),
-                "latent": latent_error(f, f_hat).mean(),
+                "latent": feature_error(f, f_hat).mean(),
             }
             total = self.w_adv * losses["generator"] + self.w_con * losses["context"] + self.w_lat * losses["latent"]
             self.minimise(total, "generator")
@@ -188,7 +167,7 @@ class SkipGANomaly(Method):
         """`novelty` = lam R + (1 - lam) L, and its terms `context` (R) and `latent` (L); (B,) each."""
         x_hat = self.reconstruct(x)
         context = context_error(x, x_hat, self.score_norm)
-        latent = latent_error(self.discriminator.features(x), self.discriminator.features(x_hat))
+        latent = feature_error(self.discriminator.features(x), self.discriminator.features(x_hat))
         return {"novelty": self.lam * context + (1 - self.lam) * latent, "context": context, "latent": latent}
 
     def validation_loss(self, x: Tensor) -> Tensor:

@@ -15,57 +15,22 @@ Published mean AUROC: MNIST P2 0.9696, CIFAR-10 P2 0.5833; neither layers nor sc
 """
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method
+from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
-
-Side = tuple[int, int]
+from noveltylab.nets.losses import wide
 
 # Networks.
 
 
-def halvings(height: int, width: int, steps: int = 3) -> list[Side]:
-    """Sides of the image and of the maps after each convolution of stride 2, which rounds up: [(H, W), (H/2, W/2), ...]."""
-    sides = [(height, width)]
-    for _ in range(steps):
-        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
-    return sides
-
-
-def encoder(widths: Iterable[int], latent: int, side: Side) -> nn.Sequential:
-    """Images (B, C, H, W) -> (B, 2 latent), mean and log variance; `widths` are C and the channels of each map."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(after * math.prod(side), 2 * latent))
-
-
-def decoder(widths: Iterable[int], latent: int, sides: Iterable[Side]) -> nn.Sequential:
-    """Codes (B, latent) -> logits of images (B, C, H, W); `widths` and `sides` from the smallest map to the image."""
-    widths, sides = list(widths), list(sides)
-    spread = nn.Linear(latent, widths[0] * math.prod(sides[0]), bias=False)
-    layers: list[nn.Module] = [spread, nn.Unflatten(1, (widths[0], *sides[0]))]
-    for (before, after), (small, large) in zip(pairwise(widths), pairwise(sides), strict=True):
-        odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-        last = large == sides[-1]
-        layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 5, 2, 2, odd, bias=last)]
-    return nn.Sequential(*layers)
-
-
 # The two terms of the bound (eq. 3), in nats.
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower: sums and exponentials of bfloat16 lose too much."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -104,7 +69,7 @@ class VAE(Method):
         image_channels, height, width = image_shape
         self.lr, self.likelihood, self.decoder_std, self.beta = lr, likelihood, decoder_std, beta
         widths, sides = (image_channels, channels, 2 * channels, 4 * channels), halvings(height, width)
-        self.encoder = encoder(widths, latent_size, sides[-1])
+        self.encoder = encoder(widths, 2 * latent_size, sides[-1])  # mean and log variance
         self.decoder = decoder(widths[::-1], latent_size, sides[::-1])
         self.apply(initialise)
         # The same draws for every image, so that a score depends on nothing but its image; none is the mean alone.

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from noveltylab.methods.ae import halvings, random_squares, squared_error
+from noveltylab.methods.ae import random_squares
 from noveltylab.methods.base import Batch
+from noveltylab.nets.autoencoder import halvings
+from noveltylab.nets.losses import squared_error
 from tests.methods.conftest import NoSync, blobs, changed, states
 
 Make = Callable[..., Any]

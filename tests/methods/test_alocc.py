@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.methods.alocc import ALOCC, bce, discriminator_loss, squared_error
+from noveltylab.methods.alocc import ALOCC, bce, discriminator_loss
 from noveltylab.methods.base import Batch
+from noveltylab.nets.losses import squared_error
 from tests.methods.conftest import NoSync, blobs, changed, states
 
 Make = Callable[..., Any]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.methods.anogan import AnoGAN, absolute_error, bce
+from noveltylab.methods.anogan import AnoGAN, absolute_error
 from noveltylab.methods.base import Batch
+from noveltylab.nets.losses import bce
 from tests.methods.conftest import blobs, changed, states
 
 Make = Callable[..., Any]

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods import ca_entropy
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ca_entropy import (
     CAEntropy,
     ChannelAttention,
-    bce,
-    context_error,
     discriminator_loss,
-    feature_error,
     latent_entropy,
 )
+from noveltylab.nets.losses import bce, context_error, feature_error, wide
 from tests.methods.conftest import blobs, changed, states
 
 Make = Callable[..., Any]
@@ -513,7 +510,7 @@ def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
 def test_entropy_of_half_precision_codes_is_computed_in_float32() -> None:
     h = torch.randn(8, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
     np.testing.assert_allclose(latent_entropy(h), entropy(h.double().numpy()), rtol=1e-5)
-    assert ca_entropy.wide(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+    assert wide(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_channels_last_changes_nothing(make: Make) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch
-from noveltylab.methods.memae import MemAE, Memory, address, entropy, shrink, squared_error
+from noveltylab.methods.memae import MemAE, Memory, address, entropy, shrink
+from noveltylab.nets.losses import squared_error
 from tests.methods.conftest import blobs
 
 Make = Callable[..., Any]

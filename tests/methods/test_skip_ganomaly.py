@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from noveltylab.methods.base import Batch
-from noveltylab.methods.skip_ganomaly import SkipBlock, SkipGANomaly, bce, context_error, latent_error, unet
+from noveltylab.methods.skip_ganomaly import SkipBlock, SkipGANomaly, unet
+from noveltylab.nets.losses import bce, context_error, feature_error
 from tests.methods.conftest import blobs, changed, states
 
 Make = Callable[..., Any]
@@ -51,7 +52,7 @@ def test_losses_of_numbers() -> None:
     np.testing.assert_allclose(squared, (gap**2).mean(1), rtol=1e-9)
     f, g = rng.normal(size=(2, 5, 7))
     np.testing.assert_allclose(
-        latent_error(torch.tensor(f), torch.tensor(g)).numpy(), ((f - g) ** 2).mean(1), rtol=1e-9
+        feature_error(torch.tensor(f), torch.tensor(g)).numpy(), ((f - g) ** 2).mean(1), rtol=1e-9
     )
 
 

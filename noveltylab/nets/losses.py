@@ -1,0 +1,31 @@
+"""Per-sample losses that several methods share; which equation of a paper one is, its method says."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower: sums, exponentials and logarithms of bfloat16 lose too much."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def bce(logits: Tensor, label: int) -> Tensor:
+    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
+    return F.softplus(wide(-logits if label == 1 else logits))
+
+
+def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Squared difference of images (B, C, H, W), averaged over their pixels and channels -> (B,)."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
+    """Absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels, in float32 at least -> (B,)."""
+    error = (wide(x) - wide(x_hat)).flatten(1)
+    return (error.abs() if norm == "l1" else error.square()).mean(1)
+
+
+def feature_error(f: Tensor, f_hat: Tensor) -> Tensor:
+    """Squared difference of features (B, D), averaged over them, in float32 at least -> (B,)."""
+    return (wide(f) - wide(f_hat)).square().mean(1)
