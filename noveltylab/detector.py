@@ -23,11 +23,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from noveltylab.conformal import Calibration, check_rate, fdr_rank
-from noveltylab.data.decode import fit
+from noveltylab.data.decode import fit, in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.evaluate import in_batches, reconstructions
-from noveltylab.inputs import Kind, Reader, expand, read_items
+from noveltylab.inputs import Item, Kind, Reader, expand, in_jobs, read_item
 from noveltylab.ledger import damage
 from noveltylab.methods.base import Method, find_method
 from noveltylab.options import Options, check_arguments, read_options
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: images scored at once
 BATCH = 256
+#: images that a thread reads and scores before it takes the next ones, at least
+SMALLEST_JOB = 32
 #: a run's images are no larger, whatever its folder says
 LARGEST = 4096
 
@@ -199,33 +201,36 @@ class Detector:
             yield item[0], item[2], item[3]
 
     def stream(self, paths: Iterable[Path]) -> Iterable[tuple[str, Tensor | None, float, str | None, Path]]:
-        """(name, images as scored, score, error, path) of each file in order, BATCH images in memory at a time.
+        """(name, images as scored, score, error, path) of each file in order, a few BATCH images in memory at a time.
 
-        A recording's score is made of those of its segments as the run's protocol says.
+        A recording's score is made of those of its segments as the run's protocol says. Each thread reads and scores files
+        of its own: threads that share one batch wait for each other at every layer.
         """
-        waiting: list[Any] = []
-        size = 0
-        for item in read_items(paths, self.reader, ahead=2 * BATCH):
-            waiting.append(item)
-            size += 0 if item.images is None else len(item.images)
-            if size >= BATCH or len(waiting) >= 4 * BATCH:
-                yield from self._flush(waiting)
-                waiting, size = [], 0
-        yield from self._flush(waiting)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of each thread that starts from here on
+        try:
+            jobs = in_jobs(paths, self.reader, max(SMALLEST_JOB, 2 * BATCH // threads))
+            for rows in in_order(self._score, jobs, ahead=2 * threads, threads=threads):
+                yield from rows
+        finally:
+            torch.set_num_threads(threads)
 
-    def _flush(self, items: list[Any]) -> Iterable[tuple[str, Tensor | None, float, str | None, Path]]:
+    def _score(self, job: list[Path | Item]) -> list[tuple[str, Tensor | None, float, str | None, Path]]:
+        items = [read_item(found, self.reader) if isinstance(found, Path) else found for found in job]
         good = [item.images for item in items if item.images is not None]
         pieces = self.novelty(torch.cat(good)) if good else np.zeros(0)
+        rows: list[tuple[str, Tensor | None, float, str | None, Path]] = []
         at = 0
         for item in items:
             if item.images is None:
-                yield item.name, None, float("nan"), item.error, item.path
+                rows.append((item.name, None, float("nan"), item.error, item.path))
                 continue
             own = pieces[at : at + len(item.images)]
             at += len(own)
             score = self.reader.whole(own)
             wrong = None if np.isfinite(score) else "its score is not finite"
-            yield item.name, item.images, float("nan") if wrong else score, wrong, item.path
+            rows.append((item.name, item.images, float("nan") if wrong else score, wrong, item.path))
+        return rows
 
     def decide(
         self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noveltylab.aggregate import aggregate
-from noveltylab.data.decode import Unreadable, check_file, decode, fit, in_order, reason
+from noveltylab.data.decode import Unreadable, check_file, decode, fit, reason
 from noveltylab.data.layout import SUFFIXES, shown, walk_images
 from noveltylab.data.preprocess import resize
 from noveltylab.errors import UserError
@@ -118,28 +118,31 @@ def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
             yield path
 
 
-def read_items(paths: Iterable[Path], reader: Reader, ahead: int) -> Iterator[Item]:
-    """The items of the files, in order; at most `ahead` images are read before they are asked for.
+def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
+    """The files in order, in lists of about `size` images: paths still to be read, and the frames of videos.
 
-    A file that cannot be read is an item with its error; a video one for each frame.
+    A recording is hundreds of images, and a list of its own; of a video no more than a list of frames is in memory.
     """
+    job: list[Path | Item] = []
+    for path in paths:
+        video = reader.kind != "recording" and path.suffix.lower() in VIDEOS
+        for found in _frames(path, reader) if video else [path]:
+            job.append(found)
+            if len(job) >= size or reader.kind == "recording":
+                yield job
+                job = []
+    if job:
+        yield job
 
-    def one(path: Path) -> Item | Path:
-        if reader.kind == "recording":
-            return _recording(path, reader)
-        if path.suffix.lower() in VIDEOS:
-            return path  # frame by frame below: a whole one may not fit into memory
-        try:
-            return Item(shown(path), path, decode(path, reader.channels, reader.side)[None])
-        except Unreadable as error:
-            return Item(shown(path), path, None, str(error))
 
-    # a recording is hundreds of images
-    for found in in_order(one, paths, ahead if reader.kind == "image" else 4):
-        if isinstance(found, Item):
-            yield found
-        else:
-            yield from _frames(found, reader)
+def read_item(path: Path, reader: Reader) -> Item:
+    """The image or recording in a file; one that cannot be read is an item with its error."""
+    if reader.kind == "recording":
+        return _recording(path, reader)
+    try:
+        return Item(shown(path), path, decode(path, reader.channels, reader.side)[None])
+    except Unreadable as error:
+        return Item(shown(path), path, None, str(error))
 
 
 def _recording(path: Path, reader: Reader) -> Item:

@@ -175,6 +175,8 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
 
 def main(points: str = "20", folder: str = "", seed: str = "") -> int:
     chosen = int(seed or time.time())
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     print(f"seed {chosen}")
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["NOVELTYLAB_CACHE"] = f"{temporary}/cache"

@@ -157,12 +157,30 @@ def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     from noveltylab import detector
 
     monkeypatch.setattr(detector, "BATCH", 8)
+    monkeypatch.setattr(detector, "SMALLEST_JOB", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     paths = sorted((own / "train").rglob("*.png")) * 5
     alive = 0
     for count, _ in enumerate(load_detector(run_folder).stream(iter(paths))):
         if count % 100 == 50:
             alive = max(alive, sum(type(o) is torch.Tensor and o.shape[-3:] == (3, 32, 32) for o in gc.get_objects()))
     assert 0 < alive < 80
+
+
+def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
+    """The rows do not depend on how many threads share the files, and torch keeps its threads afterwards."""
+    paths = sorted(own.rglob("*.png"))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append([(row[0], row[2], row[3]) for row in load_detector(run_folder).stream(iter(paths * 3))])
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert [row[0] for row in found[0]] == [row[0] for row in found[1]] and len(found[0]) == 3 * len(paths)
+    for one, three in zip(*found, strict=True):
+        assert one[2] == three[2] and one[1] == pytest.approx(three[1], rel=1e-5, nan_ok=True)
 
 
 def test_no_held_out_inliers_no_p_values(run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path) -> None:

@@ -56,15 +56,17 @@ def fit(pixels: Tensor, side: int) -> Tensor:
     return resize(pixels[None], side)[0] if pixels.shape[-2:] != (side, side) else pixels
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int = 64) -> Iterator[R]:
-    """function(item) for each item, in their order, by a thread for each core; about `ahead` results wait at most."""
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], ahead: int = 64, threads: int | None = None
+) -> Iterator[R]:
+    """function(item) for each item, in their order, by `threads` (one for each core); about `ahead` results wait at most."""
     rest = iter(items)
     size = max(1, ahead // 32)  # handing one item at a time to a thread would cost half of what a small image does
 
     def several(some: list[T]) -> list[R]:
         return [function(item) for item in some]
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         waiting: deque[Future[list[R]]] = deque()
         try:
             while some := list(islice(rest, size)):
