@@ -31,6 +31,7 @@ from noveltylab.results import read_result, sha256_file, write_atomic
 FREE = {
     "output",
     "force",
+    "pictures",
     "data.root",
     "data.download",
     "trainer.accelerator",

@@ -113,6 +113,7 @@ class Options(_Strict):
     output: str
     deterministic: bool
     force: bool
+    pictures: bool = True  # runs of before had no such option
 
     @property
     def main_rule(self) -> str:

@@ -104,7 +104,8 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             result["thresholds"] = cut(result["primary"], selected, method, folder)
             if "unmeasured" not in result:
                 result["extra"] = method.extra_metrics(*examples(method, data))
-            draw(method, samples, data, floors, result, folder)
+            if options.pictures:
+                draw(method, samples, data, floors, result, folder)
             result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
         result |= {
             "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},

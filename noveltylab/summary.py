@@ -42,7 +42,7 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
     else:
         console.print(_table(result))
     for key, value, style in _facts(result, folder, dot):
-        console.print(Text.assemble((f"{key:<10}", "dim"), (value, style)), soft_wrap=True)
+        console.print(Text.assemble((f"{key:<9} ", "dim"), (value, style)), soft_wrap=True)
     for warning in result["warnings"]:
         console.print(Text(f"WARNING   {warning}", "bold red"), soft_wrap=True)
 
@@ -79,6 +79,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
     """Key, value and style of each line under the table."""
     seconds, sizes = result["seconds"], result["n"]
     verified = result.get("data_verified", False)
+    pictures = ", figures/" if (Path(folder) / "figures").is_dir() else ""
     return [
         ("weights", _weights(result["selected"]), ""),
         (
@@ -94,7 +95,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
         *((key, f"{value:.4g}", "") for key, value in result.get("extra", {}).items()),
         ("folder", str(folder), ""),
-        ("files", "result.json, scores.csv, split.npz, config.yaml, run.log, figures/", ""),
+        ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]
 
 

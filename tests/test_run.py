@@ -28,6 +28,13 @@ def folder_of(tmp_path: Path) -> Path:
     return result.parent
 
 
+def test_no_pictures_if_none_are_asked_for(run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here("method=pca", "pictures=false")
+    assert not (folder_of(tmp_path) / "figures").exists() and "figures" not in capsys.readouterr().out
+    run_here("method=pca")  # the same numbers: complete already
+    assert "complete already" in capsys.readouterr().out
+
+
 def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: Path) -> None:
     result = run_here("data=mnist", "data.verify=false", "inlier=3", *TINY)
     folder = folder_of(tmp_path)

@@ -93,3 +93,7 @@ def test_warnings_are_whole_and_in_bold_red() -> None:
     assert f"WARNING   {warning}\n" in shown(warnings=[warning])
     assert f"\x1b[1;31mWARNING   {warning}" in shown(color_system="standard", warnings=[warning])
     assert "\x1b" not in shown(warnings=[warning])
+
+
+def test_long_names_of_further_numbers_keep_their_distance() -> None:
+    assert "segmentation_auroc_inliers 0.8499" in shown(extra={"segmentation_auroc_inliers": 0.8499})
