@@ -1,10 +1,11 @@
 """How time and memory grow with images (1k to 60k), image size (28 to 128) and runs in a sweep; a table and a picture.
 
-    python -m benchmarks.growth            # writes benchmarks/growth.md and growth.png (minutes)
+    python -m benchmarks.growth            # writes benchmarks/growth.md and .png (half an hour, for 1,000 runs)
 
 Images: the split of that many 28-pixel images, an epoch of batches at 32 pixels, scores of all by PCA: what the framework
 does; the networks' time is images times a constant. The last point has Ped2's count, 244,800 patches of 30 pixels.
-Size: one OCGAN iteration of 16 images. Runs: whole sweeps of PCA on the bundled digits. Each point is a process of its own;
+Size: one OCGAN iteration of 16 images. Runs: whole sweeps of PCA on the bundled digits, without pictures; then the report
+over them. Each point is a process of its own;
 memory is its peak, with what the imports take. `power` is the slope between the two largest points on logarithmic axes.
 """
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 POINTS: dict[str, list[int]] = {
     "images": [1000, 4000, 16000, 60000, 244800],
     "size": [32, 48, 64, 96, 128],
-    "runs": [1, 2, 4, 8],
+    "runs": [1, 10, 100, 1000],
 }
 
 
@@ -75,14 +76,18 @@ def size(side: int) -> float:
     return statistics.median(times[1:])
 
 
-def runs(count: int) -> float:
-    """Seconds of a sweep of so many runs, start-up included."""
+def runs(count: int) -> dict[str, float]:
+    """Seconds of a sweep of so many runs, start-up included, and of the report over them; files of a run."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [sys.executable, "-m", "noveltylab", "-m", "method=pca", "data=digits", f"output={folder}"]
-        command.append(f"seed={','.join(map(str, range(count)))}")
+        command += ["pictures=false", f"seed={','.join(map(str, range(count)))}"]
         subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - start
+        swept = time.perf_counter()
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        files = sum(path.is_file() for path in Path(folder).rglob("seed*/**/*")) / count
+        subprocess.run([sys.executable, "-m", "noveltylab.report", folder], check=True, capture_output=True)
+        return {"seconds": swept - start, "bytes": peak, "report": time.perf_counter() - swept, "files": files}
 
 
 def point(kind: str, value: int) -> dict[str, float]:
@@ -101,9 +106,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.one:
         kind, value = asked.one
-        seconds = {"images": images, "size": size, "runs": runs}[kind](int(value))
-        who = resource.RUSAGE_CHILDREN if kind == "runs" else resource.RUSAGE_SELF
-        print(json.dumps({"seconds": seconds, "bytes": resource.getrusage(who).ru_maxrss * 1024}))
+        if kind == "runs":
+            print(json.dumps(runs(int(value))))
+            return
+        seconds = {"images": images, "size": size}[kind](int(value))
+        print(json.dumps({"seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
         return
     import matplotlib
 
@@ -122,6 +129,7 @@ def main() -> None:
         "| kind | value | seconds | peak MiB | power of time | power of memory |",
         "|" + " --- |" * 6,
     ]
+    notes: list[str] = []
     figure, axes = plt.subplots(2, len(asked.kinds), figsize=(4 * len(asked.kinds), 6), squeeze=False)
     for column, kind in enumerate(asked.kinds):
         found = {value: point(kind, value) for value in POINTS[kind]}
@@ -137,12 +145,15 @@ def main() -> None:
             cells = [kind, str(value), f"{numbers['seconds']:.2f}", f"{numbers['bytes'] / 2**20:.0f}", *slopes]
             lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
+            if "report" in numbers:
+                notes.append(f"{value} runs: {numbers['files']:.1f} files a run, report in {numbers['report']:.1f} s.")
+                print(notes[-1], flush=True)
         for row, (name, scale, unit) in enumerate((("seconds", 1, "s"), ("bytes", 2**20, "MiB"))):
             axes[row, column].plot([*amount.values()], [numbers[name] / scale for numbers in found.values()], "o-")
             axes[row, column].set(xlabel=f"{kind} (pixels)" if kind == "size" else kind, ylabel=unit, ylim=(0, None))
     figure.tight_layout()
     figure.savefig(HERE / "growth.png", dpi=80)
-    write_atomic(HERE / "growth.md", "\n".join(lines) + "\n")
+    write_atomic(HERE / "growth.md", "\n".join([*lines, "", *notes]).strip() + "\n")
 
 
 if __name__ == "__main__":
