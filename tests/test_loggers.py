@@ -38,7 +38,7 @@ def test_without_a_key_wandb_stays_offline(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_offline_run_holds_config_history_and_summary(
     cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = cli("logger=wandb", "logger.mode=offline", *TINY)
+    done = cli("logger=wandb", "logger.mode=offline", *TINY, "pictures=true")
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "elsewhere").rglob("*.wandb")
     assert file.parent.name.startswith("offline-run")

@@ -31,12 +31,12 @@ def folder_of(tmp_path: Path) -> Path:
 def test_no_pictures_if_none_are_asked_for(run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_here("method=pca", "pictures=false")
     assert not (folder_of(tmp_path) / "figures").exists() and "figures" not in capsys.readouterr().out
-    run_here("method=pca")  # the same numbers: complete already
+    run_here("method=pca", "pictures=true")  # the same numbers: complete already
     assert "complete already" in capsys.readouterr().out
 
 
 def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: Path) -> None:
-    result = run_here("data=mnist", "data.verify=false", "inlier=3", *TINY)
+    result = run_here("data=mnist", "data.verify=false", "inlier=3", *TINY, "pictures=true")
     folder = folder_of(tmp_path)
     assert folder == tmp_path / "outputs" / "p2" / "ocgan" / "mnist" / "inlier3" / "seed0"
     names = {"config.yaml", "split.npz", "scores.csv", "calibration.csv", "result.json", "run.log", "metrics.csv"}
@@ -88,7 +88,7 @@ def test_losses_are_logged_on_our_own_axis(run_here: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_from_the_command_line_to_a_result(run_here: Run, method: str) -> None:
     small = TINY if method == "ocgan" else TINY[3:]
-    result = run_here(f"method={method}", "data.limit_train=40", *small)
+    result = run_here(f"method={method}", "data.limit_train=40", *small, "pictures=true")
     assert 0 <= result["scores"][result["primary"]]["auroc"] <= 1
 
 

@@ -87,7 +87,12 @@ def test_a_run_measures_whole_frames_and_reports_patches_apart(
 ) -> None:
     write_ucsd(tmp_path, frames=12)
     result = run_here(
-        "data=ucsd", "method=pca", f"data.root={tmp_path}", "data.verify=false", "protocol.motion_filter=0.3"
+        "data=ucsd",
+        "method=pca",
+        f"data.root={tmp_path}",
+        "data.verify=false",
+        "protocol.motion_filter=0.3",
+        "pictures=true",
     )
     assert result["n"]["test_inliers"] == result["n"]["test_outliers"] == 12
     assert set(result["apart"]) == {"patches", "clips"}
