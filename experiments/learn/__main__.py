@@ -98,7 +98,7 @@ def table(plan: dict[str, Any], output: Path) -> str:
         lines += [
             "difference between the highest and the lowest test AUROC of the last five epochs (`select=oracle` logs it)."
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", plan["notes"].strip()]) + "\n"
 
 
 def row(method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
