@@ -5,13 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noveltylab.methods.base import Method, find_method
+from noveltylab.methods.base import Batch, Method, find_method
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
 METHODS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "pyod" or find_spec("pyod"))  # an extra
@@ -93,6 +94,19 @@ def changed(before: dict[str, dict[str, Tensor]], method: Any) -> set[str]:
     """Networks of `before` with any parameter or buffer that is not bit-identical now."""
     after = states(method, before)
     return {name for name, old in before.items() if any(not torch.equal(old[k], after[name][k]) for k in old)}
+
+
+def spied_update(
+    method: Any, step: Batch, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One update without the optimizers' steps: the loss that each would have minimised, and the reported losses."""
+    minimised: dict[str, float] = {}
+    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    return minimised, {name: loss.item() for name, loss in method.update(step).items()}
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
 
 
 class NoSync(TorchDispatchMode):

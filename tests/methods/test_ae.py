@@ -13,7 +13,6 @@ from torch import Tensor
 from noveltylab.methods.ae import random_squares
 from noveltylab.methods.base import Batch
 from noveltylab.nets.autoencoder import halvings
-from noveltylab.nets.losses import squared_error
 from tests.methods.conftest import NoSync, blobs, changed, states
 
 Make = Callable[..., Any]
@@ -38,12 +37,6 @@ def seen_by(method: Any) -> list[Tensor]:
 
 
 # The error.
-
-
-def test_squared_error_is_a_mean_over_pixels_and_channels() -> None:
-    x, y = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 6))
-    expected = [((x[i] - y[i]) ** 2).sum() / (3 * 4 * 6) for i in range(5)]
-    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y)), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from noveltylab.methods.alocc import ALOCC, bce, discriminator_loss
 from noveltylab.methods.base import Batch
-from noveltylab.nets.losses import squared_error
-from tests.methods.conftest import NoSync, blobs, changed, states
+from tests.methods.conftest import NoSync, blobs, changed, sigmoid, states
 
 Make = Callable[..., Any]
 NETWORKS = ("reconstructor", "discriminator")
@@ -25,10 +24,6 @@ def method(make: Make) -> Any:
 
 def batch(count: int = 16) -> Batch:
     return Batch(blobs(count), torch.arange(count))
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
 
 
 def recorded(method: Any) -> dict[str, list[np.ndarray]]:
@@ -55,12 +50,6 @@ def test_discriminator_learns_label_1_for_images_and_0_for_reconstructions() -> 
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
     found = discriminator_loss(torch.tensor(real), torch.tensor(fake)).item()
     assert found == pytest.approx(expected, rel=1e-9)
-
-
-def test_squared_error_is_a_mean_over_pixels_and_channels() -> None:
-    x, y = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 4))
-    found = squared_error(torch.tensor(x), torch.tensor(y))
-    np.testing.assert_allclose(found, ((x - y) ** 2).reshape(5, -1).mean(1), rtol=1e-9)
 
 
 def test_reported_losses_equal_numpy(method: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from noveltylab.methods.anogan import AnoGAN, absolute_error
 from noveltylab.methods.base import Batch
 from noveltylab.nets.losses import bce
-from tests.methods.conftest import blobs, changed, states
+from tests.methods.conftest import blobs, changed, sigmoid, states
 
 Make = Callable[..., Any]
 NETWORKS = ("generator", "discriminator")
@@ -26,10 +26,6 @@ def trained(make: Make, **changes: Any) -> Any:
     for _ in range(8):
         method.update(batch())
     return method.eval()
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
 
 
 # Losses and training.

@@ -25,7 +25,6 @@ from noveltylab.methods.nda import (
     onto_ball,
     pca_codes,
     pyramid_error,
-    squared_error,
 )
 from tests.methods.conftest import blobs
 
@@ -154,13 +153,6 @@ def test_kl_moment_is_the_divergence_of_the_fitted_gaussian() -> None:
     standard = (z - mean) / np.sqrt(variance)
     assert kl_moment(torch.tensor(standard)).item() == pytest.approx(0, abs=1e-12)
     assert torch.isfinite(kl_moment(torch.zeros(4, 3)))
-
-
-def test_squared_error_averages_the_pixels() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 3, 2, 4, 4))
-    expected = ((x - y) ** 2).mean((1, 2, 3))
-    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y)).numpy(), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("switches", [{}, {"prior": "coop"}, {"prior": "adv"}, {"recon": "mse"}])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ocgan import PRESETS, bce, classifier_loss, latent_loss, squared_error, visual_loss
-from tests.methods.conftest import blobs, changed, states
+from tests.methods.conftest import blobs, changed, sigmoid, states
 
 NETWORKS = ("encoder", "decoder", "latent_discriminator", "image_discriminator", "classifier")
 
@@ -18,10 +18,6 @@ NETWORKS = ("encoder", "decoder", "latent_discriminator", "image_discriminator",
 @pytest.fixture
 def ocgan(make: Callable[..., Any]) -> Any:
     return make("ocgan").train()
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
 
 
 # Losses.

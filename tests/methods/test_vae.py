@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from noveltylab.methods.base import Batch
 from noveltylab.methods.vae import bernoulli_nll, divergence, gaussian_nll
-from tests.methods.conftest import blobs, changed, states
+from tests.methods.conftest import blobs, changed, sigmoid, states
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder")
@@ -19,10 +19,6 @@ NETWORKS = ("encoder", "decoder")
 
 def batch(count: int = 16) -> Batch:
     return Batch(blobs(count), torch.arange(count))
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
 
 
 def numpy_terms(x: np.ndarray, mean: np.ndarray, log_var: np.ndarray, logits: np.ndarray, std: float) -> dict[str, Any]:
