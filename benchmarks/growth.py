@@ -149,8 +149,10 @@ def main() -> None:
                 notes.append(f"{value} runs: {numbers['files']:.1f} files a run, report in {numbers['report']:.1f} s.")
                 print(notes[-1], flush=True)
         for row, (name, scale, unit) in enumerate((("seconds", 1, "s"), ("bytes", 2**20, "MiB"))):
-            axes[row, column].plot([*amount.values()], [numbers[name] / scale for numbers in found.values()], "o-")
-            axes[row, column].set(xlabel=f"{kind} (pixels)" if kind == "size" else kind, ylabel=unit, ylim=(0, None))
+            axis, heights = axes[row, column], [numbers[name] / scale for numbers in found.values()]
+            axis.plot([*amount.values()], heights, "o-")
+            axis.set(xlabel=f"{kind} (pixels)" if kind == "size" else kind, ylabel=unit, ylim=(0, 1.1 * max(heights)))
+            axis.locator_params(nbins=5)
     figure.tight_layout()
     figure.savefig(HERE / "growth.png", dpi=80)
     write_atomic(HERE / "growth.md", "\n".join([*lines, "", *notes]).strip() + "\n")
