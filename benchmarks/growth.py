@@ -5,8 +5,8 @@
 Images: the split of that many 28-pixel images, an epoch of batches at 32 pixels, scores of all by PCA: what the framework
 does; the networks' time is images times a constant. The last point has Ped2's count, 244,800 patches of 30 pixels.
 Size: one OCGAN iteration of 16 images. Runs: whole sweeps of PCA on the bundled digits, without pictures; then the report
-over them. Each point is a process of its own;
-memory is its peak, with what the imports take. `power` is the slope between the two largest points on logarithmic axes.
+over them. Each point is a process of its own; memory is its peak, with what the imports take. `power` is the slope between
+the two largest points on logarithmic axes.
 """
 
 import argparse
@@ -29,7 +29,12 @@ POINTS: dict[str, list[int]] = {
 }
 
 
-def images(count: int) -> float:
+def measured(seconds: float, who: int = resource.RUSAGE_SELF) -> dict[str, float]:
+    """With the peak memory of this process, or of those that it started."""
+    return {"seconds": seconds, "bytes": resource.getrusage(who).ru_maxrss * 1024}
+
+
+def images(count: int) -> dict[str, float]:
     """Seconds for that many training images, from uint8 to scores."""
     import numpy as np
     import torch
@@ -56,10 +61,10 @@ def images(count: int) -> float:
     method = PCA(data.image_shape)
     method.prepare(data.preprocess(data.train))
     novelty_scores(method, data.preprocess, data.train, 512)
-    return time.perf_counter() - start
+    return measured(time.perf_counter() - start)
 
 
-def size(side: int) -> float:
+def size(side: int) -> dict[str, float]:
     """Seconds of an OCGAN iteration at that size."""
     import torch
 
@@ -73,7 +78,7 @@ def size(side: int) -> float:
         start = time.perf_counter()
         method.update(batch)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return measured(statistics.median(times[1:]))
 
 
 def runs(count: int) -> dict[str, float]:
@@ -84,10 +89,10 @@ def runs(count: int) -> dict[str, float]:
         command += ["pictures=false", f"seed={','.join(map(str, range(count)))}"]
         subprocess.run(command, check=True, capture_output=True)
         swept = time.perf_counter()
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        found = measured(swept - start, resource.RUSAGE_CHILDREN)
         files = sum(path.is_file() for path in Path(folder).rglob("seed*/**/*")) / count
         subprocess.run([sys.executable, "-m", "noveltylab.report", folder], check=True, capture_output=True)
-        return {"seconds": swept - start, "bytes": peak, "report": time.perf_counter() - swept, "files": files}
+        return found | {"report": time.perf_counter() - swept, "files": files}
 
 
 def point(kind: str, value: int) -> dict[str, float]:
@@ -106,11 +111,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.one:
         kind, value = asked.one
-        if kind == "runs":
-            print(json.dumps(runs(int(value))))
-            return
-        seconds = {"images": images, "size": size}[kind](int(value))
-        print(json.dumps({"seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+        print(json.dumps({"images": images, "size": size, "runs": runs}[kind](int(value))))
         return
     import matplotlib
 

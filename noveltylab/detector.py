@@ -45,6 +45,8 @@ SMALLEST_JOB = 32
 LARGEST = 4096
 
 Columns = dict[str, NDArray[np.float64]]
+#: name, images as scored, score, error and path of a file, or of a frame of a video
+Row = tuple[str, Tensor | None, float, str | None, Path]
 
 
 class _Weights(BaseModel):
@@ -200,7 +202,7 @@ class Detector:
         for item in self.stream(paths):
             yield item[0], item[2], item[3]
 
-    def stream(self, paths: Iterable[Path]) -> Iterable[tuple[str, Tensor | None, float, str | None, Path]]:
+    def stream(self, paths: Iterable[Path]) -> Iterable[Row]:
         """(name, images as scored, score, error, path) of each file in order, a few BATCH images in memory at a time.
 
         A recording's score is made of those of its segments as the run's protocol says. Each thread reads and scores files
@@ -210,16 +212,16 @@ class Detector:
         torch.set_num_threads(1)  # of each thread that starts from here on
         try:
             jobs = in_jobs(paths, self.reader, max(SMALLEST_JOB, 2 * BATCH // threads))
-            for rows in in_order(self._score, jobs, ahead=2 * threads, threads=threads):
+            for rows in in_order(self._score, jobs, ahead=threads, threads=threads):
                 yield from rows
         finally:
             torch.set_num_threads(threads)
 
-    def _score(self, job: list[Path | Item]) -> list[tuple[str, Tensor | None, float, str | None, Path]]:
+    def _score(self, job: list[Path | Item]) -> list[Row]:
         items = [read_item(found, self.reader) if isinstance(found, Path) else found for found in job]
         good = [item.images for item in items if item.images is not None]
         pieces = self.novelty(torch.cat(good)) if good else np.zeros(0)
-        rows: list[tuple[str, Tensor | None, float, str | None, Path]] = []
+        rows: list[Row] = []
         at = 0
         for item in items:
             if item.images is None:

@@ -1,6 +1,6 @@
 """`make learn`: trains each method on three MNIST digits with a CPU budget and writes the table with both floors.
 
-python -m experiments.learn [output [method ...]]     # of all methods or some; cells that are complete are not run again
+python -m experiments.learn [output]         # cells that are complete are not run again
 """
 
 import csv
@@ -20,9 +20,9 @@ from noveltylab.results import write_atomic
 HERE = Path(__file__).parent
 
 
-def main(output: str = "outputs/learn", *methods: str) -> int:
+def main(output: str = "outputs/learn") -> int:
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / "learn.yaml"))
-    cells = [(method, digit) for method in methods or plan["methods"] for digit in plan["digits"]]
+    cells = [(method, digit) for method in plan["methods"] for digit in plan["digits"]]
 
     def run(cell: tuple[str, int]) -> int:
         method, digit = cell

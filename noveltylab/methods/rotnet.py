@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method
+from noveltylab.nets.losses import wide
 
 TURNS = 4
 
@@ -86,7 +87,7 @@ def turned(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_probability(logits: Tensor) -> Tensor:
     """Logits (4 B, 4) of images as `turned` orders them -> log-probability of the right turn, (4, B)."""
-    log_p = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), 1)
+    log_p = F.log_softmax(wide(logits), 1)
     return log_p.view(TURNS, -1, TURNS).diagonal(dim1=0, dim2=2).T
 
 
