@@ -99,10 +99,10 @@ def document() -> str:
         "# Do the methods learn?",
         "",
         "AUROC of runs of a few minutes on one CPU core, one seed. Written by `make learn` from the results in `results/`;",
-        "schedules in the plan's file. Bold: the method's primary score. The weights are those of the epoch with the lowest loss",
-        "on held-out inliers: no label of an outlier chose anything. Last five: highest minus lowest test AUROC of the last five",
-        "epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are those of",
-        "training; other work ran beside some runs.",
+        "schedules in the plan's file. Bold: the method's primary score. The weights are those of the epoch with the lowest",
+        "loss on held-out inliers: no label of an outlier chose anything. Last five: highest minus lowest test AUROC of the",
+        "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
+        "those of training; other work ran beside some runs.",
     ]
     for name in PLANS:
         lines += ["", *section(name, read_plan(name))]
