@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             made.error(f"--method {','.join(unknown)}: not in this plan; choose from {', '.join(plan['methods'])}")
         cells = [(method, inlier) for inlier in inliers for method in methods]
         with ThreadPoolExecutor(options.jobs) as pool:
-            code = max(pool.map(lambda cell: run(options.plan, plan, *cell, options.output), cells), default=0)
+            waiting = [pool.submit(run, options.plan, plan, *cell, options.output) for cell in cells]
+            code = max((future.result() for future in waiting), default=0)
     write_atomic(HERE / "RESULTS.md", document())
     for paper in PAPERS:
         report(KEPT, tables=[paper], markdown=HERE.parent / paper / "RESULTS.md")
@@ -90,7 +91,7 @@ def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path)
 
 
 def folder(plan: dict[str, Any], method: str, inlier: int) -> Path:
-    return Path(plan["protocol"]) / method / plan["data"] / f"inlier{inlier}" / "seed0"
+    return Path(str(plan["protocol"]), method, str(plan["data"]), f"inlier{inlier}", "seed0")
 
 
 def document() -> str:
