@@ -41,7 +41,7 @@ FREE = {
 }
 
 #: Options that came later, and the value under which a run is what it was before there was such an option.
-LATER = {"trainer.cuda_graph": "off"}
+LATER = {"trainer.cuda_graph": "off", "trainer.lr_decay_from": 1.0}
 
 #: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
 TRIES, PAUSE = 10, 0.05

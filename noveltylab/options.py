@@ -68,6 +68,7 @@ class TrainerOptions(_Strict):
     strategy: str
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
     cuda_graph: Literal["off", "auto", "on"]
+    lr_decay_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # runs of before had no such option
     val_every: Count
     select_from: Share
     checkpoint_seconds: Annotated[float, Field(ge=0)]
@@ -172,6 +173,11 @@ def check_options(config: DictConfig) -> Options:
     if (protocol := options.protocol["name"]) not in options.data.protocols:
         raise UserError(
             f"protocol={protocol} does not fit data={options.data.name}; it can be {', '.join(options.data.protocols)}"
+        )
+    if options.trainer.lr_decay_from < 1 and options.trainer.cuda_graph != "off":
+        raise UserError(
+            f"trainer.lr_decay_from={options.trainer.lr_decay_from}: a recorded graph keeps its learning rate; "
+            f"trainer.cuda_graph={options.trainer.cuda_graph} has to be off"
         )
     return options
 

@@ -193,6 +193,11 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         raise UserError(
             f"trainer.devices={options.trainer.devices}: method={options.method['name']} is fitted once, on one device"
         )
+    if method_class.own_schedule and options.trainer.lr_decay_from < 1:
+        raise UserError(
+            f"trainer.lr_decay_from={options.trainer.lr_decay_from}: method={options.method['name']} sets its learning "
+            f"rates itself ({method_class.own_schedule})"
+        )
     data = NoveltyData(
         samples,
         parts,

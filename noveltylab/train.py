@@ -98,6 +98,20 @@ class Reseed(Callback):
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
 
+class Decay(Callback):
+    """Lets every learning rate fall linearly from a share of the epochs on; the last epoch still has more than 0."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        left = 1 - trainer.current_epoch / (trainer.max_epochs or 1)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])  # goes into checkpoints with the group
+                group["lr"] = group["initial_lr"] * min(1.0, left / (1 - self.start))
+
+
 class Stop(Callback):
     """On the first SIGTERM or Ctrl-C training ends with the epoch, with a checkpoint; on the second at once."""
 
@@ -329,7 +343,10 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     stop = Stop()
     checkpoints = Checkpoints(options, data, folder / "checkpoints", stop)
     progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
-    trainer = build_trainer(options, [Reseed(options.seed), checkpoints, progress, stop], loggers, folder)
+    callbacks = [Reseed(options.seed), checkpoints, progress, stop]
+    if options.trainer.lr_decay_from < 1:
+        callbacks.append(Decay(options.trainer.lr_decay_from))
+    trainer = build_trainer(options, callbacks, loggers, folder)
     device = trainer.strategy.root_device
     data.place(device)
     method.to(device)

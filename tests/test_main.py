@@ -42,6 +42,14 @@ REFUSED = {
     ),
     "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
     "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
+    "two schedules": (
+        ["method=deep_svdd", "trainer.lr_decay_from=0.5"],
+        "method=deep_svdd sets its learning rates itself",
+    ),
+    "a graph's rate": (
+        ["trainer.lr_decay_from=0.5", "trainer.cuda_graph=auto"],
+        "a recorded graph keeps its learning rate",
+    ),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
     "not an override": (["inlier"], "cannot read 'inlier' on the command line"),
     "bad grammar": (["method.lr=["], "cannot read 'method.lr=['"),

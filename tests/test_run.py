@@ -111,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     """Killed after `epoch` of 4 epochs, in the middle of the next one (or before scoring): mining starts in the last."""
-    arguments = (*TINY, "trainer.checkpoint_seconds=0")
+    arguments = (*TINY, "trainer.checkpoint_seconds=0", "trainer.lr_decay_from=0.25")
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
     step = train.Method.training_step
 
@@ -134,6 +134,22 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     for name in ("scores.csv", "metrics.csv"):
         first, second = ((tmp_path / "outputs" / part).rglob(name) for part in ("whole", "p1"))
         assert next(first).read_bytes() == next(second).read_bytes()
+
+
+def test_learning_rates_fall_linearly_after_their_share(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 epochs with a decay from the first quarter on: all, all, 2/3, 1/3; without, all."""
+    seen: list[set[float]] = []
+    monkeypatch.setattr(
+        train.Method,
+        "on_train_epoch_end",
+        lambda self: seen.append({g["lr"] for o in self.trainer.optimizers for g in o.param_groups}),
+    )
+    run_here(*TINY, "method.lr=3e-3", "trainer.lr_decay_from=0.25")
+    assert [next(iter(rates)) for rates in seen] == pytest.approx([3e-3, 3e-3, 2e-3, 1e-3])
+    assert all(len(rates) == 1 for rates in seen)  # every optimizer's
+    seen.clear()
+    run_here(*TINY, "method.lr=3e-3", "force=true")
+    assert seen == [{3e-3}] * 4
 
 
 def test_a_damaged_checkpoint_is_set_aside(run_here: Run, tmp_path: Path) -> None:

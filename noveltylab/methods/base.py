@@ -46,6 +46,9 @@ class Method(L.LightningModule):
     #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels run
     capturable: ClassVar[bool] = False
 
+    #: the options by which a method changes its learning rates itself, "" where it does not
+    own_schedule: ClassVar[str] = ""
+
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.automatic_optimization = False

@@ -99,6 +99,8 @@ def quantile_radius(distance: Tensor, nu: float) -> Tensor:
 class DeepSVDD(Method):
     """An encoder, pretrained with a decoder, then drawn together around the centre."""
 
+    own_schedule = "method.lr_drop, method.ae_lr_drop"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
