@@ -61,22 +61,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_plan(name: str) -> dict[str, Any]:
-    """title, data, protocol, inliers, steady, every, methods (name -> overrides), notes."""
+    """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes."""
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
     return dict(plan)
 
 
 def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> int:
     """One cell in a process of its own; its result is kept, and its epochs where the plan asks for them."""
+    own = plan["methods"][method]
+    named = [] if any(text.startswith("method=") for text in own) else [f"method={method}"]
     overrides = [
-        f"method={method}",
+        *named,
+        f"method.name={method}",
         f"data={plan['data']}",
         f"protocol={plan['protocol']}",
         f"inlier={inlier}",
         f"output={output / name}",
         "pictures=false",
         *plan["every"],
-        *plan["methods"][method],
+        *own,
         *(["select=oracle"] if inlier in plan["steady"] else []),
     ]
     # One thread each: two runs side by side finish sooner than one after the other with two threads.
@@ -184,7 +187,7 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     used = OmegaConf.create(result["config"])
     for override in (*plan["every"], *plan["methods"][method]):
         key, _, text = override.partition("=")
-        if OmegaConf.select(OmegaConf.from_dotlist([override]), key) != OmegaConf.select(used, key):
+        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([override]), key) != OmegaConf.select(used, key):
             raise ValueError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
     return result
 
