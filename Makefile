@@ -44,7 +44,7 @@ baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 an
 table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]
 	@test -n "$(T)" || { echo "error: which table? make table T=ocgan/table2_mnist; --help lists them" >&2; exit 2; }
 	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
-	$(BIN)/python -m noveltylab.report outputs/$(dir $(T)) --table $(patsubst %/,%,$(dir $(T))) --markdown experiments/$(dir $(T))RESULTS.md && exit $$status
+	$(BIN)/python -m experiments.keep outputs/$(T) $(T) && exit $$status
 
 bench: $(STAMP) ## the four methods side by side with bare PyTorch and plain Lightning, appended to benchmarks/RESULTS.md (10 minutes)
 	$(BIN)/python -m benchmarks.suite

@@ -2,7 +2,7 @@
 
 python -m experiments.learn                          # the plan mnist: every method and class of mnist.yaml
 python -m experiments.learn baselines --inlier 0,3   # some classes of another plan
-python -m experiments.learn --report                 # no run: only RESULTS.md, from the results kept in results/
+python -m experiments.learn --report                 # no run: only RESULTS.md, from the results kept in ../results/
 
 Cells that are complete are not run again. A plan is the YAML file of its name beside this one.
 """
@@ -10,9 +10,9 @@ Cells that are complete are not run again. A plan is the YAML file of its name b
 import argparse
 import csv
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -20,14 +20,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from noveltylab.report.__main__ import report
+from experiments import keep
+from noveltylab.errors import UserError
 from noveltylab.results import read_result, write_atomic
 
 HERE = Path(__file__).parent
-#: result.json of every run that RESULTS.md is written from: <plan>/<protocol>/<method>/<data>/inlier<k>/seed<s>/
-KEPT = HERE / "results"
 PLANS = sorted(path.stem for path in HERE.glob("*.yaml"))
-PAPERS = ("ocgan", "ca_entropy", "oled", "nda")
 
 Result = dict[str, Any]
 
@@ -45,17 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
     code = 0
     if not options.report:
         plan = read_plan(options.plan)
-        methods = options.method.split(",") if options.method else list(plan["methods"])
-        inliers = [int(text) for text in options.inlier.split(",")] if options.inlier else plan["inliers"]
-        if unknown := [name for name in methods if name not in plan["methods"]]:
-            made.error(f"--method {','.join(unknown)}: not in this plan; choose from {', '.join(plan['methods'])}")
+        try:
+            methods = pick(options.method, plan["methods"], "--method")
+            inliers = pick(options.inlier, plan["inliers"], "--inlier")
+        except UserError as error:
+            made.error(str(error))
         cells = [(method, inlier) for inlier in inliers for method in methods]
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = [pool.submit(run, options.plan, plan, *cell, options.output) for cell in cells]
             code = max((future.result() for future in waiting), default=0)
     write_atomic(HERE / "RESULTS.md", document())
-    for paper in PAPERS:
-        report(KEPT, tables=[paper], markdown=HERE.parent / paper / "RESULTS.md")
+    keep.write_pages()
     print((HERE / "RESULTS.md").read_text())
     return code
 
@@ -66,12 +64,20 @@ def read_plan(name: str) -> dict[str, Any]:
     return dict(plan)
 
 
-def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> int:
-    """One cell in a process of its own; its result is kept, and its epochs where the plan asks for them."""
+def pick(asked: str | None, known: Iterable[Any], option: str) -> list[Any]:
+    """Those of `known` that a comma-separated option names, all where it was not given; UserError for another."""
+    by_name = {str(item): item for item in known}
+    names = asked.split(",") if asked else list(by_name)
+    if unknown := [name for name in names if name not in by_name]:
+        raise UserError(f"{option} {','.join(unknown)}: not in this plan; choose from {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def overrides(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> list[str]:
+    """The options of one cell."""
     own = plan["methods"][method]
-    named = [] if any(text.startswith("method=") for text in own) else [f"method={method}"]
-    overrides = [
-        *named,
+    return [
+        *([] if any(text.startswith("method=") for text in own) else [f"method={method}"]),
         f"method.name={method}",
         f"data={plan['data']}",
         f"protocol={plan['protocol']}",
@@ -82,14 +88,19 @@ def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path)
         *own,
         *(["select=oracle"] if inlier in plan["steady"] else []),
     ]
+
+
+def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> int:
+    """One cell in a process of its own; its result is kept, and its epochs where the plan asks for them."""
+    command = [sys.executable, "-m", "noveltylab", *overrides(name, plan, method, inlier, output)]
     # One thread each: two runs side by side finish sooner than one after the other with two threads.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = subprocess.run([sys.executable, "-m", "noveltylab", *overrides], env=environment, check=False).returncode
+    code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
     if code == 0:
-        place = folder(plan, method, inlier)
-        for file in ("result.json", *(["metrics.csv"] if inlier in plan["steady"] else [])):
-            (KEPT / name / place).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(output / name / place / file, KEPT / name / place / file)
+        made = (output / name / folder(plan, method, inlier)).absolute()
+        logged = (
+            inlier in plan["steady"] and (made / "metrics.csv").is_file()
+        )  # a method that is fitted once has no epochs
+        keep.keep(made, f"learn/{name}", ("result.json", "metrics.csv") if logged else ("result.json",))
     return code
 
 
@@ -102,7 +113,7 @@ def document() -> str:
     lines = [
         "# Do the methods learn?",
         "",
-        "AUROC of runs of a few minutes on one CPU core, one seed. Written by `make learn` from the results in `results/`;",
+        "AUROC of runs of a few minutes on one CPU core, one seed. Written by `make learn` from `../results/learn/`;",
         "schedules in the plan's file. Bold: the method's primary score. The weights are those of the epoch with the lowest",
         "loss on held-out inliers: no label of an outlier chose anything. Last five: highest minus lowest test AUROC of the",
         "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
@@ -168,7 +179,7 @@ def row(method: str, score: str, values: list[float | None], mark: str, *rest: s
 
 def steady(name: str, plan: dict[str, Any], method: str, inlier: int, score: str) -> float | None:
     """Range of the test AUROC over the last five epochs, None where the run did not log it."""
-    path = KEPT / name / folder(plan, method, inlier) / "metrics.csv"
+    path = keep.KEPT / "learn" / name / folder(plan, method, inlier) / "metrics.csv"
     logged = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
     found = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
     return max(found) - min(found) if found else None
@@ -180,7 +191,7 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     Raises:
         ValueError: It was run with other options than the plan's.
     """
-    place = KEPT / name / folder(plan, method, inlier)
+    place = keep.KEPT / "learn" / name / folder(plan, method, inlier)
     if not (place / "result.json").is_file():
         return None
     result = read_result(place)

@@ -1,0 +1,110 @@
+"""The plans of `make learn`, the results it keeps and the page written from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from experiments import keep
+from experiments.learn import __main__ as learn
+from noveltylab.methods.base import find_method
+from noveltylab.options import check_arguments, check_options
+from noveltylab.report.collect import collect
+from tests.test_experiments import composed
+
+ROWS = [(plan, method) for plan in learn.PLANS for method in learn.read_plan(plan)["methods"]]
+PLAN = {
+    "title": "Digits",
+    "data": "digits",
+    "protocol": "p1",
+    "inliers": [1, 8],
+    "steady": [8],
+    "every": ["trainer.accelerator=cpu", "trainer.val_every=1"],
+    "methods": {
+        "ae": ["method.channels=4", "method.lr=1e-3", "trainer.max_epochs=3"],
+        "four": ["method=pca", "method.components=4"],
+    },
+    "notes": "A note.",
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plan of digits in a folder of its own."""
+    here = tmp_path / "learn"
+    here.mkdir()
+    (here / "small.yaml").write_text(yaml.safe_dump(PLAN))
+    monkeypatch.setattr(learn, "HERE", here)
+    monkeypatch.setattr(keep, "KEPT", here / "results")
+    monkeypatch.setattr(keep, "PAPERS", ())
+    monkeypatch.setattr(learn, "PLANS", ["small"])
+    return here
+
+
+def test_every_kept_result_was_made_by_its_plan_and_stands_on_the_page() -> None:
+    """Nothing on it is typed by hand; `document` raises where a result has another schedule."""
+    assert (learn.HERE / "RESULTS.md").read_text() == learn.document()
+    cells = {
+        (f"learn/{name}", method, inlier)
+        for name in learn.PLANS
+        for plan in [learn.read_plan(name)]
+        for method in plan["methods"]
+        for inlier in plan["inliers"]
+    }
+    kept = {(run.source, run.result.method, run.result.inlier) for run in collect(keep.KEPT).runs}
+    assert {cell for cell in kept if cell[0].startswith("learn/")} <= cells
+
+
+@pytest.mark.parametrize(("name", "method"), ROWS)
+def test_every_row_of_a_plan_is_a_run(name: str, method: str) -> None:
+    plan = learn.read_plan(name)
+    config = composed(*learn.overrides(name, plan, method, plan["inliers"][0], Path("outputs")))
+    options = check_options(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    assert options.folder == Path("outputs", name) / learn.folder(plan, method, plan["inliers"][0])
+    given = {key: value for key, value in options.method.items() if key not in ("name", "_target_", "primary")}
+    check_arguments(find_method(options.method["_target_"]), given, "method")
+
+
+def test_runs_are_kept_and_stand_on_the_page(small: Path, tmp_path: Path) -> None:
+    assert learn.main(["small", "--inlier", "8", "--output", str(tmp_path / "out")]) == 0
+    kept = {path.relative_to(small / "results").as_posix() for path in (small / "results").rglob("*.*")}
+    places = {method: f"learn/small/p1/{method}/digits/inlier8/seed0" for method in ("ae", "four")}
+    assert kept == {f"{places['ae']}/result.json", f"{places['ae']}/metrics.csv", f"{places['four']}/result.json"}
+    result = json.loads((small / "results/learn/small/p1/ae/digits/inlier8/seed0/result.json").read_text())
+    page = (small / "RESULTS.md").read_text()
+    auroc = result["scores"]["mse"]["auroc"]
+    logged = [float(line.split(",")[2]) for line in
+              (small / "results/learn/small/p1/ae/digits/inlier8/seed0/metrics.csv").read_text().splitlines()
+              if "val/oracle-mse," in line]  # fmt: skip
+    assert f"| ae | mse |  | **{auroc:.4f}** | **{auroc:.4f}** (1 of 2) | {max(logged) - min(logged):.3f} |" in page
+    assert f"| floor: pca, 32 px |  |  | {result['floor']['pca']['auroc']:.4f} |" in page
+    assert "A note." in page
+
+
+def test_a_result_of_another_schedule_is_refused(small: Path, tmp_path: Path) -> None:
+    here = small / "results/learn/small/p1/four/digits/inlier8/seed0"
+    here.mkdir(parents=True)
+    (here / "result.json").write_text(json.dumps({"config": {"trainer": {"accelerator": "cpu", "val_every": 5}}}))
+    with pytest.raises(ValueError, match=r"trainer\.val_every=5, but small\.yaml has 1: run it again"):
+        learn.document()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "choose from 'small'"),
+        (["small", "--method", "ae,vae"], "--method vae: not in this plan; choose from ae, four"),
+        (["small", "--inlier", "8,9"], "--inlier 9: not in this plan; choose from 1, 8"),
+        (["small", "--inlier", "cat"], "--inlier cat: not in this plan; choose from 1, 8"),
+    ],
+)
+def test_bad_input_exits_2_and_runs_nothing(
+    small: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        learn.main(arguments)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in small.iterdir()] == ["small.yaml"]
