@@ -25,7 +25,7 @@ from noveltylab.errors import UserError
 from noveltylab.results import read_result, write_atomic
 
 HERE = Path(__file__).parent
-PLANS = sorted(path.stem for path in HERE.glob("*.yaml"))
+PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (name != "mnist", name))
 
 Result = dict[str, Any]
 
@@ -77,7 +77,7 @@ def overrides(name: str, plan: dict[str, Any], method: str, inlier: int, output:
     """The options of one cell."""
     own = plan["methods"][method]
     return [
-        *([] if any(text.startswith("method=") for text in own) else [f"method={method}"]),
+        *([] if any(text.startswith("method=") for text in (*plan["every"], *own)) else [f"method={method}"]),
         f"method.name={method}",
         f"data={plan['data']}",
         f"protocol={plan['protocol']}",
