@@ -30,12 +30,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.autoencoder import Side, halvings
 from noveltylab.nets.dcgan import initialise
-from noveltylab.nets.losses import squared_error
+from noveltylab.nets.losses import bce, squared_error
 
 # Networks.
 
@@ -71,11 +70,6 @@ def discriminator(channels: int, base: int, height: int, width: int) -> nn.Seque
 
 
 # Losses; L_R is `squared_error`.
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
-    return F.softplus(-logits if label == 1 else logits)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
-from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.dcgan import Discriminator, initialise, whole_map
 from noveltylab.nets.losses import bce, context_error, feature_error, wide
 
 #: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
@@ -64,11 +64,6 @@ def block(convolution: nn.Module, channels: int, activation: nn.Module, ratio: i
     """Convolution, batch norm, activation and, unless its ratio is None, attention: (B, ?, ...) -> (B, channels, ...)."""
     attention = [] if ratio is None else [ChannelAttention(channels, ratio)]
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *attention)
-
-
-def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
-    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels, *side) -> (B, width)."""
-    return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
 
 
 class Encoder(nn.Module):
@@ -121,25 +116,6 @@ class Decoder(nn.Module):
                 x = torch.cat([x, encoded], 1)
         image: Tensor = self.image(x)
         return image
-
-
-class Discriminator(nn.Module):
-    """DCGAN's: images (B, C, H, W) -> logits (B,), large for real, and features f (B, D), the layer before the logit."""
-
-    def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            Conv2d(channels, base, 4, 2, 1, bias=False),
-            nn.LeakyReLU(0.2, inplace=True),
-            *block(Conv2d(base, 2 * base, 4, 2, 1, bias=False), 2 * base, nn.LeakyReLU(0.2, inplace=True), None),
-            *block(Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False), 4 * base, nn.LeakyReLU(0.2, inplace=True), None),
-            *whole_map(4 * base, features, side),
-        )
-        self.logit = nn.Linear(features, 1, bias=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        f = self.features(x)
-        return self.logit(f).flatten(), f
 
 
 # Losses (eqs. 1-4), per sample, in float32 at least; L_con (eq. 2) is `context_error`, L_fea (eq. 3) `feature_error`.

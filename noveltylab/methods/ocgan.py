@@ -18,11 +18,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.losses import bce
 
 #: Loss weights and noise by source: our choice, the paper read literally, and the two settings of the authors' code.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -101,11 +101,6 @@ def latent_judge(latent: int) -> nn.Sequential:
 
 
 # Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's).
-
-
-def bce(logits: Tensor, label: int) -> Tensor:
-    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log sigmoid(+-logit)."""
-    return F.softplus(-logits if label == 1 else logits)
 
 
 def classifier_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
-from noveltylab.nets.dcgan import initialise
+from noveltylab.nets.dcgan import Discriminator, initialise
 from noveltylab.nets.losses import bce, context_error, feature_error
 
 # Networks (section 3, figure 2; the code's `unet` and `dcgan`).
@@ -65,23 +65,6 @@ def unet(channels: int, base: int, halvings: int) -> nn.Sequential:
         nn.ConvTranspose2d(2 * base, channels, 4, 2, 1),
         nn.Tanh(),
     )
-
-
-class Discriminator(nn.Module):
-    """DCGAN's: images (B, C, H, W) -> logits (B,), large for real, and features f (B, D), the layer before the logit."""
-
-    def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, base, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
-        for width in (base, 2 * base):
-            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)]
-        whole_map = nn.Linear(4 * base * side[0] * side[1], features, bias=False)
-        self.features = nn.Sequential(*layers, nn.Flatten(), whole_map)
-        self.logit = nn.Linear(features, 1, bias=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        f = self.features(x)
-        return self.logit(f).flatten(), f
 
 
 # Losses (section 3.2): L_adv is `bce`, L_con `context_error`, L_lat `feature_error`.

@@ -1,6 +1,8 @@
-"""DCGAN's initial weights (Radford et al., 2016), which all the adversarial methods' codes start from."""
+"""DCGAN's initial weights and discriminator (Radford et al., 2016), which the adversarial methods' codes start from."""
 
 from torch import Tensor, nn
+
+from noveltylab.nets.conv import Conv2d
 
 
 def initialise(module: nn.Module) -> None:
@@ -11,3 +13,25 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
     if isinstance(getattr(module, "bias", None), Tensor):
         nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # a tensor, as just asked
+
+
+def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
+    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels, *side) -> (B, width)."""
+    return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, 8 h, 8 w), side = (h, w) -> logits (B,), large for real, and features f (B, D), the layer before."""
+
+    def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Conv2d(channels, base, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        for width in (base, 2 * base):
+            layers += [Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width)]
+            layers += [nn.LeakyReLU(0.2, inplace=True)]
+        self.features = nn.Sequential(*layers, *whole_map(4 * base, features, side))
+        self.logit = nn.Linear(features, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.features(x)
+        return self.logit(f).flatten(), f

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.methods.alocc import ALOCC, bce, discriminator_loss
+from noveltylab.methods.alocc import ALOCC, discriminator_loss
 from noveltylab.methods.base import Batch
 from tests.methods.conftest import NoSync, blobs, changed, sigmoid, states
 
@@ -37,12 +37,6 @@ def recorded(method: Any) -> dict[str, list[np.ndarray]]:
 
 
 # Losses.
-
-
-def test_bce_is_binary_cross_entropy_of_the_sigmoid() -> None:
-    z = np.linspace(-8, 8, 33)
-    for label, probability in ((1, sigmoid(z)), (0, 1 - sigmoid(z))):
-        np.testing.assert_allclose(bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9)
 
 
 def test_discriminator_learns_label_1_for_images_and_0_for_reconstructions() -> None:
