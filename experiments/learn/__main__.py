@@ -31,7 +31,7 @@ Result = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or the highest of the runs'."""
+    """Exit code: 0, the highest of the runs', or 2 for bad input and for kept results of other options."""
     made = argparse.ArgumentParser(prog="python -m experiments.learn", description=__doc__.partition("`: ")[2])
     made.add_argument("plan", nargs="?", choices=PLANS, default="mnist", help="which file of cells (default mnist)")
     made.add_argument("--inlier", help="these classes of the plan alone, e.g. 0,3,8")
@@ -52,9 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = [pool.submit(run, options.plan, plan, *cell, options.output) for cell in cells]
             code = max((future.result() for future in waiting), default=0)
-    write_atomic(HERE / "RESULTS.md", document())
-    keep.write_pages()
-    print((HERE / "RESULTS.md").read_text())
+    try:
+        page = document()
+        keep.write_pages()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_atomic(HERE / "RESULTS.md", page)
+    print(page)
     return code
 
 
@@ -189,7 +194,7 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     """A cell's result, None where it was not run.
 
     Raises:
-        ValueError: It was run with other options than the plan's.
+        UserError: It was run with other options than the plan's.
     """
     place = keep.KEPT / "learn" / name / folder(plan, method, inlier)
     if not (place / "result.json").is_file():
@@ -199,7 +204,7 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     for override in (*plan["every"], *plan["methods"][method]):
         key, _, text = override.partition("=")
         if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([override]), key) != OmegaConf.select(used, key):
-            raise ValueError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
+            raise UserError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
     return result
 
 
