@@ -35,7 +35,7 @@ chaos: $(STAMP) ## kill 200 runs at random moments and compare what they end wit
 	$(BIN)/python -m tests.chaos 200
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
-	$(BIN)/python -m experiments.learn mnist --inlier 0,3,8
+	$(BIN)/python -m experiments.learn
 
 baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 and P2, all classes ($NOVELTYLAB_DATA; two hours of a core)
 	$(BIN)/python -m noveltylab -m method=pca,knn,kde,gmm,iforest,ocsvm,lof data=mnist,fmnist protocol=p1,p2 'inlier=range(0,10)' output=outputs/classical trainer.accelerator=cpu
