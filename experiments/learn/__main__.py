@@ -22,10 +22,11 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
+from noveltylab.ledger import LATER
 from noveltylab.results import read_result, write_atomic
 
 HERE = Path(__file__).parent
-PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (name != "mnist", name))
+PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (not name.startswith("mnist"), name))
 
 Result = dict[str, Any]
 
@@ -124,8 +125,11 @@ def document() -> str:
         "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
         "those of training; other work ran beside some runs.",
     ]
-    for name in PLANS:
+    begun = [name for name in PLANS if (keep.KEPT / "learn" / name).is_dir()]
+    for name in begun:
         lines += ["", *section(name, read_plan(name))]
+    if waiting := [f"`{name}.yaml`" for name in PLANS if name not in begun]:
+        lines += ["", f"Not run yet: {', '.join(waiting)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -203,7 +207,8 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     used = OmegaConf.create(result["config"])
     for override in (*plan["every"], *plan["methods"][method]):
         key, _, text = override.partition("=")
-        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([override]), key) != OmegaConf.select(used, key):
+        made = OmegaConf.select(used, key, default=LATER.get(key))
+        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([override]), key) != made:
             raise UserError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
     return result
 
