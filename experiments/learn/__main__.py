@@ -162,6 +162,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         return [row(method, "", [None] * len(results), "", "", "", "")]
     epochs = span([result["selected"]["epoch"] for result in there])
     planned = there[0]["config"]["trainer"]["max_epochs"]
+    epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}"
     seconds = span([round(result["seconds"]["train"]) for result in there])
     lines = []
     for score in there[0]["scores"]:
@@ -169,7 +170,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         spreads = [steady(name, plan, method, inlier, score) for inlier in plan["steady"]]
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
         mark = "**" if score == there[0]["primary"] else ""
-        lines.append(row(method, score, values, mark, five, f"{epochs} of {planned}", seconds))
+        lines.append(row(method, score, values, mark, five, epochs, seconds))
     return lines
 
 
