@@ -145,9 +145,9 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
         lines += rows(name, plan, method, results)
     for size in sorted({result["config"]["data"]["size"] for result in there}):
         for floor in there[0]["floor"]:
-            by_inlier = {
-                run["inlier"]: run["floor"][floor]["auroc"] for run in there if run["config"]["data"]["size"] == size
-            }
+            # methods may hold out different shares, which moves a floor's fourth digit: the first method's stand here
+            runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
+            by_inlier = {run["inlier"]: run["floor"][floor]["auroc"] for run in runs}
             values = [by_inlier.get(inlier) for inlier in plan["inliers"]]
             lines.append(row(f"floor: {floor}, {size} px", "", values, "", "", "", ""))
     made = [result["provenance"] for result in there]
