@@ -4,12 +4,16 @@ python -m experiments.keep outputs/ocgan/table2_mnist ocgan/table2_mnist   # eve
 python -m experiments.keep                                                 # only the pages, from what is kept
 
 What is kept is each run's result.json, a few kilobytes, in the folders of its run: experiments/results/<name>/<protocol>/
-<method>/<data>/inlier<k>/seed<s>/. A result of the same cell under the same name is replaced.
+<method>/<data>/inlier<k>/seed<s>/. A result of the same cell under the same name is replaced. Where the run and its data
+lay on this machine is left out.
 """
 
 import argparse
+import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
@@ -45,7 +49,23 @@ def main(arguments: list[str] | None = None) -> int:
 def keep(folder: Path, name: str, files: tuple[str, ...] = ("result.json",)) -> None:
     """Copies files of a complete run folder to where `name` keeps that cell."""
     for file in files:
-        write_atomic(KEPT.joinpath(name, *folder.parts[-5:], file), (folder / file).read_bytes())
+        content = (folder / file).read_bytes()
+        if file == "result.json":
+            content = json.dumps(portable(json.loads(content), name), indent=1, ensure_ascii=False).encode() + b"\n"
+        write_atomic(KEPT.joinpath(name, *folder.parts[-5:], file), content)
+
+
+def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """The content of a result.json with the folders of this machine put as a reader would have them."""
+    output = f"outputs/{name}"
+    command = re.sub(r"^\S*__main__\.py", "python -m noveltylab", result["provenance"]["command"])
+    command = re.sub(r" data\.root=\S+", "", re.sub(r"\boutput=\S+", f"output={output}", command))
+    data = {**result["config"]["data"], "root": None}
+    return {
+        **result,
+        "config": {**result["config"], "output": output, "data": data},
+        "provenance": {**result["provenance"], "command": command},
+    }
 
 
 def write_pages() -> None:

@@ -1,5 +1,6 @@
 """Results that are kept, and the papers' pages written from them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,34 @@ def test_results_are_kept_under_a_name(
     assert "pca" in (here / "ocgan" / "RESULTS.md").read_text()
     place = here / "results" / "ocgan" / "table2_mnist" / "p2" / "pca" / "mnist" / "inlier3" / "seed0"
     assert [path.name for path in place.iterdir()] == ["result.json"]
+    text = (place / "result.json").read_text()
+    assert str(tmp_path) not in text  # no folder of this machine
+    whole = json.loads(next((tmp_path / "outputs").rglob("result.json")).read_text())
+    assert {key: value for key, value in json.loads(text).items() if key not in ("config", "provenance")} == {
+        key: value for key, value in whole.items() if key not in ("config", "provenance")
+    }
     assert keep.main([]) == 0
+
+
+def test_a_command_is_kept_without_its_folders() -> None:
+    here = {
+        "config": {"output": "/x/y", "seed": 1, "data": {"root": "/d", "size": 8}},
+        "provenance": {
+            "command": "/a/noveltylab/__main__.py method=pyod output=/x/y data.root=/d seed=1",
+            "commit": "c",
+        },
+    }
+    assert keep.portable(here, "learn/pyod") == {
+        "config": {"output": "outputs/learn/pyod", "seed": 1, "data": {"root": None, "size": 8}},
+        "provenance": {"command": "python -m noveltylab method=pyod output=outputs/learn/pyod seed=1", "commit": "c"},
+    }
+
+
+def test_no_kept_result_names_a_folder_of_a_machine() -> None:
+    for path in keep.KEPT.rglob("result.json"):
+        result = json.loads(path.read_text())
+        name = path.relative_to(keep.KEPT).parents[5].as_posix()
+        assert result == keep.portable(result, name), path
 
 
 def test_a_run_whose_files_changed_is_not_kept(run_here: Run, here: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         cells = [(method, inlier) for inlier in inliers for method in methods]
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = [pool.submit(run, options.plan, plan, *cell, options.output) for cell in cells]
-            code = max((future.result() for future in waiting), default=0)
+            code = max((abs(future.result()) for future in waiting), default=0)  # a signal's is negative
     try:
         page = document()
         keep.write_pages()
@@ -103,9 +103,8 @@ def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path)
     code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
     if code == 0:
         made = (output / name / folder(plan, method, inlier)).absolute()
-        logged = (
-            inlier in plan["steady"] and (made / "metrics.csv").is_file()
-        )  # a method that is fitted once has no epochs
+        # a method that is fitted once has no epochs
+        logged = inlier in plan["steady"] and (made / "metrics.csv").is_file()
         keep.keep(made, f"learn/{name}", ("result.json", "metrics.csv") if logged else ("result.json",))
     return code
 
