@@ -9,7 +9,6 @@ lay on this machine is left out.
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import collect
-from noveltylab.results import write_atomic
+from noveltylab.results import read_result, write_atomic, write_result
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
@@ -46,13 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def keep(folder: Path, name: str, files: tuple[str, ...] = ("result.json",)) -> None:
-    """Copies files of a complete run folder to where `name` keeps that cell."""
-    for file in files:
-        content = (folder / file).read_bytes()
-        if file == "result.json":
-            content = json.dumps(portable(json.loads(content), name), indent=1, ensure_ascii=False).encode() + b"\n"
-        write_atomic(KEPT.joinpath(name, *folder.parts[-5:], file), content)
+def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
+    """Copies the result of a complete run folder, and other files of it, to where `name` keeps that cell."""
+    place = KEPT.joinpath(name, *folder.parts[-5:])
+    for file in also:
+        write_atomic(place / file, (folder / file).read_bytes())
+    write_result(place, portable(read_result(folder), name))
 
 
 def portable(result: dict[str, Any], name: str) -> dict[str, Any]:

@@ -105,12 +105,16 @@ def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path)
         made = (output / name / folder(plan, method, inlier)).absolute()
         # a method that is fitted once has no epochs
         logged = inlier in plan["steady"] and (made / "metrics.csv").is_file()
-        keep.keep(made, f"learn/{name}", ("result.json", "metrics.csv") if logged else ("result.json",))
+        keep.keep(made, f"learn/{name}", ("metrics.csv",) if logged else ())
     return code
 
 
 def folder(plan: dict[str, Any], method: str, inlier: int) -> Path:
     return Path(str(plan["protocol"]), method, str(plan["data"]), f"inlier{inlier}", "seed0")
+
+
+def kept_folder(name: str, plan: dict[str, Any], method: str, inlier: int) -> Path:
+    return keep.KEPT / "learn" / name / folder(plan, method, inlier)
 
 
 def document() -> str:
@@ -188,7 +192,7 @@ def row(method: str, score: str, values: list[float | None], mark: str, *rest: s
 
 def steady(name: str, plan: dict[str, Any], method: str, inlier: int, score: str) -> float | None:
     """Range of the test AUROC over the last five epochs, None where the run did not log it."""
-    path = keep.KEPT / "learn" / name / folder(plan, method, inlier) / "metrics.csv"
+    path = kept_folder(name, plan, method, inlier) / "metrics.csv"
     logged = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
     found = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
     return max(found) - min(found) if found else None
@@ -200,7 +204,7 @@ def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | 
     Raises:
         UserError: It was run with other options than the plan's.
     """
-    place = keep.KEPT / "learn" / name / folder(plan, method, inlier)
+    place = kept_folder(name, plan, method, inlier)
     if not (place / "result.json").is_file():
         return None
     result = read_result(place)
