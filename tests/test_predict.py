@@ -265,6 +265,32 @@ def test_frames_of_a_video(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     assert [float(row["score"]) for row in rows[:-1]] == pytest.approx(stills_scores, rel=1e-6)
 
 
+def test_frames_of_a_real_video(run_folder: Path, own: Path) -> None:
+    """Each frame gets the score of a PNG file of its decoded pixels; a file cut off in its header is named."""
+    av = pytest.importorskip("av")
+    size = 32
+    with av.open("belt.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        for path in sorted((own / "test/odd").glob("*.png")):
+            pixels = np.asarray(Image.open(path).convert("RGB").resize((size, size)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    Path("stills").mkdir()
+    with av.open("belt.mp4") as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            Image.fromarray(frame.to_ndarray(format="rgb24")).save(f"stills/{number:06d}.png")
+    assert predict.main([f"run={run_folder}", "input=belt.mp4"]) == 0
+    rows = rows_of(Path("scores.csv"))
+    assert len(rows) == 12
+    assert predict.main([f"run={run_folder}", "input=stills"]) == 0
+    for name, row in rows_of(Path("scores.csv")).items():
+        assert float(rows[f"belt.mp4#{Path(name).stem}"]["score"]) == pytest.approx(float(row["score"]), rel=1e-6)
+    Path("torn.mp4").write_bytes(Path("belt.mp4").read_bytes()[:200])
+    assert predict.main([f"run={run_folder}", "input=torn.mp4"]) == 1
+    assert "unreadable: " in next(iter(rows_of(Path("scores.csv")).values()))["decision"]
+
+
 BAD = [
     (["run={run}"], "input= is missing"),
     (["input=x"], "run= is missing"),
