@@ -112,7 +112,9 @@ def has_images(folder: Path) -> bool:
 def _images_in(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_image_name(entry.name) and not entry.is_dir():
+            if is_image_name(entry.name) and not os.path.isdir(
+                entry.path
+            ):  # a loop of links is no folder, and no error yet
                 yield Path(entry.path)
 
 

@@ -77,6 +77,16 @@ def test_unreadable_images_are_named_and_skipped_only_if_asked(tmp_path: Path) -
     assert torch.equal(samples.images, whole.images[kept])
 
 
+@pytest.mark.parametrize("folder", ["", "train/good"])
+def test_links_that_lead_nowhere_are_images_that_cannot_be_read(tmp_path: Path, folder: str) -> None:
+    write_images(tmp_path, {folder: 10})
+    (tmp_path / folder / "loop.png").symlink_to("loop.png")
+    (tmp_path / folder / "gone.png").symlink_to("nothing.png")
+    with pytest.raises(UserError, match="2 of 12 images cannot be read: .*gone.png .*loop.png"):
+        read(tmp_path)
+    assert read(tmp_path, on_error="skip").skipped == 2
+
+
 def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     write_images(tmp_path, {"": 10})
     with pytest.raises(UserError, match="data.size=null needs images of one size"):
