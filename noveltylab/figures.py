@@ -1,6 +1,7 @@
 """The pictures of one run, written as files without a display; matplotlib is imported only when one is drawn."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -285,8 +286,13 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 
 def _save(figure: "Figure", path: str | Path) -> None:
+    for axes in figure.axes:
+        for text in (axes.title, *axes.texts):
+            text.set_parse_math(False)  # names of files may hold a $
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in another script: drawn as a box
+        figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
     write_atomic(path, buffer.getvalue())
 
 

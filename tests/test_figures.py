@@ -81,6 +81,13 @@ def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dty
     assert tall[0] < tall[1]
 
 
+@pytest.mark.parametrize("name", [r"$\frac{$", "a_$x^$", "漢字.png", "𝔸.png"])
+def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    images = RNG.random((2, 1, 4, 4))
+    plot_reconstructions(tmp_path / "a.png", images, None, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2)
+    plot_recording(tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name)
+
+
 def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
     images = RNG.random((2, 1, 4, 4))
     plot_reconstructions(tmp_path / "two.png", images, images, np.array([0.0, 1.0]), np.array([False, True]))
