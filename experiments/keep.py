@@ -36,8 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         made.error("a folder goes with a name, e.g. outputs/ocgan/table2_mnist ocgan/table2_mnist")
     try:
         if options.folder is not None:
-            for run in collect(options.folder, check=True).runs:
+            found = collect(options.folder, check=True)
+            for run in found.runs:
                 keep(run.folder, options.name)
+            for folder, why in [*found.damaged, *found.unfinished, *found.unmeasured]:
+                print(f"not kept: {folder} ({why})", file=sys.stderr)
         write_pages()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

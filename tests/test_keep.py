@@ -46,6 +46,11 @@ def test_results_are_kept_under_a_name(
         key: value for key, value in whole.items() if key not in ("config", "provenance")
     }
     assert keep.main([]) == 0
+    next((tmp_path / "outputs").rglob("scores.csv")).write_text("edited")
+    capsys.readouterr()
+    assert keep.main([str(tmp_path / "outputs"), "ocgan/again"]) == 0
+    assert "not kept: " in (said := capsys.readouterr().err) and "scores.csv: is not the file" in said
+    assert not (here / "results" / "ocgan" / "again").exists()
 
 
 def test_a_command_is_kept_without_its_folders() -> None:
