@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import REFERENCES, Images
-from benchmarks.suite import count_flops
+from benchmarks.suite import ROWS, count_flops, rows_for
 from noveltylab.methods.base import Batch
 from tests.methods.conftest import blobs, make
 
@@ -81,3 +81,9 @@ def test_flops_are_counted_in_backward_too() -> None:
         return 3.0
 
     assert count_flops(product) == (3.0, 2 * 2 * 4 * 5 * 6)
+
+
+def test_bf16_is_measured_only_where_the_machine_has_it() -> None:
+    assert rows_for({"32-true": 50.0, "bf16-mixed": 200.0}) == ROWS
+    rows = rows_for({"32-true": 50.0, "bf16-mixed": 20.0})
+    assert rows == [row for row in ROWS if row[1] == "32-true"] and len(rows) == 4
