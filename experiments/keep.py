@@ -72,7 +72,7 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
 def write_pages() -> None:
     """experiments/<paper>/RESULTS.md of every paper: printed numbers beside those of the kept results."""
     for paper in PAPERS:
-        report(KEPT, tables=[paper], markdown=EXPERIMENTS / paper / "RESULTS.md")
+        report(KEPT, tables=[paper], markdown=EXPERIMENTS / paper / "RESULTS.md", name=f"the tables of {paper}")
 
 
 if __name__ == "__main__":

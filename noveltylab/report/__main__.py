@@ -57,6 +57,7 @@ def report(
     tables: Sequence[str] = (),
     markdown: Path | None = None,
     check: bool = False,
+    name: str | None = None,
 ) -> tuple[Collected, dict[str, Path]]:
     """Writes the report.
 
@@ -66,6 +67,7 @@ def report(
         tables: Names of the papers' tables that it is about; all that runs match if none.
         markdown: Write Markdown to this file and nothing else.
         check: Also compare the runs' files with their checksums.
+        name: Of what was run, for the title; the folder's if not given.
 
     Returns:
         What was found, and what was written: kind -> path.
@@ -76,7 +78,7 @@ def report(
     known = read_tables()
     chosen = choose(known, tables)
     found = collect(folder, check)
-    document, records = build(found, known, folder.resolve().name, chosen)
+    document, records = build(found, known, name or folder.resolve().name, chosen)
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:
