@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types chaos learn baselines table bench bench-gpu bench-more clean
+.PHONY: help run test test-slow lint types chaos learn baselines floors table bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,15 @@ learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), a
 baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 and P2, all classes ($NOVELTYLAB_DATA; two hours of a core)
 	$(BIN)/python -m noveltylab -m method=pca,knn,kde,gmm,iforest,ocsvm,lof data=mnist,fmnist protocol=p1,p2 'inlier=range(0,10)' output=outputs/classical trainer.accelerator=cpu
 	$(BIN)/python -m noveltylab.report outputs/classical --markdown experiments/classical/RESULTS.md
+	$(BIN)/python -m experiments.keep outputs/classical classical
+
+FLOORS = $(BIN)/python -m noveltylab -m method=pca,knn,kde,ocsvm output=outputs/classical trainer.accelerator=cpu pictures=false
+floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($NOVELTYLAB_DATA; an hour of a core)
+	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false
+	$(FLOORS) data=coil20 protocol=p1 'inlier=range(0,20)' seed=0,1,2
+	$(FLOORS) data=mnist protocol=memae 'inlier=range(0,10)' seed=0,1,2
+	$(FLOORS) data=ucsd data.limit_train=8192
+	$(FLOORS) data=dcase 'inlier=range(0,15)' data.verify=false
 	$(BIN)/python -m experiments.keep outputs/classical classical
 
 table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]
