@@ -41,7 +41,7 @@ def made(options: Options, images: int, held_out: bool) -> tuple[NoveltyData, Me
 
 
 def seconds_of(side: str, options: Options, images: int) -> float:
-    """That one side takes for all its epochs; made, read and compiled before."""
+    """That one side takes for all its epochs, with data and method made before."""
     data, method = made(options, images, side == "fit and selection")
     if side == "bare":
         return bare(options, data, method)

@@ -112,9 +112,8 @@ def has_images(folder: Path) -> bool:
 def _images_in(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_image_name(entry.name) and not os.path.isdir(
-                entry.path
-            ):  # a loop of links is no folder, and no error yet
+            # entry.is_dir() would raise for a loop of links, which is a file that cannot be read
+            if is_image_name(entry.name) and not os.path.isdir(entry.path):
                 yield Path(entry.path)
 
 
