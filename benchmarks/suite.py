@@ -418,15 +418,20 @@ def main() -> None:
         "|" + " --- |" * len(HEADS),
     ]
     print("\n".join(lines), flush=True)
-    for method in asked.methods:
-        for shape in asked.shapes:
-            lines += compare(method, shape, asked, peak)
     if not asked.results.exists():
         asked.results.write_text(
             "# Speed, side by side\n\nAppended by `make bench`; what the columns are: README.md.\n"
         )
-    with open(asked.results, "a") as file:
-        file.write("\n" + "\n".join(lines) + "\n")
+    append(asked.results, ["", *lines])
+    for method in asked.methods:
+        for shape in asked.shapes:
+            append(asked.results, compare(method, shape, asked, peak))
+
+
+def append(path: Path, lines: list[str]) -> None:
+    """Adds lines to the table at once: what was measured stays when the rest is interrupted."""
+    with open(path, "a") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
