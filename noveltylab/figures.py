@@ -291,7 +291,9 @@ def _save(figure: "Figure", path: str | Path) -> None:
             text.set_parse_math(False)  # names of files may hold a $
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a name in another script: drawn as a box
+        # matplotlib's own font lacks some scripts; the name it draws as boxes there stands whole in scores.csv, and a run has
+        # nothing to mend
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
     write_atomic(path, buffer.getvalue())
 

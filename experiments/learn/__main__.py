@@ -65,8 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_plan(name: str) -> dict[str, Any]:
-    """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes."""
+    """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
+
+    Overrides that begin with a method's name are those of its row and more.
+    """
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
+    rows = plan["methods"]
+    for method, own in rows.items():
+        if own and "=" not in own[0]:
+            rows[method] = [f"method={own[0]}", *rows[own[0]], *own[1:]]
     return dict(plan)
 
 
