@@ -83,6 +83,18 @@ def test_runs_are_kept_and_stand_on_the_page(small: Path, tmp_path: Path) -> Non
     assert "A note." in page
 
 
+def test_a_plan_runs_its_first_classes_and_shows_their_mean_apart(small: Path, tmp_path: Path) -> None:
+    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "inliers": [1, 3, 8], "first": [8], "steady": []}))
+    for inlier in ([], ["--inlier", "1"]):
+        assert learn.main(["small", "--method", "four", "--output", str(tmp_path / "out"), *inlier]) == 0
+    kept = {path.parts[-3]: json.loads(path.read_text()) for path in (small / "results").rglob("result.json")}
+    one, eight = (kept[f"inlier{inlier}"]["scores"]["residual"]["auroc"] for inlier in (1, 8))
+    page = (small / "RESULTS.md").read_text()
+    assert "| method | score | 1 | 3 | 8 | mean of 8 | mean |" in page
+    both = f"**{(one + eight) / 2:.4f}** (2 of 3)"
+    assert f"| four | residual | **{one:.4f}** |  | **{eight:.4f}** | **{eight:.4f}** | {both} |" in page
+
+
 def test_a_result_of_another_schedule_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here = small / "results/learn/small/p1/four/digits/inlier8/seed0"
     here.mkdir(parents=True)

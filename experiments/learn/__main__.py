@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, the highest of the runs', or 2 for bad input and for kept results of other options."""
     made = argparse.ArgumentParser(prog="python -m experiments.learn", description=__doc__.partition("`: ")[2])
     made.add_argument("plan", nargs="?", choices=PLANS, default="mnist", help="which file of cells (default mnist)")
-    made.add_argument("--inlier", help="these classes of the plan alone, e.g. 0,3,8")
+    made.add_argument("--inlier", help="these classes of the plan alone, e.g. 0,3,8 (default: its first ones)")
     made.add_argument("--method", help="these methods of the plan alone, e.g. ocgan,oled")
     made.add_argument("--output", type=Path, default=Path("outputs/learn"), help="where the run folders go")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan = read_plan(options.plan)
         try:
             methods = pick(options.method, plan["methods"], "--method")
-            inliers = pick(options.inlier, plan["inliers"], "--inlier")
+            inliers = pick(options.inlier, plan["inliers"], "--inlier") if options.inlier else plan["first"]
         except UserError as error:
             made.error(str(error))
         cells = [(method, inlier) for inlier in inliers for method in methods]
@@ -67,9 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
 def read_plan(name: str) -> dict[str, Any]:
     """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
 
+    `first`: the classes that run where none is asked for, which have a mean of their own; without it all.
     Overrides that begin with a method's name are those of its row and more.
     """
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
+    plan.setdefault("first", plan["inliers"])
     rows = plan["methods"]
     for method, own in rows.items():
         if own and "=" not in own[0]:
@@ -149,6 +151,9 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
     there = [result for results in found.values() for result in results if result]
     names = {result["inlier"]: result["inlier_name"] for result in there}
     heads = ["method", "score", *(names.get(inlier, str(inlier)) for inlier in plan["inliers"])]
+    heads += [
+        f"mean of {', '.join(names.get(inlier, str(inlier)) for inlier in inliers)}" for inliers in averaged(plan)[:-1]
+    ]
     heads += ["mean", "last five", "epochs", "seconds"]
     lines = [f"## {plan['title']}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for method, results in found.items():
@@ -159,7 +164,7 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
             runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
             by_inlier = {run["inlier"]: run["floor"][floor]["auroc"] for run in runs}
             values = [by_inlier.get(inlier) for inlier in plan["inliers"]]
-            lines.append(row(f"floor: {floor}, {size} px", "", values, "", "", "", ""))
+            lines.append(row(plan, f"floor: {floor}, {size} px", "", values, "", "", "", ""))
     made = [result["provenance"] for result in there]
     machines = sorted({f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made})
     return [*lines, "", f"`{name}.yaml`; {'; '.join(machines) or 'nothing run'}.", "", plan["notes"].strip()]
@@ -169,7 +174,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
     """One line for each score of a method."""
     there = [result for result in results if result]
     if not there:
-        return [row(method, "", [None] * len(results), "", "", "", "")]
+        return [row(plan, method, "", [None] * len(results), "", "", "", "")]
     epochs = span([result["selected"]["epoch"] for result in there])
     planned = there[0]["config"]["trainer"]["max_epochs"]
     epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}"
@@ -180,7 +185,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         spreads = [steady(name, plan, method, inlier, score) for inlier in plan["steady"]]
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
         mark = "**" if score == there[0]["primary"] else ""
-        lines.append(row(method, score, values, mark, five, epochs, seconds))
+        lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
     return lines
 
 
@@ -188,13 +193,23 @@ def span(values: list[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def row(method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
-    """One line; the mean is that of all classes of the plan, or says of how many."""
+def row(plan: dict[str, Any], method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
+    """One line; a mean is that of all its classes, or says of how many."""
+    by_inlier = dict(zip(plan["inliers"], values, strict=True))
+    means = [_mean([by_inlier[inlier] for inlier in inliers], mark) for inliers in averaged(plan)]
+    cells = ["" if value is None else f"{mark}{value:.4f}{mark}" for value in values]
+    return "| " + " | ".join([method, score, *cells, *means, *rest]) + " |"
+
+
+def averaged(plan: dict[str, Any]) -> list[list[int]]:
+    """The classes behind each column of means: the first ones, where there are more, and all."""
+    return [plan["first"], plan["inliers"]] if plan["first"] != plan["inliers"] else [plan["inliers"]]
+
+
+def _mean(values: list[float | None], mark: str) -> str:
     numbers = [value for value in values if value is not None]
     short = "" if len(numbers) == len(values) else f" ({len(numbers)} of {len(values)})"
-    average = f"{mark}{mean(numbers):.4f}{mark}{short}" if numbers else "not run"
-    cells = ["" if value is None else f"{mark}{value:.4f}{mark}" for value in values]
-    return "| " + " | ".join([method, score, *cells, average, *rest]) + " |"
+    return f"{mark}{mean(numbers):.4f}{mark}{short}" if numbers else "not run"
 
 
 def steady(name: str, plan: dict[str, Any], method: str, inlier: int, score: str) -> float | None:
