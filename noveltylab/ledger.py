@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from noveltylab.errors import UserError
 from noveltylab.help import flatten
-from noveltylab.options import Options
+from noveltylab.options import LATER, Options
 from noveltylab.results import read_result, sha256_file, write_atomic
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
@@ -39,9 +39,6 @@ FREE = {
     "resources.num_cpus",
     "resources.num_gpus",
 }
-
-#: Options that came later, and the value under which a run is what it was before there was such an option.
-LATER = {"trainer.cuda_graph": "off", "trainer.lr_decay_from": 1.0}
 
 #: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
 TRIES, PAUSE = 10, 0.05

@@ -22,6 +22,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 #: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every method
 COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
 COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
+#: Options that came later, and the value under which a run is what it was before there was such an option.
+LATER: dict[str, Any] = {
+    "trainer.cuda_graph": "off",
+    "trainer.lr_decay_from": 1.0,
+    "trainer.average_epochs": 0.0,
+}
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -67,8 +73,9 @@ class TrainerOptions(_Strict):
     devices: Count
     strategy: str
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
-    cuda_graph: Literal["off", "auto", "on"]
-    lr_decay_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # runs of before had no such option
+    cuda_graph: Literal["off", "auto", "on"] = LATER["trainer.cuda_graph"]
+    lr_decay_from: Annotated[float, Field(ge=0, le=1)] = LATER["trainer.lr_decay_from"]
+    average_epochs: Annotated[float, Field(ge=0)] = LATER["trainer.average_epochs"]
     val_every: Count
     select_from: Share
     checkpoint_seconds: Annotated[float, Field(ge=0)]

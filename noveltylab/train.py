@@ -12,6 +12,8 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +22,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData
@@ -112,6 +115,44 @@ class Decay(Callback):
                 group["lr"] = group["initial_lr"] * min(1.0, left / (1 - self.start))
 
 
+class Average(WeightAveraging):
+    """Beside the weights that train, their exponential average: w <- w + (w_now - w) / n after every chunk of iterations.
+
+    n is the number of chunks in `epochs` epochs. What is validated and kept is the average; `last.ckpt` has both.
+    """
+
+    def __init__(self, epochs: float) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, Method)
+        graph, pl_module.graph = pl_module.graph, None  # what is copied here never trains
+        super().setup(trainer, pl_module, stage)
+        pl_module.graph = graph
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._average_model is not None
+        chunks = self.epochs * int(trainer.num_training_batches)
+        self._average_model.multi_avg_fn = get_ema_multi_avg_fn(1 - 1 / max(1.0, chunks))  # type: ignore[no-untyped-call]  # torch's own
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not here: a run that resumes after its last epoch never ends its training (see `fit`)."""
+
+    def put(self, method: Method) -> None:
+        """The average takes the place of the weights, for good."""
+        self._copy_average_to_current(method)
+
+    @contextmanager
+    def shown(self, method: Method) -> Iterator[None]:
+        """The average in the place of the weights."""
+        self._swap_models(method)
+        try:
+            yield
+        finally:
+            self._swap_models(method)
+
+
 class Stop(Callback):
     """On the first SIGTERM or Ctrl-C training ends with the epoch, with a checkpoint; on the second at once."""
 
@@ -138,8 +179,10 @@ class Checkpoints(Callback):
     score, `<rule>-<score>.pt`, highest AUROC on labelled validation images or on the test itself (never the run's number).
     """
 
-    def __init__(self, options: Options, data: NoveltyData, folder: Path, stop: Stop) -> None:
-        self.options, self.data, self.folder, self.stop = options, data, folder, stop
+    def __init__(
+        self, options: Options, data: NoveltyData, folder: Path, stop: Stop, average: Average | None = None
+    ) -> None:
+        self.options, self.data, self.folder, self.stop, self.average = options, data, folder, stop, average
         #: file stem -> {"value", "epoch"} of the weights kept there
         self.best: dict[str, dict[str, float | int]] = {}
         #: spent on rules that use labels, which no run needs
@@ -164,18 +207,8 @@ class Checkpoints(Callback):
         epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
         pl_module.check_finite()
         if epoch % settings.val_every == 0 or epoch == epochs:
-            values = self._look(pl_module)
-            for logger in pl_module.loggers:
-                named = {f"val/{name.removeprefix('val_')}": value for name, value in values.items()}
-                logger.log_metrics(named, step=pl_module.iteration)
-            for name, value in values.items():
-                better = -value if name == "val_loss" else value
-                if epoch > settings.select_from * epochs and better > self.best.get(name, {}).get("better", -math.inf):
-                    self.best[name] = {"better": better, "value": value, "epoch": epoch}
-                    if trainer.is_global_zero:
-                        save_weights(
-                            self.folder / f"{name}.pt", pl_module, self.data, rule=name, epoch=epoch, value=value
-                        )
+            with self.average.shown(pl_module) if self.average else nullcontext():
+                self._choose(pl_module, epoch, epochs, keep=trainer.is_global_zero)
         # what one process was told or has timed, all of them do: a checkpoint waits for everyone
         anyone = partial(trainer.strategy.reduce_boolean_decision, all=False)
         stopping = anyone(self.stop.signal is not None)
@@ -184,6 +217,21 @@ class Checkpoints(Callback):
             self.saved_at = time.monotonic()
         if stopping:
             raise Interrupted(self.stop.signal or signal.SIGTERM)
+
+    def _choose(self, method: Method, epoch: int, epochs: int, keep: bool) -> None:
+        """Looks at the weights, and keeps them for every rule under which none were better."""
+        values = self._look(method)
+        for logger in method.loggers:
+            named = {f"val/{name.removeprefix('val_')}": value for name, value in values.items()}
+            logger.log_metrics(named, step=method.iteration)
+        for name, value in values.items():
+            better = -value if name == "val_loss" else value
+            if epoch > self.options.trainer.select_from * epochs and better > self.best.get(name, {}).get(
+                "better", -math.inf
+            ):
+                self.best[name] = {"better": better, "value": value, "epoch": epoch}
+                if keep:
+                    save_weights(self.folder / f"{name}.pt", method, self.data, rule=name, epoch=epoch, value=value)
 
     def _look(self, method: Method) -> dict[str, float]:
         """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
@@ -341,9 +389,10 @@ def _iteration_of(last: Path) -> int:
 def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
     """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
     stop = Stop()
-    checkpoints = Checkpoints(options, data, folder / "checkpoints", stop)
+    average = Average(options.trainer.average_epochs) if options.trainer.average_epochs else None
+    checkpoints = Checkpoints(options, data, folder / "checkpoints", stop, average)
     progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
-    callbacks = [Reseed(options.seed), checkpoints, progress, stop]
+    callbacks = [Reseed(options.seed), *([average] if average else []), checkpoints, progress, stop]
     if options.trainer.lr_decay_from < 1:
         callbacks.append(Decay(options.trainer.lr_decay_from))
     trainer = build_trainer(options, callbacks, loggers, folder)
@@ -368,4 +417,6 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     except SystemExit as exit:  # Lightning turns Ctrl-C into an exit
         raise (exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit) from None
     method.to(device)
+    if average:
+        average.put(method)
     return checkpoints

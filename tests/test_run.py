@@ -106,12 +106,13 @@ class Killed(BaseException):
     """Stands in for SIGKILL inside one process."""
 
 
+@pytest.mark.parametrize("option", ["trainer.lr_decay_from=0.25", "trainer.average_epochs=1.5"])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_killed_run_resumes_to_the_same_bytes(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, option: str
 ) -> None:
     """Killed after `epoch` of 4 epochs, in the middle of the next one (or before scoring): mining starts in the last."""
-    arguments = (*TINY, "trainer.checkpoint_seconds=0", "trainer.lr_decay_from=0.25")
+    arguments = (*TINY, "trainer.checkpoint_seconds=0", option)
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
     step = train.Method.training_step
 
@@ -150,6 +151,40 @@ def test_learning_rates_fall_linearly_after_their_share(run_here: Run, monkeypat
     seen.clear()
     run_here(*TINY, "method.lr=3e-3", "force=true")
     assert seen == [{3e-3}] * 4
+
+
+@pytest.mark.parametrize("method", ["ae", "nda"])
+def test_the_kept_weights_are_the_average(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Against w + (now - w) / n by hand, n chunks in 1.5 epochs; what trains never sees it."""
+    seen: list[dict[str, torch.Tensor]] = []
+    step = train.Method.training_step
+
+    def watched(self: Any, chunk: Any, index: int) -> None:
+        step(self, chunk, index)
+        seen.append({name: value.detach().double().clone() for name, value in self.state_dict().items()})
+
+    monkeypatch.setattr(train.Method, "training_step", watched)
+    monkeypatch.setattr("noveltylab.run.CHUNK_IMAGES", 32)
+    arguments = (f"method={method}", "method.channels=4", *TINY[3:], "select=last", "trainer.max_epochs=3")
+    run_here(*arguments, "trainer.average_epochs=1.5")
+    trained = list(seen)
+    chunks = 1.5 * len(trained) / 3
+    assert chunks > 3
+    expected = dict(trained[0])
+    for now in trained[1:]:
+        expected = {name: w + (now[name] - w) / chunks for name, w in expected.items()}
+    kept = next((tmp_path / "outputs").rglob("last.pt"))
+    for name, value in torch.load(kept, weights_only=True)["method"].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.allclose(trained[-1][name], expected[name], atol=1e-4) for name in expected)
+    seen.clear()
+    run_here(*arguments, "force=true")
+    assert all(torch.equal(seen[-1][name], trained[-1][name]) for name in expected)
+    plain = torch.load(kept, weights_only=True)["method"]
+    assert all(torch.equal(plain[name].double(), trained[-1][name]) for name in expected)
 
 
 def test_a_damaged_checkpoint_is_set_aside(run_here: Run, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
-from noveltylab.ledger import LATER
+from noveltylab.options import LATER
 from noveltylab.results import read_result, write_atomic
 
 HERE = Path(__file__).parent
