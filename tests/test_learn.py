@@ -47,22 +47,22 @@ def test_every_kept_result_was_made_by_its_plan_and_stands_on_the_page() -> None
     """Nothing on it is typed by hand; `document` raises where a result has another schedule."""
     assert (learn.HERE / "RESULTS.md").read_text() == learn.document()
     cells = {
-        (f"learn/{name}", method, inlier)
+        (f"learn/{name}", method, *cell)
         for name in learn.PLANS
         for plan in [learn.read_plan(name)]
         for method in plan["methods"]
-        for inlier in plan["inliers"]
+        for cell in plan["cells"]
     }
-    kept = {(run.source, run.result.method, run.result.inlier) for run in collect(keep.KEPT).runs}
+    kept = {(run.source, run.result.method, run.result.inlier, run.result.seed) for run in collect(keep.KEPT).runs}
     assert {cell for cell in kept if cell[0].startswith("learn/")} <= cells
 
 
 @pytest.mark.parametrize(("name", "method"), ROWS)
 def test_every_row_of_a_plan_is_a_run(name: str, method: str) -> None:
     plan = learn.read_plan(name)
-    config = composed(*learn.overrides(name, plan, method, plan["inliers"][0], Path("outputs")))
+    config = composed(*learn.overrides(name, plan, method, plan["cells"][0], Path("outputs")))
     options = check_options(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
-    assert options.folder == Path("outputs", name) / learn.folder(plan, method, plan["inliers"][0])
+    assert options.folder == Path("outputs", name) / learn.folder(plan, method, plan["cells"][0])
     given = {key: value for key, value in options.method.items() if key not in ("name", "_target_", "primary")}
     check_arguments(find_method(options.method["_target_"]), given, "method")
 
@@ -93,6 +93,20 @@ def test_a_plan_runs_its_first_classes_and_shows_their_mean_apart(small: Path, t
     assert "| method | score | 1 | 3 | 8 | mean of 8 | mean |" in page
     both = f"**{(one + eight) / 2:.4f}** (2 of 3)"
     assert f"| four | residual | **{one:.4f}** |  | **{eight:.4f}** | **{eight:.4f}** | {both} |" in page
+
+
+def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
+    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "inliers": [8], "seeds": [0, 2], "steady": []}))
+    assert learn.main(["small", "--method", "four", "--output", str(tmp_path / "out")]) == 0
+    found = [
+        json.loads((small / f"results/learn/small/p1/four/digits/inlier8/seed{seed}/result.json").read_text())
+        for seed in (0, 2)
+    ]
+    first, second = (result["scores"]["residual"]["auroc"] for result in found)
+    page = (small / "RESULTS.md").read_text()
+    assert [result["seed"] for result in found] == [0, 2] and first != second
+    assert "| method | score | 8, seed 0 | 8, seed 2 | mean |" in page
+    assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
 
 
 def test_a_result_of_another_schedule_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

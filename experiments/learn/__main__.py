@@ -29,6 +29,8 @@ HERE = Path(__file__).parent
 PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (not name.startswith("mnist"), name))
 
 Result = dict[str, Any]
+#: A class and a seed: a column of a plan's table.
+Cell = tuple[int, int]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
             inliers = pick(options.inlier, plan["inliers"], "--inlier") if options.inlier else plan["first"]
         except UserError as error:
             made.error(str(error))
-        cells = [(method, inlier) for inlier in inliers for method in methods]
+        cells = [(method, cell) for cell in plan["cells"] if cell[0] in inliers for method in methods]
         with ThreadPoolExecutor(options.jobs) as pool:
-            waiting = [pool.submit(run, options.plan, plan, *cell, options.output) for cell in cells]
+            waiting = [pool.submit(run, options.plan, plan, method, cell, options.output) for method, cell in cells]
             code = max((abs(future.result()) for future in waiting), default=0)  # a signal's is negative
     try:
         page = document()
@@ -68,10 +70,12 @@ def read_plan(name: str) -> dict[str, Any]:
     """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
 
     `first`: the classes that run where none is asked for, which have a mean of their own; without it all.
-    Overrides that begin with a method's name are those of its row and more.
+    Overrides that begin with a method's name are those of its row and more. `seeds`: one, 0, where none is named; made of
+    them: `cells`.
     """
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
     plan.setdefault("first", plan["inliers"])
+    plan["cells"] = [(inlier, seed) for inlier in plan["inliers"] for seed in plan.setdefault("seeds", [0])]
     rows = plan["methods"]
     for method, own in rows.items():
         if own and "=" not in own[0]:
@@ -88,7 +92,7 @@ def pick(asked: str | None, known: Iterable[Any], option: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def overrides(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> list[str]:
+def overrides(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) -> list[str]:
     """The options of one cell."""
     own = plan["methods"][method]
     return [
@@ -96,34 +100,35 @@ def overrides(name: str, plan: dict[str, Any], method: str, inlier: int, output:
         f"method.name={method}",
         f"data={plan['data']}",
         f"protocol={plan['protocol']}",
-        f"inlier={inlier}",
+        f"inlier={cell[0]}",
+        f"seed={cell[1]}",
         f"output={output / name}",
         "pictures=false",
         *plan["every"],
         *own,
-        *(["select=oracle"] if inlier in plan["steady"] else []),
+        *(["select=oracle"] if cell[0] in plan["steady"] else []),
     ]
 
 
-def run(name: str, plan: dict[str, Any], method: str, inlier: int, output: Path) -> int:
-    """One cell in a process of its own; its result is kept, and its epochs where the plan asks for them."""
-    command = [sys.executable, "-m", "noveltylab", *overrides(name, plan, method, inlier, output)]
+def run(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) -> int:
+    """One run in a process of its own; its result is kept, and its epochs where the plan asks for them."""
+    command = [sys.executable, "-m", "noveltylab", *overrides(name, plan, method, cell, output)]
     # One thread each: two runs side by side finish sooner than one after the other with two threads.
     code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
     if code == 0:
-        made = (output / name / folder(plan, method, inlier)).absolute()
+        made = (output / name / folder(plan, method, cell)).absolute()
         # a method that is fitted once has no epochs
-        logged = inlier in plan["steady"] and (made / "metrics.csv").is_file()
+        logged = cell[0] in plan["steady"] and (made / "metrics.csv").is_file()
         keep.keep(made, f"learn/{name}", ("metrics.csv",) if logged else ())
     return code
 
 
-def folder(plan: dict[str, Any], method: str, inlier: int) -> Path:
-    return Path(str(plan["protocol"]), method, str(plan["data"]), f"inlier{inlier}", "seed0")
+def folder(plan: dict[str, Any], method: str, cell: Cell) -> Path:
+    return Path(str(plan["protocol"]), method, str(plan["data"]), f"inlier{cell[0]}", f"seed{cell[1]}")
 
 
-def kept_folder(name: str, plan: dict[str, Any], method: str, inlier: int) -> Path:
-    return keep.KEPT / "learn" / name / folder(plan, method, inlier)
+def kept_folder(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Path:
+    return keep.KEPT / "learn" / name / folder(plan, method, cell)
 
 
 def document() -> str:
@@ -131,7 +136,7 @@ def document() -> str:
     lines = [
         "# Do the methods learn?",
         "",
-        "AUROC of runs of a few minutes on one CPU core, one seed. Written by `make learn` from `../results/learn/`;",
+        "AUROC of runs of minutes on one CPU core, seed 0 where none is named. Written by `make learn` from `../results/learn/`;",
         "schedules in the plan's file. Bold: the method's primary score. The weights are those of the epoch with the lowest",
         "loss on held-out inliers: no label of an outlier chose anything. Last five: highest minus lowest test AUROC of the",
         "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
@@ -147,10 +152,11 @@ def document() -> str:
 
 def section(name: str, plan: dict[str, Any]) -> list[str]:
     """One plan's table: per class and mean, floors, seconds, epochs, hardware."""
-    found = {method: [kept(name, plan, method, inlier) for inlier in plan["inliers"]] for method in plan["methods"]}
+    found = {method: [kept(name, plan, method, cell) for cell in plan["cells"]] for method in plan["methods"]}
     there = [result for results in found.values() for result in results if result]
     names = {result["inlier"]: result["inlier_name"] for result in there}
-    heads = ["method", "score", *(names.get(inlier, str(inlier)) for inlier in plan["inliers"])]
+    seed = ", seed {}" if len(plan["seeds"]) > 1 else ""
+    heads = ["method", "score", *(names.get(cell[0], str(cell[0])) + seed.format(cell[1]) for cell in plan["cells"])]
     heads += [
         f"mean of {', '.join(names.get(inlier, str(inlier)) for inlier in inliers)}" for inliers in averaged(plan)[:-1]
     ]
@@ -162,8 +168,8 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
         for floor in there[0]["floor"]:
             # methods may hold out different shares, which moves a floor's fourth digit: the first method's stand here
             runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
-            by_inlier = {run["inlier"]: run["floor"][floor]["auroc"] for run in runs}
-            values = [by_inlier.get(inlier) for inlier in plan["inliers"]]
+            by_cell = {(run["inlier"], run["seed"]): run["floor"][floor]["auroc"] for run in runs}
+            values = [by_cell.get(cell) for cell in plan["cells"]]
             lines.append(row(plan, f"floor: {floor}, {size} px", "", values, "", "", "", ""))
     made = [result["provenance"] for result in there]
     machines = sorted({f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made})
@@ -182,7 +188,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
     lines = []
     for score in there[0]["scores"]:
         values = [result["scores"][score]["auroc"] if result else None for result in results]
-        spreads = [steady(name, plan, method, inlier, score) for inlier in plan["steady"]]
+        spreads = [steady(name, plan, method, cell, score) for cell in plan["cells"] if cell[0] in plan["steady"]]
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
         mark = "**" if score == there[0]["primary"] else ""
         lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
@@ -194,9 +200,9 @@ def span(values: list[int]) -> str:
 
 
 def row(plan: dict[str, Any], method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
-    """One line; a mean is that of all its classes, or says of how many."""
-    by_inlier = dict(zip(plan["inliers"], values, strict=True))
-    means = [_mean([by_inlier[inlier] for inlier in inliers], mark) for inliers in averaged(plan)]
+    """One line; a mean is that of all its cells, or says of how many."""
+    by_cell = list(zip(plan["cells"], values, strict=True))
+    means = [_mean([value for cell, value in by_cell if cell[0] in inliers], mark) for inliers in averaged(plan)]
     cells = ["" if value is None else f"{mark}{value:.4f}{mark}" for value in values]
     return "| " + " | ".join([method, score, *cells, *means, *rest]) + " |"
 
@@ -212,21 +218,21 @@ def _mean(values: list[float | None], mark: str) -> str:
     return f"{mark}{mean(numbers):.4f}{mark}{short}" if numbers else "not run"
 
 
-def steady(name: str, plan: dict[str, Any], method: str, inlier: int, score: str) -> float | None:
+def steady(name: str, plan: dict[str, Any], method: str, cell: Cell, score: str) -> float | None:
     """Range of the test AUROC over the last five epochs, None where the run did not log it."""
-    path = kept_folder(name, plan, method, inlier) / "metrics.csv"
+    path = kept_folder(name, plan, method, cell) / "metrics.csv"
     logged = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
     found = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
     return max(found) - min(found) if found else None
 
 
-def kept(name: str, plan: dict[str, Any], method: str, inlier: int) -> Result | None:
+def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | None:
     """A cell's result, None where it was not run.
 
     Raises:
         UserError: It was run with other options than the plan's.
     """
-    place = kept_folder(name, plan, method, inlier)
+    place = kept_folder(name, plan, method, cell)
     if not (place / "result.json").is_file():
         return None
     result = read_result(place)
