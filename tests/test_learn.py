@@ -109,6 +109,15 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
     assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
 
 
+def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:
+    methods = {**PLAN["methods"], "eight": ["four", "method.components=8"]}  # type: ignore[dict-item]
+    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}))
+    assert learn.main(["small", "--method", "eight", "--inlier", "1", "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text())
+    assert result["config"]["method"]["components"] == 8
+    assert learn.main(["small", "--report"]) == 0
+
+
 def test_a_result_of_another_schedule_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here = small / "results/learn/small/p1/four/digits/inlier8/seed0"
     here.mkdir(parents=True)

@@ -136,7 +136,7 @@ def document() -> str:
     lines = [
         "# Do the methods learn?",
         "",
-        "AUROC of runs of minutes on one CPU core, seed 0 where none is named. Written by `make learn` from `../results/learn/`;",
+        "AUROC of runs of minutes on one CPU core, seed 0 where none is named. By `make learn` from `../results/learn/`;",
         "schedules in the plan's file. Bold: the method's primary score. The weights are those of the epoch with the lowest",
         "loss on held-out inliers: no label of an outlier chose anything. Last five: highest minus lowest test AUROC of the",
         "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
@@ -237,10 +237,10 @@ def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | N
         return None
     result = read_result(place)
     used = OmegaConf.create(result["config"])
-    for override in (*plan["every"], *plan["methods"][method]):
-        key, _, text = override.partition("=")
+    # a row that builds on another, or on every row's options, has the last word
+    for key, text in dict(override.split("=", 1) for override in (*plan["every"], *plan["methods"][method])).items():
         made = OmegaConf.select(used, key, default=LATER.get(key))
-        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([override]), key) != made:
+        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != made:
             raise UserError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
     return result
 
