@@ -39,7 +39,6 @@ learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), a
 
 baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 and P2, all classes ($NOVELTYLAB_DATA; two hours of a core)
 	$(BIN)/python -m noveltylab -m method=pca,knn,kde,gmm,iforest,ocsvm,lof data=mnist,fmnist protocol=p1,p2 'inlier=range(0,10)' output=outputs/classical trainer.accelerator=cpu
-	$(BIN)/python -m noveltylab.report outputs/classical --markdown experiments/classical/RESULTS.md
 	$(BIN)/python -m experiments.keep outputs/classical classical
 
 SCENES ?= range(0,15)

@@ -70,9 +70,11 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_pages() -> None:
-    """experiments/<paper>/RESULTS.md of every paper: printed numbers beside those of the kept results."""
+    """RESULTS.md of every paper, printed numbers beside those of the kept results, and that of the classical methods."""
     for paper in PAPERS:
         report(KEPT, tables=[paper], markdown=EXPERIMENTS / paper / "RESULTS.md", name=f"the tables of {paper}")
+    if (classical := KEPT / "classical").is_dir():
+        report(classical, markdown=EXPERIMENTS / "classical" / "RESULTS.md")
 
 
 if __name__ == "__main__":
