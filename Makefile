@@ -45,10 +45,12 @@ SCENES ?= range(0,15)
 FLOORS = $(BIN)/python -m noveltylab -m method=pca,knn,kde,ocsvm output=outputs/classical trainer.accelerator=cpu pictures=false
 floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($NOVELTYLAB_DATA; SCENES=0,7 for some of DCASE's; an hour of a core)
 	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false
+	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false method=pca,knn data.contrast=gcn data.subtract_mean=true output=outputs/classical_gcn
 	$(FLOORS) data=coil20 protocol=p1 'inlier=range(0,20)' seed=0,1,2
 	$(FLOORS) data=mnist protocol=memae 'inlier=range(0,10)' seed=0,1,2
 	$(FLOORS) data=ucsd data.limit_train=8192
 	$(FLOORS) data=dcase 'inlier=$(SCENES)' data.verify=false
+	$(BIN)/python -m experiments.keep outputs/classical_gcn classical_gcn
 	$(BIN)/python -m experiments.keep outputs/classical classical
 
 table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noveltylab.errors import UserError
+from noveltylab.options import LATER
 from noveltylab.results import read_result, sha256_file
 
 RUN_FOLDER = re.compile(r"seed\d+$")
@@ -18,7 +19,7 @@ MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
 LOG_TAIL = 65536
 #: options that say where and how a run ran, or which cell it is; the rest makes its numbers
 NOT_COMPARED = {
-    "inlier", "seed", "output", "force", "method.name", "data.root", "data.download", "data.cache",
+    "inlier", "seed", "output", "force", "pictures", "method.name", "data.root", "data.download", "data.cache",
     "trainer.accelerator", "trainer.devices", "trainer.checkpoint_seconds", "trainer.score_batch_size",
 }  # fmt: skip
 
@@ -114,7 +115,7 @@ class Run:
         """The options that make the numbers, as dotted keys and text."""
         return {
             key: str(value)
-            for key, value in _flat(self.result.config)
+            for key, value in (LATER | dict(_flat(self.result.config))).items()
             if key not in NOT_COMPARED and not key.startswith(("logger.", "resources."))
         }
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,22 @@ def test_runs_of_a_row_that_differ_are_said(outputs: Path, write_run: WriteRun) 
     assert "ocgan: its runs differ in trainer.max_epochs: 4 in 1 runs, 1 in 1 runs" in said
     assert "ocgan: the data of 1 runs was not verified by checksum" in said
     assert rows(document, "Our numbers", "ocgan")[0]["schedule"] == "4 or 1 epochs, limit_train None or 500"
+
+
+def test_an_option_that_came_later_tells_no_old_run_apart(outputs: Path, write_run: WriteRun) -> None:
+    def with_average(**options: float) -> Callable[[dict[str, Any]], None]:
+        def change(result: dict[str, Any]) -> None:
+            ablation(True)(result)
+            result["config"]["trainer"].pop("average_epochs", None)
+            result["config"]["trainer"].update(options)
+
+        return change
+
+    write_run("old", inlier=0, auroc=0.9, change=with_average())
+    write_run("new", inlier=0, auroc=0.9, change=with_average(average_epochs=0.0))
+    assert not [text for text in bullets(make(outputs)[0], "Remarks") if "told apart" in text]
+    write_run("averaged", inlier=0, auroc=0.9, change=with_average(average_epochs=1.0))
+    assert "averaged is told apart by trainer.average_epochs=1.0" in bullets(make(outputs)[0], "Remarks")
 
 
 def test_rows_of_an_ablation_stay_in_their_table(outputs: Path, write_run: WriteRun) -> None:
