@@ -226,9 +226,8 @@ class Checkpoints(Callback):
             logger.log_metrics(named, step=method.iteration)
         for name, value in values.items():
             better = -value if name == "val_loss" else value
-            if epoch > self.options.trainer.select_from * epochs and better > self.best.get(name, {}).get(
-                "better", -math.inf
-            ):
+            before = self.best.get(name, {}).get("better", -math.inf)
+            if epoch > self.options.trainer.select_from * epochs and better > before:
                 self.best[name] = {"better": better, "value": value, "epoch": epoch}
                 if keep:
                     save_weights(self.folder / f"{name}.pt", method, self.data, rule=name, epoch=epoch, value=value)

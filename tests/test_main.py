@@ -50,6 +50,8 @@ REFUSED = {
         ["trainer.lr_decay_from=0.5", "trainer.cuda_graph=auto"],
         "a recorded graph keeps its learning rate",
     ),
+    "an average over less than nothing": (["trainer.average_epochs=-1"], "trainer.average_epochs=-1: "),
+    "an average without end": (["trainer.average_epochs=inf"], "should be a finite number"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
     "not an override": (["inlier"], "cannot read 'inlier' on the command line"),
     "bad grammar": (["method.lr=["], "cannot read 'method.lr=['"),
