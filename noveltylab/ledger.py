@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 
 from noveltylab.errors import UserError
 from noveltylab.help import flatten
-from noveltylab.options import LATER, Options
-from noveltylab.results import read_result, sha256_file, write_atomic
+from noveltylab.options import Options
+from noveltylab.results import LATER, read_result, sha256_file, write_atomic
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
 FREE = {

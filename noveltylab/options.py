@@ -16,18 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from noveltylab.errors import UserError, nearest
+from noveltylab.results import LATER
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 #: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every method
 COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
 COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
-#: Options that came later, and the value under which a run is what it was before there was such an option.
-LATER: dict[str, Any] = {
-    "trainer.cuda_graph": "off",
-    "trainer.lr_decay_from": 1.0,
-    "trainer.average_epochs": 0.0,
-}
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 

@@ -17,6 +17,12 @@ from typing import Any, BinaryIO
 from noveltylab.errors import UserError
 
 PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
+#: Options that came later, and the value under which a run is what it was before there was such an option.
+LATER: dict[str, Any] = {
+    "trainer.cuda_graph": "off",
+    "trainer.lr_decay_from": 1.0,
+    "trainer.average_epochs": 0.0,
+}
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -11,7 +11,7 @@ from noveltylab.__main__ import PACKAGE
 ALLOWED = {
     "errors": set(),
     "help": {"hydra", "omegaconf"},
-    "options": {"omegaconf", "pydantic"},
+    "options": {"omegaconf", "pydantic", "noveltylab.results"},
     "results": set(),
     "aggregate": {"numpy", "noveltylab.scores"},
     "scores": {"numpy", "noveltylab.results"},

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noveltylab.errors import UserError
-from noveltylab.options import LATER
-from noveltylab.results import read_result, sha256_file
+from noveltylab.results import LATER, read_result, sha256_file
 
 RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
