@@ -46,6 +46,7 @@ FLOORS = $(BIN)/python -m noveltylab -m method=pca,knn,kde,ocsvm output=outputs/
 floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($NOVELTYLAB_DATA; SCENES=0,7 for some of DCASE's; an hour of a core)
 	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false
 	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false method=pca,knn data.contrast=gcn data.subtract_mean=true output=outputs/classical_gcn
+	$(FLOORS) data=mnist,fmnist protocol=p1 'inlier=range(0,10)' seed=0,1,2
 	$(FLOORS) data=coil20 protocol=p1 'inlier=range(0,20)' seed=0,1,2
 	$(FLOORS) data=mnist protocol=memae 'inlier=range(0,10)' seed=0,1,2
 	$(FLOORS) data=ucsd data.limit_train=8192
