@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from noveltylab.report.collect import collect
 from tests.test_experiments import composed
 
 ROWS = [(plan, method) for plan in learn.PLANS for method in learn.read_plan(plan)["methods"]]
-PLAN = {
+PLAN: dict[str, Any] = {
     "title": "Digits",
     "data": "digits",
     "protocol": "p1",
@@ -110,7 +111,7 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:
-    methods = {**PLAN["methods"], "eight": ["four", "method.components=8"]}  # type: ignore[dict-item]
+    methods = {**PLAN["methods"], "eight": ["four", "method.components=8"]}
     (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}))
     assert learn.main(["small", "--method", "eight", "--inlier", "1", "--output", str(tmp_path / "out")]) == 0
     result = json.loads((small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text())
