@@ -78,7 +78,9 @@ def read_plan(name: str) -> dict[str, Any]:
     rows = plan["methods"]
     for method, own in rows.items():
         if own and "=" not in own[0]:
-            rows[method] = [f"method={own[0]}", *rows[own[0]], *own[1:]]
+            above = rows[own[0]]
+            named = [] if above and above[0].startswith("method=") else [f"method={own[0]}"]
+            rows[method] = [*named, *above, *own[1:]]
     return dict(plan)
 
 
