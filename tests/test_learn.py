@@ -112,7 +112,7 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
 
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:
     methods = {**PLAN["methods"], "six": ["four", "method.components=6"], "eight": ["six", "method.components=8"]}
-    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}))
+    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}, sort_keys=False))
     assert learn.main(["small", "--method", "eight", "--inlier", "1", "--output", str(tmp_path / "out")]) == 0
     result = json.loads((small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text())
     assert result["config"]["method"]["components"] == 8
