@@ -70,6 +70,7 @@ def run_one(config: DictConfig) -> float | None:
     """Checks the options without torch, then runs; the primary AUROC, None without labelled outliers."""
     from noveltylab.options import check_options
 
+    check_preset(**{group: HydraConfig.get().runtime.choices[group] for group in ("preset", "method")})
     options = check_options(config)
     # OpenMP threads that wait by spinning slow a run a hundredfold where another process wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -82,6 +83,13 @@ def run_one(config: DictConfig) -> float | None:
         return None  # a helper process: the main one says it
     metrics = result["scores"][result["primary"]]
     return float(metrics["auroc"]) if metrics else None
+
+
+def check_preset(preset: str, method: str) -> None:
+    """Raises UserError where a preset of files by method (conf/preset/<preset>/) has none for this one."""
+    known = sorted(path.stem for path in (CONF / "preset" / preset).glob("*.yaml"))
+    if known and method not in known:
+        raise UserError(f"preset={preset}: method={method} has no such preset; these have: {', '.join(known)}")
 
 
 def main() -> None:

@@ -69,8 +69,9 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
-        names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        names = _names(conf / group)
         print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
+    print("  preset=paper|ours    ours: the change that helped most, of", ", ".join(_names(conf / "preset" / "ours")))
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
@@ -78,6 +79,11 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
         print(f"\n{group} ({chosen[group]})")
         for path in (conf / group / f"{chosen[group]}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
             _print_options(path, config[group], f"{group}.")
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of its config files."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _print_options(path: Path, values: DictConfig, prefix: str) -> None:

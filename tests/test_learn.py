@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from experiments.learn import __main__ as learn
+from noveltylab.__main__ import CONF
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options
 from noveltylab.report.collect import collect
@@ -108,6 +109,17 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
     assert [result["seed"] for result in found] == [0, 2] and first != second
     assert "| method | score | 8, seed 0 | 8, seed 2 | mean |" in page
     assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
+
+
+def test_the_plan_of_the_presets_measures_what_they_change() -> None:
+    rows = learn.read_plan("ours")["methods"]
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "preset" / "ours").glob("*.yaml")}
+    assert set(rows) == set(files) | {f"{method}_ours" for method in files}
+    for method, changed in files.items():
+        own: list[str] = [
+            text for text in rows[f"{method}_ours"] if text != f"method={method}" and text not in rows[method]
+        ]
+        assert OmegaConf.from_dotlist([*own, f"method.name={method}_ours"]) == changed
 
 
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def read_plan(name: str) -> dict[str, Any]:
     """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
 
     `first`: the classes that run where none is asked for, which have a mean of their own; without it all.
-    Overrides that begin with the name of a row above are those of that row and more. `seeds`: one, 0, where none is named; made of
-    them: `cells`.
+    Overrides that begin with the name of a row above are those of that row and more. `seeds`: one, 0, where none is
+    named; made of them: `cells`.
     """
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
     plan.setdefault("first", plan["inliers"])
