@@ -18,7 +18,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
     "unknown preset": (["preset=our"], "preset=our: no such choice; did you mean 'ours'?"),
-    "preset of other methods": (["method=knn", "preset=ours"], "method=knn has no such preset; these have: ca_entropy, nda, "),
+    "preset of other methods": (["method=knn", "preset=ours"], "method=knn has no such preset; these have: ca_entropy, nda, ocgan, oled"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
