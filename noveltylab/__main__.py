@@ -153,10 +153,16 @@ def _unknown_key(key: str) -> str:
     from noveltylab.help import compose_choices, flat_keys
 
     parent, _, name = key.rpartition(".")
-    known = flat_keys(compose_choices(CONF, sys.argv[1:]))
     below = f"{parent}." if parent else ""
+    chosen = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith(f"{parent}=")]
+    # of a sweep's choices the first one that has no such option
+    for choice in [*chosen, ""][0].split(","):
+        known = flat_keys(compose_choices(CONF, [*sys.argv[1:], f"{parent}={choice}"]))
+        if key not in known:
+            break
     siblings = {other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)} - {"_target_"}
-    return f"{key}: no such option; {nearest(name, siblings) if siblings else nearest(key, known)}"
+    of = f" of {parent}={choice}" if choice else ""
+    return f"{key}: no such option{of}; {nearest(name, siblings) if siblings else nearest(key, known)}"
 
 
 if __name__ == "__main__":

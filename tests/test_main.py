@@ -24,6 +24,7 @@ REFUSED = {
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
     "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
+    "key of one method": (["-m", "method=nda,knn", "method.channels=8"], "no such option of method=knn; Choose from: k, "),
     "appended key": (["+method.foo=1"], "method.foo: no such option; "),
     "appended top key": (["+foo=1"], "foo: no such option; "),
     "wrong type": (["method.lr=abc"], "method.lr=abc: "),
