@@ -18,13 +18,19 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
     "unknown preset": (["preset=our"], "preset=our: no such choice; did you mean 'ours'?"),
-    "preset of other methods": (["method=knn", "preset=ours"], "method=knn has no such preset; these have: ca_entropy, nda, ocgan, oled"),
+    "preset of other methods": (
+        ["method=knn", "preset=ours"],
+        "method=knn has no such preset; these have: ca_entropy, nda, ocgan, oled",
+    ),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
     "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
-    "key of one method": (["-m", "method=nda,knn", "method.channels=8"], "no such option of method=knn; Choose from: k, "),
+    "key of one method": (
+        ["-m", "method=nda,knn", "method.channels=8"],
+        "no such option of method=knn; Choose from: k, ",
+    ),
     "appended key": (["+method.foo=1"], "method.foo: no such option; "),
     "appended top key": (["+foo=1"], "foo: no such option; "),
     "wrong type": (["method.lr=abc"], "method.lr=abc: "),
