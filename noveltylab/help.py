@@ -4,13 +4,14 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
+
+from noveltylab.results import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
 USAGE = """\
@@ -44,14 +45,6 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
 def flat_keys(config: DictConfig) -> list[str]:
     """All dotted keys: `method.lr`, `seed`, ..."""
     return list(flatten(OmegaConf.to_container(config)))
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted keys: {"data": {"size": 32}} -> {"data.size": 32}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def explanations(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -23,9 +23,8 @@ except ImportError:  # not on Windows, where runs are not locked
 from omegaconf import OmegaConf
 
 from noveltylab.errors import UserError
-from noveltylab.help import flatten
 from noveltylab.options import Options
-from noveltylab.results import LATER, read_result, sha256_file, write_atomic
+from noveltylab.results import flat_options, read_result, sha256_file, write_atomic
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
 FREE = {
@@ -60,7 +59,7 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
         return None
     result = None if damage(folder) else read_result(folder)
     there = result["config"] if result else _load_config(folder / "config.yaml")
-    old, new = LATER | flatten(there), LATER | flatten(config)
+    old, new = flat_options(there), flat_options(config)
     # other folders of one's own images are other data
     free = FREE - {"data.root"} if config["data"].get("classes") == "folders" else FREE
     differences = [

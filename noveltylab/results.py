@@ -25,6 +25,19 @@ LATER: dict[str, Any] = {
 }
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys: {"data": {"size": 32}} -> {"data.size": 32}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def flat_options(config: Any) -> dict[str, Any]:
+    """A recorded config by dotted key, with the old values of options that it is too old to have."""
+    return LATER | flatten(config)
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a whole file or nothing: after any failure the old file stands and no temporary file is left.
 

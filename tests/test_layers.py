@@ -10,7 +10,7 @@ from noveltylab.__main__ import PACKAGE
 #: module (or package) -> what it may import, besides the standard library and noveltylab.errors
 ALLOWED = {
     "errors": set(),
-    "help": {"hydra", "omegaconf"},
+    "help": {"hydra", "omegaconf", "noveltylab.results"},
     "options": {"omegaconf", "pydantic", "noveltylab.results"},
     "results": set(),
     "aggregate": {"numpy", "noveltylab.scores"},

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noveltylab.errors import UserError
-from noveltylab.results import LATER, read_result, sha256_file
+from noveltylab.results import flat_options, read_result, sha256_file
 
 RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
@@ -114,7 +114,7 @@ class Run:
         """The options that make the numbers, as dotted keys and text."""
         return {
             key: str(value)
-            for key, value in (LATER | dict(_flat(self.result.config))).items()
+            for key, value in flat_options(self.result.config).items()
             if key not in NOT_COMPARED and not key.startswith(("logger.", "resources."))
         }
 
@@ -221,11 +221,3 @@ def _why_unfinished(folder: Path) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     failed = any("Traceback (most recent call last)" in line for line in lines)
     return f"{'failed' if failed else 'running or killed'}: {last[:500]}"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
