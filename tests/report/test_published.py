@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from noveltylab.__main__ import CONF
 from noveltylab.errors import UserError
 from noveltylab.report.published import PLACES, choose, printed_for, read_tables
 
@@ -63,6 +64,18 @@ def test_counterparts_are_rows_of_their_tables() -> None:
         assert table.full is None or table.full in table.counterparts
         assert table.ident.startswith(("ocgan/", "ca_entropy/", "oled/", "nda/"))
         assert table.ident.endswith(f"_{table.data}")
+
+
+def test_a_row_of_an_ablation_is_the_whole_method_of_no_other_table() -> None:
+    ablations = [table for table in read_tables().values() if table.ablation]
+    for table in ablations:
+        for row, counterpart in table.counterparts.items():
+            run = yaml.safe_load((CONF / "method" / f"{counterpart.method}.yaml").read_text()) | counterpart.options
+            for other in ablations:
+                if other.ident == table.ident or other.paper != table.paper or row == table.full:
+                    continue
+                whole = other.counterparts[str(other.full)].options
+                assert any(run[key] != value for key, value in whole.items()), (table.ident, row, other.ident)
 
 
 def test_is_found_inside_an_installed_package_too(tmp_path: Path) -> None:
