@@ -34,7 +34,10 @@ CONTENDERS = ("bare", "lightning", "lab")
 #: (contender, precision) in the order of the table; the first is what all are compared with
 ROWS = [("bare", "32-true"), ("lightning", "32-true"), ("lab", "32-true"), ("lab update", "32-true")]
 ROWS += [("bare", "bf16-mixed"), ("lab", "bf16-mixed")]
-EPOCHS, BATCH, SCORED = 4, 64, 512
+EPOCHS, SCORED = 4, 256
+#: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the longest by far
+SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (1, 64)}
+GPU_STEPS, BATCH = 200, 64
 
 
 # What a contender does, in its process.
@@ -56,7 +59,7 @@ def images(shape: str, count: int) -> Any:
     return found[torch.arange(count) % len(found)].contiguous()
 
 
-def options(method: str, shape: str, precision: str, device: str) -> Any:
+def options(method: str, shape: str, precision: str, device: str, batch: int, epochs: int) -> Any:
     from hydra import compose, initialize_config_dir
 
     from noveltylab.__main__ import CONF
@@ -70,7 +73,7 @@ def options(method: str, shape: str, precision: str, device: str) -> Any:
         "data.contrast=none",
         "data.subtract_mean=false",
     ]
-    overrides += [f"data.batch_size={BATCH}", f"trainer.max_epochs={EPOCHS}", f"trainer.precision={precision}"]
+    overrides += [f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
     overrides += (
         ["trainer.accelerator=gpu", "trainer.cuda_graph=auto"] if device == "cuda" else ["trainer.accelerator=cpu"]
     )
@@ -81,7 +84,7 @@ def options(method: str, shape: str, precision: str, device: str) -> Any:
 class Contender:
     """One side of the comparison on one method and shape."""
 
-    def __init__(self, name: str, method: str, shape: str, device: str, steps: int) -> None:
+    def __init__(self, name: str, method: str, shape: str, device: str, steps: int, batch: int = BATCH) -> None:
         import numpy as np
 
         from noveltylab.data.base import Samples
@@ -91,8 +94,9 @@ class Contender:
         logging.getLogger("noveltylab").setLevel(logging.WARNING)
         for quiet in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(quiet).setLevel(logging.ERROR)
-        self.name, self.method, self.shape, self.device, self.steps = name, method, shape, device, steps
-        train, val, test = steps * BATCH, 64, SCORED
+        self.name, self.method, self.shape, self.device = name, method, shape, device
+        self.steps, self.batch, self.epochs = steps, batch, EPOCHS
+        train, val, test = steps * batch, 64, SCORED
         pixels = images(shape, train + val + test)
         labels = np.zeros(len(pixels), dtype=np.int64)
         labels[-test // 2 :] = 1
@@ -117,13 +121,17 @@ class Contender:
     def build(self, precision: str) -> Any:
         from noveltylab.run import build
 
-        chosen = options(self.method, self.shape, precision, self.device)
+        chosen = options(self.method, self.shape, precision, self.device, self.batch, self.epochs)
         return chosen, *build(chosen, self.samples, self.split)
 
     def turn(self, precision: str, kind: str, first: bool = False) -> dict[str, float]:
-        """Trains once: seconds of it, when the first step was done, peak memory; counts operations on the first turn."""
+        """Trains once: seconds of it, when the first step was done, peak memory; counts operations on the first turn.
+
+        Plain Lightning does what the bare loop does: its first turn counts nothing, and is one epoch.
+        """
         import torch
 
+        self.epochs = 1 if first and kind == "lightning" else EPOCHS
         settings, data, method = self.build(precision)
 
         def train() -> float:
@@ -131,13 +139,13 @@ class Contender:
                 return self._update(data, method, precision)
             return self._lab(settings, data, method) if kind == "lab" else self._plain(data, method, precision)
 
-        seconds, counted = count_flops(train) if first else (train(), 0)
+        seconds, counted = count_flops(train) if first and kind != "lightning" else (train(), 0)
         self.wait()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device == "cuda":
             peak = torch.cuda.max_memory_reserved()
         found = {"seconds": seconds, "first": self.times[0] if self.times else 0.0, "peak": float(peak)}
-        found["flops"] = counted / (EPOCHS * self.steps * BATCH)
+        found["flops"] = counted / (EPOCHS * self.steps * self.batch)
         if kind != "lab update":
             found["score"] = self._score(data, method)
         return found
@@ -150,7 +158,7 @@ class Contender:
         data.place(torch.device(self.device))
         method.to(self.device).prepare(data.preprocess(data.train))
         method.to(memory_format=torch.channels_last).train()
-        chunks = [data.gather(rows.to(data.train.device).view(-1, BATCH)) for rows in data.train_dataloader()]
+        chunks = [data.gather(rows.to(data.train.device).view(-1, self.batch)) for rows in data.train_dataloader()]
         batches = [
             Batch(x.contiguous(memory_format=torch.channels_last), rows)
             for chunk in chunks
@@ -197,16 +205,16 @@ class Contender:
         from benchmarks.reference import PlainModule, bare_loop, loader
 
         reference = self._reference(data, method)
-        pixels = self.samples.images[: self.steps * BATCH]
-        batches = loader(pixels, 32, BATCH, method, self.device)
+        pixels = self.samples.images[: self.steps * self.batch]
+        batches = loader(pixels, 32, self.batch, method, self.device)
         start = time.perf_counter()
         if self.name == "bare":
-            bare_loop(reference, batches, EPOCHS, self.device, precision != "32-true", self.seen)
+            bare_loop(reference, batches, self.epochs, self.device, precision != "32-true", self.seen)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 trainer = L.Trainer(
                     default_root_dir=folder,
-                    max_epochs=EPOCHS,
+                    max_epochs=self.epochs,
                     accelerator="gpu" if self.device == "cuda" else "cpu",
                     devices=1,
                     precision=precision,  # type: ignore[arg-type]  # one of those that it takes
@@ -259,7 +267,13 @@ def serve(arguments: argparse.Namespace) -> None:
     """Reads one request a line, answers one line."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
-    contender = Contender(arguments.serve, arguments.methods[0], arguments.shapes[0], arguments.device, arguments.steps)
+    contender = Contender(
+        arguments.serve,
+        arguments.methods[0],
+        arguments.shapes[0],
+        arguments.device,
+        *sizes(arguments.methods[0], arguments),
+    )
     for line in sys.stdin:
         request = json.loads(line)
         answers.write(json.dumps(contender.turn(**request)) + "\n")
@@ -293,7 +307,7 @@ class Process:
 
     def __init__(self, name: str, method: str, shape: str, asked: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "benchmarks.suite", "--serve", name, "--methods", method, "--shapes", shape]
-        command += ["--device", asked.device, "--steps", str(asked.steps)]
+        command += ["--device", asked.device, *(["--steps", str(asked.steps)] if asked.steps else [])]
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as a run has it; an idle one must not spin
         self.started = time.time()
         self.process = subprocess.Popen(
@@ -323,6 +337,12 @@ def rows_for(peak: dict[str, float]) -> list[tuple[str, str]]:
     return [row for row in ROWS if row[1] == "32-true" or peak[row[1]] > peak["32-true"]]
 
 
+def sizes(method: str, asked: argparse.Namespace) -> tuple[int, int]:
+    """Steps an epoch and images a step."""
+    steps, batch = (GPU_STEPS, BATCH) if asked.device == "cuda" else SIZES[method]
+    return asked.steps or steps, batch
+
+
 def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float]) -> list[str]:
     """Rows of the table for one method and shape."""
     processes, first, memory, flops = {}, {}, {}, {}
@@ -330,7 +350,7 @@ def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, 
         processes[name] = process = Process(name, method, shape, asked)
         found = process.ask(precision="32-true", kind=name, first=True)
         first[name], memory[name], flops[name] = found["first"] - process.started, found["peak"], found["flops"]
-    flops["lab update"] = flops["lab"]
+    flops["lab update"], flops["lightning"] = flops["lab"], flops["bare"]
     turns: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows_for(peak)}
     for _ in range(asked.repeats):
         for name, precision in turns:
@@ -338,7 +358,8 @@ def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, 
             turns[name, precision].append(process.ask(precision=precision, kind=name))
     for process in processes.values():
         process.close()
-    count = EPOCHS * asked.steps * BATCH
+    steps, batch = sizes(method, asked)
+    count = EPOCHS * steps * batch
     speed = {row: [count / turn["seconds"] for turn in found] for row, found in turns.items()}
     median = {row: statistics.median(values) for row, values in speed.items()}
     scored = {row: statistics.median(turn.get("score", 0) for turn in found) for row, found in turns.items()}
@@ -355,7 +376,7 @@ def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, 
             f"{rate:.0f} ({min(values):.0f}-{max(values):.0f})",
             f"{rate / median['bare', '32-true']:.2f}",
             f"{rate / median['lightning', '32-true']:.2f}",
-            f"{1000 * BATCH / rate:.0f}",
+            f"{1000 * batch / rate:.0f}",
             f"{done:.0f} ({100 * done / peak[precision]:.0f} %)",
             f"{memory[name] / 2**20:.0f}" if once else "",
             f"{first[name]:.1f}" if once else "",
@@ -388,11 +409,10 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--steps", type=int, help="steps of 64 images in an epoch (default 1, 200 on a GPU)")
+    parser.add_argument("--steps", type=int, help="steps in an epoch (default 1 or 2, on a GPU 200)")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table")
     parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    asked.steps = asked.steps or (200 if asked.device == "cuda" else 1)
     if asked.serve:
         serve(asked)
         return
@@ -412,7 +432,9 @@ def main() -> None:
         "",
         f"{gpu or facts['hardware']['cpu']}, {torch.get_num_threads()} of {facts['hardware']['cores']} cores; {versions}. "
         f"Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, {peak['bf16-mixed']:.0f} in bfloat16. "
-        f"Batch {BATCH}, {EPOCHS} epochs of {asked.steps} steps, medians of {asked.repeats} turns, {real}.",
+        f"{EPOCHS} epochs of "
+        + ", ".join("{} x {} images ({})".format(*sizes(method, asked), method) for method in asked.methods)
+        + f", medians of {asked.repeats} turns, {real}.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "|" + " --- |" * len(HEADS),
