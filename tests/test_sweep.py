@@ -136,7 +136,10 @@ def test_force_runs_complete_cells_again(command: Cli, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "unknown option": (["inlier=1,2", "method.component=3"], "method.component: no such option of method=pca; did you mean"),
+    "unknown option": (
+        ["inlier=1,2", "method.component=3"],
+        "method.component: no such option of method=pca; did you mean",
+    ),
     "wrong type": (["inlier=1,2", "method.components=x"], "method.components=x: "),
     "value that the method refuses": (["inlier=1,2", "method.components=0"], "method.components=0: "),
     "value that the protocol refuses": (["inlier=1,2", "protocol.train_share=x"], "protocol.train_share=x: "),
