@@ -70,7 +70,8 @@ def run_one(config: DictConfig) -> float | None:
     """Checks the options without torch, then runs; the primary AUROC, None without labelled outliers."""
     from noveltylab.options import check_options
 
-    check_preset(**{group: HydraConfig.get().runtime.choices[group] for group in ("preset", "method")})
+    choices = HydraConfig.get().runtime.choices
+    check_preset(str(choices["preset"]), str(choices["method"]))
     options = check_options(config)
     # OpenMP threads that wait by spinning slow a run a hundredfold where another process wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -64,7 +64,10 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     for group in GROUPS:
         names = _names(conf / group)
         print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
-    print("  preset=paper|ours    ours: the change that helped most, of", ", ".join(_names(conf / "preset" / "ours")))
+    print(
+        "  preset=paper|ours    ours: the change that helped most on one digit, of",
+        ", ".join(_names(conf / "preset" / "ours")),
+    )
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
