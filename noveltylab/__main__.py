@@ -88,7 +88,9 @@ def run_one(config: DictConfig) -> float | None:
 
 def check_preset(preset: str, method: str) -> None:
     """Raises UserError where a preset of files by method (conf/preset/<preset>/) has none for this one."""
-    known = sorted(path.stem for path in (CONF / "preset" / preset).glob("*.yaml"))
+    from noveltylab.help import config_names
+
+    known = config_names(CONF / "preset" / preset)
     if known and method not in known:
         raise UserError(f"preset={preset}: method={method} has no such preset; these have: {', '.join(known)}")
 

@@ -62,11 +62,11 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
-        names = _names(conf / group)
+        names = config_names(conf / group)
         print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
     print(
         "  preset=paper|ours    ours: the change that helped most on one digit, of",
-        ", ".join(_names(conf / "preset" / "ours")),
+        ", ".join(config_names(conf / "preset" / "ours")),
     )
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
@@ -77,8 +77,8 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
             _print_options(path, config[group], f"{group}.")
 
 
-def _names(folder: Path) -> list[str]:
-    """The names of its config files."""
+def config_names(folder: Path) -> list[str]:
+    """The choices that a folder of conf/ holds: the names of its config files."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 

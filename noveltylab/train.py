@@ -134,8 +134,9 @@ class Average(WeightAveraging):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._average_model is not None
         chunks = self.epochs * int(trainer.num_training_batches)
-        # set here, not in `setup`: Lightning knows the number of chunks only now; torch leaves this function untyped
-        self._average_model.multi_avg_fn = get_ema_multi_avg_fn(1 - 1 / max(1.0, chunks))  # type: ignore[no-untyped-call]
+        decay = 1 - 1 / max(1.0, chunks)
+        # set here, not in `setup`: Lightning knows the number of chunks only now
+        self._average_model.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Not here: a run that resumes after its last epoch never ends its training (see `fit`)."""
