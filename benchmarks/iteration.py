@@ -1,9 +1,11 @@
-"""One training iteration: the reference's step against noveltylab's `update`, float32 and bf16, in one process, in turns.
+"""One training iteration: the reference's step against noveltylab's `update`, in one process, in turns.
 
     python -m benchmarks.iteration                      # the four methods, MNIST's shape, 32 pixels, batch 64
     python -m benchmarks.iteration ocgan --progress 0.9 # once mining has begun
+    python -m benchmarks.iteration ca_entropy --compile # and with networks of torch.compile; its first turn compiles
 
 Less than `benchmarks.suite` measures (no loader, no log), but in a minute. Medians; the first turn is not counted.
+float32, and bf16 where the machine is faster in it.
 """
 
 import argparse
@@ -16,18 +18,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import REFERENCES
-from benchmarks.suite import BATCH, Contender
+from benchmarks.suite import BATCH, Contender, peaks, rows_for
 from noveltylab.methods.base import Batch
 from noveltylab.results import provenance
 
 
 def step(side: str, name: str, shape: str, bf16: bool, progress: float) -> Callable[[], object]:
     """One iteration of that side, with its own networks and optimizers, on random images."""
-    _, data, method = Contender(side, name, shape, "cpu", 4).build("32-true")
+    _, data, method = Contender("bare" if side == "bare" else "lab", name, shape, "cpu", 4).build("32-true")
     method.prepare(data.preprocess(data.train))
     x, rows = data.preprocess(data.train[:BATCH]), torch.arange(BATCH)
-    if side == "lab":
+    if side != "bare":
         method.to(memory_format=torch.channels_last).train()
+        for network in method.children() if side == "compiled" else ():
+            network.compile()
         method.progress = progress
         batch = Batch(x.contiguous(memory_format=torch.channels_last), rows)
 
@@ -59,12 +63,15 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=[*REFERENCES])
     parser.add_argument("--shape", default="mnist", choices=("mnist", "cifar10"))
     parser.add_argument("--progress", type=float, default=0.0, help="share of the training that is over")
+    parser.add_argument("--compile", action="store_true", help="a side more: noveltylab's networks compiled, float32")
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     facts = provenance(datetime.now(UTC), None, torch.get_num_threads())
     print(f"{facts['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {facts['versions']['torch']}")
+    compared = [(side, bits != "32-true") for side, bits in rows_for(peaks("cpu")) if side in ("bare", "lab")]
     for name in asked.methods:
-        sides = [(side, bf16) for side in ("bare", "lab") for bf16 in (False, True)]
+        sides = list(compared)
+        sides += [("compiled", False)] if asked.compile else []
         steps = {key: step(key[0], name, asked.shape, key[1], asked.progress) for key in sides}
         times: dict[tuple[str, bool], list[float]] = {key: [] for key in sides}
         for _ in range(asked.repeats + 1):
@@ -76,7 +83,8 @@ def main() -> None:
         for (side, bf16), value in median.items():
             ratio = median["bare", False] / value
             print(
-                f"{name:10} {asked.shape:8} {side:5} {'bf16' if bf16 else '32':4} {1000 * value:7.0f} ms  x {ratio:.2f}",
+                f"{name:10} {asked.shape:8} {side:8} {'bf16' if bf16 else '32':4} {1000 * value:7.0f} ms  x {ratio:.2f}"
+                f"  first {times[side, bf16][0]:.0f} s",
                 flush=True,
             )
 

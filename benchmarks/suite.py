@@ -6,7 +6,8 @@
 
 Each contender is a process of its own (start-up and peak memory are its own) that waits between its turns; the turns go round,
 and medians are compared. A turn is a whole training of four short epochs, end to end: images through the loader, all the
-paper's steps (OCGAN mines in the last of them, as by default), losses read; for noveltylab also log, selection, checkpoint.
+paper's steps (OCGAN mines in the last of them, as by default), losses read; for noveltylab also log, checkpoint and
+selection on a run's own share of held-out images.
 Real images where $NOVELTYLAB_DATA has them, else the bundled digits enlarged. Results are appended to benchmarks/RESULTS.md.
 
 bare, lightning: benchmarks/reference.py. lab: noveltylab's whole `fit`. lab update: its `update` on batches made beforehand.
@@ -36,8 +37,10 @@ ROWS = [("bare", "32-true"), ("lightning", "32-true"), ("lab", "32-true"), ("lab
 ROWS += [("bare", "bf16-mixed"), ("lab", "bf16-mixed")]
 EPOCHS, SCORED = 4, 256
 #: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the longest by far
-SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (1, 64)}
+SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (1, 32)}
 GPU_STEPS, BATCH = 200, 64
+#: held-out images for each training image, as the protocols hold them out: their loss is looked at after every epoch
+HELD_OUT = 1 / 9
 
 
 # What a contender does, in its process.
@@ -96,7 +99,7 @@ class Contender:
             logging.getLogger(quiet).setLevel(logging.ERROR)
         self.name, self.method, self.shape, self.device = name, method, shape, device
         self.steps, self.batch, self.epochs = steps, batch, EPOCHS
-        train, val, test = steps * batch, 64, SCORED
+        train, val, test = steps * batch, round(HELD_OUT * steps * batch), SCORED
         pixels = images(shape, train + val + test)
         labels = np.zeros(len(pixels), dtype=np.int64)
         labels[-test // 2 :] = 1
