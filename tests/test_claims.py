@@ -1,0 +1,28 @@
+"""claims.md says what its command prints."""
+
+import pytest
+from scipy.stats import rankdata
+
+from experiments.claims import TABLE, correlations, floors
+from noveltylab.report.published import read_tables
+from tests.test_experiments import ROOT
+
+
+def test_the_page_has_the_correlations_and_the_floors_that_are_printed() -> None:
+    page, rank, level = (ROOT / "claims.md").read_text(), correlations(), floors()
+    ours = rank["Ours"]
+    assert f"Spearman {ours[0]:.2f} with PCA's residual and {ours[1]:.2f} with nearest neighbours" in page
+    assert f"neighbours have {rank['Neighbour'][1]:.2f} with ours" in page
+    assert f"OCGAN {rank['OCGAN'][1]:.2f}, RotNet {rank['RotNet'][1]:.2f}" in page
+    means = [sum(floor.values()) / len(floor) for floor in level.values()]
+    assert f"mean AUROC {means[0]:.3f} and {means[1]:.3f}" in page
+
+
+def test_a_correlation_is_that_of_the_ranks() -> None:
+    table = read_tables()[TABLE]
+    line = next(line for line in table.rows if line.row == "DualGAN")
+    printed = rankdata([line.number(at) or 0 for at in range(10)])
+    pca = rankdata([floors()["pca"][inlier] for inlier in range(10)])
+    centred = [ranks - ranks.mean() for ranks in (printed, pca)]
+    expected = (centred[0] @ centred[1]) / (centred[0] @ centred[0] * (centred[1] @ centred[1])) ** 0.5
+    assert correlations()["DualGAN"][0] == pytest.approx(expected)
