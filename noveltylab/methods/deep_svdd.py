@@ -16,6 +16,9 @@ auto-encoder is trained whose encoder the network is; c is the mean of what that
   step, from that step's images. As in the code R is 0 at first (`warm_up`: 10 of 150 epochs);
 - weight decay as Adam's L2 term, as in the code; the loss of eqs. 3 and 4 is reported without it;
 - selection: the lowest loss on held-out inliers, never an epoch of pretraining; the authors take the last epoch.
+The printed numbers come from the authors' first code (Theano), which differs from the later one: pretraining keeps its rate, on
+MNIST with a weight decay of 1e-3 (`ae_lr_drop=1 ae_weight_decay=1e-3`), batch norm has scale and shift, and the first layer's
+filters start from a dictionary of image patches. The last two are not offered.
 Images: conf/tuned/ sets Deep SVDD's own contrast normalisation (data.contrast=gcn). Published mean AUROC: MNIST P2 0.948,
 CIFAR-10 P2 0.6481.
 """
