@@ -68,10 +68,9 @@ def main() -> None:
     asked = parser.parse_args()
     facts = provenance(datetime.now(UTC), None, torch.get_num_threads())
     print(f"{facts['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {facts['versions']['torch']}")
-    compared = [(side, bits != "32-true") for side, bits in rows_for(peaks("cpu")) if side in ("bare", "lab")]
+    sides = [(side, bits != "32-true") for side, bits in rows_for(peaks("cpu")) if side in ("bare", "lab")]
+    sides += [("compiled", False)] if asked.compile else []
     for name in asked.methods:
-        sides = list(compared)
-        sides += [("compiled", False)] if asked.compile else []
         steps = {key: step(key[0], name, asked.shape, key[1], asked.progress) for key in sides}
         times: dict[tuple[str, bool], list[float]] = {key: [] for key in sides}
         for _ in range(asked.repeats + 1):

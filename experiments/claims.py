@@ -24,9 +24,9 @@ def floors() -> dict[str, dict[int, float]]:
     return found
 
 
-def correlations() -> dict[str, list[float]]:
-    """Printed row -> Spearman's correlation over the classes with each of the floors."""
-    table, ours = read_tables()[TABLE], floors()
+def correlations(ours: dict[str, dict[int, float]]) -> dict[str, list[float]]:
+    """Printed row -> Spearman's correlation over the classes with each of these `floors`."""
+    table = read_tables()[TABLE]
     classes = {column.inlier: at for at, column in enumerate(table.columns) if column.inlier is not None}
     return {
         line.row: [
@@ -38,10 +38,11 @@ def correlations() -> dict[str, list[float]]:
 
 
 def main() -> None:
+    ours = floors()
     print(f"{TABLE}: Spearman's correlation over the classes with " + " and ".join(FLOORS))
-    for row, found in correlations().items():
+    for row, found in correlations(ours).items():
         print(f"{row:12}" + "".join(f"{value:7.2f}" for value in found))
-    print("mean AUROC  " + "".join(f"{mean(floor.values()):7.3f}" for floor in floors().values()))
+    print("mean AUROC  " + "".join(f"{mean(floor.values()):7.3f}" for floor in ours.values()))
 
 
 if __name__ == "__main__":
