@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, fingerprint
+from noveltylab.data.decode import FORMATS
 from noveltylab.errors import UserError
 from noveltylab.results import cores
 
@@ -267,7 +268,7 @@ def fold(values: NDArray[np.generic]) -> NDArray[np.generic]:
 
 def _size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from None
@@ -278,7 +279,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if (found := image.size[::-1]) != size:  # known from the header, before anything is decoded
                 raise UserError(f"{path}: expected {size[0]} x {size[1]} pixels, found {found[0]} x {found[1]}.")
             return np.asarray(image.convert("L"))

@@ -192,6 +192,18 @@ def test_damage_is_one_error_that_names_the_file(tmp_path: Path, damage: Callabl
         tiny(tmp_path)
 
 
+def test_no_program_is_started_for_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = write_ucsd(tmp_path) / "Train" / "Train001" / "002.tif"
+    frame.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 60\n%%EndComments\nshowpage\n")
+    started: list[str] = []
+    monkeypatch.setattr(
+        "PIL.EpsImagePlugin.Ghostscript", lambda *arguments: started.append("gs") or Image.new("RGB", (90, 60))
+    )
+    with pytest.raises(UserError, match=r"Train001/002\.tif is not a readable image"):
+        tiny(tmp_path)
+    assert not started
+
+
 def test_damaged_mat_file(tmp_path: Path) -> None:
     folder = write_ucsd(tmp_path, official=False)
     path = folder / "ped2.mat"
