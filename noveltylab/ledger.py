@@ -35,6 +35,7 @@ FREE = {
     "data.download",
     "trainer.accelerator",
     "trainer.checkpoint_seconds",
+    "trainer.winograd",
     "resources.num_cpus",
     "resources.num_gpus",
 }

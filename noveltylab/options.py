@@ -69,6 +69,7 @@ class TrainerOptions(_Strict):
     strategy: str
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
     cuda_graph: Literal["off", "auto", "on"] = LATER["trainer.cuda_graph"]
+    winograd: bool = LATER["trainer.winograd"]
     lr_decay_from: Annotated[float, Field(ge=0, le=1)] = LATER["trainer.lr_decay_from"]
     average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LATER["trainer.average_epochs"]
     val_every: Count

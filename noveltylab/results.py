@@ -20,6 +20,7 @@ PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "
 #: Options that came later, and the value under which a run is what it was before there was such an option.
 LATER: dict[str, Any] = {
     "trainer.cuda_graph": "off",
+    "trainer.winograd": False,
     "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0,
 }

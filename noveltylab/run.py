@@ -39,6 +39,7 @@ from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.metrics import collapse_warnings, evaluate
+from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.scores import read_scores, write_scores
@@ -216,6 +217,7 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         raise UserError(str(error)) from None
     if primary not in method.score_names:
         raise UserError(f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}")
+    use_winograd(method, options.trainer.winograd)
     return data, method
 
 

@@ -4,18 +4,25 @@ oneDNN's kernels for a strided convolution of a small map reach a fraction of wh
 most of all in its gradients and in bfloat16 (benchmarks/README.md has the measurements). Between many channels the windows of
 the map are therefore laid out as rows of a matrix. The transposed convolution, which is also the gradient at the input, is one
 product for each of the stride x stride phases of its output, so that nothing has to be added up afterwards. Towards an image of
-few channels the phases are channels of one convolution of stride 1. On other devices these layers are torch's own.
+few channels the phases are channels of one convolution of stride 1. In training and in float32, where there are enough windows
+to pay for it, layers of many channels go through Winograd's algorithm (nets/winograd.py). On other devices these layers are
+torch's own.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noveltylab.nets import winograd
+
 #: Weights in a layer from which matrix products win; below, laying out the windows costs more than it saves.
 WORTHWHILE = {torch.float32: 256 * 128 * 5 * 5, torch.bfloat16: 128 * 64 * 4 * 4}
+#: The same for Winograd's algorithm, and the tiles of a batch from which its transforms of the weights pay.
+WINOGRAD_WORTHWHILE, WINOGRAD_TILES = {torch.float32: 128 * 64 * 4 * 4}, 64
 #: Channels up to which a map counts as an image.
 IMAGE = 4
 
@@ -169,6 +176,22 @@ def _as_products(x: Tensor, weight: Tensor) -> bool:
     return weight.numel() >= WORTHWHILE.get(x.dtype, math.inf)
 
 
+def _as_winograd(layer: nn.Module, x: Tensor, weight: Tensor, size: Sequence[int], padding: int) -> bool:
+    """Whether a layer whose larger maps have that size trains by Winograd's algorithm; scores never come from it."""
+    if not (layer.training and torch.is_grad_enabled() and getattr(layer, "winograd", False)):
+        return False
+    if weight.numel() < WINOGRAD_WORTHWHILE.get(x.dtype, math.inf) or not winograd.fits(weight.shape[2], padding, size):
+        return False
+    return winograd.tiles(len(x), size) >= WINOGRAD_TILES
+
+
+def use_winograd(network: nn.Module, wanted: bool) -> None:
+    """Lets all strided layers in a network train by Winograd's algorithm, or none."""
+    for layer in network.modules():
+        if isinstance(layer, (Conv2d, ConvTranspose2d)):
+            layer.winograd = wanted
+
+
 def _with(bias: Tensor | None, x: Tensor) -> Tensor:
     return x if bias is None else x + bias.to(x.dtype)[:, None, None]
 
@@ -176,10 +199,14 @@ def _with(bias: Tensor | None, x: Tensor) -> Tensor:
 class Conv2d(nn.Conv2d):
     """torch's, square and undilated: maps (B, C, H, W) -> (B, C', H', W')."""
 
+    winograd = False
+
     def forward(self, x: Tensor) -> Tensor:
         (stride, _), (padding, _) = self.stride, map(int, self.padding)
         if _ours(x) and stride == 2:
             image, weight = _cast(x, self.weight)
+            if _as_winograd(self, image, weight, x.shape[2:], padding):
+                return _with(self.bias, winograd.Convolution.apply(image, weight, padding))
             if _as_products(image, weight):
                 return _with(self.bias, _Convolution.apply(image, weight, stride, padding))
             even = all(
@@ -193,11 +220,15 @@ class Conv2d(nn.Conv2d):
 class ConvTranspose2d(nn.ConvTranspose2d):
     """torch's, square and undilated: maps (B, C, h, w) -> (B, C', H, W)."""
 
+    winograd = False
+
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         (stride, _), (padding, _), (more, _) = self.stride, map(int, self.padding), self.output_padding
         if _ours(x) and stride == 2:
             maps, weight = _cast(x, self.weight)
             size = tuple((side - 1) * stride - 2 * padding + weight.shape[2] + more for side in x.shape[2:])
+            if size == (2 * x.shape[2], 2 * x.shape[3]) and _as_winograd(self, maps, weight, size, padding):
+                return _with(self.bias, winograd.Transposed.apply(maps, weight, padding))
             if _as_products(maps, weight):
                 return _with(self.bias, _Transposed.apply(maps, weight, stride, padding, size))
             doubles = size == (2 * x.shape[2], 2 * x.shape[3]) and padding <= 2

@@ -20,6 +20,7 @@ LOG_TAIL = 65536
 NOT_COMPARED = {
     "inlier", "seed", "output", "force", "pictures", "method.name", "data.root", "data.download", "data.cache",
     "trainer.accelerator", "trainer.devices", "trainer.checkpoint_seconds", "trainer.score_batch_size",
+    "trainer.winograd",
 }  # fmt: skip
 
 Unit = Annotated[float, Field(ge=0, le=1)]
