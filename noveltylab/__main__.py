@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noveltylab import sweep
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
+from noveltylab.threads import settle_waiting
 
 PACKAGE = Path(__file__).resolve().parent
 #: conf/ beside the package in a checkout, inside it when installed from a wheel
@@ -73,8 +74,7 @@ def run_one(config: DictConfig) -> float | None:
     choices = HydraConfig.get().runtime.choices
     check_preset(str(choices["preset"]), str(choices["method"]))
     options = check_options(config)
-    # OpenMP threads that wait by spinning slow a run a hundredfold where another process wants the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle_waiting(options.resources.num_cpus)
     if options.resources.num_cpus:
         os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
     from noveltylab.run import run  # imports torch, which takes seconds: only once the options are known to be good
