@@ -9,6 +9,7 @@ loader), as they do between two seeds: the spread over seeds is the measure of w
 import argparse
 import logging
 import statistics
+import time
 import warnings
 
 import numpy as np
@@ -68,10 +69,22 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # so that the lines of results stand alone
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     for name in asked.methods:
-        for side in asked.sides:
-            found = [auroc(side, name, seed, asked) for seed in asked.seeds]
-            each = ", ".join(f"{value:.4f}" for value in found)
-            print(f"{name:10} {side:8} mean {statistics.mean(found):.4f} ({each})", flush=True)
+        found: dict[str, list[float]] = {side: [] for side in asked.sides}
+        for seed in asked.seeds:  # side by side, so that what stands here when it is interrupted can be compared
+            for side in asked.sides:
+                start = time.perf_counter()
+                found[side].append(auroc(side, name, seed, asked))
+                seconds = time.perf_counter() - start
+                print(f"{name:10} seed {seed} {side:8} {found[side][-1]:.4f}  {seconds:.0f} s", flush=True)
+        first = found[asked.sides[0]]
+        for side, values in found.items():
+            apart = [value - other for value, other in zip(values, first, strict=True)]
+            spread = statistics.stdev(apart) if len(apart) > 1 else float("nan")
+            print(
+                f"{name:10} {side:8} mean {statistics.mean(values):.4f}, minus {asked.sides[0]} "
+                f"{statistics.mean(apart):+.4f} (deviation over seeds {spread:.4f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -4,30 +4,32 @@
     python -m benchmarks.suite --methods ocgan --shapes mnist --repeats 5
     python -m benchmarks.suite --device cuda                     # `make bench-gpu`
 
-Each contender is a process of its own (start-up and peak memory are its own) that waits between its turns; the turns go round,
-and medians are compared. A turn is a whole training of four short epochs, end to end: images through the loader, all the
-paper's steps (OCGAN mines in the last of them, as by default), losses read; for noveltylab also log, checkpoint and
-selection on a run's own share of held-out images.
+Each contender is a process of its own (peak memory and time to its first step are its own) that waits between its turns; the
+turns go round, and medians are compared. All are forked from one process that has imported everything once: what that took is
+part of every time to the first step. Threads wait for each other as those of a run on this machine would. A turn is a whole
+training of four short epochs, end to end: images through the loader, all the paper's steps (OCGAN mines in the last of them, as
+by default), losses read; for noveltylab also log, checkpoint and selection on a run's own share of held-out images.
 Real images where $NOVELTYLAB_DATA has them, else the bundled digits enlarged. Results are appended to benchmarks/RESULTS.md.
 
 bare, lightning: benchmarks/reference.py. lab: noveltylab's whole `fit`. lab update: its `update` on batches made beforehand.
 """
 
 import argparse
-import json
 import logging
+import multiprocessing
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from noveltylab.threads import settle_waiting
 
 HERE = Path(__file__).parent
 METHODS, SHAPES = ("ocgan", "ca_entropy", "oled", "nda"), ("mnist", "cifar10")
@@ -266,20 +268,16 @@ def count_flops(function: Callable[[], float]) -> tuple[float, int]:
     return returned, total
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Reads one request a line, answers one line."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    contender = Contender(
-        arguments.serve,
-        arguments.methods[0],
-        arguments.shapes[0],
-        arguments.device,
-        *sizes(arguments.methods[0], arguments),
-    )
-    for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(json.dumps(contender.turn(**request)) + "\n")
+def serve(requests: Any, arguments: tuple[Any, ...]) -> None:
+    """Answers one request after another; None is the last."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1), os.dup2(nowhere, 2)  # what libraries print would stand in the table
+    try:
+        contender = Contender(*arguments)
+        while (request := requests.recv()) is not None:
+            requests.send(contender.turn(**request))
+    except Exception:
+        requests.send(traceback.format_exc())
 
 
 # The comparison.
@@ -305,34 +303,47 @@ def peaks(device: str) -> dict[str, float]:
     return found
 
 
+class Processes:
+    """Where contenders come from."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["noveltylab.run", "benchmarks.reference"])
+        start = time.time()
+        empty = self.context.Process(target=time.time)
+        empty.start()
+        empty.join()
+        #: seconds that all imports took, once
+        self.imports = time.time() - start
+
+    def start(self, *arguments: Any) -> "Process":
+        return Process(self.context, arguments)
+
+
 class Process:
     """A contender's process."""
 
-    def __init__(self, name: str, method: str, shape: str, asked: argparse.Namespace) -> None:
-        command = [sys.executable, "-m", "benchmarks.suite", "--serve", name, "--methods", method, "--shapes", shape]
-        command += ["--device", asked.device, *(["--steps", str(asked.steps)] if asked.steps else [])]
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as a run has it; an idle one must not spin
+    def __init__(self, context: Any, arguments: tuple[Any, ...]) -> None:
         self.started = time.time()
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+        self.requests, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
 
     def ask(self, **request: Any) -> dict[str, float]:
-        assert self.process.stdin is not None and self.process.stdout is not None and self.process.stderr is not None
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise SystemExit(f"a contender failed:\n{self.process.stderr.read()[-2000:]}")
-        return dict(json.loads(answer))
+            self.requests.send(request)
+            answer = self.requests.recv()
+        except (EOFError, BrokenPipeError):
+            self.process.join()
+            answer = f"ended with {self.process.exitcode}"
+        if isinstance(answer, str):
+            raise SystemExit(f"a contender failed:\n{answer[-2000:]}")
+        return dict(answer)
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.requests.send(None)
+        self.process.join()
 
 
 def rows_for(peak: dict[str, float]) -> list[tuple[str, str]]:
@@ -346,13 +357,16 @@ def sizes(method: str, asked: argparse.Namespace) -> tuple[int, int]:
     return asked.steps or steps, batch
 
 
-def compare(method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float]) -> list[str]:
+def compare(
+    method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float], nursery: Processes
+) -> list[str]:
     """Rows of the table for one method and shape."""
     processes, first, memory, flops = {}, {}, {}, {}
     for name in CONTENDERS:  # one after another: starting together they would slow each other
-        processes[name] = process = Process(name, method, shape, asked)
+        processes[name] = process = nursery.start(name, method, shape, asked.device, *sizes(method, asked))
         found = process.ask(precision="32-true", kind=name, first=True)
-        first[name], memory[name], flops[name] = found["first"] - process.started, found["peak"], found["flops"]
+        first[name] = nursery.imports + found["first"] - process.started
+        memory[name], flops[name] = found["peak"], found["flops"]
     flops["lab update"], flops["lightning"] = flops["lab"], flops["bare"]
     turns: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows_for(peak)}
     for _ in range(asked.repeats):
@@ -414,11 +428,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (default 3)")
     parser.add_argument("--steps", type=int, help="steps in an epoch (default 1 or 2, on a GPU 200)")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table")
-    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.serve:
-        serve(asked)
-        return
+    settle_waiting(None)
+    nursery = Processes()
     import torch
 
     from noveltylab.results import provenance
@@ -429,13 +441,14 @@ def main() -> None:
     facts = provenance(datetime.now(UTC), gpu, torch.get_num_threads())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     peak = peaks(asked.device)
+    waiting = f"{os.environ['GOMP_SPINCOUNT']} turns" if "GOMP_SPINCOUNT" in os.environ else "as OpenMP has it"
     real = "real images" if os.environ.get("NOVELTYLAB_DATA") else "digits enlarged to the shape"
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M}, commit {str(facts.get('commit') or 'unknown')[:12]}",
         "",
         f"{gpu or facts['hardware']['cpu']}, {torch.get_num_threads()} of {facts['hardware']['cores']} cores; {versions}. "
-        f"Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, {peak['bf16-mixed']:.0f} in bfloat16. "
-        f"{EPOCHS} epochs of "
+        f"Threads wait {waiting}. Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, "
+        f"{peak['bf16-mixed']:.0f} in bfloat16. {EPOCHS} epochs of "
         + ", ".join("{} x {} images ({})".format(*sizes(method, asked), method) for method in asked.methods)
         + f", medians of {asked.repeats} turns, {real}.",
         "",
@@ -450,7 +463,7 @@ def main() -> None:
     append(asked.results, ["", *lines])
     for method in asked.methods:
         for shape in asked.shapes:
-            append(asked.results, compare(method, shape, asked, peak))
+            append(asked.results, compare(method, shape, asked, peak, nursery))
 
 
 def append(path: Path, lines: list[str]) -> None:
