@@ -59,7 +59,7 @@ table: $(STAMP) ## run one of the papers' tables, then report on its paper: make
 	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
 	$(BIN)/python -m experiments.keep outputs/$(T) $(T) && exit $$status
 
-bench: $(STAMP) ## the four methods side by side with bare PyTorch and plain Lightning, appended to benchmarks/RESULTS.md (11 minutes)
+bench: $(STAMP) ## the four methods side by side with bare PyTorch and plain Lightning, appended to benchmarks/RESULTS.md (9 minutes)
 	$(BIN)/python -m benchmarks.suite
 
 bench-gpu: $(STAMP) ## the same on a CUDA device, noveltylab with recorded graphs
