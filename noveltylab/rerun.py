@@ -49,6 +49,13 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
     if sha256_file(new / "scores.csv") == result["files"]["scores.csv"]:
         console.print(f"[bold]the same scores[/], byte for byte: {new}")
         return True
+    here = read_result(new)
+    if not (old / "scores.csv").is_file():  # as in experiments/results, which keeps its checksum alone
+        for name, metrics in here["scores"].items():
+            there = result["scores"].get(name)
+            if metrics and there:
+                console.print(f"{name}: AUROC {there['auroc']:.6f} there, {metrics['auroc']:.6f} here")
+        return _not_the_same(console, result, here, new)
     first, second = (read_scores(folder / "scores.csv") for folder in (old, new))
     if first.ids != second.ids or first.columns.keys() != second.columns.keys():
         console.print(f"[bold red]other test samples or scores[/]: compare {old} and {new}")
@@ -56,9 +63,13 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
     for name, column in first.columns.items():
         gap = float(np.abs(column - second.columns[name]).max())
         console.print(f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})")
-    there, here = result["provenance"], read_result(new)["provenance"]
+    return _not_the_same(console, result, here, new)
+
+
+def _not_the_same(console: Console, old: dict[str, Any], new: dict[str, Any], folder: Path) -> bool:
+    there, here = old["provenance"], new["provenance"]
     changed = [key for key in ("versions", "hardware", "commit") if there.get(key) != here.get(key)]
-    console.print(f"[bold red]not the same scores[/]: {new}" + (f"; other {', '.join(changed)}" if changed else ""))
+    console.print(f"[bold red]not the same scores[/]: {folder}" + (f"; other {', '.join(changed)}" if changed else ""))
     return False
 
 

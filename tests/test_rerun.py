@@ -30,6 +30,18 @@ def test_other_scores_are_said(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "not the same scores" in capsys.readouterr().out
 
 
+def test_a_kept_result_without_its_scores_is_compared_by_auroc(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "scores.csv").unlink()
+    assert main([str(folder)]) == 0  # by the checksum
+    assert main([str(folder), "method.components=8", "force=true"]) == 1
+    said = capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    auroc = result["scores"][result["primary"]]["auroc"]
+    assert f"AUROC {auroc:.6f} there" in said and "not the same scores" in said
+
+
 def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "result.json"
     result = json.loads(path.read_text())

@@ -1,11 +1,10 @@
 """Strided convolutions of kernels 4 and 5 by Winograd's algorithm (Lavin and Gray, CVPR 2016), float32, for training on CPUs.
 
-A convolution of stride 2 is a sum of four of stride 1, one for each phase (even or odd row and column) of its input, with 2 x 2
-or 3 x 3 taps. Tiles of 4 x 4 outputs then take n x n products (n = 5 or 6) for each phase and pair of channels, where
-the definition takes 64 or 100: 2.6 and 2.8 times fewer. Those of one of the n x n positions in all tiles are one matrix
-product.
-The gradients at input and weight are the adjoints of the same three transforms, as is the transposed convolution.
-Rounding differs from the definition by some 1e-6 of the largest value (`tests/test_winograd.py`).
+A convolution of stride 2 is a sum of four of stride 1, one for each phase (even or odd rows and columns) of its input, with 2
+x 2 or 3 x 3 taps. A tile of 4 x 4 outputs then takes 4 n n products for a pair of channels (n = 5 or 6: 100 or 144), where the
+definition takes 256 or 400. Those of one of the n n positions, in all tiles and channels, are one matrix product. The
+gradients at input and weight are the adjoints of the same three transforms, as is the transposed convolution. Rounding differs
+from the definition's by less than 1e-5 of the largest value (tests/nets/test_winograd.py). nets/conv.py says when it is used.
 """
 
 import math
@@ -51,9 +50,9 @@ MATRICES = {
 
 
 def fits(kernel: int, padding: int, size: Sequence[int]) -> bool:
-    """Whether a convolution of stride 2 halves maps of that size into whole tiles."""
+    """Whether a convolution of stride 2 halves maps of that size into whole tiles, by a kernel worth it (3 x 3 is not)."""
     halves = all(side % (2 * TILE) == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size)
-    return (kernel + 1) // 2 in MATRICES and halves
+    return kernel in (4, 5) and halves
 
 
 def tiles(batch: int, size: Sequence[int]) -> int:
@@ -191,9 +190,9 @@ class Geometry:
         return found.view(n * n, self.tiles, outputs)
 
 
-def product(left: Tensor, right: Tensor, slot: str) -> Tensor:
-    """left @ right, in memory that the next one of that slot writes over."""
-    return torch.bmm(left, right, out=_scratch.take(slot, left, len(left), left.shape[1], right.shape[2]))
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, in memory that the next product writes over."""
+    return torch.bmm(left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2]))
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -210,7 +209,7 @@ class Convolution(torch.autograd.Function):
         ctx.geometry = geometry = Geometry(maps.shape, weight.shape[2], padding)
         inputs, weights = geometry.inputs(maps), geometry.weights(weight)
         ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weights if ctx.needs_input_grad[0] else None)
-        return channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2), "product")))
+        return channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2))))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -218,9 +217,9 @@ class Convolution(torch.autograd.Function):
         outputs = geometry.outputs_adjoint(gradient.permute(0, 2, 3, 1))
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
-            for_x = channels_last(geometry.inputs_adjoint(product(outputs, weights, "product")))
+            for_x = channels_last(geometry.inputs_adjoint(product(outputs, weights)))
         if ctx.needs_input_grad[1]:
-            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs, "product"))
+            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs))
         return for_x, for_weight, None
 
 
@@ -236,7 +235,7 @@ class Transposed(torch.autograd.Function):
         ctx.save_for_backward(
             outputs if ctx.needs_input_grad[1] else None, weights if ctx.needs_input_grad[0] else None
         )
-        return channels_last(geometry.inputs_adjoint(product(outputs, weights, "product")))
+        return channels_last(geometry.inputs_adjoint(product(outputs, weights)))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -244,7 +243,7 @@ class Transposed(torch.autograd.Function):
         inputs = geometry.inputs(gradient.permute(0, 2, 3, 1))
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
-            for_x = channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2), "product")))
+            for_x = channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2))))
         if ctx.needs_input_grad[1]:
-            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs, "product"))
+            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs))
         return for_x, for_weight, None

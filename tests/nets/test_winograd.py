@@ -169,6 +169,9 @@ def test_small_layers_small_batches_other_sizes_and_types_do_not(used: list[str]
     ):
         conv.use_winograd(layer, True)
         layer(maps(64, channels, 8, 8, dtype=torch.float32))
+    small = conv.Conv2d(128, 128, 3, 2, 1)  # enough weights, but a kernel that it hardly helps
+    conv.use_winograd(small, True)
+    small(maps(64, 128, 8, 8, dtype=torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
         run(layers())
     assert used == []
