@@ -41,8 +41,7 @@ EPOCHS, SCORED = 4, 256
 #: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the longest by far
 SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (3, 32)}
 GPU_STEPS, BATCH = 200, 64
-#: what a CPU needs so that it takes minutes, as the configuration advises: an iteration of OLED's whole networks for
-#: CIFAR-10 takes a CPU half a minute
+#: what a CPU needs so that all of it takes minutes: OLED's networks for CIFAR-10 want a GPU (conf/tuned/oled_cifar10.yaml)
 NARROWER = {("oled", "cifar10"): "method.width=0.25"}
 #: held-out images for each training image, as the protocols hold them out: their loss is looked at after every epoch
 HELD_OUT = 1 / 9
