@@ -11,8 +11,9 @@ float32, and bf16 where the machine is faster in it.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from benchmarks.reference import REFERENCES
 from benchmarks.suite import BATCH, Contender, peaks, rows_for
 from noveltylab.methods.base import Batch
 from noveltylab.results import provenance
+
+Key = TypeVar("Key")
 
 
 def step(side: str, name: str, shape: str, bf16: bool, progress: float) -> Callable[[], object]:
@@ -58,6 +61,17 @@ def step(side: str, name: str, shape: str, bf16: bool, progress: float) -> Calla
     return plain
 
 
+def turns(functions: Mapping[Key, Callable[[], object]], count: int) -> dict[Key, list[float]]:
+    """Seconds of each function, count turns of all of them one after another."""
+    times: dict[Key, list[float]] = {key: [] for key in functions}
+    for _ in range(count):
+        for key, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[key].append(time.perf_counter() - start)
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", default=[*REFERENCES])
@@ -72,12 +86,7 @@ def main() -> None:
     sides += [("compiled", False)] if asked.compile else []
     for name in asked.methods:
         steps = {key: step(key[0], name, asked.shape, key[1], asked.progress) for key in sides}
-        times: dict[tuple[str, bool], list[float]] = {key: [] for key in sides}
-        for _ in range(asked.repeats + 1):
-            for key, once in steps.items():
-                start = time.perf_counter()
-                once()
-                times[key].append(time.perf_counter() - start)
+        times = turns(steps, asked.repeats + 1)
         median = {key: statistics.median(values[1:]) for key, values in times.items()}
         for (side, bf16), value in median.items():
             ratio = median["bare", False] / value

@@ -7,7 +7,6 @@ Milliseconds in float32, lower quartile of eleven turns; `error`: largest differ
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.iteration import turns
 from noveltylab.nets import conv, winograd
 
 #: Channels in and out, side of the larger map: OCGAN's and CA-Entropy's layers, and the same at half the width.
@@ -24,13 +24,7 @@ TURNS = 11
 
 def quartiles(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Milliseconds of each, taken in turns; the first turn is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(TURNS + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: sorted(values[1:])[TURNS // 4] for name, values in times.items()}
+    return {name: 1000 * sorted(values[1:])[TURNS // 4] for name, values in turns(functions, TURNS + 1).items()}
 
 
 def trained(function: Callable[[], Tensor], leaves: tuple[Tensor, Tensor], pull: Tensor) -> None:

@@ -51,7 +51,7 @@ HELD_OUT = 1 / 9
 
 
 def images(shape: str, count: int) -> Any:
-    """uint8 (count, C, H, W), of a copy: the first real ones, else the bundled digits at that shape."""
+    """uint8 (count, C, H, W): the first real ones, else the bundled digits at that shape."""
     import numpy as np
     import torch
 
@@ -289,7 +289,7 @@ def serve(requests: Any, arguments: tuple[Any, ...]) -> None:
         contender = Contender(*arguments)
         while (request := requests.recv()) is not None:
             requests.send(contender.turn(**request))
-    except Exception:
+    except Exception:  # whatever it was: only the process that prints the table can say it
         requests.send(traceback.format_exc())
 
 

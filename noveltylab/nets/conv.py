@@ -176,9 +176,11 @@ def _as_products(x: Tensor, weight: Tensor) -> bool:
     return weight.numel() >= WORTHWHILE.get(x.dtype, math.inf)
 
 
-def _as_winograd(layer: nn.Module, x: Tensor, weight: Tensor, size: Sequence[int], padding: int) -> bool:
+def _as_winograd(
+    layer: "Conv2d | ConvTranspose2d", x: Tensor, weight: Tensor, size: Sequence[int], padding: int
+) -> bool:
     """Whether a layer whose larger maps have that size trains by Winograd's algorithm; scores never come from it."""
-    if not (layer.training and torch.is_grad_enabled() and getattr(layer, "winograd", False)):
+    if not (layer.training and torch.is_grad_enabled() and layer.winograd):
         return False
     if weight.numel() < WINOGRAD_WORTHWHILE.get(x.dtype, math.inf) or not winograd.fits(weight.shape[2], padding, size):
         return False
@@ -209,9 +211,7 @@ class Conv2d(nn.Conv2d):
                 return _with(self.bias, winograd.Convolution.apply(image, weight, padding))
             if _as_products(image, weight):
                 return _with(self.bias, _Convolution.apply(image, weight, stride, padding))
-            even = all(
-                side % 2 == 0 and side // 2 == (side + 2 * padding - weight.shape[2]) // 2 + 1 for side in x.shape[2:]
-            )
+            even = winograd.halves(weight.shape[2], padding, x.shape[2:])
             if image.requires_grad and image.shape[1] <= IMAGE and even and padding <= 2:
                 return _with(self.bias, _FromImage.apply(image, weight, padding))
         return super().forward(x)
@@ -227,12 +227,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         if _ours(x) and stride == 2:
             maps, weight = _cast(x, self.weight)
             size = tuple((side - 1) * stride - 2 * padding + weight.shape[2] + more for side in x.shape[2:])
-            if size == (2 * x.shape[2], 2 * x.shape[3]) and _as_winograd(self, maps, weight, size, padding):
+            doubles = size == (2 * x.shape[2], 2 * x.shape[3])
+            if doubles and _as_winograd(self, maps, weight, size, padding):
                 return _with(self.bias, winograd.Transposed.apply(maps, weight, padding))
             if _as_products(maps, weight):
                 return _with(self.bias, _Transposed.apply(maps, weight, stride, padding, size))
-            doubles = size == (2 * x.shape[2], 2 * x.shape[3]) and padding <= 2
-            if weight.shape[1] <= IMAGE and doubles:
+            if weight.shape[1] <= IMAGE and doubles and padding <= 2:
                 return as_image(maps, weight, padding, None if self.bias is None else self.bias.to(maps.dtype))
         return super().forward(x, output_size)
 

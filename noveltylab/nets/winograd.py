@@ -49,10 +49,14 @@ MATRICES = {
 }
 
 
+def halves(kernel: int, padding: int, size: Sequence[int]) -> bool:
+    """Whether a convolution of stride 2 halves maps of that size."""
+    return all(side % 2 == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size)
+
+
 def fits(kernel: int, padding: int, size: Sequence[int]) -> bool:
-    """Whether a convolution of stride 2 halves maps of that size into whole tiles, by a kernel worth it (3 x 3 is not)."""
-    halves = all(side % (2 * TILE) == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size)
-    return kernel in (4, 5) and halves
+    """Whether it does so into whole tiles, by a kernel worth it (3 x 3 is not)."""
+    return kernel in (4, 5) and all(side % (2 * TILE) == 0 for side in size) and halves(kernel, padding, size)
 
 
 def tiles(batch: int, size: Sequence[int]) -> int:
@@ -96,6 +100,16 @@ def transform(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
 def fresh(x: Tensor) -> Tensor:
     """A contiguous copy, never in memory that is written over."""
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, in memory that the next product writes over."""
+    return torch.bmm(left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2]))
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) of the same memory."""
+    return maps.permute(0, 3, 1, 2)
 
 
 class Geometry:
@@ -189,15 +203,25 @@ class Geometry:
         transform(matrices(self.taps, maps.dtype)[0].T, parts.view(TILE, TILE, -1), found)
         return found.view(n * n, self.tiles, outputs)
 
+    # The layer and its two gradients, between what is transformed already; maps are (B, C, H, W), channels last in memory.
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, in memory that the next product writes over."""
-    return torch.bmm(left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2]))
+    def convolve(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """-> (B, O, H/2, W/2); also the transposed layer's gradient at its input."""
+        return channels_last(self.outputs(product(inputs, weights.transpose(1, 2))))
+
+    def transpose(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        """-> (B, C, H, W); also the layer's gradient at its input."""
+        return channels_last(self.inputs_adjoint(product(outputs, weights)))
+
+    def weight_gradient(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """-> (O, C, k, k), of the one as of the other."""
+        return self.weights_adjoint(product(outputs.transpose(1, 2), inputs))
 
 
-def channels_last(maps: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W) of the same memory."""
-    return maps.permute(0, 3, 1, 2)
+def keep(ctx: Any, geometry: Geometry, for_weight: Tensor, for_x: Tensor) -> None:
+    """What the gradients at the weight and at x are made from, where they are wanted."""
+    ctx.geometry = geometry
+    ctx.save_for_backward(for_weight if ctx.needs_input_grad[1] else None, for_x if ctx.needs_input_grad[0] else None)
 
 
 class Convolution(torch.autograd.Function):
@@ -206,21 +230,17 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         maps = x.permute(0, 2, 3, 1)
-        ctx.geometry = geometry = Geometry(maps.shape, weight.shape[2], padding)
+        geometry = Geometry(maps.shape, weight.shape[2], padding)
         inputs, weights = geometry.inputs(maps), geometry.weights(weight)
-        ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weights if ctx.needs_input_grad[0] else None)
-        return channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2))))
+        keep(ctx, geometry, inputs, weights)
+        return geometry.convolve(inputs, weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (inputs, weights), geometry = ctx.saved_tensors, ctx.geometry
         outputs = geometry.outputs_adjoint(gradient.permute(0, 2, 3, 1))
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            for_x = channels_last(geometry.inputs_adjoint(product(outputs, weights)))
-        if ctx.needs_input_grad[1]:
-            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs))
-        return for_x, for_weight, None
+        for_x = geometry.transpose(outputs, weights) if ctx.needs_input_grad[0] else None
+        return for_x, geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None, None
 
 
 class Transposed(torch.autograd.Function):
@@ -230,20 +250,14 @@ class Transposed(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         batch, _, height, width = x.shape
         shape = torch.Size((batch, 2 * height, 2 * width, weight.shape[1]))
-        ctx.geometry = geometry = Geometry(shape, weight.shape[2], padding)
+        geometry = Geometry(shape, weight.shape[2], padding)
         outputs, weights = geometry.outputs_adjoint(x.permute(0, 2, 3, 1)), geometry.weights(weight)
-        ctx.save_for_backward(
-            outputs if ctx.needs_input_grad[1] else None, weights if ctx.needs_input_grad[0] else None
-        )
-        return channels_last(geometry.inputs_adjoint(product(outputs, weights)))
+        keep(ctx, geometry, outputs, weights)
+        return geometry.transpose(outputs, weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (outputs, weights), geometry = ctx.saved_tensors, ctx.geometry
         inputs = geometry.inputs(gradient.permute(0, 2, 3, 1))
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            for_x = channels_last(geometry.outputs(product(inputs, weights.transpose(1, 2))))
-        if ctx.needs_input_grad[1]:
-            for_weight = geometry.weights_adjoint(product(outputs.transpose(1, 2), inputs))
-        return for_x, for_weight, None
+        for_x = geometry.convolve(inputs, weights) if ctx.needs_input_grad[0] else None
+        return for_x, geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None, None

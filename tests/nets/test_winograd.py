@@ -126,7 +126,7 @@ def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(kernel: int
 def layers(**changes: Any) -> list[nn.Module]:
     """A convolution and a transposed one of many channels, in training, that may use it."""
     network = nn.ModuleList([conv.Conv2d(64, 128, 4, 2, 1), conv.ConvTranspose2d(128, 64, 4, 2, 1)])
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this call
     conv.use_winograd(network, changes.get("wanted", True))
     return [layer.train(changes.get("training", True)) for layer in network]
 
@@ -156,7 +156,8 @@ def test_layers_train_by_it_and_give_torchs_values(used: list[str]) -> None:
     for layer, channels, side in zip(both, (64, 128), (16, 8), strict=True):
         x = maps(64, channels, side, side, dtype=torch.float32)
         plain = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose2d
-        torch.testing.assert_close(layer(x), plain.forward(layer, x), rtol=0, atol=2e-5)  # type: ignore[arg-type]  # both are
+        expected = plain.forward(layer, x)  # type: ignore[arg-type]  # `plain` is this very layer's base class
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=2e-5)
     assert used == ["Convolution", "Transposed"]
 
 
