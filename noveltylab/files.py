@@ -5,11 +5,12 @@ device never ends, a YAML file of aliases unfolds to billions of values: none of
 """
 
 import hashlib
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -19,7 +20,7 @@ MAX_TEXT_BYTES = 64 * 2**20
 MAX_NESTING = 50
 
 
-def open_regular(path: str | Path, limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
     """Opens a regular file for reading, and nothing else.
 
     Args:
