@@ -1,134 +1,184 @@
-"""The one door through which files that somebody else may have written are read.
+"""The one door for files that somebody else may have written: regular files of a bounded size, text of a bounded depth.
 
-A run's folder may come from anybody. A pipe in the place of a file waits for ever, a link to a
-device never ends, a YAML file of aliases unfolds to billions of values: none of these is read.
+A pipe or a device is never waited for, an endless file never read to its end, and what a file says it holds is what is read
+of it. Everything here raises OSError for a file that is not opened, and ValueError for a content that is not taken.
 """
 
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import yaml
-
-#: Bytes that a result, a configuration or another text of a run may have.
-MAX_TEXT_BYTES = 64 * 2**20
-#: Levels of lists and mappings inside each other in a file of values.
+#: Bytes of a text that describes a run: result.json, config.yaml, a lock.
+MAX_TEXT_BYTES = 8 << 20
+#: Bytes of a table, such as scores.csv.
+MAX_TABLE_BYTES = 1 << 30
+#: Bytes of weights, or of any other file whose checksum is taken.
+MAX_FILE_BYTES = 8 << 30
+#: Levels of mappings and lists inside one another in a JSON or YAML text.
 MAX_NESTING = 50
+_BLOCK = 1 << 20
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
-def open_regular(path: str | Path, limit: int | None = None) -> io.BufferedReader:
-    """Opens a regular file for reading, and nothing else.
+def open_regular(path: str | Path, limit: int | None = None, within: Path | None = None) -> BinaryIO:
+    """Opens a regular file for reading.
 
     Args:
-        path: The file; a link to a regular file is one.
-        limit: The most bytes that it may have; None for any size.
+        path: The file.
+        limit: Bytes that it may hold; None: MAX_FILE_BYTES.
+        within: A folder that the file must lie in, wherever links lead.
 
     Raises:
-        OSError: It is missing, cannot be read, is a folder, a pipe, a socket or a device, or is
-            larger than the limit. `strerror` says which.
+        OSError: It is missing, a folder, a pipe, a device, or larger than that, or it lies elsewhere.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)  # O_NONBLOCK: a pipe without a writer does not wait
+    path, limit = Path(path), MAX_FILE_BYTES if limit is None else limit
+    _check_place(path, within)
+    _check_kind(os.stat(path), path, limit)  # before it is opened: to open a pipe or a device may wait, or do something
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, f"is {_kind(status.st_mode)}, not a regular file", str(path))
-        if limit is not None and status.st_size > limit:
-            message = f"has {status.st_size:,} bytes, more than the {limit:,} that such a file may have"
-            raise OSError(0, message, str(path))
-        return os.fdopen(descriptor, "rb")
+        _check_kind(status, path, limit)
+        if status.st_size == 0:  # /proc/kmsg calls itself an empty regular file, and would be waited for
+            os.close(descriptor)
+            return io.BytesIO()
+        return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "something else")
-
-
-def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
-    """The contents of a regular file of at most `limit` bytes. OSError as `open_regular`."""
-    with open_regular(path, limit) as file:
-        contents = file.read(limit + 1)
-    if len(contents) > limit:  # it grew, or its size was not what the file system said
-        raise OSError(0, f"has more than the {limit:,} bytes that such a file may have", str(path))
-    return contents
-
-
-def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a regular file in UTF-8.
-
-    Raises:
-        OSError: as `open_regular`.
-        ValueError: It is no UTF-8.
-    """
-    return read_bytes(path, limit).decode("utf-8")
-
-
-def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        OSError: as `open_regular`.
-        ValueError: It is no JSON in UTF-8, or is nested too deeply.
-    """
+def _check_place(path: Path, within: Path | None) -> None:
     try:
-        value = json.loads(read_text(path, limit))
+        if within is not None and not path.resolve(strict=True).is_relative_to(within.resolve()):
+            raise OSError(errno.EXDEV, "is a link that leads out of its folder", str(path))
+    except (RuntimeError, ValueError) as error:  # a loop of links; a name with a null byte
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+
+
+def _check_kind(status: os.stat_result, path: Path, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
+    if status.st_size > limit:
+        words = f"has {status.st_size:,} bytes, more than the {limit:,} that such a file may have"
+        raise OSError(errno.EFBIG, words, str(path))
+
+
+def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None = None) -> bytes:
+    """The file's bytes, as many as it held when it was opened. OSError as `open_regular`."""
+    with open_regular(path, limit, within) as file:
+        return file.read(limit)
+
+
+def read_tail(path: str | Path, count: int, within: Path | None = None) -> bytes:
+    """At most the last `count` bytes of a file of any size up to MAX_FILE_BYTES. OSError as `open_regular`."""
+    with open_regular(path, within=within) as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - count))
+        return file.read(count)
+
+
+def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None = None) -> str:
+    """The file as UTF-8. OSError as `open_regular`; ValueError: it is no UTF-8."""
+    return read_bytes(path, limit, within).decode("utf-8")
+
+
+def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None = None) -> Any:
+    """The file's JSON value.
+
+    Raises:
+        OSError: As `open_regular`.
+        ValueError: It is no JSON, nested too deeply, or holds a number that is not finite or beyond 64 bits.
+    """
+    text = read_text(path, limit, within)
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    _check_nesting(value)
+    check_plain(value)
     return value
 
 
-def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
-    """The value in a YAML file of plain values: no tags that make objects, no aliases.
+def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None = None) -> Any:
+    """The file's YAML value, made of plain values alone.
 
     Raises:
-        OSError: as `open_regular`.
-        ValueError: It is no such YAML in UTF-8, or is nested too deeply.
+        OSError: As `open_regular`.
+        ValueError: It is no YAML, nested too deeply, or holds an alias, a tag, or a number as `read_json` refuses.
     """
-    text = read_text(path, limit)
+    import yaml
+
+    text = read_text(path, limit, within)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("holds an alias (*name), which a recorded file never does")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
+        # first its events alone: aliases would multiply what is built, and nesting overflow it
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
                 raise ValueError("nested too deeply")
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError, TypeError) as error:  # a list as a key is a TypeError
-        raise ValueError(" ".join(str(error).split())) from None
+            if getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise ValueError(f"line {event.start_mark.line + 1} holds an alias or a tag, which a run never writes")
+        value = yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, TypeError) as error:  # a list as a key is a TypeError
+        raise ValueError(" ".join(str(error).split())[:200]) from None
+    check_plain(value)
+    return value
 
 
-def _check_nesting(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_NESTING):
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children.extend(item.values())
-            elif isinstance(item, list):
-                children.extend(item)
-        if not children:
-            return
-        level = children
-    raise ValueError("nested too deeply")
+def check_plain(value: Any) -> None:
+    """ValueError unless a value is made of mappings by text, lists, text that is Unicode, finite numbers, bool and None.
+
+    No deeper than MAX_NESTING.
+    """
+    pending = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_NESTING:
+            raise ValueError("nested too deeply")
+        if isinstance(item, dict):
+            pending += [(part, depth + 1) for pair in item.items() for part in pair]
+            if wrong := next((key for key in item if not isinstance(key, str)), None):
+                raise ValueError(f"holds a mapping by {type(wrong).__name__}, not by text")
+        elif isinstance(item, list):
+            pending += [(part, depth + 1) for part in item]
+        else:
+            _check_leaf(item)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a regular file of any size, as 64 hex digits. OSError as `open_regular`."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_leaf(item: Any) -> None:
+    if isinstance(item, float) and not math.isfinite(item):
+        raise ValueError("holds a number that is not finite")
+    if isinstance(item, int) and not -(2**63) <= item < 2**63:
+        raise ValueError("holds a whole number beyond 64 bits")
+    if isinstance(item, str):
+        item.encode("utf-8")  # raises UnicodeEncodeError, a ValueError, for half a pair of surrogates
+    elif item is not None and not isinstance(item, int | float):
+        raise ValueError(f"holds a {type(item).__name__}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no number")
+
+
+def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | None = None) -> str:
+    """The file's SHA-256 as 64 hex digits. OSError as `open_regular`."""
+    digest = hashlib.sha256()
+    with open_regular(path, limit, within) as file:
+        left = limit
+        while left and (block := file.read(min(_BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()

@@ -1,44 +1,79 @@
-"""The one way to the terminal: names and texts of others are shown, never obeyed.
+"""The one way to the terminal: text is shown, never obeyed, and a terminal's encoding never ends a run.
 
-A file may be called anything, also `\\x1b[2J` (which clears a terminal) or `[bold]`; a terminal may
-know ASCII alone. Whatever is printed goes through here.
+Names, paths and messages may be anybody's: no markup is read in them, control characters and signs that reverse or hide
+others are made visible, and what the terminal's encoding lacks is replaced.
 """
 
-import io
+import logging
 import sys
 import unicodedata
-from typing import TextIO
+from collections.abc import Iterable
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-#: Characters that a terminal obeys or that reorder the line: control, format, surrogate, separator.
-UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+#: Joiners that words of some languages need, and that hide nothing.
+_JOINERS = {"\u200c", "\u200d"}
 
 
 def plain(text: object) -> str:
-    """The text with every character that a terminal would obey written as `\\x1b` or `\\u202e`."""
-    return "".join(_shown(character) for character in str(text))
+    """A text as one line without any sign that a terminal would obey: each is shown as its escape, e.g. \\x1b."""
+    line = str(text)
+    return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
 
-def _shown(character: str) -> str:
-    if unicodedata.category(character) not in UNSHOWN:
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+def plain_lines(text: object) -> str:
+    """As `plain`, with its line breaks kept."""
+    return "\n".join(plain(line) for line in str(text).split("\n"))
 
 
-def console(stderr: bool = False) -> Console:
-    """A console that reads no markup and replaces what the terminal's encoding lacks."""
-    tolerate_encoding(sys.stderr if stderr else sys.stdout)
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+def _visible(sign: str) -> str:
+    if sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == "Zs":
+        return sign
+    return sign.encode("unicode_escape").decode()
 
 
-def tolerate_encoding(stream: TextIO) -> None:
-    """Makes a stream write `\\u96f6` for a character that its encoding lacks, not fail."""
-    if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+class _Screen(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Every piece of text on its way to the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain_lines(segment.text), segment.style)
+
+
+def console(**settings: Any) -> Console:
+    """A console for anybody's text.
+
+    Args:
+        settings: As rich's Console takes them, e.g. stderr=True.
+    """
+    screen = _Screen(markup=False, highlight=False, emoji=False, **settings)
+    tolerate_encoding(screen.file)
+    return screen
+
+
+def say(text: object, file: IO[str] | None = None) -> None:
+    """One line on standard error, or in another stream."""
+    file = file or sys.stderr
+    if file is None:  # a process without a terminal
+        return
+    tolerate_encoding(file)
+    print(plain(" ".join(str(text).split())), file=file, flush=True)
+
+
+def say_error(error: object) -> None:
+    """`error: ...`, one line on standard error."""
+    say(f"error: {error}")
+
+
+def tolerate_encoding(stream: Any) -> None:
+    """Lets a stream write an escape such as \\u96f6 for a sign that its encoding lacks, not fail."""
+    if getattr(stream, "errors", None) != "backslashreplace" and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
 
 
-def say(text: object) -> None:
-    """Prints one line to standard error."""
-    tolerate_encoding(sys.stderr)
-    print(plain(" ".join(str(text).split())), file=sys.stderr)
+class LogLines(logging.Formatter):
+    """Lines of a log that a terminal can show as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_lines(super().format(record))

@@ -1,39 +1,73 @@
-"""What is printed: shown as it is, never obeyed, whatever the terminal knows."""
+"""What anybody's text may do to a terminal: nothing."""
 
 import io
-import sys
+import logging
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
-from noveltylab.screen import console, plain, say
+from noveltylab.screen import LogLines, console, plain, plain_lines, say, say_error
+
+HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\u202egpj.exe\u2066\ud800"
+
+
+def obeyed(text: str) -> set[str]:
+    """The signs of a text that are no plain ones."""
+    return {sign for sign in text if not sign.isprintable() and sign != "\n"}
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("零件 Größe", "零件 Größe"),
-        ("\x1b[2Jgone", "\\x1b[2Jgone"),
-        ("a\u202eb\u200b", "a\\u202eb\\u200b"),
-        ("one\ntwo\r", "one\\ntwo\\r"),
-        ("[bold]x[/x]", "[bold]x[/x]"),
-        ("\udcff", "\\udcff"),
-    ],
+    "text", ["零件", "Teile_Größe", "é\u00a0x", "می\u200cخواهم", "a b", "[bold]x[/x]", ":smile:", "👩\u200d🔬"]
 )
-def test_control_characters_are_shown(text: str, shown: str) -> None:
-    assert plain(text) == shown
+def test_text_of_ordinary_people_stays_as_it_is(text: str) -> None:
+    assert plain(text) == text
 
 
-def test_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    console().print("output x[/x] :smile:")
-    assert capsys.readouterr().out == "output x[/x] :smile:\n"
+def test_control_characters_are_seen() -> None:
+    assert plain("a\x1b[2Jb\n\t\x7f\x9b\u202e\udcff") == "a\\x1b[2Jb\\n\\t\\x7f\\x9b\\u202e\\udcff"
+    assert not obeyed(plain(HOSTILE))
+    assert plain_lines("a\x1b\nb") == "a\\x1b\nb"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_a_terminal_that_lacks_a_character_shows_its_number(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    monkeypatch.setattr(sys, "stderr", stream)
-    say("a name: 零件")
+def written(encoding: str = "utf-8") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", newline="\n")
+
+
+def text_of(stream: io.TextIOWrapper) -> str:
     stream.flush()
-    text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
-    assert text.startswith("a name: ")
-    assert ("零件" in text) == (encoding == "utf-8")
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(stream.encoding)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_console_shows_names_as_they_are(terminal: bool) -> None:
+    stream = written()
+    screen = console(file=stream, width=200, force_terminal=terminal, color_system=None)
+    table = Table(title=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row("x[/x] [bold]y[/] :smile:")
+    table.add_row(Text(HOSTILE))
+    screen.print("x[/x]", HOSTILE)
+    screen.print(table)
+    found = text_of(stream)
+    assert not obeyed(found)
+    assert "x[/x] [bold]y[/] :smile:" in found and "\\x1b]0;owned" in found
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_the_encoding_lacks_is_replaced(encoding: str) -> None:
+    stream = written(encoding)
+    console(file=stream, width=80).print("Größe 零件 ·")
+    say("零件", stream)
+    assert "\\u96f6\\u4ef6" in text_of(stream)
+
+
+def test_say_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say_error("a\nerror: b\x1b[2J")
+    assert capsys.readouterr().err == "error: a error: b\\x1b[2J\n"
+
+
+def test_a_log_keeps_its_lines_and_nothing_else() -> None:
+    record = logging.LogRecord("n", logging.INFO, "", 0, "a\nb\x1b%s", ("\x07",), None)
+    assert LogLines("%(message)s").format(record) == "a\nb\\x1b\\x07"
