@@ -5,10 +5,15 @@ If the new image is an inlier too, exchangeable with the held-out ones, P(p <= a
 on the scores, and for any n (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Bates, Candès, Lei,
 Romano and Sesia, Testing for Outliers with Conformal p-values, Annals of Statistics 2023). That is an average over draws of
 the held-out inliers; for one such draw the realised rate follows a beta law (Vovk, 2012; Bates et al., section 2.3).
+
+The smallest p-value is 1 / (n + 1): with few held-out inliers no score could be novel at a small rate. Then nothing is
+decided at all (`decide`), since "inlier" would be the answer to every image.
+
+Ties are broken against "novel": a held-out score counts as high as s where it lies below s by rounding alone (TOLERANCE).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,13 +24,22 @@ Array = NDArray[np.float64]
 
 #: how sure `Calibration.upper` is
 CONFIDENCE = 0.95
+#: How far two computations of one score may lie apart, as a share of its size: float32 sums in another order, that is in
+#: another batch, with batch norms folded in, on another processor or by ONNX. At most 5e-5 over all methods and scores.
+TOLERANCE = 1e-4
+#: false-positive rates whose thresholds a run keeps
+RATES = (0.01, 0.05, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of held-out inliers: float64 (n,), rising, finite, n at least 1. UserError for others."""
+    """Scores of held-out inliers: float64 (n,), rising, finite, n at least 1. UserError for others.
+
+    levels: (n,), rising, each score raised by what rounding may add: a score up to there counts as equal.
+    """
 
     scores: Array
+    levels: Array = field(init=False)
 
     def __post_init__(self) -> None:
         values = np.sort(np.asarray(self.scores, np.float64).ravel())
@@ -35,13 +49,15 @@ class Calibration:
             )
         if not np.isfinite(values).all():
             raise UserError("the scores of the held-out inliers are not finite: training diverged, run it again")
+        size = np.maximum(np.abs(values), np.median(np.abs(values)))
         object.__setattr__(self, "scores", values)
+        object.__setattr__(self, "levels", values + TOLERANCE * size)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def ranks(self, scores: ArrayLike) -> NDArray[np.int64]:
-        """1 + #{held-out >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,); small is novel.
+        """1 + #{levels >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,); small is novel.
 
         Raises:
             ValueError: A score is NaN.
@@ -49,7 +65,7 @@ class Calibration:
         values = np.asarray(scores, np.float64)
         if np.isnan(values).any():
             raise ValueError("a score is NaN")
-        return 1 + len(self) - np.searchsorted(self.scores, values, side="left").astype(np.int64)
+        return 1 + len(self) - np.searchsorted(self.levels, values, side="left").astype(np.int64)
 
     def p_values(self, scores: ArrayLike) -> Array:
         """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel. ValueError for NaN."""
@@ -67,7 +83,7 @@ class Calibration:
     def threshold(self, fpr: float) -> float | None:
         """The score above which p <= fpr, None where no score can be: then n is below 1 / fpr - 1."""
         k = self.allowed(fpr)
-        return float(self.scores[len(self) - k]) if k else None
+        return float(self.levels[len(self) - k]) if k else None
 
     def expected(self, fpr: float) -> float:
         """The false-positive rate averaged over draws of the held-out inliers, for scores without ties: k / (n + 1) <= fpr."""
@@ -108,9 +124,77 @@ def fdr_rank(counts: ArrayLike, fdr: float) -> int:
     return int(np.flatnonzero(passed & (found > 0)).max(initial=-1)) + 1
 
 
-def thresholds(
-    held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, ...] = (0.01, 0.05, 0.1)
-) -> dict[str, object]:
+def needed(fpr: float) -> int:
+    """How many held-out inliers give p <= fpr: the smallest n with 1 / (n + 1) <= fpr."""
+    return max(1, math.ceil((1 - 1e-9) / fpr) - 1)
+
+
+def smallest_rate(held_out: int) -> str:
+    """The smallest false-positive rate that so many held-out inliers decide, rounded up to be typed: 12 -> "0.077"."""
+    rate = 1 / (held_out + 1)
+    digits = 1 - math.floor(math.log10(rate))
+    return f"{math.ceil(rate * 10**digits - 1e-9) / 10**digits:.{digits}f}".rstrip("0")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule decides: ranks up to `cut` are novel, the others inliers; or None, and a sentence that says why."""
+
+    cut: int | None
+    reason: str = ""
+
+
+def decide(calibration: Calibration | None, counts: ArrayLike, fpr: float, fdr: float | None = None) -> Decision:
+    """Applies a rule to a batch of p-values.
+
+    Args:
+        calibration: None without held-out inliers.
+        counts: (n + 1,), how many of the batch have rank 1, 2, ..., n + 1; any without `calibration`.
+        fpr: Novel is what has p <= fpr.
+        fdr: Instead, unless None: Benjamini and Hochberg's rule.
+
+    Returns:
+        A decision without a cut where even a file above all held-out inliers would not be called novel.
+    """
+    check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
+    rate = fpr if fdr is None else fdr
+    if calibration is None:
+        return Decision(
+            None,
+            "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: "
+            f"{_many(needed(rate))} are needed for p <= {rate:g} (protocol.val_fraction holds some out)",
+        )
+    size = len(calibration)
+    usable = f"fpr={smallest_rate(size)} can be decided"
+    if fdr is None:
+        if cut := calibration.allowed(fpr):
+            return Decision(cut)
+        return Decision(
+            None,
+            f"{size} held-out inliers cannot give p <= {fpr:g}, so nothing can be called novel or inlier: "
+            f"{_many(needed(fpr))} are needed; {usable}",
+        )
+    numbers = np.array(counts, np.int64)
+    cut, total = fdr_rank(numbers, fdr), int(numbers.sum())
+    if not numbers[0] and total:  # one file is imagined above all held-out inliers
+        numbers[int(np.flatnonzero(numbers)[-1])] -= 1
+        numbers[0] = 1
+    if cut or not total or fdr_rank(numbers, fdr):
+        return Decision(cut)
+    share = fdr * int(numbers[0]) / total
+    return Decision(
+        None,
+        f"{size} held-out inliers cannot decide {total} files by fdr={fdr:g}: the most novel ones need p <= {share:.2g}, the "
+        f"smallest p is {1 / (size + 1):.2g}, so nothing can be called novel or inlier; {_many(needed(share))} are needed; "
+        f"{usable}",
+    )
+
+
+def _many(count: int) -> str:
+    return f"{count:,}" if count < 1e9 else f"{count:.2g}"
+
+
+def thresholds(held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, ...] = RATES) -> dict[str, object]:
     """The part of a run's result that says where to cut its score.
 
     Args:
@@ -122,13 +206,14 @@ def thresholds(
 
     Returns:
         ``score``, ``held_out`` (n), ``exact``, ``at``: for each rate ``fpr``, ``threshold`` (novel is what lies above; None
-        where n is too small), ``expected`` and ``upper`` (see Calibration).
+        where n is too small), ``needed`` (the n that it takes), ``expected`` and ``upper`` (see Calibration).
     """
     calibration = Calibration(np.asarray(held_out, np.float64))
     cuts = [
         {
             "fpr": rate,
             "threshold": calibration.threshold(rate),
+            "needed": needed(rate),
             "expected": calibration.expected(rate),
             "upper": calibration.upper(rate),
         }

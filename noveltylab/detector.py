@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from noveltylab.conformal import Calibration, check_rate, fdr_rank
+from noveltylab.conformal import Calibration, check_rate, decide
 from noveltylab.data.decode import fit, in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
@@ -32,7 +32,9 @@ from noveltylab.ledger import damage
 from noveltylab.methods.base import Method, find_method
 from noveltylab.options import Options, check_arguments, read_options
 from noveltylab.results import read_result, recorded_config, sha256_file
+from noveltylab.runs import require_run
 from noveltylab.scores import read_scores
+from noveltylab.screen import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,14 +138,14 @@ class Detector:
                 turned into each other as those of files are, other sizes stretched.
 
         Raises:
-            UserError: Another shape or range, or a run that does not take images.
+            UserError: Another shape or range, a shape that can be read in two ways, or a run that does not take images.
         """
         if self.reader.kind != "image":
             raise UserError(f"this run takes {self.reader.takes}, not images")
-        x = torch.as_tensor(images).detach().cpu()
+        x = _as_tensor(images)
+        if reason := wrong_layout(tuple(x.shape), "permute" if isinstance(images, Tensor) else "transpose"):
+            raise UserError(reason)
         x = x[:, None] if x.ndim == 3 else x
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
-            raise UserError(f"images are (N, C, H, W) with C = 1 or 3, or grey (N, H, W), not {tuple(x.shape)}")
         if x.is_floating_point():
             if not bool(((x >= 0) & (x <= 1)).all()):
                 raise UserError(
@@ -172,8 +174,9 @@ class Detector:
             fdr: Instead: Benjamini and Hochberg over all rows, at most that expected share of inliers among the novel.
 
         Returns:
-            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel`` (bool; None without held-out
-            inliers, or for a file that cannot be read) and ``error`` (None where all went well).
+            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel`` (bool; None for a file that
+            cannot be read, and for all where the held-out inliers are too few for the rule) and ``error`` (None where all
+            went well). Why nothing could be decided is said on stderr and kept as ``attrs["undecided"]``.
 
         Raises:
             UserError: No such file, images of another kind, or pandas is not installed.
@@ -186,16 +189,19 @@ class Detector:
         if isinstance(inputs, Tensor | np.ndarray):
             scores, files, errors = self.novelty(self.fit(inputs)), None, None
         else:
-            given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-            rows = list(self.rows(path for each in given for path in expand(str(each), self.reader)))
+            rows = list(self.rows(path for each in _names(inputs) for path in expand(str(each), self.reader)))
             files, scores, errors = (
                 [row[0] for row in rows],
                 np.array([row[1] for row in rows], float),
                 [row[2] for row in rows],
             )
-        p_values, novel = self.decide(scores, fpr, fdr)
-        columns = {"score": scores, "p_value": p_values, "novel": novel}
-        return pd.DataFrame(columns if files is None else {"file": files, **columns, "error": errors})
+        p_values, novel, reason = self.decide(scores, fpr, fdr)
+        columns = {"score": scores, "p_value": p_values, "novel": pd.Series(novel, dtype=object)}
+        table = pd.DataFrame(columns if files is None else {"file": files, **columns, "error": errors})
+        if reason:
+            table.attrs["undecided"] = reason
+            say(f"not decided: {reason}")
+        return table
 
     def rows(self, paths: Iterable[Path]) -> Iterable[tuple[str, float, str | None]]:
         """(name, score, error) of each file, NaN where it cannot be read; bounded memory."""
@@ -236,16 +242,91 @@ class Detector:
 
     def decide(
         self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
-    ) -> tuple[NDArray[np.float64], list[bool | None]]:
-        """p-values (N,) and decisions of scores (N,), NaN for none: NaN and None for these, and without held-out inliers."""
+    ) -> tuple[NDArray[np.float64], list[bool | None], str]:
+        """p-values (N,) and decisions of scores (N,), and why nothing could be decided, "" where it could.
+
+        A score that is NaN has the p-value NaN and the decision None.
+        """
         known, calibration = np.isfinite(scores), self.calibration
         p_values, novel = np.full(len(scores), np.nan), np.full(len(scores), None, object)
-        if calibration is not None and known.any():
-            ranks = calibration.ranks(scores[known])
-            counts = np.bincount(ranks - 1, minlength=len(calibration) + 1)
-            cut = calibration.allowed(fpr) if fdr is None else fdr_rank(counts, fdr)
-            p_values[known], novel[known] = ranks / (len(calibration) + 1), (ranks <= cut).astype(object)
-        return p_values, novel.tolist()
+        if calibration is None:
+            return p_values, novel.tolist(), decide(None, (), fpr, fdr).reason
+        ranks = calibration.ranks(scores[known])
+        p_values[known] = ranks / (len(calibration) + 1)
+        counts = np.bincount(ranks - 1, minlength=len(calibration) + 1)
+        decision = decide(calibration, counts, fpr, fdr)
+        if decision.cut is not None:
+            novel[known] = (ranks <= decision.cut).astype(object)
+        return p_values, novel.tolist(), decision.reason
+
+
+def _names(inputs: Any) -> list[str | Path]:
+    """One name, or several. UserError for anything else, such as a list of arrays."""
+    names = [inputs] if isinstance(inputs, str | Path) or not isinstance(inputs, Iterable) else list(inputs)
+    for name in names:
+        if not isinstance(name, str | Path):
+            raise UserError(
+                f"images are given as files or as one array (N, C, H, W), not as {type(name).__name__}; np.stack makes one "
+                "array of several of one size"
+            )
+    return names
+
+
+def _as_tensor(images: Tensor | NDArray[Any]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    try:
+        return torch.from_numpy(np.ascontiguousarray(images))  # a flipped array has strides that torch does not know
+    except TypeError as error:
+        raise UserError(f"images are uint8, or floats in [0, 1], not {images.dtype}") from error
+
+
+def wrong_layout(shape: tuple[int, ...], turn: str) -> str:
+    """Why an array of images is not taken, with the expression that turns it into one that is; "" where it is.
+
+    An axis of 3 or 4 that could as well be the colours of one picture is refused: nothing in the array tells.
+
+    Args:
+        shape: Of the array: (N, C, H, W) with C = 1 or 3, or grey (N, H, W), is right.
+        turn: What the array calls a change of its axes, "transpose" or "permute".
+    """
+    expected = f"images are (N, C, H, W) with C = 1 or 3, or grey (N, H, W), not {shape}"
+    if 0 in shape:
+        return f"{expected}: the array is empty"
+    if len(shape) == 2:
+        return f"{expected}: one grey picture (H, W) is images[None]"
+    if len(shape) == 3:
+        return _wrong_three(shape, expected, turn)
+    if len(shape) != 4:
+        return expected
+    first, last = shape[1] in (1, 3), shape[3] in (1, 2, 3, 4)
+    if first and last:
+        return (
+            f"{expected} for certain: axis 1 and axis 3 could both be the colours; images of so few pixels a side are not "
+            f"scored, and if the colours come last, it is images.{turn}(0, 3, 1, 2)"
+        )
+    if last:
+        return f"{expected}: {_without_alpha('(N, H, W, C)', shape[3], '0, 3, 1, 2', turn)}"
+    return "" if first else expected
+
+
+def _wrong_three(shape: tuple[int, ...], expected: str, turn: str) -> str:
+    count, _, last = shape
+    if last in (1, 2, 3, 4):
+        return f"{expected}: {_without_alpha('one picture (H, W, C)', last, '2, 0, 1', turn)}[None]"
+    if count in (3, 4):
+        colours = "images[None]" if count == 3 else "images[None, :3]"
+        return (
+            f"{expected} for certain: {count} grey pictures (N, H, W) are images[:, None], one picture (C, H, W) with colours "
+            f"is {colours}"
+        )
+    return ""
+
+
+def _without_alpha(what: str, channels: int, axes: str, turn: str) -> str:
+    """With an alpha channel, which is left out: (H, W, 2) and (H, W, 4)."""
+    colours = "" if channels in (1, 3) else f"[..., :{channels - 1}]"
+    return f"{what} is images{colours}.{turn}({axes})"
 
 
 def _grey(x: Tensor) -> Tensor:
@@ -266,6 +347,7 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
             machine has no such accelerator.
     """
     folder = Path(folder).expanduser()
+    require_run(folder)
     try:
         content = read_result(folder)
         config = recorded_config(content)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.screen import console, say_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,9 +269,9 @@ def main(arguments: list[str]) -> int:
     try:
         path = export(*parse(arguments))
     except (UserError, RunFailed) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say_error(error)
         return 2 if isinstance(error, UserError) else 1
-    print(f"written to {path}")
+    console(soft_wrap=True).print(f"written to {path}")
     return 0
 
 

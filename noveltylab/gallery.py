@@ -26,7 +26,7 @@ SIDE = 128
 
 
 def write_page(request: "Request", detector: "Detector", summary: "Summary", cut: int | None) -> None:
-    """Writes `request.page`; cut: the largest rank that is novel, None without held-out inliers."""
+    """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be decided."""
     from jinja2 import Environment, StrictUndefined
 
     style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report/page.css", "gallery.css"))
@@ -36,6 +36,7 @@ def write_page(request: "Request", detector: "Detector", summary: "Summary", cut
     text = template.render(
         title="Most novel first",
         lead=_lead(request, detector, summary),
+        reason=summary.reason,
         cases=_cases(detector, summary.top, cut),
         failed=summary.failed,
         unreadable=summary.unreadable,
@@ -54,25 +55,20 @@ def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[
         else f"{summary.files} files"
     )
     lines = [f"{shown}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
-    if calibration is None:
-        return [*lines, "The run held out no inliers, so there are no p-values."]
-    found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
-    lines.append(f"{found} {guarantee(request, detector)}")
+    if calibration is not None and summary.novel is not None:
+        found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
+        lines.append(f"{found} {guarantee(request, detector)}")
     if summary.top and detector.reconstruct(summary.top[0].images[:1]) is not None and len(summary.top[0].images) == 1:
         lines.append("Right of each image: where its reconstruction differs, from black to white, one scale for all.")
     return lines
 
 
 def guarantee(request: "Request", detector: "Detector") -> str:
-    """What the decision rule promises, in a sentence. The run must have held-out inliers."""
+    """What the decision rule promises, in a sentence; where the held-out inliers are enough for it."""
     calibration = detector.calibration
     assert calibration is not None
     if request.fdr is not None:
         return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
-    if calibration.threshold(request.fpr) is None:
-        return (
-            f"No p-value can be as small as {request.fpr:g}: that takes {round(1 / request.fpr) - 1} held-out inliers."
-        )
     about = "At most" if detector.exact else "As the held-out inliers chose the epoch too, about"
     return (
         f"{about} {calibration.expected(request.fpr):.2g} of inliers are called novel on average; with these held-out ones "
@@ -89,12 +85,11 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
             pictures.append({"data": _encoded(to_png(map_)), "alt": "error map"})
         entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
         calibration = detector.calibration
-        if calibration is not None and cut is not None:
+        if calibration is not None:
             rank = int(calibration.ranks([case.score])[0])
-            entry |= {
-                "p_value": f"{rank / (len(calibration) + 1):.4g}",
-                "decision": "novel" if rank <= cut else "inlier",
-            }
+            entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
+            if cut is not None:
+                entry["decision"] = "novel" if rank <= cut else "inlier"
         found.append(entry)
     return found
 

@@ -6,18 +6,22 @@
 
 run          the folder of a finished run: its method, weights, preprocessing and held-out inliers are used
 input        an image, a folder with its subfolders, a pattern, a video (each frame is scored); for a run on sound, wav files
-output       the CSV file: file, score, p_value, decision (novel, inlier, unreadable); default scores.csv
+output       the CSV file: file, score, p_value, decision (novel, inlier, unreadable); default scores.csv; one of before is
+             replaced, any other file is not
 fpr          novel is what has p <= fpr: on average at most this share of inliers; default 0.05
 fdr          instead of fpr: Benjamini and Hochberg over all files, at most this expected share of inliers among the novel
 accelerator  auto (a GPU if there is one), cpu or gpu
 --html       also a page beside the CSV file, the most novel first, with the error map of a method that reconstructs
 
-Any number of files in bounded memory. Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input.
+Where the run held out too few inliers for the rule, no file is called novel or inlier: the decision stays empty, and a
+further column, note, says how many it takes. Any number of files in bounded memory.
+Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input.
 """
 
 import csv
 import heapq
 import io
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,16 +32,23 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.files import open_regular
+from noveltylab.screen import console, say, say_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from noveltylab.conformal import Decision
     from noveltylab.detector import Detector
 
 KEYS = ("run", "input", "output", "fpr", "fdr", "accelerator")
 HEADER = ("file", "score", "p_value", "decision")
+#: a further column, where nothing can be decided
+NOTE = "note"
 #: files that the screen names, and that the page shows
 SHOWN, PICTURED = 5, 100
+#: how the page begins, by which one of before is known
+PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
 #: unreadable files that are listed; the CSV file has them all
 LISTED = 1000
 
@@ -59,6 +70,11 @@ class Request:
         return self.output.with_suffix(".html")
 
     @property
+    def files(self) -> list[Path]:
+        """What is written."""
+        return [self.output, self.page] if self.html else [self.output]
+
+    @property
     def rule(self) -> str:
         return f"p <= {self.fpr:g}" if self.fdr is None else f"Benjamini-Hochberg at {self.fdr:g}"
 
@@ -69,19 +85,23 @@ class Summary:
 
     Attributes:
         files: Scored (frames of a video count).
-        novel: How many of them are called novel; None without held-out inliers.
+        novel: How many of them are called novel; None where the rule cannot decide.
+        reason: Why it cannot.
         unreadable: (file, why), the first LISTED of `failed`.
         failed: How many files could not be read.
         seconds: That it took.
         top: The most novel ones, first the highest score.
+        replaced: Files of an earlier prediction that this one took the place of.
     """
 
     files: int = 0
     novel: int | None = None
+    reason: str = ""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     failed: int = 0
     seconds: float = 0.0
     top: list["Case"] = field(default_factory=list)
+    replaced: list[Path] = field(default_factory=list)
 
 
 @dataclass(order=True)
@@ -124,7 +144,12 @@ def parse(arguments: list[str]) -> Request:
         raise UserError(f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}")
     rates = {key: _rate(key, given[key]) for key in ("fpr", "fdr") if key in given}
     accelerator = given.get("accelerator", "auto")
-    return Request(run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html)
+    request = Request(run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html)
+    headers = (HEADER, (*HEADER, NOTE))
+    check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
+    if html:
+        check_replaceable(request.page, [PAGE_START])
+    return request
 
 
 EXAMPLES = {
@@ -135,6 +160,23 @@ EXAMPLES = {
     "fdr": "0.1",
     "accelerator": "cpu",
 }
+
+
+def check_replaceable(path: Path, starts: Iterable[bytes]) -> None:
+    """UserError for an existing file that begins with none of `starts`, as this command's do: it is somebody's own."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_regular(path) as file:
+            if file.read(len(PAGE_START)).startswith(tuple(starts)):
+                return
+        reason = "was not written by predict"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise UserError(
+        f"{path}: is there already ({reason}) and is not overwritten; choose another place, e.g. "
+        f"output={path.stem}-new.csv, or move it away"
+    )
 
 
 def _rate(key: str, text: str) -> float:
@@ -153,13 +195,14 @@ def predict(request: Request) -> Summary:
     Raises:
         UserError: Nothing is found, or the run cannot be used; nothing is written then.
     """
+    from noveltylab.conformal import decide
     from noveltylab.detector import load_detector  # imports torch: only once the command line is known to be good
     from noveltylab.inputs import expand
     from noveltylab.results import open_atomic
 
     detector = load_detector(request.run, request.accelerator)
     paths = expand(request.input, detector.reader)
-    summary = Summary()
+    summary = Summary(replaced=[path for path in request.files if path.exists()])
     calibration = detector.calibration
     counts = np.zeros(0 if calibration is None else len(calibration) + 1, np.int64)
     started = time.monotonic()
@@ -181,19 +224,20 @@ def predict(request: Request) -> Summary:
                 pending.writerow([name, repr(score), rank, ""])
                 _keep(summary.top, Case(score, -summary.files, name, path, images), PICTURED if request.html else SHOWN)
                 summary.files += 1
-            cut = None if calibration is None else _cut(calibration, counts, request)
+            decision = decide(calibration, counts, request.fpr, request.fdr)
             first.seek(0)
             with _text(whole) as text:
                 writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(HEADER)
-                writer.writerows(_decided(csv.reader(first), len(counts), cut))
-        summary.novel = None if cut is None else int(counts[:cut].sum())
+                writer.writerow(HEADER if not decision.reason else (*HEADER, NOTE))
+                writer.writerows(_decided(csv.reader(first), len(counts), decision))
+        summary.novel = None if decision.cut is None else int(counts[: decision.cut].sum())
+        summary.reason = decision.reason
         summary.top.sort(reverse=True)
         summary.seconds = time.monotonic() - started
         if request.html:
             from noveltylab.gallery import write_page
 
-            write_page(request, detector, summary, cut)
+            write_page(request, detector, summary, decision.cut)
     except OSError as error:
         where = error.filename2 or error.filename or request.output
         raise RunFailed(f"cannot write {where}: {error.strerror or error}") from None
@@ -219,22 +263,18 @@ class _text(io.TextIOWrapper):
         self.detach()
 
 
-def _cut(calibration: Any, counts: Any, request: Request) -> int:
-    """The largest rank that is novel, 0 for none."""
-    from noveltylab.conformal import fdr_rank
-
-    return int(calibration.allowed(request.fpr) if request.fdr is None else fdr_rank(counts, request.fdr))
-
-
-def _decided(rows: Iterable[list[str]], size: int, cut: int | None) -> Iterator[list[Any]]:
-    """The rows of the CSV file; size = n + 1, cut: the largest rank that is novel."""
+def _decided(rows: Iterable[list[str]], size: int, decision: "Decision") -> Iterator[list[Any]]:
+    """The rows of the CSV file; size = n + 1, or 0 without held-out inliers."""
+    note = [decision.reason] if decision.reason else []
     for name, score, rank, error in rows:
+        p_value = repr(int(rank) / size) if size and rank else ""
         if error:
-            yield [_harmless(name), "", "", f"unreadable: {error}"]
-        elif cut is None:
-            yield [_harmless(name), score, "", ""]
+            word = f"unreadable: {error}"
+        elif decision.cut is None:
+            word = ""
         else:
-            yield [_harmless(name), score, repr(int(rank) / size), "novel" if int(rank) <= cut else "inlier"]
+            word = "novel" if int(rank) <= decision.cut else "inlier"
+        yield [_harmless(name), score, p_value, word, *note]
 
 
 def _harmless(name: str) -> str:
@@ -251,17 +291,16 @@ def _keep(top: list[Case], case: Case, count: int) -> None:
 
 def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[Any]:
     """The rows under a progress bar, on a terminal; counting files for it reads names only."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from noveltylab.inputs import expand
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    screen = console(stderr=True)
+    if not screen.is_terminal:
         yield from rows
         return
     columns = (TextColumn("scoring"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=screen) as bar:
         task = bar.add_task("", total=sum(1 for _ in expand(given, detector.reader)))
         seen: str | None = None
         for row in rows:
@@ -273,25 +312,26 @@ def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[An
 
 def print_summary(request: Request, summary: Summary, detector: "Detector | None" = None) -> None:
     """What was found, on standard output; files that cannot be read at its end."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    screen = console(soft_wrap=True)
     rate = summary.files / max(summary.seconds, 1e-9)
-    console.print(Text(f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)", "bold"))
+    screen.print(Text(f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)", "bold"))
     if summary.novel is None:
-        console.print("no p-values: the run held out no inliers (protocol.val_fraction above 0 does)")
+        screen.print(Text(f"not decided: {summary.reason}", "bold yellow"))
     else:
-        console.print(f"{summary.novel} novel by {request.rule}")
+        screen.print(f"{summary.novel} novel by {request.rule}")
     for case in summary.top[:SHOWN]:
-        console.print(f"  {case.score:<12.6g} {case.name}")
-    console.print(f"written to {request.output}" + (f" and {request.page}" if request.html else ""))
+        screen.print(f"  {case.score:<12.6g} {case.name}")
+    screen.print(f"written to {' and '.join(map(str, request.files))}")
+    if summary.replaced:
+        screen.print(f"in place of an earlier prediction: {' and '.join(map(str, summary.replaced))}")
     if summary.failed:
-        console.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
+        screen.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
         for name, why in summary.unreadable:
-            console.print(Text(f"  {name}: {why}", "red"))
+            screen.print(Text(f"  {name}: {why}", "red"))
         if summary.failed > len(summary.unreadable):
-            console.print(f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}")
+            screen.print(f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}")
 
 
 def main(arguments: list[str]) -> int:
@@ -303,10 +343,10 @@ def main(arguments: list[str]) -> int:
         request = parse(arguments)
         summary = predict(request)
     except (UserError, RunFailed) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say_error(error)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        say("interrupted; nothing was written")
         return 130
     print_summary(request, summary)
     return 1 if summary.failed else 0

@@ -43,6 +43,11 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run_here(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """run_here("data=mnist", ...): composes the real config with overrides and runs it in this process, without pictures."""
+    return run_in(tmp_path)
+
+
+def run_in(folder: Path) -> Callable[..., dict[str, Any]]:
+    """`run_here` for a folder that outlives a test."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -51,7 +56,7 @@ def run_here(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def go(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("train", [f"output={tmp_path / 'outputs'}", "pictures=false", *overrides])
+            config = compose("train", [f"output={folder / 'outputs'}", "pictures=false", *overrides])
         return run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
     return go

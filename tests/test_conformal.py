@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom, false_discovery_control
 
-from noveltylab.conformal import Calibration, fdr_rank, thresholds
+from noveltylab.conformal import (
+    TOLERANCE,
+    Calibration,
+    decide,
+    fdr_rank,
+    needed,
+    smallest_rate,
+    thresholds,
+)
 from noveltylab.errors import UserError
 from noveltylab.scores import read_scores
 from tests.formats import write_images, write_mnist
@@ -61,9 +69,45 @@ def test_the_law_of_the_realised_rate() -> None:
 def test_few_held_out_inliers_promise_no_small_rate() -> None:
     calibration = Calibration(np.arange(18.0))
     assert calibration.threshold(0.05) is None
-    assert Calibration(np.arange(19.0)).threshold(0.05) == 18.0
+    assert Calibration(np.arange(19.0)).threshold(0.05) == pytest.approx(18.0, rel=TOLERANCE)
     cut = thresholds(np.arange(18.0), "mse", exact=True)
-    assert [row["threshold"] for row in cut["at"]] == [None, None, 17.0]  # type: ignore[attr-defined]
+    assert [row["threshold"] for row in cut["at"]] == [None, None, pytest.approx(17, TOLERANCE)]  # type: ignore[attr-defined]
+    assert [row["needed"] for row in cut["at"]] == [99, 19, 9]  # type: ignore[attr-defined]
+
+
+@given(st.integers(1, 3000), st.floats(1e-4, 0.999))
+def test_how_many_held_out_inliers_a_rate_needs(n: int, fpr: float) -> None:
+    """By the definition: the rule decides from so many on; and the rate that is offered instead can be decided."""
+    assert (Calibration(np.zeros(n)).allowed(fpr) > 0) == (n >= needed(fpr))
+    assert 1 / (n + 1) <= float(smallest_rate(n)) < 1.2 / (n + 1)
+    assert decide(Calibration(np.zeros(n)), [], float(smallest_rate(n))).cut
+
+
+@given(SCORES, SCORES, RATES, st.booleans())
+def test_nothing_is_decided_where_no_file_could_be_novel(
+    held_out: list[float], scores: list[float], rate: float, batch: bool
+) -> None:
+    """Decided or not: by SciPy's rule for the batch, in which one file lies above all that is held out."""
+    calibration = Calibration(np.array(held_out))
+    counts = np.bincount(calibration.ranks(scores) - 1, minlength=len(held_out) + 1)
+    decision = decide(calibration, counts, 0.5, rate) if batch else decide(calibration, counts, rate)
+    if max(scores) <= max(held_out):
+        scores = [100.0, *sorted(scores)[1:]]
+    p_values = calibration.p_values(scores)
+    smallest = false_discovery_control(p_values).min() if batch else p_values.min()
+    assert (decision.cut is not None) == (smallest <= rate * (1 + 1e-9))
+    assert (decision.cut is None) == bool(decision.reason)
+
+
+def test_scores_apart_by_rounding_are_ties() -> None:
+    """Against "novel": what another processor or batch adds to a held-out image's score leaves its p-value."""
+    held_out = np.array([-40.0, -3.0, 1e-7, 0.5, 2.0, 900.0])
+    calibration = Calibration(held_out)
+    for sign in (-1, 0, 1):
+        moved = held_out + sign * 0.9 * TOLERANCE * np.maximum(np.abs(held_out), np.median(np.abs(held_out)))
+        assert (calibration.ranks(moved) >= calibration.ranks(held_out)).all() or sign > 0
+        assert (calibration.ranks(moved) - 1 >= [6, 5, 4, 3, 2, 1]).all()
+    assert calibration.ranks(held_out + 0.01 * np.abs(held_out) + 1e-3).tolist() == [6, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("bad", [[], [np.nan], [np.inf, 1.0]])

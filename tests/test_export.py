@@ -96,7 +96,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["run=x"], "format= is missing"),
         (["format=torch_export"], "run= is missing"),
         (["run=x", "form=onnx"], "form=onnx: no such option; did you mean 'format='"),
-        (["run=nowhere", "format=torch_export"], "nowhere/result.json: No such file"),
+        (["run=nowhere", "format=torch_export"], "run=nowhere: no such folder, so no run is there"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
 """The command that scores new files: the same scores as the run's, any input, broken files, bounded memory, the page."""
 
 import csv
+import html
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -18,9 +20,11 @@ from PIL import Image
 
 from noveltylab import predict
 from noveltylab.conformal import Calibration
-from noveltylab.detector import load_detector
+from noveltylab.detector import Detector, load_detector
 from noveltylab.errors import UserError
+from noveltylab.inputs import Reader
 from noveltylab.scores import read_scores
+from tests.conftest import run_in
 from tests.data.test_decode import hostile
 from tests.formats import write_dcase, write_images
 from tests.methods.conftest import SMALL
@@ -36,9 +40,11 @@ def trained(go: Callable[..., dict[str, Any]], output: Path, method: str, *optio
     return path.parent
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "own", {"train/good": 120, "test/good": 12, "test/odd": 12}, channels=3)
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(
+        tmp_path_factory.mktemp("images") / "own", {"train/good": 120, "test/good": 12, "test/odd": 12}, channels=3
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +99,13 @@ def test_a_run_on_digits_scores_pictures_of_digits(run_here: Callable[..., dict[
         assert float(found[f"{at:04d}.png"]["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
 
 
-@pytest.fixture
-def run_folder(run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path) -> Path:
-    return trained(run_here, tmp_path / "outputs", "pca", "data=folder", f"data.root={own}")
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
+    """One run for all tests, which leave it as it is."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOVELTYLAB_CACHE", str(root / "cache"))
+        return trained(run_in(root), root / "outputs", "pca", "data=folder", f"data.root={own}")
 
 
 def test_broken_huge_empty_and_hostile_files(run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,11 +193,17 @@ def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
         assert one[2] == three[2] and one[1] == pytest.approx(three[1], rel=1e-5, nan_ok=True)
 
 
-def test_no_held_out_inliers_no_p_values(run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path) -> None:
+def test_no_held_out_inliers_no_p_values(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("data=folder", f"data.root={own}", "protocol.val_fraction=0", "select=last")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
     assert predict.main([f"run={folder}", f"input={own / 'test'}", "--html"]) == 0
-    assert {(row["p_value"], row["decision"]) for row in rows_of(Path("scores.csv")).values()} == {("", "")}
+    rows = rows_of(Path("scores.csv")).values()
+    assert {(row["p_value"], row["decision"]) for row in rows} == {("", "")}
+    said = "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: 19 are needed"
+    for text in (capsys.readouterr().out, Path("scores.html").read_text(), *(row["note"] for row in rows)):
+        assert said in text
 
 
 def write_wav(path: Path, seconds: float = 2.0) -> None:
@@ -306,7 +322,24 @@ BAD = [
     (["run={run}", "input={own}", "output=scores.txt"], "the scores are a CSV file"),
     (["run={run}", "input={own}", "output={run}/scores.csv"], "lies in the run's own folder"),
     (["run={run}", "input={own}", "accelerator=tpu"], "it can be auto, cpu or gpu"),
-    (["run=nowhere", "input={own}"], "nowhere/result.json: No such file or directory, so this run is not complete"),
+    (["run=nowhere", "input={own}"], "run=nowhere: no such folder, so no run is there; no run lies below . either"),
+    (["run={run}/../seed7", "input={own}"], "seed7: no such folder, so no run is there; runs below {run}/..: {run}"),
+    (["run={outputs}", "input={own}"], "no run is there (it holds no result.json); runs below {outputs}: {run}"),
+    (["run={run}/scores.csv", "input={own}"], "is a file, and a run is a folder; runs below {run}: {run}"),
+    (["run=begun", "input={own}"], "run=begun: this run is not complete; the command that began it goes on with it"),
+    (
+        ["run={run}", "input={own}", "output=mine.csv"],
+        "mine.csv: is there already (was not written by predict)",
+    ),
+    (
+        ["run={run}", "input={own}", "output=notes.csv"],
+        "notes.csv: is there already (was not written by predict)",
+    ),
+    (
+        ["run={run}", "input={own}", "output=pipe.csv"],
+        "pipe.csv: is there already (is a pipe, not a regular file)",
+    ),
+    (["run={run}", "input={own}", "output=shop.csv", "--html"], "shop.html: is there already (was not"),
 ]
 
 
@@ -314,13 +347,140 @@ def test_bad_input_is_one_line_and_nothing_is_created(
     run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("empty").mkdir()
+    Path("begun").mkdir()
+    Path("begun/config.yaml").write_text("seed: 0\n")
+    Path("mine.csv").write_text("file,price\n")
+    Path("notes.csv").write_text("file,score,p_value,decision,my notes\n")
+    Path("shop.html").write_text("<!doctype html>")
+    os.mkfifo("pipe.csv")
     write_wav(Path("sound.wav"), 0.1)
+    names = {"run": run_folder, "own": own, "outputs": run_folder.parents[4]}
     for arguments, said in BAD:
-        before = sorted(Path().rglob("*"))
-        assert predict.main([text.format(run=run_folder, own=own) for text in arguments]) == 2, said
+        before = contents()
+        assert predict.main([text.format(**names) for text in arguments]) == 2, said
         error = capsys.readouterr().err
-        assert said in error and len(error.splitlines()) == 1, error
-        assert sorted(Path().rglob("*")) == before
+        assert said.format(**names) in error and len(error.splitlines()) == 1, error
+        assert contents() == before
+
+
+def contents() -> dict[Path, bytes]:
+    """Everything in the working folder."""
+    return {path: path.read_bytes() if path.is_file() else b"" for path in Path().rglob("*")}
+
+
+def test_an_earlier_prediction_is_replaced_and_that_is_said(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"run={run_folder}", f"input={own / 'test'}", "--html"]
+    assert predict.main(arguments) == 0
+    assert "in place of" not in capsys.readouterr().out
+    assert predict.main([*arguments, "fpr=0.2"]) == 0
+    assert "in place of an earlier prediction: scores.csv and scores.html" in capsys.readouterr().out
+    # one without decisions is known as well
+    assert predict.main([*arguments, "fpr=0.001"]) == 0
+    assert predict.main(arguments) == 0
+
+
+RULES = [
+    (("fpr=0.01",), "24 held-out inliers cannot give p <= 0.01", "99 are needed", "fpr=0.04 can be decided"),
+    (("fpr=1e-300",), "24 held-out inliers cannot give p <= 1e-300", "1e+300 are needed", "fpr=0.04"),
+    (("fdr=0.03",), "24 held-out inliers cannot decide 24 files by fdr=0.03", "are needed", "fpr=0.04"),
+]
+
+
+@pytest.mark.parametrize(("rule", "said"), [(rule, said) for rule, *said in RULES])
+def test_nothing_is_called_inlier_where_nothing_could_be_novel(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str], rule: tuple[str, ...], said: list[str]
+) -> None:
+    pytest.importorskip("pandas")
+    capsys.readouterr()
+    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "--html", *rule]) == 0
+    rows = rows_of(Path("scores.csv")).values()
+    assert {row["decision"] for row in rows} == {""} and all(float(row["p_value"]) > 0.03 for row in rows)
+    page = html.unescape(Path("scores.html").read_text())
+    assert page.count(", p = ") == 24 and "<strong>inlier" not in page and "<strong>novel" not in page
+    rates = {key: float(value) for key, _, value in (text.partition("=") for text in rule)}
+    screen = capsys.readouterr().out
+    table = load_detector(run_folder).frame(str(own / "test"), **rates)
+    assert table.novel.isna().all() and table.p_value.notna().all()
+    for part in said:
+        for text in (screen, page, *(row["note"] for row in rows), table.attrs["undecided"], capsys.readouterr().err):
+            assert part in text or not text, text
+
+
+def test_one_held_out_inlier_more_decides(run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rate that the sentence names can be decided, and no note is left."""
+    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "fpr=0.04"]) == 0
+    rows = rows_of(Path("scores.csv")).values()
+    assert {row["decision"] for row in rows} == {"novel", "inlier"} and "note" not in next(iter(rows))
+    assert "not decided" not in capsys.readouterr().out
+
+
+def shifted(array: np.ndarray[Any, Any], axes: tuple[int, ...]) -> list[Any]:
+    """The array with its axes in another order, as NumPy's and as torch's."""
+    turned = np.ascontiguousarray(array.transpose(axes))
+    return [turned, torch.from_numpy(turned)]
+
+
+#: what a refusal says to write instead
+EXPRESSION = re.compile(r"images(?:\[[^]]*\])?\.\w+\([\d, ]+\)(?:\[None\])?|images\[None[^]]*\]")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expression(channels: int) -> None:
+    """What the refusal names is run, and gives the very pictures."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 3, 24, 20), dtype=np.uint8)
+    detector = blind_detector(channels)
+    expected = detector.fit(pictures)
+    refused = [
+        *shifted(pictures[0], (1, 2, 0)),  # one picture (H, W, 3)
+        *shifted(pictures[0], (0, 1, 2)),  # one picture (3, H, W), or three grey ones
+        *shifted(pictures, (0, 2, 3, 1)),
+        *shifted(pictures.astype(np.float32) / 255, (0, 2, 3, 1)),
+        np.concatenate([pictures, pictures[:, :1]], 1).transpose(0, 2, 3, 1),  # with an alpha channel
+        np.concatenate([pictures, pictures[:, :1]], 1)[0].transpose(1, 2, 0),
+        np.concatenate([pictures, pictures[:, :1]], 1)[0],
+    ]
+    for images in refused:
+        with pytest.raises(UserError, match=r"\(N, C, H, W\) with C = 1 or 3") as error:
+            detector.fit(images)
+        expression = re.findall(EXPRESSION, str(error.value))[-1]
+        found = detector.fit(eval(expression, {"images": images}))
+        assert torch.equal(found, expected[: len(found)])
+    for shape in [(24, 20, 1), (24, 20)]:
+        grey = pictures[0, 0].reshape(shape)
+        with pytest.raises(UserError) as error:
+            detector.fit(grey)
+        found = detector.fit(eval(str(error.value).split(" is ")[-1], {"images": grey}))
+        assert torch.equal(found, detector.fit(pictures[:1, :1]))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 8, 3), (2, 1, 8, 1), (3, 8, 8), (4, 8, 8), (2, 2, 8, 8), (8,), (1, 2, 3, 8, 8), (0, 1, 8, 8)]
+)
+def test_other_layouts_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"images are \(N, C, H, W\) with C = 1 or 3, or grey \(N, H, W\), not"):
+        blind_detector(1).fit(np.zeros(shape, np.uint8))
+
+
+def test_what_is_no_array_of_images_is_refused() -> None:
+    detector = blind_detector(1)
+    flipped = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8)[:, :, ::-1]
+    assert torch.equal(detector.fit(flipped), detector.fit(flipped.copy()))
+    for images in (np.zeros((2, 8, 8), np.uint16), np.full((2, 8, 8), None), np.zeros((2, 8, 8), np.int64)):
+        with pytest.raises(UserError, match="images are uint8, or floats"):
+            detector.fit(images)
+    pytest.importorskip("pandas")
+    for inputs in ([flipped, flipped], Image.new("L", (8, 8)), 7):
+        with pytest.raises(UserError, match="images are given as files or as one array"):
+            detector.frame(inputs)  # type: ignore[arg-type]  # the point
+
+
+def blind_detector(channels: int) -> Detector:
+    """One that takes images of 16 pixels a side, without a run behind it."""
+    detector = Detector.__new__(Detector)
+    detector.shape, detector.reader = (channels, 16, 16), Reader("image", channels, 16, "", (0, 0), "mean")
+    return detector
 
 
 def test_a_hostile_or_damaged_run_folder_is_refused(
