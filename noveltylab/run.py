@@ -123,9 +123,10 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 "val": len(parts.val),
                 **result.pop("n_test"),
                 **({"skipped": samples.skipped} if samples.skipped else {}),
+                **({"missing": samples.missing} if samples.missing else {}),
             },
             "split_sha256": digest,
-            "data_verified": bool(samples.verified),
+            "data_verified": samples.verified,
             "warnings": data.warnings + result["warnings"],
             "files": {
                 path.name: sha256_file(path)

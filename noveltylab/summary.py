@@ -78,7 +78,6 @@ def _cells(name: str, metrics: Mapping[str, Any]) -> list[Text]:
 def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tuple[str, str, str]]:
     """Key, value and style of each line under the table."""
     seconds, sizes = result["seconds"], result["n"]
-    verified = result.get("data_verified", False)
     pictures = ", figures/" if (Path(folder) / "figures").is_dir() else ""
     return [
         ("weights", _weights(result["selected"]), ""),
@@ -91,12 +90,26 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ),
         *(("novel", line, "") for line in _thresholds(result.get("thresholds"))),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
-        ("data", "verified by checksum" if verified else "NOT verified by checksum", "" if verified else "yellow"),
+        ("data", *_verified(result)),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
         *((key, f"{value:.4g}", "") for key, value in result.get("extra", {}).items()),
         ("folder", str(folder), ""),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]
+
+
+def _verified(result: Mapping[str, Any]) -> tuple[str, str]:
+    """What is known of the data files, and its style."""
+    absent = result["n"].get("missing")
+    missing = f"; {absent:,} of the official set missing" if absent else ""
+    # results of before call data without published checksums unverified, one's own images as well
+    own = result.get("config", {}).get("data", {}).get("classes") == "folders"
+    verified = None if own else result.get("data_verified", False)
+    if verified is None:
+        return f"cannot be verified (no checksums to compare with){missing}", "yellow" if missing else ""
+    if verified:
+        return f"verified by checksum{missing}", ""
+    return f"NOT verified by checksum{missing}", "yellow"
 
 
 def _thresholds(found: Mapping[str, Any] | None) -> list[str]:

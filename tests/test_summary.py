@@ -86,6 +86,9 @@ def test_numbers_that_used_outlier_labels_stand_apart() -> None:
 def test_unverified_data_is_said() -> None:
     assert "NOT verified" in shown(data_verified=False)
     assert "NOT verified" not in shown()
+    assert "cannot be verified (no checksums to compare with)" in shown(data_verified=None)
+    own = {"data": {"classes": "folders"}}
+    assert "cannot be verified" in shown(data_verified=False, config=own)  # as kept results have it
 
 
 def test_warnings_are_whole_and_in_bold_red() -> None:

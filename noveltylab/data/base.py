@@ -27,7 +27,7 @@ from noveltylab.data.protocols import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.scores import Scores
 
-_NOT_READERS = {"base", "cache", "decode", "layout", "preprocess", "protocols"}
+_NOT_READERS = {"base", "cache", "decode", "layout", "preprocess", "protocols", "stored"}
 _BLOCK = 1024  # images resized at once
 
 
@@ -54,8 +54,9 @@ class Samples:
 
     images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,); official_test bool (N,), None
     without such a split; ids (N,) such as "train/00012"; verified: the files were compared with the official checksums, None
-    where there can be none; facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for
-    the run's result; skipped: files that could not be read; scale: of log-mel images, the decibels of 0 and of 255.
+    where there are none to compare with; facts: name -> (N,), for protocols; units: what the samples are pieces of; notes:
+    sentences for the run's result; skipped: files that could not be read; missing: files (or images) of the official set
+    that are not there; scale: of log-mel images, the decibels of 0 and of 255.
     """
 
     images: Tensor
@@ -67,6 +68,7 @@ class Samples:
     units: Units | None = None
     notes: tuple[str, ...] = ()
     skipped: int = 0
+    missing: int = 0
     scale: tuple[float, float] | None = None
 
 
@@ -79,7 +81,11 @@ class Chunk(NamedTuple):
 
 def resolve_root(root: str | Path | None) -> Path:
     """The data folder: option data.root, else environment NOVELTYLAB_DATA, else ``data`` in the working directory."""
-    return Path(root or os.environ.get("NOVELTYLAB_DATA") or "data").expanduser()
+    chosen = Path(root or os.environ.get("NOVELTYLAB_DATA") or "data")
+    try:
+        return chosen.expanduser()
+    except RuntimeError:
+        raise UserError(f"data.root={chosen}: there is no such home folder") from None
 
 
 def missing(what: str, folder: Path, remedy: str) -> UserError:
@@ -201,7 +207,7 @@ class NoveltyData(L.LightningDataModule):
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
         self.warnings += samples.notes
         if samples.verified is False:
-            self.warnings.append("data files were not verified against the official checksums")
+            self.warnings.append("data.verify=false: the data files were not checked")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,15 +1,14 @@
 """COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels (Nene, Nayar and Murase, 1996).
 
-One file per view, ``obj<k>__<angle>.png``, in ``<root>/coil-100``. Also reads COIL-20 (coil20.py), named alike. Copies
-in any square size, grey or colour, will do; the result says so.
+One file per view, ``obj<k>__<angle>.png``, in ``<root>/coil-100``, or in the archive ``<root>/coil-100.zip``, which is read in
+place. Also reads COIL-20 (coil20.py), named alike. Copies in any square size, grey or colour, will do; the result says so.
 """
 
 import io
-import os
 import re
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from noveltylab.data.base import Samples, missing, resolve_root
+from noveltylab.data.stored import Stored, check_archive, find_archive, names_in, zip_members
 from noveltylab.errors import UserError
 
 VIEWS = 72
@@ -43,6 +43,9 @@ class Layout:
     pixels: str
     archive: str
     folders: tuple[str, ...]
+    #: bytes and SHA-256 of the archive as TensorFlow Datasets has them; of single files none were published
+    size: int | None = None
+    sha256: str | None = None
 
     @property
     def total(self) -> int:
@@ -65,6 +68,8 @@ COIL100 = Layout(
     pixels="128 x 128 colour",
     archive="coil-100.zip",
     folders=("coil-100", "coil-100/coil-100", "COIL-100", "COIL-100/coil-100"),
+    size=130_688_843,
+    sha256="fcb4b8b01c0778f416d8d7a09f45082c4f7075cc74743dcddd5c44307bd4afe7",
 )
 COIL20 = Layout(
     title="COIL-20",
@@ -80,8 +85,9 @@ COIL20 = Layout(
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
     """Samples with images (7200, C, H, H), sorted by object and angle. UserError for unusable files.
 
-    verify: all 7,200 views must be there; without it any part of them will do. No checksums of the files were
-    published, so the result is not verified. facts: "view", the angle in degrees.
+    verify: all 7,200 views must be there, and an archive must be the official one, which makes the result verified (of the
+    unpacked files no checksums were published). Without it any part of the views will do. facts: "view", the angle in
+    degrees.
     """
     return read_layout(COIL100, root, verify=verify, download=download)
 
@@ -89,19 +95,21 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
 def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bool) -> Samples:
     """Read one of the two sets, as `read` does. Of several folders the fullest is taken, ids are `obj<k>/<n>`."""
     root = resolve_root(root)
-    folder, views = _find(layout, root, download)
+    place, views = _find(layout, root, download, verify)
     if verify and len(views) < layout.total:
-        raise _incomplete(layout, folder, views)
-    images = _read_images([folder / _file(k, n) for k, n in views])
+        raise _incomplete(layout, place.path, views)
+    checked = bool(place.member and layout.sha256 and verify)
+    images = _read_images([_beside(place, _file(k, n)) for k, n in views])
     table = np.array(views, dtype=np.int64)
     return Samples(
         images=images,
         labels=table[:, 0] - 1,
         official_test=None,
         ids=np.array([f"obj{k}/{n:03d}" for k, n in views]),
-        verified=False,
+        verified=checked or (None if verify else False),
         facts={"view": table[:, 1] // layout.step * DEGREES},
-        notes=(_note(layout, folder, images),),
+        notes=() if checked and images.shape[2] == 128 else (_note(layout, place, images),),
+        missing=layout.total - len(views),
     )
 
 
@@ -109,28 +117,50 @@ def _file(k: int, n: int) -> str:
     return f"obj{k}__{n}.png"
 
 
-def _find(layout: Layout, root: Path, download: bool) -> tuple[Path, list[tuple[int, int]]]:
-    """The folder with the most views of the set, and these (k, n), sorted; every picture in it is one of them."""
-    found = {folder: names for part in layout.folders if (names := _pictures(folder := root / part))}
+def _beside(place: Stored, name: str) -> Stored:
+    if not place.member:
+        return Stored(place.path / name)
+    return Stored(place.path, str(PurePosixPath(place.member).with_name(name)))
+
+
+def _find(layout: Layout, root: Path, download: bool, verify: bool) -> tuple[Stored, list[tuple[int, int]]]:
+    """Where the most views of the set lie, and these (k, n), sorted; every picture there is one of them.
+
+    A folder as Stored(folder), in an archive any file of it.
+    """
+    found = {Stored(folder): names for part in layout.folders if (names := _pictures(folder := root / part))}
     if not found and any(map(layout.parse, names := _pictures(root))):  # data.root is the folder itself
-        found = {root: names}
+        found = {Stored(root): names}
+    if not found and (archive := find_archive(root, layout.archive)):
+        if verify and layout.sha256:
+            check_archive(archive, "sha256", layout.sha256, layout.size)
+        found = _in_archive(archive)
     other = COIL20 if layout.option == COIL100.option else COIL100
     if not found:
         raise _absent(layout, other, root, download)
-    parsed = {folder: [layout.parse(name) for name in names] for folder, names in found.items()}
-    folder = max(parsed, key=lambda folder: sum(view is not None for view in parsed[folder]))
-    views = [view for view in parsed[folder] if view is not None]
-    if len(views) < len(found[folder]):
-        strange = next(name for name in found[folder] if layout.parse(name) is None)
-        if all(map(other.parse, found[folder])):
+    parsed = {place: [layout.parse(name) for name in names] for place, names in found.items()}
+    place = max(parsed, key=lambda place: sum(view is not None for view in parsed[place]))
+    views = [view for view in parsed[place] if view is not None]
+    if len(views) < len(found[place]):
+        strange = next(name for name in found[place] if layout.parse(name) is None)
+        if all(map(other.parse, found[place])):
             raise UserError(
-                f"{folder} holds views of {other.title}, such as {strange}, not of {layout.title}: use {other.option}."
+                f"{place} holds views of {other.title}, such as {strange}, not of {layout.title}: use {other.option}."
             )
         raise UserError(
-            f"{folder / strange} is no view of {layout.title}: expected names obj<k>__<n>.png with k from 1 to "
+            f"{_beside(place, strange)} is no view of {layout.title}: expected names obj<k>__<n>.png with k from 1 to "
             f"{layout.objects} and n = 0, {layout.step}, ..., {(VIEWS - 1) * layout.step}. Rename it or move it away."
         )
-    return folder, sorted(views)
+    return place, sorted(views)
+
+
+def _in_archive(path: Path) -> dict[Stored, list[str]]:
+    """For each folder of an archive one of its files, and the names of its pictures."""
+    folders: dict[PurePosixPath, list[str]] = {}
+    for member in sorted(zip_members(path)):
+        if member.lower().endswith(".png"):
+            folders.setdefault(PurePosixPath(member).parent, []).append(PurePosixPath(member).name)
+    return {Stored(path, str(folder / names[0])): names for folder, names in folders.items()}
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -138,20 +168,15 @@ def _pictures(folder: Path) -> list[str]:
 
     The official archive holds a script beside them.
     """
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"Cannot look into {folder}: {error.strerror}.") from error
-    return sorted(name for name in names if name.lower().endswith(".png") and not name.startswith("."))
+    return [name for name in names_in(folder) if name.lower().endswith(".png") and not name.startswith(".")]
 
 
 def _absent(layout: Layout, other: Layout, root: Path, download: bool) -> UserError:
     first = next((folder for part in layout.folders if (folder := root / part).is_dir()), root)
     remedy = (
         f"Get {layout.archive} from the page of COIL (Columbia Object Image Library) of the CAVE laboratory at "
-        f"Columbia University and unpack it into {root}, so that {root / layout.folders[0] / _file(1, 0)} is there"
+        f"Columbia University and put it into {root}, or unpack it there, so that "
+        f"{root / layout.folders[0] / _file(1, 0)} is there"
         f"{'; data.download=true cannot fetch it' if download else ''}."
     )
     if there := next((root / part for part in other.folders if _pictures(root / part)), None):
@@ -170,62 +195,55 @@ def _incomplete(layout: Layout, folder: Path, views: list[tuple[int, int]]) -> U
     )
 
 
-def _note(layout: Layout, folder: Path, images: Tensor) -> str:
+def _note(layout: Layout, place: Stored, images: Tensor) -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
     views = f"all {count} views counted" if count == layout.total else f"only {count} of {layout.total} views there"
     copy = "" if pixels == layout.pixels else f", {pixels} pixels in place of the original {layout.pixels}"
-    return f"{layout.title} has no published checksums; in {folder.absolute().name}: {views}{copy}"
+    published = f"no published checksums but that of {layout.archive}" if layout.sha256 else "no published checksums"
+    return f"{layout.title} has {published}; in {place.path.absolute().name}: {views}{copy}"
 
 
-def _read_images(paths: list[Path]) -> Tensor:
+def _read_images(files: list[Stored]) -> Tensor:
     """uint8 (N, C, H, H). UserError naming the first file that cannot be read or differs from the first."""
-    first = read_png(paths[0])
-    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+    first = read_png(files[0])
+    images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     into = images.numpy()
-    for i, path in enumerate(paths):
-        pixels = read_png(path)
+    for i, file in enumerate(files):
+        pixels = read_png(file)
         if pixels.shape != first.shape:
             raise UserError(
-                f"{path} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} pixels in "
-                f"{len(pixels)} channels, {paths[0].name} has {first.shape[-1]} x {first.shape[-2]} in {len(first)}."
+                f"{file} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} pixels in "
+                f"{len(pixels)} channels, {files[0].name} has {first.shape[-1]} x {first.shape[-2]} in {len(first)}."
             )
         into[i] = pixels
     return images
 
 
-def read_png(path: Path) -> NDArray[np.uint8]:
+def read_png(file: Stored) -> NDArray[np.uint8]:
     """uint8 (C, H, H) of a square grey (C = 1) or colour (C = 3) PNG file, its checksums compared.
 
     UserError naming the file if it is damaged, of another kind, or larger than MAX_SIDE; nothing that large is decoded.
     """
-    if not path.is_file():  # a folder, a dangling link, or a pipe that would be waited for
-        raise UserError(f"{path} is no regular file. Replace it by a picture.")
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is too large: expected a picture of at most {MAX_BYTES} bytes.")
+    content = file.read(MAX_BYTES)
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):
-            return _decode(content, path)
+            return _decode(content, file)
     except UserError:
         raise
     except Exception as error:  # what a damaged file makes the decoder raise is not documented
         raise UserError(
-            f"{path} is truncated or corrupt: {len(content)} bytes do not make a PNG image ({error}). Replace it."
+            f"{file} is truncated or corrupt: {len(content)} bytes do not make a PNG image ({error}). Replace it."
         ) from error
 
 
-def _decode(content: bytes, path: Path) -> NDArray[np.uint8]:
+def _decode(content: bytes, file: Stored) -> NDArray[np.uint8]:
     image = PngImageFile(io.BytesIO(content))  # reads the header only
     (width, height), mode = image.size, image.mode
     if width != height or width > MAX_SIDE or mode not in MODES:
         raise UserError(
-            f"{path}: expected a square picture of at most {MAX_SIDE} pixels a side, 8-bit grey or colour, found "
+            f"{file}: expected a square picture of at most {MAX_SIDE} pixels a side, 8-bit grey or colour, found "
             f"{width} x {height} in Pillow's mode {mode}."
         )
     image.verify()  # the checksum of each chunk; the image cannot be used afterwards

@@ -132,8 +132,8 @@ def p1(
 ) -> Split:
     """Protocol 1: official parts pooled, inliers cut 80/20, as many test outliers as test inliers, drawn uniformly.
 
-    views "contiguous" cuts the circle of an object's views into arcs (train, then val, then test) from a drawn start:
-    under "random", views 5 degrees from the training ones are tested.
+    views "contiguous" cuts the circle of an object's views into arcs (train, then val, then test) from a drawn start and
+    leaves out the view at either end of the test arc: under "random", views 5 degrees from the training ones are tested.
     """
     rng = np.random.default_rng(seed)
     if views == "random":
@@ -143,6 +143,8 @@ def p1(
         circle = pool[np.argsort(_fact(facts, "view", "protocol.views=contiguous")[pool], kind="stable")]
         pool = np.roll(circle, -int(rng.integers(len(circle))))
     train, test = _cut(pool, _share("train_share", train_share))
+    if views == "contiguous":
+        train = train[1:-1]  # both are neighbours of a test view
     outliers = _draw(rng, labels, inlier, len(test), "p1")
     return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
 

@@ -3,6 +3,7 @@
 Two layouts are in use: the official one (TIFF) and the one of the video papers' code (JPEG):
     <root>/[UCSD_Anomaly_Dataset.v1p2/]UCSDped2/{Train/Train001, Test/Test001}/001.tif and Test/UCSDped2.m
     <root>/ped2/{training,testing}/frames/01/000.jpg and ped2.mat or UCSDped2.m
+or <root> is the set's own folder. UCSD_Anomaly_Dataset.tar.gz as downloaded is unpacked into the cache.
 """
 
 import re
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, fingerprint
 from noveltylab.data.decode import FORMATS
+from noveltylab.data.stored import Stored, find_archive, names_in, unpack
 from noveltylab.errors import UserError
 from noveltylab.results import cores
 
@@ -30,32 +32,47 @@ TEST_ABNORMAL = (120, 86, 146, 150, 129, 159, 135, 180, 120, 150, 180, 93)
 
 _SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
 _LARGEST = 4096
+ARCHIVE = "UCSD_Anomaly_Dataset.tar.gz"
+#: what of the archive is unpacked, and the bytes that a file, and all files of the archive, may have
+_WANTED = re.compile(r"(?:[^/]+/)?UCSDped2/(?:Train/Train\d{3}/|Test/Test\d{3}/|Test/UCSDped2)[^/]*")
+_EACH, _TOTAL = 16 << 20, 8 << 30
 _BY_HAND = (
-    "Unpack UCSD_Anomaly_Dataset.tar.gz (UCSD's Statistical Visual Computing Lab) there, or lay out "
+    f"Put {ARCHIVE} (UCSD's Statistical Visual Computing Lab) there, unpacked or as it is, or lay out "
     "ped2/training/frames/01/000.jpg, ..., ped2/testing/frames/... and ped2.mat."
 )
+_ACCEPT = "Add what is missing, or accept what is there with data.verify=false."
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: `name` such as "test/01" and its frames' files in order of time."""
+    """One clip: `name` such as "test/01", its frames' files in order of time, and the number that each file is called by."""
 
     name: str
     frames: list[Path]
+    numbers: list[int]
+
+    @property
+    def number(self) -> int:
+        return int(self.name.rpartition("/")[2])
 
 
 def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Samples:
     """Samples with images (N, 1, 30, 30), 96 patches of each frame in rows, training clips first; labels of their frame.
 
     labels: 0 normal, 1 abnormal. facts: clip int64, motion float32 (mean absolute difference to the frame before, in grey
-    levels). verify: the counts must be the official ones; there are no checksums. UserError for unusable files.
+    levels). verify: counts and size of the frames must be the official ones; there are no checksums. Without it frames and
+    clips may be missing, and are counted. UserError for unusable files.
     """
     root = resolve_root(root)
     folder, train, test, truth = find(root, download)
     clips = [*train, *test]
-    spans = read_labels(truth, [len(clip.frames) for clip in test])
     if verify:
-        _check_counts(folder, train, test, spans)
+        _check_whole(folder, train)
+        _check_whole(folder, test)
+    spans = _abnormal(truth, clips, test, verify)
+    size = _size(clips[0].frames[0])
+    if verify:
+        _check_counts(folder, train, test, spans, size)
 
     def make() -> Arrays:
         return read_patches(clips)
@@ -81,17 +98,28 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
         test=is_test,
         grid=(per_frame // columns, columns),
     )
-    counts = "frames and labels counted as official" if verify else "counts not checked (data.verify=false)"
+    absent = max(0, TRAIN_FRAMES + sum(TEST_LENGTHS) - len(files))
     return Samples(
         images=torch.from_numpy(patches).unsqueeze(1),
         labels=np.repeat(frame_labels, per_frame),
         official_test=np.repeat(is_test, per_frame),
         ids=np.array([f"{frame}/{place}" for frame in frame_ids.tolist() for place in places]),
-        verified=False,
+        verified=None if verify else False,
         facts={"clip": np.repeat(clip_of_frame, per_frame), "motion": motion},
         units=units,
-        notes=(f"UCSD Ped2: {counts}; no checksums were ever published",),
+        notes=(_note(verify, len(files), absent, size),),
+        missing=absent,
     )
+
+
+def _note(verify: bool, count: int, absent: int, size: tuple[int, int]) -> str:
+    """What is known of the files instead of their checksums."""
+    counts = "frames, their size and labels as in the official set" if verify else f"{count} frames, not checked"
+    if absent:
+        counts += f", {absent} of {absent + count} missing"
+    if size != FRAME:
+        counts += f", {size[0]} x {size[1]} pixels in place of the original {FRAME[0]} x {FRAME[1]}"
+    return f"UCSD Ped2: {counts}; no checksums were ever published"
 
 
 # Files.
@@ -99,16 +127,28 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
 
 def find(root: Path, download: bool) -> tuple[Path, list[Clip], list[Clip], Path]:
     """The dataset's folder, training clips, test clips and label file, in either layout."""
-    official = [root / "UCSD_Anomaly_Dataset.v1p2" / "UCSDped2", root / "UCSDped2"]
-    for folder in official:
-        if (folder / "Train").is_dir() or (folder / "Test").is_dir():
-            return _gather(folder, folder / "Train", folder / "Test", [folder / "Test" / "UCSDped2.m"])
-    folder = root / "ped2"
-    if folder.is_dir():
-        labels = [folder / "UCSDped2.m", folder / "ped2.mat"]
-        return _gather(folder, folder / "training" / "frames", folder / "testing" / "frames", labels)
+    if found := _look(root):
+        return found
+    if archive := find_archive(root, ARCHIVE):
+        if found := _look(unpack(archive, lambda name: _WANTED.fullmatch(name) is not None, _EACH, _TOTAL)):
+            return found
+        raise UserError(f"{archive} holds no UCSDped2 with Train and Test. Replace it.")
     tried = " Fetching it is not possible: it has no stable address." if download else ""
     raise missing("UCSDped2 (or ped2)", root, _BY_HAND + tried)
+
+
+def _look(root: Path) -> tuple[Path, list[Clip], list[Clip], Path] | None:
+    """What lies below `root`, or in it where it is the set's own folder."""
+    own = [root] if root.resolve().name == "UCSDped2" else []
+    for folder in (root / "UCSD_Anomaly_Dataset.v1p2" / "UCSDped2", root / "UCSDped2", *own):
+        if (folder / "Train").is_dir() or (folder / "Test").is_dir():
+            return _gather(folder, folder / "Train", folder / "Test", [folder / "Test" / "UCSDped2.m"])
+    own = [root] if (root / "training" / "frames").is_dir() or (root / "testing" / "frames").is_dir() else []
+    for folder in (root / "ped2", *own):
+        if folder.is_dir():
+            labels = [folder / "UCSDped2.m", folder / "ped2.mat"]
+            return _gather(folder, folder / "training" / "frames", folder / "testing" / "frames", labels)
+    return None
 
 
 def _gather(folder: Path, train: Path, test: Path, labels: list[Path]) -> tuple[Path, list[Clip], list[Clip], Path]:
@@ -119,40 +159,60 @@ def _gather(folder: Path, train: Path, test: Path, labels: list[Path]) -> tuple[
 
 
 def _clips(folder: Path, part: str) -> list[Clip]:
-    """The numbered clips below a folder; other names and hidden files are passed over."""
+    """The numbered clips below a folder that hold frames; other names and hidden files are passed over."""
     numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (match := re.fullmatch(r"(?:Train|Test)?0*([1-9]\d{0,3})", path.name)) and path.is_dir():
-            numbered[int(match[1])] = path
-    if not numbered:
+    for name in names_in(folder):
+        if (match := re.fullmatch(r"(?:Train|Test)?0*([1-9]\d{0,3})", name)) and (folder / name).is_dir():
+            numbered[int(match[1])] = folder / name
+    frames = {number: _frames(numbered[number]) for number in sorted(numbered)}
+    clips = [
+        Clip(f"{part}/{number:02d}", list(files.values()), list(files)) for number, files in frames.items() if files
+    ]
+    if not clips:
         raise missing(f"{part} clips", folder, _BY_HAND)
-    if absent := sorted(set(range(1, max(numbered) + 1)) - set(numbered)):
-        raise UserError(f"{folder}: clip {absent[0]:02d} is missing, while there is a clip {max(numbered):02d}.")
-    return [Clip(f"{part}/{number:02d}", _frames(numbered[number])) for number in sorted(numbered)]
+    return clips
 
 
-def _frames(folder: Path) -> list[Path]:
+def _frames(folder: Path) -> dict[int, Path]:
+    """Number -> file, rising."""
     found: dict[int, Path] = {}
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.suffix.lower() not in _SUFFIXES or not path.stem.isdecimal():
+    for name in names_in(folder):
+        path = folder / name
+        if name.startswith(".") or path.suffix.lower() not in _SUFFIXES or not path.stem.isdecimal():
             continue
         number = int(path.stem[-6:])
         if number in found:
             raise UserError(f"{folder}: {found[number].name} and {path.name} are the same frame twice.")
         found[number] = path
-    if not found:
-        raise UserError(f"{folder} holds no frames (files such as 001.tif or 000.jpg).")
-    numbers = sorted(found)
-    if absent := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
-        raise UserError(f"{folder}: frame {absent[0]:03d} of {numbers[0]:03d} to {numbers[-1]:03d} is missing.")
-    return [found[number] for number in numbers]
+    return dict(sorted(found.items()))
 
 
-def _check_counts(folder: Path, train: list[Clip], test: list[Clip], spans: list[NDArray[np.bool_]]) -> None:
+def _check_whole(folder: Path, clips: list[Clip]) -> None:
+    """UserError where a clip before the last one, or a frame between two others, is missing."""
+    numbers = {clip.number for clip in clips}
+    if absent := sorted(set(range(1, max(numbers) + 1)) - numbers):
+        part = clips[0].name.partition("/")[0]
+        raise UserError(
+            f"{folder}: {part} clip {absent[0]:02d} is missing or empty, while there is a clip {max(numbers):02d}. {_ACCEPT}"
+        )
+    for clip in clips:
+        first, last = clip.numbers[0], clip.numbers[-1]
+        if absent := sorted(set(range(first, last + 1)) - set(clip.numbers)):
+            raise UserError(
+                f"{clip.frames[0].parent}: frame {absent[0]:03d} of {first:03d} to {last:03d} is missing. {_ACCEPT}"
+            )
+
+
+def _check_counts(
+    folder: Path, train: list[Clip], test: list[Clip], spans: list[NDArray[np.bool_]], size: tuple[int, int]
+) -> None:
     frames = sum(len(clip.frames) for clip in train)
-    found = (len(train), frames, tuple(map(len, spans)), tuple(int(span.sum()) for span in spans))
-    wanted = (TRAIN_CLIPS, TRAIN_FRAMES, TEST_LENGTHS, TEST_ABNORMAL)
-    names = ("training clips", "training frames", "frames of the test clips", "abnormal frames of the test clips")
+    found = (len(train), frames, tuple(map(len, spans)), tuple(int(span.sum()) for span in spans), size)
+    wanted = (TRAIN_CLIPS, TRAIN_FRAMES, TEST_LENGTHS, TEST_ABNORMAL, FRAME)
+    names = (
+        *("training clips", "training frames", "frames of the test clips", "abnormal frames of the test clips"),
+        "as height and width of a frame",
+    )
     for name, here, official in zip(names, found, wanted, strict=True):
         if here != official:
             raise UserError(
@@ -163,22 +223,32 @@ def _check_counts(folder: Path, train: list[Clip], test: list[Clip], spans: list
 # Labels.
 
 
-def read_labels(path: Path, lengths: list[int]) -> list[NDArray[np.bool_]]:
+def _abnormal(truth: Path, clips: list[Clip], test: list[Clip], whole: bool) -> list[NDArray[np.bool_]]:
+    """Which of the frames that are there are abnormal, bool (frames,) for each test clip."""
+    start = min(1, *(clip.numbers[0] for clip in clips))  # the video papers' code counts from 0
+    lengths = {clip.number: clip.numbers[-1] - start + 1 for clip in test}
+    labels = read_labels(truth, [lengths.get(number, 0) for number in range(1, max(lengths) + 1)], whole)
+    return [labels[clip.number - 1][np.array(clip.numbers) - start] for clip in test]
+
+
+def read_labels(path: Path, lengths: list[int], whole: bool = True) -> list[NDArray[np.bool_]]:
     """Which frames of each test clip are abnormal, bool (length,) each, from UCSDped2.m or ped2.mat.
+
+    whole: False: the last frames of a clip, and the last clips, may be missing.
 
     Raises:
         UserError: the file is no such file, or its intervals (1-based, inclusive) do not fit the clips' lengths.
     """
     intervals = parse_matlab(path) if path.suffix == ".m" else _load_mat(path)
-    if len(intervals) != len(lengths):
-        raise UserError(f"{path} labels {len(intervals)} clips, but there are {len(lengths)} test clips.")
+    if len(intervals) < len(lengths) or (whole and len(intervals) > len(lengths)):
+        raise UserError(f"{path} labels {len(intervals)} clips, but there are {len(lengths)} test clips. {_ACCEPT}")
     found = []
-    for number, (spans, length) in enumerate(zip(intervals, lengths, strict=True), 1):
+    for number, (spans, length) in enumerate(zip(intervals, lengths, strict=False), 1):
         abnormal = np.zeros(length, np.bool_)
         for first, last in spans:
-            if not 1 <= first <= last <= length:
+            if not 1 <= first <= last or (whole and last > length):
                 raise UserError(
-                    f"{path}: frames {first} to {last} of test clip {number:02d}, which has {length} frames."
+                    f"{path}: frames {first} to {last} of test clip {number:02d}, which has {length} frames. {_ACCEPT}"
                 )
             abnormal[first - 1 : last] = True
         found.append(abnormal)
@@ -188,7 +258,7 @@ def read_labels(path: Path, lengths: list[int]) -> list[NDArray[np.bool_]]:
 def parse_matlab(path: Path) -> list[list[tuple[int, int]]]:
     """Intervals of each clip from lines such as ``TestVideoFile{end+1}.gt_frame = [61:180, 190];``."""
     try:
-        text = path.read_bytes()[:1_000_000].decode("ascii")
+        text = Stored(path).read(1_000_000).decode("ascii")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not the MATLAB text with the abnormal frames. Replace it.") from None
     clips: list[list[tuple[int, int]]] = []

@@ -73,7 +73,7 @@ class Result(Place):
     warnings: list[str]
     config: dict[str, Any]
     provenance: dict[str, Any]
-    data_verified: bool
+    data_verified: bool | None  # None: there are no checksums to compare with
     labelled: dict[str, dict[str, Metrics]] = {}
     transductive: list[str] = []
     apart: dict[str, dict[str, Metrics]] = {}

@@ -120,8 +120,10 @@ def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
         for key, counts in row.varying.items():
             said = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
             yield f"{row.name}: its runs differ in {key}: {said}"
-        if unverified := sum(not run.result.data_verified for run in row.runs):
+        if unverified := sum(run.result.data_verified is False for run in row.runs):
             yield f"{row.name}: the data of {unverified} runs was not verified by checksum"
+        if unknown := sum(run.result.data_verified is None for run in row.runs):
+            yield f"{row.name}: the data of {unknown} runs cannot be verified (no checksums to compare with)"
     warned = [f"{_where(run)}: {text}" for row in rows for run in row.runs for text in run.result.warnings]
     yield from warned[:WARNINGS_SHOWN]
     if len(warned) > WARNINGS_SHOWN:

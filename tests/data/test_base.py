@@ -142,7 +142,7 @@ def test_fewer_images_than_a_batch(samples: Samples, tmp_path: Path) -> None:
 
 
 def test_unverified_files_are_a_warning_of_the_run(samples: Samples) -> None:
-    assert make(samples).warnings == ["data files were not verified against the official checksums"]
+    assert make(samples).warnings == ["data.verify=false: the data files were not checked"]
 
 
 def test_preprocessing_knows_the_training_inliers_only(samples: Samples) -> None:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import hashlib
 import io
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from noveltylab.__main__ import CONF
 from noveltylab.data import base, coil20, coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Layout, read_png
 from noveltylab.data.protocols import Split, split
+from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
 from noveltylab.options import COIL_SEEDED, Options, check_options
 from tests.formats import turntable, write_coil
@@ -116,12 +119,14 @@ def test_counts(tmp_path: Path, four_views: None, name: str, step: int) -> None:
     folder = write_coil(tmp_path, LAYOUTS[name].folders[0], (1, 2), views)
     samples = read(name, tmp_path, verify=True)
     assert len(samples.images) == 8
-    assert not samples.verified
+    assert samples.verified is None
     assert f"{folder.name}: all 8 views counted, 32 x 32 colour" in samples.notes[0]
     (folder / f"obj2__{2 * step}.png").unlink()
     parts = [str(folder), "expected 8 views", "2 objects, 4 each", "found 7", f"missing: obj2__{2 * step}.png. "]
     refused(name, tmp_path, *parts, "data.verify=false", verify=True)
-    assert "only 7 of 8 views there" in read(name, tmp_path).notes[0]
+    incomplete = read(name, tmp_path)
+    assert "only 7 of 8 views there" in incomplete.notes[0]
+    assert incomplete.missing == 1 and incomplete.verified is False
 
 
 def test_a_gap_is_told_by_its_first_files(tmp_path: Path) -> None:
@@ -197,6 +202,43 @@ def test_the_other_set_is_recognised(tmp_path: Path) -> None:
     refused("coil20", tmp_path / "d", "COIL-20 (files", "not found", "looks like COIL-100: for it use data=coil100")
 
 
+@pytest.mark.parametrize(("name", "inside"), [("coil100", "coil-100"), ("coil20", "coil-20-proc")])
+def test_an_archive_is_read_in_place(tmp_path: Path, name: str, inside: str) -> None:
+    where = write_coil(tmp_path / "loose", inside, (1, 2), (0, 5, 10))
+    (where / "convertGroupppm2png.pl").write_text("a script")
+    root = tmp_path / "root"
+    root.mkdir()
+    zipped(where, root / LAYOUTS[name].archive)
+    for at in (root, root / LAYOUTS[name].archive):
+        samples = read(name, at)
+        assert np.array_equal(samples.images, read(name, tmp_path / "loose").images)
+        assert samples.verified is False
+    assert os.listdir(root) == [LAYOUTS[name].archive]
+
+
+def zipped(folder: Path, path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"{folder.name}/{file.name}")
+
+
+def test_the_official_archive_is_verified_and_another_refused(
+    tmp_path: Path, four_views: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "coil-100.zip"
+    zipped(write_coil(tmp_path / "loose", "coil-100", (1, 2), range(0, 20, 5), side=128), path)
+    refused(
+        "coil100", tmp_path, str(path), "expected 130,688,843 bytes", "fcb4b8b01c07", "data.verify=false", verify=True
+    )
+    content = path.read_bytes()
+    official = dataclasses.replace(coil100.COIL100, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(coil100, "COIL100", official)
+    samples = read("coil100", tmp_path, verify=True)
+    assert samples.verified is True and samples.notes == ()
+    path.write_bytes(content[:-1] + b"\1")  # as long as it was
+    refused("coil100", tmp_path, "is not the official archive", official.sha256 or "", verify=True)
+
+
 @pytest.mark.parametrize(("name", "archive"), [("coil100", "coil-100.zip"), ("coil20", "coil-20-proc.zip")])
 def test_missing_files_say_what_to_get_and_where_to_put_it(tmp_path: Path, name: str, archive: str) -> None:
     example = tmp_path / LAYOUTS[name].folders[0] / "obj1__0.png"
@@ -255,7 +297,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "palette": (encode("P", 32, 32), "mode P"),
     "transparent": (encode("RGBA", 32, 32), "mode RGBA"),
     "16 bits": (encode("I;16", 32, 32), "mode I;16"),
-    "a file too large": (GOOD + bytes(MAX_BYTES), f"at most {MAX_BYTES} bytes"),
+    "a file too large": (GOOD + bytes(MAX_BYTES), f"more than the {MAX_BYTES:,}"),
     "another size": (encode("L", 16, 16), "16 x 16 pixels in 1 channels, obj1__0.png has 32 x 32 in 1"),
     "another mode": (encode("RGB", 32, 32), "32 x 32 pixels in 3 channels, obj1__0.png has 32 x 32 in 1"),
     "broken animation": (png(header(32, 32), chunk(b"acTL", bytes(8)), ROWS), "Invalid APNG"),
@@ -275,7 +317,7 @@ def test_the_damaged_pictures_are_made_of_good_parts(tmp_path: Path) -> None:
     bomb_behind_the_pixels = png(header(32, 32), ROWS, header(99_999, 99_999))
     for content in (GOOD, png(header(32, 32), ROWS), bomb_behind_the_pixels, encode("RGB", MAX_SIDE, MAX_SIDE)):
         (tmp_path / "obj1__0.png").write_bytes(content)
-        pixels = read_png(tmp_path / "obj1__0.png")
+        pixels = read_png(Stored(tmp_path / "obj1__0.png"))
         assert pixels.shape[1:] in ((32, 32), (MAX_SIDE, MAX_SIDE))
         with Image.open(tmp_path / "obj1__0.png") as image:
             assert np.array_equal(np.moveaxis(pixels, 0, -1).squeeze(), np.asarray(image))
@@ -287,10 +329,10 @@ def test_the_damaged_pictures_are_made_of_good_parts(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
     folder = write_coil(tmp_path, objects=(1,), views=(0, 5))
     make(folder / "obj1__10.png")
-    refused("coil100", tmp_path, f"{folder / 'obj1__10.png'} is no regular file")
+    refused("coil100", tmp_path, f"Cannot read {folder / 'obj1__10.png'}: ")
 
 
-@pytest.mark.parametrize(("call", "message"), [("os.listdir", "Cannot look into"), ("builtins.open", "Cannot read")])
+@pytest.mark.parametrize(("call", "message"), [("os.listdir", "Cannot look into"), ("os.open", "Cannot read")])
 def test_what_may_not_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, message: str
 ) -> None:
@@ -309,7 +351,7 @@ def read_or_refuse(file: Path, content: bytes) -> None:
     """One of two ends: a picture within the limits, or a UserError that names the file."""
     file.write_bytes(content)
     try:
-        pixels = read_png(file)
+        pixels = read_png(Stored(file))
     except UserError as error:
         message = str(error)
     else:
@@ -387,8 +429,12 @@ def test_contiguous_parts_are_arcs(
     arguments: dict[str, Any] = {"seed": seed, "val_fraction": val_fraction, "train_share": train_share}
     parts = split("p1", labels, None, inlier, facts=facts, views="contiguous", **arguments)
     views = [facts["view"][index] for index in (parts.train, parts.val, parts.test[~parts.is_outlier])]
-    assert sorted(np.concatenate(views).tolist()) == list(range(0, 360, 5))
+    own, tested = np.concatenate(views[:2]), views[2]
+    assert len(own) + len(tested) == 70 and len(tested) == 72 - int(train_share * 72)
     assert [arcs(part) for part in views] == [1, int(len(parts.val) > 0), 1]
+    # around the circle, no view that trains or is held out lies next to one that is tested
+    apart = np.abs(own[:, None] - tested)
+    assert np.minimum(apart, 360 - apart).min() > 5
 
 
 def test_random_parts_are_no_arcs() -> None:
@@ -417,8 +463,10 @@ def sizes(parts: Split) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("views", ["random", "contiguous"])
 def test_sizes_under_p1_and_memae(views: str) -> None:
     labels, facts = circle()
-    assert sizes(split("p1", labels, None, 2, seed=0, val_fraction=0.1, facts=facts, views=views)) == (52, 5, 15, 15)
-    assert sizes(split("p1", labels, None, 2, seed=0, val_fraction=0.15, facts=facts, views=views)) == (49, 8, 15, 15)
+    left_out = 2 if views == "contiguous" else 0
+    for fraction, held_out in ((0.1, 5), (0.15, 8)):
+        parts = split("p1", labels, None, 2, seed=0, val_fraction=fraction, facts=facts, views=views)
+        assert sizes(parts) == (57 - held_out - left_out, held_out, 15, 15)
     assert sizes(split("memae", labels, None, 2, seed=0, val_fraction=0.1, facts=facts)) == (44, 4, 24, 7)
 
 
@@ -484,11 +532,13 @@ def test_a_run(
 ) -> None:
     result = run_here("method=pca", *data, "data.verify=false", f"protocol.views={views}", "trainer.accelerator=cpu")
     assert result["inlier_name"] == "obj3"
-    assert result["n"] == {"train": 52, "val": 5, "test_inliers": 15, "test_outliers": 15}
+    train = 52 if views == "random" else 50
+    missing = (7200 if result["data"] == "coil100" else 1440) - 3 * 72
+    assert result["n"] == {"train": train, "val": 5, "test_inliers": 15, "test_outliers": 15, "missing": missing}
     note, unverified = result["warnings"][:2]
-    assert "has no published checksums; in coil-" in note
+    assert "has no published checksums" in note and "; in coil-" in note
     assert "only 216 of" in note
-    assert unverified == "data files were not verified against the official checksums"
+    assert unverified == "data.verify=false: the data files were not checked"
     with np.load(next(tmp_path.glob("outputs/p1/pca/coil*/inlier2/seed0/split.npz")), allow_pickle=False) as file:
         trained = [int(name.removeprefix("obj3/")) for name in file["id"][file["part"] == "train"]]
     angles = np.array(trained) * (5 if result["data"] == "coil20" else 1)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -166,6 +167,11 @@ def damage_empty(folder: Path) -> None:
         path.unlink()
 
 
+def damage_last_frames(folder: Path) -> None:
+    for name in ("007.tif", "008.tif"):
+        (folder / "Test" / "Test001" / name).unlink()
+
+
 def damage_no_labels(folder: Path) -> None:
     (folder / "Test" / "UCSDped2.m").unlink()
 
@@ -173,16 +179,12 @@ def damage_no_labels(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (damage_clip, r"Train: clip 02 is missing"),
-        (damage_frame, r"Test001: frame 004 of 001 to 008 is missing"),
         (damage_truncated, r"Test001/004\.tif is not a readable image"),
         (damage_magic, r"Train001/002\.tif is not a readable image"),
         (damage_size, r"002\.tif: expected 60 x 90 pixels, found 30 x 30"),
         (damage_bomb, r"001\.tif"),
-        (damage_labels, r"UCSDped2\.m: frames 5 to 80 of test clip 01, which has 8 frames"),
         (damage_label_count, r"labels 1 clips, but there are 2 test clips"),
         (damage_label_text, r"UCSDped2\.m: cannot read the frames '5:system"),
-        (damage_empty, r"Test002 holds no frames"),
         (damage_no_labels, r"UCSDped2\.m not found"),
     ],
 )
@@ -190,6 +192,61 @@ def test_damage_is_one_error_that_names_the_file(tmp_path: Path, damage: Callabl
     damage(write_ucsd(tmp_path))
     with pytest.raises(UserError, match=named):
         tiny(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "left"),
+    [
+        (damage_clip, r"UCSDped2: train clip 02 is missing or empty.*data\.verify=false", 32),
+        (damage_frame, r"Test001: frame 004 of 001 to 008 is missing.*data\.verify=false", 39),
+        (damage_labels, r"UCSDped2\.m: frames 5 to 80 of test clip 01, which has 8 frames.*data\.verify=false", 40),
+        (damage_empty, r"labels 2 clips, but there are 1 test clips.*data\.verify=false", 32),
+        (damage_last_frames, r"frames 5 to 8 of test clip 01, which has 6 frames.*data\.verify=false", 38),
+    ],
+)
+def test_a_set_with_gaps_is_read_only_unverified_and_counted(
+    tmp_path: Path, damage: Callable[[Path], None], named: str, left: int
+) -> None:
+    damage(write_ucsd(tmp_path))
+    with pytest.raises(UserError, match=named):
+        load("ucsd", tmp_path, True, False, cache=False)
+    found = tiny(tmp_path)
+    assert len(found.images) == left * 6 and found.verified is False
+    assert found.missing == 4560 - left and f"{4560 - left} of 4560 missing" in found.notes[0]
+    assert found.units is not None
+    for name, label in zip(found.units.ids.tolist(), found.units.labels.tolist(), strict=True):
+        assert label == (name.startswith("test") and int(name[-3:]) > 4), name
+
+
+def test_frames_of_another_size_are_not_the_official_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ucsd(tmp_path)
+    for name, value in (("TRAIN_CLIPS", 3), ("TRAIN_FRAMES", 24), ("TEST_LENGTHS", (8, 8)), ("TEST_ABNORMAL", (4, 4))):
+        monkeypatch.setattr(ucsd, name, value)
+    with pytest.raises(UserError, match=r"expected \(240, 360\) as height and width of a frame, found \(60, 90\)"):
+        load("ucsd", tmp_path, True, False, cache=False)
+    assert "60 x 90 pixels in place of the original 240 x 360" in tiny(tmp_path).notes[0]
+    monkeypatch.setattr(ucsd, "FRAME", (60, 90))
+    found = load("ucsd", tmp_path, True, False, cache=False)
+    assert found.verified is None and found.missing == 0
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_the_sets_own_folder_may_be_the_root(tmp_path: Path, official: bool) -> None:
+    folder = write_ucsd(tmp_path, official=official)
+    for root in (folder, folder.parent):
+        np.testing.assert_array_equal(tiny(root).images, tiny(tmp_path).images)
+
+
+def test_the_archive_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
+    write_ucsd(tmp_path / "unpacked")
+    root = tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(root / ucsd.ARCHIVE, "w:gz") as archive:
+        archive.add(tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2")
+    for at in (root, root, root / ucsd.ARCHIVE):
+        np.testing.assert_array_equal(tiny(at).images, tiny(tmp_path / "unpacked").images)
+    assert os.listdir(root) == [ucsd.ARCHIVE]
+    assert len(os.listdir(tmp_path / "cache" / "unpacked")) == 1
 
 
 def test_no_program_is_started_for_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +271,7 @@ def test_damaged_mat_file(tmp_path: Path) -> None:
 
 
 def test_absent_data_says_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"UCSDped2 \(or ped2\) not found in .*Unpack UCSD_Anomaly_Dataset"):
+    with pytest.raises(UserError, match=r"UCSDped2 \(or ped2\) not found in .*Put UCSD_Anomaly_Dataset"):
         tiny(tmp_path)
 
 

@@ -1,0 +1,267 @@
+"""Files of a data set where they lie: in a folder, or in its archive as it was downloaded.
+
+A zip archive is read in place, nothing of it is written anywhere. A tar archive, which has no index, is read once from its
+beginning to its end. Of both only regular files with plain names are taken, each of a bounded size.
+"""
+
+import gzip
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from noveltylab.data.cache import cache_folder
+from noveltylab.errors import UserError
+from noveltylab.files import open_regular
+
+#: Bytes of an archive: the largest official one has 10 GB.
+MAX_ARCHIVE = 64 << 30
+#: Entries of an archive.
+MAX_ENTRIES = 200_000
+#: Bytes that the reader of a tar archive takes at once, however much a header asks for.
+_MAX_READ = 64 << 20
+#: Seconds after which a folder that was being unpacked is thought to be abandoned.
+_ABANDONED = 6 * 3600
+_BLOCK = 1 << 20
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
+    *(ValueError, RuntimeError, NotImplementedError),
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file of a data set: `path` on disk, or `member` of the zip archive `path`."""
+
+    path: Path
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.member).name if self.member else self.path.name
+
+    def read(self, limit: int) -> bytes:
+        """Its bytes. UserError: it cannot be read, or is larger than `limit`."""
+        try:
+            with self._open(limit) as file:
+                content = file.read(limit + 1)
+        except _DAMAGE as error:
+            raise UserError(f"Cannot read {self}: {_reason(error)}.") from None
+        if len(content) > limit:
+            raise UserError(f"{self} is too large: expected at most {limit:,} bytes.")
+        return content
+
+    def _open(self, limit: int) -> IO[bytes]:
+        if not self.member:
+            return open_regular(self.path, limit)
+        archive = _opened(self.path, *_state(self.path))
+        return archive.open(self.member)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Sorted names of what lies in a folder; none where there is no such folder. UserError where it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"Cannot look into {folder}: {error.strerror}.") from error
+
+
+def find_archive(root: Path, *names: str) -> Path | None:
+    """The first of these archives that lies in `root`, or `root` itself where it is one of them."""
+    if root.name in names and root.is_file():
+        return root
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def check_archive(path: Path, kind: str, digest: str, size: int | None = None) -> None:
+    """UserError unless an archive has the official checksum (`kind` of hash) and, where it is known, the official size."""
+    try:
+        with open_regular(path, MAX_ARCHIVE) as file:
+            length = os.fstat(file.fileno()).st_size
+            wrong = size is not None and length != size
+            actual = f"{length:,} bytes" if wrong else _digest(file, kind)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    if actual != digest:
+        expected = f"{size:,} bytes with the {kind} {digest}" if size else f"{kind} {digest}"
+        raise UserError(
+            f"{path} is not the official archive: expected {expected}, found {actual}. Replace it, or accept it with "
+            "data.verify=false, which labels the result unverified."
+        )
+
+
+def _digest(file: IO[bytes], kind: str) -> str:
+    digest = hashlib.new(kind, usedforsecurity=False)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+# Zip archives.
+
+
+def zip_members(path: Path) -> dict[str, Stored]:
+    """The regular files in a zip archive by their names, without hidden ones. UserError for what is no whole archive."""
+    try:
+        infos = _opened(path, *_state(path)).infolist()
+    except _DAMAGE as error:
+        raise UserError(f"{path} is no whole zip archive ({_reason(error)}). Replace it.") from None
+    return {
+        info.filename: Stored(path, info.filename)
+        for info in infos
+        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16) and is_plain(info.filename)
+    }
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path, size: int, changed: int) -> zipfile.ZipFile:
+    """The archive, its index read once for as long as the file stays as it is; threads may share it."""
+    open_regular(path, MAX_ARCHIVE).close()  # refuses a pipe, or a device
+    return zipfile.ZipFile(path)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name in an archive stays below the folder that it is unpacked into, and is not hidden."""
+    parts = name.split("/")
+    plain = all(part and not part.startswith(".") for part in parts)
+    return plain and "\\" not in name and ":" not in name and name.isprintable() and parts[0] != "__MACOSX"
+
+
+# Tar archives.
+
+
+def tar_files(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each wanted regular file of a .tar.gz, in order.
+
+    Args:
+        path: The archive.
+        wanted: Says by a plain name whether the file is read.
+        each: Bytes that a wanted file may have.
+        total: Bytes that all files of the archive may have.
+
+    Raises:
+        UserError: The archive is damaged or too large, or a wanted file is a link, stored twice, or too large.
+    """
+    seen: set[str] = set()
+    left = total
+    with _tar_errors(path), open_regular(path, MAX_ARCHIVE) as raw, gzip.open(raw) as stream:
+        bounded: Any = _Bounded(stream)
+        with tarfile.open(fileobj=bounded, mode="r:") as archive:
+            for count, entry in enumerate(archive):
+                left -= entry.size
+                if left < 0 or count >= MAX_ENTRIES:
+                    raise UserError(f"{path} holds more than the {total:,} bytes that the official archive may have.")
+                name = entry.name.removeprefix("./")
+                if entry.isdir() or not is_plain(name) or not wanted(name):
+                    continue
+                if not entry.isreg() or entry.issparse() or entry.size > each or name in seen:
+                    raise UserError(f"{path}: {name} is a link, stored twice or too large. Replace the archive.")
+                seen.add(name)
+                file = archive.extractfile(entry)
+                assert file is not None  # a regular file
+                yield name, file.read()
+
+
+@contextmanager
+def _tar_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(f"{path} is truncated or corrupt ({_reason(error)}). Replace it.") from None
+
+
+class _Bounded:
+    """A stream that gives no more at once than a real archive asks for: a header may name any length."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise ValueError("a header asks for more than any real one")
+        return self.stream.read(size)
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self.stream.seek(position, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+
+def unpack(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> Path:
+    """The folder in the cache that holds the wanted files of a .tar.gz, unpacked if they are not there yet.
+
+    It appears whole, or not at all. Arguments and UserError as `tar_files`; also where the cache cannot be written.
+    """
+    size, changed = _state(path)
+    key = hashlib.sha256(f"{path.resolve()} {size} {changed}".encode("utf-8", "surrogateescape")).hexdigest()
+    target = cache_folder() / "unpacked" / f"{path.name}-{key[:16]}"
+    if target.is_dir():
+        return target
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with _cache_errors(path, target):
+            temporary.mkdir(parents=True)
+            _remove_abandoned(target)
+        for name, content in tar_files(path, wanted, each, total):
+            with _cache_errors(path, target):
+                place = temporary / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+        with _cache_errors(path, target):
+            _appear(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def _cache_errors(path: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} is unpacked into {target.parent}, which cannot be written ({error.strerror}). Let the environment "
+            f"variable NOVELTYLAB_CACHE name another folder, or unpack it yourself: tar xzf {path.name}"
+        ) from None
+
+
+def _appear(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another run was faster
+            raise
+
+
+def _remove_abandoned(target: Path) -> None:
+    """What killed processes left behind."""
+    for path in target.parent.glob(f".{target.name}.*.tmp"):
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__
