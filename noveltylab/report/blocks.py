@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridRow:
-    """`kind` says where the numbers come from: published, others, ours, floor, or "" where that is no question."""
+    """`kind` says where the numbers come from: published, others, ours, trial (ours, shortened), floor, or "" for no matter."""
 
     cells: tuple[Cell, ...]
     kind: str = ""

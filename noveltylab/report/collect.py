@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noveltylab.errors import UserError
+from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results import flat_options, read_result, sha256_file
 
 RUN_FOLDER = re.compile(r"seed\d+$")
@@ -18,11 +19,13 @@ MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
 LOG_TAIL = 65536
 #: options that say where and how a run ran, or which cell it is; the rest makes its numbers
 NOT_COMPARED = {
-    "inlier", "seed", "output", "force", "pictures", "method.name", "data.root", "data.download", "data.cache",
-    "trainer.accelerator", "trainer.devices", "trainer.checkpoint_seconds", "trainer.score_batch_size",
-    "trainer.winograd",
+    "inlier", "seed", "output", "force", "pictures", "deterministic", "method.name",
+    "data.root", "data.download", "data.cache", "data.verify", "data.on_error", "data.inlier", "data.classes",
+    "data.protocols", "trainer.accelerator", "trainer.strategy", "trainer.checkpoint_seconds",
+    "trainer.score_batch_size", "trainer.winograd", "trainer.cuda_graph",
 }  # fmt: skip
 
+VERIFIED, UNVERIFIED = "verified", "not verified"
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -78,6 +81,10 @@ class Result(Place):
     transductive: list[str] = []
     apart: dict[str, dict[str, Metrics]] = {}
     extra: dict[str, Any] = {}
+    n: dict[str, Any] = {}
+    input: dict[str, Any] = {}
+    split_sha256: str | None = None
+    images_sha256: str | None = None
 
     @model_validator(mode="after")
     def _has_its_primary(self) -> "Result":
@@ -111,13 +118,77 @@ class Run:
         return target[-2] if len(target) > 1 else self.result.method
 
     @cached_property
+    def all_options(self) -> dict[str, Any]:
+        """Every option by dotted key."""
+        return flat_options(self.result.config)
+
+    @property
+    def fitted_once(self) -> bool:
+        """Whether its method has no epochs."""
+        return self.result.selected.epoch == 0
+
+    @cached_property
     def options(self) -> dict[str, str]:
         """The options that make the numbers, as dotted keys and text."""
-        return {
+        options = {
             key: str(value)
-            for key, value in flat_options(self.result.config).items()
+            for key, value in self.all_options.items()
             if key not in NOT_COMPARED and not key.startswith(("logger.", "resources."))
         }
+        options["select"] = "last" if options.get("select") == "last" else "val_loss"  # the number's own rule
+        if not limits(self.all_options.get("data.limit_train"), self.trained_on):
+            options["data.limit_train"] = "None"
+        if self.fitted_once:
+            unused = [key for key in options if key.startswith("trainer.") and key != "trainer.precision"]
+            for key in ("select", *unused):
+                del options[key]
+        return options
+
+    @property
+    def trained_on(self) -> int | None:
+        """How many images it trained on."""
+        count = self.result.n.get("train")
+        return count if isinstance(count, int) else None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How it differs from a whole run."""
+        result = self.result
+        return compare_to_recipe(
+            self.family, result.data, result.protocol, self.source, self.all_options, self.trained_on, self.fitted_once
+        )
+
+    @property
+    def shortened(self) -> tuple[str, ...]:
+        """Why it is no whole run, one reason each."""
+        return self.recipe.fewer_images + self.recipe.shorter
+
+    @property
+    def images(self) -> str | None:
+        """What tells its images from others of the same name: their checksum, or the folder of one's own images."""
+        if self.result.images_sha256 is not None:
+            return self.result.images_sha256
+        own = self.all_options.get("data.classes") == "folders"
+        return str(self.all_options.get("data.root")) if own else None
+
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """What else its numbers were made with: fact -> value."""
+        provenance = self.result.provenance
+        versions, hardware = (_mapping(provenance, key) for key in ("versions", "hardware"))
+        commit, dirty, _ = str(provenance.get("commit")).partition("-dirty")
+        return {
+            "commit": commit[:10] + dirty,
+            "torch": str(versions.get("torch")),
+            "machine": str(hardware.get("gpu") or hardware.get("cpu")),
+            "threads": str(hardware.get("threads")),
+            "data": VERIFIED if self.result.data_verified else UNVERIFIED,
+        }
+
+
+def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    value = tree.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass

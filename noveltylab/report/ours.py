@@ -8,7 +8,7 @@ from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Headin
 from noveltylab.report.collect import Run
 from noveltylab.report.curves import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, Expected, Row, differing, expect, floor_cells
+from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect, floor_cells, paired_cells
 from noveltylab.report.stats import ENOUGH_PAIRS, Cells, Paired, compare, rank, summarise, tie_reasons
 
 #: Rules that use labels of outliers: shown apart.
@@ -37,7 +37,8 @@ def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable 
     yield _heat(rows)
     if comparisons:
         yield _paired(comparisons)
-    if (ranks := rank(_class_means(rows))) is not None:
+    whole = [row for row in rows if not row.shortened]  # a shortened run is never ranked against whole ones
+    if (ranks := rank(_class_means(whole or rows))) is not None:
         yield RankPlot(ranks.mean, ranks.classes, ranks.critical)
     yield from (curves for row in rows if (curves := training_curves(row.name, row.runs)).panels)
     yield _run_list(rows)
@@ -47,7 +48,7 @@ def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
     rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
     headers = ("row", "score", "mean", "std over seeds", "95 % interval", "cells", "minus pca", "minus knn", *rules)
     lines = [
-        GridRow(_detail(row, score, expected, data, rules), "ours" if score is None else "")
+        GridRow(_detail(row, score, expected, data, rules), row.kind if score is None else "")
         for row in rows
         for score in (None, *row.scores)
     ]
@@ -157,7 +158,7 @@ def _heat(rows: Sequence[Row]) -> Grid:
     lines = tuple(
         GridRow(
             (Cell(name), *(cell(classes.get(label)) for label in names)),
-            "floor" if name.startswith("floor: ") else "ours",
+            "floor" if name.startswith("floor: ") else "trial" if name.endswith(MARK) else "ours",
         )
         for name, classes in means.items()
     )
@@ -169,9 +170,9 @@ def _heat(rows: Sequence[Row]) -> Grid:
 
 
 def compare_all(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
-    """Every pair of rows that share cells, then each row against its own floors."""
+    """Every pair of rows that share cells on the same splits, then each row against its own floors."""
     for first, second in combinations(rows, 2):
-        if (found := compare(first.cells(), second.cells())) is not None:
+        if (found := compare(*paired_cells(first, second))) is not None:
             yield first.name, second.name, found
     for row in rows:
         for floor in FLOORS:

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.published import Counterpart, Line, PaperTable
-from noveltylab.report.rows import FLOORS, Expected, Row, expect, floor_cells
+from noveltylab.report.rows import FLOORS, MARK, Expected, Row, expect, floor_cells, floor_is_shortened
 from noveltylab.report.stats import Cells, Summary, summarise, tie_reasons
 
 
@@ -68,13 +68,16 @@ def _floor_lines(table: PaperTable, rows: Sequence[Row], expected: Expected) -> 
     if not table.about_auroc:
         return []
     floors = ((name, floor_cells(rows, name)) for name in FLOORS)
-    return [_line(f"floor: {name}", table, {"auroc": cells}, expected, "floor") for name, cells in floors if cells]
+    mark = f" {MARK}" if floor_is_shortened(rows) else ""
+    return [
+        _line(f"floor: {name}{mark}", table, {"auroc": cells}, expected, "floor") for name, cells in floors if cells
+    ]
 
 
 def _our_line(table: PaperTable, row: Row, score: str | None, expected: Expected) -> GridRow:
     metrics = dict.fromkeys(column.metric for column in table.columns)
     cells = {metric: _inside(row.cells(score, metric), table) for metric in metrics}
-    return _line(f"ours: {_named(row, score)}", table, cells, expected, "ours")
+    return _line(f"ours: {_named(row, score)}", table, cells, expected, row.kind)
 
 
 def _named(row: Row, score: str | None) -> str:

@@ -4,15 +4,17 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 
+from noveltylab.report.collect import Run
 from noveltylab.report.ours import RULES, Comparisons, class_names
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, Row, floor_cells
+from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes
 from noveltylab.report.stats import Cells, summarise
 
 Record = dict[str, str | float | None]
 FIELDS = (
     "table", "protocol", "data", "kind", "row", "score", "column", "seed",
     "value", "std", "low", "high", "cells", "p",
+    "shortened", "note", "split", "commit", "torch", "machine", "threads", "verified",
 )  # fmt: skip
 
 
@@ -30,23 +32,36 @@ def printed_records(table: PaperTable) -> Iterator[Record]:
 def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, data: str) -> Iterator[Record]:
     """Class means and means of each score, the floors, the runs and the comparisons."""
     where: Record = {"protocol": protocol, "data": data}
-    names = class_names(rows)
+    names, said = class_names(rows), notes(rows)
     for row in rows:
+        about: Record = {"row": row.name, "shortened": "; ".join(row.shortened), "note": "; ".join(said[row.name])}
         for score in (None, *row.scores):
-            named = where | {"row": row.name, "score": score or row.primary}
+            named = where | about | {"score": score or row.primary}
             yield from _summary_records(named | {"kind": "ours"}, row.cells(score), names)
             for rule in RULES:
                 yield from _summary_records(named | {"kind": rule}, row.labelled(rule, score), names)
         for run in row.runs:
             value = run.result.scores[run.result.primary].auroc
             cell: Record = {"kind": "run", "row": row.name, "score": run.result.primary, "seed": run.result.seed}
-            yield where | cell | {"column": run.result.inlier_name, "value": value}
+            yield where | cell | {"column": run.result.inlier_name, "value": value} | _made(run)
+    trial = "only shortened runs" if floor_is_shortened(rows) else ""
     for floor in FLOORS:
-        yield from _summary_records(where | {"kind": "floor", "row": floor}, floor_cells(rows, floor), names)
+        named = where | {"kind": "floor", "row": floor, "shortened": trial}
+        yield from _summary_records(named, floor_cells(rows, floor), names)
     for first, second, found in comparisons:
         low, high = found.interval or (None, None)
         pair: Record = {"kind": "difference", "row": f"{first} minus {second}", "column": "mean", "value": found.mean}
         yield where | pair | {"low": low, "high": high, "cells": found.pairs, "p": found.p}
+
+
+def _made(run: Run) -> Record:
+    made = run.made_with
+    return {
+        "shortened": "; ".join(run.shortened),
+        "split": run.result.split_sha256,
+        "verified": str(run.result.data_verified).lower(),
+        **{fact: made[fact] for fact in ("commit", "torch", "machine", "threads")},
+    }
 
 
 def _summary_records(where: Record, cells: Cells, names: Mapping[int, str]) -> Iterator[Record]:

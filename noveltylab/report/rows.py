@@ -1,35 +1,49 @@
-"""Rows of our own: the runs of one method under one (protocol, data), as cells, with what they have and what they lack."""
+"""Rows of our own: the runs of one method under one (protocol, data), as cells, with what they have and what they lack.
 
+What has the same options that make numbers is one row; a shortened run never shares one with whole runs.
+"""
+
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from statistics import fmean
 
-from noveltylab.report.collect import Metrics, Result, Run
+from noveltylab.report.collect import UNVERIFIED, Metrics, Result, Run
 from noveltylab.report.published import Counterpart, PaperTable
 from noveltylab.report.stats import Cells
 
 FLOORS = ("pca", "knn")
 #: A number of ours is a mean over at least these seeds.
 SEEDS = (0, 1, 2)
+#: What a number may have been made with although its options are the same.
+FACTS = ("commit", "torch", "machine", "threads", "data")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Stands behind the name of a row of shortened runs.
+MARK = "†"
+#: Differences that a row's name shows; the remarks have all of them.
+DETAILS = 3
 #: Half the width of a 95 percent interval, in standard errors.
 SIGMAS = 1.96
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one method from one output folder: one number of a table.
+    """The runs of one method from one output folder with the same options: one number of a table.
 
     Attributes:
         method: Its name, which is another one for each row of an ablation.
         source: The output folder below the report's, "" for that folder itself; ablations differ in it.
         runs: At least one; no two have the same (inlier, seed).
+        detail: What tells it from other rows of the same method and source, "" for the only one.
     """
 
     method: str
     source: str
     runs: tuple[Run, ...]
+    detail: str = ""
 
     @property
     def family(self) -> str:
@@ -38,7 +52,24 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.method} ({self.source})" if self.source else self.method
+        inside = "; ".join(part for part in (self.source, self.detail) if part)
+        name = f"{self.method} ({inside})" if inside else self.method
+        return f"{name} {MARK}" if self.shortened else name
+
+    @cached_property
+    def shortened(self) -> tuple[str, ...]:
+        """Why its runs are no whole ones, one reason each; empty for whole runs."""
+        return tuple(dict.fromkeys(reason for run in self.runs for reason in run.shortened))
+
+    @property
+    def kind(self) -> str:
+        """What `GridRow.kind` says of its numbers."""
+        return "trial" if self.shortened else "ours"
+
+    @cached_property
+    def tested_on(self) -> dict[tuple[int, int], Hashable]:
+        """Cell -> which split of which images it was trained and tested on, None where that is unknown."""
+        return {run.cell: run.result.split_sha256 and (run.result.split_sha256, run.images) for run in self.runs}
 
     @cached_property
     def primary(self) -> str:
@@ -85,9 +116,9 @@ class Row:
 
     @cached_property
     def varying(self) -> dict[str, dict[str, int]]:
-        """Options in which its runs differ: key -> value -> how many runs."""
-        counts = {key: Counter(run.options.get(key, "absent") for run in self.runs) for key in _keys(self.runs)}
-        return {key: dict(found) for key, found in counts.items() if len(found) > 1}
+        """In what its runs differ although their options are the same: fact -> value -> how many runs."""
+        counts = {fact: Counter(run.made_with[fact] for run in self.runs) for fact in FACTS}
+        return {fact: dict(values) for fact, values in counts.items() if len(values) > 1}
 
     @property
     def schedule(self) -> str:
@@ -129,42 +160,157 @@ def _said(values: Iterable[str | None]) -> str:
 
 def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Row]]:
     """(protocol, data) -> rows, in the order of their names."""
-    found: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[Run]]]
-    found = defaultdict(lambda: defaultdict(list))
+    groups: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[Run]]]
+    groups = defaultdict(lambda: defaultdict(list))
     for run in runs:
         result = run.result
-        found[result.protocol, result.data][result.method, run.source].append(run)
-    return {key: [_row(*named, these) for named, these in sorted(rows.items())] for key, rows in sorted(found.items())}
+        groups[result.protocol, result.data][result.method, run.source].append(run)
+    return {
+        key: [row for named, runs in sorted(methods.items()) for row in _rows(*named, runs)]
+        for key, methods in sorted(groups.items())
+    }
 
 
-def _row(method: str, source: str, runs: Iterable[Run]) -> Row:
-    return Row(method, source, tuple(sorted(runs, key=lambda run: run.cell)))
+def _rows(method: str, source: str, runs: Iterable[Run]) -> list[Row]:
+    """One row for each set of options that make numbers, whole runs first."""
+    by_key: defaultdict[tuple[Hashable, ...], list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.cell):
+        identity = _identity(run)
+        by_key[bool(run.shortened), *sorted(identity.items())].append(run)
+    identities = {key: _identity(same[0]) for key, same in by_key.items()}
+    whole = [identity for key, identity in identities.items() if not key[0]]
+    rows: dict[str, Row] = {}
+    for key, same in sorted(by_key.items(), key=lambda item: (item[0][0], item[1][0].cell)):
+        # the mark tells a shortened run from a whole one already
+        detail = _detail(identities[key], list(identities.values()) if key[0] else whole)
+        row = Row(method, source, tuple(same), detail)
+        while row.name in rows:
+            row = replace(row, detail=f"{detail} no. {len(rows) + 1}".strip())
+        rows[row.name] = row
+    return list(rows.values())
+
+
+def _identity(run: Run) -> dict[str, str]:
+    """Everything that has to be the same for two cells of a row."""
+    return run.options | {
+        "primary": run.result.primary,
+        "images": str(run.images),
+        "data": run.made_with["data"],
+    }
+
+
+def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
+    """In what it differs from the others, in few words."""
+    keys = dict.fromkeys(key for other in others for key in other)
+    differing = [key for key in keys if len({other.get(key) for other in others}) > 1]
+    if "method.primary" in differing and "primary" in differing:
+        differing.remove("method.primary")
+    words = [_words(key, identity.get(key, "absent")) for key in differing]
+    more = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
+    return ", ".join(words[:DETAILS]) + more
+
+
+def _words(key: str, value: str) -> str:
+    if key == "images":
+        return f"images {value[:8] if SHA256.fullmatch(value) else PurePath(value).name}"
+    if key == "data":
+        return f"data {value}"
+    return f"{key.rpartition('.')[2]} {value}"
+
+
+def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
+    """The primary scores of both over the cells that they have on the very same split of the same images."""
+    shared = {
+        cell for cell, split in first.tested_on.items() if split is not None and split == second.tested_on.get(cell)
+    }
+    cells, others = first.cells(), second.cells()
+    return {cell: cells[cell] for cell in cells if cell in shared}, {
+        cell: others[cell] for cell in others if cell in shared
+    }
 
 
 def floor_cells(rows: Sequence[Row], name: str) -> Cells:
-    """A floor over all rows: the mean of a cell where methods see the images at different sizes."""
-    values: defaultdict[tuple[int, int], list[tuple[float, float | None]]] = defaultdict(list)
-    for row in rows:
-        for cell, value in row.floor(name).items():
-            values[cell].append(value)
-    return {
-        cell: (fmean(value for value, _ in found), max(error or 0.0 for _, error in found))
-        for cell, found in values.items()
-    }
+    """A floor over all rows: the mean over the splits and image sizes of a cell, each counted once.
+
+    Shortened runs do not count where there are whole ones, so that no trial changes the floor of others; nor does a size or
+    a split of one's own choice where the recipe's was run.
+    """
+    runs = [run for row in rows for run in row.runs if name in run.result.floor]
+    if whole := [run for run in runs if not run.recipe.fewer_images]:
+        runs = whole
+    by_cell: defaultdict[tuple[int, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        by_cell[run.cell].append(run)
+    return {cell: _floor_of(same_cell, name) for cell, same_cell in by_cell.items()}
+
+
+def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
+    """The floor of one cell."""
+    ranked = {run.folder: (not run.recipe.usual_input, bool(run.shortened)) for run in runs}
+    best = [run for run in runs if ranked[run.folder] == min(ranked.values())]
+    by_split: dict[Hashable, tuple[float, float | None]] = {}
+    for run in best:
+        split = (run.result.split_sha256, run.images, str(run.result.input.get("shape")))
+        cells = _cells([run], lambda result: result.floor.get(name), "auroc")
+        by_split.setdefault(split, cells[run.cell])
+    values = list(by_split.values())
+    return fmean(value for value, _ in values), max(error or 0.0 for _, error in values)
+
+
+def floor_is_shortened(rows: Sequence[Row]) -> bool:
+    """Whether only shortened runs are there to take floors from."""
+    return all(run.recipe.fewer_images for row in rows for run in row.runs)
 
 
 def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Row name -> `key=value` of the options in which rows of the same method differ."""
-    said: dict[str, list[str]] = {}
+    differences: dict[str, list[str]] = {}
     for row in rows:
         siblings = [other for other in rows if other.family == row.family]
         runs = [run for other in siblings for run in other.runs]
         for key in _keys(runs) if len(siblings) > 1 else ():
             if len({run.options.get(key) for run in runs}) > 1:
-                said.setdefault(row.name, []).append(
-                    f"{key}={_said(run.options.get(key, 'absent') for run in row.runs)}"
-                )
-    return said
+                value = _said(run.options.get(key, "absent") for run in row.runs)
+                differences.setdefault(row.name, []).append(f"{key}={value}")
+    return differences
+
+
+def made_apart(rows: Sequence[Row]) -> Iterator[str]:
+    """What the rows of a table were made with that is not the same for all of them, one sentence a fact."""
+    for fact in _differing_facts(rows):
+        by_value: defaultdict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            values = dict.fromkeys(run.made_with[fact] for run in row.runs)
+            by_value[" and ".join(values)].append(row.name)
+        groups = (f"{value} ({', '.join(names)})" for value, names in sorted(by_value.items()))
+        yield f"Not the same {fact} everywhere: {'; '.join(groups)}"
+
+
+def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Row name -> what has to be said wherever its numbers stand: shortened, told apart, made with something else."""
+    differences = differing(rows)
+    facts = _differing_facts(rows)
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        said = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
+        said += differences.get(row.name, [])
+        counts = {fact: Counter(run.made_with[fact] for run in row.runs) for fact in FACTS}
+        said += [f"{fact} {_counted(counts[fact])}" for fact in facts]
+        if UNVERIFIED in counts["data"] and "data" not in facts:
+            said.append(f"data {UNVERIFIED}")
+        found[row.name] = said
+    return found
+
+
+def _differing_facts(rows: Sequence[Row]) -> list[str]:
+    return [fact for fact in FACTS if len({run.made_with[fact] for row in rows for run in row.runs}) > 1]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """`a` for one value, `a (3 runs), b (2 runs)` for several."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({count} run{'s' * (count != 1)})" for value, count in counts.items())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from noveltylab.report.ours import compare_all, our_blocks
 from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
-from noveltylab.report.rows import group
+from noveltylab.report.rows import MARK, Row, group, made_apart
 
 #: Different commits, versions or machines that are named.
 LISTED = 3
@@ -18,7 +18,10 @@ LEGEND = (
     "many. The 95 % interval is a bootstrap over cells (class x seed); the std, of the mean of classes, is over the seeds that "
     "have every class; the standard error is that of sampling test images. '=' marks a tie: a difference under the standard "
     "error, under 0.005 on CIFAR-10, or within one seed std. Floors: pca is the residual of 32 principal components, knn the "
-    "mean distance to 5 neighbours, both on the very splits of the runs. No label of an outlier chose the weights of a number "
+    "mean distance to 5 neighbours, both on the very splits of the runs, each split once. '†' marks shortened runs: fewer "
+    "training images, epochs or search steps than the method's own configuration for that data gives it. They are averaged, "
+    "ranked and counted among the floors apart from whole runs. Rows are compared over the cells that both have on the same "
+    "split. No label of an outlier chose the weights of a number "
     "of ours; outlier_val and oracle, where they were asked for, say what such a choice would have added. A transductive score "
     "is scaled over the whole test set."
 )
@@ -49,7 +52,8 @@ def build(
                 records += printed_records(table)
         if rows:
             comparisons = list(compare_all(rows))
-            section.blocks += our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None))
+            blocks = list(our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None)))
+            section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:]]
             records += our_records(rows, comparisons, protocol, data)
         document.sections.append(section)
     not_run = [] if about else [table for table in tables.values() if (table.protocol, table.data) not in groups]
@@ -73,6 +77,14 @@ def _lead(found: Collected) -> list[str]:
         f"on {_listed(item.get('gpu') or item.get('cpu') for item in hardware)}; {hours:.1f} hours in all."
     )
     return [counts, f"Made with {made_with}", LEGEND]
+
+
+def _unlike(rows: Sequence[Row]) -> Iterator[Bullets]:
+    """What has to be known before the numbers of these rows are compared."""
+    if shortened := tuple(f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened):
+        yield Bullets(f"{MARK} Shortened runs, not to be compared with whole ones", shortened)
+    if unlike := tuple(made_apart(rows)):
+        yield Bullets("Made with", unlike)
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ def result_of(
             "method": {"name": method, "_target_": f"noveltylab.methods.{method}.X", "primary": next(iter(scores))},
             "protocol": {"name": protocol},
             "data": {"name": data, "classes": names, "limit_train": None},
-            "trainer": {"max_epochs": 4},
+            "trainer": {"max_epochs": 700},  # as many as any method has: a whole run
             "logger": {"name": "csv"},
         },
     }

@@ -1,0 +1,146 @@
+"""How much a whole run trains: what conf/ gives a method on its data, and which runs have less."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+
+from noveltylab.results import flatten
+
+PACKAGE = Path(__file__).resolve().parents[1]
+#: Beside the package in a checkout, inside it when installed from a wheel.
+ROOTS = (PACKAGE.parent, PACKAGE)
+#: A name that may become part of a path.
+PLAIN_NAME = re.compile(r"\w+(/\w+)?", re.ASCII)
+#: Options of which less is a shorter run, and their unit.
+AMOUNTS = {"trainer.max_epochs": "epochs", "method.search_steps": "search steps"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What conf/ and its experiment give a run, beside what the run had.
+
+    Attributes:
+        fewer_images: Why it trained on fewer images than a whole run, one reason each.
+        shorter: Why its training or its search was shorter, one reason each.
+        usual_input: Whether images and split were prepared as the recipe has it.
+    """
+
+    fewer_images: tuple[str, ...]
+    shorter: tuple[str, ...]
+    usual_input: bool
+
+
+def compare_to_recipe(
+    method: str,
+    data: str,
+    protocol: str,
+    source: str,
+    options: Mapping[str, Any],
+    trained_on: int | None,
+    fitted_once: bool,
+) -> Recipe:
+    """How a run differs from a whole run by its recipe.
+
+    Args:
+        method: The method behind the name, as in method=...
+        data: As in data=...
+        protocol: As in protocol=...
+        source: The output folder, which ends in <paper>/<table> for the runs of a table.
+        options: All options of the run by dotted key.
+        trained_on: How many images it trained on, if that is known.
+        fitted_once: Whether it has no epochs.
+    """
+    own = recipe_options(method, data, protocol, source, options)
+    return Recipe(
+        tuple(_fewer_images(options, own, trained_on)),
+        tuple(_shorter(options, own, fitted_once)),
+        all(
+            _same(options.get(key, value), value)
+            for key, value in own.items()
+            if key == "data.size" or key.startswith("protocol.")
+        ),
+    )
+
+
+def limits(limit: Any, trained_on: int | None) -> bool:
+    """Whether data.limit_train left training images out, as far as the result tells."""
+    return _is_number(limit) and (trained_on is None or trained_on >= limit)
+
+
+def _fewer_images(options: Mapping[str, Any], own: Mapping[str, Any], trained_on: int | None) -> Iterator[str]:
+    limit = options.get("data.limit_train")
+    if limits(limit, trained_on):
+        yield f"the first {limit} training images"
+    if options.get("data.classes") == "folders":
+        return  # one's own images have no table to be whole for
+    for key, sign in (("protocol.train_share", 1), ("protocol.val_fraction", -1)):
+        share, whole = options.get(key), own.get(key)
+        if _is_number(share) and _is_number(whole) and sign * share < sign * whole:
+            yield f"{key.partition('.')[2]} {share:g} instead of {whole:g}"
+
+
+def _shorter(options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bool) -> Iterator[str]:
+    for key, unit in AMOUNTS.items():
+        amount, whole = options.get(key), own.get(key)
+        if fitted_once and key.startswith("trainer."):
+            continue
+        if _is_number(amount) and _is_number(whole) and amount < whole:
+            yield f"{amount} of {whole} {unit}"
+
+
+def recipe_options(method: str, data: str, protocol: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that conf/ and the run's experiment give it, by dotted key."""
+    own: dict[str, Any] = {}
+    for folder, name, prefix in (
+        ("conf/data/common", "images", "data."),
+        ("conf/data", data, "data."),
+        ("conf/trainer", "default", "trainer."),
+        ("conf/protocol", protocol, "protocol."),
+        ("conf/method", method, "method."),
+        ("conf/tuned", f"{method}_{data}", ""),
+        ("experiments", "/".join(source.split("/")[-2:]), ""),
+    ):
+        own |= {prefix + key: value for key, value in _read(folder, name).items()}
+    for variant in _variants(method):
+        if all(_same(options.get(key), value) for key, value in variant.items() if key not in AMOUNTS):
+            own |= variant
+    return own
+
+
+def _variants(method: str) -> Iterator[dict[str, Any]]:
+    """Every conf/preset/<name>/<method>.yaml: variants of the method, which may have other amounts."""
+    for root in ROOTS:
+        for folder in sorted((root / "conf" / "preset").glob("*/")):
+            yield _read(f"conf/preset/{folder.name}", method)
+
+
+@cache
+def _read(folder: str, name: str) -> dict[str, Any]:
+    """A YAML file of options by dotted key, {} where there is none."""
+    if not PLAIN_NAME.fullmatch(name):
+        return {}
+    for root in ROOTS:
+        path = root / folder / f"{name}.yaml"
+        if path.is_file():
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return flatten(content) if isinstance(content, dict) else {}
+    return {}
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two options are equal; YAML reads 1e-3 as text."""
+    if _is_number(value) and isinstance(other, str):
+        try:
+            return bool(value == float(other))
+        except ValueError:
+            return False
+    return bool(value == other)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
