@@ -20,7 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from noveltylab import sweep
+from noveltylab.arguments import explain_unreadable, readable
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
+from noveltylab.hints import option_hint
+from noveltylab.screen import say, say_error, terminal
 from noveltylab.threads import settle_waiting
 
 PACKAGE = Path(__file__).resolve().parent
@@ -97,11 +100,16 @@ def check_preset(preset: str, method: str) -> None:
 
 def main() -> None:
     """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input, 130 or 143 signals."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        from noveltylab.help import print_help
+    with terminal():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from noveltylab.help import print_help
 
-        print_help(CONF, sys.argv[1:], EXPERIMENTS)
-        return
+            print_help(CONF, sys.argv[1:], EXPERIMENTS)
+            return
+        _run_command()
+
+
+def _run_command() -> None:
     # Hydra prints its own long explanations and exits with 1 unless this is set; we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Our launcher presets carry the plugins' names on purpose; Hydra checks them against the plugins' schemas.
@@ -109,6 +117,7 @@ def main() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = sweep.Sweeper
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        sys.argv[1:] = readable(sys.argv[1:])
         job()
     except UserError as error:
         _refuse(str(error))
@@ -119,7 +128,7 @@ def main() -> None:
     except OmegaConfBaseException as error:
         _refuse(f"the configuration: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as error:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        say("interrupted; the same command goes on from the last checkpoint")
         sys.exit(128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT))
     if failures:
         _refuse(str(failures[0]), 2 if isinstance(failures[0], UserError) else 1)
@@ -130,7 +139,7 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _refuse(message: str, code: int = 2) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    say_error(message)
     sys.exit(code)
 
 
@@ -145,7 +154,15 @@ def explain(error: HydraException) -> str:
             return f"{group}={name}: no such choice; {nearest(name, error.options)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}' on the command line; options are written key=value, e.g. inlier=3"
+        return explain_unreadable(str(error.override), sys.argv[1:])
+    if match := re.match(r"Sweep parameters '(.*)' requires", str(error)):
+        return f"{match[1]}: several values are a sweep, which takes -m"
+    if match := re.search(r"Ambiguous value for argument '(.*)'\n", str(error)):
+        key, _, value = match[1].partition("=")
+        return (
+            f"{match[1]}: several values are a sweep, which takes -m; as one text: '{key}=\"{value}\"', as a list: "
+            f"'{key}=[{value}]'"
+        )
     if match := re.match(r"Could not override '([^']+)'", str(error)):
         return _unknown_key(match[1])
     return str(error)
@@ -155,7 +172,7 @@ def _unknown_key(key: str) -> str:
     """Names the option nearest to a misspelt one, among those of the chosen method, data, ..."""
     from noveltylab.help import compose_choices, flat_keys
 
-    parent, _, name = key.rpartition(".")
+    parent, _, _ = key.rpartition(".")
     below = f"{parent}." if parent else ""
     chosen = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith(f"{parent}=")]
     # of a sweep's choices the first one that has no such option
@@ -163,9 +180,10 @@ def _unknown_key(key: str) -> str:
         known = flat_keys(compose_choices(CONF, [*sys.argv[1:], f"{parent}={choice}"]))
         if key not in known:
             break
-    siblings = {other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)} - {"_target_"}
     of = f" of {parent}={choice}" if choice else ""
-    return f"{key}: no such option{of}; {nearest(name, siblings) if siblings else nearest(key, known)}"
+    siblings = {other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)} - {"_target_"}
+    choose = f"Choose from: {', '.join(sorted(siblings))}" if siblings else "--help lists all options"
+    return f"{key}: no such option{of}; {option_hint(key, known)}{choose}"
 
 
 if __name__ == "__main__":

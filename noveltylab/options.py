@@ -6,6 +6,7 @@ them from the signature, so that a misspelt key, a wrong type or a value out of 
 
 import inspect
 import random
+import re
 import typing
 from collections.abc import Callable
 from functools import cache
@@ -13,16 +14,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from noveltylab.errors import UserError, nearest
-from noveltylab.results import LATER
+from noveltylab.hints import option_hint
+from noveltylab.results import LATER, flatten
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 #: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every method
 COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
 COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
+#: Bytes that file systems take for the name of a file or folder.
+LONGEST_NAME = 255
+#: Characters of a wrong value that a message repeats.
+SHOWN = 100
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -30,9 +37,32 @@ class _Strict(BaseModel):
     model_config = STRICT
 
 
+def _usable_path(path: str) -> str:
+    if not path.strip():
+        raise ValueError("the path is empty; name a folder")
+    if "${" in path or "\0" in path:
+        raise ValueError("no path can be read with ${ or a zero byte in it; choose another name")
+    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in Path(path).parts):
+        raise ValueError(f"a part of the path is longer than the {LONGEST_NAME} bytes that a name may have")
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder of {path.split('/')[0]}; as a name it is ./{path}") from None
+    return path
+
+
+def _usable_project(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\\#?%:]{1,128}", name):
+        raise ValueError("a project of W&B has 1 to 128 characters without / \\ # ? % :")
+    return name
+
+
+PathText = Annotated[str, AfterValidator(_usable_path)]
+
+
 class DataOptions(_Strict):
     name: str
-    root: str | None
+    root: PathText | None
     verify: bool
     download: bool
     size: Annotated[int, Field(ge=8, le=1024)] | None
@@ -95,7 +125,7 @@ class CSVOptions(_Strict):
 
 class WandbOptions(_Strict):
     name: Literal["wandb"]
-    project: str
+    project: Annotated[str, AfterValidator(_usable_project)]
     entity: str | None
     mode: Literal["auto", "online", "offline"]
 
@@ -114,7 +144,7 @@ class Options(_Strict):
     inlier: int | str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     select: Literal["last", "val_loss", "outlier_val", "oracle"]
-    output: str
+    output: PathText
     deterministic: bool
     force: bool
     pictures: bool = True  # runs of before had no such option
@@ -166,7 +196,12 @@ def check_options(config: DictConfig) -> Options:
     """
     if needs := config.get("needs"):
         raise UserError(f"this experiment needs {needs}")
-    options = _validated(Options, typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)), "")
+    try:
+        plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    check_encoding(plain)
+    options = _validated(Options, plain, "")
     resolve_inlier(options.inlier, options.data)
     for group in ("method", "protocol"):
         if not isinstance(getattr(options, group).get("name"), str):
@@ -183,6 +218,15 @@ def check_options(config: DictConfig) -> Options:
             f"trainer.cuda_graph={options.trainer.cuda_graph} has to be off"
         )
     return options
+
+
+def check_encoding(config: dict[str, Any]) -> None:
+    """Raises UserError for text that is no UTF-8, such as a folder's name of an old disk: no file could keep it."""
+    for key, value in flatten(config).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{key}={value}: this name is no UTF-8; rename what it names") from None
 
 
 def read_options(config: dict[str, Any]) -> Options:
@@ -228,10 +272,16 @@ def _validated(model: type[M], given: dict[str, Any], prefix: str) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise UserError("; ".join(dict.fromkeys(_explain(model, item, prefix) for item in error.errors()))) from None
+        wrong = {
+            prefix + ".".join(map(str, item["loc"])) for item in error.errors() if item["type"] == "extra_forbidden"
+        }
+        fields = {prefix + name for name in model.model_fields}
+        known = {*(prefix + key for key in flatten(given)), *fields} - wrong
+        messages = (_explain(model, item, prefix, known) for item in error.errors())
+        raise UserError("; ".join(dict.fromkeys(messages))) from None
 
 
-def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
+def _explain(model: type[BaseModel], item: Any, prefix: str, known_options: set[str]) -> str:
     """One pydantic error as `trainer.max_epochs=0: ...`, with the right names where the name is wrong."""
     here: type[BaseModel] | None = model
     path: list[str] = []
@@ -248,8 +298,10 @@ def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
         here = annotation if inspect.isclass(annotation) and issubclass(annotation, BaseModel) else None
     option = prefix + ".".join(path)
     if item["type"] == "extra_forbidden":
-        return f"{option}: no such option; {nearest(path[-1], known)}"
+        siblings = f"Choose from: {', '.join(sorted(known))}"
+        return f"{option}: no such option; {option_hint(option, known_options)}{siblings}"
     if item["type"] == "missing":
         return f"{option}: not set in the configuration; give it a value"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{option}={item['input']}: {message.replace('input', 'the value', 1)}"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{option}={str(item['input'])[:SHOWN]}: {message.replace('input', 'the value', 1)}"

@@ -5,9 +5,12 @@ others are made visible, and what the terminal's encoding lacks is replaced.
 """
 
 import logging
+import os
+import select
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -35,6 +38,11 @@ def _visible(sign: str) -> str:
 
 
 class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader has gone (`| head`): the console falls silent, the work goes on."""
+        self.quiet = True
+        _silence(self.file)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Every piece of text on its way to the terminal."""
         for segment in super().render(renderable, options):
@@ -58,7 +66,10 @@ def say(text: object, file: IO[str] | None = None) -> None:
     if file is None:  # a process without a terminal
         return
     tolerate_encoding(file)
-    print(plain(" ".join(str(text).split())), file=file, flush=True)
+    try:
+        print(plain(" ".join(str(text).split())), file=file, flush=True)
+    except BrokenPipeError:
+        _silence(file)
 
 
 def say_error(error: object) -> None:
@@ -77,3 +88,44 @@ class LogLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return plain_lines(super().format(record))
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Around a whole command: neither a poor encoding nor a reader that leaves (`| head`) ends it with an error."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    for stream in streams:
+        tolerate_encoding(stream)
+    try:
+        yield
+    except BrokenPipeError:
+        if not any(map(_abandoned, streams)):
+            raise  # some other pipe broke
+    finally:
+        for stream in streams:
+            _flush(stream)
+
+
+def _abandoned(stream: IO[str]) -> bool:
+    """Whether the stream is a pipe that nobody reads any more."""
+    with suppress(OSError, ValueError):  # no file, as in a notebook or a test
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLOUT)
+            return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
+def _flush(stream: IO[str]) -> None:
+    try:
+        stream.flush()
+    except (BrokenPipeError, ValueError):
+        _silence(stream)
+
+
+def _silence(stream: IO[str]) -> None:
+    """Lets everything that is still written to the stream vanish."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -25,8 +25,11 @@ REFUSED = {
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
-    "misspelt key": (["method.latent_sise=3"], "method.latent_sise: no such option; did you mean 'latent_size'?"),
-    "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
+    "misspelt key": (
+        ["method.latent_sise=3"],
+        "method.latent_sise: no such option; did you mean 'method.latent_size'?",
+    ),
+    "misspelt trainer key": (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'?"),
     "key of one method": (
         ["-m", "method=nda,knn", "method.channels=8"],
         "no such option of method=knn; Choose from: k, ",
@@ -63,7 +66,24 @@ REFUSED = {
     "an average without end": (["trainer.average_epochs=inf"], "should be a finite number"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
     "not an override": (["inlier"], "cannot read 'inlier' on the command line"),
-    "bad grammar": (["method.lr=["], "cannot read 'method.lr=['"),
+    "option elsewhere": (["lr=3"], "lr: no such option; did you mean 'method.lr'?"),
+    "option by another name": (["epochs=2"], "epochs: no such option; did you mean 'trainer.max_epochs'?"),
+    "option in the wrong group": (["trainer.batch_size=3"], "did you mean 'data.batch_size'?"),
+    "appended option elsewhere": (["+lr=3"], "lr: no such option; did you mean 'method.lr'?"),
+    "bad grammar": (["method.lr=["], "cannot read the value in 'method.lr=['"),
+    "several values": (["seed=1,2"], "seed=1,2: several values are a sweep, which takes -m"),
+    "range without a sweep": (["seed=range(0,3)"], "several values are a sweep, which takes -m"),
+    "wrong flag": (["--foo"], "unrecognized arguments: --foo"),
+    "empty path": (["output="], "output=: the path is empty; name a folder"),
+    "path of nobody": (["data=folder", "data.root=Größe (2)"], "data.root=Größe (2): no such folder"),
+    "too long a path": (["output=" + "x" * 3000], "a part of the path is longer than the 255 bytes"),
+    "path that is no UTF-8": (["output=Gr\udcf6"], "this name is no UTF-8"),
+    "another option's value": (["output=${foo}"], "output: Interpolation key 'foo' not found"),
+    "half an interpolation": (["output=a${b"], "begins the value of another option"),
+    "project that W&B refuses": (
+        ["logger=wandb", "logger.project=a/b"],
+        "a project of W&B has 1 to 128 characters without /",
+    ),
     "class outside the project": (["method._target_=os.system"], "not a subclass of noveltylab.methods.base.Method"),
 }
 
@@ -98,7 +118,7 @@ def test_misspelt_key_from_a_file_is_refused(command: Cli, tmp_path: Path) -> No
     (tmp_path / "mine" / "trial.yaml").rename(tmp_path / "conf" / "mine" / "trial.yaml")
     done = command("--config-dir", str(tmp_path / "conf"), "+mine=trial")
     assert done.returncode == 2
-    assert "method.latent_sise: no such option; did you mean 'latent_size'?" in done.stderr
+    assert "method.latent_sise: no such option; did you mean 'method.latent_size'?" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

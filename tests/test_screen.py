@@ -2,12 +2,15 @@
 
 import io
 import logging
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
-from noveltylab.screen import LogLines, console, plain, plain_lines, say, say_error
+from noveltylab.screen import LogLines, console, plain, plain_lines, say, say_error, terminal
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\u202egpj.exe\u2066\ud800"
 
@@ -71,3 +74,29 @@ def test_say_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_log_keeps_its_lines_and_nothing_else() -> None:
     record = logging.LogRecord("n", logging.INFO, "", 0, "a\nb\x1b%s", ("\x07",), None)
     assert LogLines("%(message)s").format(record) == "a\nb\\x1b\\x07"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_leaves_ends_nothing(monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+    """As `| head` does; whether the first line is refused or what is left at the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = []
+    with open(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with terminal():
+            print("line\n" * lines)
+            done.append("print")
+        with terminal():
+            console(file=stream).print("line")
+            say("line", stream)
+            done.append("work")
+        print("still written, and lost")
+    assert done[-1] == "work"
+
+
+def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with open(tmp_path / "screen", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(BrokenPipeError), terminal():
+            raise BrokenPipeError

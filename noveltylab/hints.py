@@ -1,0 +1,80 @@
+"""What somebody meant by an option that does not exist: the same name elsewhere, a habit of the field, or a near miss."""
+
+from collections.abc import Iterable
+
+from noveltylab.errors import near_name
+
+#: Our options, and what they are called elsewhere.
+HABITS = {
+    "trainer.max_epochs": (
+        "epoch epochs n_epochs n_epoch num_epochs nepochs num_epoch max_epoch train_epochs niter n_iter iterations "
+        "steps max_steps num_steps fast_dev_run"
+    ),
+    "trainer.accelerator": "device cuda gpu gpus use_gpu use_cuda n_gpu n_gpus gpu_id gpu_ids cpu ngpu no_cuda",
+    "trainer.devices": "gpus n_gpu n_gpus ngpu num_devices n_devices world_size nproc_per_node",
+    "trainer.precision": "amp fp16 bf16 half dtype mixed_precision float16",
+    "trainer.score_batch_size": "eval_batch_size test_batch_size val_batch_size",
+    "trainer.val_every": "check_val_every_n_epoch eval_every val_interval eval_interval",
+    "data.batch_size": "bs batch batchsize train_batch_size",
+    "data.root": (
+        "data_dir data_path data_root dataroot datadir dataset_path dataset_root dataset_dir image_dir image_path "
+        "images path dir folder input img_dir imgs"
+    ),
+    "data": "dataset datasets data_name dataset_name ds datamodule",
+    "data.size": "image_size img_size imsize isize resolution image_shape input_size crop_size resize",
+    "data.limit_train": "n_train limit max_samples subset num_train train_size limit_train_batches max_train",
+    "data.download": "fetch",
+    "method": "model models algo algorithm net network detector arch architecture backbone methods",
+    "method.lr": "learning_rate learningrate lrate learn_rate base_lr",
+    "method.latent_size": "latent_dim latent nz z_dim zdim code_size hidden_size embedding_dim rep_dim latent_dims",
+    "method.k": "n_neighbors n_neighbours num_neighbors neighbors neighbours",
+    "method.components": "n_components num_components",
+    "inlier": "class cls digit label normal_class known_class normal target inlier_class inliers category normal_label",
+    "output": "out output_dir out_dir outdir outputs log_dir logdir save_dir savedir workdir work_dir result_dir results",
+    "seed": "random_seed random_state manual_seed manualseed rng seeds",
+    "force": "overwrite rerun restart force_rerun",
+    "logger": "log wandb use_wandb loggers",
+    "logger.project": "wandb_project project_name",
+    "logger.entity": "team user wandb_entity",
+    "protocol": "split setting",
+    "protocol.val_fraction": "val_split val_size valid_size validation_split val_ratio val_share",
+    "resources.num_cpus": "workers num_workers n_workers n_jobs threads num_threads cpus n_cpus nthreads",
+    "select": "checkpoint_selection early_stopping monitor",
+    "pictures": "plot plots figures draw save_images visualize visualise",
+    "experiment": "table exp config",
+    "hydra/launcher": "launcher",
+}
+#: names that are hinted at together
+MOST = 3
+
+
+def option_hint(key: str, known: Iterable[str]) -> str:
+    """`did you mean 'method.lr'? ` for an option `key` that does not exist, "" where nothing is near.
+
+    Args:
+        key: As it was typed, with dots.
+        known: All options with dots; their groups count as options, too.
+    """
+    matches = [f"'{option}'" for option in meant(key, known)]
+    return f"did you mean {' or '.join(matches)}? " if matches else ""
+
+
+def meant(key: str, known: Iterable[str]) -> list[str]:
+    """The existing options that may be meant by `key`, the likeliest first."""
+    options = [option for option in known if not option.endswith("_target_")]
+    groups = {option.rpartition(".")[0] for option in options if "." in option}
+    everything = {*options, *groups, "experiment", "hydra/launcher"}
+    parent, _, name = key.lower().replace("-", "_").rpartition(".")
+    last_parts: dict[str, list[str]] = {}
+    for option in sorted(everything):
+        last_parts.setdefault(option.rpartition(".")[2], []).append(option)
+    same = last_parts.get(name, [])
+    habits = [option for option, names in HABITS.items() if option in everything and name in names.split()]
+    if same or habits:
+        return list(dict.fromkeys([*same, *habits]))[:MOST]
+    siblings = [option.rpartition(".")[2] for option in everything if option.rpartition(".")[0] == parent]
+    if sibling := near_name(name, siblings):
+        return [f"{parent}.{sibling}" if parent else sibling]
+    if close := near_name(name, last_parts):
+        return last_parts[close][:MOST]
+    return []
