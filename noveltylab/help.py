@@ -54,6 +54,14 @@ def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2], match[3]
 
 
+#: What each preset is.
+PRESETS = {
+    "paper": "the method as its own file and conf/tuned/ have it (default)",
+    "ours": "the change that helped most on one digit",
+    "first_code": "what the authors' first code has and their later one has not",
+}
+
+
 def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
     """Prints usage, the choices of every group and each option with its value, what it means and an example."""
     config = compose_choices(conf, arguments)
@@ -64,10 +72,9 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     for group in GROUPS:
         names = config_names(conf / group)
         print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
-    print(
-        "  preset=paper|ours    ours: the change that helped most on one digit, of",
-        ", ".join(config_names(conf / "preset" / "ours")),
-    )
+    for preset, meaning in PRESETS.items():
+        methods = ", ".join(config_names(conf / "preset" / preset))
+        print(f"  {'preset=' + preset:22} {meaning}" + (f", of {methods}" if methods else ""))
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")

@@ -24,6 +24,15 @@ LATER: dict[str, Any] = {
     "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0,
 }
+#: The same for options of one method, by its `_target_`.
+LATER_OF_METHOD: dict[str, dict[str, Any]] = {
+    "noveltylab.methods.deep_svdd.DeepSVDD": {
+        "method.batch_norm": "fixed",
+        "method.first_filters": "random",
+        "method.glorot_gain": "all",
+        "method.decoder": "mirror",
+    },
+}
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -36,7 +45,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def flat_options(config: Any) -> dict[str, Any]:
     """A recorded config by dotted key, with the old values of options that it is too old to have."""
-    return LATER | flatten(config)
+    flat = flatten(config)
+    return LATER | LATER_OF_METHOD.get(str(flat.get("method._target_")), {}) | flat
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -22,6 +22,10 @@ REFUSED = {
         ["method=knn", "preset=ours"],
         "method=knn has no such preset; these have: ca_entropy, nda, ocgan, oled",
     ),
+    "preset of one other method": (
+        ["method=ocgan", "preset=first_code"],
+        "method=ocgan has no such preset; these have: deep_svdd",
+    ),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
@@ -148,12 +152,13 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
             check_options(compose("train", [f"logger={logger}"]))
         tuned = {path.stem for path in (CONF / "tuned").glob("*.yaml")}
         assert tuned <= {f"{method}_{data}" for method in names["method"] for data in names["data"]}
-        for method in sorted(path.stem for path in (CONF / "preset" / "ours").glob("*.yaml")):
+        for path in sorted((CONF / "preset").glob("*/*.yaml")):
+            preset, method = path.parent.name, path.stem
             for data in names["data"]:
-                options = check_options(compose("train", [f"method={method}", f"data={data}", "preset=ours"]))
+                options = check_options(compose("train", [f"method={method}", f"data={data}", f"preset={preset}"]))
                 given = {k: v for k, v in options.method.items() if k not in ("name", "_target_", "primary")}
                 check_arguments(find_method(options.method["_target_"]), given, "method")
-                assert options.method["name"] == f"{method}_ours", "a preset's runs stand beside the paper's"
+                assert options.method["name"] == f"{method}_{preset}", "a preset's runs stand beside the others"
 
 
 def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

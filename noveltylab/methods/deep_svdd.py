@@ -1,34 +1,52 @@
 """Deep SVDD: Deep One-Class Classification (Ruff et al., ICML 2018).
 
-A network without bias terms or bounded activations maps inliers close to a fixed point c; the score is the distance from it.
-With biases, a bounded activation or a free c the network could map everything onto c (propositions 1 to 3). Before, an
-auto-encoder is trained whose encoder the network is; c is the mean of what that encoder makes of the training images.
+A network without bias terms or bounded activations maps inliers close to a fixed point c; the score is
+the distance from it. With biases, a bounded activation or a free c the network could map everything
+onto c (propositions 1 to 3). Before, an auto-encoder is trained whose encoder the network is; c is the
+mean of what that encoder makes of the training images.
 
-"Code" below is the authors' later PyTorch code. What differs between it and the paper, and what stands here:
-- layers: the LeNets of both, leakiness 0.01 and batch norm without scale and shift (code); 0.1 in the paper;
-- decoder: the mirror image, starting from a matrix product so that any size goes, and ending without an activation so that
-  any scale goes; the code squeezes the code into 4 x 4 maps and ends with a sigmoid. It is thrown away after pretraining;
-- one planned number of epochs for both phases: `pretrain` is the first one's share. Adam for each (code), the rate divided
-  by 10 after a share of the phase (`lr_drop`: code; two rates in the paper, 1e-4 and 1e-5);
-- |c_i| < 0.1 is pushed to 0.1 with its sign, against a unit that zero weights satisfy (code); the paper says nothing of it;
-- soft boundary: R is the (1 - nu) quantile of the distances, which minimises eq. 3 for the network as it is. It is set before
-  every epoch, from each image's distance when it was last met; the paper does so every few epochs, the code after every
-  step, from that step's images. As in the code R is 0 at first (`warm_up`: 10 of 150 epochs);
-- weight decay as Adam's L2 term, as in the code; the loss of eqs. 3 and 4 is reported without it;
-- selection: the lowest loss on held-out inliers, never an epoch of pretraining; the authors take the last epoch.
-The printed numbers come from the authors' first code (Theano), which differs from the later one: pretraining keeps its rate, on
-MNIST with a weight decay of 1e-3 (`ae_lr_drop=1 ae_weight_decay=1e-3`), batch norm has scale and shift, and the first layer's
-filters start from a dictionary of image patches. The last two are not offered.
-Images: conf/tuned/ sets Deep SVDD's own contrast normalisation (data.contrast=gcn). Published mean AUROC: MNIST P2 0.948,
-CIFAR-10 P2 0.6481.
+The authors have two codes. The printed numbers come from the first one (Theano); the later one
+(PyTorch) is what the defaults follow. What differs between them and the paper, and what stands here:
+- layers: the LeNets of both, leakiness 0.01; 0.1 in the paper;
+- batch norm: with a learned scale and shift in the first code (`batch_norm=learned`), without in the
+  later one. A shift is a bias by another name, which section 3.3 warns of; the printed numbers have it;
+- first filters: atoms of a dictionary learned on patches of the training images in the first code, on
+  MNIST (`first_filters=dictionary`);
+- other initial weights: Glorot's with a leaky ReLU's gain, as the first code has them in its
+  convolutions; its matrix product goes without the gain (`glorot_gain=convolutions`). The later code has
+  PyTorch's own on MNIST;
+- decoder: the mirror image, starting from a matrix product so that any size goes, and ending without
+  an activation so that any scale goes. Both codes squeeze the code into 4 x 4 maps and end with a
+  sigmoid (`decoder=squeezed`). The mirror image normalises the code before it on every data set; of
+  the authors' codes the later one alone does so, on CIFAR-10 alone. It is thrown away after pretraining;
+- one planned number of epochs for both phases: `pretrain` is the first one's share. Adam for each
+  (both codes), the rate divided by 10 after a share of the phase (`lr_drop`: later code; two rates in
+  the paper, 1e-4 and 1e-5). In the first code pretraining keeps its rate;
+- |c_i| < 0.1 is pushed to 0.1 with its sign, against a unit that zero weights satisfy (both codes);
+  the paper says nothing of it;
+- soft boundary: R is the (1 - nu) quantile of the distances, which minimises eq. 3 for the network as
+  it is. It is set before every epoch, from each image's distance when it was last met; the paper does
+  so every few epochs, the later code after every step, from that step's images. As in the code R is 0
+  at first (`warm_up`: 10 of 150 epochs);
+- weight decay as Adam's L2 term, of weights and, while pretraining, of batch norm's scales, never of
+  its shifts (first code); the loss of eqs. 3 and 4 is reported without it;
+- selection: the lowest loss on held-out inliers, never an epoch of pretraining; the authors take the
+  last epoch, and hold no image out;
+- batches: drawn anew in each epoch; the first code shuffles batches that stay as they are.
+Recipes: conf/tuned/deep_svdd_mnist.yaml is the later code, conf/preset/first_code/deep_svdd.yaml the
+first one on top of it. Images: conf/tuned/ sets Deep SVDD's own contrast normalisation
+(data.contrast=gcn). Published mean AUROC: MNIST P2 0.948, CIFAR-10 P2 0.6481.
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
+from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method
@@ -38,36 +56,110 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {"mnist": ((8, 4), 32), 
 CENTRE_EPS = 0.1
 
 
+#: Both codes' decoders start from square maps of this side, whatever the size of the images.
+SQUEEZED_SIDE = 4
+#: By architecture: the one side that such a decoder gives, and the padding of its convolutions but the last.
+SQUEEZED: dict[str, tuple[int, tuple[int, ...]]] = {"mnist": (28, (2, 1)), "cifar10": (32, (2, 2, 2))}
+
+#: Of the dictionary of the first filters: images drawn, patches drawn from them, patches per step.
+DICTIONARY_IMAGES, DICTIONARY_PATCHES, DICTIONARY_BATCH = 500, 10_000, 10
+
 # Networks.
 
 
-def block(convolution: nn.Module, channels: int, resize: nn.Module) -> list[nn.Module]:
-    """Convolution, batch norm without parameters, leaky ReLU, and a pooling or its reverse."""
-    return [convolution, nn.BatchNorm2d(channels, eps=1e-4, affine=False), nn.LeakyReLU(), resize]
+def block(convolution: nn.Module, channels: int, resize: nn.Module, learned: bool) -> list[nn.Module]:
+    """Convolution, batch norm (with scale and shift where `learned`), leaky ReLU, and a pooling or its reverse."""
+    return [convolution, nn.BatchNorm2d(channels, eps=1e-4, affine=learned), nn.LeakyReLU(), resize]
 
 
-def encoder(channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int]) -> nn.Sequential:
-    """The network of Deep SVDD: images (B, C, H, W) -> codes (B, latent); no bias anywhere. `side` is the last map's."""
+def encoder(channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int], learned: bool) -> nn.Sequential:
+    """The network of Deep SVDD: images (B, C, H, W) -> codes (B, latent). `side` is the last map's."""
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, *widths)):
-        layers += block(nn.Conv2d(before, after, 5, padding=2, bias=False), after, nn.MaxPool2d(2))
+        convolution = nn.Conv2d(before, after, 5, padding=2, bias=False)
+        layers += block(convolution, after, nn.MaxPool2d(2), learned)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(side), latent, bias=False))
 
 
-def decoder(channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int]) -> nn.Sequential:
+def mirror_decoder(
+    channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int], learned: bool
+) -> nn.Sequential:
     """Codes (B, latent) -> images (B, C, H, W), unbounded; for pretraining alone."""
     spread = nn.Linear(latent, widths[-1] * math.prod(side), bias=False)
-    layers: list[nn.Module] = [nn.BatchNorm1d(latent, eps=1e-4, affine=False), spread]
+    layers: list[nn.Module] = [nn.BatchNorm1d(latent, eps=1e-4, affine=learned), spread]
     layers += [nn.Unflatten(1, (widths[-1], *side)), nn.LeakyReLU(), nn.Upsample(scale_factor=2)]
     for before, after in pairwise(reversed(widths)):
-        layers += block(nn.ConvTranspose2d(before, after, 5, padding=2, bias=False), after, nn.Upsample(scale_factor=2))
+        convolution = nn.ConvTranspose2d(before, after, 5, padding=2, bias=False)
+        layers += block(convolution, after, nn.Upsample(scale_factor=2), learned)
     return nn.Sequential(*layers, nn.ConvTranspose2d(widths[0], channels, 5, padding=2, bias=False))
 
 
-def initialise(module: nn.Module) -> None:
-    """Glorot's uniform weights."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight, gain=nn.init.calculate_gain("leaky_relu", 0.01))
+def squeezed_decoder(
+    channels: int, widths: tuple[int, ...], latent: int, paddings: tuple[int, ...], learned: bool
+) -> nn.Sequential:
+    """The authors' decoder: codes (B, latent) as maps of 4 x 4 -> images (B, C, H, W) in (0, 1).
+
+    Each block doubles the side. On MNIST, which has a block less, it is doubled before the first one
+    too, and the second convolution shrinks it from 16 to 14.
+    """
+    maps = latent // SQUEEZED_SIDE**2
+    layers: list[nn.Module] = [nn.Unflatten(1, (maps, SQUEEZED_SIDE, SQUEEZED_SIDE)), nn.LeakyReLU()]
+    if len(widths) == 2:
+        layers.append(nn.Upsample(scale_factor=2))
+    for (before, after), padding in zip(pairwise((maps, *reversed(widths))), paddings, strict=True):
+        convolution = nn.Conv2d(before, after, 5, padding=padding, bias=False)
+        layers += block(convolution, after, nn.Upsample(scale_factor=2), learned)
+    return nn.Sequential(*layers, nn.Conv2d(widths[0], channels, 5, padding=2, bias=False), nn.Sigmoid())
+
+
+def initialise(module: nn.Module, gain_of_products: bool) -> None:
+    """Glorot's uniform weights with a leaky ReLU's gain, which matrix products may go without."""
+    gain = nn.init.calculate_gain("leaky_relu", 0.01)
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight, gain=gain)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight, gain=gain if gain_of_products else 1.0)
+
+
+def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tensor:
+    """Atoms of a sparse dictionary of patches, as filters (count, C, side, side), each of norm 1 at most.
+
+    Args:
+        images: Training images (N, C, H, W), preprocessed.
+        count: How many filters.
+        side: Of a filter.
+        seed: Of the drawn images and patches and of the learning.
+    """
+    random = np.random.default_rng(seed)
+    drawn = random.choice(len(images), min(DICTIONARY_IMAGES, len(images)), replace=False)
+    sample = images[torch.from_numpy(drawn).to(images.device)].float().cpu()
+    windows = sample.numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(windows, (side, side), axis=(2, 3))
+    rows, columns = windows.shape[2:4]
+    picture = random.integers(len(windows), size=DICTIONARY_PATCHES)
+    row = random.integers(rows, size=DICTIONARY_PATCHES)
+    column = random.integers(columns, size=DICTIONARY_PATCHES)
+    patches = windows[picture, :, row, column].reshape(DICTIONARY_PATCHES, -1).astype(np.float64)
+    patches -= patches.mean(0)
+    patches /= np.maximum(patches.std(0), 1e-8)
+    # each patch is met once: no second round, and no early end
+    learner = MiniBatchDictionaryLearning(
+        count, alpha=1, max_iter=1, batch_size=DICTIONARY_BATCH, tol=0, max_no_improvement=None, random_state=seed
+    )
+    atoms = learner.fit(patches).components_.reshape(count, images.shape[1], side, side)
+    # Theano convolves, and so turns its filters by 180 degrees
+    return torch.from_numpy(np.ascontiguousarray(atoms[:, :, ::-1, ::-1])).float()
+
+
+def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> list[dict[str, Any]]:
+    """Adam's groups: weights with their decay and, where batch norm has parameters, these: shifts never decay."""
+    groups: dict[float, list[nn.Parameter]] = {decay: [], 0.0: []}
+    for module in network.modules():
+        is_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        for name, parameter in module.named_parameters(recurse=False):
+            decays = not is_norm or (decay_scales and name == "weight")
+            groups[decay if decays else 0.0].append(parameter)
+    return [{"params": parameters, "weight_decay": value} for value, parameters in groups.items() if parameters]
 
 
 # Objectives, centre and radius (section 3).
@@ -119,6 +211,10 @@ class DeepSVDD(Method):
         ae_lr_drop: Annotated[float, Field(ge=0, le=1)] = 0.333,
         ae_weight_decay: Annotated[float, Field(ge=0)] = 5e-7,
         architecture: Literal["auto", "mnist", "cifar10"] = "auto",
+        batch_norm: Literal["fixed", "learned"] = "fixed",
+        first_filters: Literal["random", "dictionary"] = "random",
+        glorot_gain: Literal["all", "convolutions"] = "all",
+        decoder: Literal["mirror", "squeezed"] = "mirror",
     ) -> None:
         super().__init__(image_shape)
         channels, height, width = image_shape
@@ -130,10 +226,20 @@ class DeepSVDD(Method):
         self.objective, self.nu, self.warm_up, self.pretrain = objective, nu, warm_up, pretrain
         #: by optimizer: rate, share of the phase after which it drops, weight decay
         self.settings = {"autoencoder": (ae_lr, ae_lr_drop, ae_weight_decay), "encoder": (lr, lr_drop, weight_decay)}
+        self.first_filters = first_filters
         side = (height // shrink, width // shrink)
-        self.encoder = encoder(channels, widths, latent, side)
-        self.decoder = decoder(channels, widths, latent, side)
-        self.apply(initialise)
+        learned = batch_norm == "learned"
+        self.encoder = encoder(channels, widths, latent, side, learned)
+        if decoder == "squeezed":
+            size, paddings = SQUEEZED[name]
+            if (height, width) != (size, size):
+                raise ValueError(
+                    f"data.size={height}: method.decoder=squeezed with method.architecture={name} takes {size}"
+                )
+            self.decoder = squeezed_decoder(channels, widths, latent, paddings, learned)
+        else:
+            self.decoder = mirror_decoder(channels, widths, latent, side, learned)
+        self.apply(partial(initialise, gain_of_products=glorot_gain == "all"))
         self.register_buffer("centre", torch.zeros(latent))
         self.register_buffer("radius", torch.zeros(()))
         #: soft boundary: squared distance of each training image when it was last met
@@ -154,10 +260,11 @@ class DeepSVDD(Method):
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         networks = {"autoencoder": nn.ModuleList([self.encoder, self.decoder]), "encoder": self.encoder}
-        return {
-            name: torch.optim.Adam(networks[name].parameters(), self._rate(name), weight_decay=decay, fused=True)
-            for name, (_, _, decay) in self.settings.items()
-        }
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name, (_, _, decay) in self.settings.items():
+            groups = parameter_groups(networks[name], decay, decay_scales=name == "autoencoder")
+            optimizers[name] = torch.optim.Adam(groups, self._rate(name), fused=True)
+        return optimizers
 
     def _rate(self, name: str) -> float:
         rate, drop, _ = self.settings[name]
@@ -167,8 +274,14 @@ class DeepSVDD(Method):
     # Training.
 
     def prepare(self, train: Tensor) -> None:
-        """Centre and distances of the network as initialised, which are final without pretraining."""
+        """First filters, then centre and distances of the network as initialised, final without pretraining."""
         self.images = train
+        if self.first_filters == "dictionary":
+            first = next(module for module in self.encoder if isinstance(module, nn.Conv2d))
+            seed = int(torch.randint(2**31, ()))
+            filters = dictionary_filters(train, first.out_channels, first.kernel_size[0], seed)
+            with torch.no_grad():
+                first.weight.copy_(filters)
         self._place_centre()
         self.centred = self.pretrain == 0
 

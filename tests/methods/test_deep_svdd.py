@@ -1,26 +1,47 @@
 """Deep SVDD against its paper: objectives, centre and radius against NumPy, the two phases, the network's properties."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from scipy.signal import convolve2d
+from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from noveltylab.methods import deep_svdd
 from noveltylab.methods.base import Batch
 from noveltylab.methods.deep_svdd import (
+    dictionary_filters,
     guarded_mean,
     quantile_radius,
     reconstruction_error,
     soft_boundary,
     squared_distance,
 )
-from tests.methods.conftest import NoSync, blobs, changed, states
+from tests.methods.conftest import CONF, NoSync, blobs, changed, states
+
+#: Patches that the dictionary of first filters is learned from here, where 10,000 would take a second.
+PATCHES = 400
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder")
+FIRST_CODE = {
+    "batch_norm": "learned",
+    "first_filters": "dictionary",
+    "glorot_gain": "convolutions",
+    "decoder": "squeezed",
+}
 SOFT = {"objective": "soft-boundary", "pretrain": 0.0, "warm_up": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep_svdd, "DICTIONARY_PATCHES", PATCHES)
 
 
 def batch(count: int = 16, start: int = 0) -> Batch:
@@ -299,7 +320,8 @@ def test_no_epoch_of_pretraining_can_be_selected(make: Make) -> None:
     assert method.validation_loss(blobs(3)).isfinite().all()
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make) -> None:
+@pytest.mark.parametrize("options", [{}, {"batch_norm": "learned", "first_filters": "dictionary"}])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make, options: dict[str, Any]) -> None:
     """What the checkpoint holds is enough in either phase; `prepare` runs again before it is loaded."""
 
     def epochs(method: Any, numbers: range) -> None:
@@ -310,7 +332,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make) -> None:
                 method.update(batch(32, start))
 
     for cut in (2, 3, 5):  # in pretraining, at its end, after it
-        whole, first, second = (prepared(make, objective="soft-boundary", warm_up=0.0) for _ in range(3))
+        whole, first, second = (prepared(make, objective="soft-boundary", warm_up=0.0, **options) for _ in range(3))
         epochs(whole, range(6))
         epochs(first, range(cut))
         checkpoint: dict[str, Any] = {}
@@ -369,3 +391,178 @@ def test_sizes_that_do_not_halve_are_refused(make: Make) -> None:
         make("deep_svdd", (1, 30, 30))
     with pytest.raises(ValueError, match=r"data\.size=28: method\.architecture=cifar10 takes a multiple of 8"):
         make("deep_svdd", (3, 28, 28))
+
+
+# What the authors' first code has and the later one has not.
+
+
+def textures(count: int, channels: int = 1, seed: int = 0) -> Tensor:
+    """Images (count, channels, 28, 28) with structure of a few pixels, in [0, 1]."""
+    noise = torch.rand(count, channels, 28, 28, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+
+
+def shuffle_norms(method: Any) -> None:
+    """Gives every batch norm its own scale, shift and statistics."""
+    random = torch.Generator().manual_seed(5)
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                tensor.data.uniform_(0.5, 2, generator=random)
+            for tensor in (module.bias, module.running_mean):
+                tensor.data.uniform_(-1, 1, generator=random)
+
+
+def normalised(x: np.ndarray, norm: Any, training: bool) -> np.ndarray:
+    """Batch norm of maps (B, C, H, W) with its learned scale and shift."""
+    mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+    if training:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    scale, shift = norm.weight.detach().double().numpy(), norm.bias.detach().double().numpy()
+    shaped = [values[None, :, None, None] for values in (mean, variance, scale, shift)]
+    return np.asarray((x - shaped[0]) / np.sqrt(shaped[1] + 1e-4) * shaped[2] + shaped[3])
+
+
+def correlated(x: np.ndarray, weight: Tensor, padding: int) -> np.ndarray:
+    return F.conv2d(torch.from_numpy(x), weight.detach().double(), padding=padding).numpy()
+
+
+def leaky(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, 0.01 * x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_learned_batch_norm_scales_and_shifts(make: Make, training: bool) -> None:
+    method = make("deep_svdd", (1, 28, 28), batch_norm="learned")
+    shuffle_norms(method)
+    x = textures(6)
+    expected = x.double().numpy()
+    for convolution, norm in ((method.encoder[0], method.encoder[1]), (method.encoder[4], method.encoder[5])):
+        maps = leaky(normalised(correlated(expected, convolution.weight, 2), norm, training))
+        count, channels, height, width = maps.shape
+        expected = maps.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))
+    expected = expected.reshape(6, -1) @ method.encoder[9].weight.detach().double().numpy().T
+    with torch.no_grad():
+        found = method.train(training).encoder(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scales_decay_while_pretraining_and_shifts_never(make: Make) -> None:
+    """The first code's penalties: all that Lasagne calls regularizable, then the layers' weights alone."""
+    method = make("deep_svdd", batch_norm="learned", weight_decay=1e-6, ae_weight_decay=1e-3)
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    norms = {name for name, module in method.named_modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)}
+    for optimizer, decay in (("autoencoder", 1e-3), ("encoder", 1e-6)):
+        met = {}
+        for group in method.build_optimizers()[optimizer].param_groups:
+            met.update({names[id(parameter)]: group["weight_decay"] for parameter in group["params"]})
+        assert len(met) == len(dict(method.named_parameters())) or optimizer == "encoder"
+        for name, value in met.items():
+            module, _, kind = name.rpartition(".")
+            exempt = kind == "bias" or (module in norms and optimizer == "encoder")
+            assert value == (0.0 if exempt else decay), (optimizer, name)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_first_filters_are_atoms_of_standardised_patches_turned_by_180_degrees(channels: int) -> None:
+    images = textures(40, channels)
+    filters = dictionary_filters(images, 8, 5, seed=3)
+    # the same draws, taken one patch at a time
+    random = np.random.default_rng(3)
+    drawn = images.numpy()[random.choice(40, 40, replace=False)]
+    places = [random.integers(limit, size=PATCHES) for limit in (40, 24, 24)]
+    patches = np.stack([drawn[n, :, i : i + 5, j : j + 5].ravel() for n, i, j in zip(*places, strict=True)]).astype(
+        float
+    )
+    patches = (patches - patches.mean(0)) / patches.std(0)
+    learner = MiniBatchDictionaryLearning(
+        8, alpha=1, max_iter=1, batch_size=10, tol=0, max_no_improvement=None, random_state=3
+    )
+    atoms = learner.fit(patches).components_.reshape(8, channels, 5, 5)
+    assert learner.n_steps_ == PATCHES / 10
+    # correlating with the filters is convolving with the atoms
+    x = images[:1].double()
+    found = F.conv2d(x, filters.double(), padding=2)[0].numpy()
+    for atom, maps in zip(atoms, found, strict=True):
+        expected = sum(convolve2d(x[0, c].numpy(), atom[c], mode="same") for c in range(channels))
+        np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert np.linalg.norm(filters.reshape(8, -1), axis=1).max() <= 1 + 1e-5
+
+
+def test_the_dictionary_is_the_seeds_and_images_without_contrast_give_finite_filters() -> None:
+    first, again, other = (dictionary_filters(textures(30), 4, 5, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+    assert dictionary_filters(torch.zeros(30, 1, 28, 28), 4, 5, 0).isfinite().all()
+
+
+def test_first_filters_are_set_before_the_centre_and_default_ones_draw_nothing(make: Make) -> None:
+    method = make("deep_svdd", (1, 28, 28), first_filters="dictionary")
+    torch.manual_seed(7)
+    seed = int(torch.randint(2**31, ()))
+    torch.manual_seed(7)
+    method.prepare(textures(64))
+    assert torch.equal(method.encoder[0].weight, dictionary_filters(textures(64), 8, 5, seed))
+    np.testing.assert_allclose(method.centre, expected_centre(codes(method, textures(64))), rtol=1e-4, atol=1e-6)
+    before = torch.get_rng_state()
+    make("deep_svdd", (1, 28, 28)).prepare(textures(64))
+    torch.manual_seed(0)
+    fresh = make("deep_svdd", (1, 28, 28))
+    assert fresh.encoder[0].weight.std() > 0
+    torch.set_rng_state(before)
+    fresh.prepare(textures(64))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("option", "gain"), [("all", math.sqrt(2 / 1.0001)), ("convolutions", 1.0)])
+def test_glorot_weights_and_their_gain(make: Make, option: str, gain: float) -> None:
+    method = make("deep_svdd", (3, 32, 32), glorot_gain=option)
+    for module in method.modules():
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            continue
+        window = 1 if isinstance(module, nn.Linear) else 25
+        bound = math.sqrt(6 / (sum(module.weight.shape[:2]) * window))
+        bound *= gain if isinstance(module, nn.Linear) else math.sqrt(2 / 1.0001)
+        assert 0.99 * bound < module.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize(("shape", "architecture"), [((1, 28, 28), "mnist"), ((3, 32, 32), "cifar10")])
+def test_the_squeezed_decoder_is_the_authors(make: Make, shape: Any, architecture: str) -> None:
+    method = make("deep_svdd", shape, decoder="squeezed", batch_norm="learned").eval()
+    shuffle_norms(method)
+    z = torch.randn(3, method.centre.shape[0], generator=torch.Generator().manual_seed(1))
+    convolutions = [module for module in method.decoder if isinstance(module, nn.Conv2d)]
+    norms = [module for module in method.decoder if isinstance(module, nn.BatchNorm2d)]
+    double = np.ones((2, 2))
+    maps = leaky(z.double().numpy().reshape(3, -1, 4, 4))
+    if architecture == "mnist":
+        maps = np.kron(maps, double)
+    paddings = (2, 1) if architecture == "mnist" else (2, 2, 2)
+    for convolution, norm, padding in zip(convolutions[:-1], norms, paddings, strict=True):
+        maps = leaky(normalised(correlated(maps, convolution.weight, padding), norm, False))
+        maps = np.kron(maps, double)
+    expected = 1 / (1 + np.exp(-correlated(maps, convolutions[-1].weight, 2)))
+    assert expected.shape == (3, *shape)
+    with torch.no_grad():
+        np.testing.assert_allclose(method.decoder(z), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_squeezed_decoder_refuses_other_sizes(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"data\.size=32: method\.decoder=squeezed .*=mnist takes 28"):
+        make("deep_svdd", (1, 32, 32), decoder="squeezed")
+    with pytest.raises(ValueError, match=r"data\.size=40: method\.decoder=squeezed .*=cifar10 takes 32"):
+        make("deep_svdd", (3, 40, 40), decoder="squeezed")
+
+
+def test_the_preset_first_code_has_every_one_of_these_and_learns(make: Make) -> None:
+    preset = yaml.safe_load((CONF.parent / "preset" / "first_code" / "deep_svdd.yaml").read_text())["method"]
+    assert FIRST_CODE.items() <= preset.items()
+    options = {key: value for key, value in preset.items() if key != "name"}
+    method = make("deep_svdd", (1, 28, 28), **{**options, "ae_weight_decay": 1e-3, "weight_decay": 1e-6})
+    method.prepare(textures(64))
+    method.train()
+    losses = []
+    for epoch in range(10):
+        method.progress = epoch / 10
+        losses.append(method.update(Batch(textures(64), torch.arange(64))))
+    assert losses[4]["recon"] < losses[0]["recon"]
+    assert losses[9]["distance"] < losses[5]["distance"]
