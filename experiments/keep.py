@@ -59,7 +59,7 @@ def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
 def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
     """The content of a result.json with the folders of this machine put as a reader would have them."""
     output = f"outputs/{name}"
-    command = re.sub(r"^\S*__main__\.py", "python -m noveltylab", result["provenance"]["command"])
+    command = re.sub(r"^\S*__main__\.py", "python -m noveltylab", result["provenance"].get("command", ""))
     command = re.sub(r" data\.root=\S+", "", re.sub(r"\boutput=\S+", f"output={output}", command))
     data = {**result["config"]["data"], "root": None}
     return {

@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 #: Bytes of a text that describes a run: result.json, config.yaml, a lock.
 MAX_TEXT_BYTES = 8 << 20
@@ -32,7 +32,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | Path, limit: int | None = None, within: Path | None = None) -> BinaryIO:
+def open_regular(path: str | Path, limit: int | None = None, within: Path | None = None) -> io.BufferedReader:
     """Opens a regular file for reading.
 
     Args:
@@ -52,7 +52,7 @@ def open_regular(path: str | Path, limit: int | None = None, within: Path | None
         _check_kind(status, path, limit)
         if status.st_size == 0:  # /proc/kmsg calls itself an empty regular file, and would be waited for
             os.close(descriptor)
-            return io.BytesIO()
+            return io.BufferedReader(io.BytesIO())
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -104,7 +104,7 @@ def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
     """
     text = read_text(path, limit, within)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     check_plain(value)
@@ -141,36 +141,57 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 def check_plain(value: Any) -> None:
     """ValueError unless a value is made of mappings by text, lists, text that is Unicode, finite numbers, bool and None.
 
-    No deeper than MAX_NESTING.
+    No deeper than MAX_NESTING. The message begins with the place, e.g. `scores.mse.auroc: `.
     """
-    pending = [(value, 0)]
+    pending: list[tuple[Any, _Place]] = [(value, ())]
     while pending:
-        item, depth = pending.pop()
-        if depth > MAX_NESTING:
+        item, place = pending.pop()
+        if isinstance(item, dict | list) and _depth(place) >= MAX_NESTING:
             raise ValueError("nested too deeply")
         if isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-            if wrong := next((key for key in item if not isinstance(key, str)), None):
-                raise ValueError(f"holds a mapping by {type(wrong).__name__}, not by text")
+            for key, part in item.items():
+                if not isinstance(key, str) or _is_broken(key):
+                    raise ValueError(f"{_words(place)}has a key that is no text")
+                pending.append((part, (key, place)))
         elif isinstance(item, list):
-            pending += [(part, depth + 1) for part in item]
-        else:
-            _check_leaf(item)
+            pending += [(part, (str(index), place)) for index, part in enumerate(item)]
+        elif fault := _fault(item):
+            raise ValueError(f"{_words(place)}{fault}")
 
 
-def _check_leaf(item: Any) -> None:
+#: A key and the place of what holds it, () at the top.
+_Place = tuple[()] | tuple[str, Any]
+
+
+def _depth(place: _Place) -> int:
+    depth = 0
+    while place:
+        depth, place = depth + 1, place[1]
+    return depth
+
+
+def _words(place: _Place) -> str:
+    keys = []
+    while place:
+        keys.append(place[0])
+        place = place[1]
+    return f"{'.'.join(reversed(keys))[:200]}: " if keys else ""
+
+
+def _fault(item: Any) -> str:
+    """Why a value is none that a run writes, "" if it is one."""
     if isinstance(item, float) and not math.isfinite(item):
-        raise ValueError("holds a number that is not finite")
+        return f"{item}, which is no number"
     if isinstance(item, int) and not -(2**63) <= item < 2**63:
-        raise ValueError("holds a whole number beyond 64 bits")
-    if isinstance(item, str):
-        item.encode("utf-8")  # raises UnicodeEncodeError, a ValueError, for half a pair of surrogates
-    elif item is not None and not isinstance(item, int | float):
-        raise ValueError(f"holds a {type(item).__name__}")
+        return "a whole number beyond 64 bits"
+    if isinstance(item, str) and _is_broken(item):
+        return "text that is no Unicode"
+    return "" if item is None or isinstance(item, str | int | float) else f"a {type(item).__name__}"
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"holds {name}, which is no number")
+def _is_broken(text: str) -> bool:
+    """Whether a text holds half a pair of surrogates, which no file can keep."""
+    return not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | None = None) -> str:

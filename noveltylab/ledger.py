@@ -20,11 +20,10 @@ try:
 except ImportError:  # not on Windows, where runs are not locked
     fcntl = None  # type: ignore[assignment]
 
-from omegaconf import OmegaConf
-
 from noveltylab.errors import UserError
+from noveltylab.files import open_regular, read_json, sha256_file
 from noveltylab.options import Options
-from noveltylab.results import flat_options, read_result, sha256_file, write_atomic
+from noveltylab.results import flat_options, read_config, read_result, write_atomic
 
 #: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
 FREE = {
@@ -56,10 +55,10 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     Raises:
         UserError: the folder holds a run with other options; shows the difference.
     """
-    if force or not (folder / "config.yaml").is_file():
+    if force or not os.path.lexists(folder / "config.yaml"):
         return None
     result = None if damage(folder) else read_result(folder)
-    there = result["config"] if result else _load_config(folder / "config.yaml")
+    there = result["config"] if result else read_config(folder)
     old, new = flat_options(there), flat_options(config)
     # other folders of one's own images are other data
     free = FREE - {"data.root"} if config["data"].get("classes") == "folders" else FREE
@@ -76,29 +75,22 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     return result
 
 
-def _load_config(path: Path) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # torn, or by another hand: tags that would make objects are refused as well
-        raise UserError(
-            f"{path} is damaged ({' '.join(str(error).split())[:120]}); run again with force=true (the folder is kept beside)"
-        ) from None
-
-
 def damage(folder: Path) -> str:
     """Why the folder's result does not count: "" if it does, "no result" without one, else the files that are damaged."""
-    if not (folder / "result.json").is_file():
+    if not os.path.lexists(folder / "result.json"):
         return "no result"
     try:
-        files = dict(read_result(folder)["files"])
-    except (UserError, KeyError, TypeError, ValueError):
+        files = read_result(folder)["files"]
+    except UserError:
         return "result.json"
-    wrong = [name for name, digest in files.items() if not _is_file_with(folder / name, digest)]
-    return ", ".join(wrong)
+    return ", ".join(name for name, digest in files.items() if not _is_file_with(folder / name, digest))
 
 
 def _is_file_with(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_file(path) == digest
+    try:
+        return sha256_file(path, within=path.parent) == digest
+    except OSError:
+        return False
 
 
 def set_damaged_aside(folder: Path) -> None:
@@ -193,7 +185,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     if fcntl is None or not path.exists():
         return None
     try:
-        with open(path) as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _owner(path)
@@ -204,13 +196,15 @@ def holder(folder: Path) -> dict[str, Any] | None:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):  # gone, or just being written
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError):  # gone, just being written, or by another hand
         return {}
 
 
 def _words(owner: dict[str, Any]) -> str:
-    return f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+    if not {"pid", "host", "since"} <= owner.keys():
+        return "another process"
+    return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
 
 
 def _now() -> str:
@@ -242,6 +236,6 @@ def write_failure(options: Options, overrides: list[str], reason: str, trace: st
 def read_failure(path: Path) -> str:
     """The one-line reason that `write_failure` left."""
     try:
-        return str(json.loads(path.read_text())["reason"])
-    except (OSError, ValueError, KeyError) as error:
+        return str(read_json(path)["reason"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path} cannot be read: {error}"

@@ -1,9 +1,10 @@
 """A run's result.json: written atomically and last, so that its presence means the run is complete."""
 
-import hashlib
 import json
 import os
+import pkgutil
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from noveltylab.errors import UserError
+from noveltylab.files import read_json, read_yaml
+from noveltylab.files import sha256_file as sha256_file  # beside what else is asked of a run folder
+from noveltylab.schema import Result, Unmeasured, check_config, check_result
 
 PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 #: Options that came later, and the value under which a run is what it was before there was such an option.
@@ -33,6 +37,13 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.decoder": "mirror",
     },
 }
+#: A key whose value is nobody else's business.
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+#: The same inside a mapping such as {api_key: x, mode: online}, or in a URL with a password.
+_SECRET_INSIDE = re.compile(
+    r"""((?:key|token|secret|passw|credential|auth)\w*["']?\s*[:=]\s*|://[^/@\s:]*:)(?:"[^"]*"|'[^']*'|[^,}@\s]+)""",
+    re.IGNORECASE,
+)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -94,33 +105,59 @@ def write_result(folder: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``folder/result.json``.
+    """The contents of ``folder/result.json``, with every field that a reader uses (see schema.py).
 
     Raises:
-        UserError: The file is missing, or is not one whole JSON object.
+        UserError: The file is missing or damaged; names the field.
     """
+    return load_result(folder)[0]
+
+
+def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured]:
+    """As `read_result`, and the same as checked values."""
     path = Path(folder) / "result.json"
     try:
-        result = json.loads(path.read_bytes())
+        content = read_json(path, within=path.parent)
+        return content, check_result(content)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, so this run is not complete. Run it again.") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it and run again.") from None
-    if not isinstance(result, dict):
-        raise UserError(f"{path}: holds a {type(result).__name__}, not a result. Delete it and run again.")
-    return result
+        raise UserError(f"{path}: damaged ({_line(error)}). Move it away and run again.") from None
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The contents of ``folder/config.yaml``.
+
+    Raises:
+        UserError: The file is missing or damaged; names the field.
+    """
+    path = Path(folder) / "config.yaml"
+    try:
+        content = read_yaml(path, within=path.parent)
+        check_config(content)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged ({_line(error)}); run again with force=true (the folder is kept beside it)"
+        ) from None
+    return dict(content)
+
+
+def _line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:400]
 
 
 def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
     """The configuration in a result that somebody else may have written, as plain values.
 
     Raises:
-        UserError: It is missing, names code outside noveltylab's methods, or holds an interpolation.
+        UserError: It is missing, names code that is no method of noveltylab, or holds an interpolation.
     """
     config = result.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("method"), dict):
         raise UserError("the run's result.json holds no configuration; run it again with force=true")
-    if not str(target := config["method"].get("_target_")).startswith("noveltylab.methods."):
+    target = str(config["method"].get("_target_"))
+    if not is_own_method(target):
         raise UserError(
             f"the run's configuration asks for {target}, which is no method of noveltylab; it is not loaded"
         )
@@ -129,10 +166,11 @@ def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The file's SHA-256 as 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_own_method(target: str) -> bool:
+    """Whether a dotted name is that of a class right in one of the modules of noveltylab.methods."""
+    modules = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "methods")])} - {"base"}
+    match = re.fullmatch(r"noveltylab\.methods\.(\w+)\.([A-Za-z]\w*)", target, re.ASCII)
+    return match is not None and match[1] in modules
 
 
 def provenance(started: datetime | None = None, gpu: str | None = None, threads: int | None = None) -> dict[str, Any]:
@@ -159,9 +197,17 @@ def provenance(started: datetime | None = None, gpu: str | None = None, threads:
             "gpu": gpu,
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         },
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(masked, sys.argv)),
         "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
     }
+
+
+def masked(argument: str) -> str:
+    """An argument of a command line without what nobody else may read: values of keys, tokens, secrets and passwords."""
+    key, equals, _ = argument.partition("=")
+    if equals and (_SECRET.search(key) or "env_set" in key):
+        return f"{key}=***"
+    return _SECRET_INSIDE.sub(r"\1***", argument)
 
 
 def commit(package: Path = Path(__file__).parent) -> str | None:

@@ -92,7 +92,10 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", *_verified(result)),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
-        *((key, f"{value:.4g}", "") for key, value in result.get("extra", {}).items()),
+        *(
+            (key, value if isinstance(value, str) else f"{value:.4g}", "")
+            for key, value in result.get("extra", {}).items()
+        ),
         ("folder", str(folder), ""),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]

@@ -55,7 +55,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda config: config["method"].update(_target_="os.system"), "asks for os.system, which is no method"),
         (lambda config: config["method"].update(_target_="antigravity.x"), "asks for antigravity.x"),
         (lambda config: config["data"].update(root="${oc.env:HOME}"), "interpolation"),
-        (lambda config: config.pop("method"), "holds no configuration"),
+        (lambda config: config.pop("method"), "config.method: field required"),
         (lambda config: config["method"].update(zzz=1), "no such option"),
     ],
 )

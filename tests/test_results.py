@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from noveltylab.errors import UserError
+from noveltylab.files import read_json
 from noveltylab.results import commit, provenance, read_result, sha256_file, write_atomic, write_result
 
 
@@ -56,8 +57,9 @@ def test_write_syncs_the_file_before_it_takes_its_name_and_the_folder_after(
 def test_result_round_trip_keeps_order_and_every_bit(tmp_path: Path) -> None:
     result = {"z": 0.1 + 0.2, "a": ["é", None, True, 1e-300], "m": {}}
     write_result(tmp_path, result)
-    assert read_result(tmp_path) == result
-    assert list(read_result(tmp_path)) == ["z", "a", "m"]
+    found = read_json(tmp_path / "result.json")
+    assert found == result
+    assert list(found) == ["z", "a", "m"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_what_json_cannot_hold_is_refused_before_writing(tmp_path: Path, value: 
     write_result(tmp_path, {"auroc": 0.5})
     with pytest.raises(error):
         write_result(tmp_path, {"auroc": value})
-    assert read_result(tmp_path) == {"auroc": 0.5}
+    assert read_json(tmp_path / "result.json") == {"auroc": 0.5}
 
 
 @pytest.mark.parametrize(

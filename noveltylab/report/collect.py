@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Any
 
 from noveltylab.errors import UserError
+from noveltylab.files import read_tail, sha256_file
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
-from noveltylab.results import flat_options, read_result, sha256_file
+from noveltylab.results import flat_options, load_result
+from noveltylab.schema import Result, Unmeasured
 
 RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
@@ -26,71 +26,6 @@ NOT_COMPARED = {
 }  # fmt: skip
 
 VERIFIED, UNVERIFIED = "verified", "not verified"
-Unit = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Metrics(_Strict):
-    auroc: Unit
-    auroc_ci: Annotated[list[Unit], Field(min_length=2, max_length=2)]
-    average_precision: Unit
-    eer: Unit
-    fpr95: Unit
-
-
-class Selected(_Strict):
-    rule: str
-    epoch: int
-    value: float | None
-
-
-class Place(_Strict):
-    """Which run a result.json is of."""
-
-    method: str
-    data: str
-    protocol: str
-    inlier: Annotated[int, Field(ge=0)]
-    seed: Annotated[int, Field(ge=0)]
-    files: dict[str, str]
-
-
-class Unmeasured(Place):
-    """A run without labelled outliers, which has no number to report."""
-
-    unmeasured: str
-
-
-class Result(Place):
-    """What the report reads of a result.json."""
-
-    inlier_name: str
-    primary: str
-    scores: dict[str, Metrics]
-    floor: dict[str, Metrics]
-    selected: Selected
-    seconds: dict[str, float]
-    warnings: list[str]
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    data_verified: bool | None  # None: there are no checksums to compare with
-    labelled: dict[str, dict[str, Metrics]] = {}
-    transductive: list[str] = []
-    apart: dict[str, dict[str, Metrics]] = {}
-    extra: dict[str, Any] = {}
-    n: dict[str, Any] = {}
-    input: dict[str, Any] = {}
-    split_sha256: str | None = None
-    images_sha256: str | None = None
-
-    @model_validator(mode="after")
-    def _has_its_primary(self) -> "Result":
-        if self.primary not in self.scores:
-            raise ValueError(f"primary is {self.primary!r}, but scores has {', '.join(self.scores) or 'none'}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -237,20 +172,15 @@ def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
     for name, folders, files in os.walk(top):
         folders[:] = sorted(child for child in folders if not child.startswith(".") and not MOVED_ASIDE.match(child))
         path = Path(name)
-        complete = "result.json" in files
-        if complete or ("config.yaml" in files and RUN_FOLDER.match(path.name)):
+        names = {*files, *folders}  # a folder in the place of a file is damage, which is named
+        complete = "result.json" in names
+        if complete or ("config.yaml" in names and RUN_FOLDER.match(path.name)):
             folders.clear()
             yield path, complete
 
 
 def _read(folder: Path, top: Path, check: bool) -> Run | Unmeasured:
-    try:
-        content = read_result(folder)
-        result = (Unmeasured if "unmeasured" in content else Result).model_validate(content)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(dict(item)) for item in error.errors()[:3])) from None
-    except RecursionError:
-        raise UserError("result.json: nested too deeply") from None
+    _, result = load_result(folder)
     layout = (result.protocol, result.method, result.data, f"inlier{result.inlier}", f"seed{result.seed}")
     if folder.parts[-5:] != layout:
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
@@ -258,23 +188,15 @@ def _read(folder: Path, top: Path, check: bool) -> Run | Unmeasured:
         _check_files(folder, result.files)
     if isinstance(result, Unmeasured):
         return result
-    assert isinstance(result, Result)
     output = folder.parents[4]
     inside = output.is_relative_to(top) and output != top
     return Run(folder, output.relative_to(top).as_posix() if inside else "", result)
 
 
-def _explain(item: dict[str, Any]) -> str:
-    where = ".".join(map(str, item["loc"]))
-    return f"result.json: {where}{': ' if where else ''}{item['msg'].removeprefix('Value error, ').lower()}"
-
-
 def _check_files(folder: Path, files: dict[str, str]) -> None:
     for name, digest in files.items():
-        if Path(name).name != name:
-            raise UserError(f"result.json: files names {name!r}, which is no file of the run")
         try:
-            same = sha256_file(folder / name) == digest
+            same = sha256_file(folder / name, within=folder) == digest
         except OSError as error:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from None
         if not same:
@@ -284,9 +206,7 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
 def _why_unfinished(folder: Path) -> str:
     """The error that ended the run, else how far its log got."""
     try:
-        with open(folder / "run.log", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
-            text = file.read().decode("utf-8", "replace")
+        text = read_tail(folder / "run.log", LOG_TAIL, within=folder).decode("utf-8", "replace")
     except OSError:
         return "not begun, running or killed; it has no run.log"
     lines = text.rpartition(" run folder ")[2].splitlines()  # of the last attempt

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import PurePath
 from statistics import fmean
 
-from noveltylab.report.collect import UNVERIFIED, Metrics, Result, Run
+from noveltylab.report.collect import UNVERIFIED, Run
 from noveltylab.report.published import Counterpart, PaperTable
 from noveltylab.report.stats import Cells
+from noveltylab.schema import Metrics, Result
 
 FLOORS = ("pca", "knn")
 #: A number of ours is a mean over at least these seeds.

@@ -53,6 +53,8 @@ def result_of(
             "versions": {"noveltylab": "0.1.0", "torch": "2.15.0"},
             "commit": "0" * 40,
             "hardware": {"cpu": "a CPU", "gpu": None},
+            "command": "noveltylab",
+            "time": "2026-01-01T00:00:00+00:00",
         },
         "config": {
             "inlier": inlier,

@@ -59,7 +59,6 @@ def hostile(outputs: Path, write_run: WriteRun) -> Path:
         result["inlier_name"] = result["primary"] = SCRIPT
         result["scores"] = {SCRIPT: result["scores"]["mse"]}
         result["warnings"] = [SCRIPT]
-        result["selected"]["rule"] = SCRIPT
         result["provenance"]["commit"] = SCRIPT
         result["config"]["trainer"][SCRIPT] = result["inlier"]
 

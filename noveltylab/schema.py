@@ -1,0 +1,239 @@
+"""The one schema of what a run's folder says: result.json and config.yaml, whoever wrote them.
+
+Every reader of a folder goes through `read_result` and `read_config` of results.py, which check by it. What a key means is
+said where it is written (run.py); what a later version added is ignored, or has a default here.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+M = TypeVar("M", bound=BaseModel)
+Unit = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Rule = Annotated[str, Field(pattern=r"^(outlier_val|oracle)$")]
+Apart = Annotated[str, Field(pattern=r"^(patches|clips|files)$")]
+#: a file right in the run's folder
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+#: pixels of a side of an image that a method may see
+LARGEST_SIDE = 4096
+#: letters of a name that a folder gets
+LONGEST_NAME = 100
+
+
+def check_name(name: str) -> str:
+    """A name that may become that of a folder. ValueError for one that would lead elsewhere, or hide what it is."""
+    if not name or len(name) > LONGEST_NAME:
+        raise ValueError(f"a name has 1 to {LONGEST_NAME} letters")
+    if "/" in name or "\\" in name or name.startswith(".") or not name.isprintable() or name != name.strip():
+        raise ValueError("a name holds no /, \\ or control characters, and starts with no dot or space")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+class Record(BaseModel):
+    """A part of a result: strict types, finite numbers; keys of later versions are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Metrics(Record):
+    auroc: Unit
+    auroc_ci: Annotated[list[Unit], Field(min_length=2, max_length=2)]
+    average_precision: Unit
+    eer: Unit
+    fpr95: Unit
+
+
+class Selected(Record):
+    rule: Literal["val_loss", "last"]
+    epoch: Count
+    value: float | None
+
+    @model_validator(mode="after")
+    def _has_its_value(self) -> "Selected":
+        if self.rule == "val_loss" and self.value is None:
+            raise ValueError("rule is val_loss, but there is no value")
+        return self
+
+
+class Threshold(Record):
+    fpr: Unit
+    threshold: float | None
+    upper: Unit
+
+
+class Thresholds(Record):
+    score: str
+    held_out: Count
+    exact: bool
+    at: list[Threshold]
+
+
+class Weights(Record):
+    file: Annotated[str, Field(pattern=r"^checkpoints/\w[\w.-]*\.pt$", max_length=200)]
+    sha256: Digest
+
+
+class Input(Record):
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]], Field(min_length=3, max_length=3)]
+    kind: Literal["image", "frame", "file"]
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
+def _check_seconds(seconds: dict[str, float]) -> dict[str, float]:
+    if missing := {"train", "score", "total"} - seconds.keys():
+        raise ValueError(f"has no {', '.join(sorted(missing))}")
+    return seconds
+
+
+class Sizes(Record):
+    train: Count
+    val: Count
+    test_inliers: Count
+    test_outliers: Count
+    skipped: Count = 0
+
+
+class Provenance(Record):
+    versions: dict[str, str | None]
+    commit: str | None
+    hardware: dict[str, str | int | float | None]
+    command: str = ""
+    time: str = ""
+
+
+class Named(Record):
+    name: Name
+
+
+class MethodRecord(Named):
+    target: Annotated[str, Field(alias="_target_")]
+    primary: str
+
+
+class DataRecord(Named):
+    root: str | None = None
+    classes: list[str] | str = ""
+    limit_train: int | None = None
+
+
+class Config(Record):
+    """What every recorded configuration has; its options are checked one by one where a run is used (options.py)."""
+
+    method: MethodRecord
+    data: DataRecord
+    protocol: Named
+    trainer: dict[str, Any]
+    inlier: Count
+    seed: Count
+    output: str
+
+
+class Place(Record):
+    """Which run a result is of, and how it went: what a result holds with and without labelled outliers."""
+
+    method: Name
+    data: Name
+    protocol: Name
+    inlier: Count
+    inlier_name: str
+    seed: Count
+    select: str
+    primary: str
+    selected: Selected
+    seconds: Annotated[dict[str, Seconds], AfterValidator(_check_seconds)]
+    n: dict[str, Any]
+    split_sha256: Digest | None = None
+    data_verified: bool | None  # None: there are no checksums to compare with
+    warnings: list[str]
+    files: dict[FileName, Digest]
+    provenance: dict[str, Any]
+    config: dict[str, Any]
+    thresholds: Thresholds | None = None
+    input: dict[str, Any] = {}
+    images_sha256: str | None = None
+    transductive: list[str] = []
+    extra: dict[str, float | str] = {}
+
+
+class _Parts(Record):
+    """What is asked of the parts of a result that stay plain mappings."""
+
+    n: Sizes
+    provenance: Provenance
+    config: Config
+    weights: Weights | None = None
+    input: Input | None = None
+
+
+class Unmeasured(Place):
+    """A run without labelled outliers, which has no number to report."""
+
+    unmeasured: str
+    scores: dict[str, None]
+    floor: dict[str, Metrics] = {}
+
+
+class Result(Place):
+    """A run with its numbers."""
+
+    scores: dict[str, Metrics]
+    floor: dict[str, Metrics]
+    labelled: dict[Rule, dict[str, Metrics]] = {}
+    apart: dict[Apart, dict[str, Metrics]] = {}
+
+    @model_validator(mode="after")
+    def _has_its_primary(self) -> "Result":
+        for name, scores in (
+            ("scores", self.scores),
+            *((f"apart.{kind}", found) for kind, found in self.apart.items()),
+        ):
+            if self.primary not in scores:
+                raise ValueError(f"primary is {self.primary!r}, but {name} has {', '.join(scores) or 'none'}")
+        return self
+
+
+def check_result(content: Any) -> Result | Unmeasured:
+    """The content of a result.json. ValueError that names the fields which are not as a run writes them."""
+    if not isinstance(content, dict):
+        raise ValueError(f"holds a {type(content).__name__}, not a result")
+    model: type[Result | Unmeasured] = Unmeasured if "unmeasured" in content else Result
+    result = _validated(model, content)
+    config = _validated(_Parts, content).config
+    named = (config.method.name, config.data.name, config.protocol.name)
+    if named != (result.method, result.data, result.protocol):
+        raise ValueError(
+            f"config: is that of {' '.join(named)}, not of {result.method} {result.data} {result.protocol}"
+        )
+    return result
+
+
+def check_config(content: Any) -> None:
+    """The content of a config.yaml. ValueError as `check_result`."""
+    if not isinstance(content, dict):
+        kind = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"holds {kind}, not a configuration")
+    _validated(Config, content)
+
+
+def _validated(model: type[M], content: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first fields that are wrong, as `scores.mse.auroc: should be a valid number; ...`."""
+    return "; ".join(dict.fromkeys(_explain(dict(item)) for item in error.errors(include_input=False)[:3]))
+
+
+def _explain(item: dict[str, Any]) -> str:
+    field = ".".join(map(str, item["loc"]))[:200]
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[0].lower()}{message[1:]}" if field else message
