@@ -43,8 +43,9 @@ def ours(name: str) -> dict[str, float]:
     from hydra import compose, initialize_config_dir
 
     from noveltylab.__main__ import CONF
+    from noveltylab.data.reading import read_and_split
     from noveltylab.options import check_options
-    from noveltylab.run import build, read_and_split
+    from noveltylab.run import build
 
     overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

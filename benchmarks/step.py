@@ -23,11 +23,12 @@ from hydra import compose, initialize_config_dir
 
 from noveltylab.__main__ import CONF
 from noveltylab.data.base import NoveltyData
+from noveltylab.data.reading import read_and_split
 from noveltylab.loggers import build_loggers
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results import provenance
-from noveltylab.run import build, read_and_split
+from noveltylab.run import build
 from noveltylab.train import fit
 
 SIDES = ("bare", "fit", "fit and selection")

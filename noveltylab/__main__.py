@@ -24,6 +24,7 @@ from noveltylab.arguments import explain_unreadable, readable
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.hints import option_hint
 from noveltylab.screen import say, say_error, terminal
+from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.threads import settle_waiting
 
 PACKAGE = Path(__file__).resolve().parent
@@ -99,7 +100,11 @@ def check_preset(preset: str, method: str) -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input, 130 or 143 signals."""
+    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input.
+
+    3: a sweep without failures of which some cells are not done, since other processes are running them.
+    129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
+    """
     with terminal():
         if {"-h", "--help"} & set(sys.argv[1:]):
             from noveltylab.help import print_help
@@ -115,7 +120,8 @@ def _run_command() -> None:
     # Our launcher presets carry the plugins' names on purpose; Hydra checks them against the plugins' schemas.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = sweep.Sweeper
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in set(SIGNALS) - {signal.SIGINT}:
+        handle(number, _terminate)
     try:
         sys.argv[1:] = readable(sys.argv[1:])
         job()
@@ -135,6 +141,8 @@ def _run_command() -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
+    if number == HANGUP:
+        leave_terminal()
     raise Interrupted(number)
 
 

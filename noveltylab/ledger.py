@@ -4,8 +4,10 @@ There is no other ledger: a sweep is the folders of its cells, whoever runs them
 """
 
 import json
+import logging
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -20,27 +22,18 @@ try:
 except ImportError:  # not on Windows, where runs are not locked
     fcntl = None  # type: ignore[assignment]
 
-from noveltylab.errors import UserError
+from noveltylab.errors import RunFailed, UserError
 from noveltylab.files import open_regular, read_json, sha256_file
 from noveltylab.options import Options
-from noveltylab.results import flat_options, read_config, read_result, write_atomic
+from noveltylab.results import code_state, flat_options, kind_of_option, read_config, read_result, write_atomic
+from noveltylab.screen import plain
 
-#: Options that do not change a run's numbers: a run folder may be resumed or repeated with others.
-FREE = {
-    "output",
-    "force",
-    "pictures",
-    "data.root",
-    "data.download",
-    "trainer.accelerator",
-    "trainer.checkpoint_seconds",
-    "trainer.winograd",
-    "resources.num_cpus",
-    "resources.num_gpus",
-}
+log = logging.getLogger("noveltylab")
 
 #: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
 TRIES, PAUSE = 10, 0.05
+#: Bytes that the lock's file may have.
+MAX_OWNER_BYTES = 4096
 
 
 class Busy(UserError):
@@ -60,12 +53,11 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     result = None if damage(folder) else read_result(folder)
     there = result["config"] if result else read_config(folder)
     old, new = flat_options(there), flat_options(config)
-    # other folders of one's own images are other data
-    free = FREE - {"data.root"} if config["data"].get("classes") == "folders" else FREE
+    own_images = config["data"].get("classes") == "folders"
     differences = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
         for key in sorted({*old, *new})
-        if key not in free and not key.startswith("logger.") and old.get(key, "absent") != new.get(key, "absent")
+        if kind_of_option(key, own_images) != "free" and old.get(key, "absent") != new.get(key, "absent")
     ]
     if differences:
         raise UserError(
@@ -103,6 +95,40 @@ def set_damaged_aside(folder: Path) -> None:
         )
 
 
+def set_unknown_aside(folder: Path) -> None:
+    """Moves a checkpoint out of the way that was trained on nobody knows what: its split is gone or damaged."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        damaged = last.rename(last.with_suffix(".damaged"))
+        log.warning(f"no record of the images of {last}; kept as {damaged.name}, training starts again")
+
+
+def record_code(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Notes in code.json which code trains the run; returns this code, and what trained it before.
+
+    Where nothing was trained yet, nothing came before. The states are as `code_state` has them.
+    """
+    path, now = folder / "code.json", code_state()
+    states: list[dict[str, Any]] = []
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        try:
+            states = [dict(state) for state in read_json(path)]
+        except (OSError, ValueError, TypeError):
+            states = [{"commit": None, "sources": None, "versions": {}}]
+    if now not in states[-1:]:
+        states.append(now)
+        write_atomic(path, json.dumps(states, indent=1) + "\n")
+    return now, [state for state in states if state != now]
+
+
+def said(state: dict[str, Any]) -> str:
+    """A state of the code in a few words."""
+    if not state.get("sources"):
+        return "a version that did not record its code"
+    versions = ", ".join(f"{name} {version}" for name, version in dict(state.get("versions", {})).items())
+    return plain(f"commit {state.get('commit') or 'unknown'}, sources {str(state['sources'])[:12]}, {versions}")
+
+
 # Who runs it.
 
 
@@ -134,27 +160,48 @@ def locked(folder: Path) -> Iterator[None]:
                 break  # not empty: the run has begun
 
 
-def _acquire(path: Path, folder: Path) -> IO[str]:
+def _acquire(path: Path, folder: Path) -> IO[bytes]:
     for _ in range(TRIES):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+")  # noqa: SIM115  # stays open as long as the lock is held
+            file = _open_lock(path)
         except FileNotFoundError:
             continue  # whoever made the folder for a refused run has just removed it
         except OSError as error:
-            raise UserError(f"cannot create {folder}: {error.strerror}; choose another output=...") from None
+            raise UserError(f"cannot create {folder}: {error.strerror or error}; choose another output=...") from None
         if _take(file) and _is(file, path):
-            file.truncate(0)
-            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-            file.write(json.dumps(owner))
-            file.flush()
+            _sign(file, path)
             return file
         file.close()
         time.sleep(PAUSE)
     raise Busy(f"{folder} is being run by {_words(_owner(path))}; wait for it or end it, then repeat the command")
 
 
-def _take(file: IO[str]) -> bool:
+def _open_lock(path: Path) -> IO[bytes]:
+    """The lock's file, new or there already. OSError for a link or anything but a regular file."""
+    nothing_else = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | nothing_else, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def _sign(file: IO[bytes], path: Path) -> None:
+    """Writes who has the lock into its file. RunFailed, and no lock, where the disk is full."""
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+    try:
+        file.truncate(0)
+        file.write(json.dumps(owner).encode())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        file.close()
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror or error}; the same command goes on when that is mended"
+        ) from None
+
+
+def _take(file: IO[bytes]) -> bool:
     if fcntl is None:
         return True
     try:
@@ -171,10 +218,10 @@ def _say_once(message: str) -> None:
     print(message, file=sys.__stderr__)  # a sweep keeps the output of its cells off the screen
 
 
-def _is(file: IO[str], path: Path) -> bool:
+def _is(file: IO[bytes], path: Path) -> bool:
     """Whether the open file is still the one at the path."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -195,16 +242,19 @@ def holder(folder: Path) -> dict[str, Any] | None:
 
 
 def _owner(path: Path) -> dict[str, Any]:
+    """What the lock's file says, {} where it is gone, just being written, or says something else."""
     try:
-        return dict(read_json(path))
-    except (OSError, ValueError, TypeError):  # gone, just being written, or by another hand
+        owner = read_json(path, MAX_OWNER_BYTES)
+    except (OSError, ValueError):
         return {}
+    known = isinstance(owner, dict) and {"pid", "host", "since"} <= owner.keys()
+    return owner if known else {}
 
 
 def _words(owner: dict[str, Any]) -> str:
-    if not {"pid", "host", "since"} <= owner.keys():
+    if not owner:
         return "another process"
-    return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    return plain(f"process {owner['pid']} on {owner['host']} since {owner['since']}")
 
 
 def _now() -> str:

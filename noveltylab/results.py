@@ -9,14 +9,20 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from noveltylab.errors import UserError
-from noveltylab.files import read_json, read_yaml
+from noveltylab.files import open_regular, read_json, read_yaml
 from noveltylab.files import sha256_file as sha256_file  # beside what else is asked of a run folder
 from noveltylab.schema import Result, Unmeasured, check_config, check_result
 
@@ -44,6 +50,55 @@ _SECRET_INSIDE = re.compile(
     r"""((?:key|token|secret|passw|credential|auth)\w*["']?\s*[:=]\s*|://[^/@\s:]*:)(?:"[^"]*"|'[^']*'|[^,}@\s]+)""",
     re.IGNORECASE,
 )
+
+
+#: Options that change no number: where, how fast and how visibly a run is made.
+FREE = {
+    "output",
+    "force",
+    "pictures",
+    "data.download",
+    "data.cache",
+    "trainer.accelerator",
+    "trainer.checkpoint_seconds",
+    "trainer.score_batch_size",
+    "trainer.winograd",
+    "resources.num_cpus",
+    "resources.num_gpus",
+}
+#: Groups of which no option changes a number.
+FREE_GROUPS = ("logger.",)
+#: Options that a run keeps to and that the report does not tell rows apart by: they follow from
+#: others, choose kernels, or are said by the result itself (verified, skipped).
+NOTED = {
+    "deterministic",
+    "data.verify",
+    "data.on_error",
+    "data.inlier",
+    "data.classes",
+    "data.protocols",
+    "trainer.strategy",
+    "trainer.cuda_graph",
+}
+#: Options that say which cell of a table a run is. Each has a folder of its own.
+CELL = {"inlier", "seed", "method.name"}
+
+
+def kind_of_option(key: str, own_images: bool = False) -> str:
+    """What an option of a recorded config is: "free", "noted", "cell", or "numbers" if it makes the numbers.
+
+    All but free ones have to be the same for a run to go on; the report compares "numbers" alone.
+
+    Args:
+        key: Dotted, such as "trainer.max_epochs".
+        own_images: The run is on a folder of somebody's own images. Another such folder is other
+            data; of a published data set the place on the disk says nothing.
+    """
+    if key in FREE or key.startswith(FREE_GROUPS) or (key == "data.root" and not own_images):
+        return "free"
+    if key in NOTED:
+        return "noted"
+    return "cell" if key in CELL else "numbers"
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -79,6 +134,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            _mark_as_written(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -91,6 +147,23 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _mark_as_written(file: BinaryIO) -> None:
+    """Holds a lock on a temporary file for as long as somebody writes it (see `remove_leftovers`)."""
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of `open_atomic` in a folder that a killed process has left."""
+    if fcntl is None:
+        return
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError), open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody is writing it
+            path.unlink()
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> None:
@@ -221,6 +294,26 @@ def commit(package: Path = Path(__file__).parent) -> str | None:
     if head is None or not _git(package, "ls-files", "--", "__init__.py"):
         return None
     return head if _git(package, "status", "--porcelain") == "" else f"{head}-dirty"
+
+
+@cache
+def sources_sha256(package: Path = Path(__file__).parent) -> str:
+    """One hash of all Python files of the package: tells two uncommitted states apart.
+
+    Read once in a process, as the code is.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        contents = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(contents)}\n".encode())
+        digest.update(contents)
+    return digest.hexdigest()
+
+
+def code_state() -> dict[str, Any]:
+    """Which code runs: `commit`, the hash of the package's `sources`, and the `versions` below it."""
+    versions = {name: _version(name) for name in ("torch", "lightning", "numpy")}
+    return {"commit": commit(), "sources": sources_sha256(), "versions": versions}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

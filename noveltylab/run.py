@@ -5,14 +5,16 @@ Bad input is refused before the folder exists.
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import re
+import shutil
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,16 @@ from rich.console import Console
 from noveltylab import loggers
 from noveltylab.aggregate import judge
 from noveltylab.conformal import thresholds
-from noveltylab.data.base import NoveltyData, Samples, load
-from noveltylab.data.cache import cached
+from noveltylab.data.base import EpochSampler, NoveltyData, Samples
+from noveltylab.data.cache import cached, code_key
+from noveltylab.data.identity import check_complete, check_same, files_stamp, hash_images, images_sha256
 from noveltylab.data.preprocess import Preprocess
-from noveltylab.data.protocols import PROTOCOLS, Split, draw_val_outliers, save_split, split
+from noveltylab.data.protocols import Split, save_split
+from noveltylab.data.reading import read_and_split
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import novelty_scores
-from noveltylab.ledger import locked, previous, set_damaged_aside
+from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
@@ -44,9 +48,12 @@ from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.scores import read_scores, write_scores
 from noveltylab.summary import print_summary
-from noveltylab.train import CHUNK_IMAGES, VAL_LABELLED, Selected, check_device, first_process, fit, load_weights
+from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
 
 log = logging.getLogger("noveltylab")
+
+#: Modules that compute the floors: a change of any makes them anew.
+FLOOR_CODE = ("methods.pca", "methods.knn", "methods.base", "evaluate", "data.preprocess")
 
 
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     a run on several devices trains its share and returns {}: it writes nothing.
 
     Raises:
-        UserError: for bad input, before anything is created.
+        UserError: for bad input, before anything is created; or the images are others than when the run began.
         Busy: another process is running it.
     """
     check_device(options)
@@ -71,6 +78,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
                 if not options.force:
                     set_damaged_aside(folder)
                 return _run(options, config, folder)
+    check_complete(done, options, folder)
     Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
     print_summary(done, folder)
     return done
@@ -86,11 +94,20 @@ def _help(options: Options) -> dict[str, Any]:
 def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if options.resources.num_cpus:
         torch.set_num_threads(options.resources.num_cpus)
+    stamp = files_stamp(options)
     samples, parts = read_and_split(options)
     data, method = build(options, samples, parts)
+    hashes = hash_images(samples.images)
+    known = options.force or check_same(folder, samples, parts, hashes)
     with recorded(folder, options, config) as sinks:
         log.info(f"{torch.get_num_threads()} threads, visible GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
-        digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels)
+        if not known:
+            set_unknown_aside(folder)
+        digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels, hashes)
+        code, before = record_code(folder)
+        doubts = [f"trained in part by other code: {said(state)}; now {said(code)}" for state in before]
+        for doubt in doubts:
+            log.warning(doubt)
         checkpoints = fit(method, data, options, sinks, folder)
         selected, seconds = (
             checkpoints.main(method, options.trainer.max_epochs if method.iterative else 0),
@@ -126,8 +143,10 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 **({"missing": samples.missing} if samples.missing else {}),
             },
             "split_sha256": digest,
+            "images_sha256": images_sha256(parts, hashes),
+            **({"data_files": stamp} if stamp else {}),
             "data_verified": samples.verified,
-            "warnings": data.warnings + result["warnings"],
+            "warnings": data.warnings + doubts + result["warnings"],
             "files": {
                 path.name: sha256_file(path)
                 for path in (
@@ -135,7 +154,12 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                     *(folder / "config.yaml", *folder.glob("calibration.csv")),
                 )
             },
-            "provenance": provenance(datetime.now(UTC), gpu_name(method), torch.get_num_threads()),
+            "provenance": {
+                **provenance(datetime.now(UTC), gpu_name(method), torch.get_num_threads()),
+                "commit": code["commit"],
+                "sources": code["sources"],
+                **({"resumed": before} if before else {}),
+            },
             "config": config,
         }
         write_result(folder, result)
@@ -155,32 +179,28 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 # Before anything is created.
 
 
-def read_and_split(options: Options) -> tuple[Samples, Split]:
-    """The samples and their split; all options of both are checked."""
-    protocol = dict(options.protocol)
-    name = protocol.pop("name")
-    if name not in PROTOCOLS:
-        raise UserError(f"protocol.name={name}: no such protocol; {nearest(name, PROTOCOLS)}")
-    arguments = check_arguments(PROTOCOLS[name], {**protocol, "seed": options.seed}, "protocol")
-    settings = options.data
-    extra: dict[str, Any] = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
-    extra |= {"size": settings.size, "on_error": settings.on_error}
-    samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
-    parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
-    parts = parts.limit(settings.limit_train)
-    if options.select != "last" and not len(parts.val):
-        raise UserError(
-            f"select={options.select} needs held-out inliers and the split has none; "
-            "raise protocol.val_fraction or use select=last"
-        )
-    if options.labelled_rule and not parts.is_outlier.any():
-        raise UserError(
-            f"select={options.select} needs labelled outliers and the test part has none; use select=val_loss"
-        )
-    if options.select == "outlier_val":
-        flags = samples.official_test
-        parts = draw_val_outliers(parts, samples.labels, flags, options.inlier_index, VAL_LABELLED, options.seed)
-    return samples, parts
+def check_count(options: Options, parts: Split, least: int) -> None:
+    """Raises UserError where the split has fewer than `least` images to train on, or holds none out and has to."""
+    fraction = float(options.protocol.get("val_fraction", 0))
+    pool = len(parts.train) + len(parts.val)
+    held_out = 0 if options.select == "last" else 1
+    if len(parts.train) >= least and len(parts.val) >= held_out:
+        return
+
+    def suffices(images: int, share: float) -> bool:
+        return int(share * images) >= held_out and images - int(share * images) >= least
+
+    needs = f"method={options.method['name']} needs {least} training image{'s' if least > 1 else ''} at least"
+    if held_out:
+        needs += f" and select={options.select} one held-out inlier"
+    state = f"the split has {len(parts.train)} and {len(parts.val)} (protocol.val_fraction={fraction:g})"
+    shares = (percent / 100 for percent in range(100))
+    if share := next((share for share in shares if suffices(pool, share)), None):
+        raise UserError(f"{needs}; {state}: take protocol.val_fraction={share:g}")
+    enough = next((images for images in range(1, 10_000) if suffices(images, fraction)), None)
+    with_this = f", {enough} with this protocol.val_fraction" if enough else ""
+    without = "; or use select=last" if held_out and pool >= least else ""
+    raise UserError(f"{needs}; {state}: that takes {least + held_out} images{with_this}{without}")
 
 
 def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData, Method]:
@@ -191,6 +211,7 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
     primary = arguments.pop("primary", None)
     method_class = find_method(str(arguments.pop("_target_", None)))
     arguments = check_arguments(method_class, arguments, "method")
+    check_count(options, parts, method_class.least_images)
     if not method_class.iterative and options.trainer.devices > 1:
         raise UserError(
             f"trainer.devices={options.trainer.devices}: method={options.method['name']} is fitted once, on one device"
@@ -211,6 +232,8 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         seed=options.seed,
         chunk=max(1, CHUNK_IMAGES // settings.batch_size),
     )
+    if method_class.iterative:  # refuses fewer images than the devices take
+        EpochSampler(len(data.train), data.batch_size, options.seed, replicas=options.trainer.devices)
     L.seed_everything(options.seed, verbose=False)
     try:
         method = method_class(data.image_shape, **arguments)
@@ -229,24 +252,58 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
 def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator[list[Any]]:
     """Creates the folder (with force=true moves the old one aside); keeps `run.log` and the loggers open.
 
-    A failure is written into the log and raised again.
+    A failure is written into the log and raised again. What was refused before the first checkpoint leaves nothing
+    behind, so that the corrected command works.
     """
-    kept = None
-    if options.force and (folder / "config.yaml").is_file():
-        kept = folder.rename(folder.with_name(f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"))
+    kept: Path | None = None
     try:
+        kept = move_aside(folder) if options.force and (folder / "config.yaml").is_file() else None
+        entries = set(folder.iterdir()) if folder.is_dir() else None
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"output={options.output}: cannot create {folder}: {error.strerror}; choose another output"
         ) from None
+    try:
+        with written(folder, options, config, kept) as sinks:
+            yield sinks
+    except (UserError, OutOfMemory):
+        if not (folder / "checkpoints" / "last.ckpt").exists():
+            undo(folder, entries, kept)
+        raise
+
+
+def move_aside(folder: Path) -> Path:
+    """Renames a run's folder to <name>.<date>-<time>, or the first such name that is free; returns it."""
+    moment = f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    names = itertools.chain([moment], (f"{moment}-{number}" for number in itertools.count(2)))
+    return folder.rename(next(path for name in names if not os.path.lexists(path := folder.with_name(name))))
+
+
+def undo(folder: Path, entries: set[Path] | None, kept: Path | None) -> None:
+    """Removes what a refused run has written: the whole folder, or what is new beside the `entries` of before."""
+    if entries is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in set(folder.iterdir()) - entries if entries is not None else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if kept is not None and not folder.exists():
+        kept.rename(folder)
+
+
+@contextmanager
+def written(folder: Path, options: Options, config: dict[str, Any], kept: Path | None) -> Iterator[list[Any]]:
+    """The files that are open as long as the run lasts, in a folder that is there."""
     with explained(folder, options):
         for left in folder.rglob(".*.tmp"):  # of a killed run; the lock is ours
             left.unlink(missing_ok=True)
         if not (folder / "config.yaml").is_file():
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        to_file = logging.FileHandler(folder / "run.log", encoding="utf-8")
     form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    to_file, to_screen = logging.FileHandler(folder / "run.log"), logging.StreamHandler()
+    to_screen = logging.StreamHandler()
     to_screen.setLevel(logging.INFO)
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -265,12 +322,18 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
     except BaseException as error:
         log.debug(traceback.format_exc())
         log.error(reason := f"{type(error).__name__}: {error}".strip())
-        loggers.finish(sinks, None, folder, reason)
+        with suppress(OSError):  # the same disk, perhaps
+            loggers.finish(sinks, None, folder, reason)
         raise
     finally:
         for handler in (to_file, to_screen):
             log.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # what a full disk did not take
+                handler.close()
+
+
+class OutOfMemory(RunFailed):
+    """The machine has too little memory for the options."""
 
 
 @contextmanager
@@ -287,7 +350,7 @@ def explained(folder: Path, options: Options) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate", str(error)):
             raise
-        raise RunFailed(
+        raise OutOfMemory(
             f"out of memory ({' '.join(str(error).split())[:120]}); lower data.batch_size={options.data.batch_size} if this "
             f"was training, trainer.score_batch_size={options.trainer.score_batch_size} if it was scoring"
         ) from error
@@ -352,6 +415,7 @@ def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
     The same for every method on a split, so they are computed once and kept in the cache, by the images' checksums.
     """
     plain = Preprocess()
+    code = code_key(FLOOR_CODE, ("torch", "numpy"))
 
     def compute() -> dict[str, NDArray[np.float64]]:
         found = {}
@@ -361,7 +425,7 @@ def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
         return found
 
     images = [hashlib.sha256(part.cpu().contiguous().numpy().data).hexdigest() for part in (data.train, data.test)]
-    key = {"version": 1, "images": images, "shape": data.image_shape, "device": data.device.type}
+    key = {"code": code, "images": images, "shape": data.image_shape, "device": data.device.type}
     columns, _ = judge(data.pieces(cached("floors", key, compute)), data.wholes)
     return [Floor(name, column) for name, column in columns.columns.items()]
 

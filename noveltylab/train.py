@@ -31,6 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData
+from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.evaluate import novelty_scores, validation_loss
 from noveltylab.graph import graphed
@@ -39,14 +40,12 @@ from noveltylab.methods.base import Method
 from noveltylab.metrics import evaluate
 from noveltylab.options import Options
 from noveltylab.results import write_atomic
+from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
 
 log = logging.getLogger("noveltylab")
 
 #: Images per `training_step`: many iterations, yet a progress bar that moves every few seconds on a CPU.
 CHUNK_IMAGES = 1024
-
-#: Labelled images of each kind for select=outlier_val (OLED, section 4.1).
-VAL_LABELLED = 150
 
 
 @dataclass
@@ -98,7 +97,7 @@ class Reseed(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         entropy = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)  # NumPy 1 shifts no uint64 by an int
 
 
 class Decay(Callback):
@@ -156,7 +155,7 @@ class Average(WeightAveraging):
 
 
 class Stop(Callback):
-    """On the first SIGTERM or Ctrl-C training ends with the epoch, with a checkpoint; on the second at once."""
+    """On the first of SIGNALS training ends with the epoch, with a checkpoint; on the second at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -164,10 +163,12 @@ class Stop(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning puts its own handlers in place before, and those from outside back afterwards."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self.ask)
+            for number in SIGNALS:
+                handle(number, self.ask)
 
     def ask(self, number: int, frame: object) -> None:
+        if number == HANGUP:
+            leave_terminal()
         if self.signal is not None:
             raise Interrupted(number)
         self.signal = number
@@ -322,7 +323,7 @@ class ProgressBar(Callback):
 
 
 def check_device(options: Options) -> None:
-    """Refuses an accelerator that this machine does not have, before anything is created."""
+    """Refuses what this machine or Lightning does not have, before anything is created."""
     wanted = options.trainer.accelerator
     if wanted in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(
@@ -334,6 +335,20 @@ def check_device(options: Options) -> None:
         raise UserError(
             f"trainer.devices={options.trainer.devices}: {torch.cuda.device_count()} CUDA devices are visible here"
         )
+    on_gpu = wanted != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if options.trainer.precision == "16-mixed" and not on_gpu:
+        raise UserError("trainer.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    try:
+        with warnings.catch_warnings():
+            build_trainer(options, [], [], options.folder)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:  # Lightning's own are among these
+        reason = " ".join(str(error).split())[:300]
+        settings = options.trainer
+        raise UserError(
+            f"trainer.accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}, "
+            f"precision={settings.precision}: cannot be had here ({reason}); trainer.accelerator=cpu trainer.devices=1 "
+            "runs everywhere"
+        ) from None
 
 
 def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Logger], folder: Path) -> L.Trainer:

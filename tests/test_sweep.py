@@ -21,7 +21,8 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from noveltylab import run, sweep
+from noveltylab import sweep
+from noveltylab.data.reading import read_and_split
 from noveltylab.errors import UserError
 from noveltylab.ledger import holder, locked
 from noveltylab.options import Options
@@ -55,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that read and split their data and then have a result at once: AUROC 0.5, 0.55, 0.6, ... by inlier."""
 
     def result_only(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-        run.read_and_split(options)
+        read_and_split(options)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         scores = {"residual": {"auroc": 0.5 + options.inlier_index / 20}}

@@ -27,7 +27,7 @@ from noveltylab.data.protocols import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.scores import Scores
 
-_NOT_READERS = {"base", "cache", "decode", "layout", "preprocess", "protocols", "stored"}
+_NOT_READERS = {"base", "cache", "decode", "identity", "layout", "preprocess", "protocols", "reading", "stored"}
 _BLOCK = 1024  # images resized at once
 
 

@@ -1,21 +1,27 @@
 """Arrays that take long to make, kept on disk under a key of everything that they depend on."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.results import open_atomic
+from noveltylab.files import open_regular
+from noveltylab.results import open_atomic, remove_leftovers
 
 log = logging.getLogger("noveltylab")
 Arrays = dict[str, NDArray[Any]]
+
+#: The array of an entry that holds its key and the hash of the other arrays.
+SEAL = "__seal__"
 
 
 def cache_folder() -> Path:
@@ -28,27 +34,72 @@ def cache_folder() -> Path:
 def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
     """The arrays of `make`, from the cache if it was called before with an equal key (plain JSON values).
 
-    A damaged entry is made again; where nothing can be written, a log line says so and nothing is kept.
+    The key has to hold all that the arrays depend on, also what computes them (`code_key`). An entry
+    that is damaged, or is not what was written, is made again; where nothing can be written, a log
+    line says so and nothing is kept.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{name}-{digest[:24]}.npz"
+    remove_leftovers(path.parent)
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {array: stored[array] for array in stored.files}
+        return _read(path, digest)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
         log.warning(f"{path} is damaged ({error}); it is made again")
     arrays = make()
     try:
         with open_atomic(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            sealed = {**arrays, SEAL: np.array(_seal(digest, arrays))}
+            np.savez(file, **sealed)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
     except OSError as error:
-        log.warning(f"{path} cannot be written ({error.strerror}); NOVELTYLAB_CACHE names another folder")
+        reason = error.strerror or error
+        log.warning(f"{path} cannot be written ({reason}); NOVELTYLAB_CACHE names another folder")
     return arrays
 
 
+def _read(path: Path, key: str) -> Arrays:
+    """The arrays of an entry; ValueError where they are not those that were written under this key."""
+    with open_regular(path) as stream, np.load(stream, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files if name != SEAL}
+        if str(stored[SEAL]) != _seal(key, arrays):
+            raise ValueError("its contents are not what was written")
+    return arrays
+
+
+def _seal(key: str, arrays: Arrays) -> str:
+    digest = hashlib.blake2b(key.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {np.shape(arrays[name])}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def code_key(modules: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, str]:
+    """What computes an entry, for its key: a hash of each module's source, each package's version."""
+    key = {}
+    for module in modules:
+        specification = importlib.util.find_spec(f"noveltylab.{module}")
+        assert specification is not None and specification.origin is not None
+        key[module] = hashlib.sha256(Path(specification.origin).read_bytes()).hexdigest()
+    for package in packages:
+        try:
+            key[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            key[package] = "none"
+    return key
+
+
 def fingerprint(files: list[Path], below: Path) -> str:
-    """Changes when a file is added, removed, renamed, resized or written: sha256 over names, sizes and times."""
-    lines = (f"{file.relative_to(below)} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    """Changes when a file is added, removed, renamed, resized, written or replaced.
+
+    A SHA-256 over names, sizes and both times: a copy may keep the time of writing, never that of
+    its own change.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        line = f"{file.relative_to(below)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
-from noveltylab.data.cache import Arrays, cached, fingerprint
+from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.errors import UserError, nearest
 from noveltylab.results import cores
 
@@ -130,7 +130,12 @@ def read(root: Path | None, *, verify: bool, download: bool, features: str, inli
         return read_segments(files, mixtures, features)
 
     meta = [path for part in parts.values() for path in part.meta]
-    key = {"version": 2, "features": features, "scene": SCENES[inlier], "cut": [cut.length, cut.step]}
+    key = {
+        "code": code_key(("data.dcase",), ("numpy", "librosa", "soundfile")),
+        "features": features,
+        "scene": SCENES[inlier],
+        "cut": [cut.length, cut.step],
+    }
     key |= {"mel": [RATE, WINDOW, HOP, BANDS, FRAMES], "files": fingerprint([*meta, *files], root)}
     arrays = cached("dcase", key, make) if cache else make()
     return _assemble(mixtures, cut, arrays, (*notes, *_heard(arrays, cut)))

@@ -30,6 +30,9 @@ Facts = Mapping[str, NDArray[Any]]
 Aggregate = Literal["max", "top3mean", "mean"]
 
 
+#: Labelled images of each kind for select=outlier_val (OLED, section 4.1).
+VAL_LABELLED = 150
+
 #: the parts of a split, in the order of its file and hash
 PARTS = ("train", "val", "test", "val_outliers")
 
@@ -72,9 +75,14 @@ class Split:
         if not (len(self.train) and inliers and (outliers or self.unlabelled)):
             raise UserError(
                 f"Too few samples for inlier={inlier}: the split has {len(self.train)} to train on, {inliers} test "
-                f"inliers and {outliers} test outliers, and needs one of each{' but outliers' * self.unlabelled}. Use more "
-                "data or another protocol."
+                f"inliers and {outliers} test outliers, and needs one of each{' but outliers' * self.unlabelled}. That takes "
+                "two inliers at least, three where one is held out (select=val_loss). Use more data or another protocol."
             )
+
+    @property
+    def index(self) -> Index:
+        """The positions of all its samples, part by part."""
+        return np.concatenate([getattr(self, part) for part in PARTS])
 
     def limit(self, n: int | None) -> "Split":
         """The split with only its first n training inliers (for trials); None keeps all. UserError if n < 1."""
@@ -327,14 +335,20 @@ def split_sha256(split: Split, ids: Names, labels: Labels) -> str:
     return _digest(*_table(split, ids, labels))
 
 
-def save_split(path: Path, split: Split, ids: Names, labels: Labels) -> str:
-    """Write the split with ids, labels and hash as one npz, atomically; return the hash."""
+def save_split(path: Path, split: Split, ids: Names, labels: Labels, images: NDArray[np.uint64] | None = None) -> str:
+    """Write the split with ids, labels and hash as one npz, atomically; return the hash.
+
+    images: a hash of each image, which is kept with the ids and labels of all samples (see identity.py).
+    """
     part, name, label, is_outlier = _table(split, ids, labels)
     digest = _digest(part, name, label, is_outlier)
-    index = np.concatenate([getattr(split, part) for part in PARTS])
     buffer = io.BytesIO()
-    arrays = {"part": part, "id": name, "label": label, "is_outlier": is_outlier, "index": index}
-    np.savez_compressed(buffer, allow_pickle=False, **arrays, sha256=np.array(digest))
+    arrays: dict[str, NDArray[Any]] = {"part": part, "id": name, "label": label, "is_outlier": is_outlier}
+    arrays["index"] = split.index
+    if images is not None:
+        arrays |= {"pool_id": ids, "pool_label": labels, "pool_image": images}
+    arrays["sha256"] = np.array(digest)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
     write_atomic(path, buffer.getvalue())
     return digest
 

@@ -10,6 +10,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
-from noveltylab.data.cache import Arrays, cached, fingerprint
+from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
 from noveltylab.data.stored import Stored, find_archive, names_in, unpack
 from noveltylab.errors import UserError
@@ -78,7 +79,8 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
         return read_patches(clips)
 
     files = [frame for clip in clips for frame in clip.frames]
-    key = {"version": 1, "folder": str(folder), "files": fingerprint(files, folder)}
+    key: dict[str, Any] = {"folder": str(folder), "files": fingerprint(files, folder)}
+    key["code"] = code_key(("data.ucsd", "data.decode"), ("numpy", "pillow"))
     arrays = cached("ucsd", key, make) if cache else make()
     patches, motion = arrays["patches"], arrays["motion"]
     per_frame = len(patches) // len(files)

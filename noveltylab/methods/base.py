@@ -43,6 +43,8 @@ class Method(L.LightningModule):
     not_exportable: ClassVar[str] = ""
     #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no epochs.
     iterative: ClassVar[bool] = True
+    #: training images without which the method cannot work; batch norm needs two in a batch
+    least_images: ClassVar[int] = 2
     #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels run
     capturable: ClassVar[bool] = False
 

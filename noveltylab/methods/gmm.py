@@ -56,6 +56,7 @@ class GMM(Method):
     """`dimensions` of the PCA, `components` Gaussians ("auto": by held-out likelihood), `covariance` of each."""
 
     iterative: ClassVar[bool] = False
+    least_images: ClassVar[int] = 2 * HELD_OUT
 
     def __init__(
         self,

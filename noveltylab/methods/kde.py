@@ -65,6 +65,7 @@ class KDE(Method):
     """Keeps the training set; `bandwidth` "auto" is chosen in `prepare`, on the training inliers alone."""
 
     iterative: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(
         self,

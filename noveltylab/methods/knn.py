@@ -16,6 +16,7 @@ class KNN(Method):
     """Keeps the training set; exact distances."""
 
     iterative: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 5) -> None:
         super().__init__(image_shape)

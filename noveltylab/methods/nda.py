@@ -391,7 +391,8 @@ class NDA(Method):
             if self.latent_size > most:
                 raise ValueError(
                     f"method.latent_size={self.latent_size}: {len(train)} training images of {train[0].numel()} values "
-                    f"have {most} principal components; take method.latent_size={most} or fewer"
+                    f"have {most} principal components; take method.latent_size={most} or fewer, or "
+                    f"{self.latent_size + 1} images"
                 )
             self.latents = pca_codes(train, self.latent_size, self.pca_norm)
 

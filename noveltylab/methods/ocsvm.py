@@ -61,6 +61,7 @@ class OCSVM(Method):
     """`nu` bounds the share of training inliers outside the boundary from above, that of support vectors from below."""
 
     iterative: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(
         self,

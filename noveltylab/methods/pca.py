@@ -17,6 +17,7 @@ class PCA(Method):
     """`components` >= 1: that many; below 1: as many as explain that share of the training variance."""
 
     iterative: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(self, image_shape: tuple[int, int, int], *, components: Annotated[float, Field(gt=0)] = 32) -> None:
         super().__init__(image_shape)

@@ -122,8 +122,10 @@ class PyOD(Method):
         except UserError:
             raise
         except Exception as error:  # whatever a detector raises about its arguments or this data
-            shape = " x ".join(map(str, self.train_set.shape))
-            raise ValueError(f"method.detector={self.detector}: fails on {shape} pixels: {error}") from error
+            count, pixels = self.train_set.shape
+            raise ValueError(
+                f"method.detector={self.detector}: fails on {count} training images of {pixels} pixels: {error}"
+            ) from error
         self.one_by_one.fill_(not np.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True))
         if self.one_by_one:
             log.warning(

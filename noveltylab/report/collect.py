@@ -11,19 +11,12 @@ from typing import Any
 from noveltylab.errors import UserError
 from noveltylab.files import read_tail, sha256_file
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
-from noveltylab.results import flat_options, load_result
+from noveltylab.results import flat_options, kind_of_option, load_result
 from noveltylab.schema import Result, Unmeasured
 
 RUN_FOLDER = re.compile(r"seed\d+$")
-MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}$")
+MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}(-\d+)?$")
 LOG_TAIL = 65536
-#: options that say where and how a run ran, or which cell it is; the rest makes its numbers
-NOT_COMPARED = {
-    "inlier", "seed", "output", "force", "pictures", "deterministic", "method.name",
-    "data.root", "data.download", "data.cache", "data.verify", "data.on_error", "data.inlier", "data.classes",
-    "data.protocols", "trainer.accelerator", "trainer.strategy", "trainer.checkpoint_seconds",
-    "trainer.score_batch_size", "trainer.winograd", "trainer.cuda_graph",
-}  # fmt: skip
 
 VERIFIED, UNVERIFIED = "verified", "not verified"
 
@@ -68,7 +61,7 @@ class Run:
         options = {
             key: str(value)
             for key, value in self.all_options.items()
-            if key not in NOT_COMPARED and not key.startswith(("logger.", "resources."))
+            if kind_of_option(key) == "numbers"
         }
         options["select"] = "last" if options.get("select") == "last" else "val_loss"  # the number's own rule
         if not limits(self.all_options.get("data.limit_train"), self.trained_on):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.__main__ import CONF
+from noveltylab.data.reading import read_and_split
 from noveltylab.nets import conv, winograd
 from noveltylab.options import check_options
-from noveltylab.run import build, read_and_split
+from noveltylab.run import build
 
 KERNELS = [(4, 1), (5, 2)]  # and padding
 SIZES = [(8, 8), (16, 16), (8, 24)]
