@@ -191,16 +191,16 @@ def check_count(options: Options, parts: Split, least: int) -> None:
         return int(share * images) >= held_out and images - int(share * images) >= least
 
     needs = f"method={options.method['name']} needs {least} training image{'s' if least > 1 else ''} at least"
-    if held_out:
-        needs += f" and select={options.select} one held-out inlier"
-    state = f"the split has {len(parts.train)} and {len(parts.val)} (protocol.val_fraction={fraction:g})"
+    if not len(parts.val) and held_out:
+        needs += f" and select={options.select} needs held-out inliers"
+    state = f"the split has {len(parts.train)} and {len(parts.val)} held out (protocol.val_fraction={fraction:g})"
+    without = " or select=last" if held_out and pool >= least else ""
     shares = (percent / 100 for percent in range(100))
     if share := next((share for share in shares if suffices(pool, share)), None):
-        raise UserError(f"{needs}; {state}: take protocol.val_fraction={share:g}")
+        raise UserError(f"{needs}; {state}: take protocol.val_fraction={share:g}{without}")
     enough = next((images for images in range(1, 10_000) if suffices(images, fraction)), None)
     with_this = f", {enough} with this protocol.val_fraction" if enough else ""
-    without = "; or use select=last" if held_out and pool >= least else ""
-    raise UserError(f"{needs}; {state}: that takes {least + held_out} images{with_this}{without}")
+    raise UserError(f"{needs}; {state}: that takes {least + held_out} images{with_this}; add some{without}")
 
 
 def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData, Method]:

@@ -184,12 +184,15 @@ def test_the_key_of_the_floors_names_all_that_computes_them() -> None:
 
     known = modules()
     reached = {"methods.pca", "methods.knn", "evaluate"}
-    while more := {
-        name.removeprefix("noveltylab.")
-        for module in reached
-        for name in imports(known[module])
-        if name.removeprefix("noveltylab.") in known
-    } - reached:
+    while (
+        more := {
+            name.removeprefix("noveltylab.")
+            for module in reached
+            for name in imports(known[module])
+            if name.removeprefix("noveltylab.") in known
+        }
+        - reached
+    ):
         reached |= more
     assert reached - {"errors"} == set(FLOOR_CODE)
 
