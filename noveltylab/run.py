@@ -143,8 +143,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 **({"missing": samples.missing} if samples.missing else {}),
             },
             "split_sha256": digest,
-            "images_sha256": images_sha256(parts, hashes),
-            **({"data_files": stamp} if stamp else {}),
+            **({"images_sha256": images_sha256(samples, hashes), "data_files": stamp} if stamp else {}),
             "data_verified": samples.verified,
             "warnings": data.warnings + doubts + result["warnings"],
             "files": {

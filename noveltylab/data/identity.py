@@ -41,9 +41,10 @@ def hash_images(images: Tensor) -> NDArray[np.uint64]:
     return np.frombuffer(bytes(digests), dtype=np.uint64)
 
 
-def images_sha256(parts: Split, hashes: NDArray[np.uint64]) -> str:
-    """One hash of all images of a split, in its order."""
-    return hashlib.sha256(hashes[parts.index].tobytes()).hexdigest()
+def images_sha256(samples: Samples, hashes: NDArray[np.uint64]) -> str:
+    """One hash of all images that were read, with their names and classes: the same for every split of them."""
+    rows = zip(samples.ids.tolist(), samples.labels.tolist(), hashes.tolist(), strict=True)
+    return hashlib.sha256("".join(f"{name},{label},{image}\n" for name, label, image in rows).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

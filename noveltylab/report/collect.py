@@ -58,11 +58,7 @@ class Run:
     @cached_property
     def options(self) -> dict[str, str]:
         """The options that make the numbers, as dotted keys and text."""
-        options = {
-            key: str(value)
-            for key, value in self.all_options.items()
-            if kind_of_option(key) == "numbers"
-        }
+        options = {key: str(value) for key, value in self.all_options.items() if kind_of_option(key) == "numbers"}
         options["select"] = "last" if options.get("select") == "last" else "val_loss"  # the number's own rule
         if not limits(self.all_options.get("data.limit_train"), self.trained_on):
             options["data.limit_train"] = "None"
