@@ -1,5 +1,6 @@
 """A run's result.json: written atomically and last, so that its presence means the run is complete."""
 
+import hashlib
 import json
 import os
 import pkgutil
