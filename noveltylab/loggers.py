@@ -2,16 +2,22 @@
 
 import csv
 import os
+import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from pydantic import ValidationError
 
+from noveltylab.errors import RunFailed, UserError
+from noveltylab.files import read_text
 from noveltylab.options import Options, WandbOptions
 from noveltylab.report.published import printed_for, read_tables
 from noveltylab.results import write_atomic
+from noveltylab.wandb_mode import wandb_mode
 
 
 class MetricsFile(Logger):
@@ -59,38 +65,82 @@ class MetricsFile(Logger):
 class WandbRun(WandbLogger):
     """Lightning's W&B logger with our iteration counter as the axis of every chart."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # which W&B warns of
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.experiment.log({**metrics, "iteration": step})
+        # W&B's own step as well: a run that was interrupted goes on along the same axis
+        self.experiment.log({**metrics, "iteration": step}, step=step)
 
 
-def wandb_offline(mode: str) -> bool:
-    """Whether the W&B run stays on disk: asked for, or no key is configured (nobody is ever prompted)."""
-    if mode == "auto":
-        import wandb
+def prepare(options: Options) -> None:
+    """Checks W&B's mode, key and settings before anything is created. UserError if they cannot be used."""
+    if not isinstance(options.logger, WandbOptions) or wandb_mode(options.logger.mode) == "disabled":
+        return
+    import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    return mode == "offline"
+    try:
+        wandb.Settings().update_from_env_vars(dict(os.environ))
+    except (ValueError, wandb.Error) as error:  # pydantic's error is a ValueError
+        raise UserError(f"the environment variables of W&B (WANDB_...): {_first_words(error)}") from None
+
+
+def _first_words(error: Exception) -> str:
+    if isinstance(error, ValidationError):  # without the value, which may be a key
+        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return " ".join(str(error).split())[:300]
+
+
+def run_id(folder: Path) -> str:
+    """The run's id in W&B, kept in its folder: a run that goes on after an interruption is the same run there."""
+    path = folder / "wandb-id"
+    try:
+        if re.fullmatch(r"[0-9a-f]{16}", kept := read_text(path).strip()):
+            return kept
+    except (OSError, ValueError):
+        pass  # none yet, or not one of ours
+    write_atomic(path, f"{(new := secrets.token_hex(8))}\n")
+    return new
 
 
 def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> list[Logger]:
-    """`metrics.csv`, and the W&B run if `logger=wandb`; the run's config goes with it."""
+    """`metrics.csv`, and the W&B run if `logger=wandb`; the run's config goes with it.
+
+    Raises:
+        RunFailed: W&B cannot be reached, or does not take the run.
+    """
     loggers: list[Logger] = [MetricsFile(folder / "metrics.csv")]
-    if isinstance(options.logger, WandbOptions):
-        run = WandbRun(
-            project=options.logger.project,
-            entity=options.logger.entity,
-            name=f"{options.method['name']}-{options.data.name}-{options.inlier_index}-{options.seed}",
-            group=f"{options.method['name']}-{options.data.name}-{options.protocol['name']}",
-            tags=[options.method["name"], options.data.name, options.protocol["name"], f"select-{options.select}"],
-            save_dir=str(folder),
-            offline=wandb_offline(options.logger.mode),
-            config=config,
-        )
-        run.experiment.define_metric("iteration")
-        run.experiment.define_metric("*", step_metric="iteration")
-        loggers.append(run)
+    if isinstance(options.logger, WandbOptions) and (mode := wandb_mode(options.logger.mode)) != "disabled":
+        loggers.append(_wandb_run(options, options.logger, mode, folder, config))
     return loggers
+
+
+def _wandb_run(options: Options, settings: WandbOptions, mode: str, folder: Path, config: dict[str, Any]) -> WandbRun:
+    import wandb
+
+    run = WandbRun(
+        project=settings.project,
+        entity=settings.entity,
+        name=f"{options.method['name']}-{options.data.name}-{options.inlier_index}-{options.seed}",
+        group=f"{options.method['name']}-{options.data.name}-{options.protocol['name']}",
+        tags=[options.method["name"], options.data.name, options.protocol["name"], f"select-{options.select}"],
+        save_dir=str(folder),
+        id=run_id(folder),
+        # not Lightning's `offline`, which sets WANDB_MODE for all later runs of the process
+        mode=mode,
+        settings=wandb.Settings(silent=mode == "offline"),  # where the files lie is said at the end
+        config=config,
+    )
+    try:
+        run.experiment.define_metric("iteration")
+    except (wandb.Error, ValueError) as error:
+        raise RunFailed(
+            f"W&B does not take the run ({_first_words(error)}); logger.mode=offline keeps it on disk"
+        ) from error
+    run.experiment.define_metric("*", step_metric="iteration")
+    return run
 
 
 def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = "") -> None:
@@ -110,6 +160,7 @@ def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, r
                     summary |= {"published": printed[0], "published_in": printed[1]}
                 summary |= {
                     "failed": 0,
+                    "reason": "",  # of an interruption before
                     "warnings": "; ".join(result["warnings"]),
                     "seconds": result["seconds"]["total"],
                 }

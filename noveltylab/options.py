@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from noveltylab.errors import UserError, nearest
 from noveltylab.hints import option_hint
 from noveltylab.results import LATER, flatten
+from noveltylab.wandb_mode import wandb_mode
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -202,6 +203,8 @@ def check_options(config: DictConfig) -> Options:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     check_encoding(plain)
     options = _validated(Options, plain, "")
+    if isinstance(options.logger, WandbOptions):
+        wandb_mode(options.logger.mode)  # which refuses a wrong WANDB_MODE, or a missing key
     resolve_inlier(options.inlier, options.data)
     for group in ("method", "protocol"):
         if not isinstance(getattr(options, group).get("name"), str):

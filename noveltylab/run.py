@@ -67,6 +67,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
         Busy: another process is running it.
     """
     check_device(options)
+    loggers.prepare(options)
     config = options.recorded(config)
     folder = options.folder
     if not first_process():

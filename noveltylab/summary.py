@@ -1,6 +1,7 @@
 """What a run prints at its end: its metrics beside the floors, how they came about, and where everything lies."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
             for key, value in result.get("extra", {}).items()
         ),
         ("folder", str(folder), ""),
+        *((key, line, "") for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]
 
@@ -113,6 +115,16 @@ def _verified(result: Mapping[str, Any]) -> tuple[str, str]:
     if verified:
         return f"verified by checksum{missing}", ""
     return f"NOT verified by checksum{missing}", "yellow"
+
+
+def offline_runs(folders: Sequence[Path]) -> list[str]:
+    """Where the W&B runs of these run folders lie that have not been sent, and the command that sends them."""
+    runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
+    unsent = [run for run in runs if not any(run.glob("*.synced"))]
+    if not unsent:
+        return []
+    where = str(unsent[0]) if len(unsent) == 1 else f"{unsent[0]} and {len(unsent) - 1} more"
+    return [f"offline in {where}", f"to send it: wandb sync {' '.join(shlex.quote(str(run)) for run in unsent)}"]
 
 
 def _thresholds(found: Mapping[str, Any] | None) -> list[str]:
