@@ -2,7 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from noveltylab.errors import Interrupted
 
 #: A closed terminal; None where there is no such signal (Windows).
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
@@ -31,3 +35,31 @@ def _writable(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, a signal that asks the process to end raises Interrupted, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = [number for number in SIGNALS if number != signal.SIGINT]
+    before = {number: signal.getsignal(number) for number in ending}
+    for number in ending:
+        handle(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    if number == HANGUP:
+        leave_terminal()
+    raise Interrupted(number)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """128 + the signal, as a shell has it."""
+    return 128 + int(error.signal if isinstance(error, Interrupted) else signal.SIGINT)

@@ -208,7 +208,7 @@ def find_method(target: str) -> type[Method]:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={target}: not found ({error})") from None
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == module_name):
         raise UserError(f"method._target_={target}: not a subclass of noveltylab.methods.base.Method")
     return found
 
