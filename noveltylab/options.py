@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from noveltylab.errors import UserError, nearest
 from noveltylab.hints import option_hint
 from noveltylab.results import LATER, flatten
+from noveltylab.schema import Name, check_name
 from noveltylab.wandb_mode import wandb_mode
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,7 +63,7 @@ PathText = Annotated[str, AfterValidator(_usable_path)]
 
 
 class DataOptions(_Strict):
-    name: str
+    name: Name
     root: PathText | None
     verify: bool
     download: bool
@@ -206,11 +207,7 @@ def check_options(config: DictConfig) -> Options:
     if isinstance(options.logger, WandbOptions):
         wandb_mode(options.logger.mode)  # which refuses a wrong WANDB_MODE, or a missing key
     resolve_inlier(options.inlier, options.data)
-    for group in ("method", "protocol"):
-        if not isinstance(getattr(options, group).get("name"), str):
-            raise UserError(
-                f"{group}.name is missing in the configuration; it is the name of the file in conf/{group}/"
-            )
+    _check_names(options)
     if (protocol := options.protocol["name"]) not in options.data.protocols:
         raise UserError(
             f"protocol={protocol} does not fit data={options.data.name}; it can be {', '.join(options.data.protocols)}"
@@ -221,6 +218,20 @@ def check_options(config: DictConfig) -> Options:
             f"trainer.cuda_graph={options.trainer.cuda_graph} has to be off"
         )
     return options
+
+
+def _check_names(options: Options) -> None:
+    """UserError unless method and protocol have names that may become folders."""
+    for group in ("method", "protocol"):
+        name = getattr(options, group).get("name")
+        if not isinstance(name, str):
+            raise UserError(
+                f"{group}.name is missing in the configuration; it is the name of the file in conf/{group}/"
+            )
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UserError(f"{group}.name={name[:SHOWN]}: {error}") from None
 
 
 def check_encoding(config: dict[str, Any]) -> None:
@@ -234,7 +245,9 @@ def check_encoding(config: dict[str, Any]) -> None:
 
 def read_options(config: dict[str, Any]) -> Options:
     """The recorded config of a run as a checked value; its data need not be on this machine. UserError as check_options."""
-    return _validated(Options, config, "")
+    options = _validated(Options, config, "")
+    _check_names(options)
+    return options
 
 
 def resolve_inlier(inlier: int | str, data: DataOptions) -> int:

@@ -72,7 +72,9 @@ def rerun(folder: Path, changes: list[str]) -> bool:
 
 def _trust(kept: list[str]) -> str:
     if "scores.csv" not in kept:
-        return "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
+        return (
+            "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
+        )
     return f"checked: {', '.join(kept)} are the files that result.json records, and its numbers are those of its scores"
 
 

@@ -107,9 +107,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
         "scores.residual.fpr95 is 0, but",
     ),
     "a score more": (
-        lambda folder: changed(
-            folder, lambda result: result["scores"].update(better=result["scores"]["residual"])
-        ),
+        lambda folder: changed(folder, lambda result: result["scores"].update(better=result["scores"]["residual"])),
         "scores has residual, better, but scores.csv residual",
     ),
     "link out of the folder": (lambda folder: replaced_by_link(folder / "split.npz"), "leads out of its folder"),
@@ -244,3 +242,20 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([str(folder), f"output={folder / 'again'}"]) == 2
     assert "would write into" in capsys.readouterr().err
     assert noveltylab.rerun.__doc__ and main(["--help"]) == 0
+
+
+@pytest.mark.parametrize("group", ["method", "data", "protocol"])
+def test_no_option_names_a_folder_elsewhere(folder: Path, group: str) -> None:
+    from omegaconf import OmegaConf
+
+    from noveltylab.options import check_options, read_options
+
+    config = read_result(folder)["config"]
+    for name in NAMES:
+        bad = config | {group: config[group] | {"name": name}}
+        if group == "protocol":
+            bad |= {"data": config["data"] | {"protocols": [name]}}
+        with pytest.raises(UserError, match=rf"{group}\.name="):
+            check_options(OmegaConf.create(bad))
+        with pytest.raises(UserError, match=rf"{group}\.name="):
+            read_options(bad)
