@@ -10,7 +10,6 @@ compared with the checksum that the run's result holds.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,15 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor
 
 from noveltylab.conformal import Calibration, check_rate, decide
 from noveltylab.data.decode import fit, in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
-from noveltylab.evaluate import in_batches, reconstructions
+from noveltylab.evaluate import (
+    alike_batch,
+    deployed,
+    reconstructions,
+    score_alike,
+    score_in_threads,
+    single_threads,
+)
 from noveltylab.inputs import Item, Kind, Reader, expand, in_jobs, read_item
 from noveltylab.ledger import damage
 from noveltylab.methods.base import Method, find_method
@@ -39,10 +43,8 @@ from noveltylab.screen import say
 if TYPE_CHECKING:
     import pandas as pd
 
-#: images scored at once
-BATCH = 256
-#: images that a thread reads and scores before it takes the next ones, at least
-SMALLEST_JOB = 32
+#: images that a thread reads and scores before it takes the next ones
+JOB = 256
 #: a run's images are no larger, whatever its folder says
 LARGEST = 4096
 
@@ -113,9 +115,11 @@ class Detector:
     def scores(self, images: Tensor) -> Columns:
         """Every score of uint8 (int16 for sound waves) images (N, C, H, W) of the run's shape, N >= 1: name -> (N,).
 
-        Raw, larger is more novel. Without those that need the whole test set.
+        Raw, larger is more novel. Without those that need the whole test set. The same bits as `stream` has.
         """
-        columns = in_batches(self.method, self.preprocess, images, self.method.novelty_score, BATCH)
+        return self._combined(score_in_threads(self.method, self.preprocess, images))
+
+    def _combined(self, columns: dict[str, Tensor]) -> Columns:
         held = {name: torch.from_numpy(column) for name, column in self.held_out.items() if name in columns}
         if held and self.reader.kind == "image":
             columns |= self.method.combine_scores(columns, {name: column.float() for name, column in held.items()})
@@ -209,24 +213,21 @@ class Detector:
             yield item[0], item[2], item[3]
 
     def stream(self, paths: Iterable[Path]) -> Iterable[Row]:
-        """(name, images as scored, score, error, path) of each file in order, a few BATCH images in memory at a time.
+        """(name, images as scored, score, error, path) of each file in order, a few JOB images in memory at a time.
 
         A recording's score is made of those of its segments as the run's protocol says. Each thread reads and scores files
-        of its own: threads that share one batch wait for each other at every layer.
+        of its own.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of each thread that starts from here on
-        try:
-            jobs = in_jobs(paths, self.reader, max(SMALLEST_JOB, 2 * BATCH // threads))
+        with single_threads() as threads:
+            size = alike_batch(self.method.device)
+            jobs = in_jobs(paths, self.reader, max(size, 2 * JOB // threads // size * size))
             for rows in in_order(self._score, jobs, ahead=threads, threads=threads):
                 yield from rows
-        finally:
-            torch.set_num_threads(threads)
 
     def _score(self, job: list[Path | Item]) -> list[Row]:
         items = [read_item(found, self.reader) if isinstance(found, Path) else found for found in job]
         good = [item.images for item in items if item.images is not None]
-        pieces = self.novelty(torch.cat(good)) if good else np.zeros(0)
+        pieces = self._novelty_in_thread(torch.cat(good)) if good else np.zeros(0)
         rows: list[Row] = []
         at = 0
         for item in items:
@@ -239,6 +240,10 @@ class Detector:
             wrong = None if np.isfinite(score) else "its score is not finite"
             rows.append((item.name, item.images, float("nan") if wrong else score, wrong, item.path))
         return rows
+
+    def _novelty_in_thread(self, images: Tensor) -> NDArray[np.float64]:
+        """As `novelty`, by the thread that asks."""
+        return self._combined(score_alike(self.method, self.preprocess, images))[self.primary]
 
     def decide(
         self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
@@ -377,36 +382,12 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
     except Exception as error:  # a foreign file fails in many ways, and each means the same
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: not the weights of this method ({reason}); run it again with force=true") from None
-    method.to(device).eval().requires_grad_(False)
-    fold_batch_norm(method)
-    if method.iterative:
-        method.to(memory_format=torch.channels_last)  # as it was trained and scored
+    method = deployed(method.to(device))
     reader = _reader(options, recorded.input)
     return Detector(
         folder, options, method, preprocess.to(device), recorded.primary, (channels, height, width),
         _held_out(folder, recorded.files), reader,
     )  # fmt: skip
-
-
-def fold_batch_norm(module: nn.Module) -> None:
-    """Puts each batch norm into the convolution or matrix product right before it: the same scores but for the last bits.
-
-    In sequences of an evaluated module; nothing else changes place.
-    """
-    for child in module.children():
-        fold_batch_norm(child)
-    if not isinstance(module, nn.Sequential):
-        return
-    for at, (layer, norm) in enumerate(pairwise(list(module))):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None or is_parametrized(layer):
-            continue
-        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-            module[at] = fuse_linear_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            module[at] = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
-        else:
-            continue
-        module[at + 1] = nn.Identity()
 
 
 def _build(options: Options, primary: str, shape: tuple[int, int, int]) -> Method:

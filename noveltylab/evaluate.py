@@ -1,14 +1,28 @@
-"""Runs a trained method over images: novelty scores, validation loss, reconstructions. No labels here."""
+"""Runs a trained method over images: novelty scores, validation loss, reconstructions. No labels here.
 
-from collections.abc import Callable
+Held-out inliers and new images are scored by one function, `score_alike`, for p-values compare their scores: an image has
+the same score to the last bit, however many others are scored with it and wherever it stands among them.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
+from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method
+
+#: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may add in another order.
+ALIKE = {"cpu": 32}
+ALIKE_ELSEWHERE = 256
 
 
 @torch.inference_mode()
@@ -47,6 +61,88 @@ def novelty_scores(
             held = in_batches(method, preprocess, held_out, method.novelty_score, batch_size)
         columns |= method.combine_scores(columns, held)
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
+
+
+def alike_batch(device: torch.device) -> int:
+    """The size of every batch in which `score_alike` scores."""
+    return ALIKE.get(device.type, ALIKE_ELSEWHERE)
+
+
+def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
+    """The scores of `novelty_score` of uint8 images (N, C, H, W), N >= 1, each (N,), float32 on the CPU.
+
+    In batches of one size, the last of which is filled up. By one of torch's threads: call it inside `single_threads`, or use
+    `score_in_threads`. The method is in evaluation mode, as `deployed` gives it.
+    """
+    size = alike_batch(method.device)
+    missing = -len(images) % size
+    filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    columns = in_batches(method, preprocess, filled, method.novelty_score, size)
+    return {name: column[: len(images)] for name, column in columns.items()}
+
+
+def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
+    """As `score_alike`, the same bits, by all of torch's threads."""
+    with single_threads() as threads:
+        parts = torch.split(images, alike_batch(method.device))
+        columns = list(in_order(lambda part: score_alike(method, preprocess, part), parts, threads, threads))
+    return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+
+
+@contextmanager
+def single_threads() -> Iterator[int]:
+    """Inside, a thread that starts computes by itself alone; gives how many such threads torch would use.
+
+    Threads that share one batch wait for each other at every layer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Every named score of held-out inliers, uint8 (N, C, H, W), as `deployed` would give it to new images: name -> (N,)."""
+    ready = deployed(method)
+    columns = score_in_threads(ready, preprocess, images)
+    columns |= ready.combine_scores(columns, columns)
+    return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
+
+
+def deployed(method: Method) -> Method:
+    """The method as it scores new images: in evaluation mode, batch norms folded in, without what training needs.
+
+    A copy, but of methods that are fitted once: these have nothing to fold.
+    """
+    if not method.iterative:
+        return method.eval()
+    left_behind = {id(method._optimizers_by_name): {}, **({id(method.graph): None} if method.graph is not None else {})}
+    ready = copy.deepcopy(method, left_behind).eval().requires_grad_(False)
+    fold_batch_norm(ready)
+    return ready.to(memory_format=torch.channels_last)
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Puts each batch norm into the convolution or matrix product right before it: the same scores but for the last bits.
+
+    In sequences of an evaluated module; nothing else changes place.
+    """
+    for child in module.children():
+        fold_batch_norm(child)
+    if not isinstance(module, nn.Sequential):
+        return
+    for index, (layer, norm) in enumerate(pairwise(list(module))):
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None or is_parametrized(layer):
+            continue
+        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            module[index] = fuse_linear_bn_eval(layer, norm)
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            module[index] = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
+        else:
+            continue
+        module[index + 1] = nn.Identity()
 
 
 def validation_loss(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> float:

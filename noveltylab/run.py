@@ -37,7 +37,7 @@ from noveltylab.data.protocols import Split, save_split
 from noveltylab.data.reading import read_and_split
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
-from noveltylab.evaluate import novelty_scores
+from noveltylab.evaluate import held_out_scores, novelty_scores
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
@@ -365,7 +365,7 @@ def score(method: Method, data: NoveltyData, options: Options, selected: Selecte
         write_scores(folder / f"{name}.csv", scores)
     (folder / "calibration.csv").unlink(missing_ok=True)
     if len(data.val):
-        columns = novelty_scores(method, data.preprocess, data.val, options.trainer.score_batch_size, data.val)
+        columns = held_out_scores(method, data.preprocess, data.val)
         # a score made of the whole test set is none of these images'
         held_out = data.held_out({name: columns[name] for name in columns if name not in method.transductive})
         if held_out is not None:

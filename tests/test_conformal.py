@@ -101,13 +101,13 @@ def test_nothing_is_decided_where_no_file_could_be_novel(
 
 def test_scores_apart_by_rounding_are_ties() -> None:
     """Against "novel": what another processor or batch adds to a held-out image's score leaves its p-value."""
-    held_out = np.array([-40.0, -3.0, 1e-7, 0.5, 2.0, 900.0])
-    calibration = Calibration(held_out)
-    for sign in (-1, 0, 1):
-        moved = held_out + sign * 0.9 * TOLERANCE * np.maximum(np.abs(held_out), np.median(np.abs(held_out)))
-        assert (calibration.ranks(moved) >= calibration.ranks(held_out)).all() or sign > 0
-        assert (calibration.ranks(moved) - 1 >= [6, 5, 4, 3, 2, 1]).all()
-    assert calibration.ranks(held_out + 0.01 * np.abs(held_out) + 1e-3).tolist() == [6, 5, 4, 3, 2, 1]
+    held_out = np.array([-40.0, -3.0, 1e-7, 0.5, 20.0, 90.0])
+    size = np.maximum(np.abs(held_out), np.median(np.abs(held_out)))
+    for moved in (held_out, held_out - 9e-5 * size, held_out + 9e-5 * size):
+        assert Calibration(held_out).ranks(moved).tolist() == [7, 6, 5, 4, 3, 2]
+    assert Calibration(held_out).ranks(held_out + 2e-4 * size).tolist() == [6, 5, 4, 3, 2, 1]
+    close = 1000 + 0.01 * np.arange(40)  # apart by a tenth of TOLERANCE, and told apart all the same
+    assert Calibration(close).ranks(close + 0.005).tolist() == list(range(40, 0, -1))
 
 
 @pytest.mark.parametrize("bad", [[], [np.nan], [np.inf, 1.0]])

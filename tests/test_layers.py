@@ -32,7 +32,13 @@ ALLOWED = {
     "figures": {"numpy", "noveltylab.results"},
     "summary": {"rich"},
     "data.protocols": {"numpy", "noveltylab.results"},
-    "evaluate": {"numpy", "torch", "noveltylab.data.preprocess", "noveltylab.methods.base"},
+    "evaluate": {
+        "numpy",
+        "torch",
+        "noveltylab.data.decode",
+        "noveltylab.data.preprocess",
+        "noveltylab.methods.base",
+    },
 }
 
 #: what the report may know of the package

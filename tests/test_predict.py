@@ -164,10 +164,10 @@ def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     """However many files there are, few images are alive at once."""
     import gc
 
-    from noveltylab import detector
+    from noveltylab import detector, evaluate
 
-    monkeypatch.setattr(detector, "BATCH", 8)
-    monkeypatch.setattr(detector, "SMALLEST_JOB", 8)
+    monkeypatch.setattr(detector, "JOB", 8)
+    monkeypatch.setitem(evaluate.ALIKE, "cpu", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     paths = sorted((own / "train").rglob("*.png")) * 5
     alive = 0

@@ -11,6 +11,7 @@ import logging
 import math
 import pkgutil
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,8 @@ log = logging.getLogger("noveltylab")
 BASES = {"BaseDetector", "BaseDeepLearningDetector"}
 #: modules of pyod.models for graphs, time series, text and sound, and for labelled data
 OTHER_INPUT = ("pyg_", "ts_", "embedding", "audio_", "xgbod", "devnet", "base")
+#: global random generators serve one thread at a time
+_ALONE = threading.Lock()
 #: images of each kind that show whether a score depends on its batch
 PROBES = 8
 
@@ -135,7 +138,7 @@ class PyOD(Method):
     def _decide(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """PyOD's decision function of x (B, F), fitted before if need be, (B,)."""
         seed = int(self.seed)
-        with as_pyod_expects(seed):
+        with _ALONE, as_pyod_expects(seed):
             if self._fitted is None:
                 given = self.defaults | ({"random_state": seed} if self.takes_seed else {}) | self.arguments
                 self._fitted = self.detector_class(**given).fit(self.train_set.cpu().double().numpy())
