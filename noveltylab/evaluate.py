@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,9 @@ def deployed(method: Method) -> Method:
     """
     if not method.iterative:
         return method.eval()
-    left_behind = {id(method._optimizers_by_name): {}, **({id(method.graph): None} if method.graph is not None else {})}
+    left_behind: dict[int, Any] = {id(method._optimizers_by_name): {}}
+    if method.graph is not None:
+        left_behind[id(method.graph)] = None
     ready = copy.deepcopy(method, left_behind).eval().requires_grad_(False)
     fold_batch_norm(ready)
     return ready.to(memory_format=torch.channels_last)
