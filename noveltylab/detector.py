@@ -422,7 +422,7 @@ def _reader(options: Options, given: _Input) -> Reader:
         )
     low, high = given.scale or (0.0, 0.0)
     how = str(options.protocol.get("agg", "mean"))
-    return Reader(kind, channels, height, str(options.data.features), (low, high), how)
+    return Reader(kind, channels, height, str(options.data.features), (low, high), how, options.data.bits)
 
 
 def _held_out(folder: Path, files: Mapping[str, str]) -> Columns:

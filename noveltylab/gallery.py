@@ -80,7 +80,7 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
     maps = _error_maps(detector, top)
     found = []
     for case, map_ in zip(top, maps, strict=True):
-        pictures = [{"data": _encoded(_original(case)), "alt": "image"}]
+        pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
         if map_ is not None:
             pictures.append({"data": _encoded(to_png(map_)), "alt": "error map"})
         entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
@@ -94,11 +94,11 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
     return found
 
 
-def _original(case: "Case") -> bytes:
+def _original(case: "Case", bits: int | None) -> bytes:
     """The file itself as a PNG picture, else what the method saw of it."""
     if case.path.suffix.lower() in SUFFIXES:
         try:
-            return thumbnail(case.path, SIDE)
+            return thumbnail(case.path, SIDE, bits)
         except Unreadable:  # gone or changed since
             pass
     first = case.images[int(len(case.images) // 2)].numpy()

@@ -28,7 +28,7 @@ class Reader:
     """How files become the images that a run's method sees.
 
     kind "image": uint8 (1, channels, side, side) of a file, as `decode` says; "recording": (segments, 1, side, side) with the
-    features and the scale of the run, whose scores become one by `how` (see aggregate).
+    features and the scale of the run, whose scores become one by `how` (see aggregate). bits: of the pixels in 16-bit files.
     """
 
     kind: Kind
@@ -37,6 +37,7 @@ class Reader:
     features: str
     scale: tuple[float, float]
     how: str
+    bits: int | None = None
 
     @property
     def suffixes(self) -> set[str]:
@@ -102,6 +103,7 @@ def _expand(given: str, reader: Reader) -> Iterator[Path]:
         elif os.path.lexists(path):
             yield path
         elif glob.has_magic(given):
+            yield from _closed_folders(os.path.expanduser(given))
             for name in sorted(glob.iglob(os.path.expanduser(given), recursive=True)):
                 if not os.path.isdir(name):
                     yield Path(name)
@@ -112,10 +114,32 @@ def _expand(given: str, reader: Reader) -> Iterator[Path]:
 
 
 def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
+    """The files below a folder, and then the folders in it that cannot be looked into."""
     further = reader.suffixes - SUFFIXES
-    for path in walk_images(folder, further):
+    unreadable: list[OSError] = []
+    for path in walk_images(folder, further, unreadable):
         if path.suffix.lower() in reader.suffixes:
             yield path
+    yield from (Path(error.filename) for error in unreadable)
+
+
+def _closed_folders(pattern: str) -> Iterator[Path]:
+    """The folders that a pattern goes through and that cannot be looked into: glob passes them over in silence."""
+    above = os.path.dirname(pattern)
+    while glob.has_magic(above):
+        for name in sorted(glob.iglob(above, recursive=True)):
+            if os.path.isdir(name) and _closed(Path(name)):
+                yield Path(name)
+        above = os.path.dirname(above)
+
+
+def _closed(folder: Path) -> str | None:
+    """Why a folder cannot be looked into; None if it can."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"this folder cannot be looked into ({reason(error)})"
+    return None
 
 
 def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
@@ -136,11 +160,13 @@ def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[P
 
 
 def read_item(path: Path, reader: Reader) -> Item:
-    """The image or recording in a file; one that cannot be read is an item with its error."""
+    """The image or recording in a file; one that cannot be read is an item with its error, and so is a folder."""
+    if path.is_dir() and (why := _closed(path)):
+        return Item(shown(path), path, None, why)
     if reader.kind == "recording":
         return _recording(path, reader)
     try:
-        return Item(shown(path), path, decode(path, reader.channels, reader.side)[None])
+        return Item(shown(path), path, decode(path, reader.channels, reader.side, reader.bits)[None])
     except Unreadable as error:
         return Item(shown(path), path, None, str(error))
 

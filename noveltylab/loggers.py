@@ -123,9 +123,9 @@ def _wandb_run(options: Options, settings: WandbOptions, mode: str, folder: Path
     run = WandbRun(
         project=settings.project,
         entity=settings.entity,
-        name=f"{options.method['name']}-{options.data.name}-{options.inlier_index}-{options.seed}",
-        group=f"{options.method['name']}-{options.data.name}-{options.protocol['name']}",
-        tags=[options.method["name"], options.data.name, options.protocol["name"], f"select-{options.select}"],
+        name=f"{options.method['name']}-{options.data.title}-{options.inlier_index}-{options.seed}",
+        group=f"{options.method['name']}-{options.data.title}-{options.protocol['name']}",
+        tags=[options.method["name"], options.data.title, options.protocol["name"], f"select-{options.select}"],
         save_dir=str(folder),
         id=run_id(folder),
         # not Lightning's `offline`, which sets WANDB_MODE for all later runs of the process

@@ -9,6 +9,7 @@ import random
 import re
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -32,7 +33,16 @@ COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
 LONGEST_NAME = 255
 #: Characters of a wrong value that a message repeats.
 SHOWN = 100
+#: names that no label of one's own images may have: results go by them
+DATA_SETS = {
+    *("digits", "mnist", "fmnist", "cifar10", "coil100", "coil20", "ucsd", "dcase", "dcase_waveform"),
+    *("folder", "images"),
+}
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+#: a class by its name or position, as the command line reads it; None: the good one of one's own folders
+Inlier = int | str | float | bool | None
 
 
 class _Strict(BaseModel):
@@ -62,6 +72,15 @@ def _usable_project(name: str) -> str:
 PathText = Annotated[str, AfterValidator(_usable_path)]
 
 
+def _label(label: str | int) -> str | int:
+    text = str(label)
+    if not (text.isprintable() and text.strip(" .") == text and 0 < len(text) <= 60) or set(text) & set('/\\:*?"<>|'):
+        raise ValueError("a name of at most 60 letters, digits, spaces, dots, dashes; it becomes a folder's name")
+    if text.casefold() in DATA_SETS:
+        raise ValueError(f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}")
+    return label
+
+
 class DataOptions(_Strict):
     name: Name
     root: PathText | None
@@ -74,10 +93,17 @@ class DataOptions(_Strict):
     limit_train: Annotated[int, Field(ge=2)] | None
     classes: list[str] | Literal["seeded20", "all100", "folders"]
     protocols: list[str]
-    inlier: int | str
+    inlier: Inlier
     features: Literal["logmel", "waveform"] | None = None
     cache: bool = False
     on_error: Literal["fail", "skip"] = "fail"
+    bits: Annotated[int, Field(ge=8, le=16)] | None = LATER["data.bits"]
+    label: Annotated[str | int, AfterValidator(_label)] | None = LATER["data.label"]
+
+    @property
+    def title(self) -> str:
+        """What the data are called in the run's folder, on the screen and in reports."""
+        return self.name if self.label is None else str(self.label)
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +169,7 @@ class Options(_Strict):
     trainer: TrainerOptions
     resources: ResourceOptions
     logger: Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
-    inlier: int | str
+    inlier: Inlier
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     select: Literal["last", "val_loss", "outlier_val", "oracle"]
     output: PathText
@@ -168,6 +194,8 @@ class Options(_Strict):
     def recorded(self, config: dict[str, Any]) -> dict[str, Any]:
         """The plain config as a run keeps it: the inlier by its label, and a folder of one's own images by its full path.
 
+        The inlier by its name where folders are named by numbers.
+
         UserError where no such folder is given, or holds no images.
         """
         recorded = {**config, "inlier": self.inlier_index}
@@ -175,6 +203,8 @@ class Options(_Strict):
             from noveltylab.data.layout import find_layout
 
             recorded["data"] = {**config["data"], "root": str(find_layout(self.data.root).root.resolve())}
+            if any(_is_number(name) for name in self.data.names):  # a position would be read as a name
+                recorded["inlier"] = self.data.names[self.inlier_index]
         return recorded
 
     @property
@@ -185,7 +215,7 @@ class Options(_Strict):
     @property
     def folder(self) -> Path:
         """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
-        names = (self.protocol["name"], self.method["name"], self.data.name)
+        names = (self.protocol["name"], self.method["name"], self.data.title)
         return Path(self.output).expanduser().joinpath(*names, f"inlier{self.inlier_index}", f"seed{self.seed}")
 
 
@@ -250,17 +280,72 @@ def read_options(config: dict[str, Any]) -> Options:
     return options
 
 
-def resolve_inlier(inlier: int | str, data: DataOptions) -> int:
-    """The label of `inlier` (a position, or a name; a class listed as `T-shirt/top` answers to both its names)."""
-    if isinstance(inlier, int):
-        count = len(data.inliers)
-        if not 0 <= inlier < count:
-            raise UserError(f"inlier={inlier}: {data.name} has classes 0 to {count - 1}: {', '.join(data.names[:20])}")
-        return data.inliers[inlier]
-    names = {alias.lower(): i for i, name in enumerate(data.names) for alias in (name, *name.split("/"))}
-    if inlier.lower() not in names:
-        raise UserError(f"inlier={inlier}: no such class in {data.name}; {nearest(inlier, data.names)}")
-    return names[inlier.lower()]
+def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
+    """The label of `inlier`: a name wins over a position; a class listed as `T-shirt/top` answers to both its names.
+
+    Names are compared as they are, else as the command line reads them (1_0 as 10), else without regard to case.
+
+    Raises:
+        UserError: There is no such class, or several that could be meant.
+    """
+    names = data.names
+    own = data.classes == "folders" and data.root is not None
+    if inlier is None:
+        return _good_class(data) if own else 0
+    typed = str(inlier)
+    aliases = [(alias, label) for label, name in enumerate(names) for alias in dict.fromkeys((name, *name.split("/")))]
+    ways = (
+        lambda alias: alias == typed,
+        lambda alias: not isinstance(inlier, str) and _as_typed(alias) == (type(inlier), inlier),
+        lambda alias: alias.casefold() == typed.casefold(),
+    )
+    for way in ways:
+        same = [(alias, label) for alias, label in aliases if way(alias)]
+        if len({label for _, label in same}) > 1:
+            raise UserError(
+                f"inlier={typed}: could be {' or '.join(alias for alias, _ in same)}; name it in quotes within quotes: "
+                f"'inlier=\"{same[0][0]}\"'"
+            )
+        if same:
+            return same[0][1]
+    if type(inlier) is not int:
+        raise UserError(f"inlier={typed}: no such class in {data.title}; {nearest(typed, names)}")
+    return _at_position(inlier, data)
+
+
+def _at_position(inlier: int, data: DataOptions) -> int:
+    names, count = data.names, len(data.inliers)
+    if data.classes == "folders" and any(_is_number(name) for name in names):
+        raise UserError(
+            f"inlier={inlier}: no class folder of that name (and no position, where folders are named by numbers); choose "
+            f"from: {', '.join(names[:20])}"
+        )
+    if not 0 <= inlier < count:
+        raise UserError(f"inlier={inlier}: {data.title} has classes 0 to {count - 1}: {', '.join(names[:20])}")
+    return data.inliers[inlier]
+
+
+def _good_class(data: DataOptions) -> int:
+    from noveltylab.data.layout import find_layout
+
+    layout = find_layout(data.root)
+    if null := next((name for name in layout.classes if name.casefold() == "null"), None):
+        raise UserError(f"data.root={data.root}: has a class called {null}; say which one trains: 'inlier=\"{null}\"'")
+    return layout.classes.index(layout.good)
+
+
+def _as_typed(name: str) -> tuple[type, Any]:
+    """Type and value that the command line makes of a name without quotes."""
+    if name.casefold() in ("true", "false"):
+        return bool, name.casefold() == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind, kind(name)
+    return str, name
+
+
+def _is_number(name: str) -> bool:
+    return _as_typed(name)[0] is int
 
 
 def check_arguments(function: Callable[..., Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ LATER: dict[str, Any] = {
     "trainer.winograd": False,
     "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0,
+    "data.bits": None,
+    "data.label": None,
 }
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {
@@ -60,6 +62,7 @@ FREE = {
     "pictures",
     "data.download",
     "data.cache",
+    "data.inlier",
     "trainer.accelerator",
     "trainer.checkpoint_seconds",
     "trainer.score_batch_size",
@@ -75,7 +78,7 @@ NOTED = {
     "deterministic",
     "data.verify",
     "data.on_error",
-    "data.inlier",
+    "data.label",
     "data.classes",
     "data.protocols",
     "trainer.strategy",

@@ -449,7 +449,7 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
     unmeasured = f"no labelled outliers among the {len(scores)} test samples: scores and thresholds, but no AUROC"
     return {
         "method": options.method["name"],
-        "data": options.data.name,
+        "data": options.data.title,
         "protocol": options.protocol["name"],
         "inlier": options.inlier_index,
         "inlier_name": options.inlier_name,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from noveltylab.errors import UserError
+from noveltylab.screen import say
 
 #: run folders that an error lists, and folders that are looked into for them
 LISTED, VISITED = 8, 2000
@@ -12,12 +13,16 @@ LISTED, VISITED = 8, 2000
 
 def runs_below(folder: Path) -> Iterator[Path]:
     """The folders at and below `folder` that hold a result.json, by name; at most VISITED folders are looked into."""
-    walk = os.walk(folder)
+    walk = os.walk(folder, onerror=_tell)
     for (where, folders, files), _ in zip(walk, range(VISITED), strict=False):
         if "result.json" in files:
             folders.clear()
             yield Path(where)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _tell(error: OSError) -> None:
+    say(f"{error.filename}: cannot be looked into ({error.strerror})")
 
 
 def require_run(folder: Path) -> None:

@@ -129,7 +129,7 @@ class Config(Record):
     data: DataRecord
     protocol: Named
     trainer: dict[str, Any]
-    inlier: Count
+    inlier: Count | str  # the name of a class folder, where these are called by numbers
     seed: Count
     output: str
 

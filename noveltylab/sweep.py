@@ -206,6 +206,9 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     except UserError as error:
         cell.fail(str(error))
         return cell, plain
+    cell.names["data"] = options.data.title
+    if options.inlier is None:
+        cell.names["inlier"] = options.inlier_name
     cell.before = (stamp(cell.folder / "result.json"), stamp(cell.failure))
     if done is not None:
         cell.state = "complete"

@@ -407,7 +407,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     stop = Stop()
     average = Average(options.trainer.average_epochs) if options.trainer.average_epochs else None
     checkpoints = Checkpoints(options, data, folder / "checkpoints", stop, average)
-    progress = ProgressBar(f"{options.method['name']} {options.data.name} inlier {options.inlier_index}")
+    progress = ProgressBar(f"{options.method['name']} {options.data.title} inlier {options.inlier_index}")
     callbacks = [Reseed(options.seed), *([average] if average else []), checkpoints, progress, stop]
     if options.trainer.lr_decay_from < 1:
         callbacks.append(Decay(options.trainer.lr_decay_from))

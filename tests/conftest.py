@@ -1,5 +1,6 @@
 """Tiny runs for every test: real formats, small networks, one thread."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -105,3 +106,15 @@ def command(
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    """Nobody may look into that folder, root neither."""
+    scandir = os.scandir
+
+    def guarded(path: Any = ".") -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)

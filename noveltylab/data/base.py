@@ -56,7 +56,8 @@ class Samples:
     without such a split; ids (N,) such as "train/00012"; verified: the files were compared with the official checksums, None
     where there are none to compare with; facts: name -> (N,), for protocols; units: what the samples are pieces of; notes:
     sentences for the run's result; skipped: files that could not be read; missing: files (or images) of the official set
-    that are not there; scale: of log-mel images, the decibels of 0 and of 255.
+    that are not there; names: of the classes by label, where kinds of outliers are told apart; scale: of log-mel images, the
+    decibels of 0 and of 255.
     """
 
     images: Tensor
@@ -69,6 +70,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     skipped: int = 0
     missing: int = 0
+    names: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
 
 
@@ -205,6 +207,10 @@ class NoveltyData(L.LightningDataModule):
         if len(self.train) < batch_size:
             self.batch_size = n = len(self.train)
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
+        if len(self.train) > 1 and bool((self.train == self.train[:1]).all()):
+            self.warnings.append(
+                f"all {len(self.train)} training images are one and the same: the scores will collapse"
+            )
         self.warnings += samples.notes
         if samples.verified is False:
             self.warnings.append("data.verify=false: the data files were not checked")

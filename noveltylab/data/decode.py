@@ -2,8 +2,9 @@
 
 By Pillow, and by its decoders of plain image formats alone: none that starts a program (EPS) or follows links to other
 files. The rules, the same for training and prediction: the first picture of several; EXIF's orientation is applied; what is
-transparent lies on white; 16 bit become 8 by dropping the lower ones; colour becomes grey by ITU-R 601-2; another size is
-stretched to the run's (see preprocess.resize: bilinear, antialiased where it shrinks, the aspect ratio is not kept).
+transparent lies on white; 16 bit become 8 by dropping the lower ones, of which a camera's 10 or 12 bits may be said to be
+all there are; colour becomes grey by ITU-R 601-2; another size is stretched to the run's (see preprocess.resize: bilinear,
+antialiased where it shrinks, the aspect ratio is not kept).
 """
 
 import io
@@ -41,13 +42,16 @@ class Unreadable(Exception):
     """A file that is no image we can read; the message says why, in one line, without the file's name."""
 
 
-def decode(path: Path, channels: int, side: int | None) -> Tensor:
+def decode(path: Path, channels: int, side: int | None, bits: int | None = None) -> Tensor:
     """The image in a file: uint8 (channels, side, side), contiguous; channels 1 or 3; side None keeps its own (H, W).
 
+    bits: how many of 16 a pixel really has, 8 to 16; None: all.
+
     Raises:
-        Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger than Pillow's limit.
+        Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger than Pillow's limit, or a
+            pixel has more bits.
     """
-    pixels = torch.from_numpy(read_pixels(path, channels)).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(read_pixels(path, channels, bits)).permute(2, 0, 1).contiguous()
     return pixels if side is None else fit(pixels, side)
 
 
@@ -80,11 +84,11 @@ def in_order(
                 future.cancel()
 
 
-def read_pixels(path: Path, channels: int) -> NDArray[np.uint8]:
+def read_pixels(path: Path, channels: int, bits: int | None = None) -> NDArray[np.uint8]:
     """uint8 (H, W, channels) at native size. Unreadable as `decode`."""
     try:
         with _open(path) as image:
-            return _pixels(image, channels)
+            return _pixels(image, channels, bits)
     except Unreadable:
         raise
     except Exception as error:  # what a damaged file makes a decoder raise is not documented
@@ -100,6 +104,37 @@ def is_colour(path: Path) -> bool:
         raise
     except Exception as error:  # as above
         raise Unreadable(reason(error)) from None
+
+
+def is_deep(path: Path) -> bool:
+    """Whether an image has pixels of more than 8 bits, by its header. Unreadable as `decode`, for what the header shows."""
+    try:
+        with _open(path) as image:
+            return image.mode.startswith("I") or _deep_colour(image)
+    except Unreadable:
+        raise
+    except Exception as error:  # as above
+        raise Unreadable(reason(error)) from None
+
+
+def brightest(path: Path) -> int:
+    """The largest value of a pixel of 16 bits; of a picture in colour, whose lower bits Pillow drops, nearly so.
+
+    Unreadable as `decode`.
+    """
+    try:
+        with _open(path) as image:
+            dropped = 8 if _deep_colour(image) else 0  # asked before the pixels are read
+            return int(np.asarray(image).max()) << dropped
+    except Unreadable:
+        raise
+    except Exception as error:  # as above
+        raise Unreadable(reason(error)) from None
+
+
+def _deep_colour(image: Image.Image) -> bool:
+    tiles = getattr(image, "tile", [])
+    return any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I")
 
 
 def has_colour(image: Image.Image) -> bool:
@@ -147,7 +182,11 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.uint8]:
+    if bits not in (None, 16) and _deep_colour(image):
+        raise Unreadable(
+            f"has 16 bits in colour, of which data.bits={bits} cannot be taken; save it with 8 bits, or grey"
+        )
     if image.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in image.info:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
@@ -156,7 +195,10 @@ def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
             raise Unreadable("has 32-bit pixels; save it with 8 or 16 bit")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
+        bits = bits or 16
+        if (most := int(wide.max())) >= 1 << bits:
+            raise Unreadable(f"has a pixel of {most:,}, more than data.bits={bits} can hold")
+        image = Image.fromarray((wide >> (bits - 8)).astype(np.uint8))
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -164,9 +206,9 @@ def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     return np.array(image).reshape(image.height, image.width, channels)
 
 
-def thumbnail(path: Path, side: int) -> bytes:
+def thumbnail(path: Path, side: int, bits: int | None = None) -> bytes:
     """The image, its longer side at most `side` pixels, as the bytes of a PNG file. Unreadable as `decode`."""
-    picture = Image.fromarray(read_pixels(path, 3))
+    picture = Image.fromarray(read_pixels(path, 3, bits))
     picture.thumbnail((side, side))
     return to_png(np.asarray(picture))
 

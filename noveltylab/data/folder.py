@@ -11,19 +11,31 @@ import torch
 from torch import Tensor
 
 from noveltylab.data.base import Samples
-from noveltylab.data.decode import Unreadable, decode, in_order, is_colour
+from noveltylab.data.decode import Unreadable, brightest, decode, in_order, is_colour, is_deep
 from noveltylab.data.layout import Layout, find_layout, shown
 from noveltylab.errors import UserError
 
 #: files that an error or a note names
 NAMED = 3
+#: bits of the pixels of cameras
+DEPTHS = (8, 10, 12, 14)
 
 
-def read(root: Path | None, *, verify: bool, download: bool, inlier: int, size: int | None, on_error: str) -> Samples:
+def read(
+    root: Path | None,
+    *,
+    verify: bool,
+    download: bool,
+    inlier: int,
+    size: int | None,
+    on_error: str,
+    bits: int | None = None,
+) -> Samples:
     """Samples with images (N, C, size, size), C = 1 or 3, labels by `Layout.classes`, ids the paths below the root.
 
-    size None: all images must have one size. on_error "fail": a file that cannot be read is an error, "skip": it is left
-    out, named in the notes and counted in `skipped`. UserError also for an inlier class without images in the training part.
+    size None: all images must have one size. bits: as `decode` takes it. on_error "fail": a file that cannot be read is an
+    error, "skip": it is left out, named in the notes and counted in `skipped`. UserError also for an inlier class without
+    images in the training part.
     """
     layout = find_layout(root)
     files = list(layout.files())
@@ -36,12 +48,13 @@ def read(root: Path | None, *, verify: bool, download: bool, inlier: int, size: 
             f"inlier={names[inlier]}: {layout.root} has no training images of it, only of {', '.join(layout.train)}"
         )
     channels = 3 if any(in_order(_coloured, training)) else 1
-    images, bad = _read(layout, [path for path, *_ in files], channels, size)
+    images, bad = _read(layout, [path for path, *_ in files], channels, size, bits)
     if bad and on_error == "fail":
         raise UserError(f"{_said(bad, len(files))}; mend or remove them, or leave them out with data.on_error=skip")
     kept = [at for at in range(len(files)) if at not in bad]
     if not kept:
         raise UserError(f"{_said(bad, len(files))}; nothing is left to train on")
+    skipped = [f"skipped: {_said(bad, len(files))}"] if bad else []
     tested = np.array([files[at][2] for at in kept], np.bool_)
     return Samples(
         images=images,
@@ -49,7 +62,8 @@ def read(root: Path | None, *, verify: bool, download: bool, inlier: int, size: 
         official_test=None if layout.test is None else tested,
         ids=np.array([shown(files[at][0].relative_to(layout.root)) for at in kept]),
         verified=None,
-        notes=(f"skipped: {_said(bad, len(files))}",) if bad else (),
+        notes=(*skipped, *layout.left_out(), *_dark(training, bits)),
+        names=tuple(names),
         skipped=len(bad),
     )
 
@@ -61,7 +75,42 @@ def _coloured(path: Path) -> bool:
         return False
 
 
-def _read(layout: Layout, paths: list[Path], channels: int, size: int | None) -> tuple[Tensor, dict[int, str]]:
+def _dark(training: list[Path], bits: int | None) -> list[str]:
+    """A sentence where the training images of 16 bits use far fewer, which leaves them a few levels of grey."""
+    if bits is not None:
+        return []
+    deep = [path for path, is_so in zip(training, in_order(_deep, training), strict=True) if is_so]
+    most = 0
+    for value in in_order(_brightest, deep):
+        most = max(most, value)
+        if most >= 1 << 14:
+            return []
+    if not deep:
+        return []
+    depth = next(depth for depth in DEPTHS if most < 1 << depth)
+    return [
+        f"the brightest pixel of the {len(deep)} training images of 16 bits has {most:,} of 65,535: of its grey levels "
+        f"{(most >> 8) + 1} are left in 8 bits. If it is a camera's {depth} bits, say data.bits={depth}"
+    ]
+
+
+def _deep(path: Path) -> bool:
+    try:
+        return is_deep(path)
+    except Unreadable:  # said when its pixels are read
+        return False
+
+
+def _brightest(path: Path) -> int:
+    try:
+        return brightest(path)
+    except Unreadable:
+        return 0
+
+
+def _read(
+    layout: Layout, paths: list[Path], channels: int, size: int | None, bits: int | None
+) -> tuple[Tensor, dict[int, str]]:
     """The images that can be read (n, C, H, W), and position -> "name (why)" of the others."""
     images: Tensor | None = None
     bad: dict[int, str] = {}
@@ -69,7 +118,7 @@ def _read(layout: Layout, paths: list[Path], channels: int, size: int | None) ->
 
     def one(path: Path) -> Tensor | str:
         try:
-            return decode(path, channels, size)
+            return decode(path, channels, size, bits)
         except Unreadable as error:
             return f"{shown(path.relative_to(layout.root))} ({error})"
 

@@ -17,7 +17,7 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
     arguments = check_arguments(PROTOCOLS[name], {**protocol, "seed": options.seed}, "protocol")
     settings = options.data
     extra: dict[str, Any] = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
-    extra |= {"size": settings.size, "on_error": settings.on_error}
+    extra |= {"size": settings.size, "on_error": settings.on_error, "bits": settings.bits}
     samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
     parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
     parts = parts.limit(settings.limit_train)

@@ -19,6 +19,7 @@ MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}(-\d+)?$")
 LOG_TAIL = 65536
 
 VERIFIED, UNVERIFIED = "verified", "not verified"
+_VERIFIED = {True: VERIFIED, False: UNVERIFIED, None: "cannot be verified"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Run:
             "torch": str(versions.get("torch")),
             "machine": str(hardware.get("gpu") or hardware.get("cpu")),
             "threads": str(hardware.get("threads")),
-            "data": VERIFIED if self.result.data_verified else UNVERIFIED,
+            "data": _VERIFIED[self.result.data_verified],
         }
 
 
@@ -139,7 +140,8 @@ def collect(folder: Path, check: bool = False) -> Collected:
         raise UserError(f"{folder}: no such folder. Name the output folder of runs, as in output=...")
     found = Collected()
     top = folder.resolve()
-    for path, complete in _run_folders(top):
+    unreadable: list[OSError] = []
+    for path, complete in _run_folders(top, unreadable):
         if not complete:
             found.unfinished.append((path, _why_unfinished(path)))
             continue
@@ -151,14 +153,18 @@ def collect(folder: Path, check: bool = False) -> Collected:
                 found.unmeasured.append((path, " ".join(read.unmeasured.split())))
         except UserError as error:
             found.damaged.append((path, " ".join(str(error).split())))
+    found.damaged += [(Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable]
     if not (found.runs or found.unmeasured or found.damaged or found.unfinished):
         raise UserError(f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder.")
     return found
 
 
-def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
-    """Each run folder, and whether it is complete; folders that force=true moved aside are passed over."""
-    for name, folders, files in os.walk(top):
+def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, bool]]:
+    """Each run folder, and whether it is complete; folders that force=true moved aside are passed over.
+
+    What cannot be looked into is added to `unreadable`.
+    """
+    for name, folders, files in os.walk(top, onerror=unreadable.append):
         folders[:] = sorted(child for child in folders if not child.startswith(".") and not MOVED_ASIDE.match(child))
         path = Path(name)
         names = {*files, *folders}  # a folder in the place of a file is damage, which is named

@@ -1,5 +1,6 @@
 """The DataModule: what batches hold, that their order is reproducible, and that Lightning's Trainer works with it."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +140,11 @@ def test_fewer_images_than_a_batch(samples: Samples, tmp_path: Path) -> None:
     assert data.warnings[0] == "only 36 training samples: batch size 64 became 36"
     module, _ = fit(data, tmp_path, 1)
     assert [len(batch) for batch in module.seen[0]] == [36]
+
+
+def test_training_images_that_are_all_alike_are_a_warning(samples: Samples) -> None:
+    alike = replace(samples, images=torch.full_like(samples.images, 7))
+    assert "36 training images are one and the same" in make(alike).warnings[0]
 
 
 def test_unverified_files_are_a_warning_of_the_run(samples: Samples) -> None:

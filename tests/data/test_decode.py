@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from noveltylab.data import decode
-from noveltylab.data.decode import Unreadable, in_order, is_colour
+from noveltylab.data.decode import Unreadable, brightest, in_order, is_colour, is_deep
 from noveltylab.data.preprocess import resize
 
 RAMP = np.arange(96, dtype=np.uint8).reshape(8, 12)
@@ -133,3 +133,19 @@ def test_results_come_in_order_and_few_wait() -> None:
     assert [next(found) for _ in range(5)] == [0, -1, -2, -3, -4]
     assert len(begun) <= 20
     assert list(found) == [-item for item in range(5, 1000)]
+
+
+def test_colour_of_16_bits_cannot_be_cut_to_a_camera_s(tmp_path: Path) -> None:
+    """Pillow drops the lower 8 bits of such a picture itself."""
+    row = b"\0" + bytes(range(2, 14)) * 4
+    header = struct.pack(">IIBBBBB", 8, 2, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * 2)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    path = tmp_path / "colour.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert is_deep(path) and brightest(path) == 12 << 8
+    assert decode.decode(path, 3, None).max() == 12
+    with pytest.raises(Unreadable, match="16 bits in colour, of which data.bits=12 cannot be taken"):
+        decode.decode(path, 3, None, bits=12)

@@ -10,18 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
+from noveltylab.__main__ import CONF
 from noveltylab.data import folder
 from noveltylab.data.base import Samples
 from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
 from noveltylab.errors import UserError
+from noveltylab.options import DataOptions, Inlier, resolve_inlier
 from noveltylab.scores import read_scores
+from tests.conftest import forbid
 from tests.formats import write_images
 
 Run = Callable[..., dict[str, Any]]
 MVTEC = {"train/good": 40, "test/good": 8, "test/scratch": 6, "test/hole": 6}
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def data_options(root: Path) -> DataOptions:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["data=folder", f"data.root={root}"])
+    return DataOptions.model_validate(OmegaConf.to_container(config.data))
 
 
 def read(root: Path, **changes: Any) -> Samples:
@@ -39,6 +54,9 @@ def read(root: Path, **changes: Any) -> Samples:
         ({"train": 7, "test/odd": 2}, ["good", "odd"], 2),
         ({"a": 4, "b/deep/er": 3}, ["a", "b"], None),
         ({"train/good": 6}, ["good"], None),
+        ({"Train/good": 6, "TEST/good": 2, "TEST/bad": 2}, ["good", "bad"], 4),
+        ({"10": 2, "9": 2, "1": 2, "02": 2, "x": 2}, ["1", "02", "9", "10", "x"], None),
+        ({"train/ok": 5, "train/bad": 3, "test/ok": 2, "test/bad": 2}, ["bad", "ok"], 4),
     ],
 )
 def test_every_layout(tmp_path: Path, counts: dict[str, int], classes: list[str], tested: int | None) -> None:
@@ -49,7 +67,7 @@ def test_every_layout(tmp_path: Path, counts: dict[str, int], classes: list[str]
     assert samples.images.shape[1:] == (1, 16, 16)
     assert (None if samples.official_test is None else int(samples.official_test.sum())) == tested
     for name, label in zip(samples.ids.tolist(), samples.labels, strict=True):
-        assert classes[label] in name or classes == ["good"] or "train/0" in name
+        assert f"{classes[label]}/" in name or classes == ["good"] or "train/0" in name
 
 
 def test_colour_is_that_of_the_training_inliers(tmp_path: Path) -> None:
@@ -102,6 +120,16 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
         (lambda root: (root / "train").mkdir(parents=True), "holds no images"),
         (lambda root: write_images(root, {"train/good": 3, "test": 2}), "lie in no folder"),
         (lambda root: write_images(root, {"bottle/train/good": 3}), "choose one: data.root=.*bottle"),
+        (lambda root: write_images(root, {"test/good": 3, "test/bad": 2}), "has test/ but no train/"),
+        (lambda root: write_images(root, {"train/good": 3, "Train/good": 2}), "holds Train, train; leave one"),
+        (lambda root: write_images(root, {"": 1, "bottle/train/good": 3}), "holds several sets, such as bottle"),
+        (
+            lambda root: [
+                write_images(root, {"good": 3}),
+                [file.rename(file.with_suffix(".avif")) for file in files(root)],
+            ],
+            r"no images .*\(3 files of kinds that are not read: 3 .avif\)",
+        ),
         (lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")), "found 1 entries, such as notes.txt"),
     ],
 )
@@ -109,6 +137,150 @@ def test_what_is_no_set_of_images_is_explained(tmp_path: Path, make: Callable[[P
     make(tmp_path / "own")
     with pytest.raises(UserError, match=said):
         find_layout(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("folders", "trained"),
+    [
+        (["abnormal", "normal"], "normal"),
+        (["bad", "Good", "scratch"], "Good"),
+        (["train/NG", "train/OK", "test/NG", "test/OK"], "OK"),
+        (["train/bad", "train/good"], "good"),
+        (["screw"], "screw"),
+        (["train/screw", "test/screw", "test/bad"], "screw"),
+    ],
+)
+def test_the_good_folder_trains_where_no_class_is_named(tmp_path: Path, folders: list[str], trained: str) -> None:
+    write_images(tmp_path, dict.fromkeys(folders, 2))
+    data = data_options(tmp_path)
+    assert data.names[resolve_inlier(None, data)] == trained
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["cat", "dog"], "it has the classes cat, dog, and none is called good, normal or ok; say which one trains"),
+        (["bad", "good", "normal"], "good, normal are all called good"),
+        (["train/good", "test/Good", "test/bad"], "good, Good are all called good"),
+        (["null", "good"], "has a class called null"),
+    ],
+)
+def test_otherwise_it_is_asked_for(tmp_path: Path, folders: list[str], said: str) -> None:
+    write_images(tmp_path, dict.fromkeys(folders, 2))
+    with pytest.raises(UserError, match=said):
+        resolve_inlier(None, data_options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folders", "inlier", "trained"),
+    [
+        ([*map(str, range(1, 11))], 1, "1"),
+        ([*map(str, range(1, 11))], 10, "10"),
+        ([*map(str, range(1, 11))], "2", "2"),
+        (["a", "b"], 1, "b"),
+        (["01", "02"], 2, "02"),
+        (["01", "1"], 1, "1"),
+        (["1_1_1", "other"], 111, "1_1_1"),
+        (["1.5", "2.5"], 2.5, "2.5"),
+        (["true", "false"], True, "true"),
+        (["Good", "good"], "good", "good"),
+        (["Cat", "dog"], "cat", "Cat"),
+        (["1", "2"], 0, "no class folder of that name .*choose from: 1, 2"),
+        (["a", "b"], 2, "has classes 0 to 1: a, b"),
+        (["01", "001"], 1, "could be 001 or 01; name it in quotes"),
+        (["GOOD", "Good"], "good", "could be GOOD or Good"),
+        (["a", "b"], "c", "no such class in folder"),
+        (["a", "b"], True, "no such class in folder"),
+    ],
+)
+def test_a_name_wins_over_a_position(tmp_path: Path, folders: list[str], inlier: Inlier, trained: str) -> None:
+    write_images(tmp_path, dict.fromkeys(folders, 1))
+    data = data_options(tmp_path)
+    if trained in folders:
+        assert data.names[resolve_inlier(inlier, data)] == trained
+    else:
+        with pytest.raises(UserError, match=trained):
+            resolve_inlier(inlier, data)
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/good": 4, "test/odd": 2, "test/dent": 2, "val/good": 1, "ground_truth/odd": 1})
+    assert read(tmp_path).notes == ("left out: folders that are neither train nor test (val)",)
+    shutil.rmtree(tmp_path / "val")
+    assert read(tmp_path).notes == ()
+    for file in files(tmp_path / "test" / "dent"):
+        file.rename(file.with_suffix(".HEIC"))
+    (tmp_path / "train" / "good" / "0000.png").rename(tmp_path / "train" / "good" / "0000.jp2")
+    (tmp_path / "train" / "good" / "notes.txt").write_text("none of them")
+    (tmp_path / "train" / "good" / "linked").symlink_to(tmp_path / "ground_truth")
+    shutil.copy(tmp_path / "train" / "good" / "0001.png", tmp_path / "test" / "preview.png")
+    assert read(tmp_path).notes == (
+        "left out: 3 files of kinds that are not read (2 .heic, 1 .jp2); convert them to PNG",
+        "left out: 1 links to folders (linked)",
+        "left out: 1 images beside the class folders (preview.png)",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".jif"])
+def test_a_jpeg_of_any_name_is_read(tmp_path: Path, suffix: str) -> None:
+    write_images(tmp_path, {"train/good": 3}, suffix=".jpg")
+    for file in files(tmp_path):
+        file.rename(file.with_suffix(suffix))
+    assert len(read(tmp_path).ids) == 3
+
+
+def test_class_folders_win_over_pictures_beside_them(tmp_path: Path) -> None:
+    write_images(tmp_path, {"": 3, "good": 9, "bad": 4})
+    data = data_options(tmp_path)
+    assert data.names == ["bad", "good"] and resolve_inlier(None, data) == 1
+    samples = read(tmp_path, inlier=1)
+    assert len(samples.ids) == 13
+    assert samples.notes == ("left out: 3 images beside the class folders (0000.png, 0001.png, 0002.png)",)
+    write_images(tmp_path, {"": 10})
+    with pytest.raises(UserError, match="10 images lie beside its folders .*more than in good/.*or say inlier=good"):
+        resolve_inlier(None, data)
+    assert resolve_inlier("good", data) == 1
+
+
+@pytest.mark.parametrize("closed", ["train/good/lot2", "test/odd", "train/good"])
+def test_a_folder_that_cannot_be_looked_into_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    write_images(tmp_path, {"train/good": 4, "train/good/lot2": 4, "test/odd": 2})
+    forbid(monkeypatch, tmp_path / closed)
+    with pytest.raises(UserError, match=rf"1 folders cannot be looked into: .*{closed} \(Permission denied\)"):
+        read(tmp_path, on_error="skip")
+
+
+def write_deep(root: Path, bits: int, kind: str = "uint16") -> None:
+    """Images of 16 bits of which only the lower ones are used, and as many of 8 bits with the same content."""
+    rng = np.random.default_rng(0)
+    for where in ("deep/train/good", "plain/train/good"):
+        (root / where).mkdir(parents=True)
+    for at in range(4):
+        pixels = rng.integers(0, 256, (16, 16)).astype(np.uint8)
+        pixels[0, 0] = 255
+        Image.fromarray(pixels).save(root / "plain/train/good" / f"{at}.tif")
+        deep = (pixels.astype(kind) << (bits - 8)).astype(kind)
+        Image.fromarray(deep).save(root / "deep/train/good" / f"{at}.tif")
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(10, "uint16"), (12, "uint16"), (12, "int32"), (8, "int32")])
+def test_a_camera_s_bits_in_16_are_noticed_and_can_be_said(tmp_path: Path, bits: int, kind: str) -> None:
+    write_deep(tmp_path, bits, kind)
+    (note,) = read(tmp_path / "deep").notes
+    assert f"say data.bits={bits}" in note and f"{255 << (bits - 8):,} of 65,535" in note
+    said = read(tmp_path / "deep", bits=bits)
+    assert said.notes == () and torch.equal(said.images, read(tmp_path / "plain").images)
+    shutil.copy(tmp_path / "plain/train/good/0.tif", tmp_path / "deep/train/good/mixed.tif")
+    assert f"say data.bits={bits}" in read(tmp_path / "deep").notes[0]
+
+
+def test_16_bits_that_are_used_are_no_surprise(tmp_path: Path) -> None:
+    write_deep(tmp_path, 16)
+    assert read(tmp_path / "deep").notes == ()
+    with pytest.raises(UserError, match="has a pixel of 65,280, more than data.bits=12 can hold"):
+        read(tmp_path / "deep", bits=12)
 
 
 def test_names_from_a_file_system_are_harmless(tmp_path: Path) -> None:

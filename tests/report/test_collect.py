@@ -8,7 +8,7 @@ import pytest
 
 from noveltylab.errors import UserError
 from noveltylab.report.collect import collect
-from tests.conftest import TINY
+from tests.conftest import TINY, forbid
 from tests.report.conftest import WriteRun, edit
 
 
@@ -41,6 +41,16 @@ def test_finds_runs_at_any_depth_and_passes_over_moved_and_hidden_ones(outputs: 
         ("ocgan/table2_mnist", (0, 0)),
     ]
     assert not found.damaged and not found.unfinished
+
+
+def test_folders_that_cannot_be_looked_into_are_named(
+    outputs: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("ocgan")
+    closed = write_run("nda").parents[1]
+    forbid(monkeypatch, closed)
+    found = collect(outputs)
+    assert len(found.runs) == 1 and found.damaged == [(closed, "cannot be looked into (Permission denied)")]
 
 
 def test_a_single_run_folder_is_a_folder_of_runs(write_run: WriteRun) -> None:
