@@ -36,10 +36,12 @@ RATES = (0.01, 0.05, 0.1)
 class Calibration:
     """Scores of held-out inliers: float64 (n,), rising, finite, n at least 1. UserError for others.
 
+    folds: 0 for inliers that nothing was fitted on; else in how many folds each was held out once (noveltylab/folds.py).
     levels: (n,), rising, each score raised by what rounding may add: a score up to there counts as equal.
     """
 
     scores: Array
+    folds: int = 0
     levels: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,11 +93,25 @@ class Calibration:
         """The false-positive rate averaged over draws of the held-out inliers, for scores without ties: k / (n + 1) <= fpr."""
         return self.allowed(fpr) / (len(self) + 1)
 
-    def upper(self, fpr: float, confidence: float = CONFIDENCE) -> float:
+    def bound(self, fpr: float) -> float:
+        """What the rate averaged over draws of the held-out inliers is proven not to exceed, whatever the method.
+
+        `expected`, but with fewer folds than images, where it is the worst case of an erratic method.
+        """
+        level, n = self.expected(fpr), len(self)
+        if not self.folds:
+            return level
+        m = n // self.folds
+        return min(1.0, level + (1 - level) * (m - 1) / (n + m), 2 * level + 2 * (1 - 1 / self.folds) / (m + 1))
+
+    def upper(self, fpr: float, confidence: float = CONFIDENCE) -> float | None:
         """What the realised rate of these very held-out inliers stays below, with that confidence over their draw.
 
-        The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate is lower still.
+        The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate is lower still. None
+        for folds, where no such law is known.
         """
+        if self.folds:
+            return None
         from scipy.stats import beta
 
         k = self.allowed(fpr)
@@ -196,7 +212,9 @@ def _many(count: int) -> str:
     return f"{count:,}" if count < 1e9 else f"{count:.2g}"
 
 
-def thresholds(held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, ...] = RATES) -> dict[str, object]:
+def thresholds(
+    held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, ...] = RATES, folds: int = 0
+) -> dict[str, object]:
     """The part of a run's result that says where to cut its score.
 
     Args:
@@ -205,20 +223,31 @@ def thresholds(held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, 
         exact: Whether nothing of the method was chosen by these inliers; where they chose the epoch, the guarantee is
             approximate.
         rates: False-positive rates, each strictly between 0 and 1.
+        folds: As Calibration has it.
 
     Returns:
-        ``score``, ``held_out`` (n), ``exact``, ``at``: for each rate ``fpr``, ``threshold`` (novel is what lies above; None
-        where n is too small), ``needed`` (the n that it takes), ``expected`` and ``upper`` (see Calibration).
+        ``score``, ``held_out`` (n), ``exact``, ``folds``, ``smallest_fpr`` (that has a threshold) and ``at``, for each rate:
+        ``fpr``, ``threshold`` (novel is what lies above; None where n is too small), ``needed`` (the n that it takes),
+        ``expected``, ``bound`` and ``upper`` (see Calibration).
     """
-    calibration = Calibration(np.asarray(held_out, np.float64))
+    calibration = Calibration(np.asarray(held_out, np.float64), folds)
+    smallest = float(smallest_rate(len(calibration)))
     cuts = [
         {
             "fpr": rate,
             "threshold": calibration.threshold(rate),
             "needed": needed(rate),
             "expected": calibration.expected(rate),
+            "bound": calibration.bound(rate),
             "upper": calibration.upper(rate),
         }
         for rate in rates
     ]
-    return {"score": name, "held_out": len(calibration), "exact": exact, "at": cuts}
+    return {
+        "score": name,
+        "held_out": len(calibration),
+        "exact": exact,
+        "folds": folds,
+        "smallest_fpr": smallest,
+        "at": cuts,
+    }

@@ -22,6 +22,7 @@ from torch import Tensor
 from noveltylab.conformal import Calibration, check_rate, decide
 from noveltylab.data.decode import fit, in_order
 from noveltylab.data.preprocess import Preprocess
+from noveltylab.data.protocols import MAX_FOLDS
 from noveltylab.errors import UserError
 from noveltylab.evaluate import (
     alike_batch,
@@ -31,6 +32,7 @@ from noveltylab.evaluate import (
     score_in_threads,
     single_threads,
 )
+from noveltylab.folds import Folds, in_folds
 from noveltylab.inputs import Item, Kind, Reader, expand, in_jobs, read_item
 from noveltylab.ledger import damage
 from noveltylab.methods.base import Method, find_method
@@ -75,6 +77,7 @@ class _Recorded(BaseModel):
     files: dict[str, str]
     weights: _Weights
     input: _Input
+    folds: Annotated[int, Field(ge=0, le=MAX_FOLDS)] = 0
 
 
 @dataclass(eq=False)
@@ -105,12 +108,19 @@ class Detector:
     def calibration(self) -> Calibration | None:
         """Of the primary score; None where the run held out no inliers."""
         column = self.held_out.get(self.primary)
-        return None if column is None else Calibration(column)
+        return None if column is None else Calibration(column, self.folds)
 
     @property
     def exact(self) -> bool:
         """Whether nothing of the method was chosen by the held-out inliers (else the guarantee is approximate)."""
+        if self.folds and self.options.data.fitted_on_training:
+            return False
         return self.options.main_rule == "last" or not self.method.iterative
+
+    @property
+    def folds(self) -> int:
+        """In how many folds each training inlier was held out once; 0 where a part was held out."""
+        return len(self.method.members) if isinstance(self.method, Folds) else 0
 
     def scores(self, images: Tensor) -> Columns:
         """Every score of uint8 (int16 for sound waves) images (N, C, H, W) of the run's shape, N >= 1: name -> (N,).
@@ -370,7 +380,7 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
     options = read_options(config)
     device = _device(accelerator)
     channels, height, width = recorded.input.shape
-    method = _build(options, recorded.primary, (channels, height, width))
+    method = _build(options, recorded.primary, (channels, height, width), recorded.folds)
     preprocess = Preprocess(options.data.contrast, options.data.subtract_mean)
     path = folder / recorded.weights.file
     if not path.is_file() or sha256_file(path) != recorded.weights.sha256:
@@ -390,13 +400,16 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
     )  # fmt: skip
 
 
-def _build(options: Options, primary: str, shape: tuple[int, int, int]) -> Method:
+def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: int) -> Method:
     arguments = {key: value for key, value in options.method.items() if key not in ("name", "primary", "_target_")}
     method_class = find_method(str(options.method.get("_target_")))
     arguments = check_arguments(method_class, arguments, "method")
     try:
         with torch.random.fork_rng():
-            method = method_class(shape, **arguments)
+            if folds:
+                method: Method = in_folds(method_class, shape, arguments, folds, folds)
+            else:
+                method = method_class(shape, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from None
     if primary not in method.score_names:

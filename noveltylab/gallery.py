@@ -69,11 +69,14 @@ def guarantee(request: "Request", detector: "Detector") -> str:
     assert calibration is not None
     if request.fdr is not None:
         return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
-    about = "At most" if detector.exact else "As the held-out inliers chose the epoch too, about"
-    return (
-        f"{about} {calibration.expected(request.fpr):.2g} of inliers are called novel on average; with these held-out ones "
-        f"under {calibration.upper(request.fpr):.2g}, with 95 % confidence."
-    )
+    level, upper = calibration.expected(request.fpr), calibration.upper(request.fpr)
+    about = "At most" if detector.exact else "As the held-out inliers chose the epoch or the contrast too, about"
+    first = f"{about} {level:.2g} of inliers are called novel on average"
+    if upper is not None:
+        return f"{first}; with these held-out ones under {upper:.2g}, with 95 % confidence."
+    if (bound := calibration.bound(request.fpr)) > level:
+        return f"About {level:.2g} of inliers are called novel on average, at most {bound:.2g} in the worst case."
+    return f"{first}."
 
 
 def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:

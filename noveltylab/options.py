@@ -106,6 +106,11 @@ class DataOptions(_Strict):
         return self.name if self.label is None else str(self.label)
 
     @property
+    def fitted_on_training(self) -> bool:
+        """Whether the preprocessing has numbers of its own from all training images."""
+        return self.contrast != "none" or self.subtract_mean
+
+    @property
     def names(self) -> list[str]:
         """The class names by label; of one's own images those of the folders. UserError where there are none."""
         if self.classes == "folders":
@@ -186,6 +191,11 @@ class Options(_Strict):
     def labelled_rule(self) -> str | None:
         """`outlier_val` or `oracle` if asked for: reported apart, since they use labels of outliers."""
         return self.select if self.select in ("outlier_val", "oracle") else None
+
+    @property
+    def folds(self) -> int:
+        """In how many folds every training inlier is held out once; 0 for a held-out part."""
+        return int(self.protocol.get("folds", 0))
 
     @property
     def inlier_index(self) -> int:

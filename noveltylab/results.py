@@ -36,6 +36,7 @@ LATER: dict[str, Any] = {
     "trainer.average_epochs": 0.0,
     "data.bits": None,
     "data.label": None,
+    "protocol.folds": 0,
 }
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ Bad input is refused before the folder exists.
 import hashlib
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ from noveltylab.data.reading import read_and_split
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import held_out_scores, novelty_scores
+from noveltylab.folds import Folds, in_folds
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
@@ -46,7 +48,7 @@ from noveltylab.metrics import collapse_warnings, evaluate
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
-from noveltylab.scores import read_scores, write_scores
+from noveltylab.scores import Scores, read_scores, write_scores
 from noveltylab.summary import print_summary
 from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
 
@@ -120,7 +122,8 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             floors = floor_scores(data, options)
         with timed(seconds, "measure"):
             result = measure(options, folder, floors)
-            result["thresholds"] = cut(result["primary"], selected, method, folder)
+            result["thresholds"] = cut(result["primary"], selected, method, options, folder)
+            note_missing(result["thresholds"], options, parts)
             if "unmeasured" not in result:
                 result["extra"] = method.extra_metrics(*examples(method, data))
             if options.pictures:
@@ -134,6 +137,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 "kind": samples.units.kind if samples.units else "image",
                 "scale": samples.scale,
             },
+            **({"folds": len(method.members)} if isinstance(method, Folds) else {}),
             "transductive": sorted(method.transductive & set(method.score_names)),
             "seconds": {name: round(value, 2) for name, value in (seconds | {"total": sum(seconds.values())}).items()},
             "n": {
@@ -183,7 +187,7 @@ def check_count(options: Options, parts: Split, least: int) -> None:
     """Raises UserError where the split has fewer than `least` images to train on, or holds none out and has to."""
     fraction = float(options.protocol.get("val_fraction", 0))
     pool = len(parts.train) + len(parts.val)
-    held_out = 0 if options.select == "last" else 1
+    held_out = 0 if options.select == "last" or options.folds else 1
     if len(parts.train) >= least and len(parts.val) >= held_out:
         return
 
@@ -236,7 +240,10 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         EpochSampler(len(data.train), data.batch_size, options.seed, replicas=options.trainer.devices)
     L.seed_everything(options.seed, verbose=False)
     try:
-        method = method_class(data.image_shape, **arguments)
+        if options.folds:
+            method: Method = in_folds(method_class, data.image_shape, arguments, options.folds, len(parts.train))
+        else:
+            method = method_class(data.image_shape, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from None
     if primary not in method.score_names:
@@ -364,20 +371,51 @@ def score(method: Method, data: NoveltyData, options: Options, selected: Selecte
     for name, scores in (("scores", main), *((f"scores_{kind}", scores) for kind, scores in apart.items())):
         write_scores(folder / f"{name}.csv", scores)
     (folder / "calibration.csv").unlink(missing_ok=True)
-    if len(data.val):
-        columns = held_out_scores(method, data.preprocess, data.val)
-        # a score made of the whole test set is none of these images'
-        held_out = data.held_out({name: columns[name] for name in columns if name not in method.transductive})
-        if held_out is not None:
-            write_scores(folder / "calibration.csv", held_out)
+    held_out = score_held_out(method, data)
+    if held_out is not None:
+        write_scores(folder / "calibration.csv", held_out)
 
 
-def cut(primary: str, selected: Selected, method: Method, folder: Path) -> dict[str, object] | None:
+def score_held_out(method: Method, data: NoveltyData) -> Scores | None:
+    """The scores of held-out inliers as new images get them; None where there are none."""
+    if isinstance(method, Folds):
+        rows, columns = method.held_out(data.preprocess, data.train)
+        labels, flags = np.full(len(rows), data.inlier), np.zeros(len(rows), np.bool_)
+        return Scores(data.train_ids[rows].tolist(), labels, flags, columns)
+    if not len(data.val):
+        return None
+    columns = held_out_scores(method, data.preprocess, data.val)
+    # a score made of the whole test set is none of these images'
+    return data.held_out({name: columns[name] for name in columns if name not in method.transductive})
+
+
+def cut(primary: str, selected: Selected, method: Method, options: Options, folder: Path) -> dict[str, Any] | None:
     """The thresholds of the primary score; None without held-out inliers, or for a score of the whole test set."""
     path = folder / "calibration.csv"
     if primary in method.transductive or not path.is_file():
         return None
-    return thresholds(read_scores(path).columns[primary], primary, exact=selected.rule == "last")
+    folds = len(method.members) if isinstance(method, Folds) else 0
+    exact = selected.rule == "last" and not (folds and options.data.fitted_on_training)
+    return thresholds(read_scores(path).columns[primary], primary, exact=exact, folds=folds)
+
+
+def note_missing(found: dict[str, Any] | None, options: Options, parts: Split) -> None:
+    """Adds to each rate without a threshold how many more training images give one, where the protocol holds out a share."""
+    fraction = float(options.protocol.get("val_fraction", 0))
+    if found is None or parts.aggregate is not None:
+        return
+    images = len(parts.train) + len(parts.val)
+    for row in found["at"]:
+        if row["threshold"] is None and options.data.limit_train is None:
+            row["more_images"] = images_for(row["needed"], 1.0 if options.folds else fraction) - images
+
+
+def images_for(held_out: int, share: float) -> int:
+    """How many images it takes to hold out so many of them, of which a share is held out, rounded down."""
+    images = max(1, math.floor(held_out / share) - 1)
+    while int(share * images) < held_out:
+        images += 1
+    return images
 
 
 def measure_labelled(

@@ -64,7 +64,7 @@ class Selected(Record):
 class Threshold(Record):
     fpr: Unit
     threshold: float | None
-    upper: Unit
+    upper: Unit | None
 
 
 class Thresholds(Record):

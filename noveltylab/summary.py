@@ -1,5 +1,6 @@
 """What a run prints at its end: its metrics beside the floors, how they came about, and where everything lies."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
             + (f"{dot}{sizes['skipped']} unreadable, skipped" if sizes.get("skipped") else ""),
             "",
         ),
-        *(("novel", line, "") for line in _thresholds(result.get("thresholds"))),
+        *(("threshold", line, "") for line in _thresholds(result)),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", *_verified(result)),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
@@ -127,19 +128,43 @@ def offline_runs(folders: Sequence[Path]) -> list[str]:
     return [f"offline in {where}", f"to send it: wandb sync {' '.join(shlex.quote(str(run)) for run in unsent)}"]
 
 
-def _thresholds(found: Mapping[str, Any] | None) -> list[str]:
+def _thresholds(result: Mapping[str, Any]) -> list[str]:
     """Where to cut the primary score for 5 percent of false positives, and how far that can be trusted."""
-    cut = next((cut for cut in found["at"] if cut["fpr"] == FPR), None) if found else None
-    if not found or not cut:
+    needed = f"{FPR:.0%} needs {round(1 / FPR) - 1} held-out inliers, this run has"
+    found = result.get("thresholds")
+    if found is None:
+        images = result.get("input", {}).get("kind") == "image"
+        return [f"{needed} none: protocol.val_fraction holds some out"] if images and not result["n"]["val"] else []
+    row = next((row for row in found["at"] if row["fpr"] == FPR), None)
+    if row is None:
         return []
-    if cut["threshold"] is None:
-        needed = round(1 / FPR) - 1
-        return [f"no threshold for {FPR:.0%} of inliers: it takes {needed} held-out ones, here are {found['held_out']}"]
+    held_out, folds = found["held_out"], found.get("folds", 0)
+    if row["threshold"] is None:
+        return [f"{needed} {held_out}{_remedies(result, row, folds)}"]
     about = "at most" if found["exact"] else "about"  # where the held-out inliers chose the epoch
-    return [
-        f"{found['score']} above {cut['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {found['held_out']} held-out ones; "
-        f"under {cut['upper']:.0%} with 95 % confidence"
-    ]
+    by = f"{held_out} held-out ones" + (f" in {folds} folds" if folds else "")
+    trust = ""
+    if row["upper"] is not None:
+        trust = f"; under {row['upper']:.0%} with 95 % confidence"
+    elif row["bound"] > row["expected"]:
+        about, trust = "about", f"; at most {row['bound']:.0%} in the worst case"
+    return [f"{found['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"]
+
+
+def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> str:
+    """What gives the run a threshold: more images, a larger share of them, folds; and the rate that it has one for."""
+    images, needed = result["n"]["train"] + result["n"]["val"], row.get("needed", round(1 / FPR) - 1)
+    remedies = []
+    if more := row.get("more_images"):
+        remedies.append(f"{more} more training images")
+    share = math.ceil(100 * needed / images) / 100
+    if more and not folds and share <= 0.5:
+        remedies.append(f"protocol.val_fraction={share:g}")
+    if more and not folds and result["selected"]["epoch"] == 0 and images >= needed:
+        remedies.append(f"protocol.folds={min(images, 200)}")
+    listed = f": {' or '.join(remedies)}" if remedies else ""
+    smallest = result["thresholds"].get("smallest_fpr")
+    return f"{listed}; fpr={smallest:g} has a threshold" if smallest else listed
 
 
 def _weights(selected: Mapping[str, Any]) -> str:

@@ -163,8 +163,8 @@ class EpochSampler(DistributedSampler[int]):
 class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
-    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); val_ids (n_val,); test_labels, test_ids, test_is_outlier
-    (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings,
+    Attributes: train, val, test, val_outliers uint8 (n, C, H, W); train_ids (n_train,); val_ids (n_val,); test_labels,
+    test_ids, test_is_outlier (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings,
     sentences for the result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
@@ -191,6 +191,7 @@ class NoveltyData(L.LightningDataModule):
         split.check(samples.labels, inlier)
         self.train = _take(samples.images, split.train, size)
         self.val = _take(samples.images, split.val, size)
+        self.train_ids = samples.ids[split.train]
         self.val_ids = samples.ids[split.val]
         self.test = _take(samples.images, split.test, size)
         self.val_outliers = _take(samples.images, split.val_outliers, size)

@@ -28,6 +28,8 @@ Names = NDArray[np.str_]
 Facts = Mapping[str, NDArray[Any]]
 #: how the scores of a frame's patches (a recording's segments) become one
 Aggregate = Literal["max", "top3mean", "mean"]
+#: more images than these need no folds: a share of them is enough
+MAX_FOLDS = 200
 
 
 #: Labelled images of each kind for select=outlier_val (OLED, section 4.1).
@@ -137,12 +139,15 @@ def p1(
     val_fraction: float,
     train_share: float = 0.8,
     views: Literal["random", "contiguous"] = "random",
+    folds: int = 0,
 ) -> Split:
     """Protocol 1: official parts pooled, inliers cut 80/20, as many test outliers as test inliers, drawn uniformly.
 
     views "contiguous" cuts the circle of an object's views into arcs (train, then val, then test) from a drawn start and
     leaves out the view at either end of the test arc: under "random", views 5 degrees from the training ones are tested.
     """
+    if folds and views == "contiguous":
+        raise UserError("protocol.folds would train on neighbours of the views that it holds out; use views=random")
     rng = np.random.default_rng(seed)
     if views == "random":
         pool = rng.permutation(np.flatnonzero(labels == inlier))
@@ -154,18 +159,25 @@ def p1(
     if views == "contiguous":
         train = train[1:-1]  # both are neighbours of a test view
     outliers = _draw(rng, labels, inlier, len(test), "p1")
-    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
+    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, _held_out_share(val_fraction, folds))
 
 
 def p2(
-    labels: Labels, official_test: Flags | None, inlier: int, facts: Facts, *, seed: int, val_fraction: float
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+    folds: int = 0,
 ) -> Split:
     """Protocol 2: inliers of the official training part, the whole official test part in its own order."""
     if official_test is None:
         raise UserError("This dataset (digits, for one) has no official split, as protocol p2 needs; use protocol=p1.")
     rng = np.random.default_rng(seed)
     train = rng.permutation(np.flatnonzero((labels == inlier) & ~official_test))
-    return _assemble(train, np.flatnonzero(official_test), labels, inlier, val_fraction)
+    return _assemble(train, np.flatnonzero(official_test), labels, inlier, _held_out_share(val_fraction, folds))
 
 
 def memae(
@@ -179,6 +191,7 @@ def memae(
     train_share: float = 0.6667,
     outlier_ratio: float = 0.3,
     anomaly_ratio_of: str = "inliers",
+    folds: int = 0,
 ) -> Split:
     """MemAE protocol: parts pooled, inliers cut 2:1, test outliers a ratio of the test inliers or of the test total."""
     if anomaly_ratio_of not in ("inliers", "total"):
@@ -190,7 +203,7 @@ def memae(
     # 1e-9 keeps an exact quotient such as 0.3 * 7 / 0.7 from being floored to the integer below
     wanted = ratio * len(test) if anomaly_ratio_of == "inliers" else ratio * len(test) / (1 - ratio) + 1e-9
     outliers = _draw(rng, labels, inlier, int(wanted), "memae")
-    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, val_fraction)
+    return _assemble(train, np.concatenate([test, outliers]), labels, inlier, _held_out_share(val_fraction, folds))
 
 
 def frames(
@@ -255,6 +268,7 @@ def folder(
     seed: int,
     val_fraction: float,
     train_share: float = 0.8,
+    folds: int = 0,
 ) -> Split:
     """One's own images: the whole test part, where there is one, else all that is no inlier; there may be no outlier.
 
@@ -268,7 +282,7 @@ def folder(
     if not (own & tested).any():
         train, held = _cut(train, _share("train_share", train_share))
         test = np.concatenate([held, test])
-    return replace(_assemble(train, test, labels, inlier, val_fraction), unlabelled=True)
+    return replace(_assemble(train, test, labels, inlier, _held_out_share(val_fraction, folds)), unlabelled=True)
 
 
 PROTOCOLS: dict[str, Callable[..., Split]] = {
@@ -301,6 +315,13 @@ def _draw(rng: np.random.Generator, labels: Labels, inlier: int, n: int, protoco
             "another label. Use more data or another protocol."
         )
     return rng.choice(others, size=n, replace=False)
+
+
+def _held_out_share(val_fraction: float, folds: int) -> float:
+    """With folds every training inlier is held out once (noveltylab/folds.py), and none apart."""
+    if folds and not 2 <= folds <= MAX_FOLDS:
+        raise UserError(f"protocol.folds={folds}: 0 for none, else 2 to {MAX_FOLDS}")
+    return 0.0 if folds else val_fraction
 
 
 def _assemble(train: Index, test: Index, labels: Labels, inlier: int, val_fraction: float) -> Split:
