@@ -164,8 +164,8 @@ class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
     Attributes: train, val, test, val_outliers uint8 (n, C, H, W); train_ids (n_train,); val_ids (n_val,); test_labels,
-    test_ids, test_is_outlier (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size, the effective one; warnings,
-    sentences for the result.
+    test_ids, test_is_outlier (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size,
+    the effective one; warnings, sentences for the result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
     """
