@@ -140,6 +140,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             **({"folds": len(method.members)} if isinstance(method, Folds) else {}),
             "transductive": sorted(method.transductive & set(method.score_names)),
             "seconds": {name: round(value, 2) for name, value in (seconds | {"total": sum(seconds.values())}).items()},
+            "estimated": {name: round(value, 2) for name, value in checkpoints.estimate.seconds.items()},
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),

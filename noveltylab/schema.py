@@ -147,6 +147,7 @@ class Place(Record):
     primary: str
     selected: Selected
     seconds: Annotated[dict[str, Seconds], AfterValidator(_check_seconds)]
+    estimated: dict[str, Seconds] = {}
     n: dict[str, Any]
     split_sha256: Digest | None = None
     data_verified: bool | None  # None: there are no checksums to compare with

@@ -33,6 +33,7 @@ from noveltylab.aggregate import judge
 from noveltylab.data.base import NoveltyData
 from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
+from noveltylab.estimate import Estimate
 from noveltylab.evaluate import novelty_scores, validation_loss
 from noveltylab.graph import graphed
 from noveltylab.loggers import MetricsFile
@@ -191,6 +192,14 @@ class Checkpoints(Callback):
         #: spent on rules that use labels, which no run needs
         self.labelled_seconds = 0.0
         self.saved_at = self.started_at = time.monotonic()
+        self.estimate = Estimate(options, data, lambda: self.seconds)
+
+    @property
+    def labelled_images(self) -> int:
+        """How many images a rule that uses labels scores in each of its looks."""
+        if self.options.labelled_rule == "outlier_val":
+            return min(len(self.data.val), VAL_LABELLED) + len(self.data.val_outliers)
+        return len(self.data.test) if self.options.labelled_rule else 0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -409,6 +418,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     checkpoints = Checkpoints(options, data, folder / "checkpoints", stop, average)
     progress = ProgressBar(f"{options.method['name']} {options.data.title} inlier {options.inlier_index}")
     callbacks = [Reseed(options.seed), *([average] if average else []), checkpoints, progress, stop]
+    callbacks.append(checkpoints.estimate)
     if options.trainer.lr_decay_from < 1:
         callbacks.append(Decay(options.trainer.lr_decay_from))
     trainer = build_trainer(options, callbacks, loggers, folder)
@@ -419,9 +429,12 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
         method.prepare(data.preprocess(data.train.to(device)))
     except ValueError as error:
         raise UserError(str(error)) from None
+    if method.iterative:
+        method.to(memory_format=torch.channels_last)
+    if first_process():
+        checkpoints.estimate.probe(method, checkpoints.labelled_images)
     if not method.iterative:
         return checkpoints
-    method.to(memory_format=torch.channels_last)
     method.graph = graphed(method, options.trainer.cuda_graph, device, options.trainer.precision)
     last = folder / "checkpoints" / "last.ckpt"
     iteration = _iteration_of(last)
