@@ -156,7 +156,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 path.name: sha256_file(path)
                 for path in (
                     *(folder / "split.npz", *sorted(folder.glob("scores*.csv"))),
-                    *(folder / "config.yaml", *folder.glob("calibration.csv")),
+                    *(folder / "config.yaml", folder / "floors.csv", *folder.glob("calibration.csv")),
                 )
             },
             "provenance": {
@@ -481,6 +481,8 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         name: evaluate(column, scores.is_outlier) if labelled else None for name, column in scores.columns.items()
     }
     floor = {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors if labelled}
+    columns = {floor.name: floor.scores for floor in floors}
+    write_scores(folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns))
     main = metrics[primary]
     doubts = collapse_warnings(primary, scores.columns[primary], main["auroc"] if main else None)
     if main and main["auroc"] < min(found["auroc"] for found in floor.values()):

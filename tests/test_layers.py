@@ -41,8 +41,11 @@ ALLOWED = {
     },
 }
 
-#: what the report may know of the package
-REPORT = tuple(f"noveltylab.{name}" for name in ("report", "results", "errors", "files", "screen", "schema"))
+#: what the report may know of the package: what a run left behind, and how to compute it again
+REPORT = tuple(
+    f"noveltylab.{name}"
+    for name in ("report", "results", "errors", "files", "screen", "schema", "scores", "metrics", "conformal")
+)
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -39,7 +39,16 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     result = run_here("data=mnist", "data.verify=false", "inlier=3", *TINY, "pictures=true")
     folder = folder_of(tmp_path)
     assert folder == tmp_path / "outputs" / "p2" / "ocgan" / "mnist" / "inlier3" / "seed0"
-    names = {"config.yaml", "split.npz", "scores.csv", "calibration.csv", "result.json", "run.log", "metrics.csv"}
+    names = {
+        "config.yaml",
+        "split.npz",
+        "scores.csv",
+        "calibration.csv",
+        "floors.csv",
+        "result.json",
+        "run.log",
+        "metrics.csv",
+    }
     assert names <= {path.name for path in folder.iterdir()}
     assert {path.name for path in (folder / "figures").iterdir()} == {"roc.png", "scores.png", "cases.png"}
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
@@ -58,7 +67,7 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
         "test_inliers": int((~split.is_outlier).sum()),
         "test_outliers": int(split.is_outlier.sum()),
     }
-    recorded = ("split.npz", "scores.csv", "config.yaml", "calibration.csv")
+    recorded = ("split.npz", "scores.csv", "config.yaml", "floors.csv", "calibration.csv")
     assert result["files"] == {name: sha256_file(folder / name) for name in recorded}
     assert result["weights"] == {
         "file": "checkpoints/val_loss.pt",

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ NAMED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit codes: 0 done, 2 bad input."""
+    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
         found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     print_summary(found, paths)
+    if options.check and found.damaged:
+        sys.exit(1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the Markdown to this file, and nothing else")
     made.add_argument(
-        "--check", action="store_true", help="compare each run's files with the checksums in its result.json"
+        "--check",
+        action="store_true",
+        help="compute every number again from each run's scores files and compare its files with their checksums; "
+        "exit code 1 where one differs",
     )
     return made
 
@@ -66,7 +72,7 @@ def report(
         output: Of the report; `<folder>/report` if not given.
         tables: Names of the papers' tables that it is about; all that runs match if none.
         markdown: Write Markdown to this file and nothing else.
-        check: Also compare the runs' files with their checksums.
+        check: Also compare the runs' files with their checksums and compute their numbers again.
         name: Of what was run, for the title; the folder's if not given.
 
     Returns:
@@ -105,6 +111,10 @@ def print_summary(found: Collected, paths: dict[str, Path], console: Console | N
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("runs", str(len(found.runs)))
+    if found.checked or found.unchecked:
+        table.add_row("checked", f"{found.checked}, their numbers computed again from their scores files")
+    for reason, count in Counter(reason for _, reason in found.unchecked).items():
+        table.add_row(f"cannot be checked {count}", Text(reason, "yellow"))
     for name, items, style in (
         ("no labelled outliers", found.unmeasured, "yellow"),
         ("unfinished", found.unfinished, "yellow"),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from noveltylab.errors import UserError
-from noveltylab.files import read_tail, sha256_file
+from noveltylab.files import read_tail
+from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results import flat_options, kind_of_option, load_result
 from noveltylab.schema import Result, Unmeasured
@@ -18,8 +19,9 @@ RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}(-\d+)?$")
 LOG_TAIL = 65536
 
-VERIFIED, UNVERIFIED = "verified", "not verified"
-_VERIFIED = {True: VERIFIED, False: UNVERIFIED, None: "cannot be verified"}
+UNVERIFIED = "not verified"
+#: data_verified in words; None where there are no checksums to compare with.
+STATES = {True: "verified", False: UNVERIFIED, None: "cannot be verified"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Run:
             "torch": str(versions.get("torch")),
             "machine": str(hardware.get("gpu") or hardware.get("cpu")),
             "threads": str(hardware.get("threads")),
-            "data": _VERIFIED[self.result.data_verified],
+            "data": STATES[self.result.data_verified],
         }
 
 
@@ -118,9 +120,14 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass
 class Collected:
-    """All that lies below a folder; the reasons are one line each."""
+    """All that lies below a folder; the reasons are one line each.
+
+    `checked`: how many runs had every number computed again; `unchecked`: those that have nothing to compute it from.
+    """
 
     runs: list[Run] = field(default_factory=list)
+    checked: int = 0
+    unchecked: list[tuple[Path, str]] = field(default_factory=list)
     unmeasured: list[tuple[Path, str]] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unfinished: list[tuple[Path, str]] = field(default_factory=list)
@@ -131,7 +138,7 @@ def collect(folder: Path, check: bool = False) -> Collected:
 
     Args:
         folder: Of one or several outputs, at any depth.
-        check: Compare the files of each run with the checksums that its result holds.
+        check: Compare the files of each run with the checksums that its result holds, and compute its numbers again.
 
     Raises:
         UserError: There is no such folder, or no run in it.
@@ -146,7 +153,12 @@ def collect(folder: Path, check: bool = False) -> Collected:
             found.unfinished.append((path, _why_unfinished(path)))
             continue
         try:
-            read = _read(path, top, check)
+            content, read = _read(path, top)
+            if check:
+                if reason := check_run(path, content):
+                    found.unchecked.append((path, reason))
+                else:
+                    found.checked += 1
             if isinstance(read, Run):
                 found.runs.append(read)
             else:
@@ -174,28 +186,16 @@ def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, b
             yield path, complete
 
 
-def _read(folder: Path, top: Path, check: bool) -> Run | Unmeasured:
-    _, result = load_result(folder)
+def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
+    content, result = load_result(folder)
     layout = (result.protocol, result.method, result.data, f"inlier{result.inlier}", f"seed{result.seed}")
     if folder.parts[-5:] != layout:
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
-    if check:
-        _check_files(folder, result.files)
     if isinstance(result, Unmeasured):
-        return result
+        return content, result
     output = folder.parents[4]
     inside = output.is_relative_to(top) and output != top
-    return Run(folder, output.relative_to(top).as_posix() if inside else "", result)
-
-
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    for name, digest in files.items():
-        try:
-            same = sha256_file(folder / name, within=folder) == digest
-        except OSError as error:
-            raise UserError(f"{name}: cannot be read ({error.strerror})") from None
-        if not same:
-            raise UserError(f"{name}: is not the file that result.json records (its SHA-256 differs)")
+    return content, Run(folder, output.relative_to(top).as_posix() if inside else "", result)
 
 
 def _why_unfinished(folder: Path) -> str:

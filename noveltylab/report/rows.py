@@ -196,7 +196,7 @@ def _identity(run: Run) -> dict[str, str]:
     return run.options | {
         "primary": run.result.primary,
         "images": str(run.images),
-        "data": run.made_with["data"],
+        "data": str(bool(run.result.data_verified)),
     }
 
 
@@ -215,7 +215,7 @@ def _words(key: str, value: str) -> str:
     if key == "images":
         return f"images {value[:8] if SHA256.fullmatch(value) else PurePath(value).name}"
     if key == "data":
-        return f"data {value}"
+        return "data verified" if value == "True" else f"data {UNVERIFIED}"
     return f"{key.rpartition('.')[2]} {value}"
 
 

@@ -1,5 +1,6 @@
 """Puts runs and the papers' numbers together, one section for each (protocol, data)."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ def _lead(found: Collected) -> list[str]:
     counts = f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
     if found.unmeasured:
         counts = f"{counts[:-1]}, {len(found.unmeasured)} without labelled outliers."
+    if found.checked or found.unchecked:
+        counts += f" {_checked(found)}"
     made = [run.result.provenance for run in found.runs]
     if not made:
         return [counts, LEGEND]
@@ -77,6 +80,11 @@ def _lead(found: Collected) -> list[str]:
         f"on {_listed(item.get('gpu') or item.get('cpu') for item in hardware)}; {hours:.1f} hours in all."
     )
     return [counts, f"Made with {made_with}", LEGEND]
+
+
+def _checked(found: Collected) -> str:
+    told = f"Checked: the numbers of {found.checked} runs were computed again from their scores files"
+    return f"{told}; {len(found.unchecked)} runs cannot be checked." if found.unchecked else f"{told}."
 
 
 def _unlike(rows: Sequence[Row]) -> Iterator[Bullets]:
@@ -106,5 +114,9 @@ def _end(found: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
     ):
         if items:
             yield Bullets(title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items))
+    if found.unchecked:
+        counts = Counter(reason for _, reason in found.unchecked)
+        points = tuple(f"{count} run{'s' * (count != 1)}: {reason}" for reason, count in counts.items())
+        yield Bullets("Runs that cannot be checked", points)
     if not_run:
         yield Bullets("Tables of the papers without a run", tuple(f"{t.ident}: {t.title}" for t in not_run))

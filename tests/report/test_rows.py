@@ -59,7 +59,6 @@ def as_formats(outputs: Path, folder: Path) -> dict[str, str]:
         having(protocol__val_fraction=0.3),
         having(method__lr=0.5),
         having(select="last", data_verified=False),
-        having(images_sha256="1" * 64),
         having(data__classes="folders", data__root="/somewhere/else"),
     ],
 )
@@ -113,6 +112,15 @@ def test_two_folders_of_ones_own_images_are_told_apart_by_name(outputs: Path, wr
     ]
 
 
+@pytest.mark.parametrize(("images", "rows"), [("1" * 64, 1), ("2" * 64, 2)])
+def test_ones_own_images_are_known_by_their_content(outputs: Path, write_run: WriteRun, images: str, rows: int) -> None:
+    """Copied elsewhere they are the same; other images under the same names are not."""
+    for seed, content in enumerate(("1" * 64, images)):
+        options = {"data__classes": "folders", "data__root": f"/{seed}/parts", "data_verified": None}
+        write_run(seed=seed, auroc=0.9, change=having(images_sha256=content, **options))
+    assert len(rows_in(outputs)) == rows
+
+
 def test_every_format_says_what_differs(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run("ocgan", seed=0, auroc=0.9)
     other = {"commit": "abcdef0123456-dirty", "versions": {"torch": "9.9.9"}, "hardware": {"gpu": "a GPU"}}
@@ -128,10 +136,17 @@ def test_cells_are_paired_on_the_same_split_alone(outputs: Path, write_run: Writ
         write_run("ocgan", seed=seed, auroc=0.9)
     write_run("oled", seed=0, auroc=0.8)
     write_run("oled", seed=1, auroc=0.8, change=having(split_sha256="1" * 64))
-    write_run("oled", seed=2, auroc=0.8, change=having(split_sha256=None))
     ocgan, oled = rows_in(outputs)
     first, second = paired_cells(ocgan, oled)
     assert list(first) == list(second) == [(0, 0)]
+
+
+def test_ones_own_images_are_paired_where_they_are_the_same(outputs: Path, write_run: WriteRun) -> None:
+    for method, images in (("ocgan", "1"), ("oled", "1"), ("nda", "2")):
+        write_run(method, auroc=0.9, change=having(data__classes="folders", images_sha256=images * 64))
+    nda, ocgan, oled = rows_in(outputs)
+    assert paired_cells(ocgan, oled) == (ocgan.cells(), oled.cells())
+    assert paired_cells(ocgan, nda) == ({}, {})
 
 
 @pytest.mark.parametrize(
