@@ -14,6 +14,7 @@ import warnings
 from typing import Any
 
 from noveltylab.errors import UserError
+from noveltylab.screen import say_error, show
 
 #: losses that methods log under these names, all on the axis of iterations
 CURVES = ("val/loss", "train/mse")
@@ -94,15 +95,15 @@ def main(arguments: list[str]) -> int:
             raise UserError("whose project? give --entity NAME or set WANDB_ENTITY")
         workspace = build(asked.entity, asked.project)
         if not asked.push:
-            print(serialise(workspace))
+            show(serialise(workspace), sys.stdout)
             return 0
         import wandb
 
         if not wandb.api.api_key:
             raise UserError("--push needs a W&B key: run `wandb login`, or set WANDB_API_KEY")
-        print(workspace.save().url)
+        show(workspace.save().url, sys.stdout)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

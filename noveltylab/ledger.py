@@ -26,7 +26,7 @@ from noveltylab.errors import RunFailed, UserError
 from noveltylab.files import open_regular, read_json, sha256_file
 from noveltylab.options import Options
 from noveltylab.results import code_state, flat_options, kind_of_option, read_config, read_result, write_atomic
-from noveltylab.screen import plain
+from noveltylab.screen import plain, say
 
 log = logging.getLogger("noveltylab")
 
@@ -88,11 +88,14 @@ def _is_file_with(path: Path, digest: str) -> bool:
 def set_damaged_aside(folder: Path) -> None:
     """Moves a damaged result out of the way, so that the run goes on from its checkpoints; says so. Needs the lock."""
     if (found := damage(folder)) and found != "no result":
-        kept = (folder / "result.json").rename(folder / "result.damaged.json")
-        print(
-            f"{folder}: {found} damaged or changed since; {kept.name} is kept, the run is finished anew",
-            file=sys.stderr,
-        )
+        kept = folder / "result.damaged.json"
+        try:
+            (folder / "result.json").rename(kept)
+        except OSError as error:
+            raise UserError(
+                f"{folder / 'result.json'}: damaged, and cannot be moved to {kept.name} ({error.strerror}); move it away"
+            ) from None
+        say(f"{folder}: {found} damaged or changed since; {kept.name} is kept, the run is finished anew")
 
 
 def set_unknown_aside(folder: Path) -> None:
@@ -215,7 +218,7 @@ def _take(file: IO[bytes]) -> bool:
 
 @cache
 def _say_once(message: str) -> None:
-    print(message, file=sys.__stderr__)  # a sweep keeps the output of its cells off the screen
+    say(message, sys.__stderr__)  # a sweep keeps the output of its cells off the screen
 
 
 def _is(file: IO[bytes], path: Path) -> bool:

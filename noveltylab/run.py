@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from rich.console import Console
+from rich.text import Text
 
 from noveltylab import loggers
 from noveltylab.aggregate import judge
@@ -49,6 +49,7 @@ from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.scores import Scores, read_scores, write_scores
+from noveltylab.screen import LogLines, console
 from noveltylab.summary import print_summary
 from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
 
@@ -82,7 +83,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
                     set_damaged_aside(folder)
                 return _run(options, config, folder)
     check_complete(done, options, folder)
-    Console().print(f"[bold]complete already[/]: {folder} (force=true runs it again)")
+    console(soft_wrap=True).print(Text.assemble(("complete already", "bold"), f": {folder} (force=true runs it again)"))
     print_summary(done, folder)
     return done
 
@@ -310,7 +311,7 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
         if not (folder / "config.yaml").is_file():
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         to_file = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    form = LogLines("%(asctime)s %(message)s", "%H:%M:%S")
     to_screen = logging.StreamHandler()
     to_screen.setLevel(logging.INFO)
     log.setLevel(logging.DEBUG)

@@ -72,6 +72,18 @@ def say(text: object, file: IO[str] | None = None) -> None:
         _silence(file)
 
 
+def show(text: object, file: IO[str] | None = None) -> None:
+    """Lines with their spaces, on standard error or in another stream."""
+    file = file or sys.stderr
+    if file is None:  # a process without a terminal
+        return
+    tolerate_encoding(file)
+    try:
+        print(plain_lines(text), file=file, flush=True)
+    except BrokenPipeError:
+        _silence(file)
+
+
 def say_error(error: object) -> None:
     """`error: ...`, one line on standard error."""
     say(f"error: {error}")

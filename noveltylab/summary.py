@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from noveltylab import screen
+
 #: what the rows in yellow are
 RULES = {
     "outlier_val": "rows outlier_val: each score at its best epoch on LABELLED validation outliers; not the result",
@@ -32,7 +34,7 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
         folder: Where the run's files lie.
         console: Where to print; standard output if not given.
     """
-    console = console or Console(highlight=False)
+    console = console or screen.console()
     dot = " · " if console.encoding.startswith("utf") else " - "
     inlier, name = str(result["inlier"]), str(result["inlier_name"])
     shown = inlier if name == inlier else f"{inlier} ({name})"

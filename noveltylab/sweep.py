@@ -32,8 +32,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from noveltylab import screen
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.files import read_tail
 from noveltylab.results import cores, read_result
+from noveltylab.screen import plain, say, say_error, show
 
 #: Plugin package -> the extra that installs it.
 EXTRAS = {"hydra_ray_launcher": "ray", "hydra_submitit_launcher": "slurm"}
@@ -101,15 +104,13 @@ class Sweeper(sweeper.Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        from rich.console import Console
-
         started = time.monotonic()
         cells = self.cells(arguments)
         if all(cell.state == "failed" for cell in cells):
             raise UserError("; ".join(itertools.islice(dict.fromkeys(cell.reason for cell in cells), 3)))
         if todo := [cell for cell in cells if cell.state == "waiting"]:
             share, size = fit_launcher(self.launcher, self.config)
-            with Watch(cells, Console(file=sys.stderr, highlight=False, markup=False)):
+            with Watch(cells, screen.console(file=sys.stderr)):
                 self.launch(todo, share, self.max_batch_size or size)
         print_cells(cells, time.monotonic() - started)
         if any(cell.state == "failed" for cell in cells):
@@ -173,7 +174,7 @@ class Sweeper(sweeper.Sweeper):
                     self.launcher.launch([[*cell.overrides, *share] for cell in batch], initial_job_idx=0)
             except KeyboardInterrupt:
                 if is_launcher(self.launcher, "LocalLauncher", "SlurmLauncher"):
-                    print("jobs that were submitted go on by themselves", file=sys.stderr)
+                    say("jobs that were submitted go on by themselves")
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
@@ -363,12 +364,12 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     try:
         auroc = run(config)
     except Busy as error:
-        print(error, file=sys.stderr)
+        say(error)
         return None
     except Exception as error:
         known = isinstance(error, (UserError, RunFailed))
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        print(f"error: {reason}", file=sys.stderr)
+        say_error(reason)
         write_failure(options, overrides, " ".join(reason.split()), traceback.format_exc())
         return None
     failure_path(options).unlink(missing_ok=True)
@@ -401,8 +402,11 @@ def finished(cell: Cell) -> bool:
         return True
     now = (stamp(cell.folder / "result.json"), stamp(cell.failure))
     if now[0] not in (None, cell.before[0]):
-        cell.state = "done"
-        cell.result = numbers(read_result(cell.folder))
+        try:
+            cell.result = numbers(read_result(cell.folder))
+            cell.state = "done"
+        except UserError as error:
+            cell.fail(str(error))
     elif now[1] not in (None, cell.before[1]):
         cell.fail(read_failure(cell.failure))
     return cell.state in ("done", "failed")
@@ -514,9 +518,7 @@ def last_line(cell: Cell) -> str:
     """The newest line of the run's own log."""
     assert cell.folder is not None
     try:
-        with open(cell.folder / "run.log", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 500))
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = read_tail(cell.folder / "run.log", 500).decode(errors="replace").splitlines()
     except OSError:
         return ""
     return re.sub(r"^\d\d:\d\d:\d\d ", "", lines[-1]) if lines else ""
@@ -530,7 +532,6 @@ def clock(seconds: float) -> str:
 def print_cells(cells: list[Cell], seconds: float) -> None:
     """The table of all cells, on standard output, at most 80 columns wide."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     styles = {"failed": "bold red", "elsewhere": "yellow", "complete": "dim"}
@@ -544,7 +545,7 @@ def print_cells(cells: list[Cell], seconds: float) -> None:
     for cell in cells:
         shown = (said(cell.result, "auroc", 4), said(cell.result, "seconds", 1)) if cell.result else ("", "")
         table.add_row(*(cell.names[name] for name in names), *shown, cell.state, style=styles.get(cell.state))
-    console = Console(highlight=False, markup=False)
+    console = screen.console()
     console.print(table, width=min(80, console.width))
     count = Counter(cell.state for cell in cells)
     states = ", ".join(
@@ -559,8 +560,8 @@ def print_failures(cells: list[Cell]) -> None:
     """Which cells failed and why, one line each, on standard error."""
     failed = [(str(cell), cell.reason) for cell in cells if cell.state == "failed"]
     width = max(len(name) for name, _ in failed)
-    print(f"\n{len(failed)} of {len(cells)} cells failed; the same command tries them again:", file=sys.stderr)
+    show(f"\n{len(failed)} of {len(cells)} cells failed; the same command tries them again:")
     said = ""
     for name, reason in failed:
-        print(f"  {name:<{width}}  {'the same' if reason == said else reason}", file=sys.stderr)
+        show(f"  {name:<{width}}  {'the same' if reason == said else plain(reason)}")
         said = reason

@@ -25,7 +25,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -41,6 +40,7 @@ from noveltylab.methods.base import Method
 from noveltylab.metrics import evaluate
 from noveltylab.options import Options
 from noveltylab.results import write_atomic
+from noveltylab.screen import console
 from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
 
 log = logging.getLogger("noveltylab")
@@ -286,15 +286,15 @@ class ProgressBar(Callback):
     """One bar for the whole training with losses and the time left; plain lines where there is no terminal."""
 
     def __init__(self, title: str) -> None:
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", markup=False),
         )
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal or not first_process())
         self.task = self.bar.add_task(title, total=1.0, losses="")

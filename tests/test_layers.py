@@ -30,7 +30,7 @@ ALLOWED = {
     "scores": {"numpy", "noveltylab.results"},
     "metrics": {"numpy"},
     "figures": {"numpy", "noveltylab.results"},
-    "summary": {"rich"},
+    "summary": {"rich", "noveltylab.screen"},
     "data.protocols": {"numpy", "noveltylab.results"},
     "evaluate": {
         "numpy",
@@ -104,6 +104,17 @@ def test_data_knows_no_method_and_nothing_imports_run() -> None:
             assert "noveltylab.run" not in names, module
         if module not in ("loggers", "dashboard"):
             assert "wandb" not in {name.split(".")[0] for name in names}, module
+
+
+def test_everything_printed_goes_through_the_screen() -> None:
+    for module, path in modules().items():
+        if module in ("screen", "help"):  # help prints the comments in conf/ alone
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console"):
+                assert ast.unparse(node) == "print(__doc__)", (module, node.lineno)
+        assert "logging.Formatter" not in path.read_text(), module
 
 
 def test_report_knows_results_only() -> None:

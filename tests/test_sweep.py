@@ -29,6 +29,7 @@ from noveltylab.options import Options
 from noveltylab.results import sha256_file, write_result
 from noveltylab.sweep import Cell, Watch, fit_launcher
 from tests.conftest import TINY
+from tests.report.conftest import flat_metrics, result_of
 from tests.test_ledger import held_by_another
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,15 +60,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         read_and_split(options)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-        scores = {"residual": {"auroc": 0.5 + options.inlier_index / 20}}
+        result = result_of(
+            options.method["name"],
+            options.data.name,
+            options.protocol["name"],
+            options.inlier_index,
+            options.seed,
+            {"residual": flat_metrics(0.5 + options.inlier_index / 20)},
+            {},
+        )
         files = {"config.yaml": sha256_file(folder / "config.yaml")}
-        result = {
-            "primary": "residual",
-            "scores": scores,
-            "seconds": {"total": 12.34},
-            "files": files,
-            "config": config,
-        }
+        result |= {"config": config, "files": files, "seconds": {"train": 10.0, "score": 2.34, "total": 12.34}}
         write_result(folder, result)
         return result
 
@@ -250,7 +253,8 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
         for i in range(4)
     ]
     screen = io.StringIO()
-    result = {"scores": {"mse": {"auroc": 0.9}}, "primary": "mse", "seconds": {"total": 7.0}}
+    result = result_of("pca", "digits", "p1", 0, 0, {"mse": flat_metrics(0.9)}, {})
+    result["seconds"] = {"train": 6.0, "score": 1.0, "total": 7.0}
     with Watch(cells, Console(file=screen, force_terminal=True, width=100, height=20, highlight=False)):
         (tmp_path / "c0").mkdir()
         (tmp_path / "c0" / "result.json").write_text(json.dumps(result))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from noveltylab import screen
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.page import to_html
@@ -19,6 +20,7 @@ from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build
 from noveltylab.report.text import one_line, to_latex, to_markdown
 from noveltylab.results import write_atomic
+from noveltylab.screen import say_error
 
 NAMED = 5
 
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
     print_summary(found, paths)
     if options.check and found.damaged:
@@ -106,7 +108,7 @@ def report(
 
 def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:
     """Prints what was found and where the report lies."""
-    console = console or Console(highlight=False)
+    console = console or screen.console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")

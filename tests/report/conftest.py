@@ -27,7 +27,7 @@ def result_of(
     method: str, data: str, protocol: str, inlier: int, seed: int, scores: dict[str, Any], floor: dict[str, Any]
 ) -> dict[str, Any]:
     """A result.json as a run writes it; `scores` and `floor` are name -> metrics."""
-    names = CLASSES[data]
+    names = CLASSES.get(data, [str(label) for label in range(10)])
     return {
         "method": method,
         "data": data,
