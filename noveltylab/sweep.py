@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -22,6 +23,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -37,6 +39,7 @@ from noveltylab.errors import RunFailed, UserError
 from noveltylab.files import read_tail
 from noveltylab.results import cores, read_result
 from noveltylab.screen import plain, say, say_error, show
+from noveltylab.summary import offline_runs
 
 #: Plugin package -> the extra that installs it.
 EXTRAS = {"hydra_ray_launcher": "ray", "hydra_submitit_launcher": "slurm"}
@@ -52,6 +55,15 @@ LONGEST_REASON = 1000
 
 #: Options that only set a value: cells that differ in nothing else are composed once.
 PLAIN = {"inlier", "seed"}
+
+#: What every table of cells shows, by any option that was swept.
+NAMED = ("protocol", "method", "data", "inlier", "seed")
+
+#: Columns of the tables where they go to a file, with options that were swept.
+WIDEST = 200
+
+#: Bytes at the end of a run's log in which its newest epoch is looked for.
+LOG_TAIL = 8000
 
 
 class CellsFailed(Exception):
@@ -75,7 +87,13 @@ class Cell:
     before: tuple[Any, Any] = (None, None)
 
     def __str__(self) -> str:
-        return "{method} {data} inlier {inlier} seed {seed}".format(**self.names)
+        chosen = [f"{name} {value}" for name, value in self.names.items() if name not in NAMED]
+        return " ".join(["{method} {data} inlier {inlier} seed {seed}".format(**self.names), *chosen])
+
+    @property
+    def output(self) -> Path | None:
+        """The option `output` of the run; None where its options are bad."""
+        return self.folder.parents[len(NAMED) - 1] if self.folder else None
 
     def fail(self, reason: str) -> None:
         self.state, self.reason = "failed", textwrap.shorten(reason, LONGEST_REASON)
@@ -110,7 +128,7 @@ class Sweeper(sweeper.Sweeper):
             raise UserError("; ".join(itertools.islice(dict.fromkeys(cell.reason for cell in cells), 3)))
         if todo := [cell for cell in cells if cell.state == "waiting"]:
             share, size = fit_launcher(self.launcher, self.config)
-            with Watch(cells, screen.console(file=sys.stderr)):
+            with Watch(cells, screen.console(file=sys.stderr)):  # cells of this process print elsewhere
                 self.launch(todo, share, self.max_batch_size or size)
         print_cells(cells, time.monotonic() - started)
         if any(cell.state == "failed" for cell in cells):
@@ -142,6 +160,7 @@ class Sweeper(sweeper.Sweeper):
                     f"'{' '.join(other.overrides)}' and '{' '.join(choice)}' would share the folder {cell.folder}; "
                     "give each its own, e.g. output='outputs/lr${method.lr}'"
                 )
+        name_choices(cells)
         return cells
 
     def _compose(self, batch: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
@@ -215,6 +234,28 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         cell.state = "complete"
         cell.result = numbers(done)
     return cell, plain
+
+
+def name_choices(cells: list[Cell]) -> None:
+    """Adds to each cell's names what was chosen for it by every other option that differs between cells."""
+    chosen = [dict(_choice(text) for text in cell.overrides) for cell in cells]
+    for option in dict.fromkeys(option for choices in chosen for option in choices):
+        values = [choices.get(option, "") for choices in chosen]
+        columns = [[cell.names.get(name) for cell in cells] for name in cells[0].names]
+        if option in NAMED or len(set(values)) == 1 or values in columns:  # a row of a table is a method's name
+            continue
+        short = option.rpartition(".")[2]
+        title = short if short not in cells[0].names else option
+        for cell, value in zip(cells, values, strict=True):
+            cell.names[title] = value
+
+
+@cache
+def _choice(text: str) -> tuple[str, str]:
+    """`protocol.val_fraction=0.2` as option and value; of text in quotes the text."""
+    override = OverridesParser.create().parse_override(text)
+    value = override.value()
+    return override.get_key_element().lstrip("+~"), value if isinstance(value, str) else text.partition("=")[2]
 
 
 @cache
@@ -507,21 +548,29 @@ class Watch:
 
         running = [cell for cell in self.todo if cell.state == "running"]
         ended = sum(cell.state not in ("waiting", "running") for cell in self.cells)
-        rows = [Text(f"{cell}  {last_line(cell)}", overflow="ellipsis", no_wrap=True, style="dim") for cell in running]
+        rows = [
+            Text(f"{cell}  {newest_epoch(cell)}", overflow="ellipsis", no_wrap=True, style="dim") for cell in running
+        ]
         spent = f"{clock(time.monotonic() - self.started)}: {self.counts()}"
         room = max(3, self.console.height - 4)
         bar = Padding(ProgressBar(len(self.cells), ended), 0)  # which ends its line; the bar by itself does not
         return Group(Text(spent, no_wrap=True), bar, *rows[:room])
 
 
-def last_line(cell: Cell) -> str:
-    """The newest line of the run's own log."""
+def newest_epoch(cell: Cell) -> str:
+    """The newest line on an epoch in the run's own log, since the run was last started."""
     assert cell.folder is not None
     try:
-        lines = read_tail(cell.folder / "run.log", 500).decode(errors="replace").splitlines()
+        lines = read_tail(cell.folder / "run.log", LOG_TAIL).decode(errors="replace").splitlines()
     except OSError:
-        return ""
-    return re.sub(r"^\d\d:\d\d:\d\d ", "", lines[-1]) if lines else ""
+        return "starting"
+    for line in reversed(lines):
+        words = re.sub(r"^\d\d:\d\d:\d\d ", "", line)
+        if words.startswith("epoch "):
+            return words
+        if words.startswith("run folder "):
+            break
+    return "no epoch yet"
 
 
 def clock(seconds: float) -> str:
@@ -531,14 +580,9 @@ def clock(seconds: float) -> str:
 
 def print_cells(cells: list[Cell], seconds: float) -> None:
     """The table of all cells, on standard output, at most 80 columns wide."""
-    from rich import box
-    from rich.table import Table
-
     styles = {"failed": "bold red", "elsewhere": "yellow", "complete": "dim"}
     names = [name for name in cells[0].names if name != "protocol" or len({cell.names[name] for cell in cells}) > 1]
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table = _table(names)
     for name in ("AUROC", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -546,7 +590,12 @@ def print_cells(cells: list[Cell], seconds: float) -> None:
         shown = (said(cell.result, "auroc", 4), said(cell.result, "seconds", 1)) if cell.result else ("", "")
         table.add_row(*(cell.names[name] for name in names), *shown, cell.state, style=styles.get(cell.state))
     console = screen.console()
-    console.print(table, width=min(80, console.width))
+    if not console.is_terminal:
+        console = screen.console(width=WIDEST)
+    width = min(80, console.width) if len(names) <= len(NAMED) else console.width
+    console.print(table, width=width)
+    if means := mean_rows(cells):
+        console.print(_mean_table(means, [name for name in names if name not in ("inlier", "seed")]), width=width)
     count = Counter(cell.state for cell in cells)
     states = ", ".join(
         f"{count[state]} {state}" for state in ("done", "complete", "elsewhere", "failed") if count[state]
@@ -554,6 +603,79 @@ def print_cells(cells: list[Cell], seconds: float) -> None:
     console.print(f"{len(cells)} cells: {states}; {clock(seconds)}", soft_wrap=True)
     if count["elsewhere"]:
         console.print("elsewhere: another process is running it; the same command shows the result", soft_wrap=True)
+    for line in next_commands(cells):
+        console.print(line, soft_wrap=True)
+
+
+def _table(names: Sequence[str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+@dataclass
+class Mean:
+    """The mean AUROC of the cells that differ in class and seed alone: of each class's seeds first, then of the classes."""
+
+    names: dict[str, str]
+    auroc: float
+    classes: int
+    seeds: int
+    measured: int
+    cells: int
+
+
+def mean_rows(cells: list[Cell]) -> list[Mean]:
+    """One mean per method, data set and whatever else was swept; [] where each would be of one cell."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        key = tuple(value for name, value in cell.names.items() if name not in ("inlier", "seed"))
+        groups.setdefault(key, []).append(cell)
+    means = []
+    for group in groups.values():
+        by_class: dict[str, list[float]] = {}
+        for cell in group:
+            if "auroc" in cell.result:
+                by_class.setdefault(cell.names["inlier"], []).append(cell.result["auroc"])
+        if by_class:
+            auroc = fmean(fmean(seeds) for seeds in by_class.values())
+            seeds = max(map(len, by_class.values()))
+            measured = sum(map(len, by_class.values()))
+            means.append(Mean(group[0].names, auroc, len(by_class), seeds, measured, len(group)))
+    return means if any(mean.cells > 1 for mean in means) else []
+
+
+def _mean_table(means: list[Mean], names: Sequence[str]) -> Any:
+    table = _table(names)
+    for name in ("mean AUROC", "classes", "seeds", "cells"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mean in means:
+        share = str(mean.cells) if mean.measured == mean.cells else f"{mean.measured} of {mean.cells}"
+        numbers = (f"{mean.auroc:.4f}", str(mean.classes), str(mean.seeds), share)
+        table.add_row(*(mean.names[name] for name in names), *numbers, style="bold")
+    return table
+
+
+def next_commands(cells: list[Cell]) -> list[str]:
+    """What to type after a sweep: the report on its results, and what sends runs that W&B has kept on disk."""
+    folders = [cell.folder for cell in cells if cell.folder and cell.result]
+    if not folders:
+        return []
+    outputs = list(dict.fromkeys(str(cell.output) for cell in cells if cell.output and cell.result))
+    shared = (
+        os.path.commonpath(outputs) if len(outputs) > 1 and len({os.path.isabs(path) for path in outputs}) == 1 else ""
+    )
+    reported = [shared] if shared.strip("/") else outputs
+    lines = [f"tables and comparisons: python -m noveltylab.report {shlex.quote(path)}" for path in reported]
+    unsent = [path for folder in folders for path in offline_runs([folder])[:1]]
+    if unsent:
+        quoted = " ".join(f"{shlex.quote(path)}/*/*/*/*/seed*/wandb/offline-run-*" for path in outputs)
+        lines.append(f"{len(unsent)} runs are kept on disk for W&B; to send them: wandb sync {quoted}")
+    return lines
 
 
 def print_failures(cells: list[Cell]) -> None:

@@ -303,6 +303,7 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
+        log.debug(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun")  # a sweep's view shows it
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:

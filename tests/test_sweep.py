@@ -27,7 +27,7 @@ from noveltylab.errors import UserError
 from noveltylab.ledger import holder, locked
 from noveltylab.options import Options
 from noveltylab.results import sha256_file, write_result
-from noveltylab.sweep import Cell, Watch, fit_launcher
+from noveltylab.sweep import Cell, Watch, fit_launcher, mean_rows, newest_epoch, next_commands
 from tests.conftest import TINY
 from tests.report.conftest import flat_metrics, result_of
 from tests.test_ledger import held_by_another
@@ -49,6 +49,7 @@ def stamps(root: Path) -> dict[Path, tuple[int, bytes]]:
 
 def states(table: str) -> list[str]:
     """The last column of the printed table, in the order of the cells."""
+    table, _, _ = table.partition("mean AUROC")
     return [line.split()[-1] for line in table.splitlines() if re.match(r" (\w+ +)+(digits|mnist) ", line)]
 
 
@@ -225,11 +226,29 @@ def test_the_table_fits_80_columns(command: Cli) -> None:
     assert max(map(len, lines)) <= 80
     header = next(line for line in lines if "AUROC" in line)
     assert header.split() == ["protocol", "method", "data", "inlier", "seed", "AUROC", "seconds", "state"]
-    rows = [line.split() for line in lines if " digits " in line]
+    rows = [line.split() for line in lines if " digits " in line][:4]
     assert [row[5:] for row in rows] == [["0.6500", "12.3", "done"]] * 4
     assert {(row[0], row[4]) for row in rows} == {
         (name, seed) for name in ("p1", "memae") for seed in ("0", "4294967295")
     }
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_swept_option_is_seen(command: Cli) -> None:
+    """In the table, in the lines while it runs and in the list of failures; means are of cells with the same options."""
+    grid = (*PCA, "inlier=3,4", "protocol.val_fraction=0.2,0.3", "method.components=8,x")
+    done = command(*grid, "output='o/v${protocol.val_fraction}, k${method.components}'")
+    lines = done.stdout.splitlines()
+    header = ["method", "data", "inlier", "seed", "val_fraction", "components", "AUROC", "seconds", "state"]
+    assert next(line.split() for line in lines if "seconds" in line) == header
+    assert [line.split()[4:6] for line in lines if line.rstrip().endswith(" done")] == [["0.2", "8"], ["0.3", "8"]] * 2
+    assert re.search(r"^done    pca digits inlier 3 seed 0 val_fraction 0.3 components 8: AUROC", done.stderr, re.M)
+    assert re.search(r"^  pca digits inlier 3 seed 0 val_fraction 0.2 components x  method.comp", done.stderr, re.M)
+    means = [line.split() for line in lines[lines.index(next(line for line in lines if "mean" in line)) :]]
+    assert [row[2:] for row in means if row[:1] == ["pca"]] == [
+        [v, "8", "0.6750", "2", "1", "2"] for v in ("0.2", "0.3")
+    ]
+    assert lines[-1] == "tables and comparisons: python -m noveltylab.report o"
 
 
 @pytest.mark.usefixtures("quick")
@@ -260,16 +279,76 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
         (tmp_path / "c0" / "result.json").write_text(json.dumps(result))
         (tmp_path / "f1.json").write_text('{"reason": "the disk is full"}')
         (tmp_path / "c2").mkdir()
-        (tmp_path / "c2" / "run.log").write_text("12:00:00 run folder c2\n12:00:10 epoch 3 of 9: mse 0.1\n")
+        (tmp_path / "c2" / "run.log").write_text(
+            "12:00:00 run folder c2\n12:00:10 epoch 3 of 9: mse 0.1\n12:00:11 1 threads, visible GPUs: all\n"
+        )
         with locked(tmp_path / "c2"):
             time.sleep(2.5 * sweep.LOOK_SECONDS)
             assert [cell.state for cell in cells] == ["done", "failed", "running", "waiting"]
     shown = screen.getvalue()
     assert "1 of 4 done, 1 running, 1 failed, about 0:00:0" in shown
     assert "pca digits inlier 2 seed 0  epoch 3 of 9: mse 0.1" in shown
+    assert "1 threads" not in shown
     assert cells[0].result == {"auroc": 0.9, "seconds": 7.0}
     assert (cells[1].reason, cells[2].state) == ("the disk is full", "failed")
     assert "ended without a result" in cells[2].reason
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [
+        (None, "starting"),
+        ("12:00:00 run folder c\n12:00:01 1 threads, visible GPUs: all\n", "no epoch yet"),
+        ("12:00:00 run folder c\n12:00:01 epoch 1 of 9: begun\n12:00:02 resuming\n", "epoch 1 of 9: begun"),
+        ("12:00:01 epoch 7 of 9: mse 1\n12:00:02 run folder c\n", "no epoch yet"),
+        ("x" * 20_000 + "\n12:00:01 epoch 7 of 9: mse 1\n", "epoch 7 of 9: mse 1"),
+    ],
+)
+def test_the_newest_epoch_of_a_log(tmp_path: Path, log: str | None, shown: str) -> None:
+    if log:
+        (tmp_path / "run.log").write_text(log)
+    assert newest_epoch(Cell([], {}, tmp_path)) == shown
+
+
+def cell_of(
+    method: str, inlier: int, seed: int, auroc: float | None, folder: Path | None = None, **chosen: str
+) -> Cell:
+    names = {"protocol": "p1", "method": method, "data": "digits", "inlier": str(inlier), "seed": str(seed), **chosen}
+    state = "failed" if auroc is None else "done"
+    return Cell([], names, folder, state=state, result={} if auroc is None else {"auroc": auroc, "seconds": 1.0})
+
+
+def test_means_average_the_seeds_of_a_class_first() -> None:
+    cells = [
+        cell_of("pca", 3, 0, 0.5),
+        cell_of("pca", 3, 1, 0.7),
+        cell_of("pca", 4, 0, 0.9),
+        cell_of("pca", 4, 1, None),
+    ]
+    cells += [cell_of("knn", 3, seed, 0.8) for seed in (0, 1)]
+    first, second = mean_rows(cells)
+    assert first.auroc == pytest.approx((0.6 + 0.9) / 2)
+    assert (first.classes, first.seeds, first.measured, first.cells) == (2, 2, 3, 4)
+    assert (second.names["method"], second.auroc, second.classes) == ("knn", pytest.approx(0.8), 1)
+    assert mean_rows(cells[:1] + cells[4:5]) == [], "each would be of one cell"
+    other = [cell_of("pca", 3, 0, 0.5, lr="0.1"), cell_of("pca", 4, 0, 0.7, lr="0.2")]
+    assert mean_rows(other) == [], "other options are another row"
+
+
+def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
+    def folder(output: str) -> Path:
+        return Path(output) / "p1" / "pca" / "digits" / "inlier3" / "seed0"
+
+    assert next_commands([cell_of("pca", 3, 0, None, folder("outputs"))]) == []
+    (line,) = next_commands([cell_of("pca", 3, seed, 0.5, folder("My Parts (2)")) for seed in (0, 1)])
+    assert line == "tables and comparisons: python -m noveltylab.report 'My Parts (2)'"
+    (line,) = next_commands([cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("o/v0.2", "o/v0.3")])
+    assert line.endswith("noveltylab.report o")
+    assert len(next_commands([cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("a", "b")])) == 2
+    (folder(str(tmp_path)) / "wandb" / "offline-run-1-a").mkdir(parents=True)
+    sent = next_commands([cell_of("pca", 3, 0, 0.5, folder(str(tmp_path)))])[1]
+    pattern = sent.partition("wandb sync ")[2]
+    assert sent.startswith("1 runs are kept on disk for W&B") and len(list(Path("/").glob(pattern[1:]))) == 1
 
 
 @pytest.mark.parametrize(
