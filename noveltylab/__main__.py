@@ -60,7 +60,7 @@ failures: list[UserError | RunFailed] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def job(config: DictConfig) -> float | None:
+def job(config: DictConfig) -> float | str | None:
     """One run, or one cell of a sweep; returns the primary AUROC for Hydra's sweepers, None where there is none."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweep.run_cell(config, run_one)
@@ -129,6 +129,8 @@ def _run_command() -> None:
         _refuse(str(error))
     except sweep.CellsFailed:
         sys.exit(1)
+    except sweep.CellsUnfinished:
+        sys.exit(3)
     except HydraException as error:
         _refuse(explain(error))
     except OmegaConfBaseException as error:
@@ -136,6 +138,11 @@ def _run_command() -> None:
     except KeyboardInterrupt as error:
         say("interrupted; the same command goes on from the last checkpoint")
         sys.exit(128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT))
+    except BrokenPipeError:
+        raise  # nobody reads: see `terminal`
+    except OSError as error:  # a full disk, wherever it shows first
+        where = error.filename2 or error.filename or "a file"
+        _refuse(f"cannot read or write {where}: {error.strerror or error}", 1)
     if failures:
         _refuse(str(failures[0]), 2 if isinstance(failures[0], UserError) else 1)
 

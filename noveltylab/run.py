@@ -32,10 +32,11 @@ from noveltylab.aggregate import judge
 from noveltylab.conformal import thresholds
 from noveltylab.data.base import EpochSampler, NoveltyData, Samples
 from noveltylab.data.cache import cached, code_key
-from noveltylab.data.identity import check_complete, check_same, files_stamp, hash_images, images_sha256
+from noveltylab.data.identity import check_complete, check_same, hash_images, images_sha256
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import Split, save_split
 from noveltylab.data.reading import read_and_split
+from noveltylab.data.stamp import files_stamp
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import held_out_scores, novelty_scores

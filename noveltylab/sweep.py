@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -70,6 +70,10 @@ class CellsFailed(Exception):
     """Some cells of the sweep failed; which and why has been printed."""
 
 
+class CellsUnfinished(Exception):
+    """No cell of the sweep failed, but some are not done: other processes are running them."""
+
+
 @dataclass
 class Cell:
     """One run of a sweep.
@@ -107,6 +111,7 @@ class Sweeper(sweeper.Sweeper):
     Raises (from `sweep`):
         UserError: no cell can run: a bad option, a launcher that is not installed, cells that share a folder.
         CellsFailed: some cells failed; the others are done.
+        CellsUnfinished: none failed; some are run by other processes.
     """
 
     hydra_context: HydraContext
@@ -134,6 +139,8 @@ class Sweeper(sweeper.Sweeper):
         if any(cell.state == "failed" for cell in cells):
             print_failures(cells)
             raise CellsFailed
+        if any(cell.state not in ("done", "complete") for cell in cells):
+            raise CellsUnfinished
 
     def cells(self, arguments: list[str]) -> list[Cell]:
         """All cells, each with what is known of it before anything runs."""
@@ -190,7 +197,10 @@ class Sweeper(sweeper.Sweeper):
             batch, todo = todo[:size], todo[size:]
             try:
                 with quiet() if is_launcher(self.launcher, "BasicLauncher") else nullcontext():
-                    self.launcher.launch([[*cell.overrides, *share] for cell in batch], initial_job_idx=0)
+                    jobs = self.launcher.launch([[*cell.overrides, *share] for cell in batch], initial_job_idx=0)
+                for cell, job in zip(batch, jobs, strict=True):
+                    if isinstance(reason := getattr(job, "_return_value", None), str):
+                        cell.reason = reason  # which it could not leave in a file
             except KeyboardInterrupt:
                 if is_launcher(self.launcher, "LocalLauncher", "SlurmLauncher"):
                     say("jobs that were submitted go on by themselves")
@@ -210,6 +220,7 @@ class Sweeper(sweeper.Sweeper):
 
 def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str, Any]]:
     """A cell and its plain config: failed where its options are bad, complete where its folder says so, else waiting."""
+    from noveltylab.data.stamp import files_changed
     from noveltylab.ledger import failure_path, previous
     from noveltylab.options import check_options
 
@@ -221,6 +232,10 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         cell.folder, cell.failure = options.folder, failure_path(options)
         plain = options.recorded(plain)
         done = previous(options.folder, plain, options.force)
+        if done is not None and files_changed(done, options):
+            from noveltylab.data.identity import check_complete  # imports torch
+
+            check_complete(done, options, options.folder)
         if done is None:
             check_names(json.dumps(options.method), json.dumps(options.protocol))
     except UserError as error:
@@ -386,10 +401,11 @@ def start_ray(launcher: Any) -> dict[str, float]:
 # In the process that runs a cell.
 
 
-def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | None:
+def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | str | None:
     """Runs one cell, here or in a launcher's worker; returns its AUROC, or None where it failed or runs elsewhere.
 
     A failure is kept in a file for the process that started the sweep; nothing is raised, so that the others run.
+    Where the file cannot be written (a full disk), the reason is returned.
     """
     from noveltylab.ledger import Busy, failure_path, write_failure
     from noveltylab.options import check_options
@@ -411,9 +427,14 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
         known = isinstance(error, (UserError, RunFailed))
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         say_error(reason)
-        write_failure(options, overrides, " ".join(reason.split()), traceback.format_exc())
+        reason = " ".join(reason.split())
+        try:
+            write_failure(options, overrides, reason, traceback.format_exc())
+        except OSError:
+            return reason
         return None
-    failure_path(options).unlink(missing_ok=True)
+    with suppress(OSError):
+        failure_path(options).unlink(missing_ok=True)
     return auroc
 
 

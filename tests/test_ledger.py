@@ -157,3 +157,33 @@ def test_a_run_made_before_an_option_existed_is_complete(
     assert "complete already" in capsys.readouterr().out
     with pytest.raises(UserError, match="trainer.cuda_graph: off there, auto here"):
         run_here("method=pca", "trainer.cuda_graph=auto")
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '"x"', "{}", "null", '{"pid": 1}', "not JSON", "[" * 5000, "x" * 10000])
+def test_whatever_a_lock_file_holds_a_held_one_is_busy_and_a_free_one_is_taken(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "seed0"
+    lock_path(folder).write_text(content)
+    assert holder(folder) is None
+    with locked(folder):
+        lock_path(folder).write_text(content)
+        assert holder(folder) == {}
+        with pytest.raises(Busy, match="is being run by another process"), locked(folder):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_is_no_lock_and_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for name, make in {
+        "link": lambda path: path.symlink_to(mine),
+        "folder": lambda path: path.mkdir(),
+        "pipe": lambda path: os.mkfifo(path),
+    }.items():
+        folder = tmp_path / name / "seed0"
+        folder.parent.mkdir()
+        make(lock_path(folder))
+        with pytest.raises(UserError, match="cannot create"), locked(folder):
+            pass
+        assert holder(folder) is None or name == "link"
+    assert mine.read_text() == "mine"

@@ -9,6 +9,7 @@ import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -27,7 +28,18 @@ from noveltylab.data.protocols import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.scores import Scores
 
-_NOT_READERS = {"base", "cache", "decode", "identity", "layout", "preprocess", "protocols", "reading", "stored"}
+_NOT_READERS = {
+    "base",
+    "cache",
+    "decode",
+    "identity",
+    "layout",
+    "preprocess",
+    "protocols",
+    "reading",
+    "stamp",
+    "stored",
+}
 _BLOCK = 1024  # images resized at once
 
 
@@ -100,13 +112,21 @@ def missing(what: str, folder: Path, remedy: str) -> UserError:
     )
 
 
-def fetch(download: Callable[[], object], what: str, remedy: str) -> None:
-    """Run a library's downloader; whatever goes wrong becomes one UserError that says how to do it by hand."""
+def fetch(download: Callable[[], object], what: str, remedy: str, folder: Path) -> None:
+    """Run a library's downloader; whatever goes wrong becomes one UserError that says how to do it by hand.
+
+    folder: where the files go. It and its parents are removed again if they were made for nothing.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         download()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"Downloading {what} failed ({reason}). {remedy}") from error
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds something, or is gone
+                path.rmdir()
 
 
 def load(name: str, root: str | Path | None, verify: bool, download: bool, **options: Any) -> Samples:

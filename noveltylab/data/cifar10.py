@@ -34,7 +34,7 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
     absent = [name for name in md5 if not (folder / name).is_file()]
     by_hand = f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root} and unpack it there: tar xzf {_KIND.filename}."
     if absent and download:
-        fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand)
+        fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand, root)
     elif absent:
         raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
     images, labels, n_test = np.empty((len(md5) * _COUNT, _PIXELS), np.uint8), np.empty(0, np.int64), 0

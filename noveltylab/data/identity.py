@@ -6,7 +6,6 @@ already, compares: images that came, went or changed since would be mixed with t
 
 import hashlib
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noveltylab.data.base import Samples
-from noveltylab.data.cache import fingerprint
-from noveltylab.data.layout import find_layout
 from noveltylab.data.protocols import Split, split_sha256
 from noveltylab.data.reading import read_and_split
+from noveltylab.data.stamp import files_changed
 from noveltylab.errors import UserError
 from noveltylab.files import open_regular
 from noveltylab.options import Options
@@ -115,25 +113,8 @@ def check_same(folder: Path, samples: Samples, parts: Split, hashes: NDArray[np.
     return True
 
 
-def files_stamp(options: Options) -> str | None:
-    """Changes with the name, size or time of any file of somebody's own images; None for published data."""
-    if options.data.classes != "folders":
-        return None
-    layout = find_layout(options.data.root)
-    return fingerprint(_files(layout.files()), layout.root)
-
-
-def _files(found: Iterable[tuple[Path, int, bool]]) -> list[Path]:
-    return [path for path, *_ in found]
-
-
 def check_complete(result: dict[str, Any], options: Options, folder: Path) -> None:
-    """Raises UserError where the images of a complete run are others now.
-
-    Looks at names, sizes and times first; only where these differ are the images read.
-    """
-    recorded = result.get("data_files")
-    if recorded is None or recorded == files_stamp(options):
-        return
-    samples, parts = read_and_split(options)
-    check_same(folder, samples, parts, hash_images(samples.images))
+    """Raises UserError where the images of a complete run are others now. They are read only if a file changed."""
+    if files_changed(result, options):
+        samples, parts = read_and_split(options)
+        check_same(folder, samples, parts, hash_images(samples.images))

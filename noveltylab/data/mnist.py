@@ -55,7 +55,7 @@ def read_idx(
     absent = [name for name in md5 if not any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))]
     by_hand = f"Put {', '.join(f'{name}.gz' for name in absent)} (or the extracted files) into {folder}."
     if absent and download:
-        fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand)
+        fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
     elif absent:
         raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
     shapes = {name: _shape(folder / name) for name in md5}

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noveltylab.data.cache import cache_folder, cached, fingerprint
+from noveltylab.data.cache import cache_folder, cached, code_key, fingerprint
+from noveltylab.results import open_atomic
 
 
 class Maker:
@@ -41,6 +42,52 @@ def test_damaged_entry_is_made_again(damage: bytes | None) -> None:
     assert make.calls == 2
 
 
+@pytest.mark.parametrize("change", ["value", "type", "shape", "name", "more", "other key"])
+def test_a_whole_entry_of_other_contents_is_made_again(change: str) -> None:
+    """As another version, a copy under another name or a bad disk would leave it."""
+    make = Maker()
+    cached("name", {}, make)
+    (entry,) = cache_folder().glob("name-*.npz")
+    with np.load(entry) as file:
+        arrays = dict(file)
+    if change == "other key":
+        cached("name", {"other": 1}, make)
+        (other,) = set(cache_folder().glob("name-*.npz")) - {entry}
+        entry.write_bytes(other.read_bytes())
+    else:
+        x = arrays.pop("x")
+        arrays |= {
+            "value": {"x": x + 1},
+            "type": {"x": x.astype(np.int8)},
+            "shape": {"x": x[None]},
+            "name": {"z": x},
+            "more": {"x": x, "z": x},
+        }[change]
+        np.savez(entry, **arrays)
+    calls = make.calls
+    np.testing.assert_array_equal(cached("name", {}, make)["x"], np.arange(5))
+    assert make.calls == calls + 1
+
+
+def test_temporary_files_of_the_killed_go_and_those_of_the_living_stay() -> None:
+    cached("name", {}, Maker())
+    (cache_folder() / ".floors-1.npz.abcd.tmp").write_bytes(b"torn")
+    with open_atomic(cache_folder() / "other.npz") as file:
+        (living,) = set(cache_folder().glob(".*.tmp")) - {cache_folder() / ".floors-1.npz.abcd.tmp"}
+        cached("name", {}, Maker())
+        assert list(cache_folder().glob(".*.tmp")) == [living]
+        file.write(b"whole")
+    assert (cache_folder() / "other.npz").read_bytes() == b"whole"
+
+
+def test_the_key_of_code_sees_its_source_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_key(("data.ucsd",), ("numpy", "no-such-package"))
+    assert before["no-such-package"] == "none"
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#")
+    assert code_key(("data.ucsd",), ("numpy",))["data.ucsd"] != before["data.ucsd"]
+
+
 def test_a_pickle_in_the_cache_is_never_loaded() -> None:
     make = Maker()
     cached("name", {}, make)
@@ -65,5 +112,9 @@ def test_fingerprint_sees_names_sizes_and_times(tmp_path: Path) -> None:
     seen.add(fingerprint(files, tmp_path))
     os.utime(files[0], (1, 1))
     seen.add(fingerprint(files, tmp_path))
-    assert len(seen) == 4
+    files[0].unlink()
+    files[0].write_bytes(b"21")
+    os.utime(files[0], (1, 1))  # as `cp -p` leaves another file of the same size
+    seen.add(fingerprint(files, tmp_path))
+    assert len(seen) == 5
     assert fingerprint(files, tmp_path) in seen
