@@ -41,6 +41,7 @@ from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import held_out_scores, novelty_scores
 from noveltylab.folds import Folds, in_folds
+from noveltylab.graph import graphed
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
@@ -252,6 +253,11 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
     if primary not in method.score_names:
         raise UserError(f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}")
     use_winograd(method, options.trainer.winograd)
+    if (
+        method.iterative and options.trainer.cuda_graph == "on"
+    ):  # what is known to be impossible, before any folder is made
+        on_gpu = options.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        graphed(method, "on", torch.device("cuda" if on_gpu else "cpu"), options.trainer.precision)
     return data, method
 
 
@@ -331,7 +337,9 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
             yield sinks
     except BaseException as error:
         log.debug(traceback.format_exc())
-        log.error(reason := f"{type(error).__name__}: {error}".strip())
+        reason = f"{type(error).__name__}: {error}".strip()
+        # what is known is said on the screen once, by whoever started the run
+        log.log(logging.DEBUG if isinstance(error, (UserError, RunFailed)) else logging.ERROR, reason)
         with suppress(OSError):  # the same disk, perhaps
             loggers.finish(sinks, None, folder, reason)
         raise

@@ -58,6 +58,30 @@ REFUSED = {
     ),
     "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
     "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
+    "unknown strategy": (
+        ["method=ae", "trainer.strategy=foo"],
+        "trainer.strategy=foo: the value should be 'auto' or 'ddp_find_unused_parameters_true'",
+    ),
+    "a precision that is none": (
+        ["method=ae", "trainer.precision=64-true"],
+        "trainer.precision=64-true: the value should be '32-true', 'bf16-mixed' or '16-mixed'",
+    ),
+    "a precision of GPUs": (
+        ["method=ae", "trainer.accelerator=cpu", "trainer.precision=16-mixed"],
+        "on a CPU use bf16-mixed or 32-true",
+    ),
+    "an accelerator of others": (
+        ["method=ae", "trainer.accelerator=mps"],
+        "trainer.accelerator=mps: no Apple GPU here",
+    ),
+    "too few images for two devices": (
+        ["method=ae", "trainer.accelerator=cpu", "trainer.devices=2"],
+        "126 training samples over 2 devices are fewer than data.batch_size=64 each",
+    ),
+    "graph of a CPU": (
+        ["method=ae", "trainer.accelerator=cpu", "trainer.cuda_graph=on"],
+        "trainer.cuda_graph=on: the device is cpu",
+    ),
     "two schedules": (
         ["method=deep_svdd", "trainer.lr_decay_from=0.5"],
         "method=deep_svdd sets its learning rates itself",

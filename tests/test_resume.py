@@ -1,18 +1,23 @@
 """What a run may go on from: the same images, the same split, and code that is named where it changed."""
 
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from noveltylab import ledger, results, train
+from noveltylab import ledger, results, run, train
 from noveltylab.errors import UserError
+from noveltylab.methods.base import find_method
+from tests.methods.conftest import METHODS, method_config
 from tests.test_run import Killed
 
 Run = Callable[..., dict[str, Any]]
@@ -208,6 +213,14 @@ def test_force_twice_in_a_second_keeps_both_runs(run_here: Run, tmp_path: Path) 
 
 # A refusal leaves nothing behind.
 
+NDA = (
+    "method.latent_size=4",
+    "trainer.max_epochs=1",
+    "trainer.select_from=0",
+    "trainer.accelerator=cpu",
+    "data.limit_train=64",
+)
+
 
 REFUSED = {
     "method at its fit": (("method=nda", "method.latent_size=200"), ("method=nda", "method.latent_size=8")),
@@ -232,17 +245,70 @@ def test_a_refused_run_leaves_nothing_and_the_corrected_one_works(run_here: Run,
 
 
 def test_a_refused_force_puts_the_old_run_back(run_here: Run, tmp_path: Path) -> None:
-    run_here("method=ae", *SMALL_AE[1:])
+    run_here("method=nda", *NDA)
     before = contents(tmp_path / "outputs")
-    with pytest.raises(UserError, match="cuda_graph=on"):
-        run_here("method=ae", *SMALL_AE[1:], "trainer.cuda_graph=on", "force=true")
+    with pytest.raises(UserError, match="latent_size=200"):
+        run_here("method=nda", *NDA, "method.latent_size=200", "force=true")
     assert contents(tmp_path / "outputs") == before
 
 
 def test_a_refusal_in_a_folder_of_somebody_leaves_what_was_there(run_here: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "outputs" / "p1" / "ae" / "digits" / "inlier8" / "seed0"
+    folder = tmp_path / "outputs" / "p1" / "nda" / "digits" / "inlier8" / "seed0"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="cuda_graph=on"):
-        run_here("method=ae", "trainer.cuda_graph=on", "trainer.accelerator=cpu")
+    with pytest.raises(UserError, match="latent_size=200"):
+        run_here("method=nda", *NDA, "method.latent_size=200")
     assert contents(tmp_path / "outputs") == {folder / "notes.txt": b"mine"}
+
+
+# As many images as a method needs.
+
+
+def check(method: str, train: int, val: int, select: str = "val_loss", fraction: float = 0.2) -> None:
+    options = SimpleNamespace(method={"name": method}, protocol={"val_fraction": fraction}, select=select)
+    parts = SimpleNamespace(train=np.zeros(train), val=np.zeros(val))
+    least = find_method(method_config(method)["_target_"]).least_images
+    run.check_count(options, parts, least)  # type: ignore[arg-type]  # what it looks at of both
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_training_image_is_refused_by_the_number_that_a_method_needs(method: str) -> None:
+    least = find_method(method_config(method)["_target_"]).least_images
+    if least == 1:
+        check(method, 1, 29)
+        return
+    with pytest.raises(UserError, match=rf"method={method} needs {least} training images at least.*has 1 and 29"):
+        check(method, 1, 29, fraction=0.98)
+
+
+@pytest.mark.parametrize(
+    ("split", "advice"),
+    [
+        ((1, 29, "val_loss", 0.98), r"take protocol\.val_fraction=0\.04 or select=last"),
+        ((4, 0, "val_loss", 0.2), r"take protocol\.val_fraction=0\.25 or select=last"),
+        ((139, 0, "val_loss", 0.0), r"take protocol\.val_fraction=0\.01 or select=last"),
+        ((2, 0, "val_loss", 0.2), r"that takes 3 images, 5 with this protocol\.val_fraction; add some or select=last"),
+        ((1, 0, "val_loss", 0.2), r"that takes 3 images, 5 with this protocol\.val_fraction; add some$"),
+        ((1, 0, "last", 0.2), r"that takes 2 images, 2 with this protocol\.val_fraction; add some$"),
+    ],
+)
+def test_too_few_images_are_told_what_helps(split: tuple[int, int, str, float], advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        check("ae", *split)
+
+
+@pytest.mark.parametrize("method", ["ae", "pca", "iforest", "nda", "gmm"])
+def test_what_is_advised_is_enough(run_here: Run, tmp_path: Path, method: str) -> None:
+    write_images(tmp_path / "parts", 9)
+    arguments = (f"method={method}", "data=folder", f"data.root={tmp_path / 'parts'}", "trainer.max_epochs=1")
+    for _ in range(4):
+        try:
+            run_here(*arguments, "trainer.select_from=0", "trainer.accelerator=cpu")
+            return
+        except UserError as error:
+            assert not (tmp_path / "outputs").exists()
+            if count := re.search(r"that takes \d+ images, (\d+) with", str(error)):
+                write_images(tmp_path / "parts", math.ceil(int(count[1]) / 0.8))
+            elif advice := re.search(r"take (\S+=[\d.]+)", str(error)):
+                arguments += (advice[1],)
+    raise AssertionError("the advice leads nowhere")

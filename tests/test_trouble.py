@@ -126,7 +126,7 @@ def test_a_hostile_checkpoint_is_set_aside_and_never_run(run_here: Run, tmp_path
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) -> None:
     """The checkpoint is newer than the last timed one would be; a second run goes on from it."""
     options = [
@@ -180,7 +180,7 @@ def test_a_damaged_file_of_a_finished_run_is_named_and_made_again(
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content + b"#" if cut is None else content[: int(cut * len(content))])
     if name == "config.yaml" and cut is not None:
-        with pytest.raises(UserError, match="other options|config.yaml is damaged"):
+        with pytest.raises(UserError, match="other options|config.yaml: damaged"):
             run_here("method=pca")
         return
     again = run_here("method=pca")
@@ -194,6 +194,62 @@ def test_a_hostile_config_in_a_run_folder_is_refused(run_here: Run, tmp_path: Pa
     folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"method: !!python/object/apply:os.system ['touch {tmp_path / 'pwned'}']\n")
-    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
         run_here("method=pca")
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("where", ["run.log", "config.yaml", "checkpoints"])
+def test_a_folder_in_the_place_of_a_file_is_one_error(run_here: Run, tmp_path: Path, where: str) -> None:
+    path = folder_of(tmp_path) / where
+    path.parent.mkdir(parents=True)
+    path.mkdir() if where != "checkpoints" else path.write_text("a file")
+    with pytest.raises((RunFailed, UserError), match=rf"{where}"):
+        run_here(*TINY)
+
+
+def test_an_empty_config_is_damaged_and_no_other_options(run_here: Run, tmp_path: Path) -> None:
+    """As a power loss may leave it."""
+    folder = folder_of(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=r"config\.yaml") as refusal:
+        run_here(*TINY)
+    assert "absent" not in str(refusal.value)
+
+
+def test_after_an_out_of_memory_in_scoring_the_advice_works_and_goes_on(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_here(f"output={tmp_path / 'whole'}", *TINY)
+    real = torch.split
+
+    def short(images: torch.Tensor, size: int, *arguments: Any) -> Any:
+        if size > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(images, size, *arguments)
+
+    monkeypatch.setattr("noveltylab.run.novelty_scores", lambda *a, **k: short(torch.zeros(1), 512))
+    with pytest.raises(RunFailed, match=r"trainer\.score_batch_size=512 if it was scoring"):
+        run_here(*TINY)
+    monkeypatch.undo()
+    monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))
+    again = run_here(*TINY, "trainer.score_batch_size=16")
+    assert "resuming" in (folder_of(tmp_path) / "run.log").read_text()
+    assert again["selected"] == whole["selected"]
+    for name, scores in whole["scores"].items():
+        assert again["scores"][name]["auroc"] == pytest.approx(scores["auroc"], abs=1e-3)
+
+
+def test_after_an_out_of_memory_in_training_the_advice_works(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(self: OCGAN, batch: object) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(OCGAN, "update", update)
+    with pytest.raises(RunFailed, match="out of memory"):
+        run_here(*TINY)
+    monkeypatch.undo()
+    assert not folder_of(tmp_path).exists()
+    assert run_here(*TINY, "data.batch_size=8")["scores"]

@@ -195,7 +195,12 @@ def test_failed_download_says_what_to_do_by_hand(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     with pytest.raises(UserError, match=rf"Downloading .* failed .*no network.* Put .*gz.* into {tmp_path}"):
-        base.load(name, tmp_path, True, True)
+        base.load(name, tmp_path / "a" / "b", True, True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="Downloading"):
+        base.load(name, tmp_path / "a", True, True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_nothing_is_fetched_where_all_files_are_there(unofficial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
