@@ -9,20 +9,27 @@ output   the file; default <method>.onnx or <method>.pt2
 
 The graph takes uint8 images (batch, C, H, W) of the run's size, any batch, and gives every score by its name, float (batch,),
 larger is more novel; the primary one comes first. Images of other sizes are stretched before, as noveltylab/data/decode.py
-says. Before anything is kept the file is run on images and compared with the method: scores may differ by 1e-4 of their size.
+says. The decision travels along, as JSON (see `describe`): in ONNX's metadata under "noveltylab", in a .pt2 file as its extra
+file "noveltylab.json". README shows how to use it. A file that export did not write is not overwritten.
+Before anything is kept the file is run on images and compared with the method: scores may differ by 1e-4 of their size.
 Exit codes: 0 done, 1 this method cannot be exported (says why), 2 bad input.
 """
 
+import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noveltylab.conformal import RATES
 from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.files import open_regular
 from noveltylab.screen import console, say_error
 
 if TYPE_CHECKING:
@@ -37,6 +44,14 @@ KEYS = ("run", "format", "output")
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 #: how far exported scores may lie from the method's, absolute below 1 and relative above
 TOLERANCE = 1e-4
+#: where the decision stands: ONNX's metadata, or the name of an extra file and .json
+KEY = "noveltylab"
+#: held-out scores that are written one by one; of more, so many quantiles
+HELD_OUT = 10_000
+RESIZE = (
+    "stretched to size x size, the aspect ratio is not kept: bilinear, antialiased where it shrinks, rounded to uint8; colour "
+    "to grey by ITU-R 601-2"
+)
 
 
 def export(folder: Path, form: str, output: Path | None = None) -> Path:
@@ -64,20 +79,22 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
         raise UserError(f"output={output}: lies in the run's own folder, which is not changed; choose another place")
     if output.is_dir():
         raise UserError(f"output={output}: is a folder; name a file")
+    check_replaceable(output, form)
     if detector.reader.kind == "recording":
         raise RunFailed(f"{name}: a run on recordings takes sound, whose features are computed outside the graph")
     if detector.method.not_exportable:
         raise RunFailed(f"{name} cannot be exported: {detector.method.not_exportable}")
-    from noveltylab.results import open_atomic
+    from noveltylab.results import open_atomic, read_result
 
     try:
         with tempfile.TemporaryDirectory() as scratch, open_atomic(output) as whole:
             path = Path(scratch) / f"graph{SUFFIXES[form]}"
             graph = Graph(detector)
+            note = json.dumps(describe(detector, read_result(folder)))
             with _quiet():
                 with _any_batch():
                     run = (_write_onnx if form == "onnx" else _write_torch)(
-                        graph.module, graph.names, graph.example, path
+                        graph.module, graph.names, graph.example, path, note
                     )
                 _compare(detector, graph.names, run)
             whole.write(path.read_bytes())
@@ -96,6 +113,42 @@ class Graph:
         self.names = [detector.primary, *(name for name in detector.scores(self.example) if name != detector.primary)]
         held = {name: torch.from_numpy(column).float() for name, column in detector.held_out.items()}
         self.module = scorer(detector, self.names, held)
+
+
+def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
+    """What decides beside the graph, in plain values.
+
+    ``score`` (the name of the output that decides), ``size``, ``channels`` and ``resize`` of the images; ``held_out``, the
+    scores of held-out inliers as levels (see Calibration), at most HELD_OUT of them, with their number ``held_out_count``:
+    p = (1 + held_out_count * share of held_out >= score) / (held_out_count + 1), never too small; ``thresholds``: novel is
+    what lies above, by false-positive rate, None where the held-out inliers are too few; and which run it is.
+    """
+    calibration = detector.calibration
+    levels: list[float] = [] if calibration is None else calibration.levels.tolist()
+    return {
+        "run": "/".join(detector.options.folder.parts[-5:]),
+        "weights_sha256": result["weights"]["sha256"],
+        **{name: result.get(name) for name in ("split_sha256", "method", "data", "inlier", "inlier_name", "seed")},
+        "time": result["provenance"].get("time"),
+        "versions": result["provenance"].get("versions"),
+        "score": detector.primary,
+        "channels": detector.shape[0],
+        "size": detector.shape[1],
+        "resize": RESIZE,
+        "exact": detector.exact,
+        "folds": detector.folds,
+        "held_out_count": len(levels),
+        "held_out": quantiles(levels, HELD_OUT),
+        "thresholds": {f"{rate:g}": calibration.threshold(rate) if calibration else None for rate in RATES},
+    }
+
+
+def quantiles(rising: list[float], count: int) -> list[float]:
+    """All of the numbers, or `count` of them, evenly spaced: the share that is >= s is never below that of all."""
+    falling = rising[::-1]
+    if len(falling) <= count:
+        return falling
+    return [falling[len(falling) * index // count] for index in range(count)]
 
 
 def scorer(detector: "Detector", names: list[str], held: "dict[str, Tensor]") -> "nn.Module":
@@ -127,6 +180,31 @@ def example_images(detector: "Detector", count: int) -> "Tensor":
     return noise
 
 
+def check_replaceable(path: Path, form: str) -> None:
+    """UserError for an existing file that this command did not write: it is somebody's own."""
+    if os.path.lexists(path) and _note_in(path, form) is None:
+        raise UserError(
+            f"output={path}: is there already and was not written by export, so it is not overwritten; choose another "
+            "output= or move it away"
+        )
+
+
+def _note_in(path: Path, form: str) -> str | None:
+    """What `describe` left in a file; None in any other."""
+    try:
+        open_regular(path).close()
+        if form == "onnx":
+            import onnx
+
+            properties = onnx.load(str(path), load_external_data=False).metadata_props
+            return next((entry.value for entry in properties if entry.key == KEY), None)
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith(f"/{KEY}.json")), None)
+            return None if name is None else archive.read(name).decode()
+    except Exception:  # a file of another kind fails in many ways, and each means the same
+        return None
+
+
 def _need_onnx() -> None:
     try:
         import onnx  # noqa: F401
@@ -146,15 +224,15 @@ def _program(module: "nn.Module", example: "Tensor") -> Any:
         return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
 
 
-def _write_torch(module: "nn.Module", names: list[str], example: "Tensor", path: Path) -> Run:
+def _write_torch(module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str) -> Run:
     import torch
 
-    torch.export.save(_program(module, example), path)
+    torch.export.save(_program(module, example), path, extra_files={f"{KEY}.json": note})
     loaded = torch.export.load(path).module()
     return lambda images: [column.detach().numpy() for column in loaded(images)]
 
 
-def _write_onnx(module: "nn.Module", names: list[str], example: "Tensor", path: Path) -> Run:
+def _write_onnx(module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str) -> Run:
     import torch
 
     with torch.no_grad():
@@ -170,6 +248,7 @@ def _write_onnx(module: "nn.Module", names: list[str], example: "Tensor", path: 
             optimize=False,  # it takes OLED's 1e-12 for nothing, and divides 0 by 0; onnxruntime optimises anyway
         )
     assert program is not None
+    program.model.metadata_props[KEY] = note
     program.save(str(path), external_data=False)
     session = onnx_session(path)
     return lambda images: list(session.run(names, {"images": images.numpy()}))

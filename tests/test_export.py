@@ -1,6 +1,7 @@
 """The exported graph gives the run's own scores, for any batch; a method that cannot be exported says why."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from noveltylab import export
+from noveltylab import export, predict
 from noveltylab.data.folder import read
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.scores import read_scores
 from tests.formats import write_images
 from tests.methods.conftest import METHODS, method_config
-from tests.test_predict import trained
+from tests.test_predict import rows_of, trained
+
+README = Path(__file__).parents[1] / "README.md"
 
 #: exported on every run of the tests; the others, with seconds each, by the slow ones
 QUICK = {("pca", "onnx"), ("pca", "torch_export"), ("knn", "torch_export")}
@@ -111,3 +116,64 @@ def test_the_run_folder_is_not_written_to(
     folder = run_of(run_here, "pca")
     assert export.main([f"run={folder}", "format=torch_export", f"output={folder}/x.pt2"]) == 2
     assert "not changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held_out", "options"), [(12, ()), (24, ("protocol.val_fraction=0.5",)), (40, ("protocol.folds=40",))]
+)
+def test_the_lines_of_the_readme_decide_as_predict_does(
+    run_here: Callable[..., dict[str, Any]], held_out: int, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's example, run from its text; with 12 held-out inliers neither decides."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    write_images(Path("new"), {"": 12}, channels=3, seed=5)
+    write_images(Path("odd"), {"bar": 6}, channels=3)
+    for path in Path("odd/bar").iterdir():
+        path.rename(f"new/odd{path.name}")
+    folder = run_of(run_here, "pca", *(options or ("protocol.val_fraction=0.25",)), "data.limit_train=40")
+    assert len(read_scores(folder / "calibration.csv")) == held_out
+    assert export.main([f"run={folder}", "format=onnx", "output=ca_entropy.onnx"]) == 0
+    assert predict.main([f"run={folder}", "input=new"]) == 0
+    (example,) = re.findall(r"```py\n(.*?)```", README.read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    rows = rows_of(Path("scores.csv"))
+    assert len(rows) == len(names["paths"]) == 18
+    decided = {True: "novel", False: "inlier", None: ""}
+    for path, p_value, novel in zip(names["paths"], names["p_values"], names["novel"], strict=True):
+        assert rows[str(path)]["decision"] == decided[None if novel is None else bool(novel)]
+        assert float(rows[str(path)]["p_value"]) == pytest.approx(p_value, abs=1e-12)
+    assert {row["decision"] for row in rows.values()} == ({"novel", "inlier"} if held_out > 18 else {""})
+    result = json.loads((folder / "result.json").read_text())
+    note = names["run"]
+    thresholds = {f"{row['fpr']:g}": row["threshold"] for row in result["thresholds"]["at"]}
+    assert note["thresholds"] == thresholds and note["weights_sha256"] == result["weights"]["sha256"]
+    assert note["run"] == "folder/pca/folder/inlier0/seed0" and note["folds"] == result.get("folds", 0)
+    # again over its own file, not over another's
+    assert export.main([f"run={folder}", "format=onnx", "output=ca_entropy.onnx"]) == 0
+    Path("mine.onnx").write_bytes(b"mine")
+    assert export.main([f"run={folder}", "format=onnx", "output=mine.onnx"]) == 2
+    assert "was not written by export" in capsys.readouterr().err and Path("mine.onnx").read_bytes() == b"mine"
+
+
+def test_a_torch_export_carries_the_decision(run_here: Callable[..., dict[str, Any]]) -> None:
+    folder = run_of(run_here, "knn", "protocol.val_fraction=0", "select=last")
+    for _ in range(2):  # the second time over its own file
+        assert export.main([f"run={folder}", "format=torch_export"]) == 0
+    extra = {"noveltylab.json": ""}
+    torch.export.load("knn.pt2", extra_files=extra)
+    note = json.loads(extra["noveltylab.json"])
+    assert note["score"] == "distance" and (note["size"], note["channels"]) == (32, 3)
+    assert note["held_out"] == [] and set(note["thresholds"].values()) == {None}
+    Path("mine.pt2").write_bytes(b"mine")
+    assert export.main([f"run={folder}", "format=torch_export", "output=mine.pt2"]) == 2
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=60), st.integers(1, 20), st.floats(-9, 9))
+def test_quantiles_make_no_p_value_too_small(scores: list[float], count: int, score: float) -> None:
+    kept = export.quantiles(sorted(scores), count)
+    share = sum(value >= score for value in kept) / len(kept)
+    exact = sum(value >= score for value in scores) / len(scores)
+    assert len(kept) == min(count, len(scores)) and share >= exact - 1e-12
+    assert share <= exact + 1 / len(kept)
