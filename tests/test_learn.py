@@ -122,6 +122,14 @@ def test_the_plan_of_the_presets_measures_what_they_change() -> None:
         assert OmegaConf.from_dotlist([*own, f"method.name={method}_ours"]) == changed
 
 
+def test_the_first_code_of_deep_svdd_is_measured_as_its_preset_has_it() -> None:
+    rows = learn.read_plan("deep_svdd")["methods"]
+    name = "deep_svdd_first_code"
+    preset = OmegaConf.load(CONF / "preset" / "first_code" / "deep_svdd.yaml")
+    own = [text for text in rows[name] if text not in ("method=deep_svdd", *rows["deep_svdd"])]
+    assert OmegaConf.from_dotlist([*own, f"method.name={name}"]) == preset
+
+
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:
     methods = {**PLAN["methods"], "six": ["four", "method.components=6"], "eight": ["six", "method.components=8"]}
     (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}, sort_keys=False))

@@ -8,7 +8,7 @@ and D learns what inliers look like. R refines inliers and distorts outliers, so
   the default width; weights N(0, 0.02);
 - reconstruction: squared error between R(x + n) and the CLEAN image, averaged over the pixels; the code compares with the
   noisy one, by a cross entropy that takes R's tanh output for a logit;
-- its weight lambda: 0.4 from memory of the paper, unverified; the code has 0.2;
+- its weight lambda: 0.4 in the paper (section 4.1); the code has 0.2;
 - noise: fresh at every step, deviation 0.155 on the image's own scale (code, which draws it once an image);
 - R climbs -log D rather than descending log(1 - D) (code); one R step for each D step (paper), `r_steps=2` in the code;
 - RMSprop (code) with rate 2e-4; at the code's 0.002 D was at chance on MNIST's digit 3 from the first epoch on;
