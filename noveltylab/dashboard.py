@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 from noveltylab.errors import UserError
-from noveltylab.screen import say_error, show
+from noveltylab.screen import say_error, show, terminal
 
 #: losses that methods log under these names, all on the axis of iterations
 CURVES = ("val/loss", "train/mse")
@@ -109,4 +109,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with terminal():
+        sys.exit(main(sys.argv[1:]))

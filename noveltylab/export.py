@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from noveltylab.conformal import RATES
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
-from noveltylab.screen import console, say_error
+from noveltylab.screen import console, say_error, terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -355,4 +355,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with terminal():
+        sys.exit(main(sys.argv[1:]))

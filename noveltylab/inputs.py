@@ -84,6 +84,8 @@ def expand(given: str, reader: Reader) -> Iterator[Path]:
         )
         if glob.has_magic(given) and not path.exists():
             what = "no file fits this pattern"
+            if "[" in given:
+                what += " (a bracket that belongs to a name is written [[])"
         raise UserError(f"input={shown(given)}: {what}; this run takes {reader.takes}")
     if first == Path(given).expanduser() and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes:
         raise UserError(f"input={shown(given)}: this run takes {reader.takes}")
@@ -103,14 +105,27 @@ def _expand(given: str, reader: Reader) -> Iterator[Path]:
         elif os.path.lexists(path):
             yield path
         elif glob.has_magic(given):
-            yield from _closed_folders(os.path.expanduser(given))
-            for name in sorted(glob.iglob(os.path.expanduser(given), recursive=True)):
+            pattern = literal_folders(os.path.expanduser(given))
+            yield from _closed_folders(pattern)
+            for name in sorted(glob.iglob(pattern, recursive=True)):
                 if not os.path.isdir(name):
                     yield Path(name)
                 elif "**" not in given:  # which lists what is in them as well
                     yield from _walk(Path(name), reader)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"input={shown(given)}: cannot be looked into ({reason(error)})") from None
+
+
+def literal_folders(pattern: str) -> str:
+    """The pattern with the brackets of folders escaped that exist by this very name: `a[1]/*.png` where there is `a[1]`."""
+    names = pattern.replace(os.sep, "/").split("/")
+    escaped = []
+    for position, name in enumerate(names[:-1]):
+        literal = os.path.isdir("/".join(names[: position + 1]))
+        if glob.has_magic(name) and not literal:
+            break
+        escaped.append(glob.escape(name))
+    return "/".join([*escaped, *names[len(escaped) :]])
 
 
 def _walk(folder: Path, reader: Reader) -> Iterator[Path]:

@@ -33,7 +33,7 @@ import numpy as np
 
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
-from noveltylab.screen import console, say, say_error
+from noveltylab.screen import console, say, say_error, terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -353,4 +353,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with terminal():
+        sys.exit(main(sys.argv[1:]))

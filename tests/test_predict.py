@@ -22,7 +22,7 @@ from noveltylab import predict
 from noveltylab.conformal import Calibration
 from noveltylab.detector import Detector, load_detector
 from noveltylab.errors import UserError
-from noveltylab.inputs import Reader
+from noveltylab.inputs import Reader, expand
 from noveltylab.scores import read_scores
 from tests.conftest import run_in
 from tests.data.test_decode import hostile
@@ -561,3 +561,24 @@ def test_a_frame_of_rows(run_folder: Path, own: Path) -> None:
         detector.frame(np.zeros((2, 5, 8, 8), np.uint8))
     with pytest.raises(UserError, match="no such file"):
         detector.frame("nowhere.png")
+
+
+@pytest.mark.parametrize("folder", ["a[1]", "[x]/b[0-9]", "My Parts (2)/*", "Größe/零件"])
+def test_a_pattern_below_a_folder_with_brackets(tmp_path: Path, folder: str) -> None:
+    reader = Reader("image", 1, 32, "", (0.0, 1.0), "max")
+    for name in (folder, "a1", "b5"):
+        (tmp_path / name / "bad").mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / name / "bad" / f"{number}.png").touch()
+    files = [tmp_path / folder / "bad" / f"{number}.png" for number in range(3)]
+    assert list(expand(f"{tmp_path}/{folder}/bad/*.png", reader)) == files
+    assert list(expand(f"{tmp_path}/{folder}/**/[12].png", reader)) == files[1:]
+    assert list(expand(f"{tmp_path}/{folder}/bad", reader)) == files
+    assert list(expand(f"{tmp_path}/[ab][15]/bad/0.png", reader))[:1] == [tmp_path / "a1" / "bad" / "0.png"]
+
+
+def test_a_bracket_that_fits_nothing_says_how_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no file fits this pattern \(a bracket that belongs to a name is written \[\[\]\)"
+    ):
+        expand(f"{tmp_path}/a[1]/*.png", Reader("image", 1, 32, "", (0.0, 1.0), "max"))

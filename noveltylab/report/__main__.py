@@ -137,4 +137,5 @@ def one_per_line(texts: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with screen.terminal():
+        main()
