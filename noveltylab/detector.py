@@ -32,12 +32,13 @@ from noveltylab.evaluate import (
     score_in_threads,
     single_threads,
 )
+from noveltylab.files import open_regular, sha256_file
 from noveltylab.folds import Folds, in_folds
 from noveltylab.inputs import Item, Kind, Reader, expand, in_jobs, read_item
 from noveltylab.ledger import damage
 from noveltylab.methods.base import Method, find_method
 from noveltylab.options import Options, check_arguments, read_options
-from noveltylab.results import read_result, recorded_config, sha256_file
+from noveltylab.results import read_result, recorded_config
 from noveltylab.runs import require_run
 from noveltylab.scores import read_scores
 from noveltylab.screen import say
@@ -383,10 +384,16 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
     method = _build(options, recorded.primary, (channels, height, width), recorded.folds)
     preprocess = Preprocess(options.data.contrast, options.data.subtract_mean)
     path = folder / recorded.weights.file
-    if not path.is_file() or sha256_file(path) != recorded.weights.sha256:
-        raise UserError(f"{path}: missing, damaged or changed since the run; run it again with force=true")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if sha256_file(path, within=folder) != recorded.weights.sha256:
+            raise OSError(0, "its SHA-256 differs")
+    except OSError as error:
+        raise UserError(
+            f"{path}: missing, damaged or changed since the run ({error.strerror}); run it again with force=true"
+        ) from None
+    try:
+        with open_regular(path, within=folder) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         preprocess.load_state_dict(state["preprocess"])
     except Exception as error:  # a foreign file fails in many ways, and each means the same
@@ -412,6 +419,9 @@ def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: i
                 method = method_class(shape, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from None
+    except (MemoryError, RuntimeError, OverflowError) as error:  # sizes that no machine has
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"the run's method cannot be built here ({reason or 'out of memory'})") from None
     if primary not in method.score_names:
         raise UserError(f"the run's primary score is {primary}, but its method has {', '.join(method.score_names)}")
     if primary in method.transductive:

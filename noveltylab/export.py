@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 from noveltylab.conformal import RATES
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
-from noveltylab.screen import console, say_error, terminal
+from noveltylab.screen import console, say, say_error, terminal
+from noveltylab.signals import exit_code, interruptible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -346,10 +347,14 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
-        path = export(*parse(arguments))
+        with interruptible():
+            path = export(*parse(arguments))
     except (UserError, RunFailed) as error:
         say_error(error)
         return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt as error:
+        say("interrupted; nothing was written")
+        return exit_code(error)
     console(soft_wrap=True).print(f"written to {path}")
     return 0
 

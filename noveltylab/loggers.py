@@ -1,6 +1,7 @@
 """Where losses go: `metrics.csv` in the run folder always, Weights & Biases if asked for."""
 
 import csv
+import io
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import ValidationError
 
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.files import read_text
+from noveltylab.files import MAX_TABLE_BYTES, read_bytes, read_text
 from noveltylab.options import Options, WandbOptions
 from noveltylab.report.published import printed_for, read_tables
 from noveltylab.results import write_atomic
@@ -51,10 +52,13 @@ class MetricsFile(Logger):
     @rank_zero_only
     def rewind(self, iteration: int) -> None:
         """Drops rows after `iteration`, which a resumed run will write again, and a torn last row."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        with open(self.path, newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == 3]
+        try:
+            text = read_bytes(self.path, MAX_TABLE_BYTES).decode("utf-8", "replace")
+            rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) == 3]
+        except (OSError, csv.Error):  # a pipe in its place would be waited for
+            rows = []
         if not rows or not iteration:  # the heading itself may be torn
             self.path.unlink()
             return

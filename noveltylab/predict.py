@@ -34,6 +34,7 @@ import numpy as np
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
 from noveltylab.screen import console, say, say_error, terminal
+from noveltylab.signals import exit_code, interruptible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -335,19 +336,20 @@ def print_summary(request: Request, summary: Summary, detector: "Detector | None
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 for Ctrl-C."""
+    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 or 143 for signals."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2
     try:
         request = parse(arguments)
-        summary = predict(request)
+        with interruptible():
+            summary = predict(request)
     except (UserError, RunFailed) as error:
         say_error(error)
         return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say("interrupted; nothing was written")
-        return 130
+        return exit_code(error)
     print_summary(request, summary)
     return 1 if summary.failed else 0
 

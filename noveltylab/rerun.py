@@ -90,6 +90,11 @@ def fresh_options(folder: Path, result: dict[str, Any], changes: list[str]) -> t
             f"the run was on {recorded['trainer']['devices']} devices, which its folder does not decide here; say "
             f"trainer.devices={recorded['trainer']['devices']} to use as many, or trainer.devices=1"
         )
+    if recorded["method"].get("contrastive_from") and OmegaConf.select(wanted, "method.contrastive_from") is None:
+        raise UserError(
+            "the run began with the weights of another file, which has to be named; it was "
+            f"method.contrastive_from={shlex.quote(str(recorded['method']['contrastive_from']))}"
+        )
     if config["data"].get("classes") == "folders" and OmegaConf.select(wanted, "data.root") is None:
         raise UserError(
             "the run is on a folder of images, which has to be named; they lay in "

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError
+from noveltylab.files import MAX_TABLE_BYTES, read_bytes
 from noveltylab.results import write_atomic
+from noveltylab.spreadsheet import quote, unquote
 
 FIXED = ("id", "label", "is_outlier")
 
@@ -63,7 +65,7 @@ def write_scores(path: str | Path, scores: Scores) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*FIXED, *scores.columns])
     arrays = (scores.labels, scores.is_outlier.astype(np.int64), *scores.columns.values())
-    writer.writerows(zip(scores.ids, *(array.tolist() for array in arrays), strict=True))
+    writer.writerows(zip(map(quote, scores.ids), *(array.tolist() for array in arrays), strict=True))
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))  # ids may be file names that are no UTF-8
 
 
@@ -78,7 +80,7 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
         UserError: The file is missing, cut short, damaged or not the one recorded.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, MAX_TABLE_BYTES, within=Path(path).parent)
     except OSError as error:
         raise _damaged(path, f"cannot be read ({error.strerror})") from None
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
@@ -102,7 +104,7 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
         raise _damaged(path, f"is_outlier holds {min(strange)!r} instead of 0 or 1")
     try:
         return Scores(
-            ids=list(ids),
+            ids=list(map(unquote, ids)),
             labels=np.array(list(map(int, labels)), np.int64),
             is_outlier=np.array(flags) == "1",
             columns={name: np.array(list(map(float, column))) for name, column in named},

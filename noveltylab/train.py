@@ -34,6 +34,7 @@ from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.estimate import Estimate
 from noveltylab.evaluate import novelty_scores, validation_loss
+from noveltylab.files import open_regular
 from noveltylab.graph import graphed
 from noveltylab.loggers import MetricsFile
 from noveltylab.methods.base import Method
@@ -71,7 +72,13 @@ def save_weights(path: Path, method: Method, data: NoveltyData, **facts: Any) ->
 
 def load_weights(path: Path, method: Method) -> None:
     """Puts the saved weights into the method."""
-    method.load_state_dict(torch.load(path, map_location=method.device, weights_only=True)["method"])
+    method.load_state_dict(_load(path, method.device)["method"])
+
+
+def _load(path: str | Path, device: Any = "cpu") -> Any:
+    """What `_save` wrote; no pipe is waited for, no code is run."""
+    with open_regular(path) as file:
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
@@ -87,7 +94,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         _save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return _load(path, map_location or "cpu")
 
 
 class Reseed(Callback):
@@ -396,10 +403,10 @@ def _iteration_of(last: Path) -> int:
     if not last.exists():
         return 0
     try:
-        content = torch.load(last, map_location="cpu", weights_only=True)
+        content = _load(last)
         iteration = int(content["iteration"])
         for stem in content["callbacks"]["Checkpoints"]["best"]:  # all or none: they belong to one another
-            torch.load(last.with_name(f"{stem}.pt"), map_location="cpu", weights_only=True)
+            _load(last.with_name(f"{stem}.pt"))
     except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
         damaged = last.rename(last.with_suffix(".damaged"))
         reason = " ".join(str(error).split())[:200]

@@ -38,3 +38,134 @@ def test_escapes_in_a_path_reach_neither_terminal_nor_log(command: Command, tmp_
     for text in (done.stdout, done.stderr, again.stdout, log.read_text()):
         assert not {sign for sign in text if not sign.isprintable() and sign != "\n"}
     assert "a\\x1b[2J\\u202eb" in done.stdout and "a\\x1b[2J\\u202eb" in again.stdout
+
+
+# Files that hang, or fill memory.
+
+
+def picture(path: Path, kind: str = "PNG") -> Path:
+    from PIL import Image
+
+    Image.new("L", (40, 40), 100).save(path, kind)
+    return path
+
+
+def commented(path: Path) -> None:
+    path.write_bytes(b"P5\n#" + b"x" * (3 << 20) + b"\n1 1\n255\n\x00")
+
+
+IMAGES: dict[str, Callable[[Path], object]] = {
+    "pipe": lambda path: os.mkfifo(path),
+    "endless device": lambda path: path.symlink_to("/dev/zero"),
+    "file of the kernel": lambda path: path.symlink_to("/proc/kmsg"),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "folder": Path.mkdir,
+    "huge": lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40),
+    "endless comment": commented,
+    "pickle": lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_odd_image_is_one_line(tmp_path: Path, kind: str) -> None:
+    from noveltylab.data.decode import Unreadable, decode, is_colour, thumbnail
+
+    IMAGES[kind](path := tmp_path / "odd.png")
+    for read in (lambda: decode(path, 1, 32), lambda: is_colour(path), lambda: thumbnail(path, 32)):
+        with pytest.raises(Unreadable) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_threads_that_decode_share_a_bounded_memory() -> None:
+    from noveltylab.data.decode import Memory
+
+    memory, most, lock = Memory(100), [0], threading.Lock()
+    inside = [0]
+
+    def work(size: int) -> None:
+        with memory.hold(size):
+            with lock:
+                inside[0] += min(size, 100)
+                most[0] = max(most[0], inside[0])
+            threading.Event().wait(0.002)
+            with lock:
+                inside[0] -= min(size, 100)
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (40, 60, 30, 1000, 10) * 8]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] <= 100 and memory.used == 0
+
+
+def test_large_pictures_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from noveltylab.data import decode as module
+
+    path = picture(tmp_path / "a.png")
+    memory = module.Memory(40 * 40 * module.BYTES_PER_PIXEL)
+    seen: list[int] = []
+    pixels = module._pixels
+
+    def watched(*arguments: object) -> object:
+        seen.append(memory.used)
+        return pixels(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "MEMORY", memory)
+    monkeypatch.setattr(module, "_pixels", watched)
+    list(module.in_order(lambda path: module.decode(path, 1, 8), [path] * 20, threads=8))
+    assert seen == [memory.total] * 20
+
+
+# Spreadsheets.
+
+FORMULAS = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "'=1", "''-1")
+ORDINARY = ("a=1", "'quoted'", "'", "", "test/good/001.png", "1e-3", " =1", "零件")
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *ORDINARY])
+def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
+    from noveltylab.spreadsheet import quote, unquote
+
+    assert unquote(quote(text)) == text
+    assert not quote(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert (quote(text) == text) == (text in ORDINARY)
+
+
+def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
+    from noveltylab.scores import Scores, read_scores, write_scores
+
+    ids = [*(text for text in FORMULAS if "\r" not in text), *ORDINARY]
+    scores = Scores(ids, [0] * len(ids), [False] * len(ids), {"mse": [-float(i) for i in range(len(ids))]})  # type: ignore[arg-type]
+    write_scores(path := tmp_path / "scores.csv", scores)
+    assert read_scores(path).ids == ids
+    lines = path.read_text().splitlines()[1:]
+    assert not any(line.lstrip('"').startswith(("=", "+", "-", "@", "\t")) for line in lines)
+    assert "test/good/001.png,0,0,-11.0" in lines
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+hydra.job.env_set.WANDB_API_KEY=SECRET",
+        "hydra.job.env_set={A: SECRET}",
+        "++hydra.job.env_set={WANDB_API_KEY: SECRET,B: SECRET}",
+        "logger.api_key=SECRET",
+        "+logger.token=SECRET",
+        "+x.Password=SECRET",
+        "logger={name: wandb, api_key: SECRET}",
+        "x={'my_secret':'SECRET'}",
+        "data.root=https://me:SECRET@host/x",
+    ],
+)
+def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    from noveltylab.results import provenance
+
+    monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", argument])
+    assert "SECRET" not in provenance()["command"] and "***" in provenance()["command"]
+    monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", "data.root=/a/b", "inlier=3"])
+    assert provenance()["command"] == "noveltylab method=pca data.root=/a/b inlier=3"

@@ -27,11 +27,11 @@ ALLOWED = {
     "schema": {"pydantic"},
     "results": {"noveltylab.files", "noveltylab.schema"},
     "aggregate": {"numpy", "noveltylab.scores"},
-    "scores": {"numpy", "noveltylab.results"},
+    "scores": {"numpy", "noveltylab.files", "noveltylab.results", "noveltylab.spreadsheet"},
     "metrics": {"numpy"},
     "figures": {"numpy", "noveltylab.results"},
     "summary": {"rich", "noveltylab.screen"},
-    "data.protocols": {"numpy", "noveltylab.results"},
+    "data.protocols": {"numpy", "noveltylab.files", "noveltylab.results"},
     "evaluate": {
         "numpy",
         "torch",
@@ -44,7 +44,18 @@ ALLOWED = {
 #: what the report may know of the package: what a run left behind, and how to compute it again
 REPORT = tuple(
     f"noveltylab.{name}"
-    for name in ("report", "results", "errors", "files", "screen", "schema", "scores", "metrics", "conformal")
+    for name in (
+        "report",
+        "results",
+        "errors",
+        "files",
+        "screen",
+        "schema",
+        "scores",
+        "metrics",
+        "conformal",
+        "spreadsheet",
+    )
 )
 
 

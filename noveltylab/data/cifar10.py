@@ -16,6 +16,7 @@ from torchvision import datasets
 
 from noveltylab.data.base import Samples, fetch, missing, resolve_root
 from noveltylab.errors import UserError
+from noveltylab.files import open_regular
 
 _KIND = datasets.CIFAR10
 _PIXELS = 3 * 32 * 32
@@ -58,7 +59,11 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
 
 def _read_batch(path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed one."""
-    with open(path, "rb") as file:
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Replace it.") from None
+    with opened as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
         if md5 is not None and found != md5:
             raise UserError(

@@ -26,6 +26,7 @@ from torch import Tensor
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.errors import UserError, nearest
+from noveltylab.files import open_regular
 from noveltylab.results import cores
 
 SCENES = (
@@ -55,6 +56,8 @@ _TAGS = {
 _SIDE = 64
 _RATES = (8_000, 384_000)
 _MAX_META = 64 << 20
+#: amplitude of a sample, 1 in most files, 2**31 in floats that hold whole numbers; beyond it powers overflow
+LOUDEST = 2.0**31
 _BY_HAND = (
     f"Unpack the archives of TUT Rare Sound Events 2017, development (doi 10.5281/zenodo.401395) and evaluation (doi "
     f"10.5281/zenodo.1160455), side by side into the data folder: {_DEVELOPMENT} and {_EVALUATION}. They are not fetched."
@@ -247,7 +250,7 @@ def _read_part(root: Path, part: str) -> _Part:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, _MAX_META) as file:
             content = file.read(_MAX_META + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
@@ -532,7 +535,11 @@ def _libraries() -> _Sound:
 
 def _header(path: Path, span: Span | None, cut: Cut, sound: _Sound) -> tuple[int, int, int]:
     """Frames, rate and channels of a wav file. UserError unless it is whole and long enough for its event."""
-    with open(path, "rb") as file:
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    with opened as file:
         head, size = file.read(12), os.fstat(file.fileno()).st_size
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         raise UserError(
@@ -568,6 +575,8 @@ def _wave(path: Path, header: tuple[int, int, int], sound: _Sound) -> NDArray[np
         raise UserError(f"{path} is not a readable wav file ({error}). Replace it.") from None
     if stored.shape != (frames, channels) or not np.isfinite(stored).all():
         raise UserError(f"{path} is damaged: expected {frames} numbers in {channels} channels. Replace it.")
+    if (loudest := float(np.abs(stored).max(initial=0))) > LOUDEST:
+        raise UserError(f"{path} has samples up to {loudest:.3g}, and sound lies in [-1, 1]. Replace it.")
     wave: NDArray[np.float32] = stored.mean(1)
     if rate != RATE:
         # its length may be one off, by the rounding of the ratio

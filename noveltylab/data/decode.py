@@ -10,10 +10,12 @@ antialiased where it shrinks, the aspect ratio is not kept).
 import io
 import os
 import stat
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from noveltylab.data.preprocess import resize
+from noveltylab.files import open_regular
 from noveltylab.results import cores
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ R = TypeVar("R")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 #: bytes of a file that are looked at
 MAX_BYTES = 1 << 30
+#: bytes of a file that is read as it may be
+SMALL = 1 << 18
 _GREY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 #: Pillow's limit (Image.MAX_IMAGE_PIXELS, 89 million) is an error here, not a warning
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -51,8 +56,12 @@ def decode(path: Path, channels: int, side: int | None, bits: int | None = None)
         Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger than Pillow's limit, or a
             pixel has more bits.
     """
-    pixels = torch.from_numpy(read_pixels(path, channels, bits)).permute(2, 0, 1).contiguous()
-    return pixels if side is None else fit(pixels, side)
+
+    def fitted(image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(_pixels(image, channels, bits)).permute(2, 0, 1).contiguous()
+        return pixels if side is None else fit(pixels, side)
+
+    return _read(path, fitted)
 
 
 def fit(pixels: Tensor, side: int) -> Tensor:
@@ -86,9 +95,14 @@ def in_order(
 
 def read_pixels(path: Path, channels: int, bits: int | None = None) -> NDArray[np.uint8]:
     """uint8 (H, W, channels) at native size. Unreadable as `decode`."""
+    return _read(path, lambda image: _pixels(image, channels, bits))
+
+
+def _read(path: Path, work: Callable[[Image.Image], R]) -> R:
+    """What `work` makes of the image, its pixels included. Unreadable as `decode`."""
     try:
-        with _open(path) as image:
-            return _pixels(image, channels, bits)
+        with _open(path) as image, MEMORY.hold(image.width * image.height * BYTES_PER_PIXEL):
+            return work(image)
     except Unreadable:
         raise
     except Exception as error:  # what a damaged file makes a decoder raise is not documented
@@ -122,14 +136,12 @@ def brightest(path: Path) -> int:
 
     Unreadable as `decode`.
     """
-    try:
-        with _open(path) as image:
-            dropped = 8 if _deep_colour(image) else 0  # asked before the pixels are read
-            return int(np.asarray(image).max()) << dropped
-    except Unreadable:
-        raise
-    except Exception as error:  # as above
-        raise Unreadable(reason(error)) from None
+
+    def most(image: Image.Image) -> int:
+        dropped = 8 if _deep_colour(image) else 0  # asked before the pixels are read
+        return int(np.asarray(image).max()) << dropped
+
+    return _read(path, most)
 
 
 def _deep_colour(image: Image.Image) -> bool:
@@ -169,17 +181,63 @@ def check_file(path: Path) -> int:
     return found.st_size
 
 
-def _open(path: Path) -> Image.Image:
-    check_file(path)
-    try:
-        image = Image.open(path, formats=FORMATS)  # reads the header only
-    except UnidentifiedImageError:
-        raise Unreadable(f"is no image of a known format ({', '.join(FORMATS)})") from None
-    limit = Image.MAX_IMAGE_PIXELS or 0
-    if image.width * image.height > limit:
-        image.close()
-        raise Unreadable(f"too many pixels: {image.width} x {image.height}, more than {limit:,}")
-    return image
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """The image with its header read."""
+    size = check_file(path)
+    file = open_regular(path, MAX_BYTES)
+    with _Metered(file.detach(), size) if size > SMALL else file as stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)  # reads the header only
+        except UnidentifiedImageError:
+            raise Unreadable(f"is no image of a known format ({', '.join(FORMATS)})") from None
+        with image:
+            limit = Image.MAX_IMAGE_PIXELS or 0
+            if image.width * image.height > limit:
+                raise Unreadable(f"too many pixels: {image.width} x {image.height}, more than {limit:,}")
+            yield image
+
+
+class _Metered(io.BufferedReader):
+    """A file that ends a decoder which takes it in crumbs, such as a comment of 200 MB letter by letter."""
+
+    def __init__(self, raw: io.RawIOBase, size: int) -> None:
+        super().__init__(raw)
+        self.left = 100_000 + size // 256
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise Unreadable("its header or comments have no end")
+        return super().read(count)
+
+
+class Memory:
+    """What threads may use at once, in bytes: who asks for more than is left waits, who asks for more than all is alone."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.used = total, 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, wanted: int) -> Iterator[None]:
+        """Inside, `wanted` bytes are taken."""
+        share = min(wanted, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.used + share <= self.total)
+            self.used += share
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= share
+                self.changed.notify_all()
+
+
+#: Bytes that a pixel takes while it is decoded, laid on white and stretched.
+BYTES_PER_PIXEL = 32
+#: Of all threads that decode.
+MEMORY = Memory(1 << 30)
 
 
 def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.uint8]:

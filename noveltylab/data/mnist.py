@@ -21,6 +21,7 @@ from torchvision import datasets
 
 from noveltylab.data.base import Samples, fetch, missing, resolve_root
 from noveltylab.errors import UserError
+from noveltylab.files import open_regular
 
 # torchvision knows the compressed files only; these are the sha256 of what its checksums guarantee, extracted
 SHA256 = {
@@ -84,24 +85,26 @@ def read_idx(
 def _opened(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """The file, or the one compressed beside it: its path and a stream of what it holds."""
     if path.is_file():
-        with open(path, "rb") as plain:
+        with open_regular(path) as plain:
             yield path, plain
         return
     path = path.with_name(f"{path.name}.gz")
     try:
-        with gzip.open(path, "rb") as stream:
+        with open_regular(path) as packed, gzip.open(packed, "rb") as stream:
             yield path, cast(IO[bytes], stream)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is truncated or corrupt: not a whole gzip file, {path.stat().st_size} bytes ({error}). Replace it."
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Replace it.") from None
 
 
 def _verify(path: Path, md5_compressed: str, sha256_extracted: str) -> None:
     """UserError unless the file has the official checksum."""
     what, expected = ("sha256", sha256_extracted) if path.is_file() else ("md5", md5_compressed)
     path = path if path.is_file() else path.with_name(f"{path.name}.gz")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         found = hashlib.file_digest(file, what).hexdigest()
     if found != expected:
         raise UserError(

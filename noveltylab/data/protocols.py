@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError, nearest
+from noveltylab.files import open_regular
 from noveltylab.results import write_atomic
 
 Index = NDArray[np.int64]
@@ -377,7 +378,7 @@ def save_split(path: Path, split: Split, ids: Names, labels: Labels, images: NDA
 def load_split(path: Path) -> Split:
     """Read what save_split wrote, never unpickling. UserError if missing, unreadable or not matching its hash."""
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with open_regular(path) as raw, np.load(raw, allow_pickle=False) as file:
             stored = {name: file[name] for name in ("part", "id", "label", "is_outlier", "index", "sha256")}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"Cannot read the split {path} ({error}). Delete it and run again with force=true.") from error

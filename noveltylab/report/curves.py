@@ -1,14 +1,18 @@
 """Training curves from the metrics.csv of runs: one line a class, the mean over its seeds."""
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from noveltylab.files import read_bytes
 from noveltylab.report.blocks import Curves
 from noveltylab.report.collect import Run
 
+#: Bytes of a metrics.csv that are read: a million values.
+MAX_METRICS_BYTES = 64 << 20
 #: Points of a line; more would not be seen.
 POINTS = 60
 
@@ -35,14 +39,14 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
 def _read(path: Path) -> Iterator[tuple[int, str, float]]:
     """Its readable lines; a file cut short or damaged gives what it still holds."""
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            for row in csv.reader(file):
-                try:
-                    iteration, name, value = int(row[0]), row[1], float(row[2])
-                except (ValueError, IndexError):
-                    continue  # the header, or a line cut short
-                if math.isfinite(value):
-                    yield iteration, name, value
+        text = read_bytes(path, MAX_METRICS_BYTES, within=path.parent).decode("utf-8", "replace")
+        for row in csv.reader(io.StringIO(text, newline="")):
+            try:
+                iteration, name, value = int(row[0]), row[1], float(row[2])
+            except (ValueError, IndexError):
+                continue  # the header, or a line cut short
+            if math.isfinite(value) and 0 <= iteration < 2**53:
+                yield iteration, name, value
     except (OSError, csv.Error):
         return
 

@@ -9,6 +9,7 @@ from noveltylab.report.ours import RULES, Comparisons, class_names
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes
 from noveltylab.report.stats import Cells, summarise
+from noveltylab.spreadsheet import quote
 
 Record = dict[str, str | float | None]
 FIELDS = (
@@ -81,9 +82,9 @@ def to_csv(records: Sequence[Record]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({field: _harmless(value) for field, value in record.items()} for record in records)
+    writer.writerows({field: _cell(value) for field, value in record.items()} for record in records)
     return text.getvalue()
 
 
-def _harmless(value: str | float | None) -> str | float | None:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _cell(value: str | float | None) -> str | float | None:
+    return quote(value) if isinstance(value, str) else value
