@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types chaos learn baselines floors table bench bench-gpu bench-more clean
+.PHONY: help run test test-slow lint types chaos learn baselines floors table latex bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,12 +52,19 @@ floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($N
 	$(FLOORS) data=ucsd data.limit_train=8192
 	$(FLOORS) data=dcase 'inlier=$(SCENES)' data.verify=false
 	$(BIN)/python -m experiments.keep outputs/classical_gcn classical_gcn
-	$(BIN)/python -m experiments.keep outputs/classical classical
+	$(BIN)/python -m experiments.keep outputs/classical classical --shortened
 
-table: $(STAMP) ## run one of the papers' tables, then report on its paper: make table T=ocgan/table2_mnist [ARGS="more options"]
+# where the table's runs go
+MADE = $(or $(patsubst output=%,%,$(filter output=%,$(ARGS))),outputs/$(T))
+table: $(STAMP) ## run one of the papers' tables, keep whole runs, write its paper's page; a trial is only shown: make table T=ocgan/table2_mnist [ARGS="more options"]
 	@test -n "$(T)" || { echo "error: which table? make table T=ocgan/table2_mnist; --help lists them" >&2; exit 2; }
 	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
-	$(BIN)/python -m experiments.keep outputs/$(T) $(T) && exit $$status
+	$(BIN)/python -m experiments.keep $(MADE) $(T) && exit $$status
+
+latex: $(STAMP) ## compile the tables of the kept results (or R=outputs) to <report>/report.pdf; needs pdflatex
+	$(BIN)/python -m noveltylab.report $(or $(R),experiments/results) --output outputs/latex
+	cd outputs/latex && pdflatex -interaction=nonstopmode -halt-on-error report.tex > pdflatex.txt || { tail -20 pdflatex.txt; exit 1; }
+	@! grep -n Overfull outputs/latex/report.log && echo outputs/latex/report.pdf
 
 bench: $(STAMP) ## the four methods side by side with bare PyTorch and plain Lightning, appended to benchmarks/RESULTS.md (9 minutes)
 	$(BIN)/python -m benchmarks.suite

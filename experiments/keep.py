@@ -1,26 +1,30 @@
 """Keeps the results of runs in experiments/results/ and writes the pages of the papers' tables from them.
 
-python -m experiments.keep outputs/ocgan/table2_mnist ocgan/table2_mnist   # every result.json there, under this name
+python -m experiments.keep outputs/ocgan/table2_mnist ocgan/table2_mnist   # the runs of that table, under its name
 python -m experiments.keep                                                 # only the pages, from what is kept
 
 What is kept is each run's result.json, a few kilobytes, in the folders of its run: experiments/results/<name>/<protocol>/
 <method>/<data>/inlier<k>/seed<s>/. A result of the same cell under the same name is replaced. Where the run and its data
-lay on this machine is left out.
+lay on this machine is left out. A trial is never kept: a run with other options than its table's, or a shortened one.
 """
 
 import argparse
 import re
-import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
-from noveltylab.report.collect import collect
+from noveltylab.report.collect import Collected, Run, collect
 from noveltylab.results import read_result, write_atomic, write_result
+from noveltylab.screen import say
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
+#: Differences that are named where a run is not kept.
+NAMED = 3
 PAPERS = ("ocgan", "ca_entropy", "oled", "nda")
 
 
@@ -31,21 +35,112 @@ def main(arguments: list[str] | None = None) -> int:
         "folder", nargs="?", type=Path, help="of runs, at any depth; without it only the pages are written"
     )
     made.add_argument("name", nargs="?", help="under which they are kept, e.g. ocgan/table2_mnist")
+    made.add_argument(
+        "--shortened", action="store_true", help="keep shortened runs as well, under a name that is no table's"
+    )
     options = made.parse_args(arguments)
     if (options.folder is None) != (options.name is None):
         made.error("a folder goes with a name, e.g. outputs/ocgan/table2_mnist ocgan/table2_mnist")
     try:
-        if options.folder is not None:
-            found = collect(options.folder, check=True)
-            for run in found.runs:
-                keep(run.folder, options.name)
-            for folder, why in [*found.damaged, *found.unfinished, *found.unmeasured]:
-                print(f"not kept: {folder} ({why})", file=sys.stderr)
-        write_pages()
+        pages = write_pages() if options.folder is None else keep_runs(options.folder, options.name, options.shortened)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
+    for page in pages:
+        say(f"page: {page}")
     return 0
+
+
+def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
+    """Keeps the whole runs below a folder under a name; returns the pages that were written.
+
+    Args:
+        folder: Of runs.
+        name: Of a table, such as ocgan/table2_mnist, whose options its runs must have; or another one.
+        shortened: Keep shortened runs as well, under a name that is no table's.
+    """
+    found = collect(folder, check=True)
+    kept = 0
+    for run in found.runs:
+        if reasons := why_not(run, found, name, shortened):
+            say(f"not kept: {run.folder} ({'; '.join(reasons)})")
+        else:
+            keep(run.folder, name)
+            kept += 1
+    for place, why in [*found.damaged, *found.unfinished, *found.unmeasured]:
+        say(f"not kept: {place} ({why})")
+    paper, table = name.partition("/")[0], name if is_table(name) else ""
+    if not kept:
+        # a trial is looked at where it was made
+        _, paths = report(folder, tables=[table] if table else [])
+        return [paths["html"]]
+    return write_pages([paper] if paper in PAPERS else PAPERS)
+
+
+def why_not(run: Run, found: Collected, name: str, shortened: bool) -> list[str]:
+    """Why a run is not kept under a name; empty if it is."""
+    reasons = [reason for place, reason in found.unchecked if place == run.folder]
+    if is_table(name):
+        differences = list(departures(run, name))
+        more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+        reasons += [f"a trial: {', '.join(differences[:NAMED])}{more}"] if differences else []
+    if run.shortened and (is_table(name) or not shortened):
+        reasons.append(f"shortened: {', '.join(run.shortened)}")
+    return reasons
+
+
+def is_table(name: str) -> bool:
+    """Whether `experiment=<name>` runs a paper's table."""
+    from noveltylab.__main__ import EXPERIMENTS as TABLES  # takes a second: Hydra
+
+    return name in TABLES
+
+
+def departures(run: Run, table: str) -> Iterator[str]:
+    """In which options that make numbers a run differs from the table's own, as `size 8 instead of 28`."""
+    result = run.result
+    swept = tuple(swept_options(run.all_options, result.method, table))
+    try:
+        plan = planned(table, swept)
+    except Exception as error:  # Hydra's, of many classes: the table has no such row
+        yield f"no row of {table} ({' '.join(str(error).split())[:100]})"
+        return
+    own = Run(run.folder, run.source, result.model_copy(update={"config": plan})).options
+    if result.method != (name := plan["method"]["name"]):
+        yield f"method.name {result.method} instead of {name}"
+    for key in sorted(own.keys() | run.options.keys()):
+        if own.get(key) != run.options.get(key):
+            yield f"{key} {run.options.get(key, 'absent')} instead of {own.get(key, 'absent')}"
+
+
+def swept_options(options: dict[str, Any], method: str, table: str) -> Iterator[str]:
+    """The overrides that make a run the row of the table that it says it is."""
+    for key in composed(table)["hydra"]["sweeper"]["params"]:
+        if key == "row":
+            yield f"row={method}"
+        elif key not in ("inlier", "seed") and key in options:
+            yield f"{key}={options[key]}"
+
+
+@cache
+def planned(table: str, swept: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of one row of a table, as plain values."""
+    from omegaconf import OmegaConf
+
+    config = composed(table, *swept)
+    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
+
+
+@cache
+def composed(table: str, *overrides: str) -> Any:
+    """The configuration of a table with Hydra's own part."""
+    from hydra import compose, initialize_config_dir
+
+    from noveltylab.__main__ import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [f"experiment={table}", *overrides], return_hydra_config=True)
 
 
 def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
@@ -69,13 +164,22 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def write_pages() -> None:
-    """RESULTS.md of every paper, printed numbers beside those of the kept results, and that of the classical methods."""
-    for paper in PAPERS:
-        report(KEPT, tables=[paper], markdown=EXPERIMENTS / paper / "RESULTS.md", name=f"the tables of {paper}")
-    if (classical := KEPT / "classical").is_dir():
-        report(classical, markdown=EXPERIMENTS / "classical" / "RESULTS.md")
+def write_pages(papers: Iterable[str] = PAPERS) -> list[Path]:
+    """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the classical methods.
+
+    A paper's page shows the runs of its own tables and the studies of all; what other papers' tables hold stands on
+    their pages. So a table writes one page.
+    """
+    pages = []
+    for paper in papers:
+        pages.append(page := EXPERIMENTS / paper / "RESULTS.md")
+        others = [other for other in PAPERS if other != paper]
+        report(KEPT, tables=[paper], markdown=page, name=f"the tables of {paper}", leave_out=others)
+    if papers == PAPERS and (classical := KEPT / "classical").is_dir():
+        pages.append(page := EXPERIMENTS / "classical" / "RESULTS.md")
+        report(classical, markdown=page)
+    return pages
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

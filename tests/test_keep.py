@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from experiments import keep
-from noveltylab.report.collect import collect
+from noveltylab.report.collect import Collected, collect
+from noveltylab.report.collect import Run as Run_
+from noveltylab.schema import Result
+from tests.report.conftest import flat_metrics, result_of
 
 Run = Callable[..., dict[str, Any]]
 
@@ -36,9 +39,9 @@ def test_results_are_kept_under_a_name(
     run_here: Run, here: Path, tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_here("method=pca", "data=mnist", "data.verify=false", "inlier=3")
-    assert keep.main([str(tmp_path / "outputs"), "ocgan/table2_mnist"]) == 0
+    assert keep.main([str(tmp_path / "outputs"), "studies/raw"]) == 0
     assert "pca" in (here / "ocgan" / "RESULTS.md").read_text()
-    place = here / "results" / "ocgan" / "table2_mnist" / "p2" / "pca" / "mnist" / "inlier3" / "seed0"
+    place = here / "results" / "studies" / "raw" / "p2" / "pca" / "mnist" / "inlier3" / "seed0"
     assert [path.name for path in place.iterdir()] == ["result.json"]
     text = (place / "result.json").read_text()
     assert str(tmp_path) not in text  # no folder of this machine
@@ -90,3 +93,63 @@ def test_bad_input_exits_2(here: Path, tmp_path: Path, capsys: pytest.CaptureFix
         keep.main([str(tmp_path)])
     assert exit.value.code == 2
     assert "a folder goes with a name" in capsys.readouterr().err
+
+
+def as_planned(table: str, swept: tuple[str, ...], folder: Path, **options: Any) -> Run_:
+    """A run of a table as the report reads it; options are set by `group__key`."""
+    config = json.loads(json.dumps(keep.planned(table, swept))) | {"inlier": 3, "seed": 1}
+    for name, value in options.items():
+        group, _, key = name.partition("__")
+        config[group][key] = value
+    method, protocol = config["method"]["name"], config["protocol"]["name"]
+    scores = {config["method"]["primary"]: flat_metrics(0.9)}
+    content = result_of(method, config["data"]["name"], protocol, 3, 1, scores, {})
+    return Run_(folder, "", Result.model_validate(content | {"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("table", "swept"),
+    [
+        ("ocgan/table2_mnist", ()),
+        ("ocgan/table4_mnist", ("row=ocgan_autoencoder",)),
+        ("ca_entropy/table4_cifar10", ("method.ablation=entropy",)),
+        ("oled/table4_mnist", ("method.mask=random10",)),
+    ],
+)
+def test_runs_of_a_table_are_kept_and_trials_are_not(tmp_path: Path, table: str, swept: tuple[str, ...]) -> None:
+    def why_not(**options: Any) -> str:
+        return "; ".join(keep.why_not(as_planned(table, swept, tmp_path, **options), Collected(), table, False))
+
+    assert why_not() == ""
+    assert why_not(trainer__accelerator="gpu", data__root="/elsewhere", data__verify=False) == ""
+    assert "a trial: data.limit_train 50 instead of None" in why_not(data__limit_train=50)
+    assert "trainer.max_epochs 1 instead of" in why_not(trainer__max_epochs=1)
+    assert "data.size 8 instead of" in why_not(data__size=8)
+    assert "a trial: " in why_not(method__name="pca")
+
+
+def test_a_trial_is_shown_where_it_was_made(
+    run_here: Run, here: Path, tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here("method=pca", "data=mnist", "data.verify=false", "data.limit_train=20", "inlier=3")
+    for name in ("ocgan/table2_mnist", "studies/raw"):
+        capsys.readouterr()
+        assert keep.main([str(tmp_path / "outputs"), name]) == 0
+        said = capsys.readouterr().err
+        assert "not kept: " in said and f"page: {tmp_path / 'outputs' / 'report' / 'report.html'}" in said
+        assert "shortened: the first 20 training images" in said
+    assert not here.exists()
+    assert keep.main([str(tmp_path / "outputs"), "studies/raw", "--shortened"]) == 0
+    assert len(list(here.rglob("result.json"))) == 1
+
+
+def test_a_table_writes_one_page(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is kept of it stands on no other paper's page."""
+    whole = as_planned("ocgan/table2_mnist", (), tmp_path / "p2" / "ocgan" / "mnist" / "inlier3" / "seed1")
+    monkeypatch.setattr(keep, "collect", lambda folder, check: Collected([whole], 1))
+    content = whole.result.model_dump(exclude_unset=True) | {"files": {}}
+    whole.folder.mkdir(parents=True)
+    (whole.folder / "result.json").write_text(json.dumps(content))
+    (page,) = keep.keep_runs(tmp_path, "ocgan/table2_mnist")
+    assert page == here / "ocgan" / "RESULTS.md" and "ocgan/table2" in page.read_text()
+    assert sorted(path.name for path in here.iterdir()) == ["ocgan", "results"]

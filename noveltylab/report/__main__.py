@@ -14,11 +14,12 @@ from rich.text import Text
 from noveltylab import screen
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Collected, collect
+from noveltylab.report.latex import main_file
 from noveltylab.report.page import to_html
 from noveltylab.report.published import choose, read_tables
 from noveltylab.report.records import to_csv
-from noveltylab.report.tables import build
-from noveltylab.report.text import one_line, to_latex, to_markdown
+from noveltylab.report.tables import build, latex_tables
+from noveltylab.report.text import one_line, to_markdown
 from noveltylab.results import write_atomic
 from noveltylab.screen import say_error
 
@@ -66,6 +67,7 @@ def report(
     markdown: Path | None = None,
     check: bool = False,
     name: str | None = None,
+    leave_out: Sequence[str] = (),
 ) -> tuple[Collected, dict[str, Path]]:
     """Writes the report.
 
@@ -76,6 +78,7 @@ def report(
         markdown: Write Markdown to this file and nothing else.
         check: Also compare the runs' files with their checksums and compute their numbers again.
         name: Of what was run, for the title; the folder's if not given.
+        leave_out: Folders in it whose runs are no part of the report.
 
     Returns:
         What was found, and what was written: kind -> path.
@@ -86,16 +89,19 @@ def report(
     known = read_tables()
     chosen = choose(known, tables)
     found = collect(folder, check)
+    found.runs = [run for run in found.runs if run.source.partition("/")[0] not in leave_out]
     document, records = build(found, known, name or folder.resolve().name, chosen)
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:
         output = output or folder / "report"
+        latex = latex_tables(found, known, chosen)
         texts = {
             output / "report.html": to_html(document, output.resolve()),
             output / "report.md": to_markdown(document),
             output / "report.csv": to_csv(records),
-            output / "report.tex": to_latex(document),
+            output / "report.tex": main_file(latex),
+            **{output / "tex" / f"{name}.tex": text for name, text in latex.items()},
         }
     for path, text in texts.items():
         try:
@@ -103,7 +109,7 @@ def report(
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from None
-    return found, {path.suffix.removeprefix("."): path for path in texts}
+    return found, {path.suffix.removeprefix("."): path for path in texts if path.parent.name != "tex"}
 
 
 def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from noveltylab.report.blocks import Bullets, Document, Section
 from noveltylab.report.collect import Collected
+from noveltylab.report.latex import own_table, paper_table
 from noveltylab.report.ours import compare_all, our_blocks
 from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
@@ -60,6 +61,21 @@ def build(
     not_run = [] if about else [table for table in tables.values() if (table.protocol, table.data) not in groups]
     document.end += _end(found, not_run)
     return document, records
+
+
+def latex_tables(found: Collected, tables: Mapping[str, PaperTable], chosen: Iterable[str] = ()) -> dict[str, str]:
+    r"""Name -> text of one LaTeX file a table, of the same tables as `build`; those without a run are left out."""
+    groups = group(found.runs)
+    about = [tables[ident] for ident in chosen]
+    files: dict[str, str] = {}
+    for (protocol, data), rows in sorted(groups.items()):
+        related = [table for table in tables.values() if (table.protocol, table.data) == (protocol, data)]
+        wanted = [table for table in related if not about or table in about]
+        for table in wanted:
+            files |= paper_table(table, rows_of(table, rows, related))
+        if wanted or not about:
+            files |= own_table(protocol, data, rows, next((table for table in related if table.about_auroc), None))
+    return files
 
 
 def _lead(found: Collected) -> list[str]:

@@ -1,16 +1,23 @@
-"""Writes a document as Markdown and as LaTeX; all text is escaped."""
+"""Writes a document as Markdown; text escaped for Markdown and for LaTeX."""
 
 import re
 import unicodedata
 from collections.abc import Iterator
 
-from noveltylab.report.blocks import Block, Bullets, Cell, Curves, Document, Grid, GridRow, Heading, RankPlot, Text
+from noveltylab.report.blocks import Block, Bullets, Cell, Curves, Document, Grid, Heading, RankPlot, Text
 
 MARKDOWN = re.compile(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))")
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "·": r"$\cdot$", "[": "{[}", "]": "{]}",
+    '"': "''", "·": r"$\cdot$", "[": "{[}", "]": "{]}", "`": r"\textasciigrave{}",
+    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}", "œ": r"\oe{}",
+    "–": "--", "—": "---", "×": r"$\times$", "±": r"$\pm$", "†": r"$^{\dagger}$", "ı": r"\i{}",
+}  # fmt: skip
+#: Combining accent -> LaTeX's command.
+ACCENTS = {
+    "\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0304": r"\=", "\u0306": r"\u",
+    "\u0307": r"\.", "\u0308": r"\"", "\u030a": r"\r", "\u030b": r"\H", "\u030c": r"\v", "\u0327": r"\c",
 }  # fmt: skip
 
 
@@ -92,49 +99,22 @@ def describe_ranks(plot: RankPlot) -> str:
 # LaTeX.
 
 
-def to_latex(document: Document) -> str:
-    r"""One table environment for each grid; the document that takes them in needs \usepackage{booktabs}."""
-    grids = [
-        (section.title, block) for section in document.sections for block in section.blocks if isinstance(block, Grid)
-    ]
-    head = "% Needs \\usepackage{booktabs}; wide tables may want \\usepackage{graphicx} and \\resizebox.\n"
-    return head + "\n".join(_latex_grid(title, grid) for title, grid in grids if not grid.page_only)
-
-
 def escape_latex(text: str) -> str:
-    """Plain text, on one line; letters with accents lose them and other signs become '?', so that any engine compiles."""
-    plain = "".join(c if c in LATEX else unicodedata.normalize("NFKD", c) for c in one_line(text))
-    plain = "".join(
-        c if c in LATEX else c.encode("ascii", "replace").decode() for c in plain if not unicodedata.combining(c)
-    )
-    return "".join(LATEX.get(c, c) for c in plain)
+    """Plain text, on one line, for any engine without a package: accents as commands, other signs by their number."""
+    return "".join(_latex_sign(sign) for sign in unicodedata.normalize("NFC", one_line(text)))
 
 
-def _latex_grid(title: str, grid: Grid) -> str:
-    words = word_columns(grid)
-    layout = "".join("l" if column in words else "r" for column in range(len(grid.headers)))
-    return "\n".join(
-        (
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{escape_latex(f'{title}: {grid.caption}')}}}",
-            f"\\begin{{tabular}}{{{layout}}}",
-            "\\toprule",
-            f"{' & '.join(map(escape_latex, grid.headers))} \\\\",
-            "\\midrule",
-            *(_latex_row(row) for row in grid.rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-            "",
-        )
-    )
-
-
-def _latex_row(row: GridRow) -> str:
-    return f"{' & '.join(_latex_cell(cell, row.kind) for cell in row.cells)} \\\\"
-
-
-def _latex_cell(cell: Cell, kind: str) -> str:
-    text = escape_latex(cell.text)
-    return f"\\textbf{{{text}}}" if kind == "ours" and text else text
+def _latex_sign(sign: str) -> str:
+    if sign in LATEX:
+        return LATEX[sign]
+    if sign.isascii():
+        return sign
+    base, *marks = list(unicodedata.normalize("NFD", sign))
+    if base.isascii() and base.isalpha() and marks and all(mark in ACCENTS for mark in marks):
+        for mark in marks:
+            base = f"{ACCENTS[mark]}{{{base}}}"
+        return base
+    plain = unicodedata.normalize("NFKD", sign)
+    if plain.isascii():
+        return "".join(LATEX.get(letter, letter) for letter in plain)
+    return f"{{[}}U+{ord(sign):04X}{{]}}"
