@@ -13,8 +13,9 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from noveltylab.errors import UserError
 
@@ -109,6 +110,26 @@ def _exists(value: str) -> bool:
         return bool(value) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long a name; `~nobody`
         return False
+
+
+def read_changes(changes: list[str]) -> DictConfig:
+    """Changes to a kept configuration, as `data.root=/srv/data`; paths are taken as they are.
+
+    Raises:
+        UserError: A change that cannot be read, or takes another option's value.
+    """
+    read = OmegaConf.create()
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not (key and equals) or "${" in change:
+            raise UserError(f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data")
+        try:
+            OmegaConf.update(
+                read, key, value if key in PATHS else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
+            )
+        except (YAMLError, OmegaConfBaseException):
+            raise UserError(f"cannot read the value in '{change}'; text with signs is written in quotes") from None
+    return read
 
 
 def explain_unreadable(argument: str, arguments: list[str]) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+from noveltylab.arguments import read_changes
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import COIL_OBJECTS, Options, check_options
 from noveltylab.results import cores, read_result, recorded_config, sha256_file
@@ -82,7 +83,7 @@ def fresh_options(folder: Path, result: dict[str, Any], changes: list[str]) -> t
     """The options of the new run, checked and as plain values: a folder of its own, which does not exist yet."""
     from omegaconf import OmegaConf
 
-    wanted = OmegaConf.from_dotlist(changes)
+    wanted = read_changes(changes)
     recorded = recorded_config(result)
     config = own_part(recorded, result)
     if recorded["trainer"].get("devices", 1) != 1 and OmegaConf.select(wanted, "trainer.devices") is None:
@@ -178,8 +179,6 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
-        if wrong := [change for change in arguments[1:] if "=" not in change]:
-            raise UserError(f"cannot read '{wrong[0]}'; changes are written key=value, e.g. data.root=/srv/data")
         with terminal(), interruptible():
             return 0 if rerun(Path(arguments[0]), arguments[1:]) else 1
     except (UserError, RunFailed) as error:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from noveltylab.__main__ import CONF
-from noveltylab.arguments import explain_unreadable, is_sweep, readable
+from noveltylab.arguments import explain_unreadable, is_sweep, read_changes, readable
 from noveltylab.errors import UserError
 
 NAMES = [
@@ -142,3 +142,16 @@ def test_what_to_type_instead() -> None:
     assert said.endswith("text is written in quotes inside quotes: 'select=\"a(b\"'")
     said = explain_unreadable("Parts", ["data.root=My", "Parts"])
     assert said.endswith("a value with spaces is written in quotes: 'data.root=My Parts'")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_repeated_run_takes_paths_as_they_are(name: str) -> None:
+    changes = read_changes([f"data.root={name}", f"output={name}", "data.limit_train=20", "trainer.accelerator=cpu"])
+    assert (changes.data.root, changes.output) == (name, name)
+    assert (changes.data.limit_train, changes.trainer.accelerator) == (20, "cpu")
+
+
+@pytest.mark.parametrize("change", ["seed", "=3", "method.lr=[", "seed=${x}", "output=a${b"])
+def test_a_change_that_cannot_be_read_is_refused(change: str) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        read_changes(["data.root=x", change])

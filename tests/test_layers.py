@@ -13,7 +13,7 @@ ALLOWED = {
     "files": {"yaml"},
     "screen": {"rich"},
     "help": {"hydra", "omegaconf", "noveltylab.results"},
-    "arguments": {"hydra", "omegaconf"},
+    "arguments": {"hydra", "omegaconf", "yaml"},
     "hints": set(),
     "options": {
         "omegaconf",
