@@ -1,6 +1,8 @@
 """Names, paths and folders of strangers, through whole commands: shown as text, read by one schema, never waited for."""
 
+import importlib
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -169,3 +171,67 @@ def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatc
     assert "SECRET" not in provenance()["command"] and "***" in provenance()["command"]
     monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", "data.root=/a/b", "inlier=3"])
     assert provenance()["command"] == "noveltylab method=pca data.root=/a/b inlier=3"
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["predict", "export", "rerun"])
+def test_a_signal_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, number: int
+) -> None:
+    from noveltylab.results import open_atomic
+
+    def interrupted(*_: object) -> None:
+        with open_atomic(tmp_path / "scores.csv") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), number)
+            threading.Event().wait(5)
+
+    command = importlib.import_module(f"noveltylab.{module}")
+    monkeypatch.setattr(command, module, interrupted)
+    arguments = {
+        "predict": [f"run={tmp_path / 'run'}", "input=x.png", f"output={tmp_path / 'x.csv'}"],
+        "export": [f"run={tmp_path / 'run'}", "format=torch_export"],
+        "rerun": [str(tmp_path / "run")],
+    }
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.main(arguments[module]) == 128 + number
+    assert not [*tmp_path.iterdir()]
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# Sound.
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1e38, -1e38], "samples up to 1e"),
+        ([1e12], "samples up to"),
+        ([float("nan")], "damaged"),
+        ([float("inf")], "damaged"),
+    ],
+)
+@pytest.mark.parametrize("features", ["logmel", "waveform"])
+def test_samples_that_are_no_sound_are_refused(tmp_path: Path, values: list[float], said: str, features: str) -> None:
+    np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
+    from noveltylab.data.dcase import read_recording
+    from noveltylab.errors import UserError
+
+    wave = np.zeros(44_100 * 2, np.float32)
+    wave[::100] = np.resize(np.array(values, np.float32), 882)
+    soundfile.write(path := tmp_path / "a.wav", wave, 44_100, subtype="FLOAT")
+    with pytest.raises(UserError, match=said):
+        read_recording(path, features, (-100.0, 0.0))
+
+
+def test_loud_samples_are_as_loud_as_can_be(tmp_path: Path) -> None:
+    np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
+    from noveltylab.data.dcase import read_recording
+
+    noise = np.random.default_rng(0).standard_normal(44_100 * 2).astype(np.float32)
+    soundfile.write(path := tmp_path / "a.wav", noise * 1e6, 44_100, subtype="FLOAT")
+    assert int(read_recording(path, "logmel", (-100.0, 0.0)).min()) == 255
