@@ -515,10 +515,10 @@ def test_a_hostile_or_damaged_run_folder_is_refused(
             "which is no method of noveltylab",
         ),
         (change(lambda r: r["config"]["method"].update(components="${oc.env:HOME}")), "interpolation"),
-        (change(lambda r: r["weights"].update(file="../../x.pt")), "does not say weights.file"),
-        (change(lambda r: r["input"].update(shape=[3, 10**9, 10**9])), "does not say input.shape"),
+        (change(lambda r: r["weights"].update(file="../../x.pt")), "weights.file: "),
+        (change(lambda r: r["input"].update(shape=[3, 10**9, 10**9])), "input.shape.1: "),
         (change(lambda r: r.pop("weights")), "does not say weights"),
-        (change(lambda r: r.update(primary="zzz")), "primary score is zzz"),
+        (change(lambda r: r.update(primary="zzz")), "primary is 'zzz'"),
         (lambda folder: (folder / "calibration.csv").write_text("id\n"), "calibration.csv damaged or changed"),
         (lambda folder: (folder / "scores.csv").unlink(), "scores.csv damaged or changed"),
         (
