@@ -30,7 +30,7 @@ LONG = 3600.0
 #: An estimate of training is made of so many seconds of it, but a single chunk may take longer.
 TRAIN_SECONDS = 1.0
 #: A batch is measured that is GROWTH times as large as the one before, unless it is to take longer than this.
-PROBE_SECONDS, GROWTH = 0.4, 4
+PROBE_SECONDS, GROWTH = 0.6, 4
 #: What is said of a method that is fitted once is worth a line from so many seconds of scoring on.
 WORTH_A_LINE = 10.0
 #: Options that make a method smaller or its score cheaper, the most helpful one first.

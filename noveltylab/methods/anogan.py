@@ -32,7 +32,7 @@ from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce
 
 #: Steps of a search whose time is measured.
-TIMED_STEPS = 5
+TIMED_STEPS = 8
 
 # Networks (section 2.1: DCGAN).
 
