@@ -40,6 +40,7 @@ from noveltylab.data.stamp import files_stamp
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import held_out_scores, novelty_scores
+from noveltylab.files import open_regular
 from noveltylab.folds import Folds, in_folds
 from noveltylab.graph import graphed
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
@@ -317,6 +318,8 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
             left.unlink(missing_ok=True)
         if not (folder / "config.yaml").is_file():
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        if os.path.lexists(folder / "run.log"):  # a pipe would be waited for, a link may lead anywhere
+            open_regular(folder / "run.log", within=folder).close()
         to_file = logging.FileHandler(folder / "run.log", encoding="utf-8")
     form = LogLines("%(asctime)s %(message)s", "%H:%M:%S")
     to_screen = logging.StreamHandler()

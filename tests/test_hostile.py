@@ -235,3 +235,17 @@ def test_loud_samples_are_as_loud_as_can_be(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal(44_100 * 2).astype(np.float32)
     soundfile.write(path := tmp_path / "a.wav", noise * 1e6, 44_100, subtype="FLOAT")
     assert int(read_recording(path, "logmel", (-100.0, 0.0)).min()) == 255
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_log_that_is_no_file_of_the_run_is_not_written(command: Command, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
+    folder.mkdir(parents=True)
+    (tmp_path / "victim").write_text("as it was")
+    if kind == "pipe":
+        os.mkfifo(folder / "run.log")
+    else:
+        (folder / "run.log").symlink_to(tmp_path / "victim")
+    done = command("method=pca", "pictures=false", f"output={tmp_path / 'outputs'}")
+    assert done.returncode == 1 and "run.log" in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "victim").read_text() == "as it was"
