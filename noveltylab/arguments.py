@@ -56,6 +56,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _readable(argument: str, several: bool) -> str:
+    pattern = re.fullmatch(r"([\w./]+)=glob\(([^'\"]+)\)", argument)
+    if several and pattern and not _parse(argument):  # `k[dn]*`, which Hydra reads in quotes alone
+        return f"{pattern[1]}=glob({_quote(pattern[2])})"
     match = re.fullmatch(r"(\+{0,2}([\w.]+))=(.*)", argument, re.DOTALL)
     if match is None or match[2] not in PATHS | NAMES:
         return argument
@@ -124,9 +127,9 @@ def read_changes(changes: list[str]) -> DictConfig:
         if not (key and equals) or "${" in change:
             raise UserError(f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data")
         try:
-            OmegaConf.update(
-                read, key, value if key in PATHS else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
-            )
+            as_typed = key in PATHS and value != "null"
+            content = value if as_typed else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
+            OmegaConf.update(read, key, content)
         except (YAMLError, OmegaConfBaseException):
             raise UserError(f"cannot read the value in '{change}'; text with signs is written in quotes") from None
     return read

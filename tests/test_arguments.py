@@ -98,6 +98,11 @@ def test_a_list_of_paths_is_a_sweep_where_one_is_asked_for(tmp_path: Path, monke
     assert readable(["-m", "data.root=c,d"])[1] == "data.root='c,d'", "a folder of this very name"
 
 
+def test_a_pattern_of_choices_may_have_brackets() -> None:
+    assert readable(["-m", "method=glob(k[dn]*)"])[1] == "method=glob('k[dn]*')"
+    assert readable(["-m", "method=glob(k*)", "seed=1,2"]) == ["-m", "method=glob(k*)", "seed=1,2"]
+
+
 def test_names_that_hydra_cannot_read_are_quoted() -> None:
     assert readable(["inlier=Größe"]) == ["inlier='Größe'"]
     assert readable(["-m", "inlier=Größe,klein"])[1] == "inlier='Größe','klein'"
