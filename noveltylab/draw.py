@@ -12,10 +12,10 @@ from noveltylab import figures
 from noveltylab.aggregate import Wholes
 from noveltylab.data import dcase
 from noveltylab.data.base import NoveltyData, Samples
-from noveltylab.evaluate import embeddings, reconstructions
+from noveltylab.evaluate import embeddings, reconstruction_errors, reconstructions
 from noveltylab.methods.base import Method
 from noveltylab.metrics import roc
-from noveltylab.scores import read_scores
+from noveltylab.scores import Scores, read_scores
 
 #: Test images in the t-SNE picture of methods that embed.
 EMBEDDED = 600
@@ -55,18 +55,33 @@ def draw(
     column = pieces.columns[primary]
     cases = np.unique(np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values())))
     images = data.test[torch.from_numpy(cases)]
+    made = reconstructions(method, data.preprocess, images)
     figures.plot_reconstructions(
         pictures / "cases.png",
         images.numpy(),
-        reconstructions(method, data.preprocess, images),
+        made,
         column[cases],
         pieces.is_outlier[cases],
         [pieces.ids[case] for case in cases],
+        errors=None if made is None else reconstruction_errors(method, data.preprocess, images, made),
+        kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
     )
+    if kinds := result.get("kinds"):
+        draw_kinds(scores, kinds, primary, pictures)
     if samples.units and samples.units.kind == "frame":
         draw_clips(samples, pieces.ids, column, main, primary, pictures)
     elif samples.units and data.wholes:
         draw_recordings(samples, data.wholes, main, pictures)
+
+
+def draw_kinds(scores: Scores, kinds: dict[str, Any], primary: str, pictures: Path) -> None:
+    """The scores of each kind of outlier under those of the inliers."""
+    column, names = scores.columns[primary], np.array(scores.classes)
+    good = "/".join(sorted(set(names[~scores.is_outlier].tolist())))
+    groups = {good: column[~scores.is_outlier]}
+    groups |= {kind: column[scores.is_outlier & (names == kind)] for kind in kinds}
+    aurocs = {kind: metrics["auroc"] for kind, metrics in kinds.items()}
+    figures.plot_kinds(pictures / "kinds.png", groups, aurocs, primary)
 
 
 def draw_clips(

@@ -161,6 +161,16 @@ def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> N
     )
 
 
+def reconstruction_errors(
+    method: Method, preprocess: Preprocess, images: Tensor, made: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Mean absolute error over the channels of the reconstructions `made` of uint8 images (N, C, H, W): (N, H, W)."""
+    with torch.inference_mode():
+        target = preprocess.to_unit(preprocess(images.to(method.device))).cpu().numpy()
+    errors: NDArray[np.float32] = np.abs(target - made).mean(1)
+    return errors
+
+
 def embeddings(method: Method, preprocess: Preprocess, images: Tensor) -> NDArray[np.float32] | None:
     """Embeddings (N, D) of uint8 images (N, C, H, W); None if the method has none."""
     return _optional(method, preprocess, images, method.embed)

@@ -104,9 +104,11 @@ def plot_reconstructions(
     is_outlier: NDArray[np.bool_],
     labels: Sequence[object] | NDArray[Any] | None = None,
     *,
+    errors: NDArray[Any] | None = None,
+    kinds: Sequence[str] | None = None,
     cases: int = 10,
 ) -> None:
-    """Draw the best and worst cases of both kinds, each input above its reconstruction, its score above both.
+    """Draw the best and worst cases of both kinds, each input above its reconstruction and its errors, its score above all.
 
     Args:
         path: Of the picture; its suffix gives the format.
@@ -115,13 +117,17 @@ def plot_reconstructions(
         scores: (N,), finite.
         is_outlier: bool (N,).
         labels: N categories or names, written above each case.
+        errors: (N, H, W), where the reconstruction is off; coloured by one scale for all cases.
+        kinds: N names of classes, written above the labels.
         cases: Most cases shown for each kind.
     """
     groups = {title: chosen for title, chosen in extreme_cases(scores, is_outlier, cases).items() if len(chosen)}
-    stacks = {"input": originals, "reconstruction": reconstructions}
+    coloured = None if errors is None else colour_errors(errors).transpose(0, 3, 1, 2)
+    stacks = {"input": originals, "reconstruction": reconstructions, "error": coloured}
     shown = {name: stack for name, stack in stacks.items() if stack is not None}
     tall = originals.shape[2] / originals.shape[3]  # lengths are in widths of one picture
-    lane, gap = 0.2 if labels is None else 0.37, 0.06
+    above = [name for name, values in (("kind", kinds), ("sample", labels)) if values is not None]
+    lane, gap = 0.2 + 0.17 * len(above), 0.06
     wide = max(6, *map(len, groups.values())) * (1 + gap)
     deep = lane + len(shown) * (tall + gap)
     inch, margin, header = 0.85, 1.15, 0.35
@@ -135,9 +141,10 @@ def plot_reconstructions(
         axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
         left = np.arange(len(chosen)) * (1 + gap)
         style: dict[str, Any] = {"fontsize": 8, "va": "bottom", "linespacing": 1.05}
-        axes.text(-0.1, lane - 0.02, "score" if labels is None else "sample\nscore", ha="right", color="0.4", **style)
+        axes.text(-0.1, lane - 0.02, "\n".join([*above, "score"]), ha="right", color="0.4", **style)
         for x, i in zip(left, chosen, strict=True):
-            caption = f"{scores[i]:.3g}" if labels is None else f"{_short(str(labels[i]))}\n{scores[i]:.3g}"
+            words = [_short(str(values[i])) for values in (kinds, labels) if values is not None]
+            caption = "\n".join([*words, f"{scores[i]:.3g}"])
             axes.text(x + 0.5, lane - 0.02, caption, ha="center", **style)
         for line, (name, stack) in enumerate(shown.items()):
             y = lane + line * (tall + gap)
@@ -145,6 +152,46 @@ def plot_reconstructions(
             for x, picture in zip(left, _pictures(stack[chosen]), strict=True):
                 axes.imshow(picture, extent=(x, x + 1, y + tall, y), interpolation="nearest")
         axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
+    _save(figure, path)
+
+
+def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
+    """Errors (N, H, W), not negative, as colours (N, H, W, 3): the 99.5th percentile of all of them is the brightest."""
+    from matplotlib import colormaps
+
+    known = np.nan_to_num(errors)
+    scale = max(float(np.quantile(known, 0.995)), 1e-9)
+    coloured = colormaps["inferno"](np.clip(known / scale, 0, 1))[..., :3]
+    return np.asarray((coloured * 255).round(), dtype=np.uint8)
+
+
+def plot_kinds(path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[str, float], name: str) -> None:
+    """Draw the scores of each kind of outlier, one row each, under those of the inliers.
+
+    Args:
+        path: Of the picture; its suffix gives the format.
+        groups: Class -> its scores (n,), the inliers first.
+        aurocs: Kind -> AUROC against all inliers, for each class but the first.
+        name: Of the score.
+    """
+    figure = _figure(7.0, 1.2 + 0.45 * len(groups))
+    axes = figure.add_subplot()
+    rng = np.random.default_rng(0)  # spreads the points of a row
+    for row, (kind, scores) in enumerate(groups.items()):
+        colour = OUTLIER if kind in aurocs else INLIER
+        axes.plot(scores, row + rng.uniform(-0.25, 0.25, len(scores)), ".", color=colour, alpha=0.6, markersize=4)
+        axes.plot([np.median(scores)] * 2, [row - 0.35, row + 0.35], color="black", linewidth=1.4)
+    captions = [
+        f"{_short(kind, 30)} ({len(scores)})" + (f"\nAUROC {aurocs[kind]:.3f}" if kind in aurocs else "")
+        for kind, scores in groups.items()
+    ]
+    axes.set_yticks(range(len(groups)), captions, fontsize=8)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{name}, larger is more novel; black: the median", title="Scores by kind")
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
     _save(figure, path)
 
 

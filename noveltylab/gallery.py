@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from noveltylab.data.decode import Unreadable, thumbnail, to_png
 from noveltylab.data.layout import SUFFIXES
+from noveltylab.evaluate import reconstruction_errors
+from noveltylab.figures import colour_errors
 from noveltylab.results import write_atomic
 
 if TYPE_CHECKING:
@@ -116,17 +118,10 @@ def _error_maps(detector: "Detector", top: "list[Case]") -> list[NDArray[np.uint
     if not top or any(len(case.images) != 1 for case in top):
         return none
     images = torch.cat([case.images for case in top])
-    with torch.inference_mode():
-        made = detector.reconstruct(images)
-        target = detector.preprocess.to_unit(detector.preprocess(images.to(detector.method.device))).cpu().numpy()
+    made = detector.reconstruct(images)
     if made is None:
         return none
-    errors = np.abs(target - made).mean(1)  # (N, H, W)
-    from matplotlib import colormaps
-
-    scale = max(float(np.quantile(errors, 0.995)), 1e-9)
-    coloured = colormaps["inferno"](np.clip(errors / scale, 0, 1))[..., :3]
-    return list((coloured * 255).round().astype(np.uint8))
+    return list(colour_errors(reconstruction_errors(detector.method, detector.preprocess, images, made)))
 
 
 def _encoded(content: bytes) -> str:

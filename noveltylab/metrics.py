@@ -1,6 +1,6 @@
 """Metrics of one whole run, from raw scores at any scale; larger scores are more novel and outliers are the positives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,26 @@ def evaluate(scores: ArrayLike, is_outlier: ArrayLike, *, resamples: int = 1000,
         "eer": _eer(fpr, tpr),
         "fpr95": float(fpr[np.argmax(tpr >= 0.95)]),
     }
+
+
+def evaluate_kinds(scores: ArrayLike, is_outlier: ArrayLike, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The metrics of each kind of outlier by itself, against all inliers.
+
+    Args:
+        scores, is_outlier: As ``evaluate``.
+        classes: N names; those of the outliers are the kinds.
+
+    Returns:
+        Kind, in alphabetical order -> ``outliers`` (how many) and what ``evaluate`` returns.
+    """
+    values, outlier = _checked(scores, is_outlier)
+    names = np.asarray(classes)
+    kinds = {}
+    for kind in sorted(set(names[outlier].tolist())):
+        of_kind = outlier & (names == kind)
+        rows = ~outlier | of_kind
+        kinds[kind] = {"outliers": int(of_kind.sum()), **evaluate(values[rows], outlier[rows])}
+    return kinds
 
 
 def roc(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

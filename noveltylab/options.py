@@ -72,7 +72,8 @@ def _usable_project(name: str) -> str:
 PathText = Annotated[str, AfterValidator(_usable_path)]
 
 
-def _label(label: str | int) -> str | int:
+def usable_label(label: str | int) -> str | int:
+    """A label as it is. ValueError: it would lead elsewhere as a folder's name, or is that of a data set."""
     text = str(label)
     if not (text.isprintable() and text.strip(" .") == text and 0 < len(text) <= 60) or set(text) & set('/\\:*?"<>|'):
         raise ValueError("a name of at most 60 letters, digits, spaces, dots, dashes; it becomes a folder's name")
@@ -98,7 +99,7 @@ class DataOptions(_Strict):
     cache: bool = False
     on_error: Literal["fail", "skip"] = "fail"
     bits: Annotated[int, Field(ge=8, le=16)] | None = LATER["data.bits"]
-    label: Annotated[str | int, AfterValidator(_label)] | None = LATER["data.label"]
+    label: Annotated[str | int, AfterValidator(usable_label)] | None = LATER["data.label"]
 
     @property
     def title(self) -> str:

@@ -47,7 +47,7 @@ from noveltylab.ledger import locked, previous, record_code, said, set_damaged_a
 from noveltylab.methods.base import Method, find_method
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
-from noveltylab.metrics import collapse_warnings, evaluate
+from noveltylab.metrics import collapse_warnings, evaluate, evaluate_kinds
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
@@ -500,6 +500,9 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
     doubts = collapse_warnings(primary, scores.columns[primary], main["auroc"] if main else None)
     if main and main["auroc"] < min(found["auroc"] for found in floor.values()):
         doubts.append(f"{primary}: AUROC {main['auroc']:.4f} is below both floors; PCA or neighbours do better")
+    kinds = None
+    if labelled and scores.classes:
+        kinds = evaluate_kinds(scores.columns[primary], scores.is_outlier, scores.classes)
     unmeasured = f"no labelled outliers among the {len(scores)} test samples: scores and thresholds, but no AUROC"
     return {
         "method": options.method["name"],
@@ -514,6 +517,7 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         **({} if labelled else {"unmeasured": unmeasured}),
         "floor": floor,
         "apart": measure_apart(folder, doubts),
+        **({"kinds": kinds} if kinds else {}),
         "n_test": {
             "test_inliers": int((~scores.is_outlier).sum()),
             "test_outliers": int(scores.is_outlier.sum()),

@@ -49,6 +49,12 @@ class Metrics(Record):
     fpr95: Unit
 
 
+class Kind(Metrics):
+    """One kind of outlier against all inliers."""
+
+    outliers: Count
+
+
 class Selected(Record):
     rule: Literal["val_loss", "last"]
     epoch: Count
@@ -97,6 +103,7 @@ class Sizes(Record):
     test_inliers: Count
     test_outliers: Count
     skipped: Count = 0
+    missing: Count = 0
 
 
 class Provenance(Record):
@@ -119,6 +126,7 @@ class MethodRecord(Named):
 class DataRecord(Named):
     root: str | None = None
     classes: list[str] | str = ""
+    label: Annotated[str, AfterValidator(check_name)] | int | None = None
     limit_train: int | None = None
 
 
@@ -187,6 +195,7 @@ class Result(Place):
     floor: dict[str, Metrics]
     labelled: dict[Rule, dict[str, Metrics]] = {}
     apart: dict[Apart, dict[str, Metrics]] = {}
+    kinds: dict[str, Kind] = {}
 
     @model_validator(mode="after")
     def _has_its_primary(self) -> "Result":
@@ -206,7 +215,8 @@ def check_result(content: Any) -> Result | Unmeasured:
     model: type[Result | Unmeasured] = Unmeasured if "unmeasured" in content else Result
     result = _validated(model, content)
     config = _validated(_Parts, content).config
-    named = (config.method.name, config.data.name, config.protocol.name)
+    label = config.data.label
+    named = (config.method.name, config.data.name if label is None else str(label), config.protocol.name)
     if named != (result.method, result.data, result.protocol):
         raise ValueError(
             f"config: is that of {' '.join(named)}, not of {result.method} {result.data} {result.protocol}"

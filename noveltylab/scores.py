@@ -15,6 +15,8 @@ from noveltylab.results import write_atomic
 from noveltylab.spreadsheet import quote, unquote
 
 FIXED = ("id", "label", "is_outlier")
+#: a fourth column where classes have names: of one's own images
+CLASS = "class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Scores:
         labels: int64 (N,), the category of each sample.
         is_outlier: bool (N,).
         columns: Score name -> float64 (N,), raw, larger is more novel.
+        classes: N names of the labels, where they have any.
 
     Raises:
         ValueError: The lengths differ, or a score is named like a fixed column.
@@ -36,6 +39,7 @@ class Scores:
     labels: NDArray[np.int64]
     is_outlier: NDArray[np.bool_]
     columns: dict[str, NDArray[np.float64]]
+    classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         values = {
@@ -48,9 +52,11 @@ class Scores:
             object.__setattr__(self, field, value)
         shapes = {"labels": self.labels.shape, "is_outlier": self.is_outlier.shape}
         shapes |= {name: column.shape for name, column in self.columns.items()}
+        if self.classes is not None:
+            shapes[CLASS] = (len(self.classes),)
         if wrong := {name: shape for name, shape in shapes.items() if shape != (len(self.ids),)}:
             raise ValueError(f"{len(self.ids)} ids, but shapes {wrong}")
-        if taken := set(FIXED) & set(self.columns):
+        if taken := {*FIXED, CLASS} & set(self.columns):
             raise ValueError(f"a score may not be named {sorted(taken)}")
         if broken := next((name for name in self.ids if "\n" in name or "\r" in name), None):
             raise UserError(f"{broken!r} holds a line break, which scores.csv cannot keep. Rename that sample.")
@@ -63,9 +69,11 @@ def write_scores(path: str | Path, scores: Scores) -> None:
     """Write one line for each sample, atomically; each float with as many digits as give it back bit by bit."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*FIXED, *scores.columns])
-    arrays = (scores.labels, scores.is_outlier.astype(np.int64), *scores.columns.values())
-    writer.writerows(zip(map(quote, scores.ids), *(array.tolist() for array in arrays), strict=True))
+    named = {} if scores.classes is None else {CLASS: map(quote, scores.classes)}
+    writer.writerow([*FIXED, *named, *scores.columns])
+    flags = scores.is_outlier.astype(np.int64).tolist()
+    columns = (column.tolist() for column in scores.columns.values())
+    writer.writerows(zip(map(quote, scores.ids), scores.labels.tolist(), flags, *named.values(), *columns, strict=True))
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))  # ids may be file names that are no UTF-8
 
 
@@ -99,7 +107,8 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
     if wrong := next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None):
         raise _damaged(path, f"line {wrong} has {len(rows[wrong - 2])} values instead of {len(header)}")
     ids, labels, flags, *columns = zip(*rows, strict=True)
-    named = zip(header[3:], columns, strict=True)
+    classes = list(map(unquote, columns.pop(0))) if header[3:4] == [CLASS] else None
+    named = zip(header[4 if classes else 3 :], columns, strict=True)
     if strange := set(flags) - {"0", "1"}:
         raise _damaged(path, f"is_outlier holds {min(strange)!r} instead of 0 or 1")
     try:
@@ -108,6 +117,7 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
             labels=np.array(list(map(int, labels)), np.int64),
             is_outlier=np.array(flags) == "1",
             columns={name: np.array(list(map(float, column))) for name, column in named},
+            classes=classes,
         )
     except (ValueError, OverflowError) as error:
         raise _damaged(path, f"holds a value that is no number ({error})") from None

@@ -60,6 +60,8 @@ def _table(result: Mapping[str, Any]) -> Table:
     table.add_row(*_cells(primary, result["scores"][primary]), style="bold")
     for name, metrics in result["floor"].items():
         table.add_row(*_cells(f"floor: {name}", metrics))
+    for kind, metrics in result.get("kinds", {}).items():
+        table.add_row(*_cells(f"{kind} ({metrics['outliers']})", metrics))
     for name, metrics in result["scores"].items():
         if name != primary:
             note = " (whole test set)" if name in result.get("transductive", ()) else ""

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from noveltylab.figures import (
     GROUPS,
+    colour_errors,
     extreme_cases,
     plot_histogram,
+    plot_kinds,
     plot_reconstructions,
     plot_recording,
     plot_roc,
@@ -86,6 +88,24 @@ def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str
     images = RNG.random((2, 1, 4, 4))
     plot_reconstructions(tmp_path / "a.png", images, None, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2)
     plot_recording(tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name)
+
+
+def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
+    images, made = RNG.random((N, 3, 8, 8)), RNG.random((N, 3, 8, 8))
+    errors = np.abs(images - made).mean(1)
+    scores, names = RNG.normal(size=N), [f"{at}.png" for at in range(N)]
+    kinds = ["$dent" if outlier else "good" for outlier in IS_OUTLIER]
+    for path, extra in {"plain": {}, "errors": {"errors": errors}, "both": {"errors": errors, "kinds": kinds}}.items():
+        plot_reconstructions(tmp_path / f"{path}.png", images, made, scores, IS_OUTLIER, names, cases=3, **extra)
+    heights = [matplotlib.image.imread(tmp_path / f"{path}.png").shape[0] for path in ("plain", "errors", "both")]
+    assert heights == sorted(set(heights))
+    coloured = colour_errors(errors)
+    assert coloured.shape == (N, 8, 8, 3)
+    at = np.unravel_index(errors.argmax(), errors.shape)
+    assert coloured[at].sum() > coloured[np.unravel_index(errors.argmin(), errors.shape)].sum()
+    groups = {"good": scores[~IS_OUTLIER], "$dent": scores[IS_OUTLIER]}
+    plot_kinds(tmp_path / "kinds.png", groups, {"$dent": 0.5}, "mse")
+    assert inked(tmp_path / "kinds.png") > 0.01
 
 
 def test_reconstructions_of_few_samples(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from noveltylab.errors import UserError
-from noveltylab.metrics import collapse_warnings, equal_error_threshold, evaluate, half_total_error_rate, roc
+from noveltylab.metrics import (
+    collapse_warnings,
+    equal_error_threshold,
+    evaluate,
+    evaluate_kinds,
+    half_total_error_rate,
+    roc,
+)
 
 Case = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -236,3 +243,17 @@ def test_collapse_is_said_in_one_sentence_each(scores: NDArray[np.float64], auro
     assert len(found) == len(said)
     for sentence, part in zip(found, said, strict=True):
         assert sentence.startswith("mse: ") and part in sentence and sentence.endswith(".")
+
+
+def test_each_kind_of_outlier_is_measured_against_all_inliers() -> None:
+    rng = np.random.default_rng(0)
+    classes = ["good"] * 30 + ["scratch"] * 10 + ["hole"] * 20
+    is_outlier = np.array([name != "good" for name in classes])
+    scores = rng.normal(size=60) + np.array([{"good": 0, "scratch": 0.5, "hole": 5}[name] for name in classes])
+    kinds = evaluate_kinds(scores, is_outlier, classes)
+    assert list(kinds) == ["hole", "scratch"]
+    for kind, metrics in kinds.items():
+        own = scores[[name == kind for name in classes]]
+        assert metrics["outliers"] == len(own)
+        assert metrics["auroc"] == pytest.approx((own[:, None] > scores[:30]).mean())
+    assert kinds["hole"]["auroc"] == 1 > kinds["scratch"]["auroc"]

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -137,3 +138,21 @@ def test_a_hundred_thousand_rows_take_seconds_at_most(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.columns["b"], columns["b"])
     with open(tmp_path / "s.csv", newline="") as file:
         assert sum(1 for _ in csv.reader(file)) == n + 1
+
+
+def test_class_names_are_a_column_of_their_own(tmp_path: Path) -> None:
+    columns = {"mse": np.array([0.5, 1.5])}
+    labels, flags = np.array([0, 1]), np.array([False, True])
+    plain = Scores(["a", "b"], labels, flags, columns)
+    named = replace(plain, classes=["good", 'a "dent", deep'])
+    for name, scores in (("plain", plain), ("named", named)):
+        write_scores(tmp_path / f"{name}.csv", scores)
+        again = read_scores(tmp_path / f"{name}.csv")
+        assert again.classes == scores.classes and list(again.columns) == ["mse"]
+        np.testing.assert_array_equal(again.columns["mse"], columns["mse"])
+    assert (tmp_path / "plain.csv").read_text().startswith("id,label,is_outlier,mse\n")  # as it always was
+    assert (tmp_path / "named.csv").read_text().startswith("id,label,is_outlier,class,mse\na,0,0,good,0.5\n")
+    with pytest.raises(ValueError, match="class"):
+        replace(plain, columns={"class": columns["mse"]})
+    with pytest.raises(ValueError, match="2 ids"):
+        replace(plain, classes=["good"])

@@ -100,3 +100,8 @@ def test_warnings_are_whole_and_in_bold_red() -> None:
 
 def test_long_names_of_further_numbers_keep_their_distance() -> None:
     assert "segmentation_auroc_inliers 0.8499" in shown(extra={"segmentation_auroc_inliers": 0.8499})
+
+
+def test_kinds_of_defects_have_rows_of_their_own() -> None:
+    text = shown(kinds={"scratch": {**metrics(0.61), "outliers": 6}})
+    assert "scratch (6)" in text and "0.6100" in text

@@ -218,6 +218,7 @@ class NoveltyData(L.LightningDataModule):
         self.test_labels = samples.labels[split.test]
         self.test_ids = samples.ids[split.test]
         self.test_is_outlier = split.is_outlier
+        self.names = samples.names
         self.wholes = _wholes(samples, split, inlier)
         self.inlier = inlier
         self._held_out = _held_out(samples, split)
@@ -244,7 +245,8 @@ class NoveltyData(L.LightningDataModule):
 
     def pieces(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
         """The test samples with their scores, name -> (n_test,)."""
-        return Scores(self.test_ids.tolist(), self.test_labels, self.test_is_outlier, columns)
+        classes = [self.names[label] for label in self.test_labels] if self.names else None
+        return Scores(self.test_ids.tolist(), self.test_labels, self.test_is_outlier, columns, classes)
 
     def held_out(self, columns: dict[str, NDArray[np.float64]]) -> Scores | None:
         """Held-out inliers as new files will be scored: scores of val, name -> (n_val,), those of whole recordings under

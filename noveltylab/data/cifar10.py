@@ -1,13 +1,16 @@
 """CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels, in ``<root>/cifar-10-batches-py`` as torchvision has it.
 
+``<root>`` may be that folder itself; ``cifar-10-python.tar.gz`` as downloaded is read in place.
+
 The files are Python pickles. They are only ever read by an unpickler that knows how to rebuild a byte array and refuses
 everything else, so that a stranger's copy cannot run code.
 """
 
 import hashlib
+import io
 import pickle
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,63 +18,105 @@ from numpy.typing import NDArray
 from torchvision import datasets
 
 from noveltylab.data.base import Samples, fetch, missing, resolve_root
+from noveltylab.data.stored import Stored, check_archive, find_archive, tar_files
 from noveltylab.errors import UserError
-from noveltylab.files import open_regular
 
 _KIND = datasets.CIFAR10
 _PIXELS = 3 * 32 * 32
 _COUNT = 10_000
+#: of a file, ten times the official size
+_MAX_BYTES = 1 << 29
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
     """Samples with images (60000, 3, 32, 32), official training part first. UserError for unusable files.
 
-    verify: md5 of each file and the counts must be the official ones; without it any well-formed files do, and the
-    result is not verified.
+    verify: md5 of each file and the counts must be the official ones; without it any well-formed files do, some may be
+    missing, and the result is not verified.
     """
-    root = resolve_root(root)
-    folder = root / _KIND.base_folder
-    md5 = dict([*_KIND.train_list, *_KIND.test_list])
-    absent = [name for name in md5 if not (folder / name).is_file()]
-    by_hand = f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root} and unpack it there: tar xzf {_KIND.filename}."
-    if absent and download:
-        fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand, root)
-    elif absent:
-        raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
-    images, labels, n_test = np.empty((len(md5) * _COUNT, _PIXELS), np.uint8), np.empty(0, np.int64), 0
-    for name in md5:  # one at a time, or all would lie in memory twice
-        pixels, more = _read_batch(folder / name, md5[name] if verify else None)
-        start, n_test = len(labels), len(more)
-        labels = np.concatenate([labels, more])
-        if len(labels) > len(images):  # only an unofficial copy has more
-            images = np.concatenate([images[:start], pixels])
-        images[start : len(labels)] = pixels
-        del pixels
-    n_train = len(labels) - n_test
+    contents, where = _find(resolve_root(root), verify, download)
+    images, labels, ids = [], [], []
+    sizes = {"train": 0, "test": 0}
+    md5_of = _checksums()
+    for name, md5 in md5_of.items():
+        part = "test" if name in dict(_KIND.test_list) else "train"
+        if name not in contents:
+            sizes[part] += _COUNT  # the others keep their ids
+            continue
+        content = contents.pop(name)
+        pixels, more = _read_batch(
+            content if isinstance(content, bytes) else content.read(_MAX_BYTES), where / name, md5 if verify else None
+        )
+        images.append(pixels)
+        labels.append(more)
+        ids += [f"{part}/{sizes[part] + i:05d}" for i in range(len(more))]
+        sizes[part] += len(more)
+    pooled = np.concatenate(labels)
     return Samples(
-        images=torch.from_numpy(images[: len(labels)].reshape(-1, 3, 32, 32)),
-        labels=labels,
-        official_test=np.repeat([False, True], [n_train, n_test]),
-        ids=np.array([*(f"train/{i:05d}" for i in range(n_train)), *(f"test/{i:05d}" for i in range(n_test))]),
+        images=torch.from_numpy(_joined(images).reshape(-1, 3, 32, 32)),
+        labels=pooled,
+        official_test=np.array([name.startswith("test/") for name in ids]),
+        ids=np.array(ids),
         verified=verify,
+        missing=(len(md5_of) - len(images)) * _COUNT,
     )
 
 
-def _read_batch(path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _checksums() -> dict[str, str]:
+    """The md5 of each file of the set."""
+    return dict([*_KIND.train_list, *_KIND.test_list])
+
+
+def _joined(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """All rows in one array; each part is dropped as soon as it is copied."""
+    rows = np.empty((sum(map(len, parts)), _PIXELS), np.uint8)
+    start = 0
+    for at, part in enumerate(parts):
+        rows[start : start + len(part)] = part
+        start += len(part)
+        parts[at] = part[:0].copy()
+    return rows
+
+
+def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | bytes], Path]:
+    """Name -> file, or what the archive holds of that name; and where they lie."""
+    folder = root if any((root / name).is_file() for name in _checksums()) else root / _KIND.base_folder
+    there: dict[str, Stored | bytes] = {
+        name: Stored(folder / name) for name in _checksums() if (folder / name).is_file()
+    }
+    absent = [name for name in _checksums() if name not in there]
+    if absent and (archive := find_archive(root, _KIND.filename)):
+        return _in_archive(archive, verify), archive
+    by_hand = f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root}, as it is or unpacked: tar xzf {_KIND.filename}."
+    if absent and download:
+        fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand, root)
+        folder = root / _KIND.base_folder
+        there = {name: Stored(folder / name) for name in _checksums()}
+    elif absent and (verify or not there):
+        accept = " Or accept what is there with data.verify=false." if there else ""
+        raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.{accept}")
+    return there, folder
+
+
+def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
+    if verify:
+        check_archive(path, "md5", _KIND.tgz_md5)
+    files = tar_files(path, lambda name: PurePosixPath(name).name in _checksums(), _MAX_BYTES, 10 * _MAX_BYTES)
+    contents: dict[str, Stored | bytes] = {PurePosixPath(name).name: content for name, content in files}
+    if not contents or (verify and len(contents) < len(_checksums())):
+        raise UserError(f"{path} holds {', '.join(contents) or 'none'} of {', '.join(_checksums())}. Replace it.")
+    return contents
+
+
+def _read_batch(content: bytes, path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed one."""
-    try:
-        opened = open_regular(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Replace it.") from None
-    with opened as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-        if md5 is not None and found != md5:
-            raise UserError(
-                f"{path} is not the official file: expected md5 {md5}, found {found} ({path.stat().st_size} bytes). "
-                "Replace it, or accept it with data.verify=false, which labels the result unverified."
-            )
-        file.seek(0)
-        table = _unpickle(file, path)
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is not None and found != md5:
+        raise UserError(
+            f"{path} is not the official file: expected md5 {md5}, found {found} ({len(content)} bytes). "
+            "Replace it, or accept it with data.verify=false, which labels the result unverified."
+        )
+    table = _unpickle(content, path)
     data, labels = table.get("data"), table.get("labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
         raise UserError(f"{path}: expected an array 'data' and a list 'labels', found the keys {sorted(table)}.")
@@ -86,14 +131,14 @@ def _read_batch(path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray
     return pixels, np.array(labels, dtype=np.int64)
 
 
-def _unpickle(file: IO[bytes], path: Path) -> dict[str, Any]:
+def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        table = _Unpickler(file, path).load()
+        table = _Unpickler(content, path).load()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is truncated or corrupt: expected a whole pickle, {path.stat().st_size} bytes do not make one "
+            f"{path} is truncated or corrupt: expected a whole pickle, {len(content)} bytes do not make one "
             f"({error}). Replace it."
         ) from error
     if not isinstance(table, dict):
@@ -157,8 +202,8 @@ _ALLOWED: dict[tuple[str, str], object] = {
 class _Unpickler(pickle.Unpickler):
     """Builds dicts, lists, numbers, strings and byte arrays; any other name in the file is refused, never looked up."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="bytes")
+    def __init__(self, content: bytes, path: Path) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:

@@ -3,11 +3,14 @@
 Two archives lie side by side as published; <tag> is a hash of the mixing parameters:
     <root>/TUT-rare-sound-events-2017-development/data/mixture_data/{devtrain,devtest}/<tag>/{audio,meta}
     <root>/TUT-rare-sound-events-2017-evaluation/data/mixture_data/evaltest/<tag>/{audio,meta}
-For each kind of event, meta lists the mixtures with the times of their events, and has the recipes that they were mixed
-by: only these know a mixture's scene. Of the 41 GB of audio, one scene's files are read. data=dcase gives log-mel images,
+or their zip archives as downloaded lie there, which are read in place. For each kind of event, meta lists the mixtures with
+the times of their events, and has the recipes that they were mixed by: only these know a mixture's scene. Of the 41 GB of
+audio, one scene's files are read. data=dcase gives log-mel images,
 data=dcase_waveform the segments of 4,096 samples of the reference protocol (Rushe and Mac Namee, ICASSP 2019).
 """
 
+import hashlib
+import io
 import math
 import os
 import re
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
+from noveltylab.data.stored import Stored, names_in, zip_members
 from noveltylab.errors import UserError, nearest
 from noveltylab.files import open_regular
 from noveltylab.results import cores
@@ -55,13 +59,17 @@ _TAGS = {
 }
 _SIDE = 64
 _RATES = (8_000, 384_000)
-_MAX_META = 64 << 20
+_MAX_META, _MAX_SOUND = 64 << 20, 1 << 30
 #: amplitude of a sample, 1 in most files, 2**31 in floats that hold whole numbers; beyond it powers overflow
 LOUDEST = 2.0**31
 _BY_HAND = (
-    f"Unpack the archives of TUT Rare Sound Events 2017, development (doi 10.5281/zenodo.401395) and evaluation (doi "
-    f"10.5281/zenodo.1160455), side by side into the data folder: {_DEVELOPMENT} and {_EVALUATION}. They are not fetched."
+    f"Put the archives of TUT Rare Sound Events 2017, development (doi 10.5281/zenodo.401395) and evaluation (doi "
+    f"10.5281/zenodo.1160455), into the data folder, as they are ({_DEVELOPMENT}*.zip) or unpacked side by side "
+    f"({_DEVELOPMENT} and {_EVALUATION}). They are not fetched."
 )
+
+_ACCEPT = "accept what is there with data.verify=false."
+_FAULTY = "affected_files.txt"
 
 #: onset and offset in seconds
 Span = tuple[float, float]
@@ -119,15 +127,18 @@ def read(root: Path | None, *, verify: bool, download: bool, features: str, inli
     4,096 samples (93 ms) as 64 rows of 64 (our choice, so that a wave passes where images do); 32768 is full scale.
     labels: the scene's, or 15 + its kind for a segment that an event overlaps. facts: part ("devtrain", ...), start of the
     segment and onset and offset of its recording's event in seconds (NaN without). units: the recordings.
-    verify: counts other than the official ones are noted; there are no checksums. UserError for unusable files.
+    verify: no file of the scene may be missing, and counts other than the official ones are noted; there are no checksums.
+    Without it missing files, and kinds of events without meta files, are counted. UserError for unusable files.
     """
     if features not in CUTS:
         raise UserError(f"data.features cannot be '{features}': {nearest(str(features), CUTS)}")
     root, cut = resolve_root(root), CUTS[features]
-    parts = {part: _read_part(root, part) for part in PARTS}
+    if root.name in (_DEVELOPMENT, _EVALUATION):  # data.root is one of the set's own folders
+        root = root.parent
+    parts = {part: _read_part(root, part, verify) for part in PARTS}
     _check_backgrounds(parts.values())
-    mixtures, notes = _choose(root, parts, inlier, verify)
-    files = [parts[mixture.part].audio / mixture.name for mixture in mixtures]
+    mixtures, absent, notes = _choose(root, parts, inlier, verify)
+    files = [parts[mixture.part].present[mixture.name] for mixture in mixtures]
 
     def make() -> Arrays:
         return read_segments(files, mixtures, features)
@@ -139,9 +150,20 @@ def read(root: Path | None, *, verify: bool, download: bool, features: str, inli
         "scene": SCENES[inlier],
         "cut": [cut.length, cut.step],
     }
-    key |= {"mel": [RATE, WINDOW, HOP, BANDS, FRAMES], "files": fingerprint([*meta, *files], root)}
+    key |= {"mel": [RATE, WINDOW, HOP, BANDS, FRAMES], "files": _fingerprint([*meta, *files], root)}
     arrays = cached("dcase", key, make) if cache else make()
-    return _assemble(mixtures, cut, arrays, (*notes, *_heard(arrays, cut)))
+    samples = _assemble(mixtures, cut, arrays, (*notes, *_heard(arrays, cut)))
+    return replace(samples, verified=None if verify else False, missing=absent)
+
+
+def _fingerprint(files: list[Stored], root: Path) -> str:
+    """As `fingerprint`; of files in archives by these, and by their names."""
+    members = [file.member for file in files if file.member]
+    paths = list(dict.fromkeys(file.path for file in files))
+    print_of_paths = fingerprint(paths, root)
+    if not members:
+        return print_of_paths
+    return hashlib.sha256("\n".join([print_of_paths, *members]).encode()).hexdigest()
 
 
 def _assemble(mixtures: list[Mixture], cut: Cut, arrays: Arrays, notes: tuple[str, ...]) -> Samples:
@@ -204,62 +226,96 @@ def track(samples: Samples, unit: int) -> Track:
 
 @dataclass(frozen=True)
 class _Part:
-    """What the meta files of one part say: `mixtures` to use; `withdrawn` ones, faulty; `present`, names of audio files."""
+    """What the meta files of one part say: `mixtures` to use; `withdrawn` ones, faulty; `present`, the audio files by name.
+
+    `place`: where they lie, in words; `lost`: kinds of events without meta files.
+    """
 
     name: str
-    audio: Path
-    meta: list[Path]
-    present: set[str]
+    place: str
+    meta: list[Stored]
+    present: dict[str, Stored]
     mixtures: list[Mixture]
     withdrawn: list[Mixture]
+    lost: list[str]
 
 
-def _read_part(root: Path, part: str) -> _Part:
+def _read_part(root: Path, part: str, verify: bool) -> _Part:
     archive, tag = _TAGS[part]
     parent = root / archive / "data" / "mixture_data" / part
-    tags = sorted(path.parent.name for path in parent.glob("*/meta"))
+    sets, lists = _stored(root, archive, part)
+    tags = sorted(name for name, files in sets.items() if files["meta"] or (parent / name / "meta").is_dir())
     if len(tags) > 1 and tag not in tags:
         raise UserError(
             f"{parent} holds {len(tags)} sets ({', '.join(tags[:3])}) and not the official {tag}; leave one."
         )
-    folder = parent / (tag if tag in tags or not tags else tags[0])
-    if not (folder / "audio").is_dir() or not (folder / "meta").is_dir():
-        raise missing(f"{folder.name}/audio and {folder.name}/meta", parent, _BY_HAND)
-    present = {entry.name for entry in os.scandir(folder / "audio") if entry.is_file()}
+    chosen = tag if tag in tags or not tags else tags[0]
+    files = sets.get(chosen, {"audio": {}, "meta": {}})
+    if not files["audio"] or not files["meta"]:
+        raise missing(f"{chosen}/audio and {chosen}/meta", parent, _BY_HAND)
+    present = files["audio"]
     # the list of faulty mixtures lies beside the publishers' synthesizer
-    lists = sorted([*(root / archive).glob("affected_files.txt"), *(root / archive).glob("*/affected_files.txt")])
-    faulty = {line.strip() for path in lists for line in _bytes(path).decode("utf-8", "replace").splitlines()}
+    faulty = {line.strip() for file in lists for line in _lines(file)}
     mixtures: list[Mixture] = []
     withdrawn: list[Mixture] = []
+    lost: list[str] = []
     meta = list(lists)
     for kind in EVENTS:
-        event_list = folder / "meta" / f"event_list_{part}_{kind}.csv"
-        recipe_file = folder / "meta" / f"mixture_recipes_{part}_{kind}.yaml"
-        if absent := [path.name for path in (event_list, recipe_file) if not path.is_file()]:
-            raise missing(" and ".join(absent), folder / "meta", _BY_HAND)
+        names = (f"event_list_{part}_{kind}.csv", f"mixture_recipes_{part}_{kind}.yaml")
+        if absent := [name for name in names if name not in files["meta"]]:
+            if verify:
+                raise missing(" and ".join(absent), parent / chosen / "meta", f"{_BY_HAND} Or {_ACCEPT}")
+            lost.append(kind)
+            continue
+        event_list, recipe_file = (files["meta"][name] for name in names)
         meta += [event_list, recipe_file]
-        recipes = parse_recipes(_bytes(recipe_file), recipe_file, part, kind)
-        spans = parse_events(_bytes(event_list), event_list, part, kind)
+        recipes = parse_recipes(recipe_file.read(_MAX_META), recipe_file, part, kind)
+        spans = parse_events(event_list.read(_MAX_META), event_list, part, kind)
         # the publishers took faulty mixtures out of lists and audio, and left their recipes
         out = {name for name in recipes if name in faulty or (name not in spans and name not in present)}
         _check_same(recipes, spans, out, event_list)
         withdrawn += [recipe for name, recipe in recipes.items() if name in out]
         mixtures += [replace(recipe, span=spans[name]) for name, recipe in recipes.items() if name not in out]
-    return _Part(part, folder / "audio", meta, present, mixtures, withdrawn)
+    place = str(next(iter(present.values())).path.parent if parent.is_dir() else root / f"{archive}*.zip")
+    return _Part(part, place, meta, present, mixtures, withdrawn, lost)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        with open_regular(path, _MAX_META) as file:
-            content = file.read(_MAX_META + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    if len(content) > _MAX_META:
-        raise UserError(f"{path} is larger than {_MAX_META >> 20} MiB: that is no list of mixtures. Replace it.")
-    return content
+def _lines(file: Stored) -> list[str]:
+    return file.read(_MAX_META).decode("utf-8", "replace").splitlines()
 
 
-def _check_same(recipes: Mapping[str, Mixture], spans: Mapping[str, Span | None], out: set[str], path: Path) -> None:
+#: of one part: tag -> "audio" and "meta" -> name -> file
+_Sets = dict[str, dict[str, dict[str, Stored]]]
+
+
+def _stored(root: Path, archive: str, part: str) -> tuple[_Sets, list[Stored]]:
+    """The files of a part, from the unpacked folder and from zip archives beside it, and the lists of faulty mixtures."""
+    found: _Sets = {}
+    lists: list[Stored] = []
+    for name in names_in(root):
+        if name.startswith(archive) and name.lower().endswith(".zip") and (root / name).is_file():
+            _add_zip(root / name, part, found, lists)
+    parent = root / archive / "data" / "mixture_data" / part
+    for tag in names_in(parent):
+        for kind in ("audio", "meta"):
+            folder = parent / tag / kind
+            files = {name: Stored(folder / name) for name in names_in(folder) if (folder / name).is_file()}
+            found.setdefault(tag, {"audio": {}, "meta": {}})[kind].update(files)
+    unpacked = [root / archive, *(root / archive / name for name in names_in(root / archive))]
+    lists += [Stored(folder / _FAULTY) for folder in unpacked if (folder / _FAULTY).is_file()]
+    return found, sorted(lists, key=str)
+
+
+def _add_zip(path: Path, part: str, found: _Sets, lists: list[Stored]) -> None:
+    for member, file in zip_members(path).items():
+        if match := re.fullmatch(rf"(?:.*/)?mixture_data/{part}/([^/]+)/(audio|meta)/([^/]+)", member):
+            tag, kind, name = match.groups()
+            found.setdefault(tag, {"audio": {}, "meta": {}})[kind][name] = file
+        elif file.name == _FAULTY:
+            lists.append(file)
+
+
+def _check_same(recipes: Mapping[str, Mixture], spans: Mapping[str, Span | None], out: set[str], path: Stored) -> None:
     """UserError unless the event list at `path` says what the recipes say, but for the withdrawn ones in `out`."""
     remedy = "Replace the meta files."
     if alone := spans.keys() - recipes.keys():
@@ -278,7 +334,7 @@ def _seconds(span: Span | None) -> str:
     return "no time (none)" if span is None else f"{span[0]:.6g} to {span[1]:.6g} s"
 
 
-def parse_events(content: bytes, path: Path, part: str, kind: str) -> dict[str, Span | None]:
+def parse_events(content: bytes, path: Path | Stored, part: str, kind: str) -> dict[str, Span | None]:
     """Event list: name, onset, offset, kind of event, apart by tabs; the name alone without an event.
 
     Raises:
@@ -300,7 +356,7 @@ def parse_events(content: bytes, path: Path, part: str, kind: str) -> dict[str, 
     return found
 
 
-def parse_recipes(content: bytes, path: Path, part: str, kind: str) -> dict[str, Mixture]:
+def parse_recipes(content: bytes, path: Path | Stored, part: str, kind: str) -> dict[str, Mixture]:
     """Recipes: a YAML list of flat mappings; name -> mixture.
 
     Only the parser's events are used: no object is ever built, tags and references are refused, nesting cannot recurse.
@@ -330,7 +386,7 @@ def parse_recipes(content: bytes, path: Path, part: str, kind: str) -> dict[str,
     return found
 
 
-def _mappings(content: bytes, path: Path) -> Iterator[dict[str, str]]:
+def _mappings(content: bytes, path: Path | Stored) -> Iterator[dict[str, str]]:
     """The mappings of a YAML list, keys and values as text. UserError for anything else in it."""
     refused = f"{path} is no list of recipes"
     texts: list[str] = []
@@ -362,7 +418,7 @@ def _mappings(content: bytes, path: Path) -> Iterator[dict[str, str]]:
         raise UserError(f"{refused}: it is empty. Replace it.")
 
 
-def _text(content: bytes, path: Path) -> str:
+def _text(content: bytes, path: Path | Stored) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -409,38 +465,50 @@ def _check_backgrounds(parts: Iterable[_Part]) -> None:
                 )
 
 
-def _choose(root: Path, parts: Mapping[str, _Part], scene: int, verify: bool) -> tuple[list[Mixture], list[str]]:
-    """The scene's mixtures, by part and kind, and notes on the copy. UserError if there are none or a file is missing."""
+def _choose(root: Path, parts: Mapping[str, _Part], scene: int, verify: bool) -> tuple[list[Mixture], int, list[str]]:
+    """The scene's mixtures, by part and kind, how many of them are missing, and notes on the copy.
+
+    UserError if there are none, or a file is missing and `verify`.
+    """
     found = {m.scene for part in parts.values() for m in part.mixtures if m.name in part.present}
     named = ", ".join(SCENES[i] for i in sorted(found))
     mixtures = [m for part in parts.values() for m in part.mixtures if m.scene == scene]
     if scene not in found:
         raise UserError(f"{root} holds no recording of the scene {SCENES[scene]}; scenes found: {named or 'none'}.")
+    absent = 0
     for part in parts.values():
         mine = [m.name for m in mixtures if m.part == part.name]
         if not mine:
             raise UserError(f"{root} holds no recording of the scene {SCENES[scene]} in {part.name}, only in others.")
-        if lost := sorted(set(mine) - part.present):
+        lost = sorted(set(mine) - part.present.keys())
+        if lost and (verify or len(lost) == len(mine)):
+            accept = f", or {_ACCEPT}" if len(lost) < len(mine) else "."
             raise UserError(
-                f"{part.audio}: {len(lost)} of the {len(mine)} files of the scene {SCENES[scene]} are missing, the first is "
-                f"{lost[0]}. Unpack the archive again."
+                f"{part.place}: {len(lost)} of the {len(mine)} files of the scene {SCENES[scene]} are missing, the first is "
+                f"{lost[0]}. Add them{accept}"
             )
+        absent += len(lost)
+    mixtures = [m for m in mixtures if m.name in parts[m.part].present]
     notes = []
+    if absent:
+        notes.append(f"recordings of the scene missing: {absent} of {absent + len(mixtures)}")
+    if without := [f"{kind} in {part.name}" for part in parts.values() for kind in part.lost]:
+        notes.append(f"events without meta files, left out: {', '.join(without)}")
     counts = {part.name: len(part.mixtures) + len(part.withdrawn) for part in parts.values()}
     if verify and any(count != MIXTURES for count in counts.values()):
         said = ", ".join(f"{count:,} in {part}" for part, count in counts.items())
         notes.append(f"not the whole set: {MIXTURES:,} mixtures expected in each part, found {said}")
-    if absent := [name for i, name in enumerate(SCENES) if i not in found]:
-        notes.append(f"scenes without recordings in the data: {', '.join(absent)}")
+    if without_any := [name for i, name in enumerate(SCENES) if i not in found]:
+        notes.append(f"scenes without recordings in the data: {', '.join(without_any)}")
     if faulty := sum(m.scene == scene for part in parts.values() for m in part.withdrawn):
         notes.append(f"faulty recordings of the scene left out: {faulty}")
-    return mixtures, notes
+    return mixtures, absent, notes
 
 
 # Sound.
 
 
-def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> Arrays:
+def read_segments(files: list[Stored], mixtures: list[Mixture], features: str) -> Arrays:
     """images (N, 1, 64, 64) as `read` has them; of each file counts (segments), frames, rates and channels (as stored);
     scale (2,), the decibels that 0 and 255 stand for.
 
@@ -468,7 +536,7 @@ def read_segments(files: list[Path], mixtures: list[Mixture], features: str) -> 
             lows, highs = zip(*pool.map(extremes, training), strict=True)
             low, high = min(lows), max(highs)
             if low > high:
-                raise UserError(f"{files[0].parent}: no segment without an event, so nothing to train on.")
+                raise UserError(f"{files[0].path.parent}: no segment without an event, so nothing to train on.")
 
         def fill(i: int) -> None:
             images[ends[i] - counts[i] : ends[i], 0] = _quantised(segments(i), features, (low, high))
@@ -486,12 +554,13 @@ def read_recording(path: Path, features: str, scale: tuple[float, float]) -> Ten
     UserError: it is no whole wav file, or shorter than one segment; or librosa or soundfile is missing.
     """
     sound = _libraries()
-    header = _header(path, None, CUTS[features], sound)
-    values = _quantised(_segments(path, header, features, sound), features, scale)
+    file = Stored(path)
+    header = _header(file, None, CUTS[features], sound)
+    values = _quantised(_segments(file, header, features, sound), features, scale)
     return torch.from_numpy(values.astype(np.uint8 if features == "logmel" else np.int16)).unsqueeze(1)
 
 
-def _segments(path: Path, header: tuple[int, int, int], features: str, sound: "_Sound") -> NDArray[np.float32]:
+def _segments(path: Stored, header: tuple[int, int, int], features: str, sound: "_Sound") -> NDArray[np.float32]:
     """(n, 64, 64), in decibels or as sound."""
     wave, cut = _wave(path, header, sound), CUTS[features]
     count = cut.count(_resampled(*header[:2]))
@@ -533,14 +602,20 @@ def _libraries() -> _Sound:
     return _Sound(soundfile.info, soundfile.read, librosa.resample, mel, librosa.power_to_db)
 
 
-def _header(path: Path, span: Span | None, cut: Cut, sound: _Sound) -> tuple[int, int, int]:
+def _source(file: Stored) -> str | io.BytesIO:
+    """A recording as soundfile takes it."""
+    return io.BytesIO(file.read(_MAX_SOUND)) if file.member else str(file.path)
+
+
+def _header(path: Stored, span: Span | None, cut: Cut, sound: _Sound) -> tuple[int, int, int]:
     """Frames, rate and channels of a wav file. UserError unless it is whole and long enough for its event."""
+    source = _source(path)
     try:
-        opened = open_regular(path)
+        opened = open_regular(source) if isinstance(source, str) else source
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     with opened as file:
-        head, size = file.read(12), os.fstat(file.fileno()).st_size
+        head, size = file.read(12), file.seek(0, os.SEEK_END)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         raise UserError(
             f"{path} is not a wav file: expected it to start with RIFF....WAVE, found {head!r}. Replace it."
@@ -549,7 +624,7 @@ def _header(path: Path, span: Span | None, cut: Cut, sound: _Sound) -> tuple[int
     if (announced := int.from_bytes(head[4:8], "little") + 8) > size:
         raise UserError(f"{path} is truncated: its header announces {announced} bytes, found {size}. Replace it.")
     try:
-        info = sound.info(str(path))
+        info = sound.info(_source(path))
     except RuntimeError as error:
         raise UserError(f"{path} is not a readable wav file ({error}). Replace it.") from None
     if not _RATES[0] <= info.samplerate <= _RATES[1]:
@@ -566,11 +641,11 @@ def _resampled(frames: int, rate: int) -> int:
     return -(-frames * RATE // rate)
 
 
-def _wave(path: Path, header: tuple[int, int, int], sound: _Sound) -> NDArray[np.float32]:
+def _wave(path: Stored, header: tuple[int, int, int], sound: _Sound) -> NDArray[np.float32]:
     """The sound as float32 (samples,) in [-1, 1] at RATE, the mean of its channels."""
     frames, rate, channels = header
     try:
-        stored, _ = sound.read(str(path), dtype="float32", always_2d=True)
+        stored, _ = sound.read(_source(path), dtype="float32", always_2d=True)
     except RuntimeError as error:
         raise UserError(f"{path} is not a readable wav file ({error}). Replace it.") from None
     if stored.shape != (frames, channels) or not np.isfinite(stored).all():

@@ -1,6 +1,7 @@
 """MNIST: 60,000 + 10,000 grey digits of 28 x 28 pixels, in ``<root>/MNIST/raw`` as torchvision lays it out.
 
-Also reads any dataset of the same IDX files (fmnist.py). A folder may hold the files compressed, extracted or both
+Also reads any dataset of the same IDX files (fmnist.py), which may lie right in ``<root>`` and in some other folders that
+people use. A folder may hold the files compressed, extracted or both
 (then the extracted ones are read); nothing is written to it unless downloading was asked for.
 """
 
@@ -9,7 +10,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -31,6 +32,19 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
+#: where the files of each set may lie, below the data folder
+PLACES = {
+    "MNIST": ("MNIST/raw", "MNIST", "mnist/raw", "mnist", "raw", ""),
+    "FashionMNIST": (
+        *("FashionMNIST/raw", "FashionMNIST", "fashion-mnist/raw", "fashion-mnist", "fashion-mnist/data/fashion"),
+        *("fashion_mnist", "fmnist/raw", "fmnist", "data/fashion", "raw", ""),
+    ),
+}
+#: the sets are named alike and told apart by one small file: its sha256 -> class and option
+_TELLING = "t10k-labels-idx1-ubyte"
+_FASHION = "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+_SETS = {SHA256[_TELLING]: ("MNIST", "data=mnist"), _FASHION: ("FashionMNIST", "data=fmnist")}
+
 _COUNTS = {"train": 60_000, "t10k": 10_000}
 _PARTS = ("train", "test")
 SIZE = (28, 28)
@@ -48,25 +62,36 @@ def read_idx(
     """Read the four IDX files of one of torchvision's dataset classes.
 
     sha256: checksum of each extracted file. verify: checksums and counts must be the official ones; without it any
-    well-formed files of 28 x 28 images and labels 0..9 do, and the result is not verified.
+    well-formed files of 28 x 28 images and labels 0..9 do, the training or the test part may be missing, and the result is
+    not verified.
     """
     root = resolve_root(root)
-    folder = root / kind.__name__ / "raw"
     md5 = {name.removesuffix(".gz"): checksum for name, checksum in kind.resources}
-    absent = [name for name in md5 if not any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))]
+    folder = max((root / place for place in PLACES[kind.__name__]), key=lambda place: len(_present(place, md5)))
+    absent = [name for name in md5 if name not in _present(folder, md5)]
+    stems = [stem for stem in _COUNTS if not any(name.startswith(stem) for name in absent)]
     by_hand = f"Put {', '.join(f'{name}.gz' for name in absent)} (or the extracted files) into {folder}."
     if absent and download:
+        folder, stems = root / kind.__name__ / "raw", list(_COUNTS)
         fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
-    elif absent:
-        raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.")
-    shapes = {name: _shape(folder / name) for name in md5}
+    elif absent and (verify or not stems):
+        accept = " Or accept the part that is there with data.verify=false." if stems else ""
+        raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.{accept}")
+    _check_set(folder, kind.__name__)
+    names = [name for name in md5 if name.startswith(tuple(stems))]
+    shapes = {name: _shape(folder / name) for name in names}
     if verify:
-        for name in md5:
+        for name in names:
             _verify(folder / name, md5[name], sha256[name])
-    counts = [_count(folder, stem, shapes, count if verify else None) for stem, count in _COUNTS.items()]
+    counts = [
+        _count(folder, stem, shapes, count if verify else None) if stem in stems else 0
+        for stem, count in _COUNTS.items()
+    ]
     images, labels = np.empty((sum(counts), *SIZE), np.uint8), np.empty(sum(counts), np.uint8)
     start = 0
     for stem, count in zip(_COUNTS, counts, strict=True):
+        if stem not in stems:
+            continue
         _fill(images[start : start + count], folder / f"{stem}-images-idx3-ubyte")
         _fill(labels[start : start + count], folder / f"{stem}-labels-idx1-ubyte")
         if count and (largest := labels[start : start + count].max()) > 9:
@@ -78,7 +103,23 @@ def read_idx(
         official_test=np.repeat([False, True], counts),
         ids=np.array([f"{part}/{i:05d}" for part, count in zip(_PARTS, counts, strict=True) for i in range(count)]),
         verified=verify,
+        missing=sum(count for stem, count in _COUNTS.items() if stem not in stems),
     )
+
+
+def _present(folder: Path, names: Iterable[str]) -> list[str]:
+    """Which of these files lie in a folder, extracted or compressed."""
+    return [name for name in names if any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))]
+
+
+def _check_set(folder: Path, name: str) -> None:
+    """UserError where the files are those of the other set, which only their contents tell."""
+    if not _present(folder, [_TELLING]):
+        return
+    with _opened(folder / _TELLING) as (path, stream):
+        other, option = _SETS.get(hashlib.sha256(stream.read(1 << 20)).hexdigest(), (name, ""))
+    if other != name:
+        raise UserError(f"{path} is of {other}, not of {name}: use {option}, or name another data.root.")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _ABANDONED = 6 * 3600
 _BLOCK = 1 << 20
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
-    *(ValueError, RuntimeError, NotImplementedError),
+    *(ValueError, RuntimeError, NotImplementedError, KeyError),
 )
 
 

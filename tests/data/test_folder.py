@@ -20,7 +20,8 @@ from noveltylab.data.base import Samples
 from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
 from noveltylab.errors import UserError
-from noveltylab.options import DataOptions, Inlier, resolve_inlier
+from noveltylab.options import DataOptions, Inlier, resolve_inlier, usable_label
+from noveltylab.report.__main__ import report
 from noveltylab.scores import read_scores
 from tests.conftest import forbid
 from tests.formats import write_images
@@ -314,11 +315,36 @@ def test_the_protocol_keeps_outliers_out_of_training() -> None:
 def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "own", MVTEC, channels=3)
     (tmp_path / "own" / "test" / "hole" / "torn.png").write_bytes(b"\x89PNG")
-    result = run_here("method=pca", "data=folder", f"data.root={tmp_path / 'own'}", "inlier=good", "data.on_error=skip")
+    result = run_here(
+        *("method=pca", "data=folder", f"data.root={tmp_path / 'own'}", "data.on_error=skip"),
+        *("data.label='Größe 2'", "pictures=true"),
+    )
     assert result["scores"]["residual"]["auroc"] > 0.9
     assert result["n"] == {"train": 32, "val": 8, "test_inliers": 8, "test_outliers": 12, "skipped": 1}
     assert any("torn.png" in warning for warning in result["warnings"])
     assert result["inlier_name"] == "good" and result["input"]["shape"] == [3, 32, 32]
+    # by kind of defect, and under the product's name
+    scores = read_scores(tmp_path / "outputs/folder/pca/Größe 2/inlier0/seed0/scores.csv")
+    assert result["data"] == "Größe 2" and result["data_verified"] is None
+    assert scores.classes == [name.split("/")[1] for name in scores.ids]
+    assert {kind: metrics["outliers"] for kind, metrics in result["kinds"].items()} == {"hole": 6, "scratch": 6}
+    column = scores.columns["residual"]
+    for kind, metrics in result["kinds"].items():
+        own = column[[name == kind for name in scores.classes]]
+        assert metrics["auroc"] == pytest.approx((own[:, None] > column[~scores.is_outlier]).mean())
+    pictures = tmp_path / "outputs/folder/pca/Größe 2/inlier0/seed0/figures"
+    assert {"kinds.png", "cases.png"} < {picture.name for picture in pictures.iterdir()}
+
+    found, written = report(tmp_path / "outputs")
+    assert not found.damaged
+    assert [run.result.data for run in found.runs] == ["Größe 2"]
+    assert "Größe 2" in written["md"].read_text()
+
+
+@pytest.mark.parametrize("label", ["mnist", "a/b", "../up", ".hidden", "", "x" * 61, "tab\there", "a:b"])
+def test_a_label_is_a_name_that_leads_nowhere(label: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits|name of a data set"):
+        usable_label(label)
 
 
 def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
@@ -337,8 +363,6 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
     assert result["thresholds"]["held_out"] == 20 and result["thresholds"]["exact"]
     assert len(read_scores(path.parent / "calibration.csv")) == 20
     assert {picture.name for picture in (path.parent / "figures").iterdir()} == {"scores.png", "cases.png"}
-
-    from noveltylab.report.__main__ import report
 
     found, written = report(tmp_path / "outputs")
     assert not found.runs and len(found.unmeasured) == 1

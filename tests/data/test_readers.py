@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import os
 import pickle
+import shutil
 import socket
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -175,7 +177,8 @@ def test_missing_files_name_all_places_and_the_remedy(
         (raw / f"t10k-labels-idx1-ubyte{suffix}").unlink()
     monkeypatch.setenv("NOVELTYLAB_DATA", "/elsewhere")
     message = f"t10k-labels-idx1-ubyte not found in {raw}. "
-    expect("mnist", unofficial, message, "NOVELTYLAB_DATA (/elsewhere)", "data.download=true")
+    words = (message, "NOVELTYLAB_DATA (/elsewhere)", "data.download=true", "data.verify=false")
+    expect("mnist", unofficial, *words, verify=True)
     (unofficial / "cifar-10-batches-py" / "data_batch_3").unlink()
     expect(
         "cifar10",
@@ -183,9 +186,61 @@ def test_missing_files_name_all_places_and_the_remedy(
         "data_batch_3 not found",
         "Put cifar-10-python.tar.gz",
         "c58f30108f718f92721af3b95e74349a",
+        verify=True,
     )
     monkeypatch.delenv("NOVELTYLAB_DATA")
     expect("fmnist", unofficial / "no", "(no such folder)", "NOVELTYLAB_DATA (not set)", str(Path("data").absolute()))
+
+
+def test_a_set_with_a_missing_file_is_read_only_unverified_and_counted(unofficial: Path) -> None:
+    whole = read("cifar10", unofficial)
+    (unofficial / "cifar-10-batches-py" / "data_batch_1").unlink()
+    part = read("cifar10", unofficial)
+    assert part.verified is False and part.missing == 10_000 and whole.missing == 0
+    assert len(part.ids) < len(whole.ids) and part.ids[0] == "train/10000"
+    for suffix in ("", ".gz"):
+        (unofficial / "MNIST" / "raw" / f"t10k-labels-idx1-ubyte{suffix}").unlink(missing_ok=True)
+    digits = read("mnist", unofficial)
+    assert digits.verified is False and digits.missing == 10_000 and not digits.official_test.any()
+
+
+@pytest.mark.parametrize("place", ["MNIST", "mnist", "mnist/raw", "raw", ""])
+def test_idx_files_may_lie_anywhere_sensible(unofficial: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "other" / place).mkdir(parents=True, exist_ok=True)
+    for path in (unofficial / "MNIST" / "raw").iterdir():
+        shutil.copy(path, tmp_path / "other" / place)
+    np.testing.assert_array_equal(read("mnist", tmp_path / "other").images, read("mnist", unofficial).images)
+    own = read("mnist", unofficial / "MNIST" / "raw")
+    np.testing.assert_array_equal(own.images, read("mnist", unofficial).images)
+
+
+def test_one_set_is_not_taken_for_the_other(unofficial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = unofficial / "MNIST" / "raw"
+    with mnist._opened(raw / mnist._TELLING) as (_, stream):
+        digest = hashlib.sha256(stream.read()).hexdigest()
+    monkeypatch.setitem(mnist._SETS, digest, ("MNIST", "data=mnist"))
+    expect("fmnist", raw, "is of MNIST, not of FashionMNIST: use data=mnist")
+    assert len(read("mnist", raw).ids)
+
+
+def test_cifar10_s_archive_is_read_in_place_and_its_folder_may_be_the_root(
+    unofficial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = read("cifar10", unofficial)
+    np.testing.assert_array_equal(read("cifar10", unofficial / "cifar-10-batches-py").images, loose.images)
+    root = tmp_path / "root"
+    root.mkdir()
+    path = root / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(unofficial / "cifar-10-batches-py", "cifar-10-batches-py")
+    for at in (root, path):
+        packed = read("cifar10", at)
+        np.testing.assert_array_equal(packed.images, loose.images)
+        assert packed.ids.tolist() == loose.ids.tolist() and packed.verified is False
+    expect("cifar10", root, "is not the official archive", "md5 c58f30108f718f92721af3b95e74349a", verify=True)
+    assert [file.name for file in root.iterdir()] == [path.name]
+    path.write_bytes(path.read_bytes()[:-1000])
+    expect("cifar10", root, str(path), "is truncated or corrupt")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fmnist", "cifar10"])
