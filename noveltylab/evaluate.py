@@ -26,6 +26,17 @@ ALIKE = {"cpu": 32}
 ALIKE_ELSEWHERE = 256
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, new tensors are of this type: that of the weights, which trainer.precision=64-true makes float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @torch.inference_mode()
 def in_batches(
     method: Method,
@@ -40,10 +51,12 @@ def in_batches(
     """
     was_training = method.training
     method.eval()
-    batches = [
-        function(preprocess(part.to(method.device)).contiguous(memory_format=torch.channels_last))
-        for part in torch.split(images, batch_size)
-    ]
+    dtype = next((parameter.dtype for parameter in method.parameters()), torch.float32)
+    with default_dtype(dtype):
+        batches = [
+            function(preprocess(part.to(method.device)).to(dtype).contiguous(memory_format=torch.channels_last))
+            for part in torch.split(images, batch_size)
+        ]
     method.train(was_training)
     return {name: torch.cat([batch[name].float() for batch in batches]).cpu() for name in batches[0]}
 

@@ -131,7 +131,7 @@ class TrainerOptions(_Strict):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Count
     strategy: Literal["auto", "ddp_find_unused_parameters_true"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
     cuda_graph: Literal["off", "auto", "on"] = LATER["trainer.cuda_graph"]
     winograd: bool = LATER["trainer.winograd"]
     lr_decay_from: Annotated[float, Field(ge=0, le=1)] = LATER["trainer.lr_decay_from"]

@@ -439,6 +439,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
         raise UserError(str(error)) from None
     if method.iterative:
         method.to(memory_format=torch.channels_last)
+    data.dtype = torch.float64 if options.trainer.precision == "64-true" else torch.float32
     if first_process():
         checkpoints.estimate.probe(method, checkpoints.labelled_images)
     if not method.iterative:
@@ -456,4 +457,5 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
     method.to(device)
     if average:
         average.put(method)
+    method.float()  # of trainer.precision=64-true: scored as `predict` will
     return checkpoints

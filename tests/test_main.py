@@ -63,8 +63,8 @@ REFUSED = {
         "trainer.strategy=foo: the value should be 'auto' or 'ddp_find_unused_parameters_true'",
     ),
     "a precision that is none": (
-        ["method=ae", "trainer.precision=64-true"],
-        "trainer.precision=64-true: the value should be '32-true', 'bf16-mixed' or '16-mixed'",
+        ["method=ae", "trainer.precision=half"],
+        "trainer.precision=half: the value should be '32-true', '64-true', 'bf16-mixed' or '16-mixed'",
     ),
     "a precision of GPUs": (
         ["method=ae", "trainer.accelerator=cpu", "trainer.precision=16-mixed"],

@@ -226,6 +226,7 @@ class NoveltyData(L.LightningDataModule):
         self.batch_size, self.seed, self.chunk, self.on_device = batch_size, seed, chunk, on_device
         self.warnings: list[str] = []
         self.device = torch.device("cpu")
+        self.dtype = torch.float32
         if len(self.train) < batch_size:
             self.batch_size = n = len(self.train)
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
@@ -297,7 +298,7 @@ class NoveltyData(L.LightningDataModule):
 
     def gather(self, rows: Tensor) -> Chunk:
         """The chunk of training images at rows, int64 (K, B), on self.device."""
-        x = self.preprocess(self.train.index_select(0, rows.flatten()).to(self.device))
+        x = self.preprocess(self.train.index_select(0, rows.flatten()).to(self.device)).to(self.dtype)
         return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
 
 
