@@ -59,7 +59,7 @@ from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process
 log = logging.getLogger("noveltylab")
 
 #: Modules that compute the floors: a change of any makes them anew.
-FLOOR_CODE = ("methods.pca", "methods.knn", "methods.base", "evaluate", "data.preprocess")
+FLOOR_CODE = ("methods.pca", "methods.knn", "methods.base", "evaluate", "data.preprocess", "data.decode")
 
 
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def check_count(options: Options, parts: Split, least: int) -> None:
     state = f"the split has {len(parts.train)} and {len(parts.val)} held out (protocol.val_fraction={fraction:g})"
     without = " or select=last" if held_out and pool >= least else ""
     shares = (percent / 100 for percent in range(100))
-    if share := next((share for share in shares if suffices(pool, share)), None):
+    if (share := next((share for share in shares if suffices(pool, share)), None)) is not None:
         raise UserError(f"{needs}; {state}: take protocol.val_fraction={share:g}{without}")
     enough = next((images for images in range(1, 10_000) if suffices(images, fraction)), None)
     with_this = f", {enough} with this protocol.val_fraction" if enough else ""
