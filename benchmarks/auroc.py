@@ -54,7 +54,7 @@ def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
                     with torch.autocast("cpu", torch.bfloat16, enabled=side == "lab bf16"):
                         method.update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
         scores = novelty_scores(method, data.preprocess, test, 512)[options.method["primary"]]
-    return float(evaluate(scores, outlier, resamples=1)["auroc"])
+    return float(evaluate(scores, outlier)["auroc"])
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
         # a trial is looked at where it was made
         _, paths = report(folder, tables=[table] if table else [])
         return [paths["html"]]
-    return write_pages([paper] if paper in PAPERS else PAPERS)
+    return write_pages([paper] if paper in PAPERS else None)
 
 
 def why_not(run: Run, found: Collected, name: str, shortened: bool) -> list[str]:
@@ -164,18 +164,18 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def write_pages(papers: Iterable[str] = PAPERS) -> list[Path]:
+def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
     """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the classical methods.
 
     A paper's page shows the runs of its own tables and the studies of all; what other papers' tables hold stands on
     their pages. So a table writes one page.
     """
     pages = []
-    for paper in papers:
+    for paper in PAPERS if papers is None else papers:
         pages.append(page := EXPERIMENTS / paper / "RESULTS.md")
         others = [other for other in PAPERS if other != paper]
         report(KEPT, tables=[paper], markdown=page, name=f"the tables of {paper}", leave_out=others)
-    if papers == PAPERS and (classical := KEPT / "classical").is_dir():
+    if papers is None and (classical := KEPT / "classical").is_dir():
         pages.append(page := EXPERIMENTS / "classical" / "RESULTS.md")
         report(classical, markdown=page)
     return pages

@@ -40,9 +40,15 @@ def build(entity: str, project: str) -> Any:
 def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
     method, inlier = panels.Config("method.name"), panels.Config("inlier")
     results = [
-        panels.BarPlot(title="AUROC by method", metrics=["auroc"], groupby=method, groupby_aggfunc="mean"),
-        panels.BarPlot(title="AUROC by class", metrics=["auroc"], groupby=inlier, groupby_aggfunc="mean"),
-        panels.BarPlot(title="floors", metrics=["floor/pca", "floor/knn"], groupby=inlier, groupby_aggfunc="mean"),
+        panels.BarPlot(
+            title="AUROC by method, mean over runs", metrics=["auroc"], groupby=method, groupby_aggfunc="mean"
+        ),
+        panels.BarPlot(
+            title="AUROC by class, mean over runs", metrics=["auroc"], groupby=inlier, groupby_aggfunc="mean"
+        ),
+        panels.BarPlot(
+            title="floors, mean over runs", metrics=["floor/pca", "floor/knn"], groupby=inlier, groupby_aggfunc="mean"
+        ),
         panels.BarPlot(
             title="published and ours, of the runs that a paper prints",
             metrics=["published", "auroc"],

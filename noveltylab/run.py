@@ -29,6 +29,7 @@ from rich.text import Text
 
 from noveltylab import loggers
 from noveltylab.aggregate import judge
+from noveltylab.auroc import METHOD
 from noveltylab.conformal import thresholds
 from noveltylab.data.base import EpochSampler, NoveltyData, Samples
 from noveltylab.data.cache import cached, code_key
@@ -514,6 +515,7 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         "select": options.select,
         "primary": primary,
         "scores": {primary: main, **metrics},
+        "auroc_ci_method": METHOD,
         **({} if labelled else {"unmeasured": unmeasured}),
         "floor": floor,
         "apart": measure_apart(folder, doubts),

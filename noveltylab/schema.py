@@ -196,6 +196,7 @@ class Result(Place):
     labelled: dict[Rule, dict[str, Metrics]] = {}
     apart: dict[Apart, dict[str, Metrics]] = {}
     kinds: dict[str, Kind] = {}
+    auroc_ci_method: str | None = None  # None: a bootstrap's percentiles
 
     @model_validator(mode="after")
     def _has_its_primary(self) -> "Result":

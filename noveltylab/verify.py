@@ -64,7 +64,7 @@ def _differences(field: str, name: str, recorded: Mapping[str, Any], scores: Sco
         if (metrics is not None) != both:
             yield f"{field}.{score} does not fit the labels in {name}"
             continue
-        computed = evaluate(scores.columns[score], scores.is_outlier, resamples=1) if both else {}
+        computed = evaluate(scores.columns[score], scores.is_outlier) if both else {}
         for metric in COMPARED if both else ():
             if abs(metrics[metric] - computed[metric]) > TOLERANCE:
                 yield f"{field}.{score}.{metric} is {metrics[metric]:.6g}, but {name} gives {computed[metric]:.6g}"

@@ -28,7 +28,8 @@ ALLOWED = {
     "results": {"noveltylab.files", "noveltylab.schema"},
     "aggregate": {"numpy", "noveltylab.scores"},
     "scores": {"numpy", "noveltylab.files", "noveltylab.results", "noveltylab.spreadsheet"},
-    "metrics": {"numpy"},
+    "auroc": {"numpy"},
+    "metrics": {"numpy", "noveltylab.auroc"},
     "figures": {"numpy", "noveltylab.results"},
     "summary": {"rich", "noveltylab.screen"},
     "data.protocols": {"numpy", "noveltylab.files", "noveltylab.results"},
@@ -55,6 +56,7 @@ REPORT = tuple(
         "metrics",
         "conformal",
         "spreadsheet",
+        "auroc",
     )
 )
 

@@ -111,6 +111,11 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
     assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
 
 
+def test_a_class_with_more_seeds_does_not_count_more_in_a_mean() -> None:
+    plan = {"cells": [(1, 0), (1, 1), (8, 0), (8, 1)], "inliers": [1, 8], "first": [1, 8]}
+    assert "| 0.7000 (3 of 4) |" in learn.row(plan, "ae", "mse", [0.5, 0.5, 0.9, None], "")
+
+
 def test_the_plan_of_the_presets_measures_what_they_change() -> None:
     rows = learn.read_plan("ours")["methods"]
     files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "preset" / "ours").glob("*.yaml")}

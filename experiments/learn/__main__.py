@@ -201,9 +201,9 @@ def span(values: list[int]) -> str:
 
 
 def row(plan: dict[str, Any], method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
-    """One line; a mean is that of all its cells, or says of how many."""
+    """One line; a mean is that of its classes, seeds averaged first, or says of how many cells."""
     by_cell = list(zip(plan["cells"], values, strict=True))
-    means = [_mean([value for cell, value in by_cell if cell[0] in inliers], mark) for inliers in averaged(plan)]
+    means = [_mean([pair for pair in by_cell if pair[0][0] in inliers], mark) for inliers in averaged(plan)]
     cells = ["" if value is None else f"{mark}{value:.4f}{mark}" for value in values]
     return "| " + " | ".join([method, score, *cells, *means, *rest]) + " |"
 
@@ -213,10 +213,14 @@ def averaged(plan: dict[str, Any]) -> list[list[int]]:
     return [plan["first"], plan["inliers"]] if plan["first"] != plan["inliers"] else [plan["inliers"]]
 
 
-def _mean(values: list[float | None], mark: str) -> str:
-    numbers = [value for value in values if value is not None]
-    short = "" if len(numbers) == len(values) else f" ({len(numbers)} of {len(values)})"
-    return f"{mark}{mean(numbers):.4f}{mark}{short}" if numbers else "not run"
+def _mean(by_cell: list[tuple[Cell, float | None]], mark: str) -> str:
+    by_class: dict[int, list[float]] = {}
+    for (inlier, _), value in by_cell:
+        if value is not None:
+            by_class.setdefault(inlier, []).append(value)
+    count = sum(map(len, by_class.values()))
+    short = "" if count == len(by_cell) else f" ({count} of {len(by_cell)})"
+    return f"{mark}{mean(map(mean, by_class.values())):.4f}{mark}{short}" if by_class else "not run"
 
 
 def steady(name: str, plan: dict[str, Any], method: str, cell: Cell, score: str) -> float | None:

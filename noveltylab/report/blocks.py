@@ -58,11 +58,11 @@ class Heading:
 
 @dataclass(frozen=True)
 class RankPlot:
-    """Average ranks with the critical difference of two of them."""
+    """Average ranks with the critical difference of two of them, None where there are too few classes for one."""
 
     mean: dict[str, float]
     classes: int
-    critical: float
+    critical: float | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from noveltylab.auroc import METHOD, interval, place
 from noveltylab.conformal import Calibration, needed
 from noveltylab.errors import UserError
 from noveltylab.files import read_yaml, sha256_file
@@ -82,12 +83,13 @@ def _differences(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
         if outliers:
             yield f"unmeasured says that there are no labelled outliers, but scores.csv has {outliers}"
     else:
-        yield from _metrics("scores", content["scores"], scores, "scores.csv")
-        yield from _others(folder, content)
+        exact = content.get("auroc_ci_method") == METHOD
+        yield from _metrics("scores", content["scores"], scores, "scores.csv", exact)
+        yield from _others(folder, content, exact)
     yield from _thresholds(folder, content)
 
 
-def _others(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
+def _others(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[str]:
     """The numbers that stand beside the run's own."""
     files = content["files"]
     for part, names in (("apart", APART), ("labelled", LABELLED)):
@@ -96,13 +98,13 @@ def _others(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
             if recorded is not None and kept not in files:
                 yield f"{part}.{name} has numbers, but files names no {kept}"
             elif recorded is not None:
-                yield from _metrics(f"{part}.{name}", recorded, read_scores(folder / kept), kept)
+                yield from _metrics(f"{part}.{name}", recorded, read_scores(folder / kept), kept, exact)
     if "floors.csv" in files:
-        yield from _metrics("floor", content["floor"], read_scores(folder / "floors.csv"), "floors.csv")
+        yield from _metrics("floor", content["floor"], read_scores(folder / "floors.csv"), "floors.csv", exact)
 
 
-def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str) -> Iterator[str]:
-    """The metrics of every score of a file."""
+def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool) -> Iterator[str]:
+    """The metrics of every score of a file, and its AUROC's interval too where this version's method made it."""
     if missing := sorted(set(recorded) ^ set(scores.columns)):
         holder = file if missing[0] in scores.columns else "result.json"
         yield f"{where}: {missing[0]!r} stands in {holder} alone"
@@ -113,6 +115,10 @@ def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str)
         low, high = recorded[name]["auroc_ci"]
         if not low - ROUNDING <= recorded[name]["auroc"] <= high + ROUNDING:
             yield f"{where}.{name}.auroc_ci is {low:.4f} to {high:.4f}, which does not hold the AUROC"
+        if exact:
+            bounds = interval(recorded[name]["auroc"], place(column, scores.is_outlier))
+            for bound, value, computed in zip(("low", "high"), (low, high), bounds, strict=True):
+                yield from _unequal(f"{where}.{name}.auroc_ci, {bound}", value, computed, file)
 
 
 def recompute(scores: Array, is_outlier: NDArray[np.bool_]) -> dict[str, float]:

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from noveltylab.auroc import interval_of_counts, widest
 from noveltylab.errors import UserError
 from noveltylab.files import read_tail
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results import flat_options, kind_of_option, load_result
-from noveltylab.schema import Result, Unmeasured
+from noveltylab.schema import Metrics, Result, Unmeasured
 
 RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}(-\d+)?$")
@@ -41,6 +42,18 @@ class Run:
     @property
     def cell(self) -> tuple[int, int]:
         return self.result.inlier, self.result.seed
+
+    def interval(self, metrics: Metrics) -> tuple[float, float]:
+        """95 percent interval of one of its AUROCs over the test images.
+
+        An older result has a bootstrap's percentiles, which have no width where all images are in order: it is widened by
+        what the numbers of test images say.
+        """
+        low, high = metrics.auroc_ci
+        if self.result.auroc_ci_method is not None:
+            return low, high
+        inliers, outliers = (max(1, self.result.n[f"test_{kind}"]) for kind in ("inliers", "outliers"))
+        return widest((low, high), interval_of_counts(metrics.auroc, inliers, outliers))
 
     @property
     def family(self) -> str:

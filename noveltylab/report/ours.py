@@ -1,21 +1,19 @@
 """Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks, curves, the runs."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, RankPlot, number
 from noveltylab.report.collect import Run
+from noveltylab.report.compare import Comparisons, class_means, ranked
 from noveltylab.report.curves import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect, floor_cells, paired_cells
-from noveltylab.report.stats import ENOUGH_PAIRS, Cells, Paired, compare, rank, summarise, tie_reasons
+from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect
+from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
 
 #: Rules that use labels of outliers: shown apart.
 RULES = ("outlier_val", "oracle")
 WARNINGS_SHOWN = 10
-#: (first row, second row or floor, the comparison of their primary scores)
-Comparisons = Sequence[tuple[str, str, Paired]]
 
 
 def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable | None) -> Iterator[Block]:
@@ -37,8 +35,7 @@ def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable 
     yield _heat(rows)
     if comparisons:
         yield _paired(comparisons)
-    whole = [row for row in rows if not row.shortened]  # a shortened run is never ranked against whole ones
-    if (ranks := rank(_class_means(whole or rows))) is not None:
+    if (ranks := rank(ranked(rows))) is not None:
         yield RankPlot(ranks.mean, ranks.classes, ranks.critical)
     yield from (curves for row in rows if (curves := training_curves(row.name, row.runs)).panels)
     yield _run_list(rows)
@@ -141,14 +138,8 @@ def class_names(rows: Sequence[Row]) -> dict[int, str]:
     return dict(sorted({run.result.inlier: run.result.inlier_name for row in rows for run in row.runs}.items()))
 
 
-def _class_means(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """Row or floor -> inlier label -> mean over seeds."""
-    named = {row.name: row.cells() for row in rows} | {f"floor: {name}": floor_cells(rows, name) for name in FLOORS}
-    return {name: summary.classes for name, cells in named.items() if (summary := summarise(cells))}
-
-
 def _heat(rows: Sequence[Row]) -> Grid:
-    means, names = _class_means(rows), class_names(rows)
+    means, names = class_means(rows), class_names(rows)
     values = [value for classes in means.values() for value in classes.values()]
     low, span = min(values), (max(values) - min(values)) or 1.0
 
@@ -169,48 +160,31 @@ def _heat(rows: Sequence[Row]) -> Grid:
     )
 
 
-def compare_all(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
-    """Every pair of rows that share cells on the same splits, then each row against its own floors."""
-    for first, second in combinations(rows, 2):
-        if (found := compare(*paired_cells(first, second))) is not None:
-            yield first.name, second.name, found
-    for row in rows:
-        for floor in FLOORS:
-            if (found := compare(row.cells(), row.floor(floor))) is not None:
-                yield row.name, f"floor: {floor}", found
-
-
 def _paired(comparisons: Comparisons) -> Grid:
-    headers = "first|second|pairs|mean difference|95 % interval|wins-ties-losses|Wilcoxon p|what it says"
-    lines = tuple(GridRow(_pair_cells(*found)) for found in comparisons)
+    headers = "first|second|classes|cells|mean difference|95 % interval|wins-ties-losses|p|Holm p|what it says"
+    lines = tuple(GridRow(_pair_cells(*comparison)) for comparison in comparisons)
     caption = (
-        "Paired comparison over class x seed, primary scores, first minus second. A tie is a difference under the cell's "
-        "standard error; p is two-sided, not corrected for the number of comparisons, and takes seeds of a class as independent"
+        "Paired comparison of primary scores, first minus second, one difference a class: seeds are averaged first. Interval: "
+        "Student's over the classes. p: Wilcoxon's signed rank over the classes, two-sided; of a single class DeLong's over "
+        "its test images. Holm p: corrected for all comparisons of this table; one is higher where it is under 0.05 and the "
+        "interval leaves out 0. A tie is a difference under the standard error that the test images give"
     )
     return Grid(caption, tuple(headers.split("|")), lines)
 
 
-def _pair_cells(first: str, second: str, found: Paired) -> tuple[Cell, ...]:
-    low, high = found.interval or (None, None)
+def _pair_cells(first: str, second: str, paired: Paired) -> tuple[Cell, ...]:
+    low, high = paired.interval or (None, None)
     return (
         Cell(first),
         Cell(second),
-        Cell(str(found.pairs), found.pairs),
-        number(found.mean, signed=True),
+        Cell(str(paired.classes), paired.classes),
+        Cell(str(paired.pairs), paired.pairs),
+        number(paired.mean, signed=True),
         Cell("-") if low is None else Cell(f"{low:+.4f} to {high:+.4f}", low),
-        Cell(f"{found.wins}-{found.ties}-{found.losses}", found.wins - found.losses),
-        Cell("-") if found.p is None else Cell(f"{found.p:.3g}", found.p),
-        Cell(_verdict(found)),
+        Cell(f"{paired.wins}-{paired.ties}-{paired.losses}", paired.wins - paired.losses),
+        *(Cell("-") if p is None else Cell(f"{p:.3g}", p) for p in (paired.p, paired.holm)),
+        Cell(paired.verdict),
     )
-
-
-def _verdict(found: Paired) -> str:
-    if found.p is None or found.interval is None:
-        return f"too few pairs for a test ({found.pairs}; at least {ENOUGH_PAIRS})"
-    low, high = found.interval
-    if found.p >= 0.05 or low <= 0 <= high:
-        return "no clear difference"
-    return "first is higher" if found.mean > 0 else "second is higher"
 
 
 def _run_list(rows: Sequence[Row]) -> Grid:
@@ -222,6 +196,7 @@ def _run_list(rows: Sequence[Row]) -> Grid:
 def _run_cells(row: Row, run: Run) -> tuple[Cell, ...]:
     result = run.result
     metrics = result.scores[result.primary]
+    low, high = run.interval(metrics)
     floors = (result.floor.get(name) for name in FLOORS)
     named = str(result.inlier) if result.inlier_name == str(result.inlier) else f"{result.inlier} {result.inlier_name}"
     minutes = result.seconds.get("total", 0.0) / 60
@@ -231,7 +206,7 @@ def _run_cells(row: Row, run: Run) -> tuple[Cell, ...]:
         Cell(str(result.seed), result.seed),
         Cell(result.primary),
         number(metrics.auroc),
-        Cell(f"{metrics.auroc_ci[0]:.4f} to {metrics.auroc_ci[1]:.4f}", metrics.auroc_ci[0]),
+        Cell(f"{low:.4f} to {high:.4f}", low),
         *(number(floor.auroc if floor else None) for floor in floors),
         Cell(f"{result.selected.rule}, epoch {result.selected.epoch}"),
         number(minutes, 1),

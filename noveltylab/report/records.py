@@ -5,16 +5,17 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from noveltylab.report.collect import Run
-from noveltylab.report.ours import RULES, Comparisons, class_names
+from noveltylab.report.compare import Comparisons
+from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes
-from noveltylab.report.stats import Cells, summarise
+from noveltylab.report.stats import Cells, Paired, summarise
 from noveltylab.spreadsheet import quote
 
 Record = dict[str, str | float | None]
 FIELDS = (
     "table", "protocol", "data", "kind", "row", "score", "column", "seed",
-    "value", "std", "low", "high", "cells", "p",
+    "value", "std", "low", "high", "cells", "classes", "p", "holm_p", "says",
     "shortened", "note", "split", "commit", "torch", "machine", "threads", "verified",
 )  # fmt: skip
 
@@ -49,10 +50,15 @@ def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, da
     for floor in FLOORS:
         named = where | {"kind": "floor", "row": floor, "shortened": trial}
         yield from _summary_records(named, floor_cells(rows, floor), names)
-    for first, second, found in comparisons:
-        low, high = found.interval or (None, None)
-        pair: Record = {"kind": "difference", "row": f"{first} minus {second}", "column": "mean", "value": found.mean}
-        yield where | pair | {"low": low, "high": high, "cells": found.pairs, "p": found.p}
+    for first, second, paired in comparisons:
+        yield where | {"kind": "difference", "row": f"{first} minus {second}", "column": "mean"} | _compared(paired)
+
+
+def _compared(paired: Paired) -> Record:
+    low, high = paired.interval or (None, None)
+    sizes: Record = {"cells": paired.pairs, "classes": paired.classes}
+    tests: Record = {"p": paired.p, "holm_p": paired.holm, "says": paired.verdict}
+    return {"value": paired.mean, "low": low, "high": high} | sizes | tests
 
 
 def _made(run: Run) -> Record:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import PurePath
 from statistics import fmean
 
+from noveltylab.auroc import standard_error
 from noveltylab.report.collect import UNVERIFIED, Run
 from noveltylab.report.published import Counterpart, PaperTable
 from noveltylab.report.stats import Cells
@@ -26,8 +27,6 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 MARK = "†"
 #: Differences that a row's name shows; the remarks have all of them.
 DETAILS = 3
-#: Half the width of a 95 percent interval, in standard errors.
-SIGMAS = 1.96
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,7 @@ def _cells(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metr
             if isinstance(value, int | float):
                 cells[run.cell] = float(value), None
         elif (metrics := choose(run.result)) is not None:
-            low, high = metrics.auroc_ci
-            error = (high - low) / (2 * SIGMAS) if metric == "auroc" else None
+            error = standard_error(metrics.auroc, run.interval(metrics)) if metric == "auroc" else None
             cells[run.cell] = getattr(metrics, metric), error
     return cells
 

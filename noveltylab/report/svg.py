@@ -12,7 +12,7 @@ COLOURS = 7
 
 
 def rank_plot(plot: RankPlot) -> str:
-    """One row for each method: its average rank, and half the critical difference to both sides."""
+    """One row for each method: its average rank, and half the critical difference, if there is one, to both sides."""
     label, width, step = 8 * max(map(len, plot.mean)) + 16, 420, 26
     count = len(plot.mean)
     height = step * count + 34
@@ -27,9 +27,10 @@ def rank_plot(plot: RankPlot) -> str:
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{tick}</text>')
     for index, (name, value) in enumerate(plot.mean.items()):
         y = step * index + 18
-        left, right = (min(max(x(value + side * plot.critical / 2), low), high) for side in (-1, 1))
         parts.append(f'<text x="{label - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>')
+        if plot.critical is not None:
+            left, right = (min(max(x(value + side * plot.critical / 2), low), high) for side in (-1, 1))
+            parts.append(f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="5"><title>{value:.2f}</title></circle>')
     return _svg(label + width, height, "average ranks", parts)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from noveltylab.report.blocks import Bullets, Document, Section
 from noveltylab.report.collect import Collected
+from noveltylab.report.compare import compare_all
 from noveltylab.report.latex import own_table, paper_table
-from noveltylab.report.ours import compare_all, our_blocks
+from noveltylab.report.ours import our_blocks
 from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
@@ -17,8 +18,12 @@ from noveltylab.report.rows import MARK, Row, group, made_apart
 LISTED = 3
 LEGEND = (
     "AUROC: larger is better. Class values are means over seeds; a mean is the unweighted mean of classes, '(3 of 10)' of so "
-    "many. The 95 % interval is a bootstrap over cells (class x seed); the std, of the mean of classes, is over the seeds that "
-    "have every class; the standard error is that of sampling test images. '=' marks a tie: a difference under the standard "
+    "many. The 95 % interval of a mean is Student's over the class means, for classes drawn like these, and no narrower than "
+    "the test images alone make it; of a single class it is over its seeds. The std, of the mean of classes, is over the seeds "
+    "that have every class; the standard error is that of sampling test images, from the interval of each run (the widest of "
+    "DeLong's on the logit scale, Newcombe's method 5 and, under 4 images of a kind, Wilson's; an older result's bootstrap "
+    "interval takes DeLong's place). Which of two rows is higher is said by Wilcoxon's signed rank over the classes with "
+    "Holm's correction, from 6 classes on, and by Student's interval. '=' marks a tie: a difference under the standard "
     "error, under 0.005 on CIFAR-10, or within one seed std. Floors: pca is the residual of 32 principal components, knn the "
     "mean distance to 5 neighbours, both on the very splits of the runs, each split once. '†' marks shortened runs: fewer "
     "training images, epochs or search steps than the method's own configuration for that data gives it. They are averaged, "
@@ -53,7 +58,7 @@ def build(
                 section.blocks += paper_blocks(table, rows_of(table, rows, related))
                 records += printed_records(table)
         if rows:
-            comparisons = list(compare_all(rows))
+            comparisons = compare_all(rows)
             blocks = list(our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None)))
             section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:]]
             records += our_records(rows, comparisons, protocol, data)

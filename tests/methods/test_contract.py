@@ -127,4 +127,4 @@ def test_it_learns_to_tell_discs_from_bars(make: Make, name: str) -> None:
     x = torch.cat([blobs(60, seed=5), blobs(60, seed=6, bars=True)])
     with torch.inference_mode():
         scores = method.novelty_score(x)[method_config(name)["primary"]]
-    assert evaluate(scores.numpy(), [0] * 60 + [1] * 60, resamples=10)["auroc"] > 0.9
+    assert evaluate(scores.numpy(), [0] * 60 + [1] * 60)["auroc"] > 0.9

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from noveltylab.auroc import METHOD
 from noveltylab.metrics import evaluate
 from noveltylab.results import sha256_file
 from noveltylab.scores import Scores, write_scores
@@ -38,6 +39,7 @@ def result_of(
         "select": "val_loss",
         "primary": next(iter(scores)),
         "scores": scores,
+        "auroc_ci_method": METHOD,
         "floor": floor,
         "warnings": [],
         "extra": {},
@@ -137,10 +139,7 @@ def _scored(folder: Path, inlier: int, seed: int) -> tuple[dict[str, Any], dict[
         Scores([f"test/{i}" for i in range(100)], np.where(is_outlier, 1, 0), is_outlier, columns),
     )
     floors = {name: rng.normal(size=100) + is_outlier for name in ("pca", "knn")}
-    metrics = [
-        {name: evaluate(values, is_outlier, resamples=50) for name, values in group.items()}
-        for group in (columns, floors)
-    ]
+    metrics = [{name: evaluate(values, is_outlier) for name, values in group.items()} for group in (columns, floors)]
     return metrics[0], metrics[1]
 
 

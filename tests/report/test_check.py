@@ -78,6 +78,7 @@ def test_a_run_as_it_was_made_is_sound(run: Path) -> None:
         (put("scores", "dv_x", "eer", 0.001), "scores.dv_x.eer"),
         (put("scores", "dv_recon", "fpr95", 0.0), "scores.dv_recon.fpr95"),
         (put("scores", "mse", "auroc_ci", [0.0, 0.01]), "scores.mse.auroc_ci"),
+        (put("scores", "mse", "auroc_ci", [0.0, 1.0]), "scores.mse.auroc_ci, low is 0, but scores.csv gives 0."),
         (put("floor", "pca", "auroc", 0.5), "floor.pca.auroc is 0.5, but floors.csv"),
         (put("floor", "knn", "eer", 0.5), "floor.knn.eer"),
         (put("labelled", "oracle", "mse", "auroc", 0.999), "labelled.oracle.mse.auroc"),

@@ -252,18 +252,25 @@ def test_comparisons_are_over_shared_cells(outputs: Path, write_run: WriteRun) -
     write_run("oled", inlier=9, auroc=0.1)
     document, lines = make(outputs)
     (pair,) = [row for row in rows(document, "Paired", "ocgan") if row["second"] == "oled"]
-    assert (pair["pairs"], pair["wins-ties-losses"], pair["Wilcoxon p"]) == ("8", "8-0-0", "0.00781")  # 2 / 2**8
+    assert (pair["classes"], pair["cells"], pair["wins-ties-losses"]) == ("8", "8", "8-0-0")
+    assert (pair["p"], pair["Holm p"]) == ("0.00781", "0.0391")  # 2 / 2**8, five comparisons with the floors
     assert pair["what it says"] == "first is higher"
     (record,) = [line for line in lines if line["row"] == "ocgan minus oled"]
     assert float(record["value"]) == pytest.approx(0.1035) and float(record["p"]) == 2 / 2**8
+    assert float(record["holm_p"]) == 5 * 2 / 2**8 and record["says"] == "first is higher"
     assert bullets(document, "Tables of the papers without a run")
 
 
-def test_few_pairs_are_said_plainly(outputs: Path, write_run: WriteRun) -> None:
+def test_few_classes_are_said_plainly(outputs: Path, write_run: WriteRun) -> None:
     write_run("ocgan", auroc=0.9)
     write_run("oled", auroc=0.8)
     document, _ = make(outputs)
-    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "too few pairs for a test (1; at least 6)"
+    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "no test of one class without the scores of both"
+    for label in range(1, 5):
+        write_run("ocgan", inlier=label, auroc=0.9)
+        write_run("oled", inlier=label, auroc=0.8)
+    document, _ = make(outputs)
+    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "no test: 5 classes, at least 6 are needed"
 
 
 def test_a_table_that_was_not_run_says_so(outputs: Path, write_run: WriteRun) -> None:
