@@ -150,12 +150,14 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = lock_path(folder)
     made = [parent for parent in path.parents if not parent.exists()]
-    file = _acquire(path, folder)
     try:
-        yield
+        file = _acquire(path, folder)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while held: who waits for it sees that its file is gone, and makes a new one
+            file.close()
     finally:
-        path.unlink(missing_ok=True)  # while held: who waits for it sees that its file is gone, and makes a new one
-        file.close()
         for parent in made:
             try:
                 parent.rmdir()
