@@ -144,10 +144,15 @@ def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: P
     assert learn.main(["small", "--report"]) == 0
 
 
-def test_a_result_of_another_schedule_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here = small / "results/learn/small/p1/four/digits/inlier8/seed0"
-    here.mkdir(parents=True)
-    (here / "result.json").write_text(json.dumps({"config": {"trainer": {"accelerator": "cpu", "val_every": 5}}}))
+def test_a_result_of_another_schedule_is_refused(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn.main(["small", "--method", "four", "--inlier", "8", "--output", str(tmp_path / "out")]) == 0
+    path = small / "results/learn/small/p1/four/digits/inlier8/seed0/result.json"
+    result = json.loads(path.read_text())
+    result["config"]["trainer"]["val_every"] = 5
+    path.write_text(json.dumps(result))
+    (small / "RESULTS.md").unlink()
     assert learn.main(["small", "--report"]) == 2
     assert "trainer.val_every=5, but small.yaml has 1: run it again" in capsys.readouterr().err
     assert not (small / "RESULTS.md").exists()
