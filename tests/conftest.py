@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from noveltylab.__main__ import CONF
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
+# Tests in the background (nohup, &) are born deaf to these, and so would be the runs that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: An OCGAN that trains in a second.
 TINY = (

@@ -12,19 +12,19 @@ from noveltylab.results import CELL, FREE, NOTED, kind_of_option
 KINDS = {
     "numbers": {
         "data.name", "data.size", "data.contrast", "data.subtract_mean", "data.batch_size",
-        "data.limit_train", "data.features", "trainer.max_epochs", "trainer.devices", "trainer.precision",
+        "data.limit_train", "data.features", "data.bits", "trainer.max_epochs", "trainer.devices", "trainer.precision",
         "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
         "select",
     },
     "noted": {
-        "data.verify", "data.classes", "data.protocols", "data.inlier", "data.on_error", "trainer.strategy",
+        "data.verify", "data.classes", "data.protocols", "data.label", "data.on_error", "trainer.strategy",
         "trainer.cuda_graph", "deterministic",
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
-        "output", "force", "pictures", "data.root", "data.download", "data.cache", "trainer.accelerator",
-        "trainer.checkpoint_seconds", "trainer.score_batch_size", "trainer.winograd", "resources.num_cpus",
-        "resources.num_gpus",
+        "output", "force", "pictures", "data.root", "data.download", "data.cache", "data.inlier",
+        "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
+        "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
     },
 }  # fmt: skip
 DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))

@@ -75,7 +75,7 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     }
     assert set(read_scores(folder / "calibration.csv").columns) == set(scores.columns)
     assert result["data_verified"] is False
-    assert any("not verified" in warning for warning in result["warnings"])
+    assert any("were not checked" in warning for warning in result["warnings"])
     assert result["select"] == result["selected"]["rule"] == "val_loss"
     assert {"pca", "knn"} == set(result["floor"])
     assert {"versions", "commit", "hardware", "command", "time"} <= set(result["provenance"])

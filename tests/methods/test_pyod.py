@@ -106,9 +106,11 @@ def test_a_detector_without_its_own_requirements(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_detector_raises_is_one_line(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"method\.detector=MAD: fails on 30 x 12 pixels: .*univariate"):
+    with pytest.raises(
+        ValueError, match=r"method\.detector=MAD: fails on 30 training images of 12 pixels: .*univariate"
+    ):
         fitted(make, noise(30, 0), "MAD")
-    with pytest.raises(ValueError, match=r"method\.detector=KNN: fails on 30 x 12 pixels: "):
+    with pytest.raises(ValueError, match=r"method\.detector=KNN: fails on 30 training images of 12 pixels: "):
         fitted(make, noise(30, 0), "KNN", n_neighbors="many")
 
 
