@@ -325,6 +325,7 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
     form = LogLines("%(asctime)s %(message)s", "%H:%M:%S")
     to_screen = logging.StreamHandler()
     to_screen.setLevel(logging.INFO)
+    before = (log.level, log.propagate, logging.raiseExceptions)
     log.setLevel(logging.DEBUG)
     log.propagate = False
     for handler in (to_file, to_screen):
@@ -352,6 +353,8 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
             log.removeHandler(handler)
             with suppress(OSError):  # what a full disk did not take
                 handler.close()
+        level, log.propagate, logging.raiseExceptions = before
+        log.setLevel(level)
 
 
 class OutOfMemory(RunFailed):

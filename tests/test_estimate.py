@@ -114,8 +114,7 @@ def trained(clock: Clock, chunk_seconds: list[float], spent: float = 0.0, epoch:
 
 
 def test_training_is_estimated_by_the_chunks_after_the_first(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    logging.getLogger("noveltylab").propagate = True
+    caplog.set_level(logging.INFO, logger="noveltylab")
     made = trained(clock, [4.0, 0.6, 0.6, 9.0], spent=5.2)
     # 800 iterations, 24 done, at 1.2 s for 16; five looks
     assert made.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
@@ -131,8 +130,7 @@ def test_a_resumed_run_counts_what_was_spent_and_is_told_what_is_left(clock: Clo
 def test_one_long_chunk_is_enough_and_a_training_that_is_over_says_nothing(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
-    logging.getLogger("noveltylab").propagate = True
+    caplog.set_level(logging.INFO, logger="noveltylab")
     made = trained(clock, [40.0])
     assert made.seconds["train"] == pytest.approx((800 - 8) * 40 / 8 + 25)
     (record,) = caplog.records

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,10 @@ def test_a_diverging_loss_stops_the_run_and_names_it(run_here: Run, tmp_path: Pa
         run_here(*TINY, "method.w_mse=1e38", "method.lr=1e30")
     assert "Diverged" in next((tmp_path / "outputs").rglob("run.log")).read_text()
     assert not list((tmp_path / "outputs").rglob("result.json"))
+
+
+def test_a_run_leaves_the_logging_of_its_process_as_it_was(run_here: Run) -> None:
+    logger = logging.getLogger("noveltylab")
+    before = (logger.level, logger.propagate, list(logger.handlers), logging.raiseExceptions)
+    run_here("method=pca")
+    assert (logger.level, logger.propagate, list(logger.handlers), logging.raiseExceptions) == before
