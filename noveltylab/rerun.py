@@ -12,6 +12,7 @@ It always runs anew, in <output>/<date and time>. Exit codes: 0 the same scores,
 """
 
 import json
+import os
 import secrets
 import shlex
 import sys
@@ -25,6 +26,7 @@ from rich.text import Text
 from noveltylab.arguments import read_changes
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import COIL_OBJECTS, Options, check_options
+from noveltylab.report.check import check_file, check_run
 from noveltylab.results import cores, read_result, recorded_config, sha256_file
 from noveltylab.scores import read_scores
 from noveltylab.screen import console, say, say_error, terminal
@@ -61,14 +63,32 @@ def rerun(folder: Path, changes: list[str]) -> bool:
     folder = folder.expanduser()
     result = read_result(folder)
     options, config = fresh_options(folder, result, changes)
-    from noveltylab.verify import verify  # imports torch: only once everything else is known to be good
-
-    kept = verify(folder, result)
-    say(_trust(kept))
-    from noveltylab.run import run
+    say(_trust(check_files(folder, result)))
+    from noveltylab.run import run  # imports torch: only once everything else is known to be good
 
     run(options, config)
     return compare(folder, options.folder, result)
+
+
+def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
+    """Compares the files that a run's folder still has with its result, and the numbers with the files.
+
+    Returns:
+        Names of the files that were checked; without "scores.csv" if that was not kept.
+
+    Raises:
+        UserError: A file is another one than recorded, or the files give other numbers; names it.
+    """
+    kept = [name for name in result["files"] if os.path.lexists(folder / name)]
+    try:
+        if len(kept) == len(result["files"]):
+            check_run(folder, result)
+        else:
+            for name in kept:
+                check_file(folder, name, result["files"][name])
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; edited or damaged since the run, so it is not believed") from None
+    return kept
 
 
 def _trust(kept: list[str]) -> str:

@@ -10,9 +10,8 @@ import pytest
 
 import noveltylab.rerun
 from noveltylab.errors import UserError
-from noveltylab.rerun import fresh_options, main
+from noveltylab.rerun import check_files, fresh_options, main
 from noveltylab.results import read_result, sha256_file
-from noveltylab.verify import verify
 
 Run = Callable[..., dict[str, Any]]
 Change = Callable[[dict[str, Any]], object]
@@ -95,9 +94,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "score": (
         lambda folder: (folder / "scores.csv").write_text((folder / "scores.csv").read_text().replace(",0,", ",1,", 1)),
-        "scores.csv: not the file that result.json records",
+        "scores.csv: is not the file that result.json records",
     ),
-    "score with its checksum": (lambda folder: edited_with_checksum(folder), "but scores.csv gives"),
+    "label with its checksum": (lambda folder: edited_with_checksum(folder), "other samples outliers than split.npz"),
     "AUROC": (
         lambda folder: changed(folder, lambda result: result["scores"]["residual"].update(auroc=0.999)),
         "scores.residual.auroc is 0.999, but scores.csv gives",
@@ -108,7 +107,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a score more": (
         lambda folder: changed(folder, lambda result: result["scores"].update(better=result["scores"]["residual"])),
-        "scores has residual, better, but scores.csv residual",
+        "scores: 'better' stands in result.json alone",
     ),
     "link out of the folder": (lambda folder: replaced_by_link(folder / "split.npz"), "leads out of its folder"),
 }
@@ -134,7 +133,7 @@ def test_an_edited_run_is_not_believed(folder: Path, capsys: pytest.CaptureFixtu
     assert main([str(folder)]) == 2
     assert said in capsys.readouterr().err
     with pytest.raises(UserError, match="not believed"):
-        verify(folder, read_result(folder))
+        check_files(folder, read_result(folder))
     assert not [*Path().iterdir()]
 
 
@@ -228,6 +227,7 @@ def test_a_hostile_or_broken_record_is_refused(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(folder.parents[5] / "here")
+    (folder / "config.yaml").unlink()  # which would tell that the record was edited
     changed(folder, change)
     assert main([str(folder)]) == 2
     assert said in capsys.readouterr().err

@@ -49,18 +49,19 @@ def check_run(folder: Path, content: Mapping[str, Any]) -> str:
     if not any((folder / name).exists() for name in {"config.yaml", "scores.csv", *files}):
         return "only its result.json was kept: no scores files to compute its numbers from"
     for name, digest in files.items():
-        _check_file(folder, name, digest)
+        check_file(folder, name, digest)
     if "scores.csv" not in files:
         raise UserError("result.json: files does not name scores.csv, so nothing says that it is the run's own")
     weights = content.get("weights")
     if isinstance(weights, dict) and (folder / str(weights.get("file"))).exists():  # may be deleted to save space
-        _check_file(folder, str(weights["file"]), str(weights.get("sha256")))
+        check_file(folder, str(weights["file"]), str(weights.get("sha256")))
     for difference in _differences(folder, content):
         raise UserError(f"result.json: {difference}")
     return ""
 
 
-def _check_file(folder: Path, name: str, digest: str) -> None:
+def check_file(folder: Path, name: str, digest: str) -> None:
+    """Raises UserError if a file of the run is not the one that its result records."""
     try:
         same = sha256_file(folder / name, within=folder) == digest
     except OSError as error:
