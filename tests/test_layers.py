@@ -53,6 +53,7 @@ REPORT = tuple(
         "screen",
         "schema",
         "scores",
+        "signals",
         "metrics",
         "conformal",
         "spreadsheet",

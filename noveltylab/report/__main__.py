@@ -21,19 +21,24 @@ from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
 from noveltylab.results import write_atomic
-from noveltylab.screen import say_error
+from noveltylab.screen import say, say_error
+from noveltylab.signals import exit_code, interruptible
 
 NAMED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input."""
+    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input, 128 + signal when interrupted."""
     options = parser().parse_args(arguments)
     try:
-        found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
+        with interruptible():
+            found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
     except UserError as error:
         say_error(error)
         sys.exit(2)
+    except KeyboardInterrupt as error:
+        say("interrupted; files that were written already are whole")
+        sys.exit(exit_code(error))
     print_summary(found, paths)
     if options.check and found.damaged:
         sys.exit(1)

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -128,6 +129,19 @@ def test_refuses_bad_input(
     assert "did you mean 'ocgan/table2_mnist'" in said
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refusal([str(outputs), "--output", str(tmp_path / "file")], capsys)
+    assert not (outputs / "report").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_by_its_exit_code(
+    write_run: WriteRun, outputs: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_run(auroc=0.9)
+    monkeypatch.setattr("noveltylab.report.__main__.build", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("noveltylab.signals.leave_terminal", lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        main([str(outputs)])
+    assert stop.value.code == 128 + number
     assert not (outputs / "report").exists()
 
 
