@@ -129,7 +129,7 @@ def planned(table: str, swept: tuple[str, ...]) -> dict[str, Any]:
 
     config = composed(table, *swept)
     plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]  # a mapping at the top
 
 
 @cache

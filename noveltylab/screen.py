@@ -62,24 +62,21 @@ def console(**settings: Any) -> Console:
 
 def say(text: object, file: IO[str] | None = None) -> None:
     """One line on standard error, or in another stream."""
-    file = file or sys.stderr
-    if file is None:  # a process without a terminal
-        return
-    tolerate_encoding(file)
-    try:
-        print(plain(" ".join(str(text).split())), file=file, flush=True)
-    except BrokenPipeError:
-        _silence(file)
+    _write(plain(" ".join(str(text).split())), file)
 
 
 def show(text: object, file: IO[str] | None = None) -> None:
     """Lines with their spaces, on standard error or in another stream."""
+    _write(plain_lines(text), file)
+
+
+def _write(text: str, file: IO[str] | None) -> None:
     file = file or sys.stderr
     if file is None:  # a process without a terminal
         return
     tolerate_encoding(file)
     try:
-        print(plain_lines(text), file=file, flush=True)
+        print(text, file=file, flush=True)
     except BrokenPipeError:
         _silence(file)
 

@@ -67,6 +67,16 @@ def run_in(folder: Path) -> Callable[..., dict[str, Any]]:
     return go
 
 
+@pytest.fixture(scope="session")
+def pca_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one run of PCA on digits; tests change copies of it."""
+    folder = tmp_path_factory.mktemp("pca")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOVELTYLAB_CACHE", str(folder / "cache"))
+        run_in(folder)("method=pca", "trainer.accelerator=cpu")
+    return folder / "outputs"
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cli("method=ocgn"): the real command in a process of its own, from an empty working directory."""

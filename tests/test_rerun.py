@@ -17,29 +17,12 @@ Run = Callable[..., dict[str, Any]]
 Change = Callable[[dict[str, Any]], object]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run on digits."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from noveltylab.__main__ import CONF
-    from noveltylab.options import check_options
-    from noveltylab.run import run
-
-    output = tmp_path_factory.mktemp("made") / "outputs"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"output={output}", "pictures=false", "method=pca", "trainer.accelerator=cpu"])
-    run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    return output
-
-
 @pytest.fixture
-def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(pca_outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of its folder, and an empty working directory."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    shutil.copytree(made, tmp_path / "outputs")
+    shutil.copytree(pca_outputs, tmp_path / "outputs")
     return tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
 
 

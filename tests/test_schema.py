@@ -34,20 +34,9 @@ def soon() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(pca_outputs: Path) -> Path:
     """The folder of a run on digits."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from noveltylab.__main__ import CONF
-    from noveltylab.options import check_options
-    from noveltylab.run import run
-
-    output = tmp_path_factory.mktemp("made") / "outputs"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"output={output}", "pictures=false", "method=pca", "trainer.accelerator=cpu"])
-    run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    return output / "p1" / "pca" / "digits" / "inlier8" / "seed0"
+    return pca_outputs / "p1" / "pca" / "digits" / "inlier8" / "seed0"
 
 
 def read_all(folder: Path, config: dict[str, Any]) -> list[str]:
