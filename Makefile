@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint types chaos learn baselines floors table latex bench bench-gpu bench-more clean
+.PHONY: help run test test-slow test-search lint types chaos learn baselines floors table latex bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ test: $(STAMP) ## build .venv, then run the tests
 
 test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow
+
+test-search: $(STAMP) ## the property tests with examples that no run has seen
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile=search -m "not slow" -n auto -k "$$(grep -rlE '^@given' tests | xargs -n1 basename -s .py | paste -sd '|' | sed 's/|/ or /g')"
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -71,12 +71,25 @@ class Threshold(Record):
     fpr: Unit
     threshold: float | None
     upper: Unit | None
+    expected: Unit = 0.0
+    bound: Unit = 0.0
+    needed: Count = 0
+    more_images: Count = 0
+
+    @model_validator(mode="after")
+    def _has_its_rates(self) -> "Threshold":
+        missing = sorted({"expected", "bound"} - self.model_fields_set)
+        if missing and self.threshold is not None and self.upper is None:
+            raise ValueError(f"has neither upper nor {', '.join(missing)}")
+        return self
 
 
 class Thresholds(Record):
     score: str
     held_out: Count
     exact: bool
+    folds: Count = 0
+    smallest_fpr: Unit = 0.0
     at: list[Threshold]
 
 
@@ -119,7 +132,7 @@ class Named(Record):
 
 
 class MethodRecord(Named):
-    target: Annotated[str, Field(alias="_target_")]
+    target: Annotated[str, Field(alias="_target_", pattern=r"^\w+(\.\w+)+$", max_length=200)]
     primary: str
 
 

@@ -161,7 +161,7 @@ def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> 
     remedies = []
     if more := row.get("more_images"):
         remedies.append(f"{more} more training images")
-    share = math.ceil(100 * needed / images) / 100
+    share = math.ceil(100 * needed / max(1, images)) / 100
     if more and not folds and share <= 0.5:
         remedies.append(f"protocol.val_fraction={share:g}")
     if more and not folds and result["selected"]["epoch"] == 0 and images >= needed:

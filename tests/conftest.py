@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 import noveltylab.__main__
 from noveltylab.__main__ import CONF
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
+# The same examples in every run: what `make test` says of a commit stays so. `make test-search` draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", derandomize=False)
+settings.load_profile("repeatable")
 # Tests in the background (nohup, &) are born deaf to these, and so would be the runs that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
