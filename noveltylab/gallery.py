@@ -17,6 +17,7 @@ from noveltylab.data.layout import SUFFIXES
 from noveltylab.evaluate import reconstruction_errors
 from noveltylab.figures import colour_errors
 from noveltylab.results import write_atomic
+from noveltylab.template import render
 
 if TYPE_CHECKING:
     from noveltylab.detector import Detector
@@ -29,13 +30,10 @@ SIDE = 128
 
 def write_page(request: "Request", detector: "Detector", summary: "Summary", cut: int | None) -> None:
     """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be decided."""
-    from jinja2 import Environment, StrictUndefined
-
     style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report/page.css", "gallery.css"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((HERE / "gallery.html.j2").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    text = template.render(
+    text = render(
+        HERE / "gallery.html.j2",
         title="Most novel first",
         lead=_lead(request, detector, summary),
         reason=summary.reason,

@@ -132,7 +132,7 @@ class Named(Record):
 
 
 class MethodRecord(Named):
-    target: Annotated[str, Field(alias="_target_", pattern=r"^\w+(\.\w+)+$", max_length=200)]
+    target: Annotated[str, Field(alias="_target_")]
     primary: str
 
 

@@ -31,6 +31,7 @@ ALLOWED = {
     "auroc": {"numpy"},
     "metrics": {"numpy", "noveltylab.auroc"},
     "figures": {"numpy", "noveltylab.results"},
+    "template": {"jinja2", "noveltylab.screen"},
     "summary": {"rich", "noveltylab.screen"},
     "data.protocols": {"numpy", "noveltylab.files", "noveltylab.results"},
     "evaluate": {
@@ -57,6 +58,7 @@ REPORT = tuple(
         "metrics",
         "conformal",
         "spreadsheet",
+        "template",
         "auroc",
     )
 )
@@ -118,6 +120,11 @@ def test_data_knows_no_method_and_nothing_imports_run() -> None:
             assert "noveltylab.run" not in names, module
         if module not in ("loggers", "dashboard"):
             assert "wandb" not in {name.split(".")[0] for name in names}, module
+
+
+def test_every_page_is_rendered_in_one_place() -> None:
+    renderers = {module for module, path in modules().items() if "jinja2" in imports(path)}
+    assert renderers == {"template"}
 
 
 def test_everything_printed_goes_through_the_screen() -> None:

@@ -58,8 +58,9 @@ class Run:
     @property
     def family(self) -> str:
         """The method behind the name, which a row of an ablation has of its own: the module of its class."""
-        target = self.options.get("method._target_", "").split(".")
-        return target[-2] if len(target) > 1 else self.result.method
+        target = self.options.get("method._target_", "")
+        module = target.rpartition(".")[0].rpartition(".")[2]
+        return module or self.result.method
 
     @cached_property
     def all_options(self) -> dict[str, Any]:

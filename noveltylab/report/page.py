@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from noveltylab.report.blocks import Curves, Document
 from noveltylab.report.svg import line_class, line_plot, rank_plot
 from noveltylab.report.text import describe_ranks, word_columns
+from noveltylab.template import render
 
 HERE = Path(__file__).resolve().parent
 #: Steps of the heat map's colours in page.css.
@@ -22,24 +24,26 @@ def to_html(document: Document, folder: Path) -> str:
         document: What it shows; every text of it is escaped.
         folder: Where the page will lie: links to runs are relative to it.
     """
-    from jinja2 import Environment, StrictUndefined
-
     style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"line_plot": line_plot, "line_class": line_class, "rank_plot": rank_plot}
-    environment.globals |= {
-        "describe_ranks": describe_ranks,
-        "word_columns": word_columns,
-        "heat": heat,
-        "legend": legend,
-    }
-    environment.filters["relative"] = lambda target: relative(target, folder)
-    template = environment.from_string((HERE / "page.html.j2").read_text(encoding="utf-8"))
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return template.render(document=document, style=style, script=script, policy=policy)
+    return render(
+        HERE / "page.html.j2",
+        document=document,
+        style=style,
+        script=script,
+        policy=policy,
+        line_plot=line_plot,
+        line_class=line_class,
+        rank_plot=rank_plot,
+        describe_ranks=describe_ranks,
+        word_columns=word_columns,
+        heat=heat,
+        legend=legend,
+        relative=partial(relative, folder=folder),
+    )
 
 
 def heat(value: float) -> str:

@@ -1,14 +1,20 @@
 """Plots as SVG text, styled by the page: class names only, no colour of their own, every name escaped."""
 
+import html
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from noveltylab.report.blocks import RankPlot
+from noveltylab.screen import plain
 
 Points = Sequence[tuple[float, float]]
 #: Colours of the page's style; from the eighth line on they come again, dashed.
 COLOURS = 7
+
+
+def escape(text: str) -> str:
+    """Text of a picture, its control characters made visible."""
+    return html.escape(plain(text))
 
 
 def rank_plot(plot: RankPlot) -> str:

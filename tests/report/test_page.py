@@ -18,6 +18,7 @@ from tests.report.conftest import WriteRun, edit
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'javascript:;"
 SCRIPT = "<script>window.pwned=1</script>"
+ESCAPE = "red \x1b[31m and \u202eturned\u2069"
 
 
 class Reader(HTMLParser):
@@ -58,7 +59,7 @@ def hostile(outputs: Path, write_run: WriteRun) -> Path:
     def change(result: dict[str, Any]) -> None:
         result["inlier_name"] = result["primary"] = SCRIPT
         result["scores"] = {SCRIPT: result["scores"]["mse"]}
-        result["warnings"] = [SCRIPT]
+        result["warnings"] = [SCRIPT, ESCAPE]
         result["provenance"]["commit"] = SCRIPT
         result["config"]["trainer"][SCRIPT] = result["inlier"]
 
@@ -79,6 +80,7 @@ def test_hostile_names_are_text(hostile: Path) -> None:
     for _, attributes in reader.tags:
         assert not any(name.startswith("on") or name == "style" for name in attributes)
     assert sum(SCRIPT in part for part in reader.text) > 5 and any(HOSTILE in part for part in reader.text)
+    assert not {"\x1b", "\u202e", "\u2069"} & set(text) and "red \\x1b[31m and \\u202eturned" in text
     for kind in ("md", "tex", "csv"):
         written = hostile.with_suffix(f".{kind}").read_text()
         assert ("<script" in written) == (kind == "csv")  # data, not a page
