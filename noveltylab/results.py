@@ -46,6 +46,11 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.glorot_gain": "all",
         "method.decoder": "mirror",
     },
+    "noveltylab.methods.oled.OLED": {
+        "method.norm": "encoder",
+        "method.mm_turn": None,
+        "method.validation": "rec_mask",
+    },
 }
 #: A key whose value is nobody else's business.
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)

@@ -131,6 +131,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             note_missing(result["thresholds"], options, parts)
             if "unmeasured" not in result:
                 result["extra"] = method.extra_metrics(*examples(method, data))
+                result["warnings"] += method.doubts(result["extra"])
             if options.pictures:
                 draw(method, samples, data, floors, result, folder)
             result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)

@@ -307,6 +307,19 @@ def test_collapse_is_said_loudly(
     assert "distinct" in capsys.readouterr().out
 
 
+def test_what_a_methods_own_metrics_put_in_doubt_is_said(
+    run_here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from noveltylab.methods.pca import PCA
+
+    monkeypatch.setattr(PCA, "extra_metrics", lambda self, inliers, outliers: {"share": len(inliers) / 100})
+    monkeypatch.setattr(PCA, "doubts", lambda self, metrics: [f"a share of {metrics['share']:.2f}"])
+    result = run_here("method=pca")
+    assert result["extra"] == {"share": 0.35}
+    assert "a share of 0.35" in result["warnings"]
+    assert "a share of 0.35" in capsys.readouterr().out
+
+
 def test_a_diverging_loss_stops_the_run_and_names_it(run_here: Run, tmp_path: Path) -> None:
     from noveltylab.methods.base import Diverged
 

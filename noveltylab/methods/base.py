@@ -126,6 +126,10 @@ class Method(L.LightningModule):
         """Numbers of the paper's own experiments on test images (N, C, H, W) each, beside the AUROC; {} for none."""
         return {}
 
+    def doubts(self, metrics: dict[str, float]) -> list[str]:
+        """Warnings for the run that follow from its `extra_metrics`, one sentence each."""
+        return []
+
     # What the base does.
 
     def minimise(self, loss: Tensor, optimizer: str) -> None:
@@ -159,14 +163,15 @@ class Method(L.LightningModule):
     def training_step(self, chunk: tuple[Tensor, Tensor], chunk_index: int) -> None:
         """Runs the K iterations of a chunk: x (K, B, C, H, W), rows (K, B)."""
         sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
         update = self.graph or self.update
         for x, rows in zip(*chunk, strict=True):
             losses = update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
             for name, loss in losses.items():
                 sums[name] = sums[name] + loss if name in sums else loss
-        iterations = chunk[1].shape[0]
-        self.iteration += iterations
-        means = torch.stack([value.float() for value in sums.values()]) / iterations
+                counts[name] = counts.get(name, 0) + 1
+            self.iteration += 1
+        means = torch.stack([value.float() / counts[name] for name, value in sums.items()])
         self.losses = dict(zip(sums, means.tolist(), strict=True))  # the only wait for the device in a chunk
         if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
             raise Diverged(f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}")

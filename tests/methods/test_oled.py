@@ -99,7 +99,7 @@ def test_squared_and_context_error_equal_numpy() -> None:
     )
 
 
-@pytest.mark.parametrize("mask", ["learned", "random10", "half", "none"])
+@pytest.mark.parametrize("mask", ["learned", "frozen", "random10", "half", "none"])
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32)])
 def test_reported_losses_equal_numpy(make: Make, mask: str, shape: Any) -> None:
     method = make("oled", shape, mask=mask, mask_grad="ste").train()
@@ -116,7 +116,7 @@ def test_reported_losses_equal_numpy(make: Make, mask: str, shape: Any) -> None:
     assert torch.equal(given[0], x)
     torch.testing.assert_close(given[-1].double().numpy(), image * m, rtol=1e-6, atol=1e-7)
     assert len(returned) == (1 if mask == "none" else 2)
-    if mask == "learned":
+    if mask in ("learned", "frozen"):
         assert losses["mask_count"].item() == 129
         assert losses["mask_soft_share"].item() == 0
     else:
@@ -228,6 +228,51 @@ def test_the_mask_module_moves_in_every_nth_epoch(make: Make, monkeypatch: pytes
         moves = epoch % 3 == 0
         assert changed(before, method, buffers=False) == ({*NETWORKS} if moves else {"encoder", "decoder"})
         assert ("mask_gradient" in losses) == moves
+
+
+def test_a_turn_of_the_mask_module_may_be_counted_in_iterations(make: Make) -> None:
+    """The authors' schedule on MNIST: 5 of every 15 iterations."""
+    method = make("oled", mask_grad="ste", mm_every=3, mm_turn=5).train()
+    moves = []
+    for method.iteration in range(31):
+        moves.append(method.phase)
+    assert moves == [iteration % 15 < 5 for iteration in range(31)]
+    method.iteration = 5
+    before = states(method, buffers=False)
+    method.update(Batch(textured(), INDEX))
+    assert changed(before, method, buffers=False) == {"encoder", "decoder"}
+
+
+def test_a_chunk_counts_its_iterations_one_by_one_and_means_are_of_those_that_have_a_value(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make("oled", (1, 16, 16), mm_every=2, mm_turn=1).train()
+    monkeypatch.setattr(OLED, "loggers", [])
+    iterations = []
+
+    def update(batch: Batch) -> dict[str, Tensor]:
+        iterations.append(method.iteration)
+        return {"always": torch.tensor(2.0), **({"mask_gradient": torch.tensor(3.0)} if method.phase else {})}
+
+    method.update = update
+    x = torch.zeros(3, 4, 1, 16, 16)
+    method.training_step((x, torch.zeros(3, 4, dtype=torch.long)), 0)
+    assert iterations == [0, 1, 2]
+    assert method.iteration == 3
+    assert method.losses == {"always": 2.0, "mask_gradient": 3.0}
+
+
+def test_a_frozen_mask_generator_masks_and_is_never_trained(make: Make) -> None:
+    learned, frozen = (make("oled", mask=mask, mask_grad="ste").train() for mask in ("learned", "frozen"))
+    x = textured()
+    assert torch.equal(learned.masks(x), frozen.masks(x))
+    assert set(frozen.build_optimizers()) == {"reconstructor"}
+    assert not frozen.phase
+    before = states(frozen, buffers=False)
+    losses = frozen.update(Batch(x, INDEX))
+    assert changed(before, frozen, buffers=False) == {"encoder", "decoder"}
+    assert losses["mask_count"] == 129
+    assert "mask_gradient" not in losses
 
 
 def test_no_gradient_is_made_where_the_mask_module_rests(oled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,6 +491,11 @@ def test_batch_norms_and_slopes() -> None:
     everywhere = OLED((3, 32, 32), width=0.1, mask_norm="all").mask_generator
     assert sum(isinstance(m, nn.BatchNorm2d) for m in everywhere.modules()) == 6
     assert not isinstance(everywhere[-2], nn.Sequential)  # the last convolution stands bare
+    decoder = OLED((3, 32, 32), width=0.1, norm="all").decoder
+    assert [[type(layer) for layer in block] for block in decoder[2:-2]] == [
+        [layer, nn.BatchNorm2d, nn.LeakyReLU] for layer in (nn.Conv2d, UpsampledConv, UpsampledConv, UpsampledConv)
+    ]
+    assert type(decoder[-2]) is nn.Conv2d
 
 
 def test_initial_weights_are_glorot() -> None:
@@ -615,6 +665,9 @@ def test_scores_by_hand(make: Make, shape: Any, mask: str) -> None:
     cont = [np.abs(a - b)[np.broadcast_to(c, a.shape)].sum() for a, b, c in zip(image, x_hat_m, masked, strict=True)]
     np.testing.assert_allclose(scores["s_cont"].numpy(), cont, rtol=1e-4)
     np.testing.assert_allclose(loss.numpy(), (rec + err) / x[0].numel(), rtol=1e-4)
+    method.validation = "rec"
+    with torch.inference_mode():
+        np.testing.assert_allclose(method.validation_loss(x).numpy(), rec / x[0].numel(), rtol=1e-4)
     assert min(cont) > 0
 
 
@@ -668,19 +721,48 @@ def test_rank_auroc_counts_pairs_and_ties() -> None:
     assert math.isnan(rank_auroc(torch.rand(3), torch.ones(3, dtype=torch.bool)))
 
 
+def segmentation(method: Any, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+    metrics = method.extra_metrics(inliers, outliers)
+    return {name: value for name, value in metrics.items() if name.startswith("segmentation")}
+
+
 def test_segmentation_compares_the_activation_map_with_the_digit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     method = make("oled").eval()
     inliers, outliers = blobs(600, seed=1), blobs(30, seed=2, bars=True)
 
     method.mask_generator = nn.Identity()
-    assert method.extra_metrics(inliers, outliers) == {
+    assert segmentation(method, inliers, outliers) == {
         "segmentation_auroc_inliers": 1.0,
         "segmentation_auroc_outliers": 1.0,
     }
     images = torch.where(inliers > 0, inliers * torch.rand(inliers.shape), inliers)  # grey values count as digit too
     monkeypatch.setattr(method.mask_generator, "forward", lambda x: -x)
-    found = method.extra_metrics(images, outliers)
-    assert found == {"segmentation_auroc_inliers": 0.0, "segmentation_auroc_outliers": 0.0}
+    assert segmentation(method, images, outliers) == {
+        "segmentation_auroc_inliers": 0.0,
+        "segmentation_auroc_outliers": 0.0,
+    }
     assert make("oled", mask="random10").extra_metrics(inliers, outliers) == {}
     assert make("oled", (3, 32, 32)).extra_metrics(blobs(4, (3, 32, 32)), blobs(4, (3, 32, 32))) == {}
-    assert set(make("oled").eval().extra_metrics(inliers, -torch.ones_like(outliers))) == {"segmentation_auroc_inliers"}
+    plain = make("oled").eval().extra_metrics(inliers, -torch.ones_like(outliers))
+    assert set(plain) == {"segmentation_auroc_inliers", "hidden_share_inliers"}
+
+
+def test_the_share_of_the_digit_that_is_hidden_by_hand(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("oled").eval()
+    images = -torch.ones(2, 1, 32, 32)
+    images[:, :, :4] = 1.0
+    mask = torch.ones(2, 1, 32, 32)
+    mask[0, :, :1] = 0.0  # a quarter of the first digit, and half of the background
+    mask[1, :, 18:] = 0.0
+    monkeypatch.setattr(method, "masks", lambda x: mask)
+    metrics = method.extra_metrics(images, images)
+    assert metrics["hidden_share_inliers"] == metrics["hidden_share_outliers"] == 0.125
+
+
+@pytest.mark.parametrize(("auroc", "count"), [(0.35, 1), (0.5, 1), (0.599, 1), (0.6, 0), (0.9, 0)])
+def test_a_segmentation_near_chance_is_a_warning(make: Make, auroc: float, count: int) -> None:
+    method = make("oled")
+    doubts = method.doubts({"segmentation_auroc_inliers": auroc, "segmentation_auroc_outliers": 0.5})
+    assert len(doubts) == count
+    assert all(f"AUROC {auroc:.3f} is near chance or below" in doubt for doubt in doubts)
+    assert method.doubts({}) == []
