@@ -40,6 +40,10 @@ LATER: dict[str, Any] = {
 }
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {
+    "noveltylab.methods.ca_entropy.CAEntropy": {
+        "method.temperature": 1.0,
+        "method.feature_norm": "mean_square",
+    },
     "noveltylab.methods.deep_svdd.DeepSVDD": {
         "method.batch_norm": "fixed",
         "method.first_filters": "random",

@@ -10,9 +10,16 @@ What the paper leaves open, and what stands here:
 - loss weights: adversarial 1, context 50, feature 1 (code), entropy 1; lambda of the score 0.9 (code);
 - latent and feature length 100, kernels of 4, width 64, weights N(0, 0.02), Adam's betas (code); R = 16 (CBAM);
 - no skip connections: the paper calls its generator a plain symmetric auto-encoder, and skips would pass the entropy by;
+- layers. Encoder: three convolutions of stride 2 and a fourth over the whole map, which makes the code; leaky ReLU of 0.2;
+  batch norm in the first block too, as the paper lists it, where DCGAN has none; neither norm nor attention on the code.
+  Decoder: the same backwards, with ReLU, and tanh at the end; no norm and no attention on the image. Discriminator: DCGAN's,
+  no norm after its first convolution; its features are the fourth convolution's output, without norm or activation;
+- attention's MLP has biases and at least four hidden units;
 - softmax makes the distribution of eq. 4 only: the decoder gets the code itself;
+- L_fea: eq. 3 writes an L2 norm, the code has the mean of the squares, and so has this (`feature_norm`);
+- the generator's adversarial loss is the non-saturating one (code), not the minimax form of eq. 1;
 - noise: Gaussian of deviation 0.2, fresh at every step; its amount is not stated;
-- chosen epoch: lowest L_con on held-out inliers; "until convergence" in the paper, best test AUROC in the code.
+- chosen epoch: lowest L_con on held-out inliers, without noise; "until convergence" in the paper, best test AUROC in the code.
 The code updates G before D and lets the feature loss into D's loss, which makes D shrink the gap that it should widen:
 not copied (`d_feature_loss`). It also squares the score's L_con (`score_norm`; on three MNIST digits, same training, 0.927 on
 average where eq. 2's absolute error has 0.908: experiments/learn/RESULTS.md) and scores with batch statistics (not offered).
@@ -127,10 +134,15 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return bce(real, 1).mean() + bce(fake, 0).mean()
 
 
-def latent_entropy(h: Tensor) -> Tensor:
-    """L_inf, eq. 4: entropy of softmax(h), codes (B, D) -> (B,) in [0, log D]."""
-    log_p = F.log_softmax(wide(h), 1)
+def latent_entropy(h: Tensor, temperature: float = 1.0) -> Tensor:
+    """L_inf, eq. 4: entropy of softmax(h / temperature), codes (B, D) -> (B,) in [0, log D]."""
+    log_p = F.log_softmax(wide(h) / temperature, 1)
     return -(log_p.exp() * log_p).sum(1)
+
+
+def largest_probability(h: Tensor, temperature: float = 1.0) -> Tensor:
+    """p_max: largest of the D values of softmax(h / temperature), codes (B, D) -> (B,) in [1 / D, 1]."""
+    return F.softmax(wide(h) / temperature, 1).amax(1)
 
 
 class CAEntropy(Method):
@@ -146,6 +158,7 @@ class CAEntropy(Method):
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         latent_size: Annotated[int, Field(ge=2)] = 100,
         bounded_latent: bool = False,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
         latent_to_decoder: Literal["raw", "softmax"] = "raw",
         channels: Annotated[int, Field(ge=1)] = 64,
         feature_size: Annotated[int, Field(ge=1)] = 100,
@@ -162,6 +175,7 @@ class CAEntropy(Method):
         w_con: Annotated[float, Field(ge=0)] = 50.0,
         w_fea: Annotated[float, Field(ge=0)] = 1.0,
         w_inf: Annotated[float, Field(ge=0)] = 1.0,
+        feature_norm: Literal["mean_square", "l2"] = "mean_square",
         lam: Annotated[float, Field(ge=0, le=1)] = 0.9,
         score_norm: Literal["l1", "l2"] = "l1",
     ) -> None:
@@ -179,7 +193,8 @@ class CAEntropy(Method):
         self.channel_attention = ABLATIONS[ablation][1] if channel_attention is None else channel_attention
         self.adversarial, self.feature_loss, self.d_feature_loss = adversarial, feature_loss, d_feature_loss
         self.w_adv, self.w_con, self.w_fea, self.w_inf = w_adv, w_con, w_fea, w_inf
-        self.latent_to_decoder, self.lam, self.score_norm = latent_to_decoder, lam, score_norm
+        self.latent_to_decoder, self.temperature = latent_to_decoder, temperature
+        self.feature_norm, self.lam, self.score_norm = feature_norm, lam, score_norm
 
         side, ratio = (height // 8, width // 8), R if self.channel_attention else None
         self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, bounded_latent)
@@ -208,13 +223,14 @@ class CAEntropy(Method):
         if self.discriminator is not None:
             losses |= self._update_discriminator(self.discriminator, x, x_hat.detach())
         losses |= self._update_generator(x, x_hat, h)
-        losses["p_max"] = F.softmax(wide(h.detach()), 1).amax(1).mean()
+        losses["p_max"] = largest_probability(h.detach(), self.temperature).mean()
         return losses
 
     def generate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), noisy in training -> reconstructions (B, C, H, W) and codes h (B, D)."""
         h, maps = self.encoder(x)
-        x_hat: Tensor = self.decoder(F.softmax(h, 1) if self.latent_to_decoder == "softmax" else h, maps)
+        code = F.softmax(h / self.temperature, 1) if self.latent_to_decoder == "softmax" else h
+        x_hat: Tensor = self.decoder(code, maps)
         return x_hat, h
 
     def _update_discriminator(self, discriminator: Discriminator, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
@@ -222,13 +238,13 @@ class CAEntropy(Method):
         (real, f), (fake, f_hat) = discriminator(x), discriminator(x_hat)
         adversarial = loss = discriminator_loss(real, fake)
         if self.d_feature_loss:
-            loss = loss + self.w_fea * feature_error(f, f_hat).mean()
+            loss = loss + self.w_fea * feature_error(f, f_hat, self.feature_norm).mean()
         self.minimise(loss, "discriminator")
         return {"discriminator": adversarial.detach()}
 
     def _update_generator(self, x: Tensor, x_hat: Tensor, h: Tensor) -> dict[str, Tensor]:
         """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes; D stays as it is."""
-        losses = {"context": context_error(x, x_hat).mean(), "entropy": latent_entropy(h).mean()}
+        losses = {"context": context_error(x, x_hat).mean(), "entropy": latent_entropy(h, self.temperature).mean()}
         loss = self.w_con * losses["context"]
         if self.entropy:
             loss = loss + self.w_inf * losses["entropy"]
@@ -241,7 +257,7 @@ class CAEntropy(Method):
                 if self.feature_loss:
                     with torch.no_grad():  # D has just changed, so f(x) of its own step is out of date
                         f = self.discriminator.features(x)
-                    losses["feature"] = feature_error(f, f_hat).mean()
+                    losses["feature"] = feature_error(f, f_hat, self.feature_norm).mean()
                     loss = loss + self.w_fea * losses["feature"]
             self.minimise(loss, "generator")
         return {name: value.detach() for name, value in losses.items()}
@@ -262,7 +278,8 @@ class CAEntropy(Method):
         context = context_error(x, x_hat, self.score_norm)
         if self.discriminator is None:
             return {"novelty": self.lam * context, "context": context}
-        feature = feature_error(self.discriminator.features(x), self.discriminator.features(x_hat))
+        f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
+        feature = feature_error(f, f_hat, self.feature_norm)
         return {"novelty": self.lam * context + (1 - self.lam) * feature, "context": context, "feature": feature}
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -287,3 +304,20 @@ class CAEntropy(Method):
         """The code h, (B, D)."""
         h: Tensor = self.encoder(x)[0]
         return h
+
+    @torch.no_grad()
+    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+        """Whether the entropy has an effect: its mean, and p_max's, over clean test images, in evaluation mode.
+
+        `context_share_inliers`: the part of the score on inliers that is lam L_con.
+        """
+        numbers: dict[str, float] = {}
+        for name, images in (("inliers", inliers), ("outliers", outliers)):
+            h = torch.cat([self.embed(part) for part in torch.split(images, 512)])
+            numbers[f"entropy_{name}"] = latent_entropy(h, self.temperature).mean().item()
+            numbers[f"p_max_{name}"] = largest_probability(h, self.temperature).mean().item()
+        if self.discriminator is not None:
+            parts = [self.novelty_score(part) for part in torch.split(inliers, 512)]
+            context, novelty = (torch.cat([part[name] for part in parts]) for name in ("context", "novelty"))
+            numbers["context_share_inliers"] = (self.lam * context.mean() / novelty.mean()).item()
+        return numbers

@@ -26,6 +26,10 @@ def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
     return (error.abs() if norm == "l1" else error.square()).mean(1)
 
 
-def feature_error(f: Tensor, f_hat: Tensor) -> Tensor:
-    """Squared difference of features (B, D), averaged over them, in float32 at least -> (B,)."""
-    return (wide(f) - wide(f_hat)).square().mean(1)
+def feature_error(f: Tensor, f_hat: Tensor, norm: str = "mean_square") -> Tensor:
+    """Difference of features (B, D), in float32 at least -> (B,): mean of its squares, or its Euclidean norm (l2)."""
+    difference = wide(f) - wide(f_hat)
+    if norm == "l2":
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return norms
+    return difference.square().mean(1)

@@ -1,5 +1,6 @@
 """CA-Entropy against its paper: equations against NumPy, who learns from what, switches, scores."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from noveltylab.methods.ca_entropy import (
     CAEntropy,
     ChannelAttention,
     discriminator_loss,
+    largest_probability,
     latent_entropy,
 )
 from tests.methods.conftest import blobs, changed, sigmoid, spied_update, states
@@ -60,6 +62,13 @@ def test_entropy_is_eq_4_of_the_softmax() -> None:
     assert latent_entropy(one_hot).item() == 0  # no NaN of 0 log 0
 
 
+def test_a_temperature_divides_the_code_before_the_softmax() -> None:
+    h = 3 * np.random.default_rng(0).normal(size=(6, 10))
+    np.testing.assert_allclose(latent_entropy(torch.tensor(h), 0.5), entropy(2 * h), rtol=1e-9)
+    largest = softmax(h / 4).max(1)
+    np.testing.assert_allclose(largest_probability(torch.tensor(h), 4.0), largest, rtol=1e-9)
+
+
 def test_attention_is_eq_5() -> None:
     torch.manual_seed(0)
     attention = ChannelAttention(32, 8)
@@ -80,8 +89,16 @@ def test_attention_keeps_four_hidden_units() -> None:
     assert ChannelAttention(256, 16).mlp[0].out_features == 16
 
 
-def test_reported_losses_equal_numpy(method: Any) -> None:
+def feature_difference(f: np.ndarray, f_hat: np.ndarray, norm: str) -> np.ndarray:
+    """Eq. 3 as it is written (l2), and as the code of its ancestor has it."""
+    difference = f.astype(np.float64) - f_hat
+    return np.sqrt((difference**2).sum(1)) if norm == "l2" else (difference**2).mean(1)
+
+
+@pytest.mark.parametrize(("norm", "temperature"), [("mean_square", 1.0), ("l2", 0.5)])
+def test_reported_losses_equal_numpy(make: Make, norm: str, temperature: float) -> None:
     """One whole iteration: each reported loss from recorded network outputs."""
+    method = make("ca_entropy", **PLAIN, feature_norm=norm, temperature=temperature).train()
     outputs: dict[str, list[Any]] = {"encoder": [], "decoder": [], "discriminator": [], "features": []}
 
     def record(name: str) -> Callable[..., None]:
@@ -102,10 +119,10 @@ def test_reported_losses_equal_numpy(method: Any) -> None:
     expected = {
         "discriminator": -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean(),
         "context": np.abs(step.x.double().numpy() - x_hat).mean(),
-        "entropy": entropy(h).mean(),
+        "entropy": entropy(h / temperature).mean(),
         "generator": -np.log(sigmoid(fooling)).mean(),
-        "feature": ((f - f_hat) ** 2).mean(),
-        "p_max": softmax(h).max(1).mean(),
+        "feature": feature_difference(f, f_hat, norm).mean(),
+        "p_max": softmax(h / temperature).max(1).mean(),
     }
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
@@ -283,6 +300,115 @@ def test_the_tables_of_the_specification_are_the_defaults() -> None:
     assert spread == pytest.approx([0.02] * len(spread), rel=0.15)
 
 
+def layer(module: nn.Module) -> str:
+    """A layer and every setting of it that changes what it computes."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        kind = "down" if isinstance(module, nn.Conv2d) else "up"
+        sizes = f"{module.in_channels}>{module.out_channels} k{module.kernel_size} s{module.stride} p{module.padding}"
+        return f"{kind} {sizes} bias={module.bias is not None}".replace("(4, 4)", "4").replace("(2, 2)", "2")
+    if isinstance(module, nn.Linear):
+        return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return f"norm {module.num_features} eps={module.eps} momentum={module.momentum} affine={module.affine}"
+    if isinstance(module, nn.LeakyReLU):
+        return f"leaky {module.negative_slope}"
+    return type(module).__name__.lower()
+
+
+def leaves(network: nn.Module) -> list[str]:
+    layers = [layer(module) for module in network.modules() if not list(module.children())]
+    return [name.replace(" eps=1e-05 momentum=0.1 affine=True", "") for name in layers]
+
+
+def attention(channels: int, hidden: int) -> list[str]:
+    return [f"linear {channels}>{hidden} bias=True", "relu", f"linear {hidden}>{channels} bias=True"]
+
+
+#: What the method's docstring says of the layers, one by one, for grey images of 32 pixels.
+LAYERS = {
+    "encoder": [
+        *["down 1>64 k4 s2 p(1, 1) bias=False", "norm 64", "leaky 0.2", *attention(64, 4)],
+        *["down 64>128 k4 s2 p(1, 1) bias=False", "norm 128", "leaky 0.2", *attention(128, 8)],
+        *["down 128>256 k4 s2 p(1, 1) bias=False", "norm 256", "leaky 0.2", *attention(256, 16)],
+        *["flatten", "linear 4096>100 bias=False"],
+    ],
+    "decoder": [
+        *["linear 100>4096 bias=False", "unflatten", "norm 256", "relu", *attention(256, 16)],
+        *["up 256>128 k4 s2 p(1, 1) bias=False", "norm 128", "relu", *attention(128, 8)],
+        *["up 128>64 k4 s2 p(1, 1) bias=False", "norm 64", "relu", *attention(64, 4)],
+        *["up 64>1 k4 s2 p(1, 1) bias=False", "tanh"],
+    ],
+    "discriminator": [
+        *["down 1>64 k4 s2 p(1, 1) bias=False", "leaky 0.2"],
+        *["down 64>128 k4 s2 p(1, 1) bias=False", "norm 128", "leaky 0.2"],
+        *["down 128>256 k4 s2 p(1, 1) bias=False", "norm 256", "leaky 0.2"],
+        *["flatten", "linear 4096>100 bias=False", "linear 100>1 bias=False"],
+    ],
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_are_the_ones_that_the_docstring_names(network: str) -> None:
+    assert leaves(getattr(CAEntropy((1, 32, 32)), network)) == LAYERS[network]
+
+
+def test_the_bound_is_batch_norm_and_then_tanh() -> None:
+    code = CAEntropy((1, 32, 32), latent_size=16, bounded_latent=True).encoder.code
+    assert leaves(code) == ["flatten", "linear 4096>16 bias=False", "norm 16", "tanh"]
+
+
+def test_initial_weights_are_dcgans() -> None:
+    torch.manual_seed(0)
+    method = CAEntropy((1, 32, 32), bounded_latent=True)
+    for module in method.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.weight.numel() > 1000:
+            assert module.weight.mean().item() == pytest.approx(0, abs=2e-3)
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.weight.mean().item() == pytest.approx(1, abs=0.01)
+            assert 0.01 < module.weight.std().item() < 0.03
+    assert not any(p.any() for name, p in method.named_parameters() if name.endswith("bias"))
+
+
+#: What stands at the top of the method's file, by option.
+DEFAULTS = {
+    "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "bounded_latent": False, "temperature": 1.0,
+    "latent_to_decoder": "raw", "channels": 64, "feature_size": 100, "skip": False, "R": 16, "noise_std": 0.2,
+    "ablation": "full", "entropy": None, "channel_attention": None, "adversarial": True, "feature_loss": True,
+    "d_feature_loss": False, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "w_inf": 1.0,
+    "feature_norm": "mean_square", "lam": 0.9, "score_norm": "l1",
+}  # fmt: skip
+
+
+def test_defaults_are_those_that_the_docstring_names() -> None:
+    keywords = inspect.signature(CAEntropy).parameters.values()
+    assert {option.name: option.default for option in keywords if option.name != "image_shape"} == DEFAULTS
+
+
+def test_the_score_weighs_with_its_default_lambda() -> None:
+    torch.manual_seed(0)
+    method = CAEntropy((1, 32, 32), channels=8).eval()
+    method.discriminator.features[-1].weight.data.mul_(1e3)  # untrained features are all alike
+    with torch.no_grad():
+        scores = method.novelty_score(blobs(4, seed=1))
+    assert (scores["feature"] > 0.1 * scores["context"]).all()
+    torch.testing.assert_close(scores["novelty"], 0.9 * scores["context"] + 0.1 * scores["feature"])
+
+
+def test_both_optimizers_are_plain_adam_of_their_own_networks(make: Make) -> None:
+    method = make("ca_entropy", lr=3e-4, beta1=0.4)
+    optimizers = method.build_optimizers()
+    owned = {"generator": (method.encoder, method.decoder), "discriminator": (method.discriminator,)}
+    assert optimizers.keys() == owned.keys()
+    for name, networks in owned.items():
+        assert type(optimizers[name]) is torch.optim.Adam
+        (group,) = optimizers[name].param_groups
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        assert list(map(id, group["params"])) == list(map(id, parameters))
+        assert (group["lr"], group["betas"], group["eps"]) == (3e-4, (0.4, 0.999), 1e-8)
+        assert not any(group[option] for option in ("weight_decay", "amsgrad", "maximize"))
+
+
 def test_whole_map_products_are_the_convolutions_of_the_specification() -> None:
     method = CAEntropy((1, 32, 32), channels=4, latent_size=6, channel_attention=False)
     maps, h = torch.randn(3, 16, 4, 4), torch.randn(3, 6)
@@ -339,10 +465,11 @@ def test_loss_switches(
     )
 
 
+@pytest.mark.parametrize("norm", ["mean_square", "l2"])
 def test_d_feature_loss_adds_the_feature_gap_to_the_discriminators_loss(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:
-    method = make("ca_entropy", d_feature_loss=True, w_fea=3.0).train()
+    method = make("ca_entropy", d_feature_loss=True, w_fea=3.0, feature_norm=norm).train()
     found, losses = spied_update(method, batch(), monkeypatch)
     # D was not updated in between, so both steps see the same gap.
     assert found["discriminator"] == pytest.approx(losses["discriminator"] + 3 * losses["feature"], rel=1e-4)
@@ -371,12 +498,12 @@ def test_skip_lets_the_encoders_maps_into_the_decoder(make: Make) -> None:
 
 def test_what_the_decoder_gets(make: Make) -> None:
     for choice in ("raw", "softmax"):
-        method = make("ca_entropy", **PLAIN, latent_to_decoder=choice).eval()
+        method = make("ca_entropy", **PLAIN, latent_to_decoder=choice, temperature=0.5).eval()
         seen: list[Tensor] = []
         method.decoder.register_forward_pre_hook(lambda m, inputs, seen=seen: seen.append(inputs[0]))
         with torch.no_grad():
             _, h = method.generate(blobs(4))
-        assert torch.equal(seen[0], h if choice == "raw" else F.softmax(h, 1))
+        assert torch.equal(seen[0], h if choice == "raw" else F.softmax(2 * h, 1))
 
 
 def test_a_bounded_latent_cannot_become_one_hot(make: Make) -> None:
@@ -404,6 +531,10 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Make) -> None:
     for _ in range(2):
         method.update(Batch(x, torch.arange(64)))
     assert seen[0].std().item() == pytest.approx(0.3, rel=0.02)
+    assert seen[0].mean().item() == pytest.approx(0, abs=0.01)
+    assert (seen[0].abs() > 0.6).float().mean().item() == pytest.approx(
+        0.0455, rel=0.1
+    )  # Gaussian: beyond 2 deviations
     assert not torch.equal(seen[0], seen[1])
 
 
@@ -429,9 +560,9 @@ def test_impossible_options_are_refused(make: Make) -> None:
 # Scores.
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_published_score_is_eq_7(make: Make, norm: str) -> None:
-    method = make("ca_entropy", lam=0.7, score_norm=norm).train()
+@pytest.mark.parametrize(("norm", "feature_norm"), [("l1", "l2"), ("l2", "mean_square")])
+def test_published_score_is_eq_7(make: Make, norm: str, feature_norm: str) -> None:
+    method = make("ca_entropy", lam=0.7, score_norm=norm, feature_norm=feature_norm).train()
     for _ in range(3):
         method.update(batch())
     method.eval()
@@ -443,7 +574,7 @@ def test_published_score_is_eq_7(make: Make, norm: str) -> None:
         validation = method.validation_loss(x).double().numpy()
     difference = (x.double() - x_hat.double()).flatten(1).numpy()
     context = np.abs(difference).mean(1) if norm == "l1" else (difference**2).mean(1)
-    feature = ((f - f_hat) ** 2).mean(1)
+    feature = feature_difference(f, f_hat, feature_norm)
     np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
     np.testing.assert_allclose(scores["feature"], feature, rtol=1e-4)
     np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * feature, rtol=1e-4)
@@ -458,6 +589,27 @@ def test_combined_score_divides_by_the_held_out_inliers(make: Make) -> None:
     assert combined["novelty_val"].tolist() == pytest.approx([0.25 * 0.5 + 0.75 * 3, 0.25 * 2 + 0.75 * 6])
     assert method.combine_scores(test, {name: column[:0] for name, column in val.items()}) == {}
     assert method.combine_scores(test, {}) == {}
+
+
+def test_the_effect_of_the_entropy_is_measured_on_clean_images(make: Make) -> None:
+    method = make("ca_entropy", **PLAIN | {"lam": 0.6}, temperature=0.5).train()
+    for _ in range(2):
+        method.update(batch())
+    method.eval()
+    inliers, outliers = blobs(520, seed=1), blobs(3, seed=2, bars=True)
+    with torch.no_grad():
+        h, h_out = (method.embed(x).double().numpy() for x in (inliers, outliers))
+        scores = {name: column.double().numpy() for name, column in method.novelty_score(inliers).items()}
+    expected = {
+        "entropy_inliers": entropy(2 * h).mean(),
+        "p_max_inliers": softmax(2 * h).max(1).mean(),
+        "entropy_outliers": entropy(2 * h_out).mean(),
+        "p_max_outliers": softmax(2 * h_out).max(1).mean(),
+        "context_share_inliers": 0.6 * scores["context"].mean() / scores["novelty"].mean(),
+    }
+    assert method.extra_metrics(inliers, outliers) == pytest.approx(expected, rel=1e-4)
+    alone = make("ca_entropy", adversarial=False, feature_loss=False).eval()
+    assert alone.extra_metrics(inliers, outliers).keys() == expected.keys() - {"context_share_inliers"}
 
 
 # Precision.

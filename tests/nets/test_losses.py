@@ -23,6 +23,14 @@ def test_errors_are_means_over_pixels_and_features() -> None:
     np.testing.assert_allclose(squared_error(a, b), squares, rtol=1e-9)
     f, g = rng.normal(size=(2, 5, 7))
     np.testing.assert_allclose(feature_error(torch.tensor(f), torch.tensor(g)), ((f - g) ** 2).mean(1), rtol=1e-9)
+    norms = [np.linalg.norm(row) for row in f - g]
+    np.testing.assert_allclose(feature_error(torch.tensor(f), torch.tensor(g), "l2"), norms, rtol=1e-9)
+
+
+def test_the_norm_of_equal_features_has_no_gradient() -> None:
+    f = torch.ones(2, 3, requires_grad=True)
+    feature_error(f, torch.ones(2, 3), "l2").sum().backward()  # type: ignore[no-untyped-call]  # torch's own
+    assert f.grad is not None and not f.grad.any()  # and no NaN of a root's slope at 0
 
 
 def test_narrow_numbers_are_widened_and_wide_ones_kept() -> None:
@@ -34,3 +42,4 @@ def test_narrow_numbers_are_widened_and_wide_ones_kept() -> None:
         assert wide(torch.zeros(1, dtype=given)).dtype == expected
     x = torch.full((1, 1, 8, 8), 3.0, dtype=torch.bfloat16)
     assert context_error(x, 0 * x).dtype == feature_error(x[0, 0], 0 * x[0, 0]).dtype == torch.float32
+    assert feature_error(x[0, 0], 0 * x[0, 0], "l2").dtype == torch.float32
