@@ -182,6 +182,7 @@ class Options(_Strict):
     deterministic: bool
     force: bool
     pictures: bool = True  # runs of before had no such option
+    diagnose: Literal["none", "batch_statistics"] = LATER["diagnose"]
 
     @property
     def main_rule(self) -> str:

@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "data.bits": None,
     "data.label": None,
     "protocol.folds": 0,
+    "diagnose": "none",
 }
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {
@@ -70,6 +71,7 @@ FREE = {
     "output",
     "force",
     "pictures",
+    "diagnose",
     "data.download",
     "data.cache",
     "data.inlier",

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import time
 import traceback
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from rich.text import Text
 
-from noveltylab import loggers
+from noveltylab import diagnosis, loggers
 from noveltylab.aggregate import judge
 from noveltylab.auroc import METHOD
 from noveltylab.conformal import thresholds
@@ -53,7 +54,7 @@ from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.scores import Scores, read_scores, write_scores
-from noveltylab.screen import LogLines, console
+from noveltylab.screen import LogLines, console, say
 from noveltylab.summary import print_summary
 from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
 
@@ -89,6 +90,8 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     check_complete(done, options, folder)
     console(soft_wrap=True).print(Text.assemble(("complete already", "bold"), f": {folder} (force=true runs it again)"))
     print_summary(done, folder)
+    if options.diagnose != "none" and "diagnosis" not in done:
+        say(f"to diagnose this finished run: python -m noveltylab.diagnose run={shlex.quote(str(folder))}")
     return done
 
 
@@ -135,6 +138,10 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             if options.pictures:
                 draw(method, samples, data, floors, result, folder)
             result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
+        if options.diagnose != "none":
+            with timed(seconds, "diagnose"):
+                load_weights(selected.path, method)
+                result["diagnosis"] = diagnosis.diagnose(method, data, options.seed, folder)
         result |= {
             "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},
             "weights": {"file": f"checkpoints/{selected.path.name}", "sha256": sha256_file(selected.path)},
@@ -255,6 +262,7 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         raise UserError(str(error)) from None
     if primary not in method.score_names:
         raise UserError(f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}")
+    diagnosis.check(options.diagnose, options.method["name"], method, data.test_is_outlier)
     use_winograd(method, options.trainer.winograd)
     if (
         method.iterative and options.trainer.cuda_graph == "on"

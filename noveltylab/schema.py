@@ -15,6 +15,8 @@ Seconds = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rule = Annotated[str, Field(pattern=r"^(outlier_val|oracle)$")]
 Apart = Annotated[str, Field(pattern=r"^(patches|clips|files)$")]
+Diagnosis = Annotated[str, Field(pattern=r"^batch_statistics$")]
+Order = Annotated[str, Field(pattern=r"^(class_order|random_order|apart)$")]
 #: a file right in the run's folder
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
 #: pixels of a side of an image that a method may see
@@ -209,6 +211,7 @@ class Result(Place):
     labelled: dict[Rule, dict[str, Metrics]] = {}
     apart: dict[Apart, dict[str, Metrics]] = {}
     kinds: dict[str, Kind] = {}
+    diagnosis: dict[Diagnosis, dict[Order, dict[str, Metrics]]] = {}
     auroc_ci_method: str | None = None  # None: a bootstrap's percentiles
 
     @model_validator(mode="after")
@@ -216,6 +219,11 @@ class Result(Place):
         for name, scores in (
             ("scores", self.scores),
             *((f"apart.{kind}", found) for kind, found in self.apart.items()),
+            *(
+                (f"diagnosis.{kind}.{order}", found)
+                for kind, orders in self.diagnosis.items()
+                for order, found in orders.items()
+            ),
         ):
             if self.primary not in scores:
                 raise ValueError(f"primary is {self.primary!r}, but {name} has {', '.join(scores) or 'none'}")

@@ -26,6 +26,14 @@ FPR = 0.05
 APART = {"patches": "patches (not comparable)", "clips": "frames, each clip scaled", "files": "whole files"}
 
 
+#: orders of the test set under diagnose=batch_statistics, in words
+ORDERS = {
+    "class_order": "in class order",
+    "random_order": "in random order",
+    "apart": "inliers and outliers apart",
+}
+
+
 def print_summary(result: Mapping[str, Any], folder: str | Path, console: Console | None = None) -> None:
     """Prints one table and a few lines under it.
 
@@ -47,6 +55,8 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
         console.print(_table(result))
     for key, value, style in _facts(result, folder, dot):
         console.print(Text.assemble((f"{key:<9} ", "dim"), (value, style)), soft_wrap=True)
+    for line, style in _diagnosis(result, dot):
+        console.print(Text.assemble((line, style)), soft_wrap=True)
     for warning in result["warnings"]:
         console.print(Text(f"WARNING   {warning}", "bold red"), soft_wrap=True)
 
@@ -105,6 +115,19 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ("folder", str(folder), ""),
         *((key, line, "") for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
+    ]
+
+
+def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
+    """The lines of diagnose=batch_statistics and their style, under what they are; [] for a run without it."""
+    if not (by_order := result.get("diagnosis", {}).get("batch_statistics")):
+        return []
+    primary = result["primary"]
+    numbers = [f"{name} {by_order[order][primary]['auroc']:.4f}" for order, name in ORDERS.items()]
+    warning = "no numbers of this run: each score depends on its batch"
+    return [
+        (f"DIAGNOSIS batch norm in training mode at test; {warning}", "yellow"),
+        (f"          {primary}: {dot.join(numbers)}", "yellow"),
     ]
 
 

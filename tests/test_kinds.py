@@ -22,7 +22,7 @@ KINDS = {
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
-        "output", "force", "pictures", "data.root", "data.download", "data.cache", "data.inlier",
+        "output", "force", "pictures", "diagnose", "data.root", "data.download", "data.cache", "data.inlier",
         "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
         "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
     },

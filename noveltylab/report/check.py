@@ -100,8 +100,22 @@ def _others(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[s
                 yield f"{part}.{name} has numbers, but files names no {kept}"
             elif recorded is not None:
                 yield from _metrics(f"{part}.{name}", recorded, read_scores(folder / kept), kept, exact)
+    yield from _diagnosis(folder, content, exact)
     if "floors.csv" in files:
         yield from _metrics("floor", content["floor"], read_scores(folder / "floors.csv"), "floors.csv", exact)
+
+
+def _diagnosis(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[str]:
+    """The AUROCs under batch statistics, which are no numbers of the run."""
+    by_order = content.get("diagnosis", {}).get("batch_statistics")
+    if by_order is None:
+        return
+    kept = "scores_batch_statistics.csv"
+    if kept not in content["files"]:
+        yield f"diagnosis.batch_statistics has numbers, but files names no {kept}"
+        return
+    recorded = {f"{order}.{name}": found for order, scores in by_order.items() for name, found in scores.items()}
+    yield from _metrics("diagnosis.batch_statistics", recorded, read_scores(folder / kept), kept, exact)
 
 
 def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool) -> Iterator[str]:

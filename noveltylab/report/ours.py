@@ -13,6 +13,8 @@ from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
 
 #: Rules that use labels of outliers: shown apart.
 RULES = ("outlier_val", "oracle")
+#: Orders of the test set under which `diagnose=batch_statistics` scores.
+ORDERS = ("class_order", "random_order", "apart")
 WARNINGS_SHOWN = 10
 
 
@@ -30,6 +32,8 @@ def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable 
     yield _details(rows, expected, data)
     if any(row.kinds_apart for row in rows):
         yield _apart(rows)
+    if any(row.diagnosis(ORDERS[0]) for row in rows):
+        yield _diagnosis(rows)
     if remarks := tuple(_remarks(rows, expected)):
         yield Bullets("Remarks", remarks)
     yield _heat(rows)
@@ -102,6 +106,26 @@ def _apart(rows: Sequence[Row]) -> Grid:
         if (summary := summarise(row.apart(kind)))
     )
     return Grid("AUROC over other units, no part of the numbers above", ("row", "unit", "mean", "cells"), lines)
+
+
+def _diagnosis(rows: Sequence[Row]) -> Grid:
+    """Means over the same cells in evaluation mode and under batch statistics."""
+    lines = []
+    for row in rows:
+        cells = {order: row.diagnosis(order) for order in ORDERS}
+        diagnosed = cells[ORDERS[0]]
+        if not diagnosed:
+            continue
+        evaluated = {cell: value for cell, value in row.cells().items() if cell in diagnosed}
+        means = [summarise(values) for values in (evaluated, *cells.values())]
+        numbers = [number(summary.mean if summary else None) for summary in means]
+        lines.append(GridRow((Cell(row.name), Cell(row.primary), *numbers, Cell(str(len(diagnosed)), len(diagnosed)))))
+    caption = (
+        "Diagnosis, no numbers of these methods: AUROC with batch norm in training mode at test, in batches of 128, where a "
+        "score depends on the other images of its batch; beside it evaluation mode, which is the runs' own number"
+    )
+    headers = ("row", "score", "evaluation mode", "class order", "random order", "inliers and outliers apart", "cells")
+    return Grid(caption, headers, tuple(lines))
 
 
 def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:

@@ -104,6 +104,14 @@ class Row:
         """The primary score's AUROC over these."""
         return _cells(self.runs, lambda result: result.apart.get(kind, {}).get(result.primary), "auroc")
 
+    def diagnosis(self, order: str) -> Cells:
+        """The primary score's AUROC with batch norm in training mode at test, in this order; no number of the row."""
+
+        def chosen(result: Result) -> Metrics | None:
+            return result.diagnosis.get("batch_statistics", {}).get(order, {}).get(result.primary)
+
+        return _cells(self.runs, chosen, "auroc")
+
     def transductive(self, score: str) -> bool:
         return any(score in run.result.transductive for run in self.runs)
 

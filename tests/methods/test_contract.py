@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from noveltylab.diagnosis import batch_statistics
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Batch, Method, find_method
 from noveltylab.metrics import evaluate
@@ -132,3 +133,18 @@ def test_it_learns_to_tell_discs_from_bars(make: Make, name: str) -> None:
     with torch.inference_mode():
         scores = method.novelty_score(x)[method_config(name)["primary"]]
     assert evaluate(scores.numpy(), [0] * 60 + [1] * 60)["auroc"] > 0.9
+
+
+def test_a_diagnosis_leaves_the_method_as_it_was(make: Make, name: str) -> None:
+    method = trained(make, name)
+    x = blobs(6, seed=2)
+    with torch.inference_mode():
+        expected = method.novelty_score(x)
+        state = {key: value.clone() for key, value in method.state_dict().items()}
+        modes = [module.training for module in method.modules()]
+        with batch_statistics(method):
+            method.novelty_score(x)
+        scores = method.novelty_score(x)
+    assert [module.training for module in method.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+    assert all(torch.equal(scores[key], column) for key, column in expected.items())
