@@ -155,7 +155,8 @@ class PlainOCGAN(Reference):
         if mines:
             for _ in range(n.mining_steps):
                 l2 = l2.detach().requires_grad_()
-                loss = F.softplus(n.classifier(n.decoder(l2))).sum()
+                logits = n.classifier(n.decoder(l2))
+                loss = (F.softplus(logits) if n.mining_loss == "saturated" else -F.softplus(-logits)).sum()
                 l2 = (l2 - n.mining_step_size * torch.autograd.grad(loss, l2)[0]).clamp(-1, 1).detach()
         if not self.shared:
             l1 = n.encoder(noisy)

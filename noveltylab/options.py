@@ -88,7 +88,7 @@ class DataOptions(_Strict):
     verify: bool
     download: bool
     size: Annotated[int, Field(ge=8, le=1024)] | None
-    contrast: Literal["none", "gcn"]
+    contrast: Literal["none", "gcn", "gcn_image"]
     subtract_mean: bool
     batch_size: Annotated[int, Field(ge=2)]  # batch norm needs two
     limit_train: Annotated[int, Field(ge=2)] | None
@@ -109,7 +109,7 @@ class DataOptions(_Strict):
     @property
     def fitted_on_training(self) -> bool:
         """Whether the preprocessing has numbers of its own from all training images."""
-        return self.contrast != "none" or self.subtract_mean
+        return self.contrast == "gcn" or self.subtract_mean
 
     @property
     def names(self) -> list[str]:

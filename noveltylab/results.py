@@ -45,6 +45,7 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.temperature": 1.0,
         "method.feature_norm": "mean_square",
     },
+    "noveltylab.methods.ocgan.OCGAN": {"method.double_sigmoid": False, "method.mining_loss": "saturated"},
     "noveltylab.methods.deep_svdd.DeepSVDD": {
         "method.batch_norm": "fixed",
         "method.first_filters": "random",

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import resize as torchvision_resize
 
 from noveltylab.errors import UserError, nearest
 
-CONTRASTS = ("none", "gcn")
+CONTRASTS = ("none", "gcn", "gcn_image")
 _BLOCK = 4096
 
 
@@ -47,12 +47,25 @@ def global_contrast(x: Tensor) -> Tensor:
     return x / x.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
+def image_contrast(x: Tensor) -> Tensor:
+    """global_contrast, then each image stretched so that its extremes are -1 and 1; x (B, C, H, W), any scale above 0.
+
+    The mean that is subtracted and the value that is divided by cancel: only the image's own extremes over all channels and
+    pixels count. A constant image becomes 0.
+    """
+    low = x.amin(dim=(1, 2, 3), keepdim=True)
+    span = x.amax(dim=(1, 2, 3), keepdim=True) - low
+    stretched = (x - low) / torch.where(span > 0, span, torch.ones_like(span)) * 2 - 1
+    return torch.where(span > 0, stretched, torch.zeros_like(x))
+
+
 class Preprocess(nn.Module):
     """uint8 (pictures) or int16 (sound waves), (B, C, H, W) -> float32 (B, C, H, W).
 
     contrast "none": x / 127.5 - 1, or of a wave x / 32768, in [-1, 1]. "gcn", for pictures: global_contrast, then
     (x - lo) / (hi - lo) with the extreme feature values lo, hi of the training inliers; other images may leave [0, 1],
-    nothing is clipped. subtract_mean: minus the mean image of the preprocessed training inliers. What is fitted lies in
+    nothing is clipped. "gcn_image", for pictures: image_contrast, every image in [-1, 1]. subtract_mean: minus the mean
+    image of the preprocessed training inliers. What is fitted lies in
     buffers, for the checkpoint.
     """
 
@@ -65,7 +78,7 @@ class Preprocess(nn.Module):
         if contrast not in CONTRASTS:
             raise UserError(f"data.contrast cannot be '{contrast}': {nearest(contrast, CONTRASTS)}")
         self.contrast, self.subtract_mean = contrast, subtract_mean
-        self.fitted = contrast == "none" and not subtract_mean
+        self.fitted = contrast != "gcn" and not subtract_mean
         self.register_buffer("lo", torch.zeros(()))
         self.register_buffer("hi", torch.ones(()))
         self.register_buffer("mean", torch.zeros(1, 1, 1))
@@ -76,8 +89,8 @@ class Preprocess(nn.Module):
         """Compute lo, hi and the mean image from the training inliers, as `forward` takes them, N >= 1."""
         if len(images) == 0:
             raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
-        if self.contrast == "gcn" and images.dtype == torch.int16:
-            raise UserError("data.contrast=gcn is for pictures; sound waves take data.contrast=none.")
+        if self.contrast != "none" and images.dtype == torch.int16:
+            raise UserError(f"data.contrast={self.contrast} is for pictures; sound waves take data.contrast=none.")
         self.mean = torch.zeros(1, 1, 1, device=images.device)
         self.fitted = True
         if self.contrast == "gcn":
@@ -101,12 +114,14 @@ class Preprocess(nn.Module):
             return images.float().div_(32768)
         if self.contrast == "none":
             return images.float().div_(127.5).sub_(1)
+        if self.contrast == "gcn_image":
+            return image_contrast(images.float())
         return (global_contrast(images.float().div_(255)) - self.lo) / (self.hi - self.lo).clamp_min(1e-8)
 
     def to_unit(self, x: Tensor) -> Tensor:
-        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; "gcn" keeps its stretched contrast."""
+        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; the others keep their stretched contrast."""
         x = x + self.mean
-        return ((x + 1) / 2 if self.contrast == "none" else x).clamp(0, 1)
+        return (x if self.contrast == "gcn" else (x + 1) / 2).clamp(0, 1)
 
 
 def _accept_fitted(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -5,12 +5,30 @@ discriminator spreads the codes evenly over the cube, an image discriminator mak
 and informative-negative mining looks for the points that do not yet. An outlier then cannot be reconstructed.
 
 Where the paper and the authors' code disagree (or are silent), and what stands here:
-- one logit per discriminator; the code applies a sigmoid twice;
-- labels: real 1, fake 0 everywhere (Algorithm 1), so mining DESCENDS the classifier's loss with label 0;
-- mined latents are clamped to the cube; the code applies tanh, which shrinks it;
-- noise is fresh at every step with standard deviation 0.2; the code draws it once per image;
+- one logit for the latent discriminator; the code squashes it twice, by a layer and by the loss, so that its weight of 10
+  is at most about 1.9 of one logit (`double_sigmoid=true` with the code's weights);
+- labels: real 1, fake 0 everywhere (Algorithm 1), so mining moves a latent to where the classifier says out-of-class.
+  Algorithm 1's label 1 has to be ascended for that (`mining_loss=unsaturated`); the code descends label 0 (`saturated`),
+  whose slope vanishes once the classifier is sure;
+- the paper mines in 5 small steps without naming their size; the code takes one step of 2.0 and applies tanh, which shrinks
+  the cube; here mined latents are clamped to it;
+- mining begins after 0.75 of the epochs, the code's default; the authors' CIFAR-10 run began after 0.6 of its 251 epochs and
+  selected among those after the first 100 (`method.mining_start=0.6 trainer.select_from=0.4`);
+- noise: Algorithm 1 says N(0, I) (`noise_std=1`), the text says variance 0.2 (`noise_std=0.447`); the code's option has
+  standard deviation 0.2, as here, and is drawn once per image, here at every step;
 - the score is taken on the clean image (`score_noise` gives the code's noisy one);
 - weights: see PRESETS; published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
+
+Architecture beyond the paper, which has three convolutions with batch norm and leaky ReLU behind each, and tanh behind the
+encoder's last:
+- a fourth convolution makes the latent vector of the map of three (so has the code, at 61 pixels; `latent_layout=map` is the
+  paper read strictly);
+- batch norm before the encoder's tanh (the code's development version; its release has neither);
+- ReLU in the decoder (the code) and in the latent discriminator;
+- no batch norm behind each network's first convolution and the decoder's last one (the code);
+- dropout in the decoder (the code), `dropout=0` without;
+- a layer to one logit in each discriminator;
+- held-out inliers stay clean where the weights are selected: the paper does not say.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -92,12 +110,17 @@ def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequent
     )
 
 
-def latent_judge(latent: int) -> nn.Sequential:
-    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform samples."""
+def latent_judge(latent: int, double_sigmoid: bool) -> nn.Sequential:
+    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform samples.
+
+    double_sigmoid: the logit is squashed into (0, 1) before a loss that squashes it again, as in the authors' code. The
+    gradient of the loss with label 1 is then 5 times smaller at a logit of 0, and 43 times at -3.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     for width_in, width in zip((latent, 128, 64, 32), (128, 64, 32, 16), strict=True):
         layers += [nn.Linear(width_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(16, 1), nn.Flatten(0))
+    squashed = [nn.Sigmoid()] if double_sigmoid else []
+    return nn.Sequential(*layers, nn.Linear(16, 1), *squashed, nn.Flatten(0))
 
 
 # Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's).
@@ -116,6 +139,16 @@ def latent_loss(uniform: Tensor, encoded: Tensor) -> Tensor:
 def visual_loss(real: Tensor, fake: Tensor) -> Tensor:
     """l_visual for D_v: x with label 1, De(s) with label 0 (Algorithm 1); logits (B,) each -> scalar."""
     return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
+    """What mining descends, per latent, from C's logits a (B,) -> (B,); both push a down, towards out-of-class.
+
+    "saturated": BCE(a, 0) = -log(1 - sigmoid(a)), the descent on label 0. Its slope sigmoid(a) vanishes once C calls the
+    image out-of-class. "unsaturated": -BCE(a, 1) = log sigmoid(a), the ascent on label 1 (Algorithm 1's label). Its slope
+    1 - sigmoid(a) grows to 1 there.
+    """
+    return bce(logits, 0) if form == "saturated" else -bce(logits, 1)
 
 
 def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
@@ -147,9 +180,11 @@ class OCGAN(Method):
         w_mse: Annotated[float, Field(ge=0)] | None = None,
         mse_reduction: Literal["mean", "sum"] | None = None,
         noise_std: Annotated[float, Field(ge=0)] | None = None,
+        double_sigmoid: bool = False,
         use_latent_discriminator: bool = True,
         use_image_discriminator: bool = True,
         use_mining: bool = True,
+        mining_loss: Literal["saturated", "unsaturated"] = "saturated",
         mining_steps: Annotated[int, Field(ge=1)] = 5,
         mining_step_size: Annotated[float, Field(ge=0)] = 2.0,
         mining_start: Annotated[float, Field(ge=0, le=1)] = 0.75,
@@ -171,7 +206,7 @@ class OCGAN(Method):
         self.mse_reduction, self.noise_std = str(weights["mse_reduction"]), float(weights["noise_std"])
         self.lr, self.beta1 = lr, beta1
         self.use_latent_discriminator, self.use_image_discriminator = use_latent_discriminator, use_image_discriminator
-        self.use_mining, self.mining_steps = use_mining, mining_steps
+        self.use_mining, self.mining_loss, self.mining_steps = use_mining, mining_loss, mining_steps
         self.mining_step_size, self.mining_start, self.score_noise = mining_step_size, mining_start, score_noise
 
         padding, side = (0, 5) if size == OFFICIAL_SIZE else (2, size // 8)
@@ -180,7 +215,7 @@ class OCGAN(Method):
         self.encoder = encoder(image_channels, channels, latent, side, padding)
         self.decoder = decoder(image_channels, channels, latent, side, padding, dropout)
         latent_values = latent or 4 * channels * side * side
-        self.latent_discriminator = latent_judge(latent_values) if use_latent_discriminator else None
+        self.latent_discriminator = latent_judge(latent_values, double_sigmoid) if use_latent_discriminator else None
         self.image_discriminator = (
             image_judge(image_channels, image_discriminator_channels, side, padding)
             if use_image_discriminator
@@ -229,8 +264,10 @@ class OCGAN(Method):
             losses |= self._update_classifier(x_hat.detach(), fake.detach())
         if self.use_latent_discriminator or self.use_image_discriminator:
             losses |= self._update_discriminators(x, l1.detach(), l2, None if fake is None else fake.detach())
-        if mines:
-            fake = self.decoder(self._mine_latents(l2))
+        if mines and fake is not None:
+            mined, unmined = self._mine_latents(l2), fake
+            fake = self.decoder(mined)
+            losses |= self._measure_mining(l2, mined, unmined, fake.detach())
         losses |= self._update_generator(x, l1, x_hat, fake)
         return losses
 
@@ -262,10 +299,18 @@ class OCGAN(Method):
             for _ in range(self.mining_steps):
                 latents = latents.detach().requires_grad_()
                 # Summed, not averaged: each latent follows the gradient of its own loss.
-                loss = bce(self.classifier(self.decoder(latents)), 0).sum()
+                loss = informative_negative_loss(self.classifier(self.decoder(latents)), self.mining_loss).sum()
                 (gradient,) = torch.autograd.grad(loss, latents)
                 latents = (latents - self.mining_step_size * gradient).clamp(-1, 1)
         return latents.detach()
+
+    def _measure_mining(self, latents: Tensor, mined: Tensor, unmined: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """How far mining moves a latent (L2), and C's mean probability of in-class before and after, for the log."""
+        assert self.classifier is not None
+        with frozen(self.classifier), torch.no_grad():
+            before, after = self.classifier(unmined).sigmoid().mean(), self.classifier(fake).sigmoid().mean()
+        distance = (mined - latents).flatten(1).norm(dim=1).mean()
+        return {"mining_distance": distance, "classifier_before_mining": before, "classifier_after_mining": after}
 
     def _update_generator(self, x: Tensor, l1: Tensor, x_hat: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
         """Step 4: En and De fool both discriminators and reconstruct; D_l, D_v and C stay as they are."""
@@ -308,3 +353,13 @@ class OCGAN(Method):
         """De(En(x)), (B, C, H, W)."""
         x_hat: Tensor = self.decoder(self.encoder(x))
         return x_hat
+
+    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+        """`variance_rebuilt`: share of the test inliers' variance about their mean image that De(En(x)) rebuilds.
+
+        Below 0 where the mean image alone would be nearer.
+        """
+        with torch.inference_mode():
+            variance = squared_error(inliers, inliers.mean(0, keepdim=True)).mean()
+            error = squared_error(inliers, self.reconstruct(inliers)).mean()
+            return {"variance_rebuilt": float(1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny))}

@@ -55,7 +55,25 @@ def test_gcn_equals_numpy_per_image_and_does_not_clip() -> None:
     assert torch.allclose(preprocess(test[3:4]), preprocess(test)[3:4]), "an image does not depend on its batch"
 
 
-@pytest.mark.parametrize("contrast", ["none", "gcn"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gcn_image_is_gcn_stretched_to_one_range_image_by_image(channels: int) -> None:
+    x = images(channels=channels, seed=9)
+    x[0] = 77
+    x[1] = 200
+    x[1, 0, 5, 6] = 201
+    y = Preprocess("gcn_image")(x)
+    assert y.dtype == torch.float32
+    for image, normalised in zip(y[1:].numpy(), gcn(x[1:].numpy()), strict=True):
+        middle, half = (normalised.max() + normalised.min()) / 2, (normalised.max() - normalised.min()) / 2
+        np.testing.assert_allclose(image, (normalised - middle) / half, atol=1e-6)
+        assert (image.min(), image.max()) == (-1, 1)
+    assert not y[0].any(), "a constant image has no contrast to stretch"
+    assert torch.equal(Preprocess("gcn_image")(x[3:4]), y[3:4]), "an image does not depend on its batch"
+    assert torch.equal(Preprocess("gcn_image").fit(images(seed=2, channels=channels))(x), y), "nor on the others"
+    assert torch.equal(Preprocess().to_unit(y), Preprocess("gcn_image").to_unit(y))
+
+
+@pytest.mark.parametrize("contrast", ["none", "gcn", "gcn_image"])
 def test_subtract_mean_is_of_the_preprocessed_training_images(contrast: str) -> None:
     train, test = images(), images(seed=9)
     plain, centred = Preprocess(contrast).fit(train), Preprocess(contrast, True).fit(train)
@@ -77,7 +95,7 @@ def test_blocks_do_not_change_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(whole.mean, blocks.mean)
 
 
-@pytest.mark.parametrize("contrast", ["none", "gcn"])
+@pytest.mark.parametrize("contrast", ["none", "gcn", "gcn_image"])
 @pytest.mark.parametrize("subtract_mean", [False, True])
 def test_state_survives_a_checkpoint(tmp_path: Path, contrast: str, subtract_mean: bool) -> None:
     fitted = torch.nn.ModuleDict({"p": Preprocess(contrast, subtract_mean).fit(images())})

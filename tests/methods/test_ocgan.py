@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch
-from noveltylab.methods.ocgan import PRESETS, classifier_loss, latent_loss, squared_error, visual_loss
+from noveltylab.methods.ocgan import (
+    PRESETS,
+    classifier_loss,
+    informative_negative_loss,
+    latent_judge,
+    latent_loss,
+    squared_error,
+    visual_loss,
+)
 from noveltylab.nets.losses import bce
 from tests.methods.conftest import blobs, changed, sigmoid, states
 
@@ -166,6 +174,101 @@ def test_one_mining_step_is_gradient_descent_on_each_latents_own_loss(make: Call
     torch.testing.assert_close(method._mine_latents(latents.detach()), expected.detach(), rtol=1e-4, atol=1e-6)
 
 
+def slopes(function: Callable[[Tensor], Tensor], logits: np.ndarray) -> np.ndarray:
+    """The derivative of each value by its own logit."""
+    a = torch.tensor(logits, requires_grad=True)
+    (gradient,) = torch.autograd.grad(function(a).sum(), a)
+    return gradient.numpy()
+
+
+def test_both_forms_of_mining_push_the_logit_down_and_one_keeps_its_slope() -> None:
+    """By central differences of the two probabilities' logarithms in float64."""
+    logits, step = np.array([-9.0, -3.0, 0.0, 2.0]), 1e-4
+    forms = {"saturated": lambda a: -np.log(1 - sigmoid(a)), "unsaturated": lambda a: np.log(sigmoid(a))}
+    found = {}
+    for form, value in forms.items():
+        losses = informative_negative_loss(torch.tensor(logits), form)
+        np.testing.assert_allclose(losses.numpy(), value(logits), rtol=1e-6, atol=1e-9)
+        found[form] = slopes(lambda a, form=form: informative_negative_loss(a, form), logits)
+        np.testing.assert_allclose(
+            found[form], (value(logits + step) - value(logits - step)) / (2 * step), rtol=1e-5, atol=1e-7
+        )
+        assert (found[form] > 0).all()
+    assert found["saturated"][0] < 2e-4
+    assert found["unsaturated"][0] > 0.999
+
+
+@pytest.mark.parametrize("form", ["saturated", "unsaturated"])
+def test_the_configured_form_is_descended(make: Callable[..., Any], form: str) -> None:
+    method = make("ocgan", dropout=0.0, mining_steps=1, mining_step_size=0.05, mining_loss=form).train()
+    train_classifier(method, 3)
+    latents = method.sample_latents(8).requires_grad_()
+    probability = torch.sigmoid(method.classifier(method.decoder(latents)))
+    loss = -torch.log(1 - probability) if form == "saturated" else torch.log(probability)
+    (gradient,) = torch.autograd.grad(loss.sum(), latents)
+    expected = (latents - 0.05 * gradient).clamp(-1, 1)
+    torch.testing.assert_close(method._mine_latents(latents.detach()), expected.detach(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_log_says_how_far_mining_moves_and_what_the_classifier_says(make: Callable[..., Any]) -> None:
+    """Distance and probabilities against NumPy, from recorded latents and logits; nothing is logged before mining."""
+    method = make("ocgan", mining_start=0.5).train()
+    train_classifier(method, 3)
+    logged = {"mining_distance", "classifier_before_mining", "classifier_after_mining"}
+    assert not logged & set(method.update(Batch(blobs(16), torch.arange(16))))
+    decoded: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    method.decoder.register_forward_hook(lambda m, inputs, out: decoded.append(inputs[0].detach().numpy().copy()))
+    method.classifier.register_forward_hook(lambda m, i, out: logits.append(out.detach().double().numpy().copy()))
+    method.progress = 0.5
+    losses = {name: value.item() for name, value in method.update(Batch(blobs(16), torch.arange(16))).items()}
+    moved = (decoded[-1] - decoded[1]).reshape(16, -1)
+    assert losses["mining_distance"] == pytest.approx(np.sqrt((moved**2).sum(1)).mean(), rel=1e-5)
+    assert losses["mining_distance"] > 0
+    assert losses["classifier_before_mining"] == pytest.approx(sigmoid(logits[-2]).mean(), rel=1e-5)
+    assert losses["classifier_after_mining"] == pytest.approx(sigmoid(logits[-1]).mean(), rel=1e-5)
+    assert losses["classifier_after_mining"] < losses["classifier_before_mining"]
+
+
+def test_the_log_of_mining_changes_nothing(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    for measured in (True, False):
+        method = make("ocgan", mining_start=0.0).train()
+        if not measured:
+            monkeypatch.setattr(method, "_measure_mining", lambda *_: {})
+        torch.manual_seed(1)
+        for _ in range(2):
+            method.update(Batch(blobs(16), torch.arange(16)))
+        trained.append(states(method, NETWORKS))
+    assert all(torch.equal(trained[0][net][key], trained[1][net][key]) for net in NETWORKS for key in trained[0][net])
+
+
+def test_a_logit_squashed_twice_has_5_to_43_times_less_gradient() -> None:
+    """The factor between one and two sigmoids, from the probabilities alone, against the network's own last layer."""
+    logits = np.array([-3.0, 0.0])
+    single = 1 - sigmoid(logits)
+    double = (1 - sigmoid(sigmoid(logits))) * sigmoid(logits) * (1 - sigmoid(logits))
+    np.testing.assert_allclose(single / double, [43.2, 5.3], rtol=2e-3)
+    for double_sigmoid, expected in ((False, single), (True, double)):
+        layers = list(latent_judge(16, double_sigmoid))
+        last = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear) and layer.out_features == 1)
+        after_logit = nn.Sequential(*layers[last + 1 :])
+
+        def loss(a: Tensor, tail: nn.Module = after_logit) -> Tensor:
+            return bce(tail(a[:, None]), 1)
+
+        np.testing.assert_allclose(-slopes(loss, logits), expected, rtol=1e-6)
+
+
+def test_double_sigmoid_is_of_the_latent_discriminator_alone(make: Callable[..., Any]) -> None:
+    method = make("ocgan", double_sigmoid=True).eval()
+    with torch.no_grad():
+        squashed = method.latent_discriminator(method.sample_latents(32))
+    assert ((squashed > 0) & (squashed < 1)).all()
+    for network in (method.image_discriminator, method.classifier):
+        assert not any(isinstance(layer, nn.Sigmoid) for layer in network)
+
+
 def test_latents_stay_in_the_cube(make: Callable[..., Any]) -> None:
     method = make("ocgan", mining_step_size=1e6).train()
     train_classifier(method, 2)
@@ -318,3 +421,13 @@ def test_published_scores(make: Callable[..., Any]) -> None:
         assert method.novelty_score(x)["mse"].numpy() == pytest.approx(
             ((x - noisy) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5
         )
+
+
+def test_variance_rebuilt_equals_numpy(make: Callable[..., Any]) -> None:
+    method = make("ocgan").eval()
+    x = blobs(12)
+    with torch.no_grad():
+        x_hat = method.reconstruct(x).double().numpy()
+    images = x.double().numpy()
+    expected = 1 - ((images - x_hat) ** 2).sum() / ((images - images.mean(0)) ** 2).sum()
+    assert method.extra_metrics(x, x)["variance_rebuilt"] == pytest.approx(expected, rel=1e-4)
