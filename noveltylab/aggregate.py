@@ -71,7 +71,8 @@ class Wholes:
     """The U wholes of a test split: frames of clips, or sound files.
 
     kind "frame" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of int64 (n_test,), the whole of
-    each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces.
+    each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces; masked bool
+    (n_test,): pieces with an abnormal pixel, None where no masks say so.
     """
 
     kind: str
@@ -82,12 +83,14 @@ class Wholes:
     of: NDArray[np.int64]
     how: str
     main: bool
+    masked: NDArray[np.bool_] | None = None
 
 
 def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scores]]:
     """What the run's number is measured on, and what is reported apart.
 
-    Apart: "patches" (of frames; easier, not comparable) and "clips" (frames under `scale_groups`), or "files".
+    Apart: "patches" (labelled as their frames), "patches_by_mask" (labelled by masks of pixels, where there are some) and
+    "clips" (frames under `scale_groups`), or "files".
     """
     if wholes is None:
         return pieces, {}
@@ -104,4 +107,7 @@ def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scor
         wholes.is_outlier[kept],
         {name: values for name, (values, _) in scaled.items()},
     )
-    return whole, {"patches": pieces, "clips": clips}
+    if wholes.masked is None:
+        return whole, {"patches": pieces, "clips": clips}
+    by_mask = Scores(pieces.ids, wholes.masked.astype(np.int64), wholes.masked, pieces.columns)
+    return whole, {"patches": pieces, "patches_by_mask": by_mask, "clips": clips}

@@ -53,6 +53,7 @@ from noveltylab.metrics import collapse_warnings, evaluate, evaluate_kinds
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
+from noveltylab.schema import APART
 from noveltylab.scores import Scores, read_scores, write_scores
 from noveltylab.screen import LogLines, console, say
 from noveltylab.summary import print_summary
@@ -541,15 +542,16 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
 
 
 def measure_apart(folder: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
-    """Metrics of what is no part of the run's number, by kind: patches, clips (each scaled by itself) or files."""
+    """Metrics of what is no part of the run's number, by kind (`schema.APART`)."""
     found: dict[str, dict[str, Any]] = {}
-    for kind in ("patches", "clips", "files"):
+    for kind in APART:
         if not (path := folder / f"scores_{kind}.csv").is_file():
             continue
         scores = read_scores(path)
         if scores.is_outlier.all() or not scores.is_outlier.any():
             doubts.append(
-                f"no AUROC of {kind}: all {len(scores)} are {'outliers' if scores.is_outlier.all() else 'inliers'}"
+                f"no AUROC of {kind.replace('_', ' ')}: all {len(scores)} are "
+                f"{'outliers' if scores.is_outlier.all() else 'inliers'}"
             )
             continue
         found[kind] = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}

@@ -14,7 +14,10 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rule = Annotated[str, Field(pattern=r"^(outlier_val|oracle)$")]
-Apart = Annotated[str, Field(pattern=r"^(patches|clips|files)$")]
+#: what a run measures beside its own number: patches labelled as their frames, patches labelled by masks of pixels, frames
+#: of clips that are each scaled by themselves, whole sound files
+APART = ("patches", "patches_by_mask", "clips", "files")
+Apart = Annotated[str, Field(pattern=rf"^({'|'.join(APART)})$")]
 Diagnosis = Annotated[str, Field(pattern=r"^batch_statistics$")]
 Order = Annotated[str, Field(pattern=r"^(class_order|random_order|apart)$")]
 #: a file right in the run's folder

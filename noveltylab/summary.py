@@ -23,7 +23,12 @@ RULES = {
 FPR = 0.05
 
 #: what the rows apart from the run's number are
-APART = {"patches": "patches (not comparable)", "clips": "frames, each clip scaled", "files": "whole files"}
+APART = {
+    "patches": "patches, their frame's label",
+    "patches_by_mask": "patches, by pixel masks",
+    "clips": "frames, each clip scaled",
+    "files": "whole files",
+}
 
 
 #: orders of the test set under diagnose=batch_statistics, in words

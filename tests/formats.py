@@ -121,11 +121,14 @@ def write_coil(
     return where
 
 
-def write_ucsd(root: Path, clips: tuple[int, int] = (3, 2), frames: int = 8, *, official: bool = True) -> Path:
+def write_ucsd(
+    root: Path, clips: tuple[int, int] = (3, 2), frames: int = 8, *, official: bool = True, masks: bool = True
+) -> Path:
     """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames; return the dataset's folder.
 
     official: TIFF with UCSDped2.m; else the layout of the video papers' code, JPEG with ped2.mat. A bright square walks
-    through each clip; from the middle of each test clip on, a second and larger one does.
+    through each clip; from the middle of each test clip on, a second and larger one does. masks: of the second square, as
+    bitmaps of one bit a pixel in a folder of their own beside each test clip.
     """
     from PIL import Image
     from scipy.io import savemat
@@ -140,10 +143,16 @@ def write_ucsd(root: Path, clips: tuple[int, int] = (3, 2), frames: int = 8, *, 
             for at in range(frames):
                 frame = rng.integers(90, 100, (60, 90)).astype(np.uint8)
                 frame[20:32, 5 * at : 5 * at + 8] = 200
+                mask = np.zeros((60, 90), np.bool_)
                 if part == "Test" and at >= frames // 2:
                     frame[35:58, 60 - 5 * at : 90 - 5 * at : 2] = 255
+                    mask[35:58, 60 - 5 * at : 90 - 5 * at] = True
                 name = f"{at + 1:03d}.tif" if official else f"{at:03d}.jpg"
                 Image.fromarray(frame).save(into / name)
+                if part == "Test" and masks:
+                    folder_of_masks = into.with_name(f"{into.name}_gt")
+                    folder_of_masks.mkdir(exist_ok=True)
+                    Image.fromarray(mask).save(folder_of_masks / f"{at + 1:03d}.bmp")
             if official:
                 (into / "._001.tif").write_bytes(b"resource fork")
     first, last = frames // 2 + 1, frames

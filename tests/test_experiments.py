@@ -56,6 +56,12 @@ TABLES = {
     "nda/table4_fmnist": ("nda", "fmnist", "p1", 1 * 10 * 3),
     "nda/table5_dcase": ("nda", "dcase", "scenes", 1 * 15 * 3),
 }
+#: experiment -> its option, cells as for TABLES; sweeps over a hyperparameter, of which no paper prints numbers
+SWEEPS = {
+    "oled/sweep_t": ("method.t", 4 * 10 * 3),
+    "oled/sweep_lambda": ("method.lam", 4 * 10 * 3),
+    "oled/sweep_gamma": ("method.gamma", 4 * 10 * 3),
+}
 LICENSED = "nda/table6_antispoofing"
 HERE = {path.stem for path in (CONF / "data").glob("*.yaml")}  # a dataset may be left out
 TABLES_HERE = [name for name, (_, data, _, _) in TABLES.items() if data in HERE]
@@ -131,7 +137,28 @@ def tiny_data(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_table_has_its_file_and_its_published_numbers() -> None:
-    assert set(EXPERIMENTS) == {*TABLES, LICENSED} == set(PUBLISHED)
+    assert set(EXPERIMENTS) == {*TABLES, *SWEEPS, LICENSED}
+    assert set(PUBLISHED) == {*TABLES, LICENSED}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_moves_one_option_and_has_the_papers_value_among_its_own(name: str) -> None:
+    key, count = SWEEPS[name]
+    option = key.removeprefix("method.")
+    assert len(cells(name)) == len({cell.folder for cell in options(name)}) == count
+    assert {cell.output for cell in options(name)} == {f"outputs/{name}"}
+    values = {cell.method[option] for cell in options(name)}
+    assert {"t": 87.5, "lam": 1, "gamma": 50}[option] in values and len(values) == 4
+    table = options("oled/table1_mnist")[0]
+    for cell in options(name):
+        check_arguments(find_method(cell.method["_target_"]), arguments(cell), "method")
+        assert arguments(cell) | {option: table.method[option]} == arguments(table)
+        assert (cell.data, cell.protocol, cell.trainer) == (table.data, table.protocol, table.trainer)
+        assert cell.method["name"] == f"{name.replace('/sweep_', '_')}{cell.method[option]}"
+
+
+def arguments(cell: Options) -> dict[str, Any]:
+    return {key: value for key, value in cell.method.items() if key not in ("name", "_target_", "primary")}
 
 
 @pytest.mark.parametrize("name", TABLES_HERE)
@@ -182,7 +209,7 @@ def test_rows_are_named_after_their_files() -> None:
 
 
 def test_every_file_says_what_it_is() -> None:
-    for path in [*ROOT.glob("*/table*.yaml"), *ROOT.glob("*/table*/*.yaml")]:
+    for path in [*ROOT.glob("*/table*.yaml"), *ROOT.glob("*/table*/*.yaml"), *ROOT.glob("*/sweep_*.yaml")]:
         lines = path.read_text().splitlines()
         assert lines[0] == "# @package _global_", path
         assert lines[1].startswith("# ") and "PAPER" in path.read_text(), path
@@ -198,6 +225,14 @@ def test_one_cell_of_each_table_runs(name: str, run_here: Run, tiny_data: None) 
     assert result["config"]["method"]["_target_"].startswith(f"noveltylab.methods.{method}.")
     counterparts = [given for given in PUBLISHED[name]["counterparts"].values() if given["method"] == method]
     assert {given["score"] for given in counterparts if "score" in given} <= set(result["scores"])
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_one_cell_of_each_sweep_runs(name: str, run_here: Run, tiny_data: None) -> None:
+    key, _ = SWEEPS[name]
+    option = key.removeprefix("method.")
+    result = run_here(*cells(name)[-1], *SHORT, *SMALL["oled"])
+    assert result["config"]["method"][option] == max(cell.method[option] for cell in options(name))
 
 
 @pytest.mark.slow

@@ -311,7 +311,8 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
     of = np.searchsorted(at, units.of[split.test])
     labels = units.labels[at]
     arrays = (units.ids[at], labels, labels != inlier, units.groups[at], of)
-    return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole)
+    masked = samples.facts["masked"][split.test] if "masked" in samples.facts else None
+    return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole, masked=masked)
 
 
 def _held_out(samples: Samples, split: Split) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:

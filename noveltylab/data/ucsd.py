@@ -4,6 +4,10 @@ Two layouts are in use: the official one (TIFF) and the one of the video papers'
     <root>/[UCSD_Anomaly_Dataset.v1p2/]UCSDped2/{Train/Train001, Test/Test001}/001.tif and Test/UCSDped2.m
     <root>/ped2/{training,testing}/frames/01/000.jpg and ped2.mat or UCSDped2.m
 or <root> is the set's own folder. UCSD_Anomaly_Dataset.tar.gz as downloaded is unpacked into the cache.
+
+Beside each official test clip lie the masks of its abnormal pixels, Test/Test001_gt/001.bmp. They label patches, for the
+authors of OLED score patches: a patch is abnormal where its mask has a pixel in it (CHOICE; neither paper nor code says).
+Where masks are absent, patches have their frame's label alone.
 """
 
 import re
@@ -35,7 +39,7 @@ _SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp"}
 _LARGEST = 4096
 ARCHIVE = "UCSD_Anomaly_Dataset.tar.gz"
 #: what of the archive is unpacked, and the bytes that a file, and all files of the archive, may have
-_WANTED = re.compile(r"(?:[^/]+/)?UCSDped2/(?:Train/Train\d{3}/|Test/Test\d{3}/|Test/UCSDped2)[^/]*")
+_WANTED = re.compile(r"(?:[^/]+/)?UCSDped2/(?:Train/Train\d{3}/|Test/Test\d{3}(?:_gt)?/|Test/UCSDped2)[^/]*")
 _EACH, _TOTAL = 16 << 20, 8 << 30
 _BY_HAND = (
     f"Put {ARCHIVE} (UCSD's Statistical Visual Computing Lab) there, unpacked or as it is, or lay out "
@@ -61,7 +65,8 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
     """Samples with images (N, 1, 30, 30), 96 patches of each frame in rows, training clips first; labels of their frame.
 
     labels: 0 normal, 1 abnormal. facts: clip int64, motion float32 (mean absolute difference to the frame before, in grey
-    levels). verify: counts and size of the frames must be the official ones; there are no checksums. Without it frames and
+    levels); where there are masks, masked bool (the patch has a pixel of its frame's mask). verify: counts and size of the
+    frames must be the official ones; there are no checksums. Without it frames and
     clips may be missing, and are counted. UserError for unusable files.
     """
     root = resolve_root(root)
@@ -75,11 +80,19 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
     if verify:
         _check_counts(folder, train, test, spans, size)
 
-    def make() -> Arrays:
-        return read_patches(clips)
-
     files = [frame for clip in clips for frame in clip.frames]
-    key: dict[str, Any] = {"folder": str(folder), "files": fingerprint(files, folder)}
+    masks, without_masks = mask_files(test)
+
+    def make() -> Arrays:
+        arrays = read_patches(clips)
+        if masks:
+            masked = np.zeros(len(arrays["patches"]), np.bool_)
+            tested = read_masks(masks, size)
+            masked[-len(tested) :] = tested
+            arrays["masked"] = masked
+        return arrays
+
+    key: dict[str, Any] = {"folder": str(folder), "files": fingerprint([*files, *masks], folder)}
     key["code"] = code_key(("data.ucsd", "data.decode"), ("numpy", "pillow"))
     arrays = cached("ucsd", key, make) if cache else make()
     patches, motion = arrays["patches"], arrays["motion"]
@@ -101,15 +114,22 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
         grid=(per_frame // columns, columns),
     )
     absent = max(0, TRAIN_FRAMES + sum(TEST_LENGTHS) - len(files))
+    facts = {"clip": np.repeat(clip_of_frame, per_frame), "motion": motion}
+    notes = [_note(verify, len(files), absent, size)]
+    if masks:
+        facts["masked"] = arrays["masked"]
+        notes += _disagreement(arrays["masked"].reshape(-1, per_frame), frame_labels > 0)
+    else:
+        notes.append(without_masks)
     return Samples(
         images=torch.from_numpy(patches).unsqueeze(1),
         labels=np.repeat(frame_labels, per_frame),
         official_test=np.repeat(is_test, per_frame),
         ids=np.array([f"{frame}/{place}" for frame in frame_ids.tolist() for place in places]),
         verified=None if verify else False,
-        facts={"clip": np.repeat(clip_of_frame, per_frame), "motion": motion},
+        facts=facts,
         units=units,
-        notes=(_note(verify, len(files), absent, size),),
+        notes=tuple(notes),
         missing=absent,
     )
 
@@ -122,6 +142,12 @@ def _note(verify: bool, count: int, absent: int, size: tuple[int, int]) -> str:
     if size != FRAME:
         counts += f", {size[0]} x {size[1]} pixels in place of the original {FRAME[0]} x {FRAME[1]}"
     return f"UCSD Ped2: {counts}; no checksums were ever published"
+
+
+def _disagreement(masked: NDArray[np.bool_], abnormal: NDArray[np.bool_]) -> list[str]:
+    """A sentence where the masks of frames, (frames, patches), and their labels, (frames,), are not of one mind."""
+    count = int((masked.any(1) != abnormal).sum())
+    return [f"UCSD Ped2: masks and labels of {count} frames disagree; each is used as it is"] if count else []
 
 
 # Files.
@@ -187,6 +213,30 @@ def _frames(folder: Path) -> dict[int, Path]:
             raise UserError(f"{folder}: {found[number].name} and {path.name} are the same frame twice.")
         found[number] = path
     return dict(sorted(found.items()))
+
+
+def mask_files(test: list[Clip]) -> tuple[list[Path], str]:
+    """The mask of every test frame, in their order; [] and the reason where one of them is missing."""
+    clips = {clip.frames[0].parent: clip for clip in test}
+    masks = {folder: _frames(_mask_folder(folder)) for folder in clips if _mask_folder(folder).is_dir()}
+    first_frame = min(1, *(clip.numbers[0] for clip in test))
+    first_mask = min([1, *(number for numbered in masks.values() for number in numbered)])
+    files = []
+    for folder, clip in clips.items():
+        for number in clip.numbers:
+            path = masks.get(folder, {}).get(number - first_frame + first_mask)
+            if path is None:
+                return [], (
+                    f"UCSD Ped2: no mask of the abnormal pixels of {clip.name} frame {number:03d} in "
+                    f"{_mask_folder(folder)}, so that patches have their frame's label alone; the official archive has "
+                    "the folders Test001_gt to Test012_gt"
+                )
+            files.append(path)
+    return files, ""
+
+
+def _mask_folder(clip: Path) -> Path:
+    return clip.with_name(f"{clip.name}_gt")
 
 
 def _check_whole(folder: Path, clips: list[Clip]) -> None:
@@ -324,6 +374,16 @@ def read_patches(clips: list[Clip]) -> Arrays:
         "motion": motion.reshape(-1),
         "columns": np.array(columns),
     }
+
+
+def read_masks(files: list[Path], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each patch has a pixel of its frame's mask, frame by frame, (frames * patches of a frame,)."""
+
+    def patches(path: Path) -> NDArray[np.bool_]:
+        return unfold(_decode(path, size)).any((2, 3)).reshape(-1)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return np.concatenate(list(pool.map(patches, files)))
 
 
 def unfold(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

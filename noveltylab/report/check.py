@@ -20,12 +20,12 @@ from noveltylab.files import read_yaml, sha256_file
 from noveltylab.metrics import roc
 from noveltylab.report.split import read_split, split_hash
 from noveltylab.results import flatten, kind_of_option
+from noveltylab.schema import APART
 from noveltylab.scores import Scores, read_scores
 
 Array = NDArray[np.float64]
 #: Differences that rounding explains: another version may sum in another order.
 ROUNDING = 1e-9
-APART = ("patches", "clips", "files")
 LABELLED = ("outlier_val", "oracle")
 
 

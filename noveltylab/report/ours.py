@@ -100,7 +100,14 @@ def _labelled(row: Row, rule: str, score: str | None) -> Cell:
 
 def _apart(rows: Sequence[Row]) -> Grid:
     lines = tuple(
-        GridRow((Cell(row.name), Cell(kind), number(summary.mean), Cell(str(summary.cells), summary.cells)))
+        GridRow(
+            (
+                Cell(row.name),
+                Cell(kind.replace("_", " ")),
+                number(summary.mean),
+                Cell(str(summary.cells), summary.cells),
+            )
+        )
         for row in rows
         for kind in row.kinds_apart
         if (summary := summarise(row.apart(kind)))

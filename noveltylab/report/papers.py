@@ -1,5 +1,6 @@
 """A paper's table: its rows, what others got, the floors and ours; then ours against the printed rows."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
@@ -8,15 +9,21 @@ from noveltylab.report.published import Counterpart, Line, PaperTable
 from noveltylab.report.rows import FLOORS, MARK, Expected, Row, expect, floor_cells, floor_is_shortened
 from noveltylab.report.stats import Cells, Summary, summarise, tie_reasons
 
+#: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
+SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
+
 
 def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable]) -> list[Row]:
     """An ablation shows its method alone; other tables leave out the rows that belong to an ablation only.
+
+    Rows of a sweep over a hyperparameter belong to no table.
 
     Args:
         table: Of a paper.
         rows: All of its (protocol, data).
         related: All tables of its (protocol, data).
     """
+    rows = [row for row in rows if not SWEEP.search(row.source)]
     if table.ablation:
         methods = {counterpart.method for counterpart in table.counterparts.values()}
         return [row for row in rows if row.family in methods]

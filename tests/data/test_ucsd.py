@@ -1,5 +1,6 @@
 """UCSD Ped2: both layouts, labels, patches, motion, the frames protocol, damaged copies."""
 
+import copy
 import os
 import shutil
 import tarfile
@@ -18,6 +19,9 @@ from noveltylab.data import ucsd
 from noveltylab.data.base import Samples, load
 from noveltylab.data.protocols import split
 from noveltylab.errors import UserError
+from noveltylab.metrics import evaluate
+from noveltylab.report.check import check_run
+from noveltylab.scores import read_scores
 from tests.formats import write_ucsd
 
 REAL = Path(os.environ.get("NOVELTYLAB_DATA", "absent"))
@@ -96,7 +100,7 @@ def test_a_run_measures_whole_frames_and_reports_patches_apart(
         "pictures=true",
     )
     assert result["n"]["test_inliers"] == result["n"]["test_outliers"] == 12
-    assert set(result["apart"]) == {"patches", "clips"}
+    assert set(result["apart"]) == {"patches", "patches_by_mask", "clips"}
     folder = tmp_path / "outputs" / "frames" / "pca" / "ucsd" / "inlier0" / "seed0"
     for name in ("clips.png", "frames.png", "clip.gif", "cases.png"):
         with Image.open(folder / "figures" / name) as picture:
@@ -111,6 +115,88 @@ def test_a_run_measures_whole_frames_and_reports_patches_apart(
     assert result["scores"]["residual"]["auroc"] == pytest.approx(wins)
 
 
+@pytest.mark.parametrize("official", [True, False])
+def test_masks_label_the_patches_that_they_reach_into(tmp_path: Path, official: bool) -> None:
+    write_ucsd(tmp_path, official=official)
+    samples = tiny(tmp_path)
+    masked = samples.facts["masked"].reshape(5, 8, 2, 3)
+    assert not masked[:3].any() and not masked[3:, :4].any()
+    # from frame 5 on the second square lies in the lower row, 5 pixels further left in each frame: columns 40 to 69, ...
+    assert (
+        masked[3:, 4:, 1].tolist() == [[[False, True, True]] * 2 + [[False, True, False]] + [[True, True, False]]] * 2
+    )
+    assert not masked[:, :, 0].any()
+    assert len(samples.notes) == 1
+
+
+def test_a_run_measures_patches_labelled_by_masks_apart(
+    tmp_path: Path, run_here: Callable[..., dict[str, Any]]
+) -> None:
+    """The unit of OLED's release: in it a patch of an abnormal frame may be an inlier."""
+    write_ucsd(tmp_path, frames=12)
+    options = ("data=ucsd", "method=pca", f"data.root={tmp_path}", "data.verify=false", "protocol.motion_filter=0.3")
+    result = run_here(*options)
+    folder = tmp_path / "outputs" / "frames" / "pca" / "ucsd" / "inlier0" / "seed0"
+    by_frame, by_mask = (read_scores(folder / f"scores_{name}.csv") for name in ("patches", "patches_by_mask"))
+    masked = dict(zip(tiny(tmp_path).ids.tolist(), tiny(tmp_path).facts["masked"].tolist(), strict=True))
+    assert by_mask.is_outlier.tolist() == [masked[name] for name in by_mask.ids]
+    assert by_mask.ids == by_frame.ids
+    assert (by_frame.is_outlier & ~by_mask.is_outlier).any() and not (by_mask.is_outlier & ~by_frame.is_outlier).any()
+    np.testing.assert_array_equal(by_mask.columns["residual"], by_frame.columns["residual"])
+    metrics = result["apart"]["patches_by_mask"]["residual"]
+    assert metrics == evaluate(by_mask.columns["residual"], by_mask.is_outlier)
+    assert metrics["auroc"] > result["apart"]["patches"]["residual"]["auroc"]
+    assert check_run(folder, result) == ""
+    changed = copy.deepcopy(result)
+    changed["apart"]["patches_by_mask"]["residual"]["auroc"] += 0.001
+    with pytest.raises(UserError, match=r"apart\.patches_by_mask\.residual\.auroc is .*scores_patches_by_mask\.csv"):
+        check_run(folder, changed)
+
+
+@pytest.mark.parametrize("absent", ["Test001_gt", "Test002_gt", "Test002_gt/003.bmp"])
+def test_absent_masks_are_one_line_and_label_nothing(tmp_path: Path, absent: str) -> None:
+    folder = write_ucsd(tmp_path) / "Test"
+    path = folder / absent
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    samples = tiny(tmp_path)
+    assert "masked" not in samples.facts
+    clip, frame = absent[4:7], 3 if absent.endswith("bmp") else 1
+    (said,) = samples.notes[1:]
+    assert said.startswith(
+        f"UCSD Ped2: no mask of the abnormal pixels of test/{clip[1:]} frame {frame:03d} in {folder}"
+    )
+
+
+def test_without_masks_a_run_has_patches_of_their_frames_label_alone(
+    tmp_path: Path, run_here: Callable[..., dict[str, Any]]
+) -> None:
+    write_ucsd(tmp_path, frames=12, masks=False)
+    result = run_here("data=ucsd", "method=pca", f"data.root={tmp_path}", "data.verify=false")
+    assert set(result["apart"]) == {"patches", "clips"}
+    assert sum("no mask of the abnormal pixels" in warning for warning in result["warnings"]) == 1
+
+
+@pytest.mark.parametrize("content", [b"BM", np.zeros((30, 90), np.bool_)])
+def test_a_damaged_mask_is_one_error_that_names_it(tmp_path: Path, content: Any) -> None:
+    path = write_ucsd(tmp_path) / "Test" / "Test002_gt" / "004.bmp"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        Image.fromarray(content).save(path)
+    with pytest.raises(UserError, match=r"Test002_gt/004\.bmp"):
+        tiny(tmp_path)
+
+
+def test_masks_against_the_labels_of_frames_are_counted(tmp_path: Path) -> None:
+    folder = write_ucsd(tmp_path) / "Test" / "Test001_gt"
+    shutil.copy(folder / "008.bmp", folder / "001.bmp")
+    shutil.copy(folder / "002.bmp", folder / "006.bmp")
+    assert tiny(tmp_path).notes[1] == "UCSD Ped2: masks and labels of 2 frames disagree; each is used as it is"
+
+
 def test_cache_gives_the_same_and_notices_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_ucsd(tmp_path)
     plain, first = tiny(tmp_path), tiny(tmp_path, cache=True)
@@ -119,9 +205,13 @@ def test_cache_gives_the_same_and_notices_a_changed_file(tmp_path: Path, monkeyp
         again = tiny(tmp_path, cache=True)
     for other in (first, again):
         assert (other.images == plain.images).all()
-        np.testing.assert_array_equal(other.facts["motion"], plain.facts["motion"])
+        for name in ("motion", "masked"):
+            np.testing.assert_array_equal(other.facts[name], plain.facts[name])
     Image.fromarray(np.zeros((60, 90), np.uint8)).save(folder / "Train" / "Train001" / "001.tif")
     assert not tiny(tmp_path, cache=True).images[0].any()
+    masks = folder / "Test" / "Test001_gt"
+    shutil.copy(masks / "008.bmp", masks / "001.bmp")
+    assert tiny(tmp_path, cache=True).facts["masked"].sum() > plain.facts["masked"].sum()
 
 
 def damage_clip(folder: Path) -> None:
@@ -244,6 +334,8 @@ def test_the_archive_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
     with tarfile.open(root / ucsd.ARCHIVE, "w:gz") as archive:
         archive.add(tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2")
     for at in (root, root, root / ucsd.ARCHIVE):
+        for name in ("motion", "masked"):
+            np.testing.assert_array_equal(tiny(at).facts[name], tiny(tmp_path / "unpacked").facts[name])
         np.testing.assert_array_equal(tiny(at).images, tiny(tmp_path / "unpacked").images)
     assert os.listdir(root) == [ucsd.ARCHIVE]
     assert len(os.listdir(tmp_path / "cache" / "unpacked")) == 1

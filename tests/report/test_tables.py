@@ -196,6 +196,30 @@ def test_an_option_that_came_later_tells_no_old_run_apart(outputs: Path, write_r
     assert "averaged is told apart by trainer.average_epochs=1.0" in bullets(make(outputs)[0], "Remarks")
 
 
+def test_rows_of_a_sweep_over_a_hyperparameter_are_in_no_papers_table(outputs: Path, write_run: WriteRun) -> None:
+    write_run(
+        "oled_t75.0", protocol="memae", auroc={"s_mask": 0.5}, output=outputs / "oled" / "sweep_t", change=of_oled
+    )
+    write_run("oled", protocol="memae", auroc={"s_mask": 0.9}, output=outputs / "oled" / "table1_mnist", change=of_oled)
+    document, _ = make(outputs)
+    assert {row["ours"].partition(", ")[0] for row in against(document)} == {"oled (oled/table1_mnist)"}
+    assert rows(document, "Our numbers", "oled_t75.0 (oled/sweep_t)")
+
+
+def of_oled(result: dict[str, Any]) -> None:
+    result["primary"] = "s_mask"
+    result["config"]["method"] |= {"_target_": "noveltylab.methods.oled.OLED", "primary": "s_mask", "mask": "learned"}
+
+
+def against(document: Document) -> list[dict[str, str]]:
+    return [
+        dict(zip(grid.headers, (cell.text for cell in row.cells), strict=True))
+        for grid in grids(document)
+        if grid.caption.startswith("Ours against the printed rows")
+        for row in grid.rows
+    ]
+
+
 def test_rows_of_an_ablation_stay_in_their_table(outputs: Path, write_run: WriteRun) -> None:
     for label in range(10):
         write_run("ocgan_full", inlier=label, auroc=0.95, change=ablation(True))
