@@ -27,6 +27,7 @@ from noveltylab.errors import UserError
 from noveltylab.evaluate import (
     alike_batch,
     deployed,
+    explanations,
     reconstructions,
     score_alike,
     score_in_threads,
@@ -144,6 +145,10 @@ class Detector:
     def reconstruct(self, images: Tensor) -> NDArray[np.float32] | None:
         """Reconstructions in [0, 1] of images as `scores` takes them; None for a method that makes none."""
         return reconstructions(self.method, self.preprocess, images)
+
+    def explain(self, images: Tensor) -> dict[str, NDArray[np.float32]]:
+        """What the method compares images with, as `scores` takes them: title -> (N, C, H, W) in [0, 1]."""
+        return explanations(self.method, self.preprocess, images)
 
     def fit(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Anybody's images as `scores` takes them: uint8 (N, C, H, W), the sizes of the run.

@@ -12,8 +12,8 @@ from noveltylab import figures
 from noveltylab.aggregate import Wholes
 from noveltylab.data import dcase
 from noveltylab.data.base import NoveltyData, Samples
-from noveltylab.evaluate import embeddings, reconstruction_errors, reconstructions
-from noveltylab.methods.base import Method
+from noveltylab.evaluate import embeddings, explanations, image_rows, reconstruction_errors
+from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.metrics import roc
 from noveltylab.scores import Scores, read_scores
 
@@ -21,6 +21,8 @@ from noveltylab.scores import Scores, read_scores
 EMBEDDED = 600
 #: Fewer make no picture.
 FEWEST_EMBEDDED = 4
+#: Training images, test inliers and outliers that a method makes its own pictures of.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,39 @@ def draw(
     column = pieces.columns[primary]
     cases = np.unique(np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values())))
     images = data.test[torch.from_numpy(cases)]
-    made = reconstructions(method, data.preprocess, images)
+    rows = explanations(method, data.preprocess, images)
+    made = rows.get(RECONSTRUCTION)
     figures.plot_reconstructions(
         pictures / "cases.png",
         images.numpy(),
-        made,
+        rows,
         column[cases],
         pieces.is_outlier[cases],
         [pieces.ids[case] for case in cases],
         errors=None if made is None else reconstruction_errors(method, data.preprocess, images, made),
         kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
     )
+    draw_rows(method, data, pictures)
     if kinds := result.get("kinds"):
         draw_kinds(scores, kinds, primary, pictures)
     if samples.units and samples.units.kind == "frame":
         draw_clips(samples, pieces.ids, column, main, primary, pictures)
     elif samples.units and data.wholes:
         draw_recordings(samples, data.wholes, main, pictures)
+
+
+def draw_rows(method: Method, data: NoveltyData, pictures: Path) -> None:
+    """The method's own pictures, from its first training images and from test images that lie evenly over the test."""
+    inliers, outliers = (evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True))
+    parts = (data.train[:SHOWN], data.test[torch.from_numpy(inliers)], data.test[torch.from_numpy(outliers)])
+    for name, rows in image_rows(method, data.preprocess, *parts).items():
+        figures.plot_rows(pictures / f"{name}.png", rows)
+
+
+def evenly(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most `count` of the positions, evenly spread over them."""
+    places = np.linspace(0, len(positions) - 1, min(count, len(positions)))
+    return positions[places.round().astype(np.int64)]
 
 
 def draw_kinds(scores: Scores, kinds: dict[str, Any], primary: str, pictures: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
-from noveltylab.methods.base import Method
+from noveltylab.methods.base import Method, Row
 
 #: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may add in another order.
 ALIKE = {"cpu": 32}
@@ -172,6 +172,43 @@ def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> N
     return _optional(
         method, preprocess, images, lambda x: None if (y := method.reconstruct(x)) is None else preprocess.to_unit(y)
     )
+
+
+def explanations(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, NDArray[np.float32]]:
+    """The rows that a method puts under a few uint8 images (N, C, H, W): title -> (N, C, H, W) in [0, 1]."""
+
+    def rows(x: Tensor) -> dict[str, Tensor]:
+        return {row.title: _in_unit(row, preprocess) for row in method.explain(x)}
+
+    columns = in_batches(method, preprocess, images, rows, max(len(images), 1))
+    return {title: column.numpy() for title, column in columns.items()}
+
+
+@torch.no_grad()
+def image_rows(
+    method: Method, preprocess: Preprocess, train: Tensor, inliers: Tensor, outliers: Tensor
+) -> dict[str, list[tuple[str, NDArray[np.float32]]]]:
+    """A method's own pictures from a few uint8 images (N, C, H, W) each: name -> (title, images in [0, 1]) of each row.
+
+    What is random in them is drawn from seed 0, and leaves no trace in the generators.
+    """
+    was_training = method.training
+    method.eval()
+    dtype = next((parameter.dtype for parameter in method.parameters()), torch.float32)
+    devices = [method.device] if method.device.type == "cuda" else []
+    with default_dtype(dtype), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        parts = [preprocess(part.to(method.device)).to(dtype) for part in (train, inliers, outliers)]
+        pictures = method.image_rows(*parts)
+    method.train(was_training)
+    return {
+        name: [(row.title, _in_unit(row, preprocess).float().cpu().numpy()) for row in rows]
+        for name, rows in pictures.items()
+    }
+
+
+def _in_unit(row: Row, preprocess: Preprocess) -> Tensor:
+    return row.images if row.unit else preprocess.to_unit(row.images)
 
 
 def reconstruction_errors(

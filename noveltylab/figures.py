@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from noveltylab.results import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
@@ -99,7 +100,7 @@ def extreme_cases(scores: Array, is_outlier: NDArray[np.bool_], cases: int = 10)
 def plot_reconstructions(
     path: str | Path,
     originals: NDArray[Any],
-    reconstructions: NDArray[Any] | None,
+    explanations: Mapping[str, NDArray[Any]],
     scores: Array,
     is_outlier: NDArray[np.bool_],
     labels: Sequence[object] | NDArray[Any] | None = None,
@@ -108,12 +109,12 @@ def plot_reconstructions(
     kinds: Sequence[str] | None = None,
     cases: int = 10,
 ) -> None:
-    """Draw the best and worst cases of both kinds, each input above its reconstruction and its errors, its score above all.
+    """Draw the best and worst cases of both kinds, each input above what explains its score, its score above all.
 
     Args:
         path: Of the picture; its suffix gives the format.
         originals: (N, C, H, W), uint8, or floats in [0, 1] (clipped); C of 3 is shown in colour, any other as grey.
-        reconstructions: As ``originals``, or None for a method that makes none.
+        explanations: Title -> images as ``originals`` (any C), such as reconstructions; one row each, {} for none.
         scores: (N,), finite.
         is_outlier: bool (N,).
         labels: N categories or names, written above each case.
@@ -123,8 +124,7 @@ def plot_reconstructions(
     """
     groups = {title: chosen for title, chosen in extreme_cases(scores, is_outlier, cases).items() if len(chosen)}
     coloured = None if errors is None else colour_errors(errors).transpose(0, 3, 1, 2)
-    stacks = {"input": originals, "reconstruction": reconstructions, "error": coloured}
-    shown = {name: stack for name, stack in stacks.items() if stack is not None}
+    shown = {"input": originals, **explanations, **({} if coloured is None else {"error": coloured})}
     tall = originals.shape[2] / originals.shape[3]  # lengths are in widths of one picture
     above = [name for name, values in (("kind", kinds), ("sample", labels)) if values is not None]
     lane, gap = 0.2 + 0.17 * len(above), 0.06
@@ -148,11 +148,39 @@ def plot_reconstructions(
             axes.text(x + 0.5, lane - 0.02, caption, ha="center", **style)
         for line, (name, stack) in enumerate(shown.items()):
             y = lane + line * (tall + gap)
-            axes.text(-0.1, y + tall / 2, name, fontsize=9, ha="right", va="center")
-            for x, picture in zip(left, _pictures(stack[chosen]), strict=True):
-                axes.imshow(picture, extent=(x, x + 1, y + tall, y), interpolation="nearest")
+            _draw_row(axes, name, stack[chosen], y, tall, gap)
         axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
     _save(figure, path)
+
+
+def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> None:
+    """Draw titled rows of images as a grid.
+
+    Args:
+        path: Of the picture; its suffix gives the format.
+        rows: Title and images (N, C, H, W) of each row, as ``plot_reconstructions`` takes them; all of one height and width.
+    """
+    height, width = rows[0][1].shape[2:]
+    tall, gap = height / width, 0.06  # lengths are in widths of one picture
+    wide = max(len(images) for _, images in rows) * (1 + gap)
+    deep = len(rows) * (tall + gap)
+    inch, margin = 0.75, 1.6
+    across, down = margin + wide * inch + 0.1, deep * inch + 0.2
+    figure = _figure(across, down, layout=None)
+    axes = figure.add_axes((margin / across, 0.1 / down, wide * inch / across, deep * inch / down))
+    axes.axis("off")
+    for line, (title, images) in enumerate(rows):
+        _draw_row(axes, title, images, line * (tall + gap), tall, gap)
+    axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
+    _save(figure, path)
+
+
+def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, tall: float, gap: float) -> None:
+    """Images (N, C, H, W) side by side below `top`, their title left of them; lengths are in widths of one picture."""
+    axes.text(-0.1, top + tall / 2, title, fontsize=9, ha="right", va="center")
+    for position, picture in enumerate(_pictures(images)):
+        left = position * (1 + gap)
+        axes.imshow(picture, extent=(left, left + 1, top + tall, top), interpolation="nearest")
 
 
 def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from noveltylab.data.decode import Unreadable, thumbnail, to_png
 from noveltylab.data.layout import SUFFIXES
 from noveltylab.evaluate import reconstruction_errors
 from noveltylab.figures import colour_errors
+from noveltylab.methods.base import RECONSTRUCTION
 from noveltylab.results import write_atomic
 from noveltylab.template import render
 
@@ -58,9 +59,20 @@ def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[
     if calibration is not None and summary.novel is not None:
         found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
         lines.append(f"{found} {guarantee(request, detector)}")
-    if summary.top and detector.reconstruct(summary.top[0].images[:1]) is not None and len(summary.top[0].images) == 1:
-        lines.append("Right of each image: where its reconstruction differs, from black to white, one scale for all.")
+    if summary.top and len(summary.top[0].images) == 1:
+        rows = detector.explain(summary.top[0].images)
+        beside = ", ".join(_titles(rows))
+        if RECONSTRUCTION in rows:
+            error = "where its reconstruction differs, from black to white, one scale for all"
+            beside = f"{beside}, and {error}" if beside else error
+        if beside:
+            lines.append(f"Right of each image: {beside}.")
     return lines
+
+
+def _titles(rows: dict[str, NDArray[Any]]) -> list[str]:
+    """The rows that stand beside an image; a reconstruction alone does not, its errors show it."""
+    return [] if list(rows) == [RECONSTRUCTION] else list(rows)
 
 
 def guarantee(request: "Request", detector: "Detector") -> str:
@@ -80,12 +92,12 @@ def guarantee(request: "Request", detector: "Detector") -> str:
 
 
 def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:
-    maps = _error_maps(detector, top)
+    beside = _beside(detector, top)
     found = []
-    for case, map_ in zip(top, maps, strict=True):
+    for position, case in enumerate(top):
         pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
-        if map_ is not None:
-            pictures.append({"data": _encoded(to_png(map_)), "alt": "error map"})
+        for title, images in beside.items():
+            pictures.append({"data": _encoded(to_png(images[position])), "alt": title})
         entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
         calibration = detector.calibration
         if calibration is not None:
@@ -110,16 +122,23 @@ def _original(case: "Case", bits: int | None) -> bytes:
     return to_png(first[0] if len(first) == 1 else np.ascontiguousarray(first.transpose(1, 2, 0)))
 
 
-def _error_maps(detector: "Detector", top: "list[Case]") -> list[NDArray[np.uint8] | None]:
-    """Mean absolute error over the channels, (H, W, 3) each, in colours that a scale of all of them share."""
-    none: list[NDArray[np.uint8] | None] = [None] * len(top)
+def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:
+    """What stands right of each image: title -> pictures (N, H, W, 3), {} where cases are made of several images.
+
+    Last the mean absolute error over the channels, in colours that a scale of all of them share.
+    """
     if not top or any(len(case.images) != 1 for case in top):
-        return none
+        return {}
     images = torch.cat([case.images for case in top])
-    made = detector.reconstruct(images)
-    if made is None:
-        return none
-    return list(colour_errors(reconstruction_errors(detector.method, detector.preprocess, images, made)))
+    rows = detector.explain(images)
+    beside = {}
+    for title in _titles(rows):
+        colours = np.broadcast_to(rows[title], (len(images), 3, *rows[title].shape[2:])).transpose(0, 2, 3, 1)
+        beside[title] = np.ascontiguousarray((colours * 255).round().astype(np.uint8))
+    if RECONSTRUCTION in rows:
+        errors = reconstruction_errors(detector.method, detector.preprocess, images, rows[RECONSTRUCTION])
+        beside["error map"] = colour_errors(errors)
+    return beside
 
 
 def _encoded(content: bytes) -> str:

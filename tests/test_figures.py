@@ -21,6 +21,7 @@ from noveltylab.figures import (
     plot_reconstructions,
     plot_recording,
     plot_roc,
+    plot_rows,
 )
 
 N = 60
@@ -77,8 +78,8 @@ def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dty
     rebuilt[0] = np.nan
     scores = RNG.normal(size=N)
     inputs, names = images.astype(dtype), ["a very/long/name.png"] * N
-    plot_reconstructions(tmp_path / "both.png", inputs, rebuilt, scores, IS_OUTLIER, names, cases=3)
-    plot_reconstructions(tmp_path / "inputs.png", inputs, None, scores, IS_OUTLIER, cases=3)
+    plot_reconstructions(tmp_path / "both.png", inputs, {"reconstruction": rebuilt}, scores, IS_OUTLIER, names, cases=3)
+    plot_reconstructions(tmp_path / "inputs.png", inputs, {}, scores, IS_OUTLIER, cases=3)
     tall = [matplotlib.image.imread(tmp_path / name).shape[0] for name in ("inputs.png", "both.png")]
     assert tall[0] < tall[1]
 
@@ -86,7 +87,7 @@ def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dty
 @pytest.mark.parametrize("name", [r"$\frac{$", "a_$x^$", "漢字.png", "𝔸.png"])
 def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
     images = RNG.random((2, 1, 4, 4))
-    plot_reconstructions(tmp_path / "a.png", images, None, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2)
+    plot_reconstructions(tmp_path / "a.png", images, {}, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2)
     plot_recording(tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name)
 
 
@@ -96,7 +97,9 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
     scores, names = RNG.normal(size=N), [f"{at}.png" for at in range(N)]
     kinds = ["$dent" if outlier else "good" for outlier in IS_OUTLIER]
     for path, extra in {"plain": {}, "errors": {"errors": errors}, "both": {"errors": errors, "kinds": kinds}}.items():
-        plot_reconstructions(tmp_path / f"{path}.png", images, made, scores, IS_OUTLIER, names, cases=3, **extra)
+        plot_reconstructions(
+            tmp_path / f"{path}.png", images, {"reconstruction": made}, scores, IS_OUTLIER, names, cases=3, **extra
+        )
     heights = [matplotlib.image.imread(tmp_path / f"{path}.png").shape[0] for path in ("plain", "errors", "both")]
     assert heights == sorted(set(heights))
     coloured = colour_errors(errors)
@@ -110,9 +113,29 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
     images = RNG.random((2, 1, 4, 4))
-    plot_reconstructions(tmp_path / "two.png", images, images, np.array([0.0, 1.0]), np.array([False, True]))
-    plot_reconstructions(tmp_path / "inlier.png", images, images, np.array([0.0, 1.0]), np.array([False, False]))
+    plot_reconstructions(
+        tmp_path / "two.png", images, {"reconstruction": images}, np.array([0.0, 1.0]), np.array([False, True])
+    )
+    plot_reconstructions(
+        tmp_path / "inlier.png", images, {"reconstruction": images}, np.array([0.0, 1.0]), np.array([False, False])
+    )
     assert inked(tmp_path / "two.png") > 0.05 and inked(tmp_path / "inlier.png") > 0.05
+
+
+def test_rows_stand_below_each_other_in_their_order(tmp_path: Path) -> None:
+    dark, bright = np.zeros((4, 1, 8, 8)), np.ones((3, 3, 8, 8)) * [[[1.0]], [[0.0]], [[0.0]]]
+    plot_rows(tmp_path / "one.png", [("dark", dark)])
+    plot_rows(tmp_path / "two.png", [("$dark", dark), ("red", bright)])
+    one, two = (matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("one.png", "two.png"))
+    assert one.shape[1] == two.shape[1]
+    assert one.shape[0] < two.shape[0]
+    lines = {name: np.flatnonzero((np.abs(two - colour).max(-1) < 0.01).sum(1) > 200)
+             for name, colour in {"dark": [0, 0, 0], "red": [1, 0, 0]}.items()}  # fmt: skip
+    assert lines["dark"].max() < lines["red"].min()
+    share = {
+        name: (np.abs(two - colour).max(-1) < 0.01).sum() for name, colour in {"dark": 0, "red": [1, 0, 0]}.items()
+    }
+    assert share["red"] / share["dark"] == pytest.approx(3 / 4, abs=0.03)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
@@ -136,7 +159,9 @@ def test_waves_are_shown_about_grey(tmp_path: Path) -> None:
     waves[:, :, :4] = 32767
     shown = waves.astype(np.float32) / 65536 + 0.5
     for name, images in {"wave": waves, "picture": shown}.items():
-        plot_reconstructions(tmp_path / f"{name}.png", images, shown, np.arange(4.0), np.arange(4) > 1)
+        plot_reconstructions(
+            tmp_path / f"{name}.png", images, {"reconstruction": shown}, np.arange(4.0), np.arange(4) > 1
+        )
     wave, picture = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("wave", "picture"))
     assert np.abs(wave - picture).max() < 0.01
 

@@ -139,7 +139,7 @@ def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
     assert {path.name for path in Path("deep/er").iterdir()} == {"out.csv"}
 
 
-@pytest.mark.parametrize("method", ["pca", "knn"])
+@pytest.mark.parametrize("method", ["pca", "knn", "oled"])
 def test_the_page_shows_the_most_novel_first(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str
 ) -> None:
@@ -156,7 +156,17 @@ def test_the_page_shows_the_most_novel_first(
     shown = re.findall(r'<p class="name">(.*?)</p>', page)
     assert len(shown) == 25 and [name.replace("&lt;", "<").replace("&gt;", ">") for name in shown] == order
     assert "<img src=x" not in page and "torn.png" in page
-    assert page.count('alt="error map"') == (25 if method == "pca" else 0)
+    pictures = {
+        "pca": ["error map"],
+        "knn": [],
+        "oled": ["masked image", "reconstruction", "activation map", "error map"],
+    }
+    assert re.findall('alt="(.*?)"', page) == ["image", *pictures[method]] * 25
+    lead = {
+        "pca": "Right of each image: where its reconstruction differs, ",
+        "oled": "Right of each image: masked image, reconstruction, activation map, and where its reconstruction differs, ",
+    }
+    assert lead.get(method, "<h1>") in page
     assert "default-src 'none'; img-src data:" in page.replace("&#39;", "'") and "http" not in page.split("<body>")[1]
 
 

@@ -28,6 +28,19 @@ class Batch:
     index: Tensor
 
 
+#: title of the row that error maps compare with the images
+RECONSTRUCTION = "reconstruction"
+
+
+@dataclass
+class Row:
+    """A titled row of images (N, C, H, W) of a picture: on the scale of preprocessed images, or in [0, 1] (`unit`)."""
+
+    title: str
+    images: Tensor
+    unit: bool = False
+
+
 class Diverged(RunFailed):
     """A loss or a weight became NaN or infinite."""
 
@@ -105,6 +118,19 @@ class Method(L.LightningModule):
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """Reconstruction of x (B, C, H, W) for the pictures, or None for methods that do not reconstruct."""
         return None
+
+    def explain(self, x: Tensor) -> list[Row]:
+        """Rows that stand under the images x (B, C, H, W) in pictures, B images each: what its score compares x with."""
+        x_hat = self.reconstruct(x)
+        return [] if x_hat is None else [Row(RECONSTRUCTION, x_hat)]
+
+    def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
+        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png; {} for none.
+
+        From the first training images and a few test images, preprocessed, in evaluation mode without gradients. Torch's
+        generators are seeded and put back afterwards. There may be no outliers.
+        """
+        return {}
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
         """Further named scores made of whole columns: test scores (N,), and those of the held-out inliers (N_val,)."""

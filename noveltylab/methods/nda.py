@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.methods.base import Batch, Method, Row, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 from noveltylab.nets.losses import squared_error
 
@@ -523,3 +523,10 @@ class NDA(Method):
         """z = C(x), (B, D)."""
         z: Tensor = self.encoder(x)
         return z
+
+    def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
+        """Training images above three negatives of each, and above what G makes of their codes z'."""
+        shown = Row("training images", train)
+        negatives = [Row("negatives", negative(train, self.augmentation)) for _ in range(3)]
+        generated = Row("G(z')", self.generator(self.latents[: len(train)]))
+        return {"negatives": [shown, *negatives], "generated": [shown, generated]}

@@ -31,13 +31,14 @@ encoder's last:
 - held-out inliers stay clean where the weights are selected: the paper does not say.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.methods.base import Batch, Method, Row, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce
@@ -49,6 +50,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2},
     "release": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.02},
 }
+#: Images on a path between two inliers, and rows and images of the picture of random latents.
+PATH_STEPS, RANDOM_ROWS, RANDOM_IMAGES = 9, 4, 11
 OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without padding
 
 
@@ -155,6 +158,19 @@ def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
     """l_MSE per sample: squared error of (B, C, H, W) averaged (or summed, the paper's norm) over the pixels -> (B,)."""
     error = (x - x_hat).square().flatten(1)
     return error.mean(1) if reduction == "mean" else error.sum(1)
+
+
+def accuracy(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of logits (B,) each on the right side: real ones above 0, fakes below; chance is 0.5 -> scalar."""
+    return 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
+
+
+def distance_from_uniform(codes: Tensor) -> Tensor:
+    """Kolmogorov and Smirnov's distance of each column of codes (N, D) in [-1, 1] from U(-1, 1): (D,), 0 is even."""
+    count = len(codes)
+    expected = (codes.sort(0).values + 1) / 2
+    rank = torch.arange(count, device=codes.device).view(-1, 1)
+    return torch.maximum((rank + 1) / count - expected, expected - rank / count).amax(0)
 
 
 class OCGAN(Method):
@@ -278,19 +294,25 @@ class OCGAN(Method):
     def _update_classifier(self, x_hat: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Step 1: C learns reconstructions (1) from images of random latents (0); nothing else changes."""
         assert self.classifier is not None
-        loss = classifier_loss(self.classifier(x_hat), self.classifier(fake))
+        real_logits, fake_logits = self.classifier(x_hat), self.classifier(fake)
+        loss = classifier_loss(real_logits, fake_logits)
         self.minimise(loss, "classifier")
-        return {"classifier": loss.detach()}
+        return {"classifier": loss.detach(), "accuracy_classifier": accuracy(real_logits, fake_logits)}
 
     def _update_discriminators(self, x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
         """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0); never mined ones."""
         losses: dict[str, Tensor] = {}
+        accuracies: dict[str, Tensor] = {}
         if self.latent_discriminator is not None:
-            losses["latent_discriminator"] = latent_loss(self.latent_discriminator(l2), self.latent_discriminator(l1))
+            logits = self.latent_discriminator(l2), self.latent_discriminator(l1)
+            losses["latent_discriminator"] = latent_loss(*logits)
+            accuracies["accuracy_latent_discriminator"] = accuracy(*logits)
         if self.image_discriminator is not None and fake is not None:
-            losses["image_discriminator"] = visual_loss(self.image_discriminator(x), self.image_discriminator(fake))
+            logits = self.image_discriminator(x), self.image_discriminator(fake)
+            losses["image_discriminator"] = visual_loss(*logits)
+            accuracies["accuracy_image_discriminator"] = accuracy(*logits)
         self.minimise(torch.stack(list(losses.values())).sum(), "discriminators")
-        return {name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()} | accuracies
 
     def _mine_latents(self, latents: Tensor) -> Tensor:
         """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class; all networks stay as they are."""
@@ -354,12 +376,47 @@ class OCGAN(Method):
         x_hat: Tensor = self.decoder(self.encoder(x))
         return x_hat
 
-    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """`variance_rebuilt`: share of the test inliers' variance about their mean image that De(En(x)) rebuilds.
+    # The paper's figures 2 to 4, and how evenly inliers fill the cube.
 
-        Below 0 where the mean image alone would be nearer.
+    def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
+        """Paths between inliers (figure 2), images of random latents (3), and of latents before and after mining (4)."""
+        latents = self.sample_latents(RANDOM_ROWS * RANDOM_IMAGES)
+        rows = [Row("random latents", self.decoder(part)) for part in torch.split(latents, RANDOM_IMAGES)]
+        pictures = {"random_latents": rows}
+        if paths := list(self._latent_paths(inliers)):
+            pictures["latent_paths"] = paths
+        if self.classifier is not None:
+            few = latents[:RANDOM_IMAGES]
+            mined = self._mine_latents(few)
+            pictures["mined_latents"] = [
+                Row("random latents", self.decoder(few)),
+                Row("after mining", self.decoder(mined)),
+            ]
+        return pictures
+
+    def _latent_paths(self, inliers: Tensor) -> Iterator[Row]:
+        """Each pair of images and, between them, De of the straight line from one's code to the other's."""
+        codes = self.encoder(inliers)
+        for first in range(0, len(inliers) - 1, 2):
+            second = first + 1
+            share = torch.linspace(0, 1, PATH_STEPS, dtype=codes.dtype, device=codes.device).view(-1, 1, 1, 1)
+            line = torch.lerp(codes[first], codes[second], share)
+            ends = inliers[first : first + 1], inliers[second : second + 1]
+            images = torch.cat([ends[0], self.decoder(line), ends[1]])
+            yield Row(f"inliers {first + 1} to {second + 1}", images)
+
+    def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
+        """Of test inliers: the share of their variance that is rebuilt, and how unevenly their codes fill the cube.
+
+        `variance_rebuilt`: of the variance about their mean image, by De(En(x)); below 0 where the mean image alone would be
+        nearer. `latent_ks_mean`, `latent_ks_max`: distance of the codes' coordinates from uniform.
         """
         with torch.inference_mode():
             variance = squared_error(inliers, inliers.mean(0, keepdim=True)).mean()
             error = squared_error(inliers, self.reconstruct(inliers)).mean()
-            return {"variance_rebuilt": float(1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny))}
+            distance = distance_from_uniform(self.encoder(inliers).flatten(1))
+            return {
+                "variance_rebuilt": float(1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny)),
+                "latent_ks_mean": float(distance.mean()),
+                "latent_ks_max": float(distance.max()),
+            }

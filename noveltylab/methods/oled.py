@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods.base import Batch, Method
+from noveltylab.methods.base import RECONSTRUCTION, Batch, Method, Row
 from noveltylab.nets.losses import squared_error
 
 #: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those that grow
@@ -409,6 +409,17 @@ class OLED(Method):
         """R(x), (B, C, H, W), clipped to [-1, 1] where `out_act` says so."""
         x_hat: Tensor = self.decoder(self.encoder(x))
         return x_hat.clamp(-1, 1) if self.out_act == "linear_clip" else x_hat
+
+    def explain(self, x: Tensor) -> list[Row]:
+        """The paper's figure 2 below x: the masked image, R of it (which s_mask compares with x), the activation map."""
+        m = self.masks(x)
+        rows = [Row("masked image", x * m), Row(RECONSTRUCTION, self.reconstruct(x * m))]
+        if self.mask_generator is not None:
+            activation = self.mask_generator(x)
+            lowest, highest = activation.amin((1, 2, 3), keepdim=True), activation.amax((1, 2, 3), keepdim=True)
+            scaled = (activation - lowest) / (highest - lowest).clamp_min(1e-12)
+            rows.append(Row("activation map", scaled, unit=True))
+        return rows
 
     def embed(self, x: Tensor) -> Tensor:
         """Latent codes (B, D)."""

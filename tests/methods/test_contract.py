@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from noveltylab.data.preprocess import Preprocess
 from noveltylab.diagnosis import batch_statistics
 from noveltylab.errors import UserError
+from noveltylab.evaluate import explanations, image_rows
 from noveltylab.methods.base import Batch, Method, find_method
 from noveltylab.metrics import evaluate
 from noveltylab.options import check_arguments
@@ -148,3 +150,25 @@ def test_a_diagnosis_leaves_the_method_as_it_was(make: Make, name: str) -> None:
     assert [module.training for module in method.modules()] == modes
     assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
     assert all(torch.equal(scores[key], column) for key, column in expected.items())
+
+
+def test_rows_of_pictures_have_images_of_one_size(make: Make, name: str) -> None:
+    """Repeatable, and whatever is random in them leaves no trace."""
+    method = trained(make, name)
+    images = [((part + 1) * 127.5).to(torch.uint8) for part in (blobs(64)[:6], blobs(6, seed=1), blobs(6, bars=True))]
+    preprocess = Preprocess().fit(images[0])
+    for title, stack in explanations(method, preprocess, images[1]).items():
+        assert len(stack) == 6, title
+        assert stack.shape[2:] == (32, 32)
+    weights = {key: value.clone() for key, value in method.state_dict().items()}
+    state = torch.get_rng_state()
+    first, second = (image_rows(method, preprocess, *images) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(weights[key], value) for key, value in method.state_dict().items())
+    for picture, rows in first.items():
+        for (title, stack), (_, again) in zip(rows, second[picture], strict=True):
+            assert stack.shape[1] in (1, 3) and stack.shape[2:] == (32, 32), (picture, title)
+            assert 0 <= stack.min() <= stack.max() <= 1
+            assert (stack == again).all()
+    without = image_rows(method, preprocess, *images[:2], images[2][:0])
+    assert without.keys() == first.keys()

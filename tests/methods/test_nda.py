@@ -759,3 +759,22 @@ def test_bf16_stays_close(make: Make, switches: dict[str, Any]) -> None:
         assert found[name].dtype == torch.float32, name
         assert found[name].item() == pytest.approx(value.item(), rel=0.03, abs=0.01), name
     assert all(p.isfinite().all() for p in mixed.parameters())
+
+
+# Pictures.
+
+
+def test_pictures_show_negatives_and_what_the_codes_generate(make: Make) -> None:
+    method = make("nda", latent_size=4)
+    train = blobs(20)
+    method.prepare(train)
+    method.eval()
+    with torch.no_grad():
+        pictures = method.image_rows(train[:6], blobs(2), blobs(2))
+        expected = method.generator(method.latents[:6])
+    assert [row.title for row in pictures["negatives"]] == ["training images", *["negatives"] * 3]
+    assert all(torch.equal(rows[0].images, train[:6]) for rows in pictures.values())
+    negatives = [row.images for row in pictures["negatives"][1:]]
+    assert not torch.equal(negatives[0], negatives[1])
+    assert all(not torch.equal(images, train[:6]) for images in negatives)
+    assert torch.equal(pictures["generated"][1].images, expected)

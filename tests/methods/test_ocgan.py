@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ocgan import (
     PRESETS,
+    accuracy,
     classifier_loss,
+    distance_from_uniform,
     informative_negative_loss,
     latent_judge,
     latent_loss,
@@ -62,6 +65,10 @@ def test_reported_losses_equal_numpy(ocgan: Any) -> None:
     v_real, v_fake, v_generator = outputs["image_discriminator"]
     x_hat, _ = outputs["decoder"]
     real, fake = (lambda z: -np.log(sigmoid(z)).mean()), (lambda z: -np.log(1 - sigmoid(z)).mean())
+
+    def share(real_logits: np.ndarray, fake_logits: np.ndarray) -> float:
+        return float(((real_logits > 0).mean() + (fake_logits < 0).mean()) / 2)
+
     expected = {
         "classifier": real(c_real) + fake(c_fake),
         "latent_discriminator": real(l_real) + fake(l_code),
@@ -69,6 +76,9 @@ def test_reported_losses_equal_numpy(ocgan: Any) -> None:
         "mse": ((x.double().numpy() - x_hat) ** 2).mean(),
         "generator_latent": real(l_generator),
         "generator_image": real(v_generator),
+        "accuracy_classifier": share(c_real, c_fake),
+        "accuracy_latent_discriminator": share(l_real, l_code),
+        "accuracy_image_discriminator": share(v_real, v_fake),
     }
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
@@ -375,7 +385,9 @@ def test_ablation_switches_remove_networks_and_losses(
 ) -> None:
     method = make("ocgan", **switches).train()
     method.progress = 0.9
-    assert set(method.update(Batch(blobs(16), torch.arange(16)))) == losses
+    discriminators = losses & {"classifier", "latent_discriminator", "image_discriminator"}
+    accuracies = {f"accuracy_{name}" for name in discriminators}
+    assert set(method.update(Batch(blobs(16), torch.arange(16)))) == losses | accuracies
     if not switches.get("use_image_discriminator", True):
         assert method.score_names == ("mse",)
 
@@ -431,3 +443,58 @@ def test_variance_rebuilt_equals_numpy(make: Callable[..., Any]) -> None:
     images = x.double().numpy()
     expected = 1 - ((images - x_hat) ** 2).sum() / ((images - images.mean(0)) ** 2).sum()
     assert method.extra_metrics(x, x)["variance_rebuilt"] == pytest.approx(expected, rel=1e-4)
+
+
+# Pictures (the paper's figures 2 to 4), and how evenly the cube is filled.
+
+
+def test_a_path_leads_from_one_inlier_to_the_other(make: Callable[..., Any]) -> None:
+    method = make("ocgan").eval()
+    inliers = blobs(5)
+    with torch.no_grad():
+        rows = method.image_rows(blobs(2), inliers, blobs(2, bars=True))["latent_paths"]
+        codes = method.encoder(inliers)
+        middle = method.decoder((codes[2:3] + codes[3:4]) / 2)
+    assert [row.title for row in rows] == ["inliers 1 to 2", "inliers 3 to 4"]  # the fifth has no partner
+    path = rows[1].images
+    assert torch.equal(path[[0, -1]], inliers[2:4])
+    torch.testing.assert_close(path[[1, -2]], method.reconstruct(inliers[2:4]))
+    torch.testing.assert_close(path[len(path) // 2], middle[0])
+
+
+def test_pictures_of_latents_before_and_after_mining(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make("ocgan").eval()
+    latents = torch.linspace(-1, 1, 44 * 16).view(44, 16, 1, 1)
+    monkeypatch.setattr(method, "sample_latents", lambda count: latents[:count])
+    monkeypatch.setattr(method, "_mine_latents", lambda few: 0.5 * few)
+    with torch.no_grad():
+        pictures = method.image_rows(blobs(2), blobs(1), blobs(2, bars=True))
+        before, after = method.decoder(latents[:11]), method.decoder(0.5 * latents[:11])
+    assert set(pictures) == {"random_latents", "mined_latents"}
+    assert [len(row.images) for row in pictures["random_latents"]] == [11] * 4
+    mined = [row.images for row in pictures["mined_latents"]]
+    assert torch.equal(pictures["random_latents"][0].images, mined[0])
+    torch.testing.assert_close(mined, [before, after])
+    assert "mined_latents" not in make("ocgan", use_mining=False).eval().image_rows(blobs(2), blobs(2), blobs(2))
+
+
+def test_the_distance_from_uniform_is_scipys(make: Callable[..., Any]) -> None:
+    codes = torch.tanh(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 3.0]))
+    expected = [kstest(column, "uniform", args=(-1, 2)).statistic for column in codes.double().T.numpy()]
+    np.testing.assert_allclose(distance_from_uniform(codes.double()).numpy(), expected, rtol=1e-6)
+    even = torch.linspace(-1, 1, 101).view(-1, 1)
+    assert distance_from_uniform(even).item() < 0.011
+    method = make("ocgan").eval()
+    distance = distance_from_uniform(method.encoder(blobs(30)).flatten(1))
+    metrics = method.extra_metrics(blobs(30), blobs(3, bars=True))
+    assert metrics["latent_ks_mean"] == pytest.approx(distance.mean().item())
+    assert metrics["latent_ks_max"] == pytest.approx(distance.max().item())
+
+
+def test_accuracies_are_shares_of_right_logits(make: Callable[..., Any]) -> None:
+    real, fake = torch.tensor([1.0, -1.0, 2.0, 3.0]), torch.tensor([-1.0, -2.0, 3.0, 0.5])
+    assert accuracy(real, fake) == (0.75 + 0.5) / 2
+    assert accuracy(torch.zeros(4), torch.zeros(4)) == 0
+    losses = make("ocgan").train().update(Batch(blobs(16), torch.arange(16)))
+    names = {name for name in losses if name.startswith("accuracy")}
+    assert names == {f"accuracy_{network}" for network in ("classifier", "latent_discriminator", "image_discriminator")}

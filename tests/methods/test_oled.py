@@ -766,3 +766,32 @@ def test_a_segmentation_near_chance_is_a_warning(make: Make, auroc: float, count
     assert len(doubts) == count
     assert all(f"AUROC {auroc:.3f} is near chance or below" in doubt for doubt in doubts)
     assert method.doubts({}) == []
+
+
+# Pictures (the paper's figure 2).
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32)])
+def test_pictures_show_what_s_mask_is_about(make: Make, shape: Any) -> None:
+    method = make("oled", shape).eval()
+    x = textured(4, shape)
+    with torch.inference_mode():
+        rows = {row.title: row for row in method.explain(x)}
+        scores = method.novelty_score(x)
+        activation = method.mask_generator(x)
+        m = method.masks(x)
+    assert list(rows) == ["masked image", "reconstruction", "activation map"]
+    assert torch.equal(rows["masked image"].images, x * m)
+    error = (rows["reconstruction"].images - x).square().flatten(1).sum(1)
+    torch.testing.assert_close(error, scores["s_mask"])
+    assert not torch.allclose(error, scores["s_rec"])
+    shown = rows["activation map"]
+    assert shown.unit
+    assert torch.equal(shown.images.flatten(1).argmax(1), activation.flatten(1).argmax(1))
+    assert shown.images.flatten(1).amin(1).tolist() == [0.0] * 4
+    assert shown.images.flatten(1).amax(1).tolist() == [1.0] * 4
+
+
+def test_without_a_mask_generator_there_is_no_activation_map(make: Make) -> None:
+    rows = make("oled", mask="half").eval().explain(textured(2))
+    assert [row.title for row in rows] == ["masked image", "reconstruction"]
