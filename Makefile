@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-search lint types chaos learn baselines floors table latex bench bench-gpu bench-more clean
+.PHONY: help run test test-slow test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ types: $(STAMP) ## mypy, strict
 
 chaos: $(STAMP) ## kill 200 runs at random moments and compare what they end with (an hour)
 	$(BIN)/python -m tests.chaos 200
+
+mutants: $(STAMP) ## change the methods in one place at a time and list the changes that their tests miss: make mutants [M=ocgan] (a minute a method on two idle cores)
+	$(BIN)/python -m tests.mutants $(M)
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
 	$(BIN)/python -m experiments.learn

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from noveltylab.methods.base import Batch, Method, find_method
@@ -103,6 +103,70 @@ def spied_update(
     minimised: dict[str, float] = {}
     monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
     return minimised, {name: loss.item() for name, loss in method.update(step).items()}
+
+
+def layer(module: nn.Module) -> str:
+    """A layer and every setting of it that changes what it computes."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        kind = "down" if isinstance(module, nn.Conv2d) else "up"
+        sizes = {"k": module.kernel_size, "s": module.stride, "p": module.padding, "more": module.output_padding}
+        assert all(height == width for height, width in sizes.values())
+        setting = " ".join(f"{name}{side}" for name, (side, _) in sizes.items() if name != "more" or side)
+        return f"{kind} {module.in_channels}>{module.out_channels} {setting} bias={module.bias is not None}"
+    if isinstance(module, nn.Linear):
+        return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        assert (module.eps, module.momentum, module.affine, module.track_running_stats) == (1e-5, 0.1, True, True)
+        return f"norm {module.num_features}"
+    if isinstance(module, nn.LeakyReLU):
+        return f"leaky {module.negative_slope}"
+    return f"dropout {module.p}" if isinstance(module, nn.Dropout) else type(module).__name__.lower()
+
+
+def layers(network: nn.Module) -> list[str]:
+    """The layers of a network in their order."""
+    return [layer(module) for module in network.modules() if not list(module.children())]
+
+
+def assert_normal(values: Tensor, mean: float, deviation: float) -> None:
+    """Values (at least a few thousand) of a normal distribution: moments, and the share beyond two deviations."""
+    assert values.mean().item() == pytest.approx(mean, abs=0.1 * deviation)
+    assert values.std().item() == pytest.approx(deviation, rel=0.05)
+    assert ((values - mean).abs() > 2 * deviation).float().mean().item() == pytest.approx(0.0455, rel=0.3)
+
+
+def assert_initialised_as_dcgan(method: nn.Module) -> None:
+    """Weights N(0, 0.02), scales of batch norm N(1, 0.02), biases 0."""
+    weights, scales = [], []
+    for module in method.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            weights.append(module.weight.detach().flatten())
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            scales.append(module.weight.detach().flatten())
+        assert not isinstance(getattr(module, "bias", None), Tensor) or not module.bias.any()
+    for weight in weights:
+        if weight.numel() > 3000:
+            assert_normal(weight, 0.0, 0.02)
+    assert_normal(torch.cat(weights), 0.0, 0.02)
+    assert_normal(torch.cat(scales), 1.0, 0.02)
+
+
+def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer was told besides its parameters, where it differs from torch's defaults; and its kind."""
+    (group,) = optimizer.param_groups
+    plain = type(optimizer)([torch.zeros(1)]).defaults
+    implementations = ("params", "fused", "foreach", "capturable", "differentiable")
+    changes = {name: value for name, value in group.items() if name not in implementations and value != plain[name]}
+    return {"kind": type(optimizer).__name__, **changes}
+
+
+def owners(method: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
+    """Networks all of whose parameters an optimizer holds; it must hold no others."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    names = {name for name, network in method.named_children() if held >= {id(p) for p in network.parameters()}}
+    owned = {id(p) for name in names for p in getattr(method, name).parameters()}
+    assert held == owned
+    return {name for name in names if list(getattr(method, name).parameters())}
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

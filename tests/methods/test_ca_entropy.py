@@ -18,7 +18,7 @@ from noveltylab.methods.ca_entropy import (
     largest_probability,
     latent_entropy,
 )
-from tests.methods.conftest import blobs, changed, sigmoid, spied_update, states
+from tests.methods.conftest import blobs, changed, layers, sigmoid, spied_update, states
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "discriminator")
@@ -277,10 +277,10 @@ def test_geometry(make: Make, shape: Any, switches: Any) -> None:
 def test_the_tables_of_the_specification_are_the_defaults() -> None:
     shapes: dict[str, list[tuple[int, ...]]] = {"encoder": [], "decoder": [], "discriminator": []}
     method = CAEntropy((1, 32, 32))
-    for layers in method.encoder.blocks:
-        layers.register_forward_hook(lambda m, i, o: shapes["encoder"].append(tuple(o.shape[1:])))
-    for layers in method.decoder.blocks:
-        layers.register_forward_hook(lambda m, i, o: shapes["decoder"].append(tuple(o.shape[1:])))
+    for part in method.encoder.blocks:
+        part.register_forward_hook(lambda m, i, o: shapes["encoder"].append(tuple(o.shape[1:])))
+    for part in method.decoder.blocks:
+        part.register_forward_hook(lambda m, i, o: shapes["decoder"].append(tuple(o.shape[1:])))
     assert method.discriminator is not None
     for layer in method.discriminator.features:
         if isinstance(layer, nn.LeakyReLU):
@@ -293,31 +293,11 @@ def test_the_tables_of_the_specification_are_the_defaults() -> None:
     attentions = [m for m in method.modules() if isinstance(m, ChannelAttention)]
     assert [m.mlp[0].in_features for m in attentions] == [64, 128, 256, 256, 128, 64]
     assert not any(isinstance(m, ChannelAttention) for m in method.discriminator.modules())
-    for layers in (*method.encoder.blocks, *method.decoder.blocks):
-        assert isinstance(layers[1], nn.BatchNorm2d) and isinstance(layers[-1], ChannelAttention)
+    for part in (*method.encoder.blocks, *method.decoder.blocks):
+        assert isinstance(part[1], nn.BatchNorm2d) and isinstance(part[-1], ChannelAttention)
     assert isinstance(method.encoder.blocks[0][2], nn.LeakyReLU) and isinstance(method.decoder.blocks[0][2], nn.ReLU)
     spread = [m.weight.std().item() for m in method.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     assert spread == pytest.approx([0.02] * len(spread), rel=0.15)
-
-
-def layer(module: nn.Module) -> str:
-    """A layer and every setting of it that changes what it computes."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        kind = "down" if isinstance(module, nn.Conv2d) else "up"
-        sizes = f"{module.in_channels}>{module.out_channels} k{module.kernel_size} s{module.stride} p{module.padding}"
-        return f"{kind} {sizes} bias={module.bias is not None}".replace("(4, 4)", "4").replace("(2, 2)", "2")
-    if isinstance(module, nn.Linear):
-        return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        return f"norm {module.num_features} eps={module.eps} momentum={module.momentum} affine={module.affine}"
-    if isinstance(module, nn.LeakyReLU):
-        return f"leaky {module.negative_slope}"
-    return type(module).__name__.lower()
-
-
-def leaves(network: nn.Module) -> list[str]:
-    layers = [layer(module) for module in network.modules() if not list(module.children())]
-    return [name.replace(" eps=1e-05 momentum=0.1 affine=True", "") for name in layers]
 
 
 def attention(channels: int, hidden: int) -> list[str]:
@@ -327,21 +307,21 @@ def attention(channels: int, hidden: int) -> list[str]:
 #: What the method's docstring says of the layers, one by one, for grey images of 32 pixels.
 LAYERS = {
     "encoder": [
-        *["down 1>64 k4 s2 p(1, 1) bias=False", "norm 64", "leaky 0.2", *attention(64, 4)],
-        *["down 64>128 k4 s2 p(1, 1) bias=False", "norm 128", "leaky 0.2", *attention(128, 8)],
-        *["down 128>256 k4 s2 p(1, 1) bias=False", "norm 256", "leaky 0.2", *attention(256, 16)],
+        *["down 1>64 k4 s2 p1 bias=False", "norm 64", "leaky 0.2", *attention(64, 4)],
+        *["down 64>128 k4 s2 p1 bias=False", "norm 128", "leaky 0.2", *attention(128, 8)],
+        *["down 128>256 k4 s2 p1 bias=False", "norm 256", "leaky 0.2", *attention(256, 16)],
         *["flatten", "linear 4096>100 bias=False"],
     ],
     "decoder": [
         *["linear 100>4096 bias=False", "unflatten", "norm 256", "relu", *attention(256, 16)],
-        *["up 256>128 k4 s2 p(1, 1) bias=False", "norm 128", "relu", *attention(128, 8)],
-        *["up 128>64 k4 s2 p(1, 1) bias=False", "norm 64", "relu", *attention(64, 4)],
-        *["up 64>1 k4 s2 p(1, 1) bias=False", "tanh"],
+        *["up 256>128 k4 s2 p1 bias=False", "norm 128", "relu", *attention(128, 8)],
+        *["up 128>64 k4 s2 p1 bias=False", "norm 64", "relu", *attention(64, 4)],
+        *["up 64>1 k4 s2 p1 bias=False", "tanh"],
     ],
     "discriminator": [
-        *["down 1>64 k4 s2 p(1, 1) bias=False", "leaky 0.2"],
-        *["down 64>128 k4 s2 p(1, 1) bias=False", "norm 128", "leaky 0.2"],
-        *["down 128>256 k4 s2 p(1, 1) bias=False", "norm 256", "leaky 0.2"],
+        *["down 1>64 k4 s2 p1 bias=False", "leaky 0.2"],
+        *["down 64>128 k4 s2 p1 bias=False", "norm 128", "leaky 0.2"],
+        *["down 128>256 k4 s2 p1 bias=False", "norm 256", "leaky 0.2"],
         *["flatten", "linear 4096>100 bias=False", "linear 100>1 bias=False"],
     ],
 }
@@ -349,12 +329,12 @@ LAYERS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_layers_are_the_ones_that_the_docstring_names(network: str) -> None:
-    assert leaves(getattr(CAEntropy((1, 32, 32)), network)) == LAYERS[network]
+    assert layers(getattr(CAEntropy((1, 32, 32)), network)) == LAYERS[network]
 
 
 def test_the_bound_is_batch_norm_and_then_tanh() -> None:
     code = CAEntropy((1, 32, 32), latent_size=16, bounded_latent=True).encoder.code
-    assert leaves(code) == ["flatten", "linear 4096>16 bias=False", "norm 16", "tanh"]
+    assert layers(code) == ["flatten", "linear 4096>16 bias=False", "norm 16", "tanh"]
 
 
 def test_initial_weights_are_dcgans() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ocgan import (
+    OCGAN,
     PRESETS,
     accuracy,
     classifier_loss,
@@ -22,7 +23,17 @@ from noveltylab.methods.ocgan import (
     visual_loss,
 )
 from noveltylab.nets.losses import bce
-from tests.methods.conftest import blobs, changed, sigmoid, states
+from tests.methods.conftest import (
+    assert_initialised_as_dcgan,
+    assert_normal,
+    blobs,
+    changed,
+    layers,
+    owners,
+    settings,
+    sigmoid,
+    states,
+)
 
 NETWORKS = ("encoder", "decoder", "latent_discriminator", "image_discriminator", "classifier")
 
@@ -144,6 +155,70 @@ def test_image_term_trains_the_decoder_not_the_encoder(make: Callable[..., Any])
     weights = {name for name, _ in method.encoder.named_parameters()}
     assert all(torch.equal(before["encoder"][k], method.encoder.state_dict()[k]) for k in weights)
     assert changed(before, method) == {"decoder"}
+
+
+def test_latent_term_trains_the_encoder_not_the_decoder(make: Callable[..., Any]) -> None:
+    """The generator's D_l term reaches En through the codes; with it alone, De stays as it is."""
+    method = make("ocgan", w_vis=0.0, w_mse=0.0).train()
+    x = blobs(16)
+    before = {name: p.clone() for name, p in method.named_parameters()}
+    l1 = method.encoder(x)
+    method._update_generator(x, l1, method.decoder(l1), method.decoder(method.sample_latents(16)))
+    moved = {name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(before[name], p)}
+    assert moved == {"encoder"}
+
+
+def test_reconstruction_trains_encoder_and_decoder(make: Callable[..., Any]) -> None:
+    method = make("ocgan", w_vis=0.0, w_lat=0.0).train()
+    before = {name: p.clone() for name, p in method.named_parameters()}
+    method.update(Batch(blobs(16), torch.arange(16)))
+    for network in (method.encoder, method.decoder):
+        assert not any(
+            torch.equal(before[name], p) for name, p in method.named_parameters() if p is next(network.parameters())
+        )
+
+
+def test_every_network_sees_what_algorithm_1_gives_it(ocgan: Any) -> None:
+    """The inputs of all networks in one iteration, and in evaluation none of the noise."""
+    inputs: dict[str, list[Tensor]] = {name: [] for name in NETWORKS}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in NETWORKS}
+
+    def record(module: nn.Module, given: Any, output: Tensor, name: str) -> None:
+        inputs[name].append(given[0].detach().clone())
+        outputs[name].append(output.detach().clone())
+
+    for name in NETWORKS:
+        getattr(ocgan, name).register_forward_hook(lambda m, i, o, name=name: record(m, i, o, name))
+    x = blobs(16)
+    ocgan.update(Batch(x, torch.arange(16)))
+    (noisy,), (l1,), (x_hat, fake) = inputs["encoder"], outputs["encoder"], outputs["decoder"]
+    l2 = inputs["decoder"][1]
+    assert torch.equal(inputs["decoder"][0], l1)
+    assert all(map(torch.equal, inputs["classifier"], (x_hat, fake)))
+    assert all(map(torch.equal, inputs["latent_discriminator"], (l2, l1, l1)))
+    assert all(map(torch.equal, inputs["image_discriminator"], (x, fake, fake)))
+    assert (noisy - x).abs().max() > 0
+
+
+def test_discriminators_minimise_the_sum_of_their_losses(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    minimised: dict[str, float] = {}
+    monkeypatch.setattr(ocgan, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    losses = {name: loss.item() for name, loss in ocgan.update(Batch(blobs(16), torch.arange(16))).items()}
+    total = losses["latent_discriminator"] + losses["image_discriminator"]
+    assert minimised["discriminators"] == pytest.approx(total, rel=1e-6)
+    assert minimised["classifier"] == pytest.approx(losses["classifier"], rel=1e-6)
+
+
+def test_optimizers_are_plain_adam(make: Callable[..., Any]) -> None:
+    method = make("ocgan", lr=3e-4, beta1=0.4)
+    optimizers = method.build_optimizers()
+    assert {name: owners(method, optimizer) for name, optimizer in optimizers.items()} == {
+        "generator": {"encoder", "decoder"},
+        "discriminators": {"latent_discriminator", "image_discriminator"},
+        "classifier": {"classifier"},
+    }
+    for optimizer in optimizers.values():
+        assert settings(optimizer) == {"kind": "Adam", "lr": 3e-4, "betas": (0.4, 0.999)}
 
 
 # Mining.
@@ -279,6 +354,25 @@ def test_double_sigmoid_is_of_the_latent_discriminator_alone(make: Callable[...,
         assert not any(isinstance(layer, nn.Sigmoid) for layer in network)
 
 
+def test_mining_takes_as_many_steps_as_it_is_told(make: Callable[..., Any]) -> None:
+    method = make("ocgan", dropout=0.0, mining_steps=4, mining_step_size=0.1).train()
+    train_classifier(method, 3)
+    start = method.sample_latents(8)
+    at_once = method._mine_latents(start)
+    method.mining_steps = 1
+    step_by_step = start
+    for _ in range(4):
+        step_by_step = method._mine_latents(step_by_step)
+    torch.testing.assert_close(at_once, step_by_step)
+    assert not torch.allclose(at_once, method._mine_latents(start))
+
+
+def test_latents_are_uniform_over_the_cube(ocgan: Any) -> None:
+    latents = ocgan.sample_latents(2000).flatten()
+    shares = torch.histc(latents, 10, -1, 1) / len(latents)
+    np.testing.assert_allclose(shares.numpy(), 0.1, atol=0.01)
+
+
 def test_latents_stay_in_the_cube(make: Callable[..., Any]) -> None:
     method = make("ocgan", mining_step_size=1e6).train()
     train_classifier(method, 2)
@@ -349,14 +443,66 @@ def test_official_geometry_is_29_13_5(make: Callable[..., Any]) -> None:
     assert sides == [29, 13, 5, 1]
 
 
-def test_paper_channels_are_the_defaults() -> None:
-    from noveltylab.methods.ocgan import OCGAN
+#: The layers that the method's docstring names, one by one, for grey images of 32 pixels.
+LAYERS = {
+    "encoder": [
+        *["down 1>64 k5 s2 p2 bias=True", "leaky 0.2"],
+        *["down 64>128 k5 s2 p2 bias=False", "norm 128", "leaky 0.2"],
+        *["down 128>256 k5 s2 p2 bias=False", "norm 256", "leaky 0.2"],
+        *["down 256>16 k4 s1 p0 bias=False", "norm 16", "tanh"],
+    ],
+    "decoder": [
+        *["up 16>256 k4 s1 p0 bias=False", "norm 256", "relu"],
+        *["up 256>128 k5 s2 p2 more1 bias=False", "norm 128", "relu"],
+        *["up 128>64 k5 s2 p2 more1 bias=False", "norm 64", "dropout 0.5", "relu"],
+        *["up 64>1 k5 s2 p2 more1 bias=True", "tanh"],
+    ],
+    "latent_discriminator": [
+        "flatten",
+        *["linear 16>128 bias=False", "norm 128", "relu"],
+        *["linear 128>64 bias=False", "norm 64", "relu"],
+        *["linear 64>32 bias=False", "norm 32", "relu"],
+        *["linear 32>16 bias=False", "norm 16", "relu"],
+        *["linear 16>1 bias=True", "flatten"],
+    ],
+    "image_discriminator": [
+        *["down 1>12 k5 s2 p2 bias=True", "leaky 0.2"],
+        *["down 12>24 k5 s2 p2 bias=False", "norm 24", "leaky 0.2"],
+        *["down 24>48 k5 s2 p2 bias=False", "norm 48", "leaky 0.2"],
+        *["down 48>1 k4 s1 p0 bias=True", "flatten"],
+    ],
+    "classifier": [
+        *["down 1>64 k5 s2 p2 bias=True", "leaky 0.2"],
+        *["down 64>128 k5 s2 p2 bias=False", "norm 128", "leaky 0.2"],
+        *["down 128>256 k5 s2 p2 bias=False", "norm 256", "leaky 0.2"],
+        *["down 256>1 k4 s1 p0 bias=True", "flatten"],
+    ],
+}
 
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_are_the_ones_that_the_docstring_names(network: str) -> None:
+    assert layers(getattr(OCGAN((1, 32, 32)), network)) == LAYERS[network]
+
+
+def test_a_map_latent_is_the_paper_read_strictly() -> None:
+    """Tanh straight after the third convolution's batch norm."""
+    method = OCGAN((1, 32, 32), latent_layout="map")
+    assert layers(method.encoder) == [*LAYERS["encoder"][:7], "tanh"]
+    assert layers(method.decoder) == LAYERS["decoder"][3:]
+
+
+def test_initial_weights_are_dcgans() -> None:
+    torch.manual_seed(0)
+    assert_initialised_as_dcgan(OCGAN((1, 32, 32)))
+
+
+def test_defaults_are_those_of_the_docstring() -> None:
     method = OCGAN((1, 32, 32))
-    first = {name: getattr(method, name)[0].out_channels for name in ("encoder", "image_discriminator", "classifier")}
-    assert first == {"encoder": 64, "image_discriminator": 12, "classifier": 64}
-    widths = [layer.out_features for layer in method.latent_discriminator if isinstance(layer, nn.Linear)]
-    assert widths == [128, 64, 32, 16, 1]
+    assert (method.w_lat, method.w_vis, method.w_mse, method.mse_reduction) == (1, 1, 250, "mean")
+    assert (method.noise_std, method.score_noise) == (0.2, False)
+    assert (method.lr, method.beta1) == (2e-4, 0.5)
+    assert (method.mining_steps, method.mining_step_size, method.mining_start) == (5, 2.0, 0.75)
 
 
 def test_a_size_that_does_not_fit_is_refused(make: Callable[..., Any]) -> None:
@@ -415,18 +561,28 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Callable[..., Any
     x = torch.zeros(64, 1, 32, 32)
     for _ in range(2):
         method.update(Batch(x, torch.arange(64)))
-    assert seen[0].std().item() == pytest.approx(0.3, rel=0.02)
+    assert_normal(seen[0], 0.0, 0.3)
     assert not torch.equal(seen[0], seen[1])
 
 
 def test_published_scores(make: Callable[..., Any]) -> None:
-    method = make("ocgan").eval()
+    method = make("ocgan", lr=1e-2).train()
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5  # its running statistics keep up with twenty iterations
+    train_classifier(method, 20)  # the images of an untrained network are all alike
+    method.eval()
     x = blobs(6)
     with torch.inference_mode():
         scores = method.novelty_score(x)
+        clean_loss = method.validation_loss(x)
         x_hat = method.decoder(method.encoder(x))
         noisy = method.decoder(method.encoder(x + method.score_noise_image))
+        assert (noisy - x_hat).abs().mean() > 1e-3
         assert scores["mse"].numpy() == pytest.approx(((x - x_hat) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5)
+        assert scores["mse"].numpy() != pytest.approx(((x - noisy) ** 2).mean((1, 2, 3)).numpy(), rel=1e-4)
+        assert torch.equal(clean_loss, scores["mse"])
+        assert_normal(method.score_noise_image, 0.0, method.noise_std)
         for name, image in (("dv_x", x), ("dv_recon", x_hat), ("dv_recon_noisy", noisy)):
             assert torch.equal(scores[name], -method.image_discriminator(image))
         method.score_noise = True
