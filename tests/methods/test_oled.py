@@ -498,6 +498,52 @@ def test_batch_norms_and_slopes() -> None:
     assert type(decoder[-2]) is nn.Conv2d
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 30, 30)])
+def test_each_layer_in_its_order(shape: Any) -> None:
+    """Convolution, batch norm where there is one, activation; the last convolution of R bare, of MG with ReLU."""
+    method = OLED(shape, width=0.1)
+    shrink, slope, clipped = [nn.Conv2d, nn.BatchNorm2d], nn.LeakyReLU, nn.Identity
+    blocks = {name: [block for block in getattr(method, name) if isinstance(block, nn.Sequential)] for name in NETWORKS}
+    assert all([type(layer) for layer in block] == [*shrink, slope] for block in blocks["encoder"])
+    assert [type(layer) for layer in method.encoder[len(blocks["encoder"]) :]] == [nn.Flatten, nn.Linear]
+    assert [type(layer) for layer in method.decoder[:2]] == [nn.Linear, nn.Unflatten]
+    assert all(isinstance(block[0], nn.Conv2d) and type(block[1]) is slope for block in blocks["decoder"])
+    assert isinstance(method.decoder[-2], nn.Conv2d) and type(method.decoder[-1]) is clipped
+    normed = [index for index, block in enumerate(blocks["mask_generator"]) if len(block) == 3]
+    assert normed == [1]
+    assert [type(layer) for layer in blocks["mask_generator"][1]] == [*shrink, slope]
+    for layer in method.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.padding == (2, 2) and layer.bias is not None
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.momentum, layer.eps, layer.affine) == (0.1, 1e-5, True)
+
+
+def test_the_activation_map_is_a_relu_of_the_last_convolution(make: Make) -> None:
+    method = make("oled").eval()
+    before: list[Tensor] = []
+    method.mask_generator[-2].register_forward_hook(lambda module, inputs, out: before.append(out))
+    activation = method.mask_generator(textured(4))
+    assert (before[0] < 0).any() and (before[0] > 0).any()
+    np.testing.assert_array_equal(activation.detach().numpy(), np.maximum(before[0].detach().numpy(), 0))
+
+
+def test_defaults_are_the_papers_and_the_codes() -> None:
+    method = OLED((1, 28, 28), width=0.1)
+    assert (method.t, method.lam, method.mask, method.mask_grad) == (87.5, 1.0, "learned", "eps")
+    assert (method.mask_eps, method.mask_tau, method.average, method.out_act) == (1e-12, 0.1, "minmax", "linear_clip")
+    assert (method.mm_turn, method.validation) == (None, "rec_mask")
+
+
+def test_each_optimizer_has_the_weights_of_its_networks_and_no_decay() -> None:
+    method = OLED((1, 28, 28), width=0.1)
+    networks = {"reconstructor": [method.encoder, method.decoder], "mask_module": [method.mask_generator]}
+    for name, optimizer in method.build_optimizers().items():
+        (group,) = optimizer.param_groups
+        assert [id(p) for p in group["params"]] == [id(p) for network in networks[name] for p in network.parameters()]
+        assert not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
+
+
 def test_initial_weights_are_glorot() -> None:
     normal, uniform = OLED((1, 28, 28)).decoder[2][0].weight, OLED((1, 30, 30)).decoder[3][0].weight
     for weight in (normal, uniform):
@@ -506,7 +552,15 @@ def test_initial_weights_are_glorot() -> None:
     limit = math.sqrt(3) * uniform.std()
     assert uniform.abs().max() < 1.02 * limit < normal.abs().max() * limit / normal.std()
     assert normal.abs().max() > 3 * normal.std()
-    assert all((m.bias == 0).all() for m in OLED((1, 28, 28), width=0.1).modules() if isinstance(m, nn.Conv2d))
+    method = OLED((1, 28, 28), width=0.5)
+    for layer in method.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert (layer.bias == 0).all()
+            fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+            if fan_in * fan_out > 10_000:
+                assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (fan_in + fan_out)), rel=0.06)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all() and (layer.bias == 0).all()
 
 
 @pytest.mark.parametrize(
