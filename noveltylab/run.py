@@ -4,7 +4,6 @@ The stages, each ending in a file: read -> split.npz -> checkpoints/ -> scores.c
 Bad input is refused before the folder exists.
 """
 
-import hashlib
 import itertools
 import logging
 import math
@@ -24,7 +23,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from rich.text import Text
 
@@ -33,9 +31,7 @@ from noveltylab.aggregate import judge
 from noveltylab.auroc import METHOD
 from noveltylab.conformal import thresholds
 from noveltylab.data.base import EpochSampler, NoveltyData, Samples
-from noveltylab.data.cache import cached, code_key
 from noveltylab.data.identity import check_complete, check_same, hash_images, images_sha256
-from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import Split, save_split
 from noveltylab.data.reading import read_and_split
 from noveltylab.data.stamp import files_stamp
@@ -43,12 +39,11 @@ from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import held_out_scores, novelty_scores
 from noveltylab.files import open_regular
+from noveltylab.floors import SEEN, floor_scores
 from noveltylab.folds import Folds, in_folds
 from noveltylab.graph import graphed
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
-from noveltylab.methods.knn import KNN
-from noveltylab.methods.pca import PCA
 from noveltylab.metrics import collapse_warnings, evaluate, evaluate_kinds
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
@@ -60,9 +55,6 @@ from noveltylab.summary import print_summary
 from noveltylab.train import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
 
 log = logging.getLogger("noveltylab")
-
-#: Modules that compute the floors: a change of any makes them anew.
-FLOOR_CODE = ("methods.pca", "methods.knn", "methods.base", "evaluate", "data.preprocess", "data.decode")
 
 
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +120,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
         with timed(seconds, "score"):
             score(method, data, options, selected, folder)
         with timed(seconds, "floors"):
-            floors = floor_scores(data, options)
+            floors = floor_scores(data, options.trainer.score_batch_size)
         with timed(seconds, "measure"):
             result = measure(options, folder, floors)
             result["thresholds"] = cut(result["primary"], selected, method, options, folder)
@@ -475,27 +467,6 @@ def examples(method: Method, data: NoveltyData, count: int = 500) -> tuple[torch
     return inliers, outliers
 
 
-def floor_scores(data: NoveltyData, options: Options) -> list[Floor]:
-    """PCA residual and nearest neighbours on the run's own training and test images, scaled to [-1, 1].
-
-    The same for every method on a split, so they are computed once and kept in the cache, by the images' checksums.
-    """
-    plain = Preprocess()
-    code = code_key(FLOOR_CODE, ("torch", "numpy"))
-
-    def compute() -> dict[str, NDArray[np.float64]]:
-        found = {}
-        for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
-            floor.to(data.device).prepare(plain(data.train.to(data.device)))
-            (found[name],) = novelty_scores(floor, plain, data.test, options.trainer.score_batch_size).values()
-        return found
-
-    images = [hashlib.sha256(part.cpu().contiguous().numpy().data).hexdigest() for part in (data.train, data.test)]
-    key = {"code": code, "images": images, "shape": data.image_shape, "device": data.device.type}
-    columns, _ = judge(data.pieces(cached("floors", key, compute)), data.wholes)
-    return [Floor(name, column) for name, column in columns.columns.items()]
-
-
 def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, Any]:
     """The part of the result that follows from the scores file and the floors alone.
 
@@ -512,8 +483,8 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
     write_scores(folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns))
     main = metrics[primary]
     doubts = collapse_warnings(primary, scores.columns[primary], main["auroc"] if main else None)
-    if main and main["auroc"] < min(found["auroc"] for found in floor.values()):
-        doubts.append(f"{primary}: AUROC {main['auroc']:.4f} is below both floors; PCA or neighbours do better")
+    if main:
+        doubts += floor_warnings(primary, main["auroc"], {name: metrics["auroc"] for name, metrics in floor.items()})
     kinds = None
     if labelled and scores.classes:
         kinds = evaluate_kinds(scores.columns[primary], scores.is_outlier, scores.classes)
@@ -539,6 +510,21 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         },
         "warnings": doubts,
     }
+
+
+def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list[str]:
+    """What is to be said of a score that does not stand above the floors of its own run; floors: name -> AUROC."""
+    raw = [value for name, value in floors.items() if not name.endswith(SEEN)]
+    seen = {name: value for name, value in floors.items() if name.endswith(SEEN)}
+    if auroc < min(raw):
+        return [f"{primary}: AUROC {auroc:.4f} is below both floors; PCA or neighbours do better"]
+    highest = max(seen, key=lambda name: seen[name], default="")
+    if seen and auroc <= seen[highest] and auroc > max(raw):
+        return [
+            f"{primary}: AUROC {auroc:.4f} is above the floors of raw pixels, but not above {highest} "
+            f"({seen[highest]:.4f}): the preprocessing alone does as much"
+        ]
+    return []
 
 
 def measure_apart(folder: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:

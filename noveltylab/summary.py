@@ -109,6 +109,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
             + (f"{dot}{sizes['skipped']} unreadable, skipped" if sizes.get("skipped") else ""),
             "",
         ),
+        *(("floors", line, "") for line in _seen_floors(result)),
         *(("threshold", line, "") for line in _thresholds(result)),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", *_verified(result)),
@@ -133,6 +134,17 @@ def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
     return [
         (f"DIAGNOSIS batch norm in training mode at test; {warning}", "yellow"),
         (f"          {primary}: {dot.join(numbers)}", "yellow"),
+    ]
+
+
+def _seen_floors(result: Mapping[str, Any]) -> list[str]:
+    """What the floors of preprocessed images are, and the highest of them."""
+    seen = {name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith("_seen")}
+    if not seen:
+        return []
+    highest = max(seen, key=lambda name: seen[name])
+    return [
+        f"_seen: of the images as the method sees them, norm: |x|^2 alone; the highest is {highest}, {seen[highest]:.4f}"
     ]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -109,6 +110,33 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
     assert [result["seed"] for result in found] == [0, 2] and first != second
     assert "| method | score | 8, seed 0 | 8, seed 2 | mean |" in page
     assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
+
+
+def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(small: Path, tmp_path: Path) -> None:
+    """The means over the last epoch against the run's own log; the highest floor against its result."""
+    methods = {"ae": ["data.contrast=gcn", "trainer.max_epochs=2"]}
+    plan = {
+        **PLAN,
+        "inliers": [8],
+        "steady": [],
+        "methods": methods,
+        "logged": ["train/mse", "val/loss", "train/other"],
+    }
+    (small / "small.yaml").write_text(yaml.safe_dump(plan))
+    assert learn.main(["small", "--output", str(tmp_path / "out")]) == 0
+    folder = small / "results/learn/small/p1/ae/digits/inlier8/seed0"
+    logged = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    last = int(logged[-1][0])
+    means = [
+        np.mean([float(value) for at, name, value in logged if name == key and int(at) > last / 2])
+        for key in ("train/mse", "val/loss")
+    ]
+    page = (small / "RESULTS.md").read_text()
+    assert "| method | train/mse | val/loss | train/other |" in page
+    assert f"| ae | {means[0]:.4g} | {means[1]:.4g} |  |" in page
+    floors = {name: found["auroc"] for name, found in json.loads((folder / "result.json").read_text())["floor"].items()}
+    highest = max((name for name in floors if name.endswith("_seen")), key=lambda name: floors[name])
+    assert f"| floor of what ae sees: {highest} |  | {floors[highest]:.4f} |" in page
 
 
 def test_a_class_with_more_seeds_does_not_count_more_in_a_mean() -> None:

@@ -105,3 +105,11 @@ def test_long_names_of_further_numbers_keep_their_distance() -> None:
 def test_kinds_of_defects_have_rows_of_their_own() -> None:
     text = shown(kinds={"scratch": {**metrics(0.61), "outliers": 6}})
     assert "scratch (6)" in text and "0.6100" in text
+
+
+def test_floors_of_what_the_method_sees_are_explained_and_the_highest_is_named() -> None:
+    assert "_seen" not in shown()
+    floors = {name: metrics(value) for name, value in (("pca", 0.57), ("pca_seen", 0.61), ("norm_seen", 0.66))}
+    text = shown(floor=floors)
+    assert "floor: norm_seen" in text
+    assert "the highest is norm_seen, 0.6600" in text

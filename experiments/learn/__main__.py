@@ -28,6 +28,8 @@ HERE = Path(__file__).parent
 PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (not name.startswith("mnist"), name))
 
 Result = dict[str, Any]
+#: The floors that every run has, of raw pixels.
+FLOORS = ("pca", "knn")
 #: A class and a seed: a column of a plan's table.
 Cell = tuple[int, int]
 
@@ -69,6 +71,7 @@ def read_plan(name: str) -> dict[str, Any]:
     """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
 
     `first`: the classes that run where none is asked for, which have a mean of their own; without it all.
+    `logged`: names of losses whose mean over a run's last epoch stands in a table of its own; the logs are kept.
     Overrides that begin with the name of a row above are those of that row and more. `seeds`: one, 0, where none is
     named; made of them: `cells`.
     """
@@ -119,7 +122,7 @@ def run(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) 
     if code == 0:
         made = (output / name / folder(plan, method, cell)).absolute()
         # a method that is fitted once has no epochs
-        logged = cell[0] in plan["steady"] and (made / "metrics.csv").is_file()
+        logged = (cell[0] in plan["steady"] or "logged" in plan) and (made / "metrics.csv").is_file()
         keep.keep(made, f"learn/{name}", ("metrics.csv",) if logged else ())
     return code
 
@@ -166,14 +169,17 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
     for method, results in found.items():
         lines += rows(name, plan, method, results)
     for size in sorted({result["config"]["data"]["size"] for result in there}):
-        for floor in there[0]["floor"]:
+        for floor in FLOORS if there else ():
             # methods may hold out different shares, which moves a floor's fourth digit: the first method's stand here
             runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
             by_cell = {(run["inlier"], run["seed"]): run["floor"][floor]["auroc"] for run in runs}
             values = [by_cell.get(cell) for cell in plan["cells"]]
             lines.append(row(plan, f"floor: {floor}, {size} px", "", values, "", "", "", ""))
+    lines += seen_floors(plan, found)
     made = [result["provenance"] for result in there]
     machines = sorted({f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made})
+    if there and plan.get("logged"):
+        lines += ["", *logged_table(name, plan, found)]
     return [*lines, "", f"`{name}.yaml`; {'; '.join(machines) or 'nothing run'}.", "", plan["notes"].strip()]
 
 
@@ -194,6 +200,56 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         mark = "**" if score == there[0]["primary"] else ""
         lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
     return lines
+
+
+def seen_floors(plan: dict[str, Any], found: dict[str, list[Result | None]]) -> list[str]:
+    """The highest floor of the images as each method sees them, where these are not raw pixels."""
+    lines = []
+    for method, results in found.items():
+        columns: dict[str, list[float | None]] = {}
+        for floor in dict.fromkeys(
+            name for result in results if result for name in result["floor"] if name not in FLOORS
+        ):
+            columns[floor] = [result["floor"].get(floor, {}).get("auroc") if result else None for result in results]
+        if columns:
+            highest = max(columns, key=lambda floor: mean(value for value in columns[floor] if value is not None))
+            lines.append(row(plan, f"floor of what {method} sees: {highest}", "", columns[highest], "", "", "", ""))
+    return lines
+
+
+def logged_table(name: str, plan: dict[str, Any], found: dict[str, list[Result | None]]) -> list[str]:
+    """What the logs say of the last epoch, and the method's own metrics, each the mean over the cells that were run."""
+    extra = list(
+        dict.fromkeys(
+            key for results in found.values() for result in results if result for key in result.get("extra", {})
+        )
+    )
+    lines = [
+        "| " + " | ".join(["method", *plan["logged"], *extra]) + " |",
+        "|" + " --- |" * (1 + len(plan["logged"] + extra)),
+    ]
+    for method, results in found.items():
+        there = [(cell, result) for cell, result in zip(plan["cells"], results, strict=True) if result]
+        logs = [last_epoch(name, plan, method, cell, result) for cell, result in there]
+        columns = [[log[key] for log in logs if key in log] for key in plan["logged"]]
+        columns += [[result["extra"][key] for _, result in there if key in result.get("extra", {})] for key in extra]
+        lines.append(
+            "| " + " | ".join([method, *(f"{mean(values):.4g}" if values else "" for values in columns)]) + " |"
+        )
+    return lines
+
+
+def last_epoch(name: str, plan: dict[str, Any], method: str, cell: Cell, result: Result) -> dict[str, float]:
+    """Name -> mean over the last epoch of what the run logged then."""
+    path = kept_folder(name, plan, method, cell) / "metrics.csv"
+    lines = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    last = max((int(line["iteration"]) for line in lines), default=0)
+    begins = last * (1 - 1 / result["config"]["trainer"]["max_epochs"])
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        if int(line["iteration"]) > begins:
+            values.setdefault(line["name"], []).append(float(line["value"]))
+    return {key: mean(logged) for key, logged in values.items()}
 
 
 def span(values: list[int]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from noveltylab.auroc import FEW_IMAGES, Placements, place
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Run
-from noveltylab.report.rows import FLOORS, Row, floor_cells, paired_cells
+from noveltylab.report.rows import FLOORS, SEEN, Row, floor_cells, paired_cells, seen_floor_cells
 from noveltylab.report.stats import Cells, Paired, Spread, add, compare, correct, summarise
 from noveltylab.scores import Scores, read_scores
 
@@ -40,12 +40,12 @@ def _between_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
 
 def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
     for row in rows:
-        for floor in FLOORS:
+        for floor in (*FLOORS, *row.seen_floors):
             cells = row.floor(floor)
             stands_for_it = any(
-                other is row or paired_cells(row, other)[1].keys() >= cells.keys()
+                other is row or (floor in FLOORS and paired_cells(row, other)[1].keys() >= cells.keys())
                 for other in rows
-                if other.family == floor
+                if other.family == floor.removesuffix(SEEN)
             )
             if stands_for_it:
                 continue
@@ -109,9 +109,11 @@ def _column(run: Run, file: str, name: str) -> Scores | None:
     return replace(scores, columns={name: column})
 
 
-def class_means(rows: Sequence[Row], floors: Sequence[str] = FLOORS) -> dict[str, dict[int, float]]:
-    """Row or floor -> inlier label -> mean over seeds."""
+def class_means(rows: Sequence[Row], floors: Sequence[str] = FLOORS, seen: bool = True) -> dict[str, dict[int, float]]:
+    """Row or floor -> inlier label -> mean over seeds; `seen`: also the highest floor of what each row's method sees."""
     named = {row.name: row.cells() for row in rows} | {f"floor: {name}": floor_cells(rows, name) for name in floors}
+    if seen:
+        named |= {f"floor: {name}": cells for name, cells in seen_floor_cells(rows).items()}
     return {name: summary.classes for name, cells in named.items() if (summary := summarise(cells))}
 
 
@@ -119,4 +121,4 @@ def ranked(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
     """The class means that are ranked: of whole runs where there are any, without a floor that is one of their methods."""
     whole = [row for row in rows if not row.shortened] or list(rows)
     families = {row.family for row in whole}
-    return class_means(whole, [floor for floor in FLOORS if floor not in families])
+    return class_means(whole, [floor for floor in FLOORS if floor not in families], seen=False)

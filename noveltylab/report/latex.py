@@ -10,7 +10,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from noveltylab.report.published import Column, PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Expected, Row, expect, floor_cells, floor_is_shortened, notes
+from noveltylab.report.rows import (
+    FLOORS,
+    MARK,
+    Expected,
+    Row,
+    expect,
+    floor_cells,
+    floor_is_shortened,
+    notes,
+    seen_floor_cells,
+)
 from noveltylab.report.stats import Cells, Summary, summarise
 from noveltylab.report.text import escape_latex
 
@@ -61,6 +71,9 @@ def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
         if cells := floor_cells(rows, floor):
             numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
             lines.append(Line(f"floor: {floor}{mark}", numbers, "floor"))
+    for floor, cells in seen_floor_cells(rows).items() if table.about_auroc else ():
+        numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
+        lines.append(Line(escape_latex(f"floor: {floor}"), numbers, "floor"))
     names = short_names(rows)
     for row in rows:
         metrics = dict.fromkeys(column.metric for column in table.columns)

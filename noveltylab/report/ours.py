@@ -1,6 +1,7 @@
 """Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks, curves, the runs."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, RankPlot, number
@@ -8,7 +9,7 @@ from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons, class_means, ranked
 from noveltylab.report.curves import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect
+from noveltylab.report.rows import FLOORS, MARK, SEEN, Expected, Row, differing, expect
 from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
 
 #: Rules that use labels of outliers: shown apart.
@@ -47,16 +48,18 @@ def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable 
 
 def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
     rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
-    headers = ("row", "score", "mean", "std over seeds", "95 % interval", "cells", "minus pca", "minus knn", *rules)
+    headers = ("row", "score", "mean", "std over seeds", "95 % interval", "cells", "minus pca", "minus knn")
     lines = [
-        GridRow(_detail(row, score, expected, data, rules), row.kind if score is None else "")
+        GridRow(_detail(row, score, expected, data, rules, bool(_seen(rows))), row.kind if score is None else "")
         for row in rows
         for score in (None, *row.scores)
     ]
-    return Grid("Our numbers", (*headers, "weights", "schedule"), tuple(lines))
+    return Grid("Our numbers", (*headers, *_seen(rows), *rules, "weights", "schedule"), tuple(lines))
 
 
-def _detail(row: Row, score: str | None, expected: Expected, data: str, rules: Sequence[str]) -> tuple[Cell, ...]:
+def _detail(
+    row: Row, score: str | None, expected: Expected, data: str, rules: Sequence[str], with_seen: bool
+) -> tuple[Cell, ...]:
     cells = row.cells(score)
     summary = summarise(cells)
     shown = score or row.primary
@@ -73,10 +76,24 @@ def _detail(row: Row, score: str | None, expected: Expected, data: str, rules: S
         Cell("-") if low is None else Cell(f"{low:.4f} to {high:.4f}", low),
         Cell(f"{len(cells)} of {expected.cells}", len(cells)),
         *(_gap(cells, row.floor(floor), data) for floor in FLOORS),
+        *([_seen_gap(row, cells, data)] if with_seen else []),
         *(_labelled(row, rule, score) for rule in rules),
         Cell(row.weights),
         Cell(row.schedule),
     )
+
+
+def _seen(rows: Sequence[Row]) -> list[str]:
+    """The header of the column on floors of what a method sees, where any method sees more than raw pixels."""
+    return ["minus the highest floor of what it sees"] if any(row.seen_floors for row in rows) else []
+
+
+def _seen_gap(row: Row, cells: Cells, data: str) -> Cell:
+    """As `_gap`, and which floor it is."""
+    if row.highest_seen is None:
+        return Cell("-")
+    gap = _gap(cells, row.floor(row.highest_seen), data)
+    return replace(gap, text=f"{gap.text} ({row.highest_seen})")
 
 
 def _gap(cells: Cells, other: Cells, data: str) -> Cell:
@@ -219,12 +236,13 @@ def _pair_cells(first: str, second: str, paired: Paired) -> tuple[Cell, ...]:
 
 
 def _run_list(rows: Sequence[Row]) -> Grid:
-    headers = "row|inlier|seed|score|AUROC|95 % interval|pca|knn|weights|minutes|warnings|files"
-    lines = tuple(GridRow(_run_cells(row, run)) for row in rows for run in row.runs)
+    seen = "|highest floor of what it sees" if _seen(rows) else ""
+    headers = f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|weights|minutes|warnings|files"
+    lines = tuple(GridRow(_run_cells(row, run, bool(seen))) for row in rows for run in row.runs)
     return Grid("All runs", tuple(headers.split("|")), lines, page_only=True, folded=True)
 
 
-def _run_cells(row: Row, run: Run) -> tuple[Cell, ...]:
+def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
     result = run.result
     metrics = result.scores[result.primary]
     low, high = run.interval(metrics)
@@ -239,11 +257,19 @@ def _run_cells(row: Row, run: Run) -> tuple[Cell, ...]:
         number(metrics.auroc),
         Cell(f"{low:.4f} to {high:.4f}", low),
         *(number(floor.auroc if floor else None) for floor in floors),
+        *([_highest_seen(run)] if with_seen else []),
         Cell(f"{result.selected.rule}, epoch {result.selected.epoch}"),
         number(minutes, 1),
         Cell(" ".join(result.warnings)),
         Cell("", links=(("folder", run.folder), *_pictures(run.folder))),
     )
+
+
+def _highest_seen(run: Run) -> Cell:
+    """The highest floor of what its method sees, and which one."""
+    seen = {name: metrics.auroc for name, metrics in run.result.floor.items() if name.endswith(SEEN)}
+    name = max(seen, key=lambda name: seen[name], default=None)
+    return Cell("-") if name is None else number(seen[name], note=f"({name})")
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -6,7 +6,16 @@ from statistics import fmean
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.published import Counterpart, Line, PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Expected, Row, expect, floor_cells, floor_is_shortened
+from noveltylab.report.rows import (
+    FLOORS,
+    MARK,
+    Expected,
+    Row,
+    expect,
+    floor_cells,
+    floor_is_shortened,
+    seen_floor_cells,
+)
 from noveltylab.report.stats import Cells, Summary, summarise, tie_reasons
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
@@ -78,6 +87,9 @@ def _floor_lines(table: PaperTable, rows: Sequence[Row], expected: Expected) -> 
     mark = f" {MARK}" if floor_is_shortened(rows) else ""
     return [
         _line(f"floor: {name}{mark}", table, {"auroc": cells}, expected, "floor") for name, cells in floors if cells
+    ] + [
+        _line(f"floor: {name}", table, {"auroc": cells}, expected, "floor")
+        for name, cells in seen_floor_cells(rows).items()
     ]
 
 

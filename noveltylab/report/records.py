@@ -8,7 +8,7 @@ from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons
 from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes
+from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes, seen_floor_cells
 from noveltylab.report.stats import Cells, Paired, summarise
 from noveltylab.spreadsheet import quote
 
@@ -50,6 +50,8 @@ def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, da
     for floor in FLOORS:
         named = where | {"kind": "floor", "row": floor, "shortened": trial}
         yield from _summary_records(named, floor_cells(rows, floor), names)
+    for floor, cells in seen_floor_cells(rows).items():
+        yield from _summary_records(where | {"kind": "floor", "row": floor}, cells, names)
     for first, second, paired in comparisons:
         yield where | {"kind": "difference", "row": f"{first} minus {second}", "column": "mean"} | _compared(paired)
 

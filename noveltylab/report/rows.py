@@ -18,6 +18,8 @@ from noveltylab.report.stats import Cells
 from noveltylab.schema import Metrics, Result
 
 FLOORS = ("pca", "knn")
+#: Ends the name of a floor of the images as the run's method sees them, which differ from row to row.
+SEEN = "_seen"
 #: A number of ours is a mean over at least these seeds.
 SEEDS = (0, 1, 2)
 #: What a number may have been made with although its options are the same.
@@ -90,6 +92,17 @@ class Row:
     def floor(self, name: str) -> Cells:
         """The floor's AUROC on the very splits of this row."""
         return _cells(self.runs, lambda result: result.floor.get(name), "auroc")
+
+    @cached_property
+    def seen_floors(self) -> list[str]:
+        """The names of the floors of the images as the method sees them; empty where these are raw pixels."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.result.floor if name.endswith(SEEN)))
+
+    @cached_property
+    def highest_seen(self) -> str | None:
+        """The one of `seen_floors` with the highest mean over the row's cells, None where there is none."""
+        means = {name: fmean(value for value, _ in self.floor(name).values()) for name in self.seen_floors}
+        return max(means, key=lambda name: means[name], default=None)
 
     def labelled(self, rule: str, score: str | None = None) -> Cells:
         """AUROC at the epochs that labels of outliers chose; only where runs have them."""
@@ -262,6 +275,12 @@ def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
         by_split.setdefault(split, cells[run.cell])
     values = list(by_split.values())
     return fmean(value for value, _ in values), max(error or 0.0 for _, error in values)
+
+
+def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
+    """The highest floor of what each row's method sees, by a name that says so; only where that is not raw pixels."""
+    highest = ((row, row.highest_seen) for row in rows)
+    return {f"{name} of {row.name}": row.floor(name) for row, name in highest if name is not None}
 
 
 def floor_is_shortened(rows: Sequence[Row]) -> bool:

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from noveltylab.metrics import evaluate
 from noveltylab.report.collect import collect
-from noveltylab.report.compare import compare_all, ranked
+from noveltylab.report.compare import class_means, compare_all, ranked
 from noveltylab.report.rows import Row, group
 from noveltylab.report.stats import Paired
 from noveltylab.results import sha256_file
 from noveltylab.scores import Scores, read_scores, write_scores
-from tests.report.conftest import WriteRun, edit
+from tests.report.conftest import WriteRun, edit, flat_metrics
 
 
 def grouped(outputs: Path) -> list[Row]:
@@ -116,3 +117,24 @@ def test_a_bootstrap_interval_of_an_older_result_gets_a_width(outputs: Path, wri
     (perfect,) = [row.runs[0] for row in grouped(outputs) if row.method == "ocgan"]
     interval = perfect.interval(perfect.result.scores["mse"])
     assert 0.93 < interval[0] < 0.96 and interval[1] == 1.0
+
+
+def test_a_row_is_compared_with_every_floor_of_what_its_method_sees(outputs: Path, write_run: WriteRun) -> None:
+    """A row above the floors of raw pixels and below |x|^2 of what it sees; its own method's floor is left out."""
+
+    def with_seen(result: dict[str, Any]) -> None:
+        values = {"pca_seen": 0.55, "knn_seen": 0.6, "norm_seen": 0.9}
+        result["floor"] |= {name: flat_metrics(value) for name, value in values.items()}
+
+    for label in range(8):
+        shift = 0.001 * label
+        write_run("ocgan", inlier=label, auroc=0.8 + shift, floor=0.5, change=with_seen)
+        write_run("pca", inlier=label, auroc=0.55 + shift, floor=0.5, change=with_seen)
+        write_run("oled", inlier=label, auroc=0.7 + shift, floor=0.5)
+    pairs = compared(outputs)
+    assert pairs["ocgan", "floor: norm_seen"].mean == pytest.approx(-0.0965)
+    assert pairs["ocgan", "floor: pca_seen"].mean == pytest.approx(0.2535)
+    assert ("pca", "floor: pca_seen") not in pairs and ("pca", "floor: knn_seen") in pairs
+    assert not any(first == "oled" and "seen" in second for first, second in pairs)
+    assert not any("seen" in name for name in ranked(grouped(outputs)))
+    assert class_means(grouped(outputs))["floor: norm_seen of ocgan"] == dict.fromkeys(range(8), 0.9)

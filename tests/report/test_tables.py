@@ -107,6 +107,24 @@ def test_a_table_of_a_paper_beside_ours(outputs: Path, write_run: WriteRun) -> N
     assert not any("Missing" in text for text in bullets(document, "Remarks"))
 
 
+def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(outputs: Path, write_run: WriteRun) -> None:
+    def with_seen(result: dict[str, Any]) -> None:
+        result["floor"] |= {"knn_seen": flat_metrics(0.7), "norm_seen": flat_metrics(0.97)}
+
+    for label in range(10):
+        write_run(inlier=label, auroc=0.95, change=with_seen)
+        write_run("oled", inlier=label, auroc=0.9)
+    document, formats = make(outputs, "ocgan/table2_mnist")
+    (floor,) = rows(document, "Printed numbers", "floor: norm_seen of ocgan")
+    assert floor["Mean"] == "0.9700"
+    header = "minus the highest floor of what it sees"
+    details = {row["row"]: row[header] for name in ("ocgan", "oled") for row in rows(document, "Our numbers", name)}
+    assert details == {"ocgan": "-0.0200 (norm_seen)", "oled": "-"}
+    run = rows(document, "All runs", "ocgan")[0]
+    assert run["highest floor of what it sees"] == "0.9700 (norm_seen)"
+    assert "knn_seen of" not in str(formats)
+
+
 def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_classes(
     outputs: Path, write_run: WriteRun
 ) -> None:
