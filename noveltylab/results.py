@@ -57,6 +57,15 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.mm_turn": None,
         "method.validation": "rec_mask",
     },
+    "noveltylab.methods.nda.NDA": {
+        "method.encoder": "dim",
+        "method.crop_min": 0.08,
+        "method.crop_max": 1.0,
+        "method.mirror": 0.5,
+        "method.turn": 0.5,
+        "method.jitter": 0.4,
+        "method.grey": 0.2,
+    },
 }
 #: A key whose value is nobody else's business.
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)

@@ -21,6 +21,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -61,10 +62,24 @@ def generator(channels: int, base: int, latent: int, side: int) -> nn.Sequential
 
 
 class Encoder(nn.Module):
-    """C: `local` gives the map A (B, 2 base, 2 side, 2 side), `head` the code z (B, D) of a map."""
+    """C: `local` gives the map A (B, 2 base, 2 side, 2 side), `head` the code z (B, D) of a map.
 
-    def __init__(self, channels: int, base: int, latent: int, side: int) -> None:
+    kind "dcgan", section 2.3: DCGAN's discriminator with D outputs; leaky ReLU, no batch norm on
+    the first layer, the last convolution as large as its map. "dim", Deep InfoMax's: ReLU, batch
+    norm on every layer but the last, a linear layer of 16 base units before the code.
+    """
+
+    def __init__(self, channels: int, base: int, latent: int, side: int, kind: str) -> None:
         super().__init__()
+        if kind == "dcgan":
+            first: list[nn.Module] = [Conv2d(channels, base, 4, 2, 1, bias=False), self.leaky()]
+            self.local = nn.Sequential(*first, *self.halve(base, 2 * base, self.leaky()))
+            self.head = nn.Sequential(
+                *self.halve(2 * base, 4 * base, self.leaky()),
+                Conv2d(4 * base, latent, side, bias=False),
+                nn.Flatten(),
+            )
+            return
         self.local = nn.Sequential(*self.halve(channels, base), *self.halve(base, 2 * base))
         self.head = nn.Sequential(
             *self.halve(2 * base, 4 * base),
@@ -76,8 +91,13 @@ class Encoder(nn.Module):
         )
 
     @staticmethod
-    def halve(width_in: int, width: int) -> list[nn.Module]:
-        return [Conv2d(width_in, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    def leaky() -> nn.Module:
+        return nn.LeakyReLU(0.2)
+
+    @staticmethod
+    def halve(width_in: int, width: int, activation: nn.Module | None = None) -> list[nn.Module]:
+        convolution = Conv2d(width_in, width, 4, 2, 1, bias=False)
+        return [convolution, nn.BatchNorm2d(width), activation or nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)."""
@@ -208,58 +228,83 @@ def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
 # Negative augmentation M (sections 2.1 and 2.3): one draw per image from torch's generator, nothing asked of the device.
 
 
+@dataclass(frozen=True)
+class Strength:
+    """How far negatives are from their images.
+
+    Attributes:
+        crop_min, crop_max: Range of the share of the area that the window has.
+        mirror: Share of the images that are mirrored.
+        turn: Share of the images that are turned by 90, 180 or 270 degrees.
+        jitter: Largest change of brightness, contrast and saturation, a quarter of it of the hue;
+            of a spectrogram the largest offset.
+        grey: Share of the colour images that become grey.
+    """
+
+    crop_min: float = 0.08
+    crop_max: float = 1.0
+    mirror: float = 0.5
+    turn: float = 0.5
+    jitter: float = 0.4
+    grey: float = 0.2
+
+
 @torch.no_grad()
-def negative(x: Tensor, kind: str) -> Tensor:
+def negative(x: Tensor, kind: str, strength: Strength) -> Tensor:
     """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw; `kind` image or spec."""
     with torch.autocast(x.device.type, enabled=False):
-        grid = F.affine_grid(random_affine(x, kind), list(x.shape), align_corners=False)
+        grid = F.affine_grid(random_affine(x, kind, strength), list(x.shape), align_corners=False)
         warped = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
         unit = (0.5 * warped + 0.5).clamp(0, 1)
-        return 2 * (random_gain(unit) if kind == "spec" else random_colour(unit)) - 1
+        changed = random_gain(unit, strength) if kind == "spec" else random_colour(unit, strength)
+        return 2 * changed - 1
 
 
-def random_affine(x: Tensor, kind: str) -> Tensor:
+def random_affine(x: Tensor, kind: str, strength: Strength) -> Tensor:
     """Maps from output to input places in [-1, 1] for images x (B, ...): (B, 2, 3).
 
-    image: window of 0.08 to 1 of the area and aspect 3/4 to 4/3, mirrored half the time, turned by 90, 180 or 270 degrees half
-    the time. spec: each side of the window apart (the root of 0.08 to 1), neither mirrored nor turned.
+    image: window of `crop_min` to `crop_max` of the area and aspect 3/4 to 4/3, mirrored and turned
+    as `strength` says. spec: each side of the window apart (the root of such a share), neither
+    mirrored nor turned.
     """
     area, shape, left, top, mirror, turn, quarter = torch.rand(7, len(x), device=x.device, dtype=x.dtype)
-    area = 0.08 + 0.92 * area
+    span = strength.crop_max - strength.crop_min
+    area = strength.crop_min + span * area
     if kind == "spec":
-        width, height = area.sqrt(), (0.08 + 0.92 * shape).sqrt()
+        width, height = area.sqrt(), (strength.crop_min + span * shape).sqrt()
         flip, angle = torch.ones_like(area), torch.zeros_like(area)
     else:
         aspect = ((2 * shape - 1) * math.log(4 / 3)).exp()
         width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
-        flip = 1 - 2 * (mirror < 0.5).to(x.dtype)
-        angle = (turn < 0.5) * (1 + (3 * quarter).floor()) * (math.pi / 2)
+        flip = 1 - 2 * (mirror < strength.mirror).to(x.dtype)
+        angle = (turn < strength.turn) * (1 + (3 * quarter).floor()) * (math.pi / 2)
     cosine, sine = angle.cos().round(), angle.sin().round()
     x_row = torch.stack([width * flip * cosine, -width * flip * sine, (1 - width) * (2 * left - 1)], 1)
     y_row = torch.stack([height * sine, height * cosine, (1 - height) * (2 * top - 1)], 1)
     return torch.stack([x_row, y_row], 1)
 
 
-def random_colour(y: Tensor) -> Tensor:
-    """Colour jitter 0.4, 0.4, 0.4, 0.1 with probability 0.8, then grey with 0.2; y (B, C, H, W) in [0, 1].
+def random_colour(y: Tensor, strength: Strength) -> Tensor:
+    """Colour jitter with probability 0.8, then grey; y (B, C, H, W) in [0, 1].
 
     In this order: brightness, contrast, saturation, hue; the last two and grey for colour images alone.
     """
     rand = torch.rand(6, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
-    brightness, contrast, saturation = 0.6 + 0.8 * rand[:3]
+    jitter = strength.jitter
+    brightness, contrast, saturation = (1 - jitter) + 2 * jitter * rand[:3]
     jittered = adjust_brightness_accumulative(y, brightness)
     jittered = adjust_contrast_with_mean_subtraction(jittered, contrast)
     if y.shape[1] == 3:
         jittered = adjust_saturation_with_gray_subtraction(jittered, saturation)
-        jittered = adjust_hue(jittered, (0.2 * rand[3] - 0.1) * (2 * math.pi))
+        jittered = adjust_hue(jittered, (0.5 * jitter * rand[3] - 0.25 * jitter) * (2 * math.pi))
     y = torch.where(rand[4] < 0.8, jittered, y)
-    return torch.where(rand[5] < 0.2, rgb_to_grayscale(y), y) if y.shape[1] == 3 else y
+    return torch.where(rand[5] < strength.grey, rgb_to_grayscale(y), y) if y.shape[1] == 3 else y
 
 
-def random_gain(y: Tensor) -> Tensor:
-    """A louder or softer spectrogram: on its logarithmic scale an offset up to 0.4, with probability 0.8; y in [0, 1]."""
+def random_gain(y: Tensor, strength: Strength) -> Tensor:
+    """A louder or softer spectrogram: an offset on its logarithmic scale, with probability 0.8; y in [0, 1]."""
     offset, chance = torch.rand(2, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
-    return torch.where(chance < 0.8, (y + 0.8 * offset - 0.4).clamp(0, 1), y)
+    return torch.where(chance < 0.8, (y + 2 * strength.jitter * offset - strength.jitter).clamp(0, 1), y)
 
 
 def alike(x: Tensor, negatives: Tensor) -> Tensor:
@@ -328,7 +373,8 @@ class NDA(Method):
         contrastive_from: str | None = None,
         pca_norm: Literal["whiten", "unit_ball", "raw"] = "whiten",
         train_z: bool = False,
-        latent_lr: Annotated[float, Field(gt=0)] = 10.0,
+        latent_lr: Annotated[float, Field(gt=0)] = 100.0,
+        encoder: Literal["dcgan", "dim"] = "dim",
         channels: Annotated[int, Field(ge=2)] = 64,
         estimator_channels: Annotated[int, Field(ge=1)] = 512,
         recon: Literal["lap", "mse", "none"] = "lap",
@@ -341,6 +387,12 @@ class NDA(Method):
         use_zA: bool = True,
         prior: Literal["kl_moment", "adv", "coop"] = "kl_moment",
         augmentation: Literal["image", "spec"] = "image",
+        crop_min: Annotated[float, Field(gt=0, le=1)] = 0.08,
+        crop_max: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        mirror: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        turn: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        jitter: Annotated[float, Field(ge=0, lt=1)] = 0.4,
+        grey: Annotated[float, Field(ge=0, le=1)] = 0.2,
         w_recon: Annotated[float, Field(ge=0)] = 1.0,
         w_lat: Annotated[float, Field(ge=0)] = 1.0,
         w_mie: Annotated[float, Field(ge=0)] = 1.0,
@@ -358,6 +410,8 @@ class NDA(Method):
                 "method.latent_init=contrastive and method.contrastive_from=<weights of a finished nda run> go together; "
                 f"here method.latent_init={latent_init}, method.contrastive_from={contrastive_from}"
             )
+        if crop_min > crop_max:
+            raise ValueError(f"method.crop_min={crop_min} is above method.crop_max={crop_max}: a range goes up")
         given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
         self.preset, self.latent_lr = preset, latent_lr
@@ -366,11 +420,12 @@ class NDA(Method):
         self.pca_norm, self.train_z = pca_norm, train_z
         self.recon, self.recon_through_C, self.lat_reduction = recon, recon_through_C, lat_reduction
         self.prior, self.augmentation, self.use_prior = prior, augmentation, use_prior
+        self.strength = Strength(crop_min, crop_max, mirror, turn, jitter, grey)
         self.w_recon, self.w_lat, self.w_mie, self.beta, self.gamma = w_recon, w_lat, w_mie, beta, gamma
 
         side = size // 8
         self.generator = generator(image_channels, channels, latent_size, side).apply(initialise)
-        self.encoder = Encoder(image_channels, channels, latent_size, side).apply(initialise)
+        self.encoder = Encoder(image_channels, channels, latent_size, side, encoder).apply(initialise)
         self.global_estimator = (
             GlobalEstimator(channels, latent_size, side, estimator_channels, use_z) if use_global else None
         )
@@ -442,7 +497,7 @@ class NDA(Method):
         losses["lat"] = latent_loss(codes, z, self.lat_reduction)
         notes: dict[str, Tensor] = {}
         if self.global_estimator is not None or self.local_estimator is not None:
-            negatives = negative(x, self.augmentation)
+            negatives = negative(x, self.augmentation, self.strength)
             notes["alike"] = alike(x, negatives)
             losses |= self._contrast(maps, negatives, z)
         if self.use_prior:
@@ -451,7 +506,7 @@ class NDA(Method):
         total = torch.stack([weights.get(name, self.w_mie) * loss for name, loss in losses.items()]).sum()
         self.minimise(total, "networks")
         if self.train_z:
-            self._step_latents()
+            notes["code_step"] = self._step_latents(batch.index)
         return {name: value.detach() for name, value in (losses | notes).items()}
 
     def _reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -490,14 +545,23 @@ class NDA(Method):
         logits: Tensor = self.prior_estimator(z)
         return logits.to(z.dtype)
 
-    def _step_latents(self) -> None:
-        """GLO's step on the codes of the batch, by the gradients that `minimise` left in them."""
+    def _step_latents(self, index: Tensor) -> Tensor:
+        """GLO's step on the codes of the batch, by the gradients that `minimise` left in them.
+
+        Returns the mean length of a code's step, as a share of the code's own length; scalar.
+        """
         optimizer = self._optimizers_by_name["latents"]
+        gradient = self.latents.grad
+        assert gradient is not None
+        steps = self.latent_lr * torch.linalg.vector_norm(gradient[index], dim=1)
+        lengths = torch.linalg.vector_norm(self.latents.detach()[index], dim=1)
+        share: Tensor = (steps / lengths.clamp_min(1e-6)).mean()
         optimizer.step()
         optimizer.zero_grad()
         if self.latent_init == "pca" and self.pca_norm == "unit_ball":
             with torch.no_grad():
                 self.latents.copy_(onto_ball(self.latents))
+        return share
 
     # Section 2.3, last paragraph: the score is the reconstruction error, its metric not named.
 
@@ -527,6 +591,6 @@ class NDA(Method):
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """Training images above three negatives of each, and above what G makes of their codes z'."""
         shown = Row("training images", train)
-        negatives = [Row("negatives", negative(train, self.augmentation)) for _ in range(3)]
+        negatives = [Row("negatives", negative(train, self.augmentation, self.strength)) for _ in range(3)]
         generated = Row("G(z')", self.generator(self.latents[: len(train)]))
         return {"negatives": [shown, *negatives], "generated": [shown, generated]}

@@ -17,6 +17,7 @@ from noveltylab.methods.nda import (
     NDA,
     PRESETS,
     LaplacianPyramid,
+    Strength,
     alike,
     jsd_loss,
     kl_moment,
@@ -361,7 +362,7 @@ def test_estimators_learn_to_prefer_images_over_their_negatives(make: Make) -> N
     assert losses["local"] < 0.5 * 2 * np.log(2)
     with torch.no_grad():
         x = batch().x
-        maps, far = method.encoder.local(x), method.encoder.local(negative(x, "image"))
+        maps, far = method.encoder.local(x), method.encoder.local(negative(x, "image", Strength()))
         z = method.encoder.head(maps)
         for estimator in (method.global_estimator, method.local_estimator):
             assert estimator(maps, z).mean() > estimator(far, z).mean()
@@ -413,7 +414,7 @@ def test_contrast_reaches_the_encoder_through_both_maps_and_z(make: Make) -> Non
     z = torch.randn(8, 16, requires_grad=True)
     maps = method.encoder.local(blobs(8)).detach().requires_grad_()
     method.encoder.zero_grad()
-    sum(method._contrast(maps, negative(blobs(8), "image"), z).values()).backward()
+    sum(method._contrast(maps, negative(blobs(8), "image", Strength()), z).values()).backward()
     assert z.grad.abs().sum() > 0
     assert maps.grad.abs().sum() > 0
     assert method.encoder.local[0].weight.grad.abs().sum() > 0  # through the negatives alone, here
@@ -492,19 +493,21 @@ def test_draws_that_do_nothing_give_the_image_back(monkeypatch: pytest.MonkeyPat
     for kind in ("image", "spec"):
         if kind == "spec":
             with_draws(monkeypatch, shape=1.0)
-        torch.testing.assert_close(negative(x, kind), x, rtol=0, atol=1e-5)
-        assert alike(x, negative(x, kind)) == 1
+        torch.testing.assert_close(negative(x, kind, Strength()), x, rtol=0, atol=1e-5)
+        assert alike(x, negative(x, kind, Strength())) == 1
 
 
 def test_mirror_and_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture()
     with_draws(monkeypatch, mirror=0.4)
-    torch.testing.assert_close(negative(x, "image"), x.flip(-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative(x, "image", Strength()), x.flip(-1), rtol=0, atol=1e-5)
     for quarter, turns in ((0.1, 1), (0.5, 2), (0.9, 3)):
         with_draws(monkeypatch, turn=0.4, quarter=quarter)
-        torch.testing.assert_close(negative(x, "image"), torch.rot90(x, turns, (-2, -1)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(negative(x, "image", Strength()), torch.rot90(x, turns, (-2, -1)), rtol=0, atol=1e-5)
     with_draws(monkeypatch, turn=0.4, quarter=0.1, mirror=0.4)  # mirrored first, then turned
-    torch.testing.assert_close(negative(x, "image"), torch.rot90(x.flip(-1), 1, (-2, -1)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        negative(x, "image", Strength()), torch.rot90(x.flip(-1), 1, (-2, -1)), rtol=0, atol=1e-5
+    )
 
 
 def test_window_is_enlarged_to_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,10 +515,10 @@ def test_window_is_enlarged_to_the_whole_image(monkeypatch: pytest.MonkeyPatch) 
     inside = (..., slice(2, -2), slice(2, -2))  # at the window's rim the neighbours outside are seen as well
     with_draws(monkeypatch, area=(0.25 - 0.08) / 0.92, left=0.0, top=1.0)
     quarter = F.interpolate(x[..., 16:, :16], scale_factor=2, mode="bilinear")
-    torch.testing.assert_close(negative(x, "image")[inside], quarter[inside], rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative(x, "image", Strength())[inside], quarter[inside], rtol=0, atol=1e-5)
     with_draws(monkeypatch, area=1.0, shape=(0.25 - 0.08) / 0.92, top=0.0)  # a window of whole width, half height
     half = F.interpolate(x[..., :16, :], size=(32, 32), mode="bilinear")
-    torch.testing.assert_close(negative(x, "spec")[inside], half[inside], rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative(x, "spec", Strength())[inside], half[inside], rtol=0, atol=1e-5)
 
 
 def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,11 +531,11 @@ def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"saturation": 0.0}, 0.6 * unit + 0.4 * luma),
     ):
         with_draws(monkeypatch, jitter=0.7, **draws)
-        torch.testing.assert_close(negative(x, "image"), 2 * expected - 1, rtol=0, atol=1e-5)
+        torch.testing.assert_close(negative(x, "image", Strength()), 2 * expected - 1, rtol=0, atol=1e-5)
     with_draws(monkeypatch, grey=0.1)
-    torch.testing.assert_close(negative(x, "image"), (2 * luma - 1).expand_as(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative(x, "image", Strength()), (2 * luma - 1).expand_as(x), rtol=0, atol=1e-5)
     with_draws(monkeypatch, jitter=0.7, hue=1.0)
-    turned = (negative(x, "image") + 1) / 2
+    turned = (negative(x, "image", Strength()) + 1) / 2
     torch.testing.assert_close(turned.amax(1), unit.amax(1), rtol=0, atol=1e-5)  # value and chroma stay
     assert not torch.allclose(turned, unit, atol=1e-2)
 
@@ -540,7 +543,7 @@ def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gain_is_an_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture(1)
     with_draws(monkeypatch, shape=1.0, chance=0.5, offset=1.0)
-    torch.testing.assert_close(negative(x, "spec"), (x + 0.8).clamp(-1, 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative(x, "spec", Strength()), (x + 0.8).clamp(-1, 1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["image", "spec"])
@@ -548,27 +551,27 @@ def test_gain_is_an_offset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_image_has_its_own_draw_that_a_seed_repeats(kind: str, channels: int) -> None:
     x = picture(channels)[:1].repeat(64, 1, 1, 1).contiguous(memory_format=torch.channels_last)
     torch.manual_seed(5)
-    first, second = negative(x, kind), negative(x, kind)
+    first, second = negative(x, kind, Strength()), negative(x, kind, Strength())
     torch.manual_seed(5)
-    assert torch.equal(first, negative(x, kind))
+    assert torch.equal(first, negative(x, kind, Strength()))
     assert not torch.equal(first, second)
     assert len({tuple(image.flatten().tolist()) for image in first}) == 64
     assert first.shape == x.shape
     assert first.abs().max() <= 1
     assert alike(x, first) < 0.2
-    assert negative(4 * x, kind).abs().max() <= 1  # data with contrast normalisation leaves [-1, 1]
+    assert negative(4 * x, kind, Strength()).abs().max() <= 1  # data with contrast normalisation leaves [-1, 1]
 
 
 def test_a_spectrogram_is_never_mirrored_or_turned() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(64, 1, 32, 32)
-    turned = negative(ramp, "spec").mean((1, 2))  # over frequency: still rising in time
+    turned = negative(ramp, "spec", Strength()).mean((1, 2))  # over frequency: still rising in time
     assert (turned.diff(dim=1) >= -1e-6).all()
-    assert (negative(ramp, "image").mean((1, 2)).diff(dim=1) < -1e-3).any()
+    assert (negative(ramp, "image", Strength()).mean((1, 2)).diff(dim=1) < -1e-3).any()
 
 
 def test_the_rate_of_every_switch_of_the_draw() -> None:
     torch.manual_seed(0)
-    theta = module.random_affine(torch.zeros(4000, 1), "image")
+    theta = module.random_affine(torch.zeros(4000, 1), "image", Strength())
     width, height = theta[:, 0, :2].norm(dim=1), theta[:, 1, :2].norm(dim=1)
     area, aspect = width * height, width / height
     assert 0.08 <= area.min() < 0.09 and 0.97 < area.max() <= 1
@@ -581,11 +584,59 @@ def test_the_rate_of_every_switch_of_the_draw() -> None:
     corners = theta @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
     assert corners.abs().max() <= 1 + 1e-5  # the window lies in the image
     y = torch.full((4000, 3, 2, 2), 0.5) + torch.tensor([0.1, 0.0, -0.1])[:, None, None]
-    out = module.random_colour(y)
+    out = module.random_colour(y, Strength())
     untouched = (out - y).abs().amax((1, 2, 3)) < 1e-6
     grey = (out.amax(1) - out.amin(1)).amax((1, 2)) < 1e-6
     assert untouched.float().mean().item() == pytest.approx(0.2 * 0.8, abs=0.03)
     assert grey.float().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
+def test_each_strength_changes_its_own_part_of_the_draw() -> None:
+    torch.manual_seed(0)
+    strength = Strength(crop_min=0.7, crop_max=0.9, mirror=0.2, turn=0.1)
+    theta = module.random_affine(torch.zeros(4000, 1), "image", strength)
+    width, height = theta[:, 0, :2].norm(dim=1), theta[:, 1, :2].norm(dim=1)
+    area = width * height
+    assert 0.69 < area.min() < 0.71 and 0.89 < area.max() < 0.901
+    mirrored = (torch.linalg.det(theta[:, :, :2]) < 0).float().mean()
+    assert mirrored.item() == pytest.approx(0.2, abs=0.02)
+    angles = torch.atan2(theta[:, 1, 0] / height, theta[:, 1, 1] / height).div(torch.pi / 2).round()
+    assert (angles != 0).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    windows = module.random_affine(torch.zeros(4000, 1), "spec", Strength(crop_min=0.5, crop_max=0.6))
+    sides = torch.cat([windows[:, 0, 0], windows[:, 1, 1]]).square()
+    assert 0.5 <= sides.min() < 0.501 and 0.599 < sides.max() <= 0.6001
+
+    flat = torch.full((4000, 3, 2, 2), 0.5)  # only brightness changes it
+    factors = module.random_colour(flat, Strength(jitter=0.1)) / 0.5
+    assert 0.9 <= factors.min() < 0.905 and 1.095 < factors.max() <= 1.1001
+    assert torch.equal(module.random_colour(flat, Strength(jitter=0)), flat)
+    offsets = module.random_gain(flat, Strength(jitter=0.1)) - 0.5
+    assert -0.1001 <= offsets.min() < -0.095 and 0.095 < offsets.max() <= 0.1001
+
+    coloured = flat + torch.tensor([0.1, 0.0, -0.1])[:, None, None]
+    for share in (0.0, 0.6):
+        out = module.random_colour(coloured, Strength(jitter=0, grey=share))
+        grey = (out.amax(1) - out.amin(1)).amax((1, 2)) < 1e-6
+        assert grey.float().mean().item() == pytest.approx(share, abs=0.03)
+
+
+def test_the_strengths_are_those_of_the_options(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Strength] = []
+    monkeypatch.setattr(module, "negative", lambda x, kind, strength: (seen.append(strength), -x)[1])
+    chosen = {"crop_min": 0.5, "crop_max": 0.9, "mirror": 0.1, "turn": 0.2, "jitter": 0.3, "grey": 0.4}
+    prepared(make).update(batch())
+    prepared(make, **chosen).update(batch())
+    assert seen == [Strength(0.08, 1.0, 0.5, 0.5, 0.4, 0.2), Strength(**chosen)]
+    with pytest.raises(ValueError, match=r"method\.crop_min=0.9 is above method\.crop_max=0.5"):
+        make("nda", crop_min=0.9, crop_max=0.5)
+
+
+def test_hard_negatives_are_nearly_their_images() -> None:
+    x = picture().repeat(32, 1, 1, 1)
+    torch.manual_seed(0)
+    hard = Strength(crop_min=0.7, mirror=0, turn=0, jitter=0.1, grey=0)
+    gaps = [(negative(x, "image", strength) - x).abs().mean() for strength in (hard, Strength())]
+    assert gaps[0] < 0.9 * gaps[1]
 
 
 def test_alike_counts_copies_and_mirror_images() -> None:
@@ -608,13 +659,13 @@ def test_negatives_leave_the_running_statistics_alone(make: Make) -> None:
 
 def test_negatives_are_of_the_kind_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[str] = []
-    monkeypatch.setattr(module, "negative", lambda x, kind: (kinds.append(kind), -x)[1])
+    monkeypatch.setattr(module, "negative", lambda x, kind, strength: (kinds.append(kind), -x)[1])
     for kind in ("image", "spec"):
         prepared(make, augmentation=kind).update(batch())
     prepared(make, use_global=False, use_local=False).update(batch())  # none are needed
     assert kinds == ["image", "spec"]
     for factor, share in ((1, 1.0), (-1, 0.0)):
-        monkeypatch.setattr(module, "negative", lambda x, kind, factor=factor: factor * x)
+        monkeypatch.setattr(module, "negative", lambda x, kind, strength, factor=factor: factor * x)
         assert prepared(make).update(batch())["alike"] == share
 
 
@@ -643,9 +694,129 @@ def test_paper_sizes_are_the_defaults() -> None:
     assert (method.lr, method.momentum, method.weight_decay) == (0.002, 0.9, 0.005)
 
 
+def table(network: nn.Module) -> list[str]:
+    """One line for each layer: its type, and what of it decides a number."""
+    lines = []
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            kind = "up" if isinstance(layer, nn.ConvTranspose2d) else "conv"
+            size = f"{layer.in_channels}>{layer.out_channels}"
+            geometry = f"k{layer.kernel_size[0]} s{layer.stride[0]} p{layer.padding[0]}"
+            lines.append(f"{kind} {size} {geometry}{'' if layer.bias is None else ' bias'}")
+        elif isinstance(layer, nn.Linear):
+            bias = "" if layer.bias is None else " bias"
+            lines.append(f"linear {layer.in_features}>{layer.out_features}{bias}")
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert layer.affine and layer.track_running_stats
+            assert (layer.eps, layer.momentum) == (1e-5, 0.1)
+            lines.append(f"norm {layer.num_features}")
+        elif isinstance(layer, nn.LeakyReLU):
+            lines.append(f"leaky {layer.negative_slope}")
+        elif not list(layer.children()):
+            lines.append(type(layer).__name__.lower())
+    return lines
+
+
+GENERATOR = [
+    "unflatten", "up 5>16 k4 s1 p0", "norm 16", "relu", "up 16>8 k4 s2 p1", "norm 8", "relu",
+    "up 8>4 k4 s2 p1", "norm 4", "relu", "up 4>1 k4 s2 p1 bias", "tanh",
+]  # fmt: skip
+ENCODERS = {
+    "dim": [
+        "conv 1>4 k4 s2 p1", "norm 4", "relu", "conv 4>8 k4 s2 p1", "norm 8", "relu",
+        "conv 8>16 k4 s2 p1", "norm 16", "relu", "flatten", "linear 256>64", "norm 64", "relu",
+        "linear 64>5 bias",
+    ],
+    "dcgan": [
+        "conv 1>4 k4 s2 p1", "leaky 0.2", "conv 4>8 k4 s2 p1", "norm 8", "leaky 0.2",
+        "conv 8>16 k4 s2 p1", "norm 16", "leaky 0.2", "conv 16>5 k4 s1 p0", "flatten",
+    ],
+}  # fmt: skip
+ESTIMATORS = {
+    "global_estimator": [
+        "conv 8>4 k3 s1 p0 bias", "relu", "conv 4>2 k3 s1 p0 bias", "flatten", "linear 32>5 bias",
+        "linear 10>6 bias", "relu", "linear 6>6 bias", "relu", "linear 6>1 bias", "flatten",
+    ],
+    "local_estimator": [
+        "linear 8>6 bias", "linear 5>6", "relu", "linear 6>6 bias", "relu", "linear 6>1 bias",
+        "flatten",
+    ],
+    "prior_estimator": [
+        "linear 5>1000 bias", "relu", "linear 1000>200 bias", "relu", "linear 200>1 bias", "flatten",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_layer_is_the_one_that_the_docstring_names(encoder: str) -> None:
+    sizes = {"channels": 4, "latent_size": 5, "estimator_channels": 6}
+    method = NDA((1, 32, 32), encoder=encoder, prior="adv", **sizes)
+    assert table(method.generator) == GENERATOR
+    assert table(method.encoder) == ENCODERS[encoder]
+    for name, lines in ESTIMATORS.items():
+        assert table(getattr(method, name)) == lines, name
+    by_default = NDA((1, 32, 32), **sizes)
+    assert table(by_default.encoder) == ENCODERS["dim"]
+    assert by_default.prior_estimator is None
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_networks_start_from_dcgans_weights_and_estimators_from_torchs(encoder: str) -> None:
+    torch.manual_seed(0)
+    method = NDA((3, 32, 32), encoder=encoder, prior="adv")
+    for network in (method.generator, method.encoder):
+        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        weights = torch.cat([m.weight.detach().flatten() for m in convolutions])
+        assert weights.mean().item() == pytest.approx(0, abs=1e-4)
+        assert weights.std().item() == pytest.approx(0.02, rel=0.01)
+        assert (weights / 0.02).pow(4).mean().item() == pytest.approx(3, abs=0.1)  # normal
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+        scales = torch.cat([norm.weight.detach() for norm in norms])
+        assert scales.mean().item() == pytest.approx(1, abs=0.005)
+        assert scales.std().item() == pytest.approx(0.02, rel=0.15)
+        assert all(not norm.bias.any() for norm in norms)
+    for name in ("global_estimator", "local_estimator", "prior_estimator"):
+        for layer in getattr(method, name).modules():
+            if isinstance(layer, nn.Linear) and layer.weight.numel() > 10_000:
+                bound = layer.in_features**-0.5
+                assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.01), name
+                assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02), name
+
+
+def prior_noise(method: Any) -> Tensor:
+    """What the prior's estimator first sees beside 4000 codes."""
+    seen: list[Tensor] = []
+    method.prior_estimator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
+    method._prior_loss(torch.zeros(4000, 16), {})
+    return seen[0]
+
+
+def test_the_prior_is_the_standard_normal(make: Make) -> None:
+    for prior in ("adv", "coop"):
+        method = prepared(make, prior=prior)
+        noise = prior_noise(method)
+        assert noise.mean().item() == pytest.approx(0, abs=0.02)
+        assert noise.std().item() == pytest.approx(1, abs=0.02)
+        assert noise.pow(4).mean().item() == pytest.approx(3, abs=0.15)  # 1.8 for uniform noise
+
+
+@pytest.mark.parametrize("term", ["global", "local"])
+def test_each_contrast_reaches_z_and_both_maps_by_itself(make: Make, term: str) -> None:
+    method = prepared(make, use_global=term == "global", use_local=term == "local")
+    z = torch.randn(8, 16, requires_grad=True)
+    maps = method.encoder.local(blobs(8)).detach().requires_grad_()
+    losses = method._contrast(maps, negative(blobs(8), "image", Strength()), z)
+    assert losses.keys() == {term}
+    losses[term].backward()
+    assert z.grad.abs().sum() > 0
+    assert maps.grad.abs().sum() > 0
+    assert method.encoder.local[0].weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 32, 32), (1, 64, 64)])
-def test_geometry(make: Make, shape: tuple[int, int, int]) -> None:
-    method = prepared(make, shape)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_geometry(make: Make, shape: tuple[int, int, int], encoder: str) -> None:
+    method = prepared(make, shape, encoder=encoder)
     method.update(batch(8, shape))
     method.eval()
     x = blobs(4, shape)
@@ -720,6 +891,21 @@ def test_presets_set_the_optimizer_and_can_be_overridden(make: Make, preset: str
         group = optimizer.param_groups[0]
         momentum = group["momentum"] if preset == "sgd" else group["betas"][0]
         assert {"lr": group["lr"], "momentum": momentum, "weight_decay": group["weight_decay"]} == expected
+
+
+def test_the_optimizers_have_nothing_beside_their_numbers(make: Make) -> None:
+    for name in ("sgd", "adam"):
+        group = make("nda", preset=name).build_optimizers()["networks"].param_groups[0]
+        assert not group["maximize"]
+        if name == "sgd":
+            assert (group["dampening"], group["nesterov"]) == (0, False)
+        else:
+            assert (group["betas"][1], group["eps"]) == (0.999, 1e-8)
+            assert (group["amsgrad"], group["decoupled_weight_decay"]) == (False, False)
+    latents = prepared(make, train_z=True, latent_lr=3.0).build_optimizers()["latents"]
+    group = latents.param_groups[0]
+    assert isinstance(latents, torch.optim.SGD)
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (3.0, 0, 0, False)
 
 
 def test_every_parameter_has_one_optimizer(make: Make) -> None:
