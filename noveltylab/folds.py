@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.evaluate import held_out_scores
-from noveltylab.methods.base import Method
+from noveltylab.methods.base import Method, Row
 
 #: bytes of training images that all copies together may hold
 MAX_BYTES = 2 << 30
@@ -100,6 +100,10 @@ class Folds(Method):
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """That of the first copy."""
         return self.first.reconstruct(x)
+
+    def explain(self, x: Tensor) -> list[Row]:
+        """What the first copy compares images with."""
+        return self.first.explain(x)
 
 
 def in_folds(
