@@ -138,6 +138,7 @@ class TrainerOptions(_Strict):
     average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LATER["trainer.average_epochs"]
     val_every: Count
     select_from: Share
+    select_whole: bool = LATER["trainer.select_whole"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     score_batch_size: Count
 

@@ -25,6 +25,7 @@ except ImportError:  # not on Windows
 from noveltylab.errors import UserError
 from noveltylab.files import open_regular, read_json, read_yaml
 from noveltylab.files import sha256_file as sha256_file  # beside what else is asked of a run folder
+from noveltylab.phases import selects_nothing_else
 from noveltylab.schema import Result, Unmeasured, check_config, check_result
 
 PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
@@ -34,6 +35,7 @@ LATER: dict[str, Any] = {
     "trainer.winograd": False,
     "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0,
+    "trainer.select_whole": False,
     "data.bits": None,
     "data.label": None,
     "protocol.folds": 0,
@@ -136,9 +138,15 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def flat_options(config: Any) -> dict[str, Any]:
-    """A recorded config by dotted key, with the old values of options that it is too old to have."""
+    """A recorded config by dotted key, with the old values of options that it is too old to have.
+
+    trainer.select_whole is left out where it changes nothing: so runs from before it are like those after it.
+    """
     flat = flatten(config)
-    return LATER | LATER_OF_METHOD.get(str(flat.get("method._target_")), {}) | flat
+    options = LATER | LATER_OF_METHOD.get(str(flat.get("method._target_")), {}) | flat
+    if selects_nothing_else(options):
+        del options["trainer.select_whole"]
+    return options
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -14,8 +14,9 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from noveltylab.methods.base import Method, find_method
 from noveltylab.metrics import collapse_warnings, evaluate, evaluate_kinds
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
+from noveltylab.phases import Seen, in_words, lacking, seen_after
 from noveltylab.results import provenance, sha256_file, write_atomic, write_result
 from noveltylab.schema import APART
 from noveltylab.scores import Scores, read_scores, write_scores
@@ -117,6 +119,9 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             checkpoints.main(method, options.trainer.max_epochs if method.iterative else 0),
             checkpoints.seconds,
         )
+        seen = seen_after(method.phases, selected.epoch, options.trainer.max_epochs)
+        if lacking(seen):
+            doubts.append(unseen(seen, options.trainer.max_epochs))
         with timed(seconds, "score"):
             score(method, data, options, selected, folder)
         with timed(seconds, "floors"):
@@ -136,7 +141,12 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 load_weights(selected.path, method)
                 result["diagnosis"] = diagnosis.diagnose(method, data, options.seed, folder)
         result |= {
-            "selected": {"rule": selected.rule, "epoch": selected.epoch, "value": selected.value},
+            "selected": {
+                "rule": selected.rule,
+                "epoch": selected.epoch,
+                "value": selected.value,
+                "phases": [asdict(phase) for phase in seen],
+            },
             "weights": {"file": f"checkpoints/{selected.path.name}", "sha256": sha256_file(selected.path)},
             "input": {
                 "shape": list(data.image_shape),
@@ -407,6 +417,14 @@ def score_held_out(method: Method, data: NoveltyData) -> Scores | None:
     columns = held_out_scores(method, data.preprocess, data.val)
     # a score made of the whole test set is none of these images'
     return data.held_out({name: columns[name] for name in columns if name not in method.transductive})
+
+
+def unseen(seen: Sequence[Seen], epochs: int) -> str:
+    """That the scored weights are not those of the whole method, as a warning."""
+    return (
+        f"not the whole method: the scored weights have seen {in_words(seen)} of {epochs} epochs; train for more "
+        "trainer.max_epochs"
+    )
 
 
 def cut(primary: str, selected: Selected, method: Method, options: Options, folder: Path) -> dict[str, Any] | None:

@@ -60,10 +60,16 @@ class Kind(Metrics):
     outliers: Count
 
 
+class SeenPhase(Record):
+    name: str
+    epochs: Count
+
+
 class Selected(Record):
     rule: Literal["val_loss", "last"]
     epoch: Count
     value: float | None
+    phases: list[SeenPhase] | None = None  # None: an older result, see phases.py
 
     @model_validator(mode="after")
     def _has_its_value(self) -> "Selected":

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noveltylab import screen
+from noveltylab.phases import in_words, lacking, seen_by
 
 #: what the rows in yellow are
 RULES = {
@@ -101,7 +102,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
     seconds, sizes = result["seconds"], result["n"]
     pictures = ", figures/" if (Path(folder) / "figures").is_dir() else ""
     return [
-        ("weights", _weights(result["selected"]), ""),
+        ("weights", *_weights(result)),
         (
             "samples",
             f"{sizes['train']} train{dot}{sizes['val']} val{dot}"
@@ -211,11 +212,18 @@ def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> 
     return f"{listed}; fpr={smallest:g} has a threshold" if smallest else listed
 
 
-def _weights(selected: Mapping[str, Any]) -> str:
-    """How the scored weights were chosen, in words: the rule is part of every number."""
+def _weights(result: Mapping[str, Any]) -> tuple[str, str]:
+    """How the scored weights were chosen, in words, and the style: the rule is part of every number."""
+    selected = result["selected"]
     rule, epoch, value = selected["rule"], selected["epoch"], selected["value"]
+    seen = seen_by(selected, result.get("config", {}))
+    phases = f" ({in_words(seen)})" if seen else ""
+    style = "yellow" if lacking(seen) else ""
     if rule == "val_loss":
-        return f"epoch {epoch}, lowest loss on held-out inliers ({value:.4g}); no outlier used"
+        return f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}); no outlier used", style
     if rule == "last":
-        return f"of the last epoch ({epoch}); no outlier used" if epoch else "fitted once; no outlier used"
+        return (
+            f"of the last epoch, {epoch}{phases}; no outlier used" if epoch else "fitted once; no outlier used",
+            style,
+        )
     raise ValueError(f"{rule} is no rule for a run's number")

@@ -39,7 +39,8 @@ from noveltylab.graph import graphed
 from noveltylab.loggers import MetricsFile
 from noveltylab.methods.base import Method
 from noveltylab.metrics import evaluate
-from noveltylab.options import Options
+from noveltylab.options import Options, TrainerOptions
+from noveltylab.phases import begins
 from noveltylab.results import write_atomic
 from noveltylab.screen import console
 from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
@@ -126,11 +127,12 @@ class Average(WeightAveraging):
     """Beside the weights that train, their exponential average: w <- w + (w_now - w) / n after every chunk of iterations.
 
     n is the number of chunks in `epochs` epochs. What is validated and kept is the average; `last.ckpt` has both.
+    It begins anew with the epoch `begin`, counted from 1: no weights from before it are in it then.
     """
 
-    def __init__(self, epochs: float) -> None:
+    def __init__(self, epochs: float, begin: int = 1) -> None:
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.begin = epochs, begin
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, Method)
@@ -144,6 +146,11 @@ class Average(WeightAveraging):
         decay = 1 - 1 / max(1.0, chunks)
         # set here, not in `setup`: Lightning knows the number of chunks only now
         self._average_model.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._average_model is not None
+        if trainer.current_epoch + 1 == self.begin:
+            self._average_model.n_averaged.zero_()  # the next weights are copied, not averaged
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Not here: a run that resumes after its last epoch never ends its training (see `fit`)."""
@@ -181,6 +188,16 @@ class Stop(Callback):
             raise Interrupted(number)
         self.signal = number
         log.warning("ending this epoch, then stopping with a checkpoint; once more (Ctrl-C) stops at once")
+
+
+def first_whole_epoch(method: Method, settings: TrainerOptions) -> int:
+    """The first epoch, counted from 1, whose weights are those of the whole method; the last one where none is.
+
+    1 with trainer.select_whole=false, which asks for weights of any epoch.
+    """
+    if not settings.select_whole:
+        return 1
+    return min(begins(method.whole_from, settings.max_epochs), settings.max_epochs)
 
 
 class Checkpoints(Callback):
@@ -246,10 +263,15 @@ class Checkpoints(Callback):
         for name, value in values.items():
             better = -value if name == "val_loss" else value
             before = self.best.get(name, {}).get("better", -math.inf)
-            if epoch > self.options.trainer.select_from * epochs and better > before:
+            if epoch >= self._first_choice(method, epochs) and better > before:
                 self.best[name] = {"better": better, "value": value, "epoch": epoch}
                 if keep:
                     save_weights(self.folder / f"{name}.pt", method, self.data, rule=name, epoch=epoch, value=value)
+
+    def _first_choice(self, method: Method, epochs: int) -> int:
+        """The first epoch, counted from 1, whose weights a rule may choose."""
+        settings = self.options.trainer
+        return max(math.floor(settings.select_from * epochs) + 1, first_whole_epoch(method, settings))
 
     def _look(self, method: Method) -> dict[str, float]:
         """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
@@ -422,7 +444,9 @@ def _iteration_of(last: Path) -> int:
 def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
     """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
     stop = Stop()
-    average = Average(options.trainer.average_epochs) if options.trainer.average_epochs else None
+    settings, average = options.trainer, None
+    if settings.average_epochs:
+        average = Average(settings.average_epochs, first_whole_epoch(method, settings))
     checkpoints = Checkpoints(options, data, folder / "checkpoints", stop, average)
     progress = ProgressBar(f"{options.method['name']} {options.data.title} inlier {options.inlier_index}")
     callbacks = [Reseed(options.seed), *([average] if average else []), checkpoints, progress, stop]

@@ -14,6 +14,7 @@ KINDS = {
         "data.name", "data.size", "data.contrast", "data.subtract_mean", "data.batch_size",
         "data.limit_train", "data.features", "data.bits", "trainer.max_epochs", "trainer.devices", "trainer.precision",
         "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
+        "trainer.select_whole",
         "select",
     },
     "noted": {

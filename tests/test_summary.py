@@ -67,12 +67,31 @@ def test_ascii_output_is_possible() -> None:
     ("selected", "words"),
     [
         ({"rule": "val_loss", "epoch": 35, "value": 0.0224572}, "epoch 35, lowest loss on held-out inliers (0.02246)"),
-        ({"rule": "last", "epoch": 40, "value": None}, "of the last epoch (40)"),
+        ({"rule": "last", "epoch": 40, "value": None}, "of the last epoch, 40"),
         ({"rule": "last", "epoch": 0, "value": None}, "fitted once"),
+        (
+            {
+                "rule": "last",
+                "epoch": 20,
+                "value": None,
+                "phases": [{"name": "without mining", "epochs": 19}, {"name": "with mining", "epochs": 1}],
+            },
+            "of the last epoch, 20 (19 without mining, 1 with mining); no outlier used",
+        ),
     ],
 )
 def test_selection_is_said_in_words(selected: dict[str, Any], words: str) -> None:
     assert words in shown(selected=selected)
+
+
+def test_weights_that_have_not_seen_the_whole_method_stand_out() -> None:
+    """Of an older result, by its options."""
+    method = {"_target_": "noveltylab.methods.ocgan.OCGAN", "use_mining": True, "mining_start": 0.75}
+    config = {"method": method, "trainer": {"max_epochs": 1400}}
+    words = "epoch 1035 (1035 without mining, none with mining), lowest loss"
+    assert f"\x1b[33m{words}" in shown(color_system="standard", config=config)
+    assert "(1035 " not in shown(config={**config, "method": {**method, "use_mining": False}})
+    assert words not in shown(config={**config, "trainer": {"max_epochs": 1378}})
 
 
 def test_numbers_that_used_outlier_labels_stand_apart() -> None:

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
+from noveltylab.phases import lacking, seen_by
 from noveltylab.results import LATER, read_result, write_atomic
 
 HERE = Path(__file__).parent
@@ -190,7 +191,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         return [row(plan, method, "", [None] * len(results), "", "", "", "")]
     epochs = span([result["selected"]["epoch"] for result in there])
     planned = there[0]["config"]["trainer"]["max_epochs"]
-    epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}"
+    epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}{unseen(there)}"
     seconds = span([round(result["seconds"]["train"]) for result in there])
     lines = []
     for score in there[0]["scores"]:
@@ -250,6 +251,12 @@ def last_epoch(name: str, plan: dict[str, Any], method: str, cell: Cell, result:
         if int(line["iteration"]) > begins:
             values.setdefault(line["name"], []).append(float(line["value"]))
     return {key: mean(logged) for key, logged in values.items()}
+
+
+def unseen(results: list[Result]) -> str:
+    """In how many runs the scored weights have not seen the whole method, "" for none."""
+    lacks = [lack for result in results if (lack := lacking(seen_by(result["selected"], result["config"])))]
+    return f", {lacks[0]} in {len(lacks)} of {len(results)}" if lacks else ""
 
 
 def span(values: list[int]) -> str:

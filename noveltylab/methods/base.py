@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.phases import Phase as Phase  # methods take it from here
 
 
 @dataclass
@@ -106,6 +107,20 @@ class Method(L.LightningModule):
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by the name that `minimise` is called with."""
         return {}
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The stages of training in order, each of which makes other weights; [] where every epoch trains alike.
+
+        Only weights of the last one are those of the whole method. The same by recorded options: `CONFIGURED` in
+        noveltylab/phases.py.
+        """
+        return []
+
+    @property
+    def whole_from(self) -> float:
+        """Share of the epochs from which on the weights are those of the whole method."""
+        return self.phases[-1].start if self.phases else 0.0
 
     @property
     def phase(self) -> Hashable:

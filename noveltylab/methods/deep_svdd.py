@@ -30,8 +30,8 @@ The authors have two codes. The printed numbers come from the first one (Theano)
   at first (`warm_up`: 10 of 150 epochs);
 - weight decay as Adam's L2 term, of weights and, while pretraining, of batch norm's scales, never of
   its shifts (first code); the loss of eqs. 3 and 4 is reported without it;
-- selection: the lowest loss on held-out inliers, never an epoch of pretraining; the authors take the
-  last epoch, and hold no image out;
+- selection: the lowest loss on held-out inliers, never an epoch of pretraining, nor of a soft boundary whose
+  radius is still 0; the authors take the last epoch, and hold no image out;
 - batches: drawn anew in each epoch; the first code shuffles batches that stay as they are.
 Recipes: conf/tuned/deep_svdd_mnist.yaml is the later code, conf/preset/first_code/deep_svdd.yaml the
 first one on top of it. Images: conf/tuned/ sets Deep SVDD's own contrast normalisation
@@ -51,7 +51,7 @@ from pydantic import Field
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
 
-from noveltylab.methods.base import Batch, Method
+from noveltylab.methods.base import Batch, Method, Phase
 
 #: Channels of the blocks, each of which halves the image, and length of the code (section 4.1).
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {"mnist": ((8, 4), 32), "cifar10": ((32, 64, 128), 128)}
@@ -252,6 +252,16 @@ class DeepSVDD(Method):
         self.centred = False  # whether the centre is final; until then the training images are needed
         self.images: Tensor | None = None
         self.begun = -1.0  # `progress` of the epoch that `_begin_epoch` has seen
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Pretraining, with a soft boundary epochs whose radius is 0, and training by eq. 3 or 4."""
+        soft = self.objective == "soft-boundary" and self.warm_up > 0
+        # `phase` rounds to nine digits
+        start = self.pretrain + (self.warm_up - 5e-10) * (1 - self.pretrain) if soft else self.pretrain
+        phases = [Phase("of pretraining", 0.0, selectable=False)] if self.pretrain else []
+        phases += [Phase("with a radius of 0", self.pretrain)] if soft else []
+        return [*phases, Phase("of one-class training", start)] if phases else []
 
     @property
     def phase(self) -> tuple[str, float]:

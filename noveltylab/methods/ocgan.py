@@ -38,7 +38,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from noveltylab.methods.base import Batch, Method, Row, frozen
+from noveltylab.methods.base import Batch, Method, Phase, Row, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce
@@ -257,6 +257,11 @@ class OCGAN(Method):
         return optimizers
 
     # Algorithm 1.
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Mining, from `mining_start` on, makes the method of the paper's table 2; before, it is table 4's third row."""
+        return [Phase("without mining", 0.0), Phase("with mining", self.mining_start)] if self.use_mining else []
 
     @property
     def phase(self) -> bool:

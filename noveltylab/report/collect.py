@@ -11,6 +11,7 @@ from typing import Any
 from noveltylab.auroc import interval_of_counts, widest
 from noveltylab.errors import UserError
 from noveltylab.files import read_tail
+from noveltylab.phases import lacking, seen_by
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results import flat_options, kind_of_option, load_result
@@ -71,6 +72,11 @@ class Run:
     def fitted_once(self) -> bool:
         """Whether its method has no epochs."""
         return self.result.selected.epoch == 0
+
+    @cached_property
+    def lacks(self) -> str:
+        """What its scored weights are that have not seen the whole method, such as `without mining`; else ""."""
+        return lacking(seen_by(self.result.selected.model_dump(), self.result.config))
 
     @cached_property
     def options(self) -> dict[str, str]:

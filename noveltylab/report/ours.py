@@ -258,7 +258,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         Cell(f"{low:.4f} to {high:.4f}", low),
         *(number(floor.auroc if floor else None) for floor in floors),
         *([_highest_seen(run)] if with_seen else []),
-        Cell(f"{result.selected.rule}, epoch {result.selected.epoch}"),
+        Cell("; ".join(filter(None, (f"{result.selected.rule}, epoch {result.selected.epoch}", run.lacks)))),
         number(minutes, 1),
         Cell(" ".join(result.warnings)),
         Cell("", links=(("folder", run.folder), *_pictures(run.folder))),

@@ -153,6 +153,8 @@ def _gap_line(
     gap = summary.mean - printed
     reasons = tie_reasons(gap, table.data, summary.error, summary.seed_std)
     said = f"= tie: {'; '.join(reasons)}" if reasons else f"{'above' if gap > 0 else 'below'} the printed row"
+    if row.lacks:
+        said = f"not the whole method, so no verdict: scored weights {row.lacks}"
     shown = number(printed) if which else text
     return GridRow((*names, shown, number(summary.mean), number(gap, signed=True), Cell(said + which)))
 

@@ -27,6 +27,8 @@ FACTS = ("commit", "torch", "machine", "threads", "data")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Stands behind the name of a row of shortened runs.
 MARK = "†"
+#: An option that stands in recorded options only where it changes something.
+OPTIONAL = "trainer.select_whole"
 #: Differences that a row's name shows; the remarks have all of them.
 DETAILS = 3
 
@@ -154,7 +156,15 @@ class Row:
         """The rules that chose the epochs, and the epochs."""
         rules = " or ".join(dict.fromkeys(run.result.selected.rule for run in self.runs))
         epochs = [run.result.selected.epoch for run in self.runs]
-        return f"{rules}, epoch {min(epochs)}" + (f" to {max(epochs)}" if max(epochs) > min(epochs) else "")
+        chosen = f"{rules}, epoch {min(epochs)}" + (f" to {max(epochs)}" if max(epochs) > min(epochs) else "")
+        return "; ".join(filter(None, (chosen, self.lacks)))
+
+    @cached_property
+    def lacks(self) -> str:
+        """In how many runs the scored weights have not seen the whole method: `without mining in 7 of 10 runs`."""
+        counts = Counter(run.lacks for run in self.runs if run.lacks)
+        of = f"of {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        return ", ".join(f"{lack} in {count} {of}" for lack, count in counts.items())
 
 
 def _cells(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
@@ -222,12 +232,18 @@ def _identity(run: Run) -> dict[str, str]:
 def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
     """In what it differs from the others, in few words."""
     keys = dict.fromkeys(key for other in others for key in other)
-    differing = [key for key in keys if len({other.get(key) for other in others}) > 1]
+    differing = [key for key in keys if len(_values(key, others)) > 1]
     if "method.primary" in differing and "primary" in differing:
         differing.remove("method.primary")
-    words = [_words(key, identity.get(key, "absent")) for key in differing]
+    words = [_words(key, identity.get(key, "absent")) for key in differing if key != OPTIONAL or key in identity]
     more = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
     return ", ".join(words[:DETAILS]) + more
+
+
+def _values(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
+    """The values of an option in several rows, None among them where some have none."""
+    values = {option.get(key) for option in options}
+    return values - {None} if key == OPTIONAL else values
 
 
 def _words(key: str, value: str) -> str:
@@ -295,8 +311,8 @@ def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
         siblings = [other for other in rows if other.family == row.family]
         runs = [run for other in siblings for run in other.runs]
         for key in _keys(runs) if len(siblings) > 1 else ():
-            if len({run.options.get(key) for run in runs}) > 1:
-                value = _said(run.options.get(key, "absent") for run in row.runs)
+            value = _said(run.options.get(key, None if key == OPTIONAL else "absent") for run in row.runs)
+            if value and len(_values(key, [run.options for run in runs])) > 1:
                 differences.setdefault(row.name, []).append(f"{key}={value}")
     return differences
 
@@ -319,6 +335,7 @@ def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for row in rows:
         said = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
+        said += [f"scored weights {row.lacks}"] if row.lacks else []
         said += differences.get(row.name, [])
         counts = {fact: Counter(run.made_with[fact] for run in row.runs) for fact in FACTS}
         said += [f"{fact} {_counted(counts[fact])}" for fact in facts]

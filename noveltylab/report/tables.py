@@ -112,6 +112,8 @@ def _unlike(rows: Sequence[Row]) -> Iterator[Bullets]:
     """What has to be known before the numbers of these rows are compared."""
     if shortened := tuple(f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened):
         yield Bullets(f"{MARK} Shortened runs, not to be compared with whole ones", shortened)
+    if lacking := tuple(f"{row.name}: scored weights {row.lacks}" for row in rows if row.lacks):
+        yield Bullets("Not the whole method: weights from before its last phase began", lacking)
     if unlike := tuple(made_apart(rows)):
         yield Bullets("Made with", unlike)
 

@@ -336,3 +336,53 @@ def test_formulas_are_disarmed_in_the_csv_file(outputs: Path, write_run: WriteRu
     write_run("=1+1", auroc=0.9)
     _, lines = make(outputs)
     assert {line["row"] for line in lines if line["kind"] == "ours"} == {"'=1+1"}
+
+
+def mined(epochs: int) -> Callable[[dict[str, Any]], None]:
+    """Of 12 epochs, the last 3 of which mine; an old result, which does not record what its weights have seen."""
+
+    def change(result: dict[str, Any]) -> None:
+        ablation(True)(result)
+        result["config"]["method"]["mining_start"] = 0.75
+        result["config"]["trainer"]["max_epochs"] = 12
+        result["selected"]["epoch"] = 9 + epochs
+
+    return change
+
+
+def test_weights_that_have_not_seen_the_whole_method_get_no_verdict(outputs: Path, write_run: WriteRun) -> None:
+    """Of ten runs seven were never mined: so the row is marked in text, CSV and verdict."""
+    for label in range(10):
+        write_run(inlier=label, auroc=0.975, change=mined(0 if label < 7 else 1))
+    document, lines = make(outputs, "ocgan/table2_mnist")
+    words = "scored weights without mining in 7 of 10 runs"
+    row = document_row(document)
+    (against,) = [shown for shown in rows(document, "Ours against", f"{row}, mse") if shown["printed row"] == "OCGAN"]
+    assert against["what it says"] == f"not the whole method, so no verdict: {words}"
+    title = "Not the whole method: weights from before its last phase began"
+    assert bullets(document, title) == [f"{row}: {words}"]
+    assert rows(document, "Our numbers", row)[0]["weights"] == "val_loss, epoch 9 to 10; without mining in 7 of 10 runs"
+    assert all(words in str(line["note"]) for line in lines if line["kind"] == "ours")
+    listed = [shown["weights"] for shown in rows(document, "All runs", row)]
+    assert listed == ["val_loss, epoch 9; without mining"] * 7 + ["val_loss, epoch 10"] * 3
+
+
+def test_weights_that_have_seen_mining_in_one_epoch_get_one(outputs: Path, write_run: WriteRun) -> None:
+    for label in range(10):
+        write_run(inlier=label, auroc=0.975, change=mined(1))
+    document, _ = make(outputs, "ocgan/table2_mnist")
+    row = document_row(document)
+    (against,) = [shown for shown in rows(document, "Ours against", f"{row}, mse") if shown["printed row"] == "OCGAN"]
+    assert against["what it says"].startswith("= tie")
+    assert not [text for _, text in all_bullets(document) if "without mining" in text]
+
+
+def document_row(document: Document) -> str:
+    """The name of the only row of ours."""
+    (name,) = {row.cells[0].text for grid in grids(document) if grid.caption == "Our numbers" for row in grid.rows}
+    return name
+
+
+def all_bullets(document: Document) -> list[tuple[str, str]]:
+    blocks = [block for section in document.sections for block in section.blocks]
+    return [(block.title, text) for block in blocks if isinstance(block, Bullets) for text in block.points]
