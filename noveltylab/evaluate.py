@@ -150,7 +150,9 @@ def fold_batch_norm(module: nn.Module) -> None:
     if not isinstance(module, nn.Sequential):
         return
     for index, (layer, norm) in enumerate(pairwise(list(module))):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_mean is None or is_parametrized(layer):
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or is_parametrized(layer):
+            continue
+        if norm.running_mean is None or not norm.affine:  # torch cannot fuse it
             continue
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             module[index] = fuse_linear_bn_eval(layer, norm)

@@ -44,6 +44,7 @@ LATER: dict[str, Any] = {
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {
     "noveltylab.methods.ca_entropy.CAEntropy": {
+        "method.latent_bound": "none",
         "method.temperature": 1.0,
         "method.feature_norm": "mean_square",
     },

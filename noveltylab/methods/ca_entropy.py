@@ -78,15 +78,17 @@ class Encoder(nn.Module):
     """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks, from (B, base, H/2, W/2) down."""
 
     def __init__(
-        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, bounded: bool
+        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, bound: str
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             block(Conv2d(before, width, 4, 2, 1, bias=False), width, nn.LeakyReLU(0.2, inplace=True), ratio)
             for before, width in pairwise((channels, base, 2 * base, 4 * base))
         )
-        bound = [nn.BatchNorm1d(latent), nn.Tanh()] if bounded else []
-        self.code = nn.Sequential(*whole_map(4 * base, latent, side), *bound)
+        # Without a learned scale: the decoder would undo it, and the entropy could fall by scale alone.
+        fixed_scale = [nn.BatchNorm1d(latent, affine=False)]
+        bounds = {"none": [], "batch_norm": fixed_scale, "tanh": [nn.BatchNorm1d(latent), nn.Tanh()]}
+        self.code = nn.Sequential(*whole_map(4 * base, latent, side), *bounds[bound])
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = []
@@ -158,6 +160,7 @@ class CAEntropy(Method):
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         latent_size: Annotated[int, Field(ge=2)] = 100,
         bounded_latent: bool = False,
+        latent_bound: Literal["none", "batch_norm", "tanh"] = "none",
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         latent_to_decoder: Literal["raw", "softmax"] = "raw",
         channels: Annotated[int, Field(ge=1)] = 64,
@@ -197,7 +200,8 @@ class CAEntropy(Method):
         self.feature_norm, self.lam, self.score_norm = feature_norm, lam, score_norm
 
         side, ratio = (height // 8, width // 8), R if self.channel_attention else None
-        self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, bounded_latent)
+        bound = "tanh" if bounded_latent else latent_bound
+        self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, bound)
         self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
         self.discriminator = Discriminator(image_channels, channels, feature_size, side) if judged else None
         self.apply(initialise)

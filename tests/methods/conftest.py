@@ -116,8 +116,8 @@ def layer(module: nn.Module) -> str:
     if isinstance(module, nn.Linear):
         return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        assert (module.eps, module.momentum, module.affine, module.track_running_stats) == (1e-5, 0.1, True, True)
-        return f"norm {module.num_features}"
+        assert (module.eps, module.momentum, module.track_running_stats) == (1e-5, 0.1, True)
+        return f"norm {module.num_features}" + ("" if module.affine else " fixed")
     if isinstance(module, nn.LeakyReLU):
         return f"leaky {module.negative_slope}"
     return f"dropout {module.p}" if isinstance(module, nn.Dropout) else type(module).__name__.lower()

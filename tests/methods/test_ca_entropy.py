@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noveltylab.evaluate import deployed
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ca_entropy import (
     CAEntropy,
@@ -332,9 +333,34 @@ def test_layers_are_the_ones_that_the_docstring_names(network: str) -> None:
     assert layers(getattr(CAEntropy((1, 32, 32)), network)) == LAYERS[network]
 
 
-def test_the_bound_is_batch_norm_and_then_tanh() -> None:
-    code = CAEntropy((1, 32, 32), latent_size=16, bounded_latent=True).encoder.code
-    assert layers(code) == ["flatten", "linear 4096>16 bias=False", "norm 16", "tanh"]
+BOUNDS = [("none", []), ("batch_norm", ["norm 16 fixed"]), ("tanh", ["norm 16", "tanh"])]
+
+
+@pytest.mark.parametrize(("bound", "expected"), BOUNDS)
+def test_a_bound_follows_the_whole_map(bound: Any, expected: list[str]) -> None:
+    code = CAEntropy((1, 32, 32), latent_size=16, latent_bound=bound).encoder.code
+    assert layers(code) == ["flatten", "linear 4096>16 bias=False", *expected]
+
+
+def test_the_entropy_moves_under_batch_norm_alone_not_under_tanh(make: Make) -> None:
+    """What the bound decides: the entropy's own gradient can lower it, or cannot."""
+    falls = {}
+    for bound in ("batch_norm", "tanh"):
+        method = make("ca_entropy", **PLAIN | {"bounded_latent": False}, latent_bound=bound, w_inf=20.0).train()
+        entropies = [method.update(batch(64))["entropy"].item() for _ in range(40)]
+        falls[bound] = entropies[0] - entropies[-1]
+    assert falls["batch_norm"] > 0.5 > 0.3 > falls["tanh"]
+
+
+def test_a_norm_without_scale_is_scored_alike_when_deployed(make: Make) -> None:
+    method = make("ca_entropy", **PLAIN, latent_bound="batch_norm").train()
+    method.update(batch())
+    method.eval()
+    x = blobs(4, seed=1)
+    with torch.no_grad():
+        expected, scores = method.novelty_score(x), deployed(method).novelty_score(x)
+    for name, column in expected.items():
+        torch.testing.assert_close(scores[name], column, rtol=1e-4, atol=1e-6)
 
 
 def test_initial_weights_are_dcgans() -> None:
@@ -352,7 +378,8 @@ def test_initial_weights_are_dcgans() -> None:
 
 #: What stands at the top of the method's file, by option.
 DEFAULTS = {
-    "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "bounded_latent": False, "temperature": 1.0,
+    "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "bounded_latent": False, "latent_bound": "none",
+    "temperature": 1.0,
     "latent_to_decoder": "raw", "channels": 64, "feature_size": 100, "skip": False, "R": 16, "noise_std": 0.2,
     "ablation": "full", "entropy": None, "channel_attention": None, "adversarial": True, "feature_loss": True,
     "d_feature_loss": False, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "w_inf": 1.0,
