@@ -108,7 +108,7 @@ def spied_update(
 def layer(module: nn.Module) -> str:
     """A layer and every setting of it that changes what it computes."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        kind = "down" if isinstance(module, nn.Conv2d) else "up"
+        kind = {"Conv2d": "down", "ConvTranspose2d": "up"}.get(type(module).__name__, type(module).__name__.lower())
         sizes = {"k": module.kernel_size, "s": module.stride, "p": module.padding, "more": module.output_padding}
         assert all(height == width for height, width in sizes.values())
         setting = " ".join(f"{name}{side}" for name, (side, _) in sizes.items() if name != "more" or side)

@@ -1,5 +1,6 @@
 """NDA against its paper: losses against NumPy, the flow of gradients, negatives, the pyramid, switches."""
 
+import colorsys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -409,15 +410,43 @@ def test_both_pairs_hold_the_code_of_the_image_itself(make: Make) -> None:
     assert all(torch.equal(z, torch.cat([codes[0], codes[0]])) for z in seen)
 
 
-def test_contrast_reaches_the_encoder_through_both_maps_and_z(make: Make) -> None:
+@pytest.mark.parametrize("term", ["global", "local"])
+def test_each_contrast_reaches_the_encoder_through_both_maps_and_z(make: Make, term: str) -> None:
     method = prepared(make)
     z = torch.randn(8, 16, requires_grad=True)
     maps = method.encoder.local(blobs(8)).detach().requires_grad_()
     method.encoder.zero_grad()
-    sum(method._contrast(maps, negative(blobs(8), "image", Strength()), z).values()).backward()
+    method._contrast(maps, negative(blobs(8), "image", Strength()), z)[term].backward()
     assert z.grad.abs().sum() > 0
     assert maps.grad.abs().sum() > 0
     assert method.encoder.local[0].weight.grad.abs().sum() > 0  # through the negatives alone, here
+
+
+def test_the_whole_loss_reaches_z_by_every_term(make: Make) -> None:
+    """Eq. 8's gradient at the codes of the batch is the sum of its terms', each made apart."""
+    method = prepared(make, w_lat=5.0, w_mie=7.0)
+    codes: list[Tensor] = []
+    maps: list[Tensor] = []
+
+    def keep(network: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        codes.append(output)
+        maps.append(inputs[0])
+
+    method.encoder.head.register_forward_hook(keep)
+    method.minimise = lambda loss, name: loss.backward()
+    torch.manual_seed(3)
+    data = batch()
+    method.update(data)
+    torch.manual_seed(3)
+    negatives = negative(data.x, "image", Strength())
+    z = codes[0].detach().requires_grad_()
+    contrast = method._contrast(maps[0].detach(), negatives, z)
+    terms = [5 * latent_loss(method.latents[:16], z, "mean"), *(7 * loss for loss in contrast.values())]
+    terms.append(7 * 0.1 * kl_moment(z))
+    gradients = [torch.autograd.grad(term, z, retain_graph=True)[0] for term in terms]
+    assert all(gradient.abs().max() > 1e-6 for gradient in gradients)
+    torch.testing.assert_close(codes[0].grad, torch.stack(gradients).sum(0), rtol=1e-3, atol=1e-6)
 
 
 def test_trained_codes_follow_their_own_gradient(make: Make) -> None:
@@ -536,6 +565,9 @@ def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(negative(x, "image", Strength()), (2 * luma - 1).expand_as(x), rtol=0, atol=1e-5)
     with_draws(monkeypatch, jitter=0.7, hue=1.0)
     turned = (negative(x, "image", Strength()) + 1) / 2
+    by_hand = [colorsys.rgb_to_hsv(*pixel) for pixel in unit[0, :, :4, 0].T.tolist()]
+    expected = torch.tensor([colorsys.hsv_to_rgb((h + 0.1) % 1, s, v) for h, s, v in by_hand])
+    torch.testing.assert_close(turned[0, :, :4, 0].T, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(turned.amax(1), unit.amax(1), rtol=0, atol=1e-5)  # value and chroma stay
     assert not torch.allclose(turned, unit, atol=1e-2)
 
