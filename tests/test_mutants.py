@@ -61,7 +61,7 @@ def test_every_change_is_one_of_its_own_and_leaves_code_that_can_be_read(name: s
     assert len(set(codes)) == len(codes)
 
 
-@pytest.mark.parametrize("name", ["ocgan"])
+@pytest.mark.parametrize("name", ["ocgan", "ca_entropy", "oled", "nda"])
 def test_each_paper_has_twenty_changes(name: str) -> None:
     assert len([mutant for mutant in ALL if mutant.name == name]) >= 20
 

@@ -1,5 +1,6 @@
 """CA-Entropy against its paper: equations against NumPy, who learns from what, switches, scores."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -181,6 +182,48 @@ def test_the_generator_step_meets_the_discriminator_just_updated(method: Any, mo
         monkeypatch.setattr(method, step, lambda *a, s=step, f=inner: (calls.append(s), f(*a))[1])
     method.update(batch())
     assert calls == ["_update_discriminator", "_update_generator"]
+
+
+def plain_iteration(method: Any, optimizers: Any, x: Tensor, noise: Tensor) -> None:
+    """Eqs. 1 to 6 written plainly, D's step first; in G's step D is a copy."""
+    bce_logits = F.binary_cross_entropy_with_logits
+    one, zero = torch.ones(len(x)), torch.zeros(len(x))
+    x_hat, h = method.generate(x + noise)
+    told = bce_logits(method.discriminator(x)[0], one) + bce_logits(method.discriminator(x_hat.detach())[0], zero)
+    for loss, name in ((told, "discriminator"), (None, "generator")):
+        if loss is None:
+            discriminator = copy.deepcopy(method.discriminator)
+            logits, f_hat = discriminator(x_hat)
+            f = discriminator(x)[1].detach()
+            p = h.softmax(1)
+            loss = bce_logits(logits, one) + 50 * F.l1_loss(x_hat, x) + F.mse_loss(f_hat, f)
+            loss = loss - (p * p.log()).sum(1).mean()
+        optimizers[name].zero_grad()
+        loss.backward()
+        optimizers[name].step()
+
+
+def test_two_iterations_are_those_of_the_equations(make: Make) -> None:
+    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a gradient."""
+    method = make("ca_entropy", **PLAIN).train()
+    plain = copy.deepcopy(method)
+
+    def plain_sgd(networks: Any) -> dict[str, torch.optim.Optimizer]:
+        generator = [*networks.encoder.parameters(), *networks.decoder.parameters()]
+        parameters = {"generator": generator, "discriminator": networks.discriminator.parameters()}
+        return {name: torch.optim.SGD(group, 0.05) for name, group in parameters.items()}
+
+    method.build_optimizers = lambda: plain_sgd(method)
+    optimizers = plain_sgd(plain)
+    for seed in range(2):
+        x = blobs(16, seed=seed)
+        torch.manual_seed(seed)
+        plain_iteration(plain, optimizers, x, 0.2 * torch.randn_like(x))
+        torch.manual_seed(seed)
+        method.update(Batch(x, torch.arange(16)))
+    expected = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    for name, value in (*method.named_parameters(), *method.named_buffers()):
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def generator_gradients(method: Any, x: Tensor) -> dict[str, Tensor]:
