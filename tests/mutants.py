@@ -210,6 +210,8 @@ def mutate(root: Path, names: list[str], workers: int) -> list[Outcome]:
         outcomes = []
         for outcome in run_mutants(base, mutants, workers):
             outcomes.append(outcome)
+            if not outcome.failed:
+                progress.print(f"{outcome.mutant.name}: not noticed: {outcome.mutant.description}")
             progress.update(bar, advance=1, description=outcome.mutant.name)
     order = {mutant: position for position, mutant in enumerate(mutants)}
     return sorted(outcomes, key=lambda outcome: order[outcome.mutant])
