@@ -1,4 +1,4 @@
-"""From the scores of pieces (patches of a frame, segments of a recording) to the score of the whole."""
+"""From the scores of pieces (patches of a frame, images of a video, segments of a recording) to the score of the whole."""
 
 from dataclasses import dataclass
 
@@ -68,10 +68,10 @@ def scale_groups(scores: Array, groups: NDArray[np.str_], drop: int = DROPPED) -
 
 @dataclass(frozen=True, eq=False)
 class Wholes:
-    """The U wholes of a test split: frames of clips, or sound files.
+    """The U wholes of a test split: frames of clips, videos, or sound files.
 
-    kind "frame" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of int64 (n_test,), the whole of
-    each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces; masked bool
+    kind "frame", "video" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of int64 (n_test,), the whole
+    of each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces; masked bool
     (n_test,): pieces with an abnormal pixel, None where no masks say so.
     """
 
@@ -90,7 +90,7 @@ def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scor
     """What the run's number is measured on, and what is reported apart.
 
     Apart: "patches" (labelled as their frames), "patches_by_mask" (labelled by masks of pixels, where there are some) and
-    "clips" (frames under `scale_groups`), or "files".
+    "clips" (frames under `scale_groups`); "images" of videos; or "files".
     """
     if wholes is None:
         return pieces, {}
@@ -99,6 +99,8 @@ def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scor
     whole = Scores(wholes.ids.tolist(), wholes.labels, wholes.is_outlier, columns)
     if not wholes.main:
         return pieces, {f"{wholes.kind}s": whole}
+    if wholes.kind == "video":
+        return whole, {"images": pieces}
     scaled = {name: scale_groups(column, wholes.groups) for name, column in columns.items()}
     kept = next(iter(scaled.values()))[1]
     clips = Scores(

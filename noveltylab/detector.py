@@ -66,7 +66,7 @@ class _Weights(BaseModel):
 class _Input(BaseModel):
     model_config = ConfigDict(strict=True)
     shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=3, max_length=3)]
-    kind: Literal["image", "frame", "file"]
+    kind: Literal["image", "frame", "video", "file"]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
@@ -437,12 +437,17 @@ def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: i
 
 
 def _reader(options: Options, given: _Input) -> Reader:
-    kind: Kind = "recording" if given.kind == "file" else given.kind
-    if kind == "frame":
+    if given.kind == "frame":
         raise UserError(
             "this run scores frames of clips by the patches that move in them, which a file alone does not show; predict "
             "takes runs on images and on sound"
         )
+    if given.kind == "video":
+        raise UserError(
+            "this run scores videos by their images and took its threshold from a set of videos; predict takes runs on images "
+            "and on sound"
+        )
+    kind: Kind = "recording" if given.kind == "file" else "image"
     channels, height, width = given.shape
     if kind == "image" and (height != width or channels not in (1, 3)):
         raise UserError(

@@ -53,7 +53,9 @@ def draw(
         embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(few)])
     if embedded is not None:
         figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[few])
-    pieces = read_scores(folder / "scores_patches.csv") if data.wholes and data.wholes.main else scores
+    pieces = scores
+    if data.wholes and data.wholes.main:
+        pieces = read_scores(folder / f"scores_{'images' if data.wholes.kind == 'video' else 'patches'}.csv")
     column = pieces.columns[primary]
     cases = np.unique(np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values())))
     images = data.test[torch.from_numpy(cases)]
@@ -74,7 +76,7 @@ def draw(
         draw_kinds(scores, kinds, primary, pictures)
     if samples.units and samples.units.kind == "frame":
         draw_clips(samples, pieces.ids, column, main, primary, pictures)
-    elif samples.units and data.wholes:
+    elif samples.units and data.wholes and samples.units.kind == "file":
         draw_recordings(samples, data.wholes, main, pictures)
 
 

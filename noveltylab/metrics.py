@@ -97,11 +97,17 @@ def half_total_error_rate(test_scores: ArrayLike, test_is_outlier: ArrayLike, th
     Raises:
         UserError: As ``evaluate``, or a threshold that is NaN.
     """
+    return error_rates(test_scores, test_is_outlier, threshold)["hter"]
+
+
+def error_rates(test_scores: ArrayLike, test_is_outlier: ArrayLike, threshold: float) -> dict[str, float]:
+    """``far``, ``frr`` and their mean ``hter``; arguments and errors as ``half_total_error_rate``."""
     values, outlier = _checked(test_scores, test_is_outlier)
     if np.isnan(threshold):
         raise UserError("the threshold is NaN; take equal_error_threshold of a source set's scores.")
     rejected = values > threshold
-    return float((np.mean(~rejected[outlier]) + np.mean(rejected[~outlier])) / 2)
+    far, frr = float(np.mean(~rejected[outlier])), float(np.mean(rejected[~outlier]))
+    return {"far": far, "frr": frr, "hter": (far + frr) / 2}
 
 
 def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike) -> float:
@@ -121,6 +127,19 @@ def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike
     frr, far = frr[:-1], 1 - tpr[:-1]  # point i rejects the i highest distinct scores: the threshold is the next one
     gap = np.round(np.abs(frr - far), 12)  # equal gaps may differ in their last bit
     return float(np.unique(values)[::-1][np.lexsort((frr + far, gap))[0]])
+
+
+def source_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike, rule: str | float) -> float:
+    """The threshold that a source set places.
+
+    Args:
+        source_scores, source_is_outlier: As ``equal_error_threshold``.
+        rule: "equal_error", or the share of the source's inliers that is rejected at most; no outlier counts then.
+    """
+    if isinstance(rule, str):
+        return equal_error_threshold(source_scores, source_is_outlier)
+    inliers = np.asarray(source_scores, np.float64)[~np.asarray(source_is_outlier, np.bool_)]
+    return float(np.quantile(inliers, 1 - rule, method="higher"))
 
 
 def collapse_warnings(name: str, scores: ArrayLike, auroc: float | None) -> list[str]:

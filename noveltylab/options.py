@@ -36,7 +36,7 @@ SHOWN = 100
 #: names that no label of one's own images may have: results go by them
 DATA_SETS = {
     *("digits", "mnist", "fmnist", "cifar10", "coil100", "coil20", "ucsd", "dcase", "dcase_waveform"),
-    *("folder", "images"),
+    *("folder", "images", "antispoofing"),
 }
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -100,6 +100,8 @@ class DataOptions(_Strict):
     on_error: Literal["fail", "skip"] = "fail"
     bits: Annotated[int, Field(ge=8, le=16)] | None = LATER["data.bits"]
     label: Annotated[str | int, AfterValidator(usable_label)] | None = LATER["data.label"]
+    source: PathText | None = LATER["data.source"]
+    target: PathText | None = LATER["data.target"]
 
     @property
     def title(self) -> str:
@@ -236,11 +238,8 @@ def check_options(config: DictConfig) -> Options:
     """The composed config as a checked value.
 
     Raises:
-        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have; or the
-            experiment needs what nobody can download.
+        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have.
     """
-    if needs := config.get("needs"):
-        raise UserError(f"this experiment needs {needs}")
     try:
         plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:

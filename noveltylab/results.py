@@ -38,6 +38,8 @@ LATER: dict[str, Any] = {
     "trainer.select_whole": False,
     "data.bits": None,
     "data.label": None,
+    "data.source": None,
+    "data.target": None,
     "protocol.folds": 0,
     "diagnose": "none",
 }

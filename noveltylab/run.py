@@ -45,7 +45,7 @@ from noveltylab.folds import Folds, in_folds
 from noveltylab.graph import graphed
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
 from noveltylab.methods.base import Method, find_method
-from noveltylab.metrics import collapse_warnings, evaluate, evaluate_kinds
+from noveltylab.metrics import collapse_warnings, error_rates, evaluate, evaluate_kinds, source_threshold
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.phases import Seen, in_words, lacking, seen_after
@@ -400,6 +400,11 @@ def score(method: Method, data: NoveltyData, options: Options, selected: Selecte
     main, apart = judge(data.pieces(columns), data.wholes)
     for name, scores in (("scores", main), *((f"scores_{kind}", scores) for kind, scores in apart.items())):
         write_scores(folder / f"{name}.csv", scores)
+    if data.source is not None:
+        columns = novelty_scores(method, data.preprocess, data.source, options.trainer.score_batch_size, data.val)
+        # a score made of a whole set cannot be cut at a threshold of another set
+        columns = {name: column for name, column in columns.items() if name not in method.transductive}
+        write_scores(folder / "scores_source.csv", data.source_scores(columns))
     (folder / "calibration.csv").unlink(missing_ok=True)
     held_out = score_held_out(method, data)
     if held_out is not None:
@@ -521,6 +526,7 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
         **({} if labelled else {"unmeasured": unmeasured}),
         "floor": floor,
         "apart": measure_apart(folder, doubts),
+        **measure_cross(options, folder, scores),
         **({"kinds": kinds} if kinds else {}),
         "n_test": {
             "test_inliers": int((~scores.is_outlier).sum()),
@@ -560,6 +566,28 @@ def measure_apart(folder: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
             continue
         found[kind] = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
     return found
+
+
+def measure_cross(options: Options, folder: Path, test: Scores) -> dict[str, Any]:
+    """The error rates of each score at the threshold of the source set, as `cross`; {} under other protocols."""
+    path = folder / "scores_source.csv"
+    if not path.is_file():
+        return {}
+    source, rule = read_scores(path), options.protocol["threshold"]
+    rates = {}
+    for name, column in source.columns.items():
+        threshold = source_threshold(column, source.is_outlier, rule)
+        rates[name] = {"threshold": threshold, **error_rates(test.columns[name], test.is_outlier, threshold)}
+    return {
+        "cross": {
+            "source": Path(str(options.data.source)).name,
+            "target": Path(str(options.data.target)).name,
+            "rule": rule,
+            "source_inliers": int((~source.is_outlier).sum()),
+            "source_outliers": int(source.is_outlier.sum()),
+            "scores": rates,
+        }
+    }
 
 
 def gpu_name(method: Method) -> str | None:

@@ -15,8 +15,8 @@ Seconds = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rule = Annotated[str, Field(pattern=r"^(outlier_val|oracle)$")]
 #: what a run measures beside its own number: patches labelled as their frames, patches labelled by masks of pixels, frames
-#: of clips that are each scaled by themselves, whole sound files
-APART = ("patches", "patches_by_mask", "clips", "files")
+#: of clips that are each scaled by themselves, single images of videos, whole sound files
+APART = ("patches", "patches_by_mask", "clips", "images", "files")
 Apart = Annotated[str, Field(pattern=rf"^({'|'.join(APART)})$")]
 Diagnosis = Annotated[str, Field(pattern=r"^batch_statistics$")]
 Order = Annotated[str, Field(pattern=r"^(class_order|random_order|apart)$")]
@@ -111,7 +111,7 @@ class Weights(Record):
 
 class Input(Record):
     shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]], Field(min_length=3, max_length=3)]
-    kind: Literal["image", "frame", "file"]
+    kind: Literal["image", "frame", "video", "file"]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
@@ -164,6 +164,26 @@ class Config(Record):
     inlier: Count | str  # the name of a class folder, where these are called by numbers
     seed: Count
     output: str
+
+
+class ErrorRates(Record):
+    """At a threshold that the source set placed: shares of attacks accepted and of genuine videos rejected, their mean."""
+
+    threshold: float
+    far: Unit
+    frr: Unit
+    hter: Unit
+
+
+class Cross(Record):
+    """Across data sets: which ones, what placed the threshold, and the error rates of each score."""
+
+    source: str
+    target: str
+    rule: Literal["equal_error"] | Unit
+    source_inliers: Count
+    source_outliers: Count
+    scores: dict[str, ErrorRates]
 
 
 class Place(Record):
@@ -220,6 +240,7 @@ class Result(Place):
     labelled: dict[Rule, dict[str, Metrics]] = {}
     apart: dict[Apart, dict[str, Metrics]] = {}
     kinds: dict[str, Kind] = {}
+    cross: Cross | None = None
     diagnosis: dict[Diagnosis, dict[Order, dict[str, Metrics]]] = {}
     auroc_ci_method: str | None = None  # None: a bootstrap's percentiles
 

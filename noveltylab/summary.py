@@ -28,6 +28,7 @@ APART = {
     "patches": "patches, their frame's label",
     "patches_by_mask": "patches, by pixel masks",
     "clips": "frames, each clip scaled",
+    "images": "single images",
     "files": "whole files",
 }
 
@@ -112,6 +113,7 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ),
         *(("floors", line, "") for line in _seen_floors(result)),
         *(("threshold", line, "") for line in _thresholds(result)),
+        *(("HTER", line, "") for line in _half_total_error_rate(result)),
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", *_verified(result)),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
@@ -194,6 +196,23 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
     elif row["bound"] > row["expected"]:
         about, trust = "about", f"; at most {row['bound']:.0%} in the worst case"
     return [f"{found['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"]
+
+
+def _half_total_error_rate(result: Mapping[str, Any]) -> list[str]:
+    """The primary score's error rates on the target set, and where on the source set the threshold is from."""
+    cross = result.get("cross")
+    if cross is None or result["primary"] not in cross["scores"]:
+        return []
+    rates, rule = cross["scores"][result["primary"]], cross["rule"]
+    inliers = f"{cross['source_inliers']} held-out genuine videos"
+    if rule == "equal_error":
+        by = f"equal error on {cross['source']}, {inliers} and {cross['source_outliers']} attacks"
+    else:
+        by = f"{rule:.0%} of {inliers} of {cross['source']} rejected"
+    return [
+        f"{rates['hter']:.4f} on {cross['target']} (FAR {rates['far']:.4f}, FRR {rates['frr']:.4f}) above "
+        f"{rates['threshold']:.4g}: {by}"
+    ]
 
 
 def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> str:

@@ -170,6 +170,30 @@ def write_ucsd(
     return folder
 
 
+def write_faces(root: Path, videos: int = 6, images: int = 4, *, devel: Iterable[str] = ("replay",)) -> Path:
+    """Write two sets of drawn faces, casia and replay, each with so many genuine videos and attacks a part; return the root.
+
+    <root>/<set>/{train,devel,test}/{real,attack/print}/<video>/<image>.png, grey, 24 pixels a side. A face is a disc that
+    sways; a print of it shows stripes. Each set has a brightness of its own.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:24, :24] - 11.5
+    for name, light in (("casia", 150), ("replay", 170)):
+        for part in ("train", "devel", "test") if name in devel else ("train", "test"):
+            for video, kind in itertools.product(range(videos), ("real", "attack/print")):
+                where = root / name / part / kind / f"v{video}"
+                where.mkdir(parents=True)
+                for image in range(images):
+                    away = np.hypot(x - np.sin(video + image), y - rng.normal(0, 0.5))
+                    face = light * (away < 8) + rng.normal(0, 4, (24, 24)) + 40
+                    stripes = 30 * (x.astype(int) % 3 == 0) if kind != "real" else 0
+                    pixels = np.clip(face - stripes, 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(where / f"{image:03d}.png")
+    return root
+
+
 def write_dcase(
     root: Path,
     scenes: tuple[str, ...] = ("beach", "park"),

@@ -12,7 +12,8 @@ from noveltylab.results import CELL, FREE, NOTED, kind_of_option
 KINDS = {
     "numbers": {
         "data.name", "data.size", "data.contrast", "data.subtract_mean", "data.batch_size",
-        "data.limit_train", "data.features", "data.bits", "trainer.max_epochs", "trainer.devices", "trainer.precision",
+        "data.limit_train", "data.features", "data.bits", "data.source", "data.target",
+        "trainer.max_epochs", "trainer.devices", "trainer.precision",
         "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
         "trainer.select_whole",
         "select",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.formats import write_cifar10, write_coil, write_dcase, write_mnist, write_ucsd
+from tests.formats import write_cifar10, write_coil, write_dcase, write_faces, write_mnist, write_ucsd
 from tests.methods.conftest import SMALL
 
 #: dataset -> (what writes a tiny one under a root, its inlier)
@@ -18,6 +18,7 @@ SETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "coil100": (lambda root: write_coil(root, objects=(1, 2)), "obj1"),
     "ucsd": (lambda root: write_ucsd(root, frames=12), "normal"),
     "dcase": (write_dcase, "park"),
+    "antispoofing": (write_faces, "genuine"),
 }
 TINY = (
     "trainer.max_epochs=1",
@@ -43,6 +44,8 @@ def test_every_method_runs_on_every_dataset(
 ) -> None:
     small = {**SMALL.get(method, {}), **({"latent_size": 8} if method == "nda" else {})}
     options = [f"method.{key}={str(value).lower()}" for key, value in small.items()]
+    if data == "antispoofing":
+        options += ["data.source=casia", "data.target=replay"]
     result = run_here(
         f"method={method}", f"data={data}", f"inlier={SETS[data][1]}", f"data.root={root}", *TINY, *options
     )
@@ -50,5 +53,5 @@ def test_every_method_runs_on_every_dataset(
         assert 0 <= metrics["auroc"] <= 1
     assert 12 < result["n"]["train"] <= 32
     assert result["data"] == data
-    expected = {"ucsd": {"patches", "clips"}, "dcase": {"files"}}.get(data, set())
-    assert set(result["apart"]) == expected
+    apart = {"ucsd": {"patches", "patches_by_mask", "clips"}, "antispoofing": {"images"}, "dcase": {"files"}}
+    assert set(result["apart"]) == apart.get(data, set())

@@ -45,10 +45,10 @@ _BLOCK = 1024  # images resized at once
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What the samples are pieces of, in order of time: the frames of videos, or sound files.
+    """What the samples are pieces of, in order of time: the frames of videos, whole videos, or sound files.
 
-    kind "frame" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels int64, groups (the clip or file)
-    and test bool, each (U,); grid: rows and columns of the patches of a frame.
+    kind "frame", "video" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels int64, groups (the clip or
+    file) and test bool, each (U,); grid: rows and columns of the patches of a frame.
     """
 
     kind: str
@@ -184,7 +184,8 @@ class NoveltyData(L.LightningDataModule):
     """One split of one dataset, resident as uint8 tensors.
 
     Attributes: train, val, test, val_outliers uint8 (n, C, H, W); train_ids (n_train,); val_ids (n_val,); test_labels,
-    test_ids, test_is_outlier (n_test,); wholes, the frames or files of the test; preprocess, fitted on train; batch_size,
+    test_ids, test_is_outlier (n_test,); wholes, the frames, videos or files of the test; source, what places the threshold
+    under `cross`: val and the source's outliers, None under another protocol; preprocess, fitted on train; batch_size,
     the effective one; warnings, sentences for the result.
     Arguments: size, pixels to resize to, None keeps the native size; chunk, iterations per loader batch; on_device,
     keep train and val on the trainer's device if they fit. UserError for bad values or a split that does not hold.
@@ -220,6 +221,11 @@ class NoveltyData(L.LightningDataModule):
         self.test_is_outlier = split.is_outlier
         self.names = samples.names
         self.wholes = _wholes(samples, split, inlier)
+        self.source: Tensor | None = None
+        if self.wholes is not None and self.wholes.kind == "video":
+            index = np.concatenate([split.val, split.source_outliers])
+            self.source = _take(samples.images, index, size)
+            self._source = _units_of(samples, index)
         self.inlier = inlier
         self._held_out = _held_out(samples, split)
         self.preprocess = Preprocess(contrast, subtract_mean).fit(self.train)
@@ -255,7 +261,7 @@ class NoveltyData(L.LightningDataModule):
         """
         ids = self.val_ids
         if self.wholes is not None:
-            if self._held_out is None or self.wholes.kind != "file":
+            if self._held_out is None or self.wholes.kind == "frame":
                 return None
             ids, of = self._held_out
             known = of >= 0
@@ -264,6 +270,13 @@ class NoveltyData(L.LightningDataModule):
         if not len(ids):
             return None
         return Scores(ids.tolist(), np.full(len(ids), self.inlier), np.zeros(len(ids), np.bool_), columns)
+
+    def source_scores(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
+        """The videos that place the threshold under `cross`, from the scores of the images of `source`, name -> (n,)."""
+        assert self.wholes is not None
+        ids, labels, of = self._source
+        whole = {name: aggregate(column, of, len(ids), self.wholes.how) for name, column in columns.items()}
+        return Scores(ids.tolist(), labels, labels != self.inlier, whole)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Positions of the training inliers, chunk * batch_size at a time; the last batch may hold fewer iterations."""
@@ -313,6 +326,16 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
     arrays = (units.ids[at], labels, labels != inlier, units.groups[at], of)
     masked = samples.facts["masked"][split.test] if "masked" in samples.facts else None
     return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole, masked=masked)
+
+
+def _units_of(
+    samples: Samples, index: NDArray[np.int64]
+) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and labels (U,) of the units that samples (n,) are pieces of, and the position of each one's unit (n,)."""
+    units = samples.units
+    assert units is not None
+    positions, of = np.unique(units.of[index], return_inverse=True)
+    return units.ids[positions], units.labels[positions], of
 
 
 def _held_out(samples: Samples, split: Split) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noveltylab.data.base import Samples
 from noveltylab.data.decode import Unreadable, brightest, decode, in_order, is_colour, is_deep
-from noveltylab.data.layout import Layout, find_layout, shown
+from noveltylab.data.layout import find_layout, shown
 from noveltylab.errors import UserError
 
 #: files that an error or a note names
@@ -47,14 +47,7 @@ def read(
         raise UserError(
             f"inlier={names[inlier]}: {layout.root} has no training images of it, only of {', '.join(layout.train)}"
         )
-    channels = 3 if any(in_order(_coloured, training)) else 1
-    images, bad = _read(layout, [path for path, *_ in files], channels, size, bits)
-    if bad and on_error == "fail":
-        raise UserError(f"{_said(bad, len(files))}; mend or remove them, or leave them out with data.on_error=skip")
-    kept = [at for at in range(len(files)) if at not in bad]
-    if not kept:
-        raise UserError(f"{_said(bad, len(files))}; nothing is left to train on")
-    skipped = [f"skipped: {_said(bad, len(files))}"] if bad else []
+    images, kept, skipped = read_images(layout.root, [path for path, *_ in files], training, size, bits, on_error)
     tested = np.array([files[at][2] for at in kept], np.bool_)
     return Samples(
         images=images,
@@ -64,8 +57,29 @@ def read(
         verified=None,
         notes=(*skipped, *layout.left_out(), *_dark(training, bits)),
         names=tuple(names),
-        skipped=len(bad),
+        skipped=len(files) - len(kept),
     )
+
+
+def read_images(
+    root: Path, paths: list[Path], training: list[Path], size: int | None, bits: int | None, on_error: str
+) -> tuple[Tensor, list[int], list[str]]:
+    """The images of files below a folder, in colour if one of the training images is.
+
+    Returns:
+        The images (n, C, H, W), their positions among `paths`, and sentences on those that were skipped.
+
+    Raises:
+        UserError: A file cannot be read and on_error is "fail", or none can be read.
+    """
+    channels = 3 if any(in_order(_coloured, training)) else 1
+    images, bad = _read(root, paths, channels, size, bits)
+    if bad and on_error == "fail":
+        raise UserError(f"{_said(bad, len(paths))}; mend or remove them, or leave them out with data.on_error=skip")
+    if len(bad) == len(paths):
+        raise UserError(f"{_said(bad, len(paths))}; nothing is left to train on")
+    positions = [position for position in range(len(paths)) if position not in bad]
+    return images, positions, [f"skipped: {_said(bad, len(paths))}"] if bad else []
 
 
 def _coloured(path: Path) -> bool:
@@ -109,7 +123,7 @@ def _brightest(path: Path) -> int:
 
 
 def _read(
-    layout: Layout, paths: list[Path], channels: int, size: int | None, bits: int | None
+    root: Path, paths: list[Path], channels: int, size: int | None, bits: int | None
 ) -> tuple[Tensor, dict[int, str]]:
     """The images that can be read (n, C, H, W), and position -> "name (why)" of the others."""
     images: Tensor | None = None
@@ -120,7 +134,7 @@ def _read(
         try:
             return decode(path, channels, size, bits)
         except Unreadable as error:
-            return f"{shown(path.relative_to(layout.root))} ({error})"
+            return f"{shown(path.relative_to(root))} ({error})"
 
     for at, found in enumerate(in_order(one, paths)):
         if isinstance(found, str):

@@ -37,7 +37,7 @@ MAX_FOLDS = 200
 VAL_LABELLED = 150
 
 #: the parts of a split, in the order of its file and hash
-PARTS = ("train", "val", "test", "val_outliers")
+PARTS = ("train", "val", "test", "val_outliers", "source_outliers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,8 @@ class Split:
     is_outlier: Flags
     #: labelled outliers outside the test part, for select=outlier_val alone; empty otherwise
     val_outliers: Index = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    #: labelled outliers of the set that trains, which place its threshold under `cross` and do nothing else; empty otherwise
+    source_outliers: Index = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     #: how scores of samples become those of the frames or recordings that they are pieces of; None: they stay apart
     aggregate: Aggregate | None = None
     #: the run's number is that of whole frames, not of their patches
@@ -62,7 +64,7 @@ class Split:
 
     def check(self, labels: Labels, inlier: int) -> None:
         """Raise UserError unless the parts are disjoint, train and val are inliers and the test can be scored."""
-        parts = np.concatenate([self.train, self.val, self.test, self.val_outliers])
+        parts = self.index
         if len(parts) and not 0 <= parts.min() <= parts.max() < len(labels):
             raise UserError(f"The split points outside the {len(labels)} samples ({parts.min()} to {parts.max()}).")
         if len(np.unique(parts)) != len(parts):
@@ -70,8 +72,9 @@ class Split:
         for name, index in (("train", self.train), ("val", self.val)):
             if outliers := int((labels[index] != inlier).sum()):
                 raise UserError(f"The {name} part holds {outliers} outliers; it may hold label {inlier} only.")
-        if (labels[self.val_outliers] == inlier).any():
-            raise UserError("The labelled validation outliers hold an inlier.")
+        for name, index in (("validation", self.val_outliers), ("source", self.source_outliers)):
+            if (labels[index] == inlier).any():
+                raise UserError(f"The labelled {name} outliers hold an inlier.")
         if not np.array_equal(self.is_outlier, labels[self.test] != inlier):
             raise UserError(f"is_outlier of the split does not agree with the labels and inlier={inlier}.")
         inliers, outliers = int((~self.is_outlier).sum()), int(self.is_outlier.sum())
@@ -286,8 +289,56 @@ def folder(
     return replace(_assemble(train, test, labels, inlier, _held_out_share(val_fraction, folds)), unlabelled=True)
 
 
+def cross(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+    threshold: Literal["equal_error"] | float = "equal_error",
+    agg: Aggregate = "mean",
+) -> Split:
+    """Across data sets: inliers of the source set train, the whole test part of the target set is tested, by videos.
+
+    Held out are the inliers of the source's development part or, without one, a share of its training videos. They choose
+    the epoch and, with the outliers of the development (else of the training) part, place the threshold under
+    "equal_error"; a share rejects so many of them, and no outlier of the source is looked at.
+    """
+    part, video = (_fact(facts, name, "protocol=cross") for name in ("part", "video"))
+    assert official_test is not None  # readers that know parts know the official ones
+    if threshold != "equal_error":
+        _share("threshold", threshold)
+    rng = np.random.default_rng(seed)
+    inliers = labels == inlier
+    train = np.flatnonzero((part == "train") & inliers)
+    val = np.flatnonzero((part == "devel") & inliers)
+    if not len(val):
+        videos = rng.permutation(np.unique(video[train]))
+        is_held_out = np.isin(video[train], videos[: math.ceil(val_fraction * len(videos))])
+        train, val = train[~is_held_out], train[is_held_out]
+    if not len(val):
+        raise UserError("protocol=cross takes its threshold from held-out videos: set protocol.val_fraction above 0.")
+    outliers = np.flatnonzero((part == "devel") & ~inliers)
+    if not len(outliers):
+        outliers = np.flatnonzero((part == "train") & ~inliers)
+    if threshold != "equal_error":
+        outliers = outliers[:0]
+    elif not len(outliers):
+        raise UserError(
+            "protocol.threshold=equal_error needs attacks in the development or training part of the source set, and there "
+            "are none; protocol.threshold=0.05 rejects that share of its held-out genuine videos and needs none"
+        )
+    test = np.flatnonzero(official_test)
+    by_part = [set(video[index].tolist()) for index in (train, val, test, outliers)]
+    assert len(set().union(*by_part)) == sum(map(len, by_part)), "a video lies in two parts"
+    result = Split(rng.permutation(train), val, test, labels[test] != inlier, source_outliers=outliers)
+    return replace(result, aggregate=agg, whole=True)
+
+
 PROTOCOLS: dict[str, Callable[..., Split]] = {
-    "p1": p1, "p2": p2, "memae": memae, "frames": frames, "scenes": scenes, "folder": folder,
+    "p1": p1, "p2": p2, "memae": memae, "frames": frames, "scenes": scenes, "folder": folder, "cross": cross,
 }  # fmt: skip
 
 
@@ -339,6 +390,7 @@ def draw_val_outliers(
     """
     free = labels != inlier
     free[split.test] = False
+    free[split.source_outliers] = False
     if official_test is not None and official_test[split.test].all():
         free &= ~official_test
     candidates = np.flatnonzero(free)
@@ -394,7 +446,7 @@ def _table(split: Split, ids: Names, labels: Labels) -> tuple[Names, Names, Labe
     part = np.repeat(np.array(list(parts)), [len(value) for value in parts.values()])
     is_outlier = np.zeros(len(index), dtype=np.bool_)
     is_outlier[part == "test"] = split.is_outlier
-    is_outlier[part == "val_outliers"] = True
+    is_outlier[np.isin(part, ("val_outliers", "source_outliers"))] = True
     return part, ids[index], labels[index], is_outlier
 
 

@@ -18,6 +18,7 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
     settings = options.data
     extra: dict[str, Any] = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
     extra |= {"size": settings.size, "on_error": settings.on_error, "bits": settings.bits}
+    extra |= {"source": settings.source, "target": settings.target}
     samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
     parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
     parts = parts.limit(settings.limit_train)

@@ -17,7 +17,7 @@ from noveltylab.auroc import METHOD, interval, place
 from noveltylab.conformal import Calibration, needed
 from noveltylab.errors import UserError
 from noveltylab.files import read_yaml, sha256_file
-from noveltylab.metrics import roc
+from noveltylab.metrics import roc, source_threshold
 from noveltylab.report.split import read_split, split_hash
 from noveltylab.results import flatten, kind_of_option
 from noveltylab.schema import APART
@@ -87,6 +87,7 @@ def _differences(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
         exact = content.get("auroc_ci_method") == METHOD
         yield from _metrics("scores", content["scores"], scores, "scores.csv", exact)
         yield from _others(folder, content, exact)
+        yield from _cross(folder, content, scores)
     yield from _thresholds(folder, content)
 
 
@@ -116,6 +117,32 @@ def _diagnosis(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterato
         return
     recorded = {f"{order}.{name}": found for order, scores in by_order.items() for name, found in scores.items()}
     yield from _metrics("diagnosis.batch_statistics", recorded, read_scores(folder / kept), kept, exact)
+
+
+def _cross(folder: Path, content: Mapping[str, Any], test: Scores) -> Iterator[str]:
+    """The error rates at the threshold of the source set."""
+    recorded = content.get("cross")
+    if recorded is None:
+        return
+    if "scores_source.csv" not in content["files"]:
+        yield "cross has numbers, but files names no scores_source.csv"
+        return
+    source = read_scores(folder / "scores_source.csv")
+    if missing := sorted(set(recorded["scores"]) ^ set(source.columns)):
+        yield f"cross.scores: {missing[0]!r} does not stand in both result.json and scores_source.csv"
+        return
+    outliers = int(source.is_outlier.sum())
+    for key, count in (("source_outliers", outliers), ("source_inliers", len(source) - outliers)):
+        yield from _unequal(f"cross.{key}", recorded[key], count, "scores_source.csv")
+    for name, rates in recorded["scores"].items():
+        threshold = source_threshold(source.columns[name], source.is_outlier, recorded["rule"])
+        yield from _unequal(f"cross.scores.{name}.threshold", rates["threshold"], threshold, "scores_source.csv")
+        column = test.columns[name]
+        accepted = float((column[test.is_outlier] <= threshold).mean())
+        rejected = float((column[~test.is_outlier] > threshold).mean())
+        again = {"far": accepted, "frr": rejected, "hter": (accepted + rejected) / 2}
+        for rate, value in again.items():
+            yield from _unequal(f"cross.scores.{name}.{rate}", rates[rate], value, "scores.csv")
 
 
 def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool) -> Iterator[str]:
@@ -188,8 +215,9 @@ def _split(folder: Path, content: Mapping[str, Any], scores: Scores) -> Iterator
         yield from _unequal(f"n.{name}", content["n"].get(name), int((part == name).sum()), "split.npz")
     tested = part == "test"
     pieces, file = scores, "scores.csv"
-    if "scores_patches.csv" in content["files"]:
-        pieces, file = read_scores(folder / "scores_patches.csv"), "scores_patches.csv"
+    for name in ("scores_patches.csv", "scores_images.csv"):
+        if name in content["files"]:
+            pieces, file = read_scores(folder / name), name
     if pieces.ids != split["id"][tested].tolist():
         yield f"{file} does not hold the test samples of split.npz in their order"
     elif not np.array_equal(pieces.is_outlier, split["is_outlier"][tested]):

@@ -88,8 +88,22 @@ class Row:
         ]
 
     def cells(self, score: str | None = None, metric: str = "auroc") -> Cells:
-        """The row's cells for a score (None: the primary one) and a metric, or `extra.<name>`."""
+        """The row's cells for a score (None: the primary one) and a metric, `extra.<name>` or `hter.<source>_to_<target>`."""
+        if metric.startswith("hter."):
+            return self.half_total_error_rates(metric.removeprefix("hter."), score)
         return _cells(self.runs, lambda result: result.scores.get(score or result.primary), metric)
+
+    def half_total_error_rates(self, sets: str, score: str | None) -> Cells:
+        """The half total error rate of its runs from one set to another, `<source>_to_<target>`."""
+        cells: Cells = {}
+        for run in self.runs:
+            cross = run.result.cross
+            if cross is None or f"{cross.source}_to_{cross.target}".lower() != sets:
+                continue
+            rates = cross.scores.get(score or run.result.primary)
+            if rates is not None:
+                cells[run.cell] = rates.hter, None
+        return cells
 
     def floor(self, name: str) -> Cells:
         """The floor's AUROC on the very splits of this row."""

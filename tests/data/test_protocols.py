@@ -184,7 +184,7 @@ def test_check_refuses(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("protocol", "options", "message"),
     [
-        ("p3", {}, "no protocol 'p3'.*Choose from: folder, frames, memae, p1, p2, scenes"),
+        ("p3", {}, "no protocol 'p3'.*Choose from: cross, folder, frames, memae, p1, p2, scenes"),
         ("p2", {}, "use protocol=p1"),
         ("p2", {"train_share": 0.5}, "no option 'train_share'"),
         ("p1", {"train_shar": 0.5}, "did you mean 'train_share'"),

@@ -332,6 +332,29 @@ def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
     assert (shown["unit"], shown["mean"]) == ("clips", "0.7000")
 
 
+@pytest.mark.parametrize(("target", "column", "other"), [("replay", 0, 1), ("Replay", 0, 1), ("oulu", None, 0)])
+def test_the_error_rate_across_sets_stands_beside_the_printed_one(
+    outputs: Path, write_run: WriteRun, target: str, column: int | None, other: int
+) -> None:
+    def crossed(result: dict[str, Any]) -> None:
+        rates = {"threshold": 0.1, "far": 0.2, "frr": 0.1, "hter": 0.15}
+        result["cross"] = {"source": "casia", "target": target, "rule": "equal_error"}
+        result["cross"] |= {"source_inliers": 2, "source_outliers": 6, "scores": {"mse": rates}}
+        result["config"]["method"] |= {"_target_": "noveltylab.methods.nda.NDA"}
+
+    write_run("nda_casia", data="antispoofing", protocol="cross", auroc=0.9, change=crossed)
+    document, _ = make(outputs)
+    (shown,) = rows(document, "Printed numbers", "ours: nda_casia, mse")
+    columns = ("CASIA to Replay", "Replay to CASIA")
+    assert shown[columns[other]] == "-"
+    against_printed = {row["printed row"]: row["difference"] for row in against(document)}
+    if column is None:
+        assert set(against_printed.values()) == {"-"}
+        return
+    assert shown[columns[column]] == "0.1500"
+    assert against_printed[f"Ours, {columns[column]}"] == "-0.0250"
+
+
 def test_formulas_are_disarmed_in_the_csv_file(outputs: Path, write_run: WriteRun) -> None:
     write_run("=1+1", auroc=0.9)
     _, lines = make(outputs)
