@@ -116,8 +116,9 @@ def layer(module: nn.Module) -> str:
     if isinstance(module, nn.Linear):
         return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        assert (module.eps, module.momentum, module.track_running_stats) == (1e-5, 0.1, True)
-        return f"norm {module.num_features}" + ("" if module.affine else " fixed")
+        assert (module.momentum, module.track_running_stats) == (0.1, True)
+        eps = "" if module.eps == 1e-5 else f" eps{module.eps}"
+        return f"norm {module.num_features}{eps}" + ("" if module.affine else " fixed")
     if isinstance(module, nn.LeakyReLU):
         return f"leaky {module.negative_slope}"
     return f"dropout {module.p}" if isinstance(module, nn.Dropout) else type(module).__name__.lower()
@@ -152,12 +153,12 @@ def assert_initialised_as_dcgan(method: nn.Module) -> None:
 
 
 def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer was told besides its parameters, where it differs from torch's defaults; and its kind."""
+    """An optimizer's kind and rate, and what else it was told that differs from torch's defaults."""
     (group,) = optimizer.param_groups
     plain = type(optimizer)([torch.zeros(1)]).defaults
     implementations = ("params", "fused", "foreach", "capturable", "differentiable")
     changes = {name: value for name, value in group.items() if name not in implementations and value != plain[name]}
-    return {"kind": type(optimizer).__name__, **changes}
+    return {"kind": type(optimizer).__name__, "lr": group["lr"], **changes}
 
 
 def owners(method: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:

@@ -23,7 +23,7 @@ from noveltylab.methods.deep_svdd import (
     soft_boundary,
     squared_distance,
 )
-from tests.methods.conftest import CONF, NoSync, blobs, changed, states
+from tests.methods.conftest import CONF, NoSync, blobs, changed, layers, owners, settings, states
 
 #: Patches that the dictionary of first filters is learned from here, where 10,000 would take a second.
 PATCHES = 400
@@ -360,6 +360,35 @@ def test_no_bias_and_no_bounded_activation_between_image_and_code(make: Make, ar
     x = torch.rand(2, 3, 32, 32)
     small, large = (method.eval().embed(scale * x) for scale in (1.0, 1000.0))
     torch.testing.assert_close(large, 1000 * small, rtol=1e-4, atol=1e-3)  # neither shift nor bound
+
+
+#: Every layer for grey images of 28 pixels.
+LAYERS = {
+    "encoder": [
+        *["down 1>8 k5 s1 p2 bias=False", "norm 8 eps0.0001 fixed", "leaky 0.01", "maxpool2d"],
+        *["down 8>4 k5 s1 p2 bias=False", "norm 4 eps0.0001 fixed", "leaky 0.01", "maxpool2d"],
+        *["flatten", "linear 196>32 bias=False"],
+    ],
+    "decoder": [
+        *["norm 32 eps0.0001 fixed", "linear 32>196 bias=False", "unflatten", "leaky 0.01", "upsample"],
+        *["up 4>8 k5 s1 p2 bias=False", "norm 8 eps0.0001 fixed", "leaky 0.01", "upsample"],
+        *["up 8>1 k5 s1 p2 bias=False"],
+    ],
+}
+
+
+@pytest.mark.parametrize("network", LAYERS)
+def test_layers_one_by_one(make: Make, network: str) -> None:
+    assert layers(getattr(make("deep_svdd", (1, 28, 28)), network)) == LAYERS[network]
+
+
+def test_both_optimizers_are_plain_adam(make: Make) -> None:
+    method = make("deep_svdd", weight_decay=1e-3, ae_weight_decay=1e-2, lr=1e-3, ae_lr=1e-2)
+    optimizers = method.build_optimizers()
+    assert owners(method, optimizers["autoencoder"]) == {"encoder", "decoder"}
+    assert owners(method, optimizers["encoder"]) == {"encoder"}
+    assert settings(optimizers["autoencoder"]) == {"kind": "Adam", "lr": 1e-2, "weight_decay": 1e-2}
+    assert settings(optimizers["encoder"]) == {"kind": "Adam", "lr": 1e-3, "weight_decay": 1e-3}
 
 
 @pytest.mark.parametrize(
