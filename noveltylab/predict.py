@@ -11,7 +11,7 @@ output       the CSV file: file, score, p_value, decision (novel, inlier, unread
 fpr          novel is what has p <= fpr: on average at most this share of inliers; default 0.05
 fdr          instead of fpr: Benjamini and Hochberg over all files, at most this expected share of inliers among the novel
 accelerator  auto (a GPU if there is one), cpu or gpu
---html       also a page beside the CSV file, the most novel first, with the error map of a method that reconstructs
+--html       also a page beside the CSV file, the most novel first, beside each what the method compares it with, and error maps
 
 Where the run held out too few inliers for the rule, no file is called novel or inlier: the decision stays empty, and a
 further column, note, says how many it takes. Any number of files in bounded memory.
