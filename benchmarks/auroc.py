@@ -17,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.reference import REFERENCES, bare_loop, loader, score_all
+from benchmarks.suite import WHOLE
 from noveltylab.__main__ import CONF
 from noveltylab.data.reading import read_and_split
 from noveltylab.evaluate import novelty_scores
@@ -31,7 +32,7 @@ SIDES = ("bare 32", "lab 32", "lab bf16")
 def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
     """Of the method's primary score after training."""
     overrides = [f"method={name}", "data=mnist", f"inlier={asked.inlier}", f"seed={seed}", "data.size=32"]
-    overrides += ["data.batch_size=64", f"data.limit_train={asked.images}", *asked.options]
+    overrides += ["data.batch_size=64", f"data.limit_train={asked.images}", *WHOLE[name], *asked.options]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         options = check_options(compose("train", overrides))
     data, method = build(options, *read_and_split(options))

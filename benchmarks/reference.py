@@ -299,7 +299,7 @@ class PlainNDA(Reference):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         n = self.networks
         weights = parameters(n.generator, n.encoder, n.global_estimator, n.local_estimator, n.prior_estimator)
-        if n.preset == "adam":
+        if n.optimizer == "adam":
             return [torch.optim.Adam(weights, lr=n.lr, betas=(n.momentum, 0.999), weight_decay=n.weight_decay)]
         return [torch.optim.SGD(weights, lr=n.lr, momentum=n.momentum, weight_decay=n.weight_decay)]
 

@@ -41,8 +41,15 @@ EPOCHS, SCORED = 4, 256
 #: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the longest by far
 SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (3, 32)}
 GPU_STEPS, BATCH = 200, 64
-#: what a CPU needs so that all of it takes minutes: OLED's networks for CIFAR-10 want a GPU (conf/tuned/oled_cifar10.yaml)
+#: what a CPU needs so that all of it takes minutes: OLED's networks for CIFAR-10 want a GPU
 NARROWER = {("oled", "cifar10"): "method.width=0.25"}
+#: the papers' networks, where the recipes have narrower ones
+WHOLE = {
+    "ocgan": ["method.channels=64", "method.classifier_channels=64", "method.mining_steps=5"],
+    "ca_entropy": ["method.channels=64"],
+    "oled": ["method.width=1.0"],
+    "nda": ["method.channels=64"],
+}
 #: held-out images for each training image, as the protocols hold them out: their loss is looked at after every epoch
 HELD_OUT = 1 / 9
 
@@ -79,6 +86,9 @@ def options(method: str, shape: str, precision: str, device: str, batch: int, ep
         "data.size=32",
         "data.contrast=none",
         "data.subtract_mean=false",
+        "trainer.average_epochs=0.0",
+        "trainer.lr_decay_from=1.0",
+        *WHOLE[method],
     ]
     overrides += [f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
     overrides += (

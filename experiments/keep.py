@@ -120,6 +120,7 @@ def swept_options(options: dict[str, Any], method: str, table: str) -> Iterator[
             yield f"row={method}"
         elif key not in ("inlier", "seed") and key in options:
             yield f"{key}={options[key]}"
+    yield f"recipe={options['recipe']}"
 
 
 @cache

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,14 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from noveltylab import sweep
 from noveltylab.arguments import explain_unreadable, readable
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
-from noveltylab.hints import option_hint
+from noveltylab.hints import check_moved, option_hint
+from noveltylab.recipes import CONF as CONF
+from noveltylab.recipes import MEANINGS, recipes_of, register_recipes
+from noveltylab.recipes import PACKAGE as PACKAGE
 from noveltylab.screen import say, say_error, terminal
 from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.threads import settle_waiting
-
-PACKAGE = Path(__file__).resolve().parent
-#: conf/ beside the package in a checkout, inside it when installed from a wheel
-CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 
 def register_experiments() -> list[str]:
@@ -54,6 +52,7 @@ def register_experiments() -> list[str]:
 
 #: <paper>/<table> of every experiment file
 EXPERIMENTS = register_experiments()
+register_recipes()
 
 #: why the run ended early: kept for the end, as Hydra would print lines of its own
 failures: list[UserError | RunFailed] = []
@@ -76,7 +75,7 @@ def run_one(config: DictConfig) -> float | None:
     from noveltylab.options import check_options
 
     choices = HydraConfig.get().runtime.choices
-    check_preset(str(choices["preset"]), str(choices["method"]))
+    check_recipe(str(choices["recipe"]), str(choices["method"]))
     options = check_options(config)
     settle_waiting(options.resources.num_cpus)
     if options.resources.num_cpus:
@@ -90,13 +89,11 @@ def run_one(config: DictConfig) -> float | None:
     return float(metrics["auroc"]) if metrics else None
 
 
-def check_preset(preset: str, method: str) -> None:
-    """Raises UserError where a preset of files by method (conf/preset/<preset>/) has none for this one."""
-    from noveltylab.help import config_names
-
-    known = config_names(CONF / "preset" / preset)
-    if known and method not in known:
-        raise UserError(f"preset={preset}: method={method} has no such preset; these have: {', '.join(known)}")
+def check_recipe(recipe: str, method: str) -> None:
+    """Raises UserError for a recipe that this method has not (conf/recipe/<method>/<recipe>.yaml)."""
+    known = recipes_of(method)
+    if recipe not in known:
+        raise UserError(f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}")
 
 
 def main() -> None:
@@ -123,6 +120,7 @@ def _run_command() -> None:
     for number in set(SIGNALS) - {signal.SIGINT}:
         handle(number, _terminate)
     try:
+        check_moved(sys.argv[1:])
         sys.argv[1:] = readable(sys.argv[1:])
         job()
     except UserError as error:
@@ -165,6 +163,8 @@ def explain(error: HydraException) -> str:
         if group.startswith("experiment"):
             name = str(error.missing_cfg_file).removeprefix("experiment/")
             return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
+        if group == "recipe":
+            return f"recipe={name}: no such choice; {nearest(name, MEANINGS)}"
         if error.options:
             return f"{group}={name}: no such choice; {nearest(name, error.options)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"

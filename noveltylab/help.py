@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
+from noveltylab.recipes import DEFAULT, MEANINGS, config_names, recipes_of
 from noveltylab.results import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
@@ -54,14 +55,6 @@ def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2], match[3]
 
 
-#: What each preset is.
-PRESETS = {
-    "paper": "the method as its own file and conf/tuned/ have it (default)",
-    "ours": "the change that helped most on one digit",
-    "first_code": "what the authors' first code has and their later one has not",
-}
-
-
 def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
     """Prints usage, the choices of every group and each option with its value, what it means and an example."""
     config = compose_choices(conf, arguments)
@@ -72,9 +65,15 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     for group in GROUPS:
         names = config_names(conf / group)
         print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
-    for preset, meaning in PRESETS.items():
-        methods = ", ".join(config_names(conf / "preset" / preset))
-        print(f"  {'preset=' + preset:22} {meaning}" + (f", of {methods}" if methods else ""))
+    for recipe, meaning in MEANINGS.items():
+        methods = [name for name in config_names(conf / "method") if recipe in recipes_of(name)]
+        whose = "" if recipe == DEFAULT else f" ({', '.join(methods)})"
+        print(
+            textwrap.fill(
+                f"{'recipe=' + recipe:22} {meaning}{whose}", 110, initial_indent="  ", subsequent_indent=" " * 25
+            )
+        )
+    print(f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml")
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
@@ -82,11 +81,6 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
         print(f"\n{group} ({chosen[group]})")
         for path in (conf / group / f"{chosen[group]}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
             _print_options(path, config[group], f"{group}.")
-
-
-def config_names(folder: Path) -> list[str]:
-    """The choices that a folder of conf/ holds: the names of its config files."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _print_options(path: Path, values: DictConfig, prefix: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from noveltylab.errors import near_name
+from noveltylab.errors import UserError, near_name
 
 #: Our options, and what they are called elsewhere.
 HABITS = {
@@ -39,13 +39,41 @@ HABITS = {
     "protocol": "split setting",
     "protocol.val_fraction": "val_split val_size valid_size validation_split val_ratio val_share",
     "resources.num_cpus": "workers num_workers n_workers n_jobs threads num_threads cpus n_cpus nthreads",
+    "recipe": "preset presets tuned variant",
     "select": "checkpoint_selection early_stopping monitor",
     "pictures": "plot plots figures draw save_images visualize visualise",
     "experiment": "table exp config",
     "hydra/launcher": "launcher",
 }
+#: Options that are gone, as typed once, and what to type now.
+MOVED = {
+    "preset=paper": "recipe=default (recipe=paper is the paper read literally)",
+    "preset=ours": "recipe=ours",
+    "preset=first_code": "recipe=first_code",
+    "method.preset=choice": "recipe=default",
+    "method.preset=paper_sum": "method.w_mse=10 method.mse_reduction=sum method.noise_std=0.447",
+    "method.preset=readme": "recipe=readme, or what conf/recipe/ocgan/readme.yaml has",
+    "method.preset=release": "recipe=release, or what conf/recipe/ocgan/release.yaml has",
+    "method.preset=official": "recipe=default",
+    "method.preset=paper": "recipe=paper",
+    "method.preset=sgd": "method.optimizer=sgd method.lr=0.002 method.weight_decay=0.005",
+    "method.preset=adam": "method.optimizer=adam",
+    "method.ablation=full": "method.entropy=true method.channel_attention=true",
+    "method.ablation=entropy": "method.channel_attention=false",
+    "method.ablation=attention": "method.entropy=false",
+    "method.ablation=gan": "method.entropy=false method.channel_attention=false",
+}
 #: names that are hinted at together
 MOST = 3
+
+
+def check_moved(arguments: Iterable[str]) -> None:
+    """UserError for an option that there was once; says what to type now."""
+    for argument in arguments:
+        key, _, values = argument.lstrip("+").partition("=")
+        now = [MOVED[f"{key}={value}"] for value in values.split(",") if f"{key}={value}" in MOVED]
+        if now:
+            raise UserError(f"{argument}: no such option any more; now it is {', or '.join(now)}")
 
 
 def option_hint(key: str, known: Iterable[str]) -> str:

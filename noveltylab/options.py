@@ -185,6 +185,7 @@ class Options(_Strict):
     deterministic: bool
     force: bool
     pictures: bool = True  # runs of before had no such option
+    recipe: Name = LATER["recipe"]
     diagnose: Literal["none", "batch_statistics"] = LATER["diagnose"]
 
     @property

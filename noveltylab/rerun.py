@@ -33,7 +33,7 @@ from noveltylab.screen import console, say, say_error, terminal
 from noveltylab.signals import exit_code, interruptible
 
 #: What a folder decides: the options that make numbers. The rest is the caller's.
-FROM_FOLDER = ("method", "protocol", "data", "trainer", "inlier", "seed", "select", "deterministic")
+FROM_FOLDER = ("method", "protocol", "data", "trainer", "inlier", "seed", "select", "deterministic", "recipe")
 #: Options that a folder does not decide, and what they are unless the caller says otherwise.
 OF_CALLER: dict[str, Any] = {
     "output": "reruns",

@@ -25,6 +25,7 @@ except ImportError:  # not on Windows
 from noveltylab.errors import UserError
 from noveltylab.files import open_regular, read_json, read_yaml
 from noveltylab.files import sha256_file as sha256_file  # beside what else is asked of a run folder
+from noveltylab.older import in_options_of_today
 from noveltylab.phases import selects_nothing_else
 from noveltylab.schema import Result, Unmeasured, check_config, check_result
 
@@ -42,6 +43,7 @@ LATER: dict[str, Any] = {
     "data.target": None,
     "protocol.folds": 0,
     "diagnose": "none",
+    "recipe": "default",
 }
 #: The same for options of one method, by its `_target_`.
 LATER_OF_METHOD: dict[str, dict[str, Any]] = {
@@ -83,6 +85,7 @@ _SECRET_INSIDE = re.compile(
 
 #: Options that change no number: where, how fast and how visibly a run is made.
 FREE = {
+    "recipe",  # its numbers are recorded one by one
     "output",
     "force",
     "pictures",
@@ -228,11 +231,13 @@ def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured
     path = Path(folder) / "result.json"
     try:
         content = read_json(path, within=path.parent)
-        return content, check_result(content)
+        result = check_result(content)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}, so this run is not complete. Run it again.") from None
     except ValueError as error:
         raise UserError(f"{path}: damaged ({_line(error)}). Move it away and run again.") from None
+    config = in_options_of_today(result.config, result.input.get("shape"))
+    return {**content, "config": config}, result.model_copy(update={"config": config})
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -249,7 +254,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: damaged ({_line(error)}); run again with force=true (the folder is kept beside it)"
         ) from None
-    return dict(content)
+    return in_options_of_today(content)
 
 
 def _line(error: Exception) -> str:

@@ -112,7 +112,8 @@ def as_planned(table: str, swept: tuple[str, ...], folder: Path, **options: Any)
     [
         ("ocgan/table2_mnist", ()),
         ("ocgan/table4_mnist", ("row=ocgan_autoencoder",)),
-        ("ca_entropy/table4_cifar10", ("method.ablation=entropy",)),
+        ("ca_entropy/table4_cifar10", ("row=ca_entropy_entropy",)),
+        ("ocgan/table2_mnist", ("recipe=paper",)),
         ("oled/table4_mnist", ("method.mask=random10",)),
     ],
 )

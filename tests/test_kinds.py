@@ -24,7 +24,7 @@ KINDS = {
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
-        "output", "force", "pictures", "diagnose", "data.root", "data.download", "data.cache", "data.inlier",
+        "recipe", "output", "force", "pictures", "diagnose", "data.root", "data.download", "data.cache", "data.inlier",
         "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
         "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
     },
@@ -36,7 +36,7 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 @cache
 def options() -> set[str]:
     choices = [[f"data={name}"] for name in DATA] + [[f"method={name}"] for name in METHODS]
-    choices += [["logger=wandb"], ["preset=ours"]]
+    choices += [["logger=wandb"], ["recipe=ours"]]
     return {key for choice in choices for key in flat_keys(compose_choices(CONF, choice))}
 
 

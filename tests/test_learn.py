@@ -14,7 +14,10 @@ from experiments.learn import __main__ as learn
 from noveltylab.__main__ import CONF
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options
+from noveltylab.recipes import read_recipe
 from noveltylab.report.collect import collect
+from noveltylab.report.recipe import recipe_options
+from noveltylab.results import flat_options, flatten, kind_of_option
 from tests.test_experiments import composed
 
 ROWS = [(plan, method) for plan in learn.PLANS for method in learn.read_plan(plan)["methods"]]
@@ -144,23 +147,51 @@ def test_a_class_with_more_seeds_does_not_count_more_in_a_mean() -> None:
     assert "| 0.7000 (3 of 4) |" in learn.row(plan, "ae", "mse", [0.5, 0.5, 0.9, None], "")
 
 
-def test_the_plan_of_the_presets_measures_what_they_change() -> None:
+def test_the_plan_of_the_recipes_ours_measures_what_they_change() -> None:
     rows = learn.read_plan("ours")["methods"]
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "preset" / "ours").glob("*.yaml")}
-    assert set(rows) == set(files) | {f"{method}_ours" for method in files}
-    for method, changed in files.items():
-        own: list[str] = [
-            text for text in rows[f"{method}_ours"] if text != f"method={method}" and text not in rows[method]
-        ]
-        assert OmegaConf.from_dotlist([*own, f"method.name={method}_ours"]) == changed
+    methods = [path.parent.name for path in (CONF / "recipe").glob("*/ours.yaml")]
+    assert set(rows) == {*methods, *(f"{method}_ours" for method in methods)}
+    for method in methods:
+        own = [text for text in rows[f"{method}_ours"] if text != f"method={method}" and text not in rows[method]]
+        assert OmegaConf.from_dotlist(own) == read_recipe(f"{method}/ours")["every"]
 
 
-def test_the_first_code_of_deep_svdd_is_measured_as_its_preset_has_it() -> None:
+def test_the_first_code_of_deep_svdd_is_measured_as_its_recipe_has_it() -> None:
     rows = learn.read_plan("deep_svdd")["methods"]
-    name = "deep_svdd_first_code"
-    preset = OmegaConf.load(CONF / "preset" / "first_code" / "deep_svdd.yaml")
-    own = [text for text in rows[name] if text not in ("method=deep_svdd", *rows["deep_svdd"])]
-    assert OmegaConf.from_dotlist([*own, f"method.name={name}"]) == preset
+    own = [text for text in rows["deep_svdd_first_code"] if text not in ("method=deep_svdd", *rows["deep_svdd"])]
+    assert OmegaConf.from_dotlist(own) == read_recipe("deep_svdd/first_code")["every"]
+
+
+@pytest.mark.parametrize("name", [name for name in learn.PLANS if (learn.keep.KEPT / "learn" / name).is_dir()])
+def test_a_plan_gives_the_very_options_that_its_kept_results_have(name: str) -> None:
+    plan = learn.read_plan(name)
+    for row in plan["methods"]:
+        kept = {cell: result for cell in plan["cells"] if (result := learn.kept(name, plan, row, cell))}
+        for cell, result in list(kept.items())[:1]:
+            typed = learn.overrides(name, plan, row, cell, Path("outputs"))
+            changes = {key: value for key, value in flatten(parsed(typed)).items() if "." in key or key == "select"}
+            (method,) = {text.removeprefix("method=") for text in typed if text.startswith("method=")}
+            own = recipe_options(method, plan["data"], plan["protocol"], "", {}) | changes
+            for key, value in flat_options(result["config"]).items():
+                if kind_of_option(key) == "numbers" and key not in ("protocol.folds", *YOUNGER):
+                    planned = own.get(key, "val_loss" if key == "select" else "absent")
+                    assert float_or_text(planned) == float_or_text(value), (row, key)
+
+
+#: Options under which kept results are to be made anew.
+YOUNGER = {"trainer.select_whole"}
+
+
+def parsed(overrides: list[str]) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.from_dotlist([text for text in overrides if "." in text.partition("=")[0]]))  # type: ignore[return-value]
+
+
+def float_or_text(value: Any) -> Any:
+    """YAML's own reader takes 1e-3 for text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:

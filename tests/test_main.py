@@ -17,15 +17,15 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
-    "unknown preset": (["preset=our"], "preset=our: no such choice; did you mean 'ours'?"),
-    "preset of other methods": (
-        ["method=knn", "preset=ours"],
-        "method=knn has no such preset; these have: ca_entropy, nda, ocgan, oled",
+    "unknown recipe": (["recipe=our"], "recipe=our: no such choice; did you mean 'ours'?"),
+    "recipe of other methods": (["method=knn", "recipe=ours"], "method=knn has no such recipe; it has: default"),
+    "recipe of one other method": (
+        ["method=ocgan", "recipe=first_code"],
+        "method=ocgan has no such recipe; it has: default, ours, paper, readme, release",
     ),
-    "preset of one other method": (
-        ["method=ocgan", "preset=first_code"],
-        "method=ocgan has no such preset; these have: deep_svdd",
-    ),
+    "what recipe was once": (["preset=ours"], "preset=ours: no such option any more; now it is recipe=ours"),
+    "what default was once": (["-m", "preset=paper,ours"], "now it is recipe=default (recipe=paper is the paper"),
+    "a method's own recipe of once": (["method=nda", "method.preset=adam"], "now it is method.optimizer=adam"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
@@ -174,15 +174,6 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
                 check_arguments(find_method(options.method["_target_"]), given, "method")
         for logger in names["logger"]:
             check_options(compose("train", [f"logger={logger}"]))
-        tuned = {path.stem for path in (CONF / "tuned").glob("*.yaml")}
-        assert tuned <= {f"{method}_{data}" for method in names["method"] for data in names["data"]}
-        for path in sorted((CONF / "preset").glob("*/*.yaml")):
-            preset, method = path.parent.name, path.stem
-            for data in names["data"]:
-                options = check_options(compose("train", [f"method={method}", f"data={data}", f"preset={preset}"]))
-                given = {k: v for k, v in options.method.items() if k not in ("name", "_target_", "primary")}
-                check_arguments(find_method(options.method["_target_"]), given, "method")
-                assert options.method["name"] == f"{method}_{preset}", "a preset's runs stand beside the others"
 
 
 def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores s
 
 Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes one-hot within an epoch
 and the score decays; `p_max` near 1 in the log tells. `bounded_latent`, a small latent and a lower rate keep it steady,
-and conf/tuned/ sets them; read literally it is `method.lr=1e-3 method.latent_size=100 method.bounded_latent=false`.
+and `recipe=default` sets them; `recipe=paper` reads the paper literally.
 L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers while D tells x from G(x):
 `context`, `feature` and `novelty_val` are scores of their own.
 Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555 (0.619 without entropy and attention, 0.642 without attention).
@@ -46,10 +46,6 @@ from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import Discriminator, initialise, whole_map
 from noveltylab.nets.losses import bce, context_error, feature_error, wide
-
-#: Rows of table 4, and the one that it leaves out ("attention"): (entropy, channel_attention).
-ABLATIONS = {"full": (True, True), "entropy": (True, False), "attention": (False, True), "gan": (False, False)}
-
 
 # Networks (section 3 and figure 2).
 
@@ -168,9 +164,8 @@ class CAEntropy(Method):
         skip: bool = False,
         R: Annotated[int, Field(ge=1)] = 16,
         noise_std: Annotated[float, Field(ge=0)] = 0.2,
-        ablation: Literal["full", "entropy", "attention", "gan"] = "full",
-        entropy: bool | None = None,
-        channel_attention: bool | None = None,
+        entropy: bool = True,
+        channel_attention: bool = True,
         adversarial: bool = True,
         feature_loss: bool = True,
         d_feature_loss: bool = False,
@@ -192,8 +187,7 @@ class CAEntropy(Method):
         if lam == 0 and not judged:
             raise ValueError("method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score")
         self.lr, self.beta1, self.noise_std = lr, beta1, noise_std
-        self.entropy = ABLATIONS[ablation][0] if entropy is None else entropy
-        self.channel_attention = ABLATIONS[ablation][1] if channel_attention is None else channel_attention
+        self.entropy, self.channel_attention = entropy, channel_attention
         self.adversarial, self.feature_loss, self.d_feature_loss = adversarial, feature_loss, d_feature_loss
         self.w_adv, self.w_con, self.w_fea, self.w_inf = w_adv, w_con, w_fea, w_inf
         self.latent_to_decoder, self.temperature = latent_to_decoder, temperature

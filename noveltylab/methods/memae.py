@@ -33,7 +33,6 @@ ARCHITECTURES = {
     "mnist": ((1, 16), (3, 32), (3, 64)),
     "cifar10": ((3, 64), (3, 128), (3, 128), (3, 256)),
 }
-SLOTS = {"mnist": 100, "cifar10": 500}  # memory items (section 4.1)
 
 
 # The memory (sections 3.3 and 3.4).
@@ -115,7 +114,7 @@ class MemAE(Method):
         lr: Annotated[float, Field(gt=0)] = 1e-4,
         architecture: Literal["auto", "mnist", "cifar10"] = "auto",
         width: Annotated[float, Field(gt=0)] = 1.0,
-        slots: Annotated[int, Field(ge=1)] | None = None,
+        slots: Annotated[int, Field(ge=1)] = 100,
         query: Literal["image", "place"] = "image",
         similarity: Literal["cosine", "dot"] = "cosine",
         shrinkage: Annotated[float, Field(ge=0)] = 1.0,
@@ -127,7 +126,6 @@ class MemAE(Method):
         if size != breadth or size < 8:
             raise ValueError(f"data.size={size}: MemAE takes square images of at least 8 pixels")
         table = [(kernel, max(1, round(width * out))) for kernel, out in ARCHITECTURES[name]]
-        slots = slots or SLOTS[name]
         if shrinkage >= slots:
             raise ValueError(f"method.shrinkage={shrinkage:g}: at {slots} items it must be below, or no weight is left")
         self.lr, self.query, self.w_entropy, self.architecture = lr, query, w_entropy, name

@@ -41,11 +41,6 @@ from noveltylab.methods.base import Batch, Method, Row, frozen
 from noveltylab.nets.conv import Conv2d, ConvTranspose2d
 from noveltylab.nets.losses import squared_error
 
-#: Optimizers: the paper's (section 2.3), and one that needs fewer steps; Adam's first moment stands under momentum.
-PRESETS: dict[str, dict[str, float]] = {
-    "sgd": {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-3},
-    "adam": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},
-}
 LEVELS = 3  # differences of the Laplacian pyramid, before the residual
 ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) counts as x itself
 
@@ -364,10 +359,10 @@ class NDA(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        preset: Literal["sgd", "adam"] = "sgd",
-        lr: Annotated[float, Field(gt=0)] | None = None,
-        momentum: Annotated[float, Field(ge=0, lt=1)] | None = None,
-        weight_decay: Annotated[float, Field(ge=0)] | None = None,
+        optimizer: Literal["sgd", "adam"] = "adam",
+        lr: Annotated[float, Field(gt=0)] = 1e-3,
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
+        weight_decay: Annotated[float, Field(ge=0)] = 0.0,
         latent_size: Annotated[int, Field(ge=1)] = 16,
         latent_init: Literal["pca", "normal", "contrastive"] = "pca",
         contrastive_from: str | None = None,
@@ -412,10 +407,8 @@ class NDA(Method):
             )
         if crop_min > crop_max:
             raise ValueError(f"method.crop_min={crop_min} is above method.crop_max={crop_max}: a range goes up")
-        given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
-        self.preset, self.latent_lr = preset, latent_lr
-        self.lr, self.momentum, self.weight_decay = (chosen[name] for name in ("lr", "momentum", "weight_decay"))
+        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
+        self.latent_lr = latent_lr
         self.latent_size, self.latent_init, self.contrastive_from = latent_size, latent_init, contrastive_from
         self.pca_norm, self.train_z = pca_norm, train_z
         self.recon, self.recon_through_C, self.lat_reduction = recon, recon_through_C, lat_reduction
@@ -466,7 +459,7 @@ class NDA(Method):
         def optimizer(*networks: nn.Module | None) -> torch.optim.Optimizer:
             parameters = [p for network in networks if network is not None for p in network.parameters()]
             common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
-            if self.preset == "adam":
+            if self.optimizer == "adam":
                 return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **common)
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)
 

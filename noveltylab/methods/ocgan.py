@@ -17,7 +17,9 @@ Where the paper and the authors' code disagree (or are silent), and what stands 
 - noise: Algorithm 1 says N(0, I) (`noise_std=1`), the text says variance 0.2 (`noise_std=0.447`); the code's option has
   standard deviation 0.2, as here, and is drawn once per image, here at every step;
 - the score is taken on the clean image (`score_noise` gives the code's noisy one);
-- weights: see PRESETS; published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
+- weights: 250 times the mean square, 1 for both discriminators; the paper's sum (`recipe=paper`), the authors' README and
+  their release (`recipe=readme`, `recipe=release`) differ by a factor of 50.
+Published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
 
 Architecture beyond the paper, which has three convolutions with batch norm and leaky ReLU behind each, and tanh behind the
 encoder's last:
@@ -43,13 +45,6 @@ from noveltylab.nets.conv import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce
 
-#: Loss weights and noise by source: our choice, the paper read literally, and the two settings of the authors' code.
-PRESETS: dict[str, dict[str, Any]] = {
-    "choice": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.2},
-    "paper_sum": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447},
-    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2},
-    "release": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.02},
-}
 #: Images on a path between two inliers, and rows and images of the picture of random latents.
 PATH_STEPS, RANDOM_ROWS, RANDOM_IMAGES = 9, 4, 11
 OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without padding
@@ -190,12 +185,11 @@ class OCGAN(Method):
         image_discriminator_channels: Annotated[int, Field(ge=1)] = 12,
         classifier_channels: Annotated[int, Field(ge=1)] = 64,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        preset: Literal["choice", "paper_sum", "readme", "release"] = "choice",
-        w_lat: Annotated[float, Field(ge=0)] | None = None,
-        w_vis: Annotated[float, Field(ge=0)] | None = None,
-        w_mse: Annotated[float, Field(ge=0)] | None = None,
-        mse_reduction: Literal["mean", "sum"] | None = None,
-        noise_std: Annotated[float, Field(ge=0)] | None = None,
+        w_lat: Annotated[float, Field(ge=0)] = 1.0,
+        w_vis: Annotated[float, Field(ge=0)] = 1.0,
+        w_mse: Annotated[float, Field(ge=0)] = 250.0,
+        mse_reduction: Literal["mean", "sum"] = "mean",
+        noise_std: Annotated[float, Field(ge=0)] = 0.2,
         double_sigmoid: bool = False,
         use_latent_discriminator: bool = True,
         use_image_discriminator: bool = True,
@@ -216,10 +210,8 @@ class OCGAN(Method):
             raise ValueError(
                 "method.use_mining=true needs method.use_image_discriminator=true: mined latents train it alone"
             )
-        given = {"w_lat": w_lat, "w_vis": w_vis, "w_mse": w_mse, "mse_reduction": mse_reduction, "noise_std": noise_std}
-        weights = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
-        self.w_lat, self.w_vis, self.w_mse = (float(weights[name]) for name in ("w_lat", "w_vis", "w_mse"))
-        self.mse_reduction, self.noise_std = str(weights["mse_reduction"]), float(weights["noise_std"])
+        self.w_lat, self.w_vis, self.w_mse = w_lat, w_vis, w_mse
+        self.mse_reduction, self.noise_std = mse_reduction, noise_std
         self.lr, self.beta1 = lr, beta1
         self.use_latent_discriminator, self.use_image_discriminator = use_latent_discriminator, use_image_discriminator
         self.use_mining, self.mining_loss, self.mining_steps = use_mining, mining_loss, mining_steps

@@ -15,8 +15,8 @@ Where the paper and the authors' code disagree (or are silent), and what stands 
 - `mask_grad=ste` always masks: Eq. 1's mask, with the gradient of a sigmoid. It moves the mask towards the digit, which Eq. 2
   hardly does, and hides more of it; that does not make s_mask better (experiments/learn/oled_mask.yaml);
 - Eq. 6 is an L1 mean over ALL pixels (code), weight 12.5 / 30 / 50 on MNIST / CIFAR-10 / UCSD where the paper says 50;
-- the mask module moves in every third or fourth epoch and on CIFAR-10 against L_mask alone (code, see PRESETS). An epoch of
-  the code's MNIST has 5 iterations, so that it moves in 5 of every 15: `mm_turn=5`. The paper says nothing of turns;
+- the mask module moves in every third or fourth epoch and on CIFAR-10 against L_mask alone (code; `recipe=paper`). An epoch
+  of the code's MNIST has 5 iterations, so that it moves in 5 of every 15: `mm_turn=5`. The paper says nothing of turns;
 - selection: lowest L_rec + L_mask on held-out inliers, or L_rec alone (`validation=rec`); the paper's labelled outliers are
   `select=outlier_val`, reported apart.
 
@@ -34,7 +34,7 @@ that was worth about +0.012 of s_mask after 320 iterations (measured once, with 
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -53,7 +53,6 @@ class Architecture:
     """The authors' layers for one dataset; `base` are the channels of the map that the decoder starts from."""
 
     encoder: Layers
-    latent: int
     base: int
     decoder: Layers
     mask_encoder: Layers
@@ -68,7 +67,6 @@ class Architecture:
 ARCHITECTURES = {
     "mnist": Architecture(
         encoder=((64, 2), (96, 2), (128, 1)),
-        latent=64,
         base=128,
         decoder=((128, 2), (96, 2), (64, 1)),
         mask_encoder=((32, 2), (48, 2)),
@@ -76,7 +74,6 @@ ARCHITECTURES = {
     ),
     "cifar10": Architecture(
         encoder=((128, 2), (256, 2), (512, 2), (768, 1)),
-        latent=256,
         base=128,
         decoder=((768, 2), (512, 2), (256, 2), (128, 1)),
         mask_encoder=((32, 2), (48, 2), (64, 2)),
@@ -84,24 +81,11 @@ ARCHITECTURES = {
     ),
     "ucsd": Architecture(
         encoder=((32, 2), (64, 1), (128, 1)),
-        latent=128,
         base=32,
         decoder=((256, 1), (128, 2), (64, 1)),
         mask_encoder=((32, 2), (48, 1)),
         mask_decoder=((48, 1), (32, 2)),
     ),
-}
-#: What the authors' code sets for each architecture, and the paper for all.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "official": {
-        "mnist": {"gamma": 12.5, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
-        "cifar10": {"gamma": 30.0, "mm_every": 4, "mask_objective": "mask", "mask_norm": "second"},
-        "ucsd": {"gamma": 50.0, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
-    },
-    "paper": {
-        name: {"gamma": 50.0, "mm_every": 1, "mask_objective": "mask_cont", "mask_norm": "all"}
-        for name in ARCHITECTURES
-    },
 }
 #: Segmentation AUROC from which on a mask is said to look for the digit; untrained ones have 0.45 to 0.70.
 NEAR_CHANCE = 0.6
@@ -240,7 +224,7 @@ class OLED(Method):
         adam_eps: Annotated[float, Field(gt=0)] = 1e-7,
         architecture: Literal["auto", "mnist", "cifar10", "ucsd"] = "auto",
         width: Annotated[float, Field(gt=0)] = 1.0,
-        latent_size: Annotated[int, Field(ge=1)] | None = None,
+        latent_size: Annotated[int, Field(ge=1)] = 64,
         out_act: Literal["linear_clip", "leaky", "tanh"] = "linear_clip",
         norm: Literal["encoder", "all"] = "encoder",
         mask: Literal["learned", "frozen", "random10", "half", "none"] = "learned",
@@ -248,13 +232,12 @@ class OLED(Method):
         mask_grad: Literal["eps", "ste"] = "eps",
         mask_eps: Annotated[float, Field(gt=0)] = 1e-12,
         mask_tau: Annotated[float, Field(gt=0)] = 0.1,
-        preset: Literal["official", "paper"] = "official",
-        gamma: Annotated[float, Field(ge=0)] | None = None,
+        gamma: Annotated[float, Field(ge=0)] = 12.5,
         lam: Annotated[float, Field(ge=0)] = 1.0,
-        mm_every: Annotated[int, Field(ge=1)] | None = None,
+        mm_every: Annotated[int, Field(ge=1)] = 3,
         mm_turn: Annotated[int, Field(ge=1)] | None = None,
-        mask_objective: Literal["mask", "mask_cont"] | None = None,
-        mask_norm: Literal["second", "all"] | None = None,
+        mask_objective: Literal["mask", "mask_cont"] = "mask_cont",
+        mask_norm: Literal["second", "all"] = "second",
         validation: Literal["rec_mask", "rec"] = "rec_mask",
         average: Literal["minmax", "zscore"] = "minmax",
     ) -> None:
@@ -266,25 +249,23 @@ class OLED(Method):
             raise ValueError(f"data.size={height}: method.architecture={name} takes a multiple of {table.shrink}")
         if mask == "random10" and min(height, breadth) < CROP:
             raise ValueError(f"method.mask=random10 needs data.size of at least {CROP}, not {min(height, breadth)}")
-        given = {"gamma": gamma, "mm_every": mm_every, "mask_objective": mask_objective, "mask_norm": mask_norm}
-        chosen = {**PRESETS[preset][name], **{key: value for key, value in given.items() if value is not None}}
-        self.gamma, self.lam, self.mm_every = float(chosen["gamma"]), lam, int(chosen["mm_every"])
-        self.mask_objective, self.mask_norm = str(chosen["mask_objective"]), str(chosen["mask_norm"])
+        self.gamma, self.lam, self.mm_every = gamma, lam, mm_every
+        self.mask_objective, self.mask_norm = mask_objective, mask_norm
         self.mm_turn, self.validation = mm_turn, validation
         self.lr, self.betas, self.adam_eps = lr, (beta1, beta2), adam_eps
         self.architecture, self.out_act, self.mask, self.average = name, out_act, mask, average
         self.t, self.mask_grad, self.mask_eps, self.mask_tau = t, mask_grad, mask_eps, mask_tau
 
         side = (height // table.shrink, breadth // table.shrink)
-        latent, base = latent_size or table.latent, max(1, round(table.base * width))
+        base = max(1, round(table.base * width))
         shrinking, growing = scaled(table.encoder, width), scaled(table.decoder, width)
         self.encoder = nn.Sequential(
             *blocks(channels, shrinking, 0.2, "all"),
             nn.Flatten(),
-            nn.Linear(shrinking[-1][0] * math.prod(side), latent),
+            nn.Linear(shrinking[-1][0] * math.prod(side), latent_size),
         )
         self.decoder = nn.Sequential(
-            nn.Linear(latent, base * math.prod(side)),
+            nn.Linear(latent_size, base * math.prod(side)),
             nn.Unflatten(1, (base, *side)),
             *blocks(base, growing, 0.2, "all" if norm == "all" else "no", grows=True),
             conv(growing[-1][0], channels, up=growing[-1][1]),

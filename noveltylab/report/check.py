@@ -18,6 +18,7 @@ from noveltylab.conformal import Calibration, needed
 from noveltylab.errors import UserError
 from noveltylab.files import read_yaml, sha256_file
 from noveltylab.metrics import roc, source_threshold
+from noveltylab.older import in_options_of_today
 from noveltylab.report.split import read_split, split_hash
 from noveltylab.results import flatten, kind_of_option
 from noveltylab.schema import APART
@@ -195,7 +196,9 @@ def _options(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
             written = read_yaml(folder / "config.yaml", within=folder)
         except (OSError, ValueError) as error:
             raise UserError(f"config.yaml: cannot be read ({error})") from None
-        old, new = flatten(written if isinstance(written, dict) else {}), flatten(content["config"])
+        shape = (content.get("input") or {}).get("shape")
+        old = flatten(in_options_of_today(written, shape)) if isinstance(written, dict) else {}
+        new = flatten(content["config"])
         for key in sorted(old.keys() | new.keys()):
             if kind_of_option(key) == "numbers" and old.get(key) != new.get(key):
                 yield f"config.{key} is {new.get(key)!r}, but config.yaml has {old.get(key)!r}"

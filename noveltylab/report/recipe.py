@@ -4,16 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import yaml
 
+from noveltylab import recipes
 from noveltylab.results import flatten
 
-PACKAGE = Path(__file__).resolve().parents[1]
 #: Beside the package in a checkout, inside it when installed from a wheel.
-ROOTS = (PACKAGE.parent, PACKAGE)
+ROOTS = (recipes.PACKAGE.parent, recipes.PACKAGE)
 #: A name that may become part of a path.
 PLAIN_NAME = re.compile(r"\w+(/\w+)?", re.ASCII)
 #: Options of which less is a shorter run, and their unit.
@@ -27,12 +26,13 @@ class Recipe:
     Attributes:
         fewer_images: Why it trained on fewer images than a whole run, one reason each.
         shorter: Why its training or its search was shorter, one reason each.
-        usual_input: Whether images and split were prepared as the recipe has it.
+        other_input: How far images and split are from the data set's own: 0 as conf/data and conf/protocol have them,
+            1 as the recipe has them, 2 otherwise.
     """
 
     fewer_images: tuple[str, ...]
     shorter: tuple[str, ...]
-    usual_input: bool
+    other_input: int
 
 
 def compare_to_recipe(
@@ -55,16 +55,19 @@ def compare_to_recipe(
         trained_on: How many images it trained on, if that is known.
         fitted_once: Whether it has no epochs.
     """
+    data = str(options.get("data.name", data))  # one's own images may go by a label
     own = recipe_options(method, data, protocol, source, options)
     return Recipe(
         tuple(_fewer_images(options, own, trained_on)),
         tuple(_shorter(options, own, fitted_once)),
-        all(
-            _same(options.get(key, value), value)
-            for key, value in own.items()
-            if key == "data.size" or key.startswith("protocol.")
-        ),
+        0 if _same_input(options, _options_of_conf(method, data, protocol)) else 1 if _same_input(options, own) else 2,
     )
+
+
+def _same_input(options: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether images and split were prepared as one's own options have it."""
+    keys = [key for key in own if key == "data.size" or key.startswith("protocol.")]
+    return all(_same(options.get(key, own[key]), own[key]) for key in keys)
 
 
 def limits(limit: Any, trained_on: int | None) -> bool:
@@ -94,7 +97,14 @@ def _shorter(options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bo
 
 
 def recipe_options(method: str, data: str, protocol: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that conf/ and the run's experiment give it, by dotted key."""
+    """The options that conf/, the run's recipe and its experiment give it, by dotted key."""
+    recipe = str(options.get("recipe", recipes.DEFAULT))
+    own = _options_of_conf(method, data, protocol) | flatten(recipes.recipe_options(method, recipe, data))
+    return own | _read("experiments", "/".join(source.split("/")[-2:]))
+
+
+def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:
+    """The options of a method on a data set without any recipe."""
     own: dict[str, Any] = {}
     for folder, name, prefix in (
         ("conf/data/common", "images", "data."),
@@ -102,21 +112,9 @@ def recipe_options(method: str, data: str, protocol: str, source: str, options: 
         ("conf/trainer", "default", "trainer."),
         ("conf/protocol", protocol, "protocol."),
         ("conf/method", method, "method."),
-        ("conf/tuned", f"{method}_{data}", ""),
-        ("experiments", "/".join(source.split("/")[-2:]), ""),
     ):
         own |= {prefix + key: value for key, value in _read(folder, name).items()}
-    for variant in _variants(method):
-        if all(_same(options.get(key), value) for key, value in variant.items() if key not in AMOUNTS):
-            own |= variant
     return own
-
-
-def _variants(method: str) -> Iterator[dict[str, Any]]:
-    """Every conf/preset/<name>/<method>.yaml: variants of the method, which may have other amounts."""
-    for root in ROOTS:
-        for folder in sorted((root / "conf" / "preset").glob("*/")):
-            yield _read(f"conf/preset/{folder.name}", method)
 
 
 @cache

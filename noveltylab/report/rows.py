@@ -283,7 +283,7 @@ def floor_cells(rows: Sequence[Row], name: str) -> Cells:
     """A floor over all rows: the mean over the splits and image sizes of a cell, each counted once.
 
     Shortened runs do not count where there are whole ones, so that no trial changes the floor of others; nor does a size or
-    a split of one's own choice where the recipe's was run.
+    a split of one's own choice where the recipe's was run, nor the recipe's where the data set's own was.
     """
     runs = [run for row in rows for run in row.runs if name in run.result.floor]
     if whole := [run for run in runs if not run.recipe.fewer_images]:
@@ -296,7 +296,7 @@ def floor_cells(rows: Sequence[Row], name: str) -> Cells:
 
 def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
     """The floor of one cell."""
-    ranked = {run.folder: (not run.recipe.usual_input, bool(run.shortened)) for run in runs}
+    ranked = {run.folder: (run.recipe.other_input, bool(run.shortened)) for run in runs}
     best = [run for run in runs if ranked[run.folder] == min(ranked.values())]
     by_split: dict[Hashable, tuple[float, float | None]] = {}
     for run in best:

@@ -487,7 +487,7 @@ def test_every_method_gets_the_same_objects(method: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_tuned_options_fit_fifty_images(name: str) -> None:
+def test_recipes_fit_fifty_images(name: str) -> None:
     found = {method: options(f"method={method}", f"data={name}") for method in TINY}
     assert found["nda"].method["latent_size"] == 32
     assert found["ca_entropy"].data.batch_size == 15

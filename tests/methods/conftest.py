@@ -20,7 +20,7 @@ METHODS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "pyod
 #: Smaller networks where the defaults are slow; a method that is not listed runs with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
     "ocgan": {"channels": 8, "classifier_channels": 8, "image_discriminator_channels": 4, "lr": 2e-3},
-    "nda": {"preset": "adam", "lr": 2e-3, "channels": 16, "estimator_channels": 32},
+    "nda": {"lr": 2e-3, "channels": 16, "estimator_channels": 32},
     "ca_entropy": {
         "channels": 8,
         "latent_size": 16,

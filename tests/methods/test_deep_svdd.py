@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy.signal import convolve2d
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
@@ -23,7 +22,8 @@ from noveltylab.methods.deep_svdd import (
     soft_boundary,
     squared_distance,
 )
-from tests.methods.conftest import CONF, NoSync, blobs, changed, layers, owners, settings, states
+from noveltylab.recipes import recipe_options
+from tests.methods.conftest import NoSync, blobs, changed, layers, owners, settings, states
 
 #: Patches that the dictionary of first filters is learned from here, where 10,000 would take a second.
 PATCHES = 400
@@ -582,11 +582,11 @@ def test_the_squeezed_decoder_refuses_other_sizes(make: Make) -> None:
         make("deep_svdd", (3, 40, 40), decoder="squeezed")
 
 
-def test_the_preset_first_code_has_every_one_of_these_and_learns(make: Make) -> None:
-    preset = yaml.safe_load((CONF.parent / "preset" / "first_code" / "deep_svdd.yaml").read_text())["method"]
-    assert FIRST_CODE.items() <= preset.items()
-    options = {key: value for key, value in preset.items() if key != "name"}
-    method = make("deep_svdd", (1, 28, 28), **{**options, "ae_weight_decay": 1e-3, "weight_decay": 1e-6})
+def test_the_recipe_first_code_has_every_one_of_these_and_learns(make: Make) -> None:
+    recipe = recipe_options("deep_svdd", "first_code", "mnist")["method"]
+    assert FIRST_CODE.items() <= recipe.items()
+    options = {key: value for key, value in recipe.items() if key != "name"}
+    method = make("deep_svdd", (1, 28, 28), **options)
     method.prepare(textures(64))
     method.train()
     losses = []

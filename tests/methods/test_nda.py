@@ -17,7 +17,6 @@ from noveltylab.methods import nda as module
 from noveltylab.methods.base import Batch
 from noveltylab.methods.nda import (
     NDA,
-    PRESETS,
     LaplacianPyramid,
     Strength,
     alike,
@@ -29,6 +28,7 @@ from noveltylab.methods.nda import (
     pca_codes,
     pyramid_error,
 )
+from noveltylab.recipes import recipe_options
 from tests.methods.conftest import blobs
 
 Make = Callable[..., Any]
@@ -374,7 +374,7 @@ def test_estimators_learn_to_prefer_images_over_their_negatives(make: Make) -> N
 
 
 def after_one_update(make: Make, **changes: Any) -> dict[str, dict[str, Tensor]]:
-    method = prepared(make, preset="sgd", **changes)  # Adam's first step would hide a loss's weight
+    method = prepared(make, optimizer="sgd", **changes)  # Adam's first step would hide a loss's weight
     torch.manual_seed(7)
     method.update(batch())
     return states(method)
@@ -713,7 +713,7 @@ def test_negatives_are_of_the_kind_asked_for(make: Make, monkeypatch: pytest.Mon
         assert prepared(make).update(batch())["alike"] == share
 
 
-# Networks, switches, presets.
+# Networks, switches, the optimizer.
 
 
 def test_paper_sizes_are_the_defaults() -> None:
@@ -735,7 +735,8 @@ def test_paper_sizes_are_the_defaults() -> None:
     assert widths(method.prior_estimator) == [(64, 1000), (1000, 200), (200, 1)]
     assert [m.out_channels for m in method.global_estimator.down if isinstance(m, nn.Conv2d)] == [64, 32]
     assert (method.w_recon, method.w_lat, method.w_mie, method.beta, method.gamma) == (1, 1, 1, 0.5, 0.1)
-    assert (method.lr, method.momentum, method.weight_decay) == (0.002, 0.9, 0.005)
+    paper = recipe_options("nda", "paper", "cifar10")["method"]
+    assert [paper[name] for name in ("optimizer", "lr", "momentum", "weight_decay")] == ["sgd", 0.002, 0.9, 0.005]
 
 
 def table(network: nn.Module) -> list[str]:
@@ -926,20 +927,19 @@ def test_options_that_do_not_go_together_are_refused(make: Make) -> None:
     make("nda").prepare(blobs(17))
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_presets_set_the_optimizer_and_can_be_overridden(make: Make, preset: str) -> None:
-    overridden = {"lr": 0.3, "momentum": 0.1, "weight_decay": 0.2}
-    for given, expected in (({"lr": None}, PRESETS[preset]), (overridden, overridden)):
-        optimizer = make("nda", preset=preset, **given).build_optimizers()["networks"]
-        assert isinstance(optimizer, {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[preset])
-        group = optimizer.param_groups[0]
-        momentum = group["momentum"] if preset == "sgd" else group["betas"][0]
-        assert {"lr": group["lr"], "momentum": momentum, "weight_decay": group["weight_decay"]} == expected
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_the_optimizer_has_its_numbers(make: Make, name: str) -> None:
+    numbers = {"lr": 0.3, "momentum": 0.1, "weight_decay": 0.2}
+    optimizer = make("nda", optimizer=name, **numbers).build_optimizers()["networks"]
+    assert isinstance(optimizer, {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name])
+    group = optimizer.param_groups[0]
+    momentum = group["momentum"] if name == "sgd" else group["betas"][0]
+    assert {"lr": group["lr"], "momentum": momentum, "weight_decay": group["weight_decay"]} == numbers
 
 
 def test_the_optimizers_have_nothing_beside_their_numbers(make: Make) -> None:
     for name in ("sgd", "adam"):
-        group = make("nda", preset=name).build_optimizers()["networks"].param_groups[0]
+        group = make("nda", optimizer=name).build_optimizers()["networks"].param_groups[0]
         assert not group["maximize"]
         if name == "sgd":
             assert (group["dampening"], group["nesterov"]) == (0, False)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ocgan import (
     OCGAN,
-    PRESETS,
     accuracy,
     classifier_loss,
     distance_from_uniform,
@@ -448,7 +447,7 @@ def test_discriminators_never_see_mined_latents(ocgan: Any, monkeypatch: pytest.
     assert not seen["fake"].requires_grad
 
 
-# Networks, switches, presets.
+# Networks, switches.
 
 
 @pytest.mark.parametrize(
@@ -578,13 +577,6 @@ def test_ablation_switches_remove_networks_and_losses(
     assert set(method.update(Batch(blobs(16), torch.arange(16)))) == losses | accuracies
     if not switches.get("use_image_discriminator", True):
         assert method.score_names == ("mse",)
-
-
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_presets_set_weights_and_noise_and_can_be_overridden(make: Callable[..., Any], preset: str) -> None:
-    method = make("ocgan", preset=preset)
-    assert {key: getattr(method, key) for key in PRESETS[preset]} == PRESETS[preset]
-    assert make("ocgan", preset=preset, w_mse=3.0).w_mse == 3.0
 
 
 def test_weights_scale_their_own_terms(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

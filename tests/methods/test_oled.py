@@ -22,7 +22,8 @@ from noveltylab.methods.oled import (
     squared_error,
     threshold,
 )
-from tests.methods.conftest import NoSync, blobs
+from noveltylab.recipes import recipe_options
+from tests.methods.conftest import NoSync, blobs, method_config
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "mask_generator")
@@ -460,7 +461,7 @@ def layers(network: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]
 )
 def test_layer_tables(shape: Any, encoder: Any, decoder: Any, mask_generator: Any) -> None:
     """The tables of the authors' code; an upsampling there follows a convolution, here it is part of the next one."""
-    method = OLED(shape).eval()
+    method = OLED(shape, latent_size=encoder[-1][0]).eval()
     x = textured(2, shape)
     with torch.no_grad():
         z, found = layers(method.encoder, x)
@@ -596,18 +597,17 @@ def test_what_cannot_work_is_refused(make: Make) -> None:
 # Switches.
 
 
-def test_presets_are_the_codes_and_the_papers(make: Make) -> None:
-    official = {"mnist": (12.5, 3, "mask_cont"), "cifar10": (30.0, 4, "mask"), "ucsd": (50.0, 3, "mask_cont")}
-    for name, shape in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32)), ("ucsd", (1, 30, 30))):
-        method = make("oled", shape)
-        assert (method.gamma, method.mm_every, method.mask_objective) == official[name]
-        assert method.mask_norm == "second"
-        method = make("oled", shape, preset="paper")
-        assert (method.gamma, method.mm_every, method.mask_objective) == (50.0, 1, "mask_cont")
-        assert method.mask_norm == "all"
-    method = make("oled", preset="paper", gamma=0.0, mm_every=2, mask_objective="mask", mask_norm="second")
-    assert (method.gamma, method.mm_every, method.mask_objective, method.mask_norm) == (0.0, 2, "mask", "second")
+def test_recipes_are_the_codes_and_the_papers() -> None:
+    official = {
+        "mnist": (12.5, 3, "mask_cont", "second"),
+        "cifar10": (30.0, 4, "mask", "second"),
+        "ucsd": (50.0, 3, "mask_cont", "second"),
+    }
     assert set(ARCHITECTURES) == set(official)
+    for data, numbers in official.items():
+        for recipe, expected in (("default", numbers), ("paper", (50.0, 1, "mask_cont", "all"))):
+            options = method_config("oled") | recipe_options("oled", recipe, data)["method"]
+            assert tuple(options[key] for key in ("gamma", "mm_every", "mask_objective", "mask_norm")) == expected
 
 
 def test_last_activation(make: Make) -> None:

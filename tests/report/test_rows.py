@@ -154,7 +154,7 @@ def test_ones_own_images_are_paired_where_they_are_the_same(outputs: Path, write
     [
         ("ocgan", having(data__limit_train=90), "the first 90 training images"),
         ("pca", fitted_once(data__limit_train=37), "the first 37 training images"),
-        ("ocgan", having(trainer__max_epochs=24), "24 of 25 epochs"),
+        ("ocgan", having(trainer__max_epochs=9), "9 of 10 epochs"),
         ("deep_svdd", having(trainer__max_epochs=299), "299 of 300 epochs"),
         ("anogan", having(method__search_steps=3), "3 of 50 search steps"),
         ("pca", fitted_once(protocol__val_fraction=0.9), "val_fraction 0.9 instead of 0.1"),
@@ -179,11 +179,17 @@ def test_every_way_to_shorten_is_marked_in_every_format(
     assert {record["value"] for record in marked} == {"0.99"}
 
 
-def test_a_recipe_is_that_of_its_variant() -> None:
-    """A preset of conf/ that sets other amounts is whole with them."""
+def test_whole_is_what_the_runs_own_recipe_has() -> None:
     options = {"trainer.max_epochs": 25, "data.size": 32, "protocol.val_fraction": 0.1}
+    literal = compare_to_recipe("ocgan", "mnist", "p2", "", options | {"recipe": "paper"}, 5000, False)
+    assert literal.shorter == ("25 of 201 epochs",)
+    unknown = compare_to_recipe("ocgan", "mnist", "p2", "", options | {"recipe": "../paper"}, 5000, False)
+    assert unknown.shorter == ("25 of 200 epochs",)
+    labelled = {"trainer.max_epochs": 99, "data.name": "folder", "data.classes": "folders"}
+    own = compare_to_recipe("ca_entropy", "bottle", "folder", "", labelled, 60, False)
+    assert own.shorter == ("99 of 100 epochs",)
     whole = compare_to_recipe("ocgan", "mnist", "p2", "", options, 5000, False)
-    assert not whole.shorter and not whole.fewer_images and whole.usual_input
+    assert not whole.shorter and not whole.fewer_images and whole.other_input == 0
     hostile = compare_to_recipe("../ocgan", "../mnist", "/etc/passwd", "../..", options, 5000, False)
     assert hostile.shorter == ("25 of 200 epochs",)  # conf/trainer's own; nothing outside conf/ is read
 

@@ -1,0 +1,135 @@
+"""Recorded configurations of older versions, in the options of today: the one place that knows what options once were.
+
+Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what `recipe=ours` is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+#: method.preset of OCGAN.
+OCGAN = {
+    "choice": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.2},
+    "paper_sum": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447},
+    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2},
+    "release": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.02},
+}
+#: method.preset of NDA.
+NDA = {
+    "sgd": {"optimizer": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 0.005},
+    "adam": {"optimizer": "adam", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.0},
+}
+#: The rate of trained codes was 10 by default once, also where no code is trained.
+NDA_LATENT_LR = 100.0
+#: method.preset of OLED, by architecture, and the length of the bottleneck.
+OLED = {
+    "mnist": {"gamma": 12.5, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
+    "cifar10": {"gamma": 30.0, "mm_every": 4, "mask_objective": "mask", "mask_norm": "second"},
+    "ucsd": {"gamma": 50.0, "mm_every": 3, "mask_objective": "mask_cont", "mask_norm": "second"},
+}
+OLED_PAPER = {"gamma": 50.0, "mm_every": 1, "mask_objective": "mask_cont", "mask_norm": "all"}
+OLED_LATENT = {"mnist": 64, "cifar10": 256, "ucsd": 128}
+#: method.ablation of CA-Entropy.
+CA_ENTROPY = {
+    "full": {"entropy": True, "channel_attention": True},
+    "entropy": {"entropy": True, "channel_attention": False},
+    "attention": {"entropy": False, "channel_attention": True},
+    "gan": {"entropy": False, "channel_attention": False},
+}
+#: method.slots of MemAE.
+MEMAE_SLOTS = {"mnist": 100, "cifar10": 500}
+#: Data sets in colour; of somebody's own images the result says it.
+COLOUR = ("cifar10", "coil100")
+#: Endings of method.name that were a `preset=`.
+PRESETS = ("ours", "first_code")
+
+
+def in_options_of_today(config: dict[str, Any], shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """A recorded configuration as it would be recorded today; one of today as it is.
+
+    Args:
+        config: Of a config.yaml or a result.json.
+        shape: Of the run's images (C, H, W), where it is known.
+    """
+    method, data = config.get("method"), config.get("data")
+    if not isinstance(method, dict) or not isinstance(data, dict):
+        return config  # damaged, which its reader says
+    module = str(method.get("_target_")).rpartition(".")[0]
+    translate = TRANSLATIONS.get(module.removeprefix("noveltylab.methods."))
+    if translate is not None:
+        method = translate(method, data, shape)
+    recipe = config.get("recipe", _preset(str(method.get("name"))))
+    return {**config, "method": method, "recipe": recipe}
+
+
+def _preset(name: str) -> str:
+    return next((preset for preset in PRESETS if name.endswith(f"_{preset}")), "default")
+
+
+Options = dict[str, Any]
+Shape = Sequence[int] | None
+
+
+def _numbers(method: Options, option: str, tables: dict[str, Options]) -> Options:
+    """The method's options without one of old, and the numbers that it stood for where they are null."""
+    numbers = tables.get(str(method.get(option)))
+    if numbers is None:
+        return method
+    others = {key: value for key, value in method.items() if key != option}
+    return others | {key: number for key, number in numbers.items() if others.get(key) is None}
+
+
+def _ocgan(method: Options, data: Options, shape: Shape) -> Options:
+    return _numbers(method, "preset", OCGAN)
+
+
+def _nda(method: Options, data: Options, shape: Shape) -> Options:
+    trains_codes = method.get("train_z", True)
+    unused = {} if trains_codes or "latent_lr" not in method else {"latent_lr": NDA_LATENT_LR}
+    return _numbers(method, "preset", NDA) | unused
+
+
+def _ca_entropy(method: Options, data: Options, shape: Shape) -> Options:
+    return _numbers(method, "ablation", CA_ENTROPY)
+
+
+def _oled(method: Options, data: Options, shape: Shape) -> Options:
+    layers = _oled_layers(method, data, shape)
+    if layers not in OLED:
+        return method  # the images are not known, so nobody knows
+    latent = {"latent_size": OLED_LATENT[layers]}
+    return _numbers(method, "preset", {"official": OLED[layers] | latent, "paper": OLED_PAPER | latent})
+
+
+def _memae(method: Options, data: Options, shape: Shape) -> Options:
+    layers, colour = str(method.get("architecture", "auto")), _in_colour(data, shape)
+    if layers == "auto" and colour is not None:
+        layers = "cifar10" if colour else "mnist"
+    if method.get("slots", 0) is not None or layers not in MEMAE_SLOTS:
+        return method
+    return {**method, "slots": MEMAE_SLOTS[layers]}
+
+
+def _oled_layers(method: Options, data: Options, shape: Shape) -> str:
+    """OLED's architecture, as it chooses it; "auto" where the images are not known."""
+    layers = str(method.get("architecture", "auto"))
+    colour, side = _in_colour(data, shape), shape[1] if shape else data.get("size")
+    if layers != "auto" or colour is None or not isinstance(side, int):
+        return layers
+    if colour and side % 8 == 0:
+        return "cifar10"
+    return "mnist" if side % 4 == 0 else "ucsd"
+
+
+def _in_colour(data: Options, shape: Shape) -> bool | None:
+    if shape:
+        return shape[0] > 1
+    return None if data.get("classes") == "folders" else str(data.get("name")) in COLOUR
+
+
+TRANSLATIONS = {
+    "ocgan": _ocgan,
+    "nda": _nda,
+    "oled": _oled,
+    "ca_entropy": _ca_entropy,
+    "memae": _memae,
+}
