@@ -20,6 +20,7 @@ from noveltylab.methods.ca_entropy import (
     largest_probability,
     latent_entropy,
 )
+from noveltylab.recipes import recipe_options
 from tests.methods.conftest import blobs, changed, layers, sigmoid, spied_update, states
 
 Make = Callable[..., Any]
@@ -433,6 +434,15 @@ DEFAULTS = {
 def test_defaults_are_those_that_the_docstring_names() -> None:
     keywords = inspect.signature(CAEntropy).parameters.values()
     assert {option.name: option.default for option in keywords if option.name != "image_shape"} == DEFAULTS
+
+
+def test_the_recipe_paper_is_the_papers() -> None:
+    paper = recipe_options("ca_entropy", "paper", "mnist")
+    given = {"lr": 1e-3, "bounded_latent": False, "feature_norm": "l2", "score_norm": "l1"}
+    of_the_code = {"latent_size": 100, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "lam": 0.9, "beta1": 0.5, "R": 16}
+    expected = {**given, **of_the_code, "channels": 64, "noise_std": 0.2, "w_inf": 1.0}
+    assert {name: paper["method"][name] for name in expected} == expected
+    assert (paper["data"]["batch_size"], paper["protocol"]["val_fraction"]) == (64, 0.15)
 
 
 def test_the_score_weighs_with_its_default_lambda() -> None:

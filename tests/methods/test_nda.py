@@ -689,6 +689,7 @@ def test_alike_counts_copies_and_mirror_images() -> None:
     assert alike(x, x.flip(-1)) == 1
     assert alike(x, torch.stack([x[0], -x[1]])) == 0.5
     assert alike(x, x.flip(-2)) == 0
+    assert [alike(x, x.flip(-1) + gap) for gap in (0.049, 0.051)] == [1, 0]
 
 
 def test_negatives_leave_the_running_statistics_alone(make: Make) -> None:
@@ -737,6 +738,14 @@ def test_paper_sizes_are_the_defaults() -> None:
     assert (method.w_recon, method.w_lat, method.w_mie, method.beta, method.gamma) == (1, 1, 1, 0.5, 0.1)
     paper = recipe_options("nda", "paper", "cifar10")["method"]
     assert [paper[name] for name in ("optimizer", "lr", "momentum", "weight_decay")] == ["sgd", 0.002, 0.9, 0.005]
+    assert [paper[name] for name in ("encoder", "recon", "lat_reduction", "w_recon")] == [
+        "dcgan",
+        "lap",
+        "sum",
+        3 * 32 * 32,
+    ]
+    assert [paper[name] for name in ("w_lat", "w_mie", "beta", "gamma")] == [1, 1, 0.5, 0.1]
+    assert recipe_options("nda", "paper", "mnist")["method"]["w_recon"] == 32 * 32
 
 
 def table(network: nn.Module) -> list[str]:
@@ -820,6 +829,8 @@ def test_networks_start_from_dcgans_weights_and_estimators_from_torchs(encoder: 
         assert scales.mean().item() == pytest.approx(1, abs=0.005)
         assert scales.std().item() == pytest.approx(0.02, rel=0.15)
         assert all(not norm.bias.any() for norm in norms)
+    for layer in (m for m in method.encoder.head if isinstance(m, nn.Linear) and m.weight.numel() > 100_000):
+        assert layer.weight.abs().max().item() == pytest.approx(layer.in_features**-0.5, rel=0.01)
     for name in ("global_estimator", "local_estimator", "prior_estimator"):
         for layer in getattr(method, name).modules():
             if isinstance(layer, nn.Linear) and layer.weight.numel() > 10_000:

@@ -23,6 +23,7 @@ from noveltylab.methods.ocgan import (
     visual_loss,
 )
 from noveltylab.nets.losses import bce
+from noveltylab.recipes import recipe_options
 from tests.methods.conftest import (
     assert_initialised_as_dcgan,
     assert_normal,
@@ -544,6 +545,34 @@ def test_defaults_are_those_of_the_docstring() -> None:
     assert (method.noise_std, method.score_noise) == (0.2, False)
     assert (method.lr, method.beta1) == (2e-4, 0.5)
     assert (method.mining_steps, method.mining_step_size, method.mining_start) == (5, 2.0, 0.75)
+
+
+#: Loss weights and noise: the paper read literally, and the two settings of the authors' code.
+RECIPES = {
+    "paper": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447, "dropout": 0.0},
+    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2, "dropout": 0.5},
+    "release": {
+        "w_lat": 10.0,
+        "w_vis": 1.0,
+        "w_mse": 250.0,
+        "mse_reduction": "mean",
+        "noise_std": 0.02,
+        "dropout": 0.5,
+    },
+}
+LITERAL = {
+    "paper": {"latent_layout": "map", "mining_loss": "unsaturated", "mining_steps": 5, "score_noise": False},
+    "readme": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0, "mining_start": 0.75},
+    "release": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0, "mining_start": 0.75},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_recipes_are_the_papers_and_the_codes(recipe: str, data: str) -> None:
+    options = recipe_options("ocgan", recipe, data)["method"]
+    expected = {**RECIPES[recipe], **LITERAL[recipe], "lr": 2e-4}
+    assert {name: options[name] for name in expected} == expected
 
 
 def test_a_size_that_does_not_fit_is_refused(make: Callable[..., Any]) -> None:

@@ -599,15 +599,25 @@ def test_what_cannot_work_is_refused(make: Make) -> None:
 
 def test_recipes_are_the_codes_and_the_papers() -> None:
     official = {
-        "mnist": (12.5, 3, "mask_cont", "second"),
-        "cifar10": (30.0, 4, "mask", "second"),
-        "ucsd": (50.0, 3, "mask_cont", "second"),
+        "mnist": (12.5, 3, "mask_cont", "second", "encoder"),
+        "cifar10": (30.0, 4, "mask", "second", "encoder"),
+        "ucsd": (50.0, 3, "mask_cont", "second", "encoder"),
     }
+    names = ("gamma", "mm_every", "mask_objective", "mask_norm", "norm")
     assert set(ARCHITECTURES) == set(official)
     for data, numbers in official.items():
-        for recipe, expected in (("default", numbers), ("paper", (50.0, 1, "mask_cont", "all"))):
+        for recipe, expected in (("default", numbers), ("paper", (50.0, 1, "mask_cont", "all", "all"))):
             options = method_config("oled") | recipe_options("oled", recipe, data)["method"]
-            assert tuple(options[key] for key in ("gamma", "mm_every", "mask_objective", "mask_norm")) == expected
+            assert tuple(options[name] for name in names) == expected
+    sizes = {data: recipe_options("oled", "paper", data)["method"]["latent_size"] for data in official}
+    assert sizes == {"mnist": 64, "cifar10": 256, "ucsd": 128}
+    assert [recipe_options("oled", "default", data)["method"]["latent_size"] for data in ("cifar10", "ucsd")] == [
+        256,
+        128,
+    ]
+    shared = {"lr": 5e-4, "beta1": 0.5, "beta2": 0.9, "t": 87.5, "lam": 1.0, "mask_grad": "eps", "width": 1.0}
+    paper = recipe_options("oled", "paper", "mnist")["method"]
+    assert {name: paper[name] for name in shared} == shared
 
 
 def test_last_activation(make: Make) -> None:
