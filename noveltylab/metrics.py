@@ -1,6 +1,6 @@
 """Metrics of one whole run, from raw scores at any scale; larger scores are more novel and outliers are the positives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from noveltylab.auroc import interval, place
 from noveltylab.errors import UserError
+from noveltylab.inverted import inverted
 
 
 def evaluate(scores: ArrayLike, is_outlier: ArrayLike) -> dict[str, Any]:
@@ -142,13 +143,13 @@ def source_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike, rul
     return float(np.quantile(inliers, 1 - rule, method="higher"))
 
 
-def collapse_warnings(name: str, scores: ArrayLike, auroc: float | None) -> list[str]:
+def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] | None) -> list[str]:
     """One sentence for each sign that a method collapsed or points the wrong way.
 
     Args:
         name: Of the score, said in the sentence.
         scores: (N,), finite, N at least 1.
-        auroc: Of these scores, in [0, 1]; None where there are no labelled outliers.
+        metrics: Of these scores, as ``evaluate`` gives them; None where there are no labelled outliers.
     """
     values = np.asarray(scores, np.float64)
     distinct = len(np.unique(values))
@@ -159,8 +160,8 @@ def collapse_warnings(name: str, scores: ArrayLike, auroc: float | None) -> list
         said.append(f"{name}: only {distinct} distinct scores among {len(values)} samples, a sign of collapse.")
     if std <= 1e-6 * abs(mean):
         said.append(f"{name}: the scores hardly vary (standard deviation {std * unit:.3g} around {mean * unit:.3g}).")
-    if auroc is not None and auroc < 0.5:
-        said.append(f"{name}: inverted, an AUROC of {auroc:.3f} means that inliers get higher scores than outliers.")
+    if metrics is not None and (warning := inverted(name, metrics["auroc"], metrics["auroc_ci"])):
+        said.append(warning)
     return said
 
 

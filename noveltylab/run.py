@@ -505,7 +505,7 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
     columns = {floor.name: floor.scores for floor in floors}
     write_scores(folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns))
     main = metrics[primary]
-    doubts = collapse_warnings(primary, scores.columns[primary], main["auroc"] if main else None)
+    doubts = collapse_warnings(primary, scores.columns[primary], main)
     if main:
         doubts += floor_warnings(primary, main["auroc"], {name: metrics["auroc"] for name, metrics in floor.items()})
     kinds = None

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noveltylab import screen
+from noveltylab.inverted import standing
 from noveltylab.phases import in_words, lacking, seen_by
 
 #: what the rows in yellow are
@@ -64,8 +65,15 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
         console.print(Text.assemble((f"{key:<9} ", "dim"), (value, style)), soft_wrap=True)
     for line, style in _diagnosis(result, dot):
         console.print(Text.assemble((line, style)), soft_wrap=True)
-    for warning in result["warnings"]:
+    for warning in _warnings(result):
         console.print(Text(f"WARNING   {warning}", "bold red"), soft_wrap=True)
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    """What the result warns of; an older one calls scores inverted whose interval reaches 0.5."""
+    primary = result["primary"]
+    metrics = result["scores"][primary]
+    return standing(result["warnings"], primary, metrics["auroc_ci"]) if metrics else list(result["warnings"])
 
 
 def _table(result: Mapping[str, Any]) -> Table:

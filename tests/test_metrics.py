@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from noveltylab.errors import UserError
+from noveltylab.inverted import standing
 from noveltylab.metrics import (
     collapse_warnings,
     equal_error_threshold,
@@ -199,7 +200,8 @@ def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: st
         (np.arange(1000.0) * 1e-300, 0.9, []),
         (np.arange(1000.0) * 1e300, 0.9, []),
         (np.arange(4.0), 0.9, []),  # few samples are no collapse
-        (np.arange(1000.0), 0.4996, ["inverted"]),
+        (np.arange(1000.0), 0.4996, []),  # its interval reaches 0.5
+        (np.arange(1000.0), 0.485, ["inverted"]),
         (np.arange(1000.0) % 49, 0.5, ["only 49 distinct scores among 1000"]),
         (np.arange(1000.0) % 50, 0.5, []),
         (np.arange(100.0) % 9, 0.5, ["only 9 distinct scores among 100"]),
@@ -209,10 +211,19 @@ def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: st
     ],
 )
 def test_collapse_is_said_in_one_sentence_each(scores: NDArray[np.float64], auroc: float, said: list[str]) -> None:
-    found = collapse_warnings("mse", scores, auroc)
+    found = collapse_warnings("mse", scores, {"auroc": auroc, "auroc_ci": [auroc - 0.01, auroc + 0.01]})
     assert len(found) == len(said)
     for sentence, part in zip(found, said, strict=True):
         assert sentence.startswith("mse: ") and part in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize(("high", "said"), [(0.4999, True), (0.5, False), (0.62, False)])
+def test_inverted_is_said_where_the_interval_lies_below_a_half(high: float, said: bool) -> None:
+    """Also of an older result, which has the warning for any AUROC below 0.5; other warnings stay."""
+    metrics = {"auroc": 0.45, "auroc_ci": [0.38, high]}
+    assert bool(collapse_warnings("mse", np.arange(1000.0), metrics)) is said
+    old = ["mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.", "another"]
+    assert standing(old, "mse", metrics["auroc_ci"]) == (old if said else ["another"])
 
 
 def test_each_kind_of_outlier_is_measured_against_all_inliers() -> None:

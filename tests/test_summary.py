@@ -132,3 +132,9 @@ def test_floors_of_what_the_method_sees_are_explained_and_the_highest_is_named()
     text = shown(floor=floors)
     assert "floor: norm_seen" in text
     assert "the highest is norm_seen, 0.6600" in text
+
+
+def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half() -> None:
+    warnings = ["mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.", "another"]
+    for auroc, lines in ((0.45, 2), (0.495, 1)):
+        assert shown(warnings=warnings, scores={"mse": metrics(auroc)}).count("WARNING") == lines

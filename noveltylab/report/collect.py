@@ -11,6 +11,7 @@ from typing import Any
 from noveltylab.auroc import interval_of_counts, widest
 from noveltylab.errors import UserError
 from noveltylab.files import read_tail
+from noveltylab.inverted import standing
 from noveltylab.phases import lacking, seen_by
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
@@ -72,6 +73,12 @@ class Run:
     def fitted_once(self) -> bool:
         """Whether its method has no epochs."""
         return self.result.selected.epoch == 0
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What it warns of; an older one calls scores inverted whose interval reaches 0.5."""
+        primary = self.result.primary
+        return standing(self.result.warnings, primary, self.interval(self.result.scores[primary]))
 
     @cached_property
     def lacks(self) -> str:

@@ -170,7 +170,7 @@ def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
             yield f"{row.name}: the data of {unverified} runs was not verified by checksum"
         if unknown := sum(run.result.data_verified is None for run in row.runs):
             yield f"{row.name}: the data of {unknown} runs cannot be verified (no checksums to compare with)"
-    warned = [f"{_where(run)}: {text}" for row in rows for run in row.runs for text in run.result.warnings]
+    warned = [f"{_where(run)}: {text}" for row in rows for run in row.runs for text in run.warnings]
     yield from warned[:WARNINGS_SHOWN]
     if len(warned) > WARNINGS_SHOWN:
         yield f"{len(warned) - WARNINGS_SHOWN} more warnings in the list of runs"
@@ -260,7 +260,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         *([_highest_seen(run)] if with_seen else []),
         Cell("; ".join(filter(None, (f"{result.selected.rule}, epoch {result.selected.epoch}", run.lacks)))),
         number(minutes, 1),
-        Cell(" ".join(result.warnings)),
+        Cell(" ".join(run.warnings)),
         Cell("", links=(("folder", run.folder), *_pictures(run.folder))),
     )
 

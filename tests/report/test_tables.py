@@ -409,3 +409,19 @@ def document_row(document: Document) -> str:
 def all_bullets(document: Document) -> list[tuple[str, str]]:
     blocks = [block for section in document.sections for block in section.blocks]
     return [(block.title, text) for block in blocks if isinstance(block, Bullets) for text in block.points]
+
+
+def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    text = "mse: inverted, an AUROC of {} means that inliers get higher scores than outliers."
+
+    def warned(result: dict[str, Any]) -> None:
+        result["warnings"] = [text.format(result["scores"]["mse"]["auroc"]), "another"]
+
+    write_run(inlier=0, auroc=0.45, change=warned)
+    write_run(inlier=1, auroc=0.495, change=warned)
+    document, _ = make(outputs)
+    warnings = [shown["warnings"] for shown in rows(document, "All runs", "ocgan")]
+    assert warnings == [f"{text.format(0.45)} another", "another"]
+    assert sum("inverted" in remark for remark in bullets(document, "Remarks")) == 1
