@@ -147,6 +147,8 @@ class Estimate(Callback):
             if method.iterative and len(data.val):
                 looking = measure_cost(look, min(batch_size, len(data.val))).divided(of_loss)
                 self.look["train"] = looking.of(len(data.val), batch_size)
+                if self.options.trainer.batch_norm == "anew":  # a pass over the training images besides
+                    self.look["train"] += looking.of(len(data.train), data.batch_size)
         # where columns are combined, the test takes the scores of the held-out inliers along
         combines = type(method).combine_scores is not Method.combine_scores
         held_out = scoring.of(len(data.val), batch_size) * (2 if combines else 1)
@@ -220,7 +222,8 @@ class Estimate(Callback):
     def _say(self) -> None:
         """One line, and a warning of what takes longer than an hour."""
         training = self.left["train"] + self.left["labelled"]
-        line = f"about {in_words(training)} of training, {in_words(self.seconds['score'])} of scoring at this rate"
+        about = "at most" if self.options.trainer.patience else "about"  # training may stop early
+        line = f"{about} {in_words(training)} of training, {in_words(self.seconds['score'])} of scoring at this rate"
         if training > LONG:
             self._warn(line, "training")
         else:

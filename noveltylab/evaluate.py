@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -161,6 +162,67 @@ def fold_batch_norm(module: nn.Module) -> None:
         else:
             continue
         module[index + 1] = nn.Identity()
+
+
+def batch_norms(method: Method) -> list[_BatchNorm]:
+    """Those of its layers that keep statistics for evaluation."""
+    return [module for module in method.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+
+
+@torch.no_grad()
+def renew_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> None:
+    """Takes the statistics of batch norms anew, each the mean over batches of `images`, uint8 (N, C, H, W).
+
+    All else is in evaluation mode, without dropout. In an order of its own, always the same; a last batch that is
+    smaller is left out. A layer that `pass_for_batch_norm` does not use keeps its statistics.
+    """
+    layers = batch_norms(method)
+    before = [statistics_of(layer) for layer in layers]
+    momenta, was_training = [layer.momentum for layer in layers], method.training
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
+    batches = torch.split(order, batch_size)
+    if len(batches) > 1 and len(batches[-1]) < batch_size:
+        batches = batches[:-1]
+    method.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
+    dtype = next(method.parameters()).dtype
+    with default_dtype(dtype), torch.random.fork_rng([method.device] if method.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for rows in batches:
+            x = preprocess(images[rows].to(method.device)).to(dtype)
+            method.pass_for_batch_norm(x.contiguous(memory_format=torch.channels_last))
+    for layer, statistics, momentum in zip(layers, before, momenta, strict=True):
+        layer.momentum = momentum
+        if not int(layer.num_batches_tracked or 0):
+            put_statistics(layer, statistics)
+    method.train(was_training)
+
+
+@contextmanager
+def fresh_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> Iterator[None]:
+    """Inside, batch norms have statistics taken anew (`renew_batch_norm`); afterwards those of training again."""
+    layers = batch_norms(method)
+    before = [statistics_of(layer) for layer in layers]
+    renew_batch_norm(method, preprocess, images, batch_size)
+    try:
+        yield
+    finally:
+        for layer, statistics in zip(layers, before, strict=True):
+            put_statistics(layer, statistics)
+
+
+def statistics_of(layer: _BatchNorm) -> dict[str, Tensor]:
+    """A copy of what a batch norm keeps."""
+    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
+
+
+def put_statistics(layer: _BatchNorm, statistics: dict[str, Tensor]) -> None:
+    """Puts back what `statistics_of` gave, in place."""
+    for name, buffer in layer.named_buffers():
+        buffer.copy_(statistics[name])
 
 
 def validation_loss(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> float:

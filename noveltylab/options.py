@@ -141,6 +141,8 @@ class TrainerOptions(_Strict):
     val_every: Count
     select_from: Share
     select_whole: bool = LATER["trainer.select_whole"]
+    patience: Annotated[int, Field(ge=0)] = LATER["trainer.patience"]
+    batch_norm: Literal["running", "anew"] = LATER["trainer.batch_norm"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     score_batch_size: Count
 
@@ -259,6 +261,11 @@ def check_options(config: DictConfig) -> Options:
         raise UserError(
             f"trainer.lr_decay_from={options.trainer.lr_decay_from}: a recorded graph keeps its learning rate; "
             f"trainer.cuda_graph={options.trainer.cuda_graph} has to be off"
+        )
+    if options.trainer.patience and options.select == "last":
+        raise UserError(
+            f"trainer.patience={options.trainer.patience}: select=last scores the last of the planned epochs; "
+            "take select=val_loss, or trainer.patience=0"
         )
     return options
 

@@ -37,6 +37,8 @@ LATER: dict[str, Any] = {
     "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0,
     "trainer.select_whole": False,
+    "trainer.patience": 0,
+    "trainer.batch_norm": "running",
     "data.bits": None,
     "data.label": None,
     "data.source": None,

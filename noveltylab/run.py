@@ -38,7 +38,7 @@ from noveltylab.data.reading import read_and_split
 from noveltylab.data.stamp import files_stamp
 from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
-from noveltylab.evaluate import held_out_scores, novelty_scores
+from noveltylab.evaluate import batch_norms, held_out_scores, novelty_scores
 from noveltylab.files import open_regular
 from noveltylab.floors import SEEN, floor_scores
 from noveltylab.folds import Folds, in_folds
@@ -115,10 +115,7 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
         for doubt in doubts:
             log.warning(doubt)
         checkpoints = fit(method, data, options, sinks, folder)
-        selected, seconds = (
-            checkpoints.main(method, options.trainer.max_epochs if method.iterative else 0),
-            checkpoints.seconds,
-        )
+        selected, seconds = checkpoints.main(method), checkpoints.seconds
         seen = seen_after(method.phases, selected.epoch, options.trainer.max_epochs)
         if lacking(seen):
             doubts.append(unseen(seen, options.trainer.max_epochs))
@@ -147,6 +144,11 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 "value": selected.value,
                 "phases": [asdict(phase) for phase in seen],
             },
+            **(
+                {"epochs": {"planned": options.trainer.max_epochs, "trained": checkpoints.trained}}
+                if method.iterative
+                else {}
+            ),
             "weights": {"file": f"checkpoints/{selected.path.name}", "sha256": sha256_file(selected.path)},
             "input": {
                 "shape": list(data.image_shape),
@@ -237,6 +239,10 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         raise UserError(
             f"trainer.devices={options.trainer.devices}: method={options.method['name']} is fitted once, on one device"
         )
+    if not method_class.iterative and options.trainer.patience:
+        raise UserError(
+            f"trainer.patience={options.trainer.patience}: method={options.method['name']} is fitted once, without epochs"
+        )
     if method_class.own_schedule and options.trainer.lr_decay_from < 1:
         raise UserError(
             f"trainer.lr_decay_from={options.trainer.lr_decay_from}: method={options.method['name']} sets its learning "
@@ -263,6 +269,10 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
             method = method_class(data.image_shape, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if options.trainer.batch_norm == "anew" and not batch_norms(method):
+        raise UserError(
+            f"trainer.batch_norm=anew: method={options.method['name']} has no batch norm with these options"
+        )
     if primary not in method.score_names:
         raise UserError(f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}")
     diagnosis.check(options.diagnose, options.method["name"], method, data.test_is_outlier)

@@ -65,6 +65,13 @@ class SeenPhase(Record):
     epochs: Count
 
 
+class Epochs(Record):
+    """How many were planned, and how many trained: fewer where trainer.patience ended training."""
+
+    planned: Count
+    trained: Count
+
+
 class Selected(Record):
     rule: Literal["val_loss", "last"]
     epoch: Count
@@ -198,6 +205,7 @@ class Place(Record):
     select: str
     primary: str
     selected: Selected
+    epochs: Epochs | None = None
     seconds: Annotated[dict[str, Seconds], AfterValidator(_check_seconds)]
     estimated: dict[str, Seconds] = {}
     n: dict[str, Any]

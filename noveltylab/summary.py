@@ -245,12 +245,20 @@ def _weights(result: Mapping[str, Any]) -> tuple[str, str]:
     rule, epoch, value = selected["rule"], selected["epoch"], selected["value"]
     seen = seen_by(selected, result.get("config", {}))
     phases = f" ({in_words(seen)})" if seen else ""
+    trained = result.get("epochs", {"planned": 0, "trained": 0})
+    stopped = (
+        f", stopped after {trained['trained']} of {trained['planned']}"
+        if trained["trained"] < trained["planned"]
+        else ""
+    )
+    anew = result.get("config", {}).get("trainer", {}).get("batch_norm") == "anew"
+    used = "; batch norm by clean training inliers; no outlier used" if anew else "; no outlier used"
     style = "yellow" if lacking(seen) else ""
     if rule == "val_loss":
-        return f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}); no outlier used", style
+        return f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}){stopped}{used}", style
     if rule == "last":
         return (
-            f"of the last epoch, {epoch}{phases}; no outlier used" if epoch else "fitted once; no outlier used",
+            f"of the last epoch, {epoch}{phases}{used}" if epoch else "fitted once; no outlier used",
             style,
         )
     raise ValueError(f"{rule} is no rule for a run's number")

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from noveltylab.data.base import NoveltyData
 from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.estimate import Estimate
-from noveltylab.evaluate import novelty_scores, validation_loss
+from noveltylab.evaluate import fresh_batch_norm, novelty_scores, renew_batch_norm, validation_loss
 from noveltylab.files import open_regular
 from noveltylab.graph import graphed
 from noveltylab.loggers import MetricsFile
@@ -213,6 +213,8 @@ class Checkpoints(Callback):
         self.options, self.data, self.folder, self.stop, self.average = options, data, folder, stop, average
         #: file stem -> {"value", "epoch"} of the weights kept there
         self.best: dict[str, dict[str, float | int]] = {}
+        #: epochs that have trained; looks since the last one with a lower loss; whether these were too many
+        self.trained, self.waited, self.stopped = 0, 0, False
         #: spent on rules that use labels, which no run needs
         self.labelled_seconds = 0.0
         self.saved_at = self.started_at = time.monotonic()
@@ -231,42 +233,72 @@ class Checkpoints(Callback):
         return {"train": time.monotonic() - self.started_at - self.labelled_seconds, "labelled": self.labelled_seconds}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self.seconds}
+        waiting = {"trained": self.trained, "waited": self.waited, "stopped": self.stopped}
+        return {"best": self.best, "seconds": self.seconds, **waiting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, seconds = state_dict["best"], state_dict["seconds"]
+        self.trained = state_dict.get("trained", 0)  # a checkpoint of before has none, nor the others
+        self.waited, self.stopped = state_dict.get("waited", 0), state_dict.get("stopped", False)
         self.labelled_seconds = seconds["labelled"]
         self.started_at = time.monotonic() - sum(seconds.values())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.stopped:  # a run that had stopped early does not go on
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
         pl_module.check_finite()
+        self.trained = epoch
         if epoch % settings.val_every == 0 or epoch == epochs:
-            with self.average.shown(pl_module) if self.average else nullcontext():
+            with self.average.shown(pl_module) if self.average else nullcontext(), self._batch_norm(pl_module):
                 self._choose(pl_module, epoch, epochs, keep=trainer.is_global_zero)
+        self.stopped = self._impatient(trainer, epoch, epochs)
+        trainer.should_stop |= self.stopped
         # what one process was told or has timed, all of them do: a checkpoint waits for everyone
         anyone = partial(trainer.strategy.reduce_boolean_decision, all=False)
-        stopping = anyone(self.stop.signal is not None)
-        if epoch == epochs or stopping or anyone(time.monotonic() - self.saved_at >= settings.checkpoint_seconds):
+        interrupted = anyone(self.stop.signal is not None)
+        over = epoch == epochs or self.stopped or interrupted
+        if over or anyone(time.monotonic() - self.saved_at >= settings.checkpoint_seconds):
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved_at = time.monotonic()
-        if stopping:
+        if interrupted:
             raise Interrupted(self.stop.signal or signal.SIGTERM)
+
+    def _impatient(self, trainer: L.Trainer, epoch: int, epochs: int) -> bool:
+        """Whether training ends here, by trainer.patience; the first process decides, as each has looked for itself."""
+        patience = self.options.trainer.patience
+        if not patience:
+            return False
+        stops: bool = trainer.strategy.broadcast(self.waited >= patience and epoch < epochs)
+        if stops:
+            looks = f"{patience} look{'s' * (patience > 1)}"
+            log.info(f"stopped after epoch {epoch} of {epochs}: {looks} without a lower loss on held-out inliers")
+        return stops
 
     def _choose(self, method: Method, epoch: int, epochs: int, keep: bool) -> None:
         """Looks at the weights, and keeps them for every rule under which none were better."""
-        values = self._look(method)
+        values, first = self._look(method), self._first_choice(method, epochs)
         for logger in method.loggers:
             named = {f"val/{name.removeprefix('val_')}": value for name, value in values.items()}
             logger.log_metrics(named, step=method.iteration)
         for name, value in values.items():
             better = -value if name == "val_loss" else value
             before = self.best.get(name, {}).get("better", -math.inf)
-            if epoch >= self._first_choice(method, epochs) and better > before:
+            if name == "val_loss" and epoch >= max(first, begins(method.whole_from, epochs)):
+                self.waited = 0 if better > before else self.waited + 1
+            if epoch >= first and better > before:
                 self.best[name] = {"better": better, "value": value, "epoch": epoch}
                 if keep:
                     save_weights(self.folder / f"{name}.pt", method, self.data, rule=name, epoch=epoch, value=value)
+
+    def _batch_norm(self, method: Method) -> AbstractContextManager[None]:
+        """Inside, batch norms have the statistics that trainer.batch_norm asks for."""
+        if self.options.trainer.batch_norm == "running":
+            return nullcontext()
+        return fresh_batch_norm(method, self.data.preprocess, self.data.train, self.data.batch_size)
 
     def _first_choice(self, method: Method, epochs: int) -> int:
         """The first epoch, counted from 1, whose weights a rule may choose."""
@@ -294,12 +326,14 @@ class Checkpoints(Callback):
             self.labelled_seconds += time.monotonic() - start
         return values
 
-    def main(self, method: Method, epochs: int) -> Selected:
+    def main(self, method: Method) -> Selected:
         """The weights behind the run's number: by the inlier-only rule."""
         if self.options.main_rule == "val_loss" and "val_loss" in self.best:
             return self._selected("val_loss")
-        save_weights(self.folder / "last.pt", method, self.data, rule="last", epoch=epochs)
-        return Selected("last", epochs, None, self.folder / "last.pt")
+        if self.options.trainer.batch_norm == "anew":
+            renew_batch_norm(method, self.data.preprocess, self.data.train, self.data.batch_size)
+        save_weights(self.folder / "last.pt", method, self.data, rule="last", epoch=self.trained)
+        return Selected("last", self.trained, None, self.folder / "last.pt")
 
     def labelled(self) -> dict[str, Selected]:
         """Score name -> the weights that the rule with outlier labels chose for it."""
@@ -478,6 +512,7 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
         trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SystemExit as exit:  # Lightning turns Ctrl-C into an exit
         raise (exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit) from None
+    checkpoints.trained = checkpoints.trained or settings.max_epochs  # a checkpoint of before does not know
     method.to(device)
     if average:
         average.put(method)

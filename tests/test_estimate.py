@@ -91,10 +91,13 @@ def test_no_random_number_is_taken_away() -> None:
     assert draw() == expected
 
 
-def trained(clock: Clock, chunk_seconds: list[float], spent: float = 0.0, epoch: int = 0) -> Estimate:
+def trained(
+    clock: Clock, chunk_seconds: list[float], spent: float = 0.0, epoch: int = 0, patience: int = 0
+) -> Estimate:
     """An estimate after chunks of 8 iterations: 10 epochs of 800 images in batches of 10, a look after every second."""
     options: Any = SimpleNamespace(
-        trainer=SimpleNamespace(val_every=2), method={"channels": 64, "search_steps": 500, "width": None}
+        trainer=SimpleNamespace(val_every=2, patience=patience),
+        method={"channels": 64, "search_steps": 500, "width": None},
     )
     data: Any = SimpleNamespace(train=range(800), val=range(50), test=range(950), batch_size=10)
     made = Estimate(options, data, lambda: {"train": spent, "labelled": 0.0})
@@ -120,6 +123,12 @@ def test_training_is_estimated_by_the_chunks_after_the_first(clock: Clock, caplo
     assert made.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
     assert made.seconds["labelled"] == pytest.approx(5 * 2.0)
     assert [record.message for record in caplog.records] == ["about 2 min of training, 30 s of scoring at this rate"]
+
+
+def test_a_training_that_may_stop_early_takes_at_most_so_long(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="noveltylab")
+    trained(clock, [4.0, 0.6, 0.6], patience=3)
+    assert [record.message for record in caplog.records] == ["at most 2 min of training, 30 s of scoring at this rate"]
 
 
 def test_a_resumed_run_counts_what_was_spent_and_is_told_what_is_left(clock: Clock) -> None:

@@ -15,7 +15,7 @@ KINDS = {
         "data.limit_train", "data.features", "data.bits", "data.source", "data.target",
         "trainer.max_epochs", "trainer.devices", "trainer.precision",
         "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
-        "trainer.select_whole",
+        "trainer.select_whole", "trainer.patience", "trainer.batch_norm",
         "select",
     },
     "noted": {

@@ -27,7 +27,7 @@ REFUSED = {
     "what default was once": (["-m", "preset=paper,ours"], "now it is recipe=default (recipe=paper is the paper"),
     "a method's own recipe of once": (["method=nda", "method.preset=adam"], "now it is method.optimizer=adam"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
-    "unknown protocol": (["protocol=p3"], "Choose from: folder, frames, memae, p1, p2, scenes"),
+    "unknown protocol": (["protocol=p3"], "Choose from: cross, folder, frames, memae, p1, p2, scenes"),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (
         ["method.latent_sise=3"],
@@ -90,6 +90,24 @@ REFUSED = {
         ["trainer.lr_decay_from=0.5", "trainer.cuda_graph=auto"],
         "a recorded graph keeps its learning rate",
     ),
+    "patience with methods without epochs": (
+        ["method=pca", "trainer.patience=3"],
+        "trainer.patience=3: method=pca is fitted once, without epochs",
+    ),
+    "patience of folds": (
+        ["method=knn", "protocol.folds=5", "trainer.patience=1"],
+        "trainer.patience=1: method=knn is fitted once, without epochs",
+    ),
+    "patience without looks": (
+        ["select=last", "trainer.patience=2"],
+        "trainer.patience=2: select=last scores the last of the planned epochs; take select=val_loss",
+    ),
+    "less than no patience": (["trainer.patience=-1"], "trainer.patience=-1: "),
+    "batch norm of methods without": (
+        ["method=pca", "trainer.batch_norm=anew"],
+        "trainer.batch_norm=anew: method=pca has no batch norm",
+    ),
+    "statistics of no kind": (["trainer.batch_norm=new"], "the value should be 'running' or 'anew'"),
     "an average over less than nothing": (["trainer.average_epochs=-1"], "trainer.average_epochs=-1: "),
     "an average without end": (["trainer.average_epochs=inf"], "should be a finite number"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),

@@ -219,6 +219,13 @@ class AnoGAN(Method):
         """Pixel error left by a search of `validation_steps` steps, (B,): that of features has no fixed scale."""
         return absolute_error(x, self.generator(self.search(x, self.validation_steps)))
 
+    def pass_for_batch_norm(self, x: Tensor) -> None:
+        """G on latents of the prior, D on x (B, C, H, W) and on G's images: a search has no batch of its own."""
+        z = 2 * torch.rand(len(x), self.latent_size, dtype=x.dtype, device=x.device) - 1
+        fake = self.generator(z)
+        self.discriminator.features(x)
+        self.discriminator.features(fake)
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """The generated image most like x, (B, C, H, W)."""
         x_hat: Tensor = self.generator(self.search(x, self.search_steps))

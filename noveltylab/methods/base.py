@@ -104,6 +104,13 @@ class Method(L.LightningModule):
         """Per-sample loss (B,) of held-out inliers x (B, C, H, W): what inlier-only selection minimises."""
         raise NotImplementedError
 
+    def pass_for_batch_norm(self, x: Tensor) -> None:
+        """Puts training inliers x (B, C, H, W) through the networks as the score does, for trainer.batch_norm=anew.
+
+        What this does not touch keeps the statistics of training.
+        """
+        self.validation_loss(x)
+
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by the name that `minimise` is called with."""
         return {}

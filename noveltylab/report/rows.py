@@ -163,7 +163,10 @@ class Row:
             return "fitted once"
         epochs = _said(run.options.get("trainer.max_epochs") for run in self.runs)
         limits = _said(run.options.get("data.limit_train") for run in self.runs)
-        return f"{epochs} epochs" + ("" if limits in ("None", "") else f", limit_train {limits}")
+        counts = [run.result.epochs.trained for run in self.runs if run.result.epochs]
+        patient = any(run.options.get("trainer.patience", "0") != "0" for run in self.runs)
+        stopped = f" at most, {min(counts)} to {max(counts)} trained" if patient and counts else ""
+        return f"{epochs} epochs{stopped}" + ("" if limits in ("None", "") else f", limit_train {limits}")
 
     @property
     def weights(self) -> str:
