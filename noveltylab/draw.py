@@ -1,5 +1,6 @@
 """The pictures of a run, drawn from its scores and test images into `figures/`."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from noveltylab.data.base import NoveltyData, Samples
 from noveltylab.evaluate import embeddings, explanations, image_rows, reconstruction_errors
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.metrics import roc
+from noveltylab.results import write_atomic
 from noveltylab.scores import Scores, read_scores
 
-#: Test images in the t-SNE picture of methods that embed.
-EMBEDDED = 600
+#: Test inliers, and as many outliers, in the t-SNE picture of methods that embed (NDA's figure 4).
+EMBEDDED = 500
 #: Fewer make no picture.
 FEWEST_EMBEDDED = 4
 #: Training images, test inliers and outliers that a method makes its own pictures of.
@@ -47,12 +49,7 @@ def draw(
             curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), found)
         figures.plot_roc(pictures / "roc.png", curves)
     figures.plot_histogram(pictures / "scores.png", main, scores.is_outlier, primary)
-    few = np.random.default_rng(0).permutation(len(data.test))[:EMBEDDED]
-    embedded = None
-    if len(few) >= FEWEST_EMBEDDED:
-        embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(few)])
-    if embedded is not None:
-        figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[few])
+    draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
         pieces = read_scores(folder / f"scores_{'images' if data.wholes.kind == 'video' else 'patches'}.csv")
@@ -72,12 +69,54 @@ def draw(
         kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
     )
     draw_rows(method, data, pictures)
+    keep_reconstructions(method, data, pictures)
     if kinds := result.get("kinds"):
         draw_kinds(scores, kinds, primary, pictures)
     if samples.units and samples.units.kind == "frame":
         draw_clips(samples, pieces.ids, column, main, primary, pictures)
     elif samples.units and data.wholes and samples.units.kind == "file":
         draw_recordings(samples, data.wholes, main, pictures)
+
+
+def draw_embedding(method: Method, data: NoveltyData, pictures: Path) -> None:
+    """The t-SNE picture of as many test inliers as outliers, drawn at random; none for a method that does not embed."""
+    positions = draw_balanced(data.test_is_outlier, EMBEDDED)
+    if len(positions) < FEWEST_EMBEDDED:
+        return
+    embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(positions)])
+    if embedded is not None:
+        figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[positions])
+
+
+def draw_balanced(is_outlier: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """At most `count` positions of inliers and as many of outliers, without repeats, the same ones for every run."""
+    rng = np.random.default_rng(0)
+    kinds = (np.flatnonzero(is_outlier == kind) for kind in (False, True))
+    return np.concatenate([rng.permutation(positions)[:count] for positions in kinds])
+
+
+def keep_reconstructions(method: Method, data: NoveltyData, pictures: Path) -> None:
+    """Keeps a few test images with their reconstructions, from which a report sets methods side by side.
+
+    The same images for all runs of a split: inliers, then outliers, that lie evenly over the test. None for sounds, or for
+    a method that does not reconstruct.
+    """
+    if data.test.dtype != torch.uint8:
+        return
+    positions = np.concatenate([evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)])
+    images = data.test[torch.from_numpy(positions)]
+    made = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
+    if made is None:
+        return
+    buffer = io.BytesIO()
+    arrays: dict[str, NDArray[Any]] = {
+        "id": data.test_ids[positions],
+        "is_outlier": data.test_is_outlier[positions],
+        "image": images.cpu().numpy(),
+        "reconstruction": (np.nan_to_num(made).clip(0, 1) * 255).round().astype(np.uint8),
+    }
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
+    write_atomic(pictures / "reconstructions.npz", buffer.getvalue())
 
 
 def draw_rows(method: Method, data: NoveltyData, pictures: Path) -> None:

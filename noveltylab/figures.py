@@ -233,7 +233,9 @@ def plot_embedding(path: str | Path, embedding: NDArray[np.generic], is_outlier:
     for kind, label, colour in ((True, "outliers", OUTLIER), (False, "inliers", INLIER)):
         x, y = points[is_outlier == kind].T
         axes.scatter(x, y, s=12, color=colour, label=label, alpha=0.8, linewidths=0)
-    axes.set(title=f"t-SNE of the embedding, {len(embedding)} test images", xticks=[], yticks=[])
+    outliers = int(is_outlier.sum())
+    counts = f"{len(embedding) - outliers} test inliers and {outliers} outliers"
+    axes.set(title=f"t-SNE of the embedding, {counts}", xticks=[], yticks=[])
     axes.legend()
     _save(figure, path)
 

@@ -51,8 +51,9 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
         "metrics.csv",
     }
     assert names <= {path.name for path in folder.iterdir()}
+    always = {"roc.png", "scores.png", "cases.png", "reconstructions.npz"}
     own = {"random_latents.png", "latent_paths.png", "mined_latents.png"}
-    assert {path.name for path in (folder / "figures").iterdir()} == {"roc.png", "scores.png", "cases.png", *own}
+    assert {path.name for path in (folder / "figures").iterdir()} == {*always, *own}
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
 
     scores = read_scores(folder / "scores.csv")

@@ -15,7 +15,7 @@ from noveltylab import screen
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.latex import main_file
-from noveltylab.report.page import to_html
+from noveltylab.report.page import pictures, to_html
 from noveltylab.report.published import choose, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
@@ -25,6 +25,8 @@ from noveltylab.screen import say, say_error
 from noveltylab.signals import exit_code, interruptible
 
 NAMED = 5
+#: Folders of a report with a file for each table or picture.
+PARTS = ("tex", "side_by_side")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,6 +109,7 @@ def report(
             output / "report.csv": to_csv(records),
             output / "report.tex": main_file(latex),
             **{output / "tex" / f"{name}.tex": text for name, text in latex.items()},
+            **{output / "side_by_side" / f"{name}.svg": text for name, text in pictures(document).items()},
         }
     for path, text in texts.items():
         try:
@@ -114,7 +117,7 @@ def report(
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from None
-    return found, {path.suffix.removeprefix("."): path for path in texts if path.parent.name != "tex"}
+    return found, {path.suffix.removeprefix("."): path for path in texts if path.parent.name not in PARTS}
 
 
 def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:

@@ -73,7 +73,17 @@ class Curves:
     panels: dict[str, dict[str, list[tuple[float, float]]]]
 
 
-Block = Grid | Text | Bullets | Heading | RankPlot | Curves
+@dataclass(frozen=True)
+class Picture:
+    """A picture, also written as a file of its own; `missing` names what it lacks, one sentence each."""
+
+    name: str
+    caption: str
+    svg: str
+    missing: tuple[str, ...] = ()
+
+
+Block = Grid | Text | Bullets | Heading | RankPlot | Curves | Picture
 
 
 @dataclass

@@ -36,6 +36,12 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
     return Curves(name, {what: panels[what] for what in sorted(panels, key=lambda what: (what[:3] != "val", what))})
 
 
+def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Loss -> [(iteration, value)] of one run, val/... first; empty if it has no readable metrics.csv."""
+    curves = training_curves("", [run])
+    return {what: points for what, lines in curves.panels.items() for points in lines.values()}
+
+
 def _read(path: Path) -> Iterator[tuple[int, str, float]]:
     """Its readable lines; a file cut short or damaged gives what it still holds."""
     try:

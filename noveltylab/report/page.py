@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from noveltylab.report.blocks import Curves, Document
+from noveltylab.report.blocks import Curves, Document, Picture
+from noveltylab.report.side_by_side import standalone
 from noveltylab.report.svg import line_class, line_plot, rank_plot
 from noveltylab.report.text import describe_ranks, word_columns
 from noveltylab.template import render
@@ -27,6 +28,7 @@ def to_html(document: Document, folder: Path) -> str:
     style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     return render(
@@ -44,6 +46,13 @@ def to_html(document: Document, folder: Path) -> str:
         legend=legend,
         relative=partial(relative, folder=folder),
     )
+
+
+def pictures(document: Document) -> dict[str, str]:
+    """Name -> SVG of every picture of a document, as files that need nothing else."""
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    blocks = [block for section in document.sections for block in section.blocks]
+    return {block.name: standalone(block.svg, style) for block in blocks if isinstance(block, Picture)}
 
 
 def heat(value: float) -> str:

@@ -42,7 +42,12 @@ def rank_plot(plot: RankPlot) -> str:
 
 
 def line_plot(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> str:
-    """One panel of training curves; the value axis is logarithmic where positive values span more than a factor 20.
+    """One panel of training curves as a picture; arguments as `line_parts`."""
+    return _svg(300, 130, title, line_parts(title, lines, order))
+
+
+def line_parts(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> list[str]:
+    """One panel of training curves, 300 x 130; the value axis is logarithmic where positive values span more than a factor 20.
 
     Args:
         title: Of the panel.
@@ -70,7 +75,7 @@ def line_plot(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> 
         parts.append(
             f'<polyline class="{line_class(order.index(name))}" points="{path}"><title>{escape(name)}</title></polyline>'
         )
-    return _svg(300, 130, title, parts)
+    return parts
 
 
 def line_class(index: int) -> str:

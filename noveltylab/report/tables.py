@@ -13,6 +13,7 @@ from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
 from noveltylab.report.rows import MARK, Row, group, made_apart
+from noveltylab.report.side_by_side import side_by_side
 
 #: Different commits, versions or machines that are named.
 LISTED = 3
@@ -61,7 +62,7 @@ def build(
         if rows:
             comparisons = compare_all(rows)
             blocks = list(our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None)))
-            section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:]]
+            section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:], *side_by_side(rows)]
             records += our_records(rows, comparisons, protocol, data)
         document.sections.append(section)
     not_run = [] if about else [table for table in tables.values() if (table.protocol, table.data) not in groups]

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from noveltylab.report.blocks import Block, Bullets, Cell, Curves, Document, Grid, Heading, RankPlot, Text
+from noveltylab.report.blocks import Block, Bullets, Cell, Curves, Document, Grid, Heading, Picture, RankPlot, Text
 
 MARKDOWN = re.compile(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))")
 LATEX = {
@@ -59,7 +59,7 @@ def _markdown_block(block: Block) -> Iterator[str]:
             yield from _markdown_grid(block)
         case RankPlot():
             yield from (escape_markdown(describe_ranks(block)), "")
-        case Grid() | Curves():
+        case Grid() | Curves() | Picture():
             pass  # on the page
 
 

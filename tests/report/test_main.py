@@ -42,8 +42,8 @@ def test_writes_four_files_without_torch(outputs: Path, write_run: WriteRun) -> 
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.splitlines()[-1] == "[]"
     written = sorted(path.name for path in (outputs / "report").iterdir())
-    assert written == ["report.csv", "report.html", "report.md", "report.tex", "tex"]
-    for name in written[:-1]:
+    assert written == ["report.csv", "report.html", "report.md", "report.tex", "side_by_side", "tex"]
+    for name in written[:-2]:
         assert str(outputs / "report" / name) in done.stdout
         assert str(outputs) not in (outputs / "report" / name).read_text()  # nothing says where it was made
 

@@ -108,8 +108,8 @@ def test_nothing_may_load_and_only_our_script_may_run(outputs: Path, write_run: 
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'" and set(rules) == {
-        "default-src", "script-src", "style-src", "base-uri", "form-action",
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:" and set(rules) == {
+        "default-src", "script-src", "style-src", "img-src", "base-uri", "form-action",
     }  # fmt: skip
     for tag in ("script", "style"):
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)

@@ -1,0 +1,143 @@
+"""Losses and reconstructions of several methods in one picture, from what their runs kept."""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noveltylab.report.__main__ import report
+from noveltylab.report.blocks import Picture
+from noveltylab.report.collect import collect
+from noveltylab.report.rows import group
+from noveltylab.report.side_by_side import read_reconstructions, side_by_side
+from tests.report.conftest import WriteRun
+
+LOSSES = "iteration,name,value\n" + "".join(
+    f"{i},train/{{0}},{1 / i}\n{i},val/loss,{2 / i}\n{i},train/count,99\n" for i in (1, 2, 3)
+)
+
+
+def keep_images(folder: Path, grey: int, ids: tuple[str, ...] = ("a", "b", "c"), **changed: Any) -> None:
+    """Reconstructions of one grey each, the second of them of an outlier; images of the greys 1, 2, 3."""
+    stack = np.ones((len(ids), 1, 4, 4), np.uint8)
+    arrays: dict[str, Any] = {
+        "id": np.array(ids),
+        "is_outlier": np.arange(len(ids)) == 1,
+        "image": stack * np.arange(1, len(ids) + 1, dtype=np.uint8)[:, None, None, None],
+        "reconstruction": stack * np.uint8(grey),
+    }
+    (folder / "figures").mkdir(exist_ok=True)
+    np.savez(folder / "figures" / "reconstructions.npz", **(arrays | changed))
+
+
+def picture(outputs: Path) -> Picture:
+    (rows,) = group(collect(outputs).runs).values()
+    (made,) = side_by_side(rows)
+    return made
+
+
+def greys(svg: str) -> list[int]:
+    """The grey of each image of a picture, in the order in which they are drawn."""
+    found = re.findall(r"data:image/png;base64,([^\"]+)", svg)
+    return [Image.open(io.BytesIO(base64.b64decode(code))).getpixel((0, 0)) for code in found]  # type: ignore[misc]
+
+
+def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
+    for name, grey in (("nda", 70), ("ocgan", 90)):
+        folder = write_run(name, inlier=8, auroc=0.9)
+        (folder / "metrics.csv").write_text(LOSSES.format(name))
+        keep_images(folder, grey)
+    made = picture(outputs)
+    assert made.name == "p2_mnist_inlier8" and made.missing == ()
+    texts = [element.text for element in ElementTree.fromstring(made.svg).iter() if element.tag == "text"]
+    for expected in ("nda", "ocgan", "val/loss", "train/nda", "train/ocgan", "input", "inliers", "outliers"):
+        assert expected in texts, expected
+    assert made.svg.count("<polyline") == 4  # the constant one is no loss
+    lines = re.findall(r'points="([^"]+)"', made.svg)
+    assert len(set(lines)) == 1  # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
+    # inliers a and c, then the outlier b: the images, then what each method makes of them
+    assert greys(made.svg) == [1, 3, 2, 70, 70, 70, 90, 90, 90]
+
+
+def test_what_a_run_lacks_is_named(outputs: Path, write_run: WriteRun) -> None:
+    for name, ids in (("nda", ("a", "b", "c")), ("oled", ("a", "b", "c")), ("ae", ("a", "b", "d"))):
+        keep_images(write_run(name, auroc=0.9), 5, ids)
+    (write_run("kde", auroc=0.9) / "metrics.csv").unlink()
+    made = picture(outputs)
+    assert set(made.missing) == {
+        "kde: no losses (no metrics.csv, or fitted once)",
+        "kde: no reconstructions (none kept, or the method makes none)",
+        "ae: its reconstructions are of other test images",
+    }
+    assert len(greys(made.svg)) == 3 * 3
+
+
+def test_the_seed_is_one_that_most_rows_have(outputs: Path, write_run: WriteRun) -> None:
+    for name, seed, grey in (("nda", 0, 1), ("nda", 1, 2), ("oled", 1, 3), ("oled", 2, 4)):
+        keep_images(write_run(name, seed=seed, auroc=0.9), grey)
+    made = picture(outputs)
+    assert greys(made.svg)[3:] == [2, 2, 2, 3, 3, 3]
+    assert "seed 1:" in made.caption
+
+
+@pytest.mark.parametrize("names", [("nda",), ("nda", "oled")])
+def test_one_method_alone_makes_no_picture(outputs: Path, write_run: WriteRun, names: tuple[str, ...]) -> None:
+    for name in names:
+        (write_run(name, auroc=0.9) / "metrics.csv").unlink()
+    (rows,) = group(collect(outputs).runs).values()
+    assert list(side_by_side(rows)) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image": np.ones((3, 1, 4), np.uint8)},
+        {"image": np.ones((3, 2, 4, 4), np.uint8)},
+        {"reconstruction": np.ones((2, 1, 4, 4), np.uint8)},
+        {"reconstruction": np.ones((3, 1, 4, 4))},
+        {"is_outlier": np.zeros(2, np.bool_)},
+        {"id": np.array([["a"], ["b"], ["c"]])},
+        {"id": np.array([{"a": 1}, "b", "c"])},
+        {"image": np.ones((3, 1, 0, 4), np.uint8)},
+    ],
+)
+def test_a_damaged_file_of_images_is_none(tmp_path: Path, changed: dict[str, Any]) -> None:
+    keep_images(tmp_path, 7, **changed)
+    assert read_reconstructions(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all"])
+def test_a_file_that_is_no_archive_is_none(tmp_path: Path, content: bytes) -> None:
+    keep_images(tmp_path, 7)
+    assert read_reconstructions(tmp_path) is not None
+    (tmp_path / "figures" / "reconstructions.npz").write_bytes(content)
+    assert read_reconstructions(tmp_path) is None
+
+
+def test_names_are_escaped_in_the_picture(outputs: Path, write_run: WriteRun) -> None:
+    for name in ("<b>&", "plain"):
+        folder = write_run(name, auroc=0.9)
+        keep_images(folder, 5)
+        (folder / "metrics.csv").write_text('iteration,name,value\n1,"<i>&",1\n2,"<i>&",2\n')
+    made = picture(outputs)
+    assert "<b>" not in made.svg and "<i>" not in made.svg
+    ElementTree.fromstring(made.svg)
+
+
+def test_the_report_writes_the_picture_and_shows_it_on_its_page(outputs: Path, write_run: WriteRun) -> None:
+    for name in ("nda", "oled"):
+        keep_images(write_run(name, inlier=2, auroc=0.9), 5)
+    _, paths = report(outputs)
+    file = outputs / "report" / "side_by_side" / "p2_mnist_inlier2.svg"
+    content = file.read_text()
+    ElementTree.fromstring(content)
+    assert ".c0 { stroke" in content and len(greys(content)) == 9
+    page = paths["html"].read_text()
+    assert "http://" not in page and "img-src data:;" in page and len(greys(page)) == 9
+    assert set(paths) == {"html", "md", "csv", "tex"}
