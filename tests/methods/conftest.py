@@ -1,6 +1,7 @@
 """Methods from their config files, at sizes that fit a test."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,13 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
+def read_config(name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
+
+
 def method_config(name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)  # type: ignore[return-value]
+    return dict(read_config(name))
 
 
 @pytest.fixture

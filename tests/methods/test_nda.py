@@ -29,7 +29,7 @@ from noveltylab.methods.nda import (
     pyramid_error,
 )
 from noveltylab.recipes import recipe_options
-from tests.methods.conftest import blobs
+from tests.methods.conftest import assert_normal, blobs
 
 Make = Callable[..., Any]
 NETWORKS = ("generator", "encoder", "global_estimator", "local_estimator", "prior_estimator")
@@ -260,7 +260,7 @@ def test_latent_init_is_what_it_says(make: Make, tmp_path: Path) -> None:
     normal = make("nda", latent_init="normal", latent_size=64)
     normal.prepare(train)
     assert normal.latents.shape == (40, 64)
-    assert normal.latents.std().item() == pytest.approx(1, abs=0.05)
+    assert_normal(normal.latents, 0.0, 1.0)
     finished = prepared(make)
     for _ in range(3):
         finished.update(batch())
