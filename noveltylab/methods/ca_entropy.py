@@ -82,8 +82,12 @@ class Encoder(nn.Module):
             for before, width in pairwise((channels, base, 2 * base, 4 * base))
         )
         # Without a learned scale: the decoder would undo it, and the entropy could fall by scale alone.
-        fixed_scale = [nn.BatchNorm1d(latent, affine=False)]
-        bounds = {"none": [], "batch_norm": fixed_scale, "tanh": [nn.BatchNorm1d(latent), nn.Tanh()]}
+        fixed_scale = nn.BatchNorm1d(latent, affine=False)
+        bounds: dict[str, list[nn.Module]] = {
+            "none": [],
+            "batch_norm": [fixed_scale],
+            "tanh": [nn.BatchNorm1d(latent), nn.Tanh()],
+        }
         self.code = nn.Sequential(*whole_map(4 * base, latent, side), *bounds[bound])
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

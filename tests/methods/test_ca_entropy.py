@@ -425,7 +425,7 @@ DEFAULTS = {
     "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "bounded_latent": False, "latent_bound": "none",
     "temperature": 1.0,
     "latent_to_decoder": "raw", "channels": 64, "feature_size": 100, "skip": False, "R": 16, "noise_std": 0.2,
-    "ablation": "full", "entropy": None, "channel_attention": None, "adversarial": True, "feature_loss": True,
+    "entropy": True, "channel_attention": True, "adversarial": True, "feature_loss": True,
     "d_feature_loss": False, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "w_inf": 1.0,
     "feature_norm": "mean_square", "lam": 0.9, "score_norm": "l1",
 }  # fmt: skip

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
 #: Updates until a method tells discs from bars, where 60 are not enough on every processor.
-STEPS = {"alocc": 120}
+STEPS = {"alocc": 120, "ca_entropy": 90}
 
 
 def trained(make: Make, name: str, steps: int = 3) -> Method:
