@@ -561,18 +561,33 @@ RECIPES = {
     },
 }
 LITERAL = {
-    "paper": {"latent_layout": "map", "mining_loss": "unsaturated", "mining_steps": 5, "score_noise": False},
-    "readme": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0, "mining_start": 0.75},
-    "release": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0, "mining_start": 0.75},
+    "paper": {
+        "latent_layout": "map",
+        "mining_loss": "unsaturated",
+        "mining_steps": 5,
+        "mining_step_size": 0.1,
+        "score_noise": False,
+    },
+    "readme": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0},
+    "release": {"double_sigmoid": True, "mining_steps": 1, "mining_step_size": 2.0},
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
 def test_recipes_are_the_papers_and_the_codes(recipe: str, data: str) -> None:
-    options = recipe_options("ocgan", recipe, data)["method"]
-    expected = {**RECIPES[recipe], **LITERAL[recipe], "lr": 2e-4}
-    assert {name: options[name] for name in expected} == expected
+    options = recipe_options("ocgan", recipe, data)
+    start = 0.6 if data == "cifar10" else 0.75
+    expected = {**RECIPES[recipe], **LITERAL[recipe], "lr": 2e-4, "mining_start": start}
+    assert {name: options["method"][name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_on_cifar10_recipes_have_the_schedule_that_the_authors_ran(recipe: str) -> None:
+    options = recipe_options("ocgan", recipe, "cifar10")
+    assert (options["trainer"]["max_epochs"], options["trainer"]["select_from"]) == (251, 0.4)
+    assert options["data"]["subtract_mean"] is True
+    assert options["data"]["contrast"] == ("gcn" if recipe == "paper" else "gcn_image")
 
 
 def test_a_size_that_does_not_fit_is_refused(make: Callable[..., Any]) -> None:
