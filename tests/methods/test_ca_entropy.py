@@ -21,7 +21,7 @@ from noveltylab.methods.ca_entropy import (
     latent_entropy,
 )
 from noveltylab.recipes import recipe_options
-from tests.methods.conftest import blobs, changed, layers, sigmoid, spied_update, states
+from tests.methods.conftest import assert_initialised_as_dcgan, blobs, changed, layers, sigmoid, spied_update, states
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "discriminator")
@@ -409,15 +409,7 @@ def test_a_norm_without_scale_is_scored_alike_when_deployed(make: Make) -> None:
 
 def test_initial_weights_are_dcgans() -> None:
     torch.manual_seed(0)
-    method = CAEntropy((1, 32, 32), bounded_latent=True)
-    for module in method.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.weight.numel() > 1000:
-            assert module.weight.mean().item() == pytest.approx(0, abs=2e-3)
-            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.weight.mean().item() == pytest.approx(1, abs=0.01)
-            assert 0.01 < module.weight.std().item() < 0.03
-    assert not any(p.any() for name, p in method.named_parameters() if name.endswith("bias"))
+    assert_initialised_as_dcgan(CAEntropy((1, 32, 32), bounded_latent=True))
 
 
 #: What stands at the top of the method's file, by option.
