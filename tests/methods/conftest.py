@@ -176,6 +176,15 @@ def owners(method: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
     return {name for name in names if list(getattr(method, name).parameters())}
 
 
+def train_until_images_differ(method: Any, step: Batch) -> None:
+    """Twenty updates: the images of an untrained network are all alike in evaluation mode, whatever it is shown."""
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 0.5  # its running statistics keep up
+    for _ in range(20):
+        method.update(step)
+
+
 def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 

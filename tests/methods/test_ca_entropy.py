@@ -21,7 +21,16 @@ from noveltylab.methods.ca_entropy import (
     latent_entropy,
 )
 from noveltylab.recipes import recipe_options
-from tests.methods.conftest import assert_initialised_as_dcgan, blobs, changed, layers, sigmoid, spied_update, states
+from tests.methods.conftest import (
+    assert_initialised_as_dcgan,
+    blobs,
+    changed,
+    layers,
+    sigmoid,
+    spied_update,
+    states,
+    train_until_images_differ,
+)
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "discriminator")
@@ -612,13 +621,13 @@ def test_impossible_options_are_refused(make: Make) -> None:
 @pytest.mark.parametrize(("norm", "feature_norm"), [("l1", "l2"), ("l2", "mean_square")])
 def test_published_score_is_eq_7(make: Make, norm: str, feature_norm: str) -> None:
     method = make("ca_entropy", lam=0.7, score_norm=norm, feature_norm=feature_norm).train()
-    for _ in range(3):
-        method.update(batch())
+    train_until_images_differ(method, batch())
     method.eval()
     x = blobs(6, seed=4)
     with torch.inference_mode():
         scores = {name: column.double().numpy() for name, column in method.novelty_score(x).items()}
         x_hat, _ = method.generate(x)  # no noise
+        assert (method.generate(x + 0.2 * torch.randn_like(x))[0] - x_hat).abs().mean() > 1e-3
         f, f_hat = method.discriminator(x)[1].double().numpy(), method.discriminator(x_hat)[1].double().numpy()
         validation = method.validation_loss(x).double().numpy()
     difference = (x.double() - x_hat.double()).flatten(1).numpy()

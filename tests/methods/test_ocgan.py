@@ -34,6 +34,7 @@ from tests.methods.conftest import (
     settings,
     sigmoid,
     states,
+    train_until_images_differ,
 )
 
 NETWORKS = ("encoder", "decoder", "latent_discriminator", "image_discriminator", "classifier")
@@ -646,10 +647,7 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Callable[..., Any
 
 def test_published_scores(make: Callable[..., Any]) -> None:
     method = make("ocgan", lr=1e-2).train()
-    for module in method.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.5  # its running statistics keep up with twenty iterations
-    train_classifier(method, 20)  # the images of an untrained network are all alike
+    train_until_images_differ(method, Batch(blobs(32), torch.arange(32)))
     method.eval()
     x = blobs(6)
     with torch.inference_mode():
