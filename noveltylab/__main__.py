@@ -23,8 +23,8 @@ from noveltylab.arguments import explain_unreadable, readable
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.hints import check_moved, option_hint
 from noveltylab.recipes import CONF as CONF
-from noveltylab.recipes import MEANINGS, recipes_of, register_recipes
 from noveltylab.recipes import PACKAGE as PACKAGE
+from noveltylab.recipes import recipes_of, register_recipes
 from noveltylab.screen import say, say_error, terminal
 from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.threads import settle_waiting
@@ -164,7 +164,7 @@ def explain(error: HydraException) -> str:
             name = str(error.missing_cfg_file).removeprefix("experiment/")
             return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
         if group == "recipe":
-            return f"recipe={name}: no such choice; {nearest(name, MEANINGS)}"
+            return _unknown_recipe(name)
         if error.options:
             return f"{group}={name}: no such choice; {nearest(name, error.options)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"
@@ -181,6 +181,14 @@ def explain(error: HydraException) -> str:
     if match := re.match(r"Could not override '([^']+)'", str(error)):
         return _unknown_key(match[1])
     return str(error)
+
+
+def _unknown_recipe(name: str) -> str:
+    typed = [
+        argument.removeprefix("method=").split(",")[0] for argument in sys.argv[1:] if argument.startswith("method=")
+    ]
+    method = [*typed, "ocgan"][0]
+    return f"recipe={name}: no such choice of method={method}; {nearest(name, recipes_of(method))}"
 
 
 def _unknown_key(key: str) -> str:

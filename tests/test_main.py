@@ -17,7 +17,10 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 REFUSED = {
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
-    "unknown recipe": (["recipe=our"], "recipe=our: no such choice; did you mean 'ours'?"),
+    "unknown recipe": (
+        ["recipe=our"],
+        "recipe=our: no such choice of method=ocgan; did you mean 'ours'? Choose from: default, ",
+    ),
     "recipe of other methods": (["method=knn", "recipe=ours"], "method=knn has no such recipe; it has: default"),
     "recipe of one other method": (
         ["method=ocgan", "recipe=first_code"],
