@@ -73,7 +73,7 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
                 f"{'recipe=' + recipe:22} {meaning}{whose}", 110, initial_indent="  ", subsequent_indent=" " * 25
             )
         )
-    print(f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml")
+    print(f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml.  Example: recipe=paper")
     print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")

@@ -328,7 +328,7 @@ def test_help_lists_the_experiments_and_shows_the_options_of_one(command: Cli) -
     assert all(name in shown for name in EXPERIMENTS)
     shown = command("experiment=oled/table4_mnist", "--help").stdout
     assert "(now oled)" in shown and "(now memae)" in shown
-    assert "method.mask_grad=eps" in shown and "trainer.max_epochs=24" in shown
+    assert "method.mask_grad=eps" in shown and "trainer.max_epochs=6" in shown
 
 
 def test_found_beside_the_code_when_installed(tmp_path: Path) -> None:
