@@ -43,6 +43,11 @@ def aurocs(row: dict[tuple[int, int], Result], score: str = "s_mask") -> list[fl
     return [metrics.auroc for result in row.values() if (metrics := result.scores[score]) is not None]
 
 
+def of_extra(row: dict[tuple[int, int], Result], name: str) -> float:
+    """The mean over the cells of one of the method's own metrics."""
+    return mean(float(result.extra[name]) for result in row.values())
+
+
 def interval(differences: Sequence[float]) -> tuple[float, float]:
     """Student's 95 percent of the mean."""
     count = len(differences)
@@ -76,16 +81,21 @@ def sentences() -> list[str]:
         differences = [first - second for first, second in zip(learned, control, strict=True)]
         by_seed = ", ".join(f"{difference:+.4f}" for difference in differences)
         lines.append(f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}.")
-    segmentation = {
-        method: mean(result.extra["segmentation_auroc_inliers"] for result in rows[method].values())  # type: ignore[type-var]
-        for method in ("oled_frozen", "oled")
-    }
+    segmentation = {method: of_extra(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled")}
     lines.append(
         f"Segmentation of inliers: {segmentation['oled_frozen']:.3f} never trained, {segmentation['oled']:.3f} learned."
     )
-    if all(method in rows for method in SELECTIONS):
-        chosen = ", ".join(f"{meaning} {mean(aurocs(rows[name])):.4f}" for name, meaning in SELECTIONS.items())
-        lines.append(f"s_mask by what chose the epoch: {chosen}.")
+    hard = rows["oled_ste"]
+    gains = [first - second for first, second in zip(aurocs(hard), learned, strict=True)]
+    lines.append(
+        f"With the straight-through gradient segmentation is {of_extra(hard, 'segmentation_auroc_inliers'):.3f} and "
+        f"{of_extra(hard, 'hidden_share_inliers'):.2f} of the digit is hidden, where Eq. 2 hides "
+        f"{of_extra(rows['oled'], 'hidden_share_inliers'):.2f}; its s_mask minus that of Eq. 2 is {compared(gains)}."
+    )
+    chosen = ", ".join(f"{meaning} {mean(aurocs(rows[name])):.4f}" for name, meaning in SELECTIONS.items())
+    epochs = {result.selected.epoch for name in SELECTIONS for result in rows[name].values()}
+    same = f"; all chose epoch {min(epochs)}, so that nothing tells the rules apart here" if len(epochs) == 1 else ""
+    lines.append(f"s_mask by what chose the epoch: {chosen}{same}.")
     (digits,) = cells("mnist_memae").values()
     gains = [first - second for first, second in zip(aurocs(digits), aurocs(digits, "s_rec"), strict=True)]
     largest = max(range(len(gains)), key=gains.__getitem__)
