@@ -19,7 +19,8 @@ from noveltylab.phases import (
     seen_by,
     selects_nothing_else,
 )
-from noveltylab.results import flat_options
+from noveltylab.rerun import fresh_options
+from noveltylab.results import flat_options, read_result
 from noveltylab.run import unseen
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import method_config
@@ -209,3 +210,13 @@ def test_an_average_begins_with_the_whole_method(
     weights = torch.load(kept, weights_only=True)["method"]
     name = next(name for name in weights if name.endswith("weight"))
     assert not torch.equal(weights[name], ends[-1][name])
+
+
+def test_a_kept_run_is_repeated_by_the_selection_that_it_had() -> None:
+    """OCGAN's weights were chosen among all epochs once, and `rerun` does so again."""
+    folder = Path(__file__).parents[1] / "experiments/results/learn/questions/p2/ocgan/mnist/inlier2/seed0"
+    result = read_result(folder)
+    for later in ("select_whole", "patience", "batch_norm"):
+        result["config"]["trainer"].pop(later, None)  # as a result of before
+    trainer = fresh_options(folder, result, [])[0].trainer
+    assert (trainer.select_whole, trainer.patience, trainer.batch_norm) == (False, 0, "running")
