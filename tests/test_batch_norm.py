@@ -9,10 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.batch_norm import compare
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.reading import read_and_split
-from noveltylab.evaluate import batch_norms, fresh_batch_norm, renew_batch_norm, statistics_of, validation_loss
+from noveltylab.errors import UserError
+from noveltylab.evaluate import (
+    batch_norms,
+    fresh_batch_norm,
+    novelty_scores,
+    renew_batch_norm,
+    statistics_of,
+    validation_loss,
+)
 from noveltylab.methods.base import Method
+from noveltylab.metrics import evaluate
 from noveltylab.options import read_options
 from noveltylab.run import build
 from noveltylab.summary import print_summary
@@ -146,3 +156,17 @@ def test_new_statistics_are_said(
         print_summary(result, folder)
         assert ("batch norm by clean training inliers" in capsys.readouterr().out) is said
         assert np.isfinite(result["scores"]["mse"]["auroc"])
+
+
+def test_both_statistics_are_compared_on_one_training(runs: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """Of the averaged last weights; the running statistics are no others where these are asked for."""
+    folder, result = runs["last"]
+    running, anew = compare(folder)
+    assert anew == result["scores"]["mse"]["auroc"]
+    options = read_options(result["config"])
+    data, method = build(options, *read_and_split(options))
+    load_weights(folder / result["weights"]["file"], method)
+    renewed = novelty_scores(method, data.preprocess, data.test, 512)["mse"]
+    assert anew == pytest.approx(evaluate(renewed, data.test_is_outlier)["auroc"]) and 0 <= running <= 1
+    with pytest.raises(UserError, match="batch_norm=anew select=last"):
+        compare(runs["running"][0])
