@@ -27,9 +27,13 @@ Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores s
 
 Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes one-hot within an epoch
 and the score decays; `p_max` near 1 in the log tells. `bounded_latent`, a small latent and a lower rate keep it steady,
-and `recipe=default` sets them; `recipe=paper` reads the paper literally.
+and `recipe=default` sets them; `recipe=paper` reads the paper literally. But under that bound (batch norm and tanh) the entropy
+of 16 values lies between 2.299 and 2.773 whatever is learned, and L_inf is nearly inert.
+`latent_bound=batch_norm` lets it fall: without a learned scale, which alone could lower it.
+Log and result have entropy and p_max.
 L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers while D tells x from G(x):
-`context`, `feature` and `novelty_val` are scores of their own.
+`context`, `feature` and `novelty_val` are scores of their own. `context` alone is above the paper's score in nine of
+ten classes of Fashion-MNIST (python -m experiments.claims).
 Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555 (0.619 without entropy and attention, 0.642 without attention).
 """
 
