@@ -1,19 +1,41 @@
-"""The computed numbers in claims.md: rank correlations with raw pixels, and what holds of CA-Entropy.
+"""The numbers of claims.md that need code: rank correlations, what holds of CA-Entropy, the tables between its markers.
 
-python -m experiments.claims
+python -m experiments.claims           # prints them
+python -m experiments.claims --write   # and writes the tables into claims.md
 """
 
+import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
 from scipy.stats import spearmanr
 
-from noveltylab.report.collect import collect
+from noveltylab.auroc import standard_error
+from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
+from noveltylab.results import write_atomic
 
+PAGE = Path(__file__).parent / "claims.md"
 KEPT = Path(__file__).parent / "results" / "classical"
+LEARN = Path(__file__).parent / "results" / "learn"
 TABLE, FLOORS = "nda/table3_cifar10", ("pca", "knn")
+#: Data of a study of batch statistics at test: its name, and NDA's table of it.
+STUDIES = {
+    "cifar10": ("CIFAR-10 P2", "nda/table3_cifar10"),
+    "mnist": ("MNIST P1", "nda/table4_mnist"),
+    "fmnist": ("Fashion-MNIST P1", "nda/table4_fmnist"),
+}
+#: How the test set was scored.
+SCORED = {
+    "evaluation": "evaluation mode",
+    "class_order": "class order",
+    "random_order": "random order",
+    "apart": "inliers and outliers apart",
+}
+#: How the test set was scored -> AUROC by class.
+Columns = dict[str, dict[int, float]]
 
 
 def floors() -> dict[str, dict[int, float]]:
@@ -55,7 +77,176 @@ def context_beside_score() -> tuple[int, float, float]:
     return sum(context > score for context, score in pairs), *(mean(column) for column in zip(*pairs, strict=True))
 
 
+# Batch statistics at test.
+
+
+def diagnosed_runs(data: str) -> dict[str, list[Run]]:
+    """Method -> its kept runs of a study."""
+    runs: dict[str, list[Run]] = {}
+    if (LEARN / f"diagnosis_{data}").is_dir():
+        for run in collect(LEARN / f"diagnosis_{data}").runs:
+            runs.setdefault(run.result.method, []).append(run)
+    return runs
+
+
+def diagnosed(runs: list[Run]) -> Columns:
+    """AUROC of each class in evaluation mode and under batch statistics."""
+    columns: Columns = {name: {} for name in SCORED}
+    for run in sorted(runs, key=lambda run: run.cell):
+        result = run.result
+        columns["evaluation"][result.inlier] = result.scores[result.primary].auroc
+        for order, scores in result.diagnosis["batch_statistics"].items():
+            columns[order][result.inlier] = scores[result.primary].auroc
+    return columns
+
+
+def printed_row(data: str) -> tuple[dict[int, float], float | None]:
+    """NDA's own row of its table: AUROC by class, {} where none is printed, and the printed mean."""
+    table = read_tables()[STUDIES[data][1]]
+    line = next(line for line in table.rows if line.row == "Ours")
+    classes: dict[int, float] = {}
+    for index, column in enumerate(table.columns):
+        value = line.number(index)
+        if column.inlier is not None and value is not None:
+            classes[column.inlier] = value
+    return classes, line.number(table.main)
+
+
+def distance(printed: dict[int, float], column: dict[int, float]) -> float:
+    """Mean absolute difference over the classes of a column."""
+    return mean(abs(printed[inlier] - value) for inlier, value in column.items())
+
+
+def rank_correlation(printed: dict[int, float], column: dict[int, float]) -> float:
+    """Spearman's, over the classes of a column."""
+    return float(spearmanr([printed[inlier] for inlier in column], list(column.values())).statistic)
+
+
+def by_class_table(data: str) -> Iterator[str]:
+    """NDA's classes beside the printed ones, and which column is nearest to them."""
+    runs = diagnosed_runs(data)["nda"]
+    columns, (printed, printed_mean) = diagnosed(runs), printed_row(data)
+    names = {run.result.inlier: run.result.inlier_name for run in runs}
+    yield from header("class", "printed", *SCORED.values())
+    for inlier in columns["evaluation"]:
+        values = (column[inlier] for column in columns.values())
+        yield row(names[inlier], f"{printed[inlier]:.3f}", *(f"{value:.3f}" for value in values))
+    means = [mean(column.values()) for column in columns.values()]
+    yield row("mean", f"{printed_mean:.3f}", *(f"{value:.3f}" for value in means))
+    distances = {name: distance(printed, column) for name, column in columns.items()}
+    yield row("mean distance from printed", "", *(f"{value:.3f}" for value in distances.values()))
+    ranks = {name: rank_correlation(printed, column) for name, column in columns.items()}
+    yield row("Spearman with printed", "", *(f"{value:.2f}" for value in ranks.values()))
+    yield ""
+    evaluated, ordered = columns["evaluation"], columns["class_order"]
+    nearer = [
+        inlier
+        for inlier in ordered
+        if abs(printed[inlier] - ordered[inlier]) < abs(printed[inlier] - evaluated[inlier])
+    ]
+    level, pattern = min(distances, key=distances.__getitem__), max(ranks, key=ranks.__getitem__)
+    yield f"Nearest to the printed level: {SCORED[level]}. Nearest to the printed order of classes: {SCORED[pattern]}."
+    yield f"In class order {len(nearer)} of {len(ordered)} classes are nearer to their printed value than in evaluation mode."
+
+
+def means_table() -> Iterator[str]:
+    """NDA's means where no classes are printed."""
+    yield from header("data", "classes", "printed mean", *SCORED.values())
+    for data, (title, _) in STUDIES.items():
+        runs = diagnosed_runs(data).get("nda", [])
+        classes, printed = printed_row(data)
+        if runs and not classes:
+            columns = diagnosed(runs).values()
+            yield row(title, str(len(runs)), f"{printed:.3f}", *(f"{mean(column.values()):.3f}" for column in columns))
+
+
+def others_table() -> Iterator[str]:
+    """The other methods with batch norm, a few classes each."""
+    yield from header("method", "data", "class", *SCORED.values())
+    for data, (title, _) in STUDIES.items():
+        for method, runs in sorted(diagnosed_runs(data).items()):
+            columns = diagnosed(runs)
+            for run in runs if method != "nda" else ():
+                values = (column[run.result.inlier] for column in columns.values())
+                yield row(method, title, run.result.inlier_name, *(f"{value:.3f}" for value in values))
+
+
+# The mutual-information terms.
+
+
+def terms_table() -> Iterator[str]:
+    """NDA with easy, hard and no negatives on digit 2, and what the differences say."""
+    runs = {run.result.method: run for run in collect(LEARN / "nda").runs}
+    without = runs["nda_no_terms"]
+    yield from header("negatives", "AUROC", "minus without the terms", "standard error of that", "what it says")
+    for name, words in (
+        ("nda", "crop 0.08 to 1, mirrored and turned"),
+        ("nda_hard", "crop 0.7 to 1, mirrored"),
+        ("nda_harder", "crop 0.9 to 1, little jitter"),
+    ):
+        value, gap, error = auroc(runs[name]), auroc(runs[name]) - auroc(without), error_of(runs[name], without)
+        yield row(words, f"{value:.4f}", f"{gap:+.4f}", f"{error:.4f}", verdict(gap, error))
+    yield row("none: without the terms", f"{auroc(without):.4f}", "", "", "")
+
+
+def auroc(run: Run) -> float:
+    return run.result.scores[run.result.primary].auroc
+
+
+def error_of(first: Run, second: Run) -> float:
+    """Standard error of the difference of two AUROCs as if of other test images: wider than that of the same ones."""
+    metrics = [run.result.scores[run.result.primary] for run in (first, second)]
+    errors = [
+        standard_error(found.auroc, run.interval(found)) for found, run in zip(metrics, (first, second), strict=True)
+    ]
+    return math.hypot(*errors)
+
+
+def verdict(gap: float, error: float) -> str:
+    """The rule: a difference is said where it is twice its standard error."""
+    if abs(gap) < 2 * error:
+        return "no difference shown"
+    return "higher" if gap > 0 else "lower"
+
+
+# The page.
+
+TABLES = {
+    "diagnosis by class": lambda: by_class_table("cifar10"),
+    "diagnosis means": means_table,
+    "diagnosis others": others_table,
+    "terms": terms_table,
+}
+
+
+def header(*cells: str) -> Iterator[str]:
+    yield row(*cells)
+    yield "|" + " --- |" * len(cells)
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def with_tables(page: str) -> str:
+    """The page with every table between its markers made anew. ValueError where a marker is missing."""
+    for name, lines in TABLES.items():
+        before, marker, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"{PAGE}: no markers of {name}")
+        table = "\n".join(lines())
+        page = f"{before}{marker}{table}\n{end}{after}"
+    return page
+
+
 def main() -> None:
+    made = argparse.ArgumentParser(prog="python -m experiments.claims")
+    made.add_argument("--write", action="store_true", help="write the tables into claims.md")
+    if made.parse_args().write:
+        write_atomic(PAGE, with_tables(PAGE.read_text()))
+    for name, lines in TABLES.items():
+        print("\n".join([f"{name}:", *lines(), ""]))
     ours = floors()
     print(f"{TABLE}: Spearman's correlation over the classes with " + " and ".join(FLOORS))
     for row, found in correlations(ours).items():

@@ -3,7 +3,23 @@
 import pytest
 from scipy.stats import rankdata
 
-from experiments.claims import KEPT, TABLE, context_beside_score, correlations, entropy_range, floors
+from experiments.claims import (
+    KEPT,
+    PAGE,
+    SCORED,
+    TABLE,
+    TABLES,
+    context_beside_score,
+    correlations,
+    diagnosed,
+    diagnosed_runs,
+    distance,
+    entropy_range,
+    floors,
+    rank_correlation,
+    verdict,
+    with_tables,
+)
 from noveltylab.report.published import read_tables
 
 
@@ -37,3 +53,36 @@ def test_a_correlation_is_that_of_the_ranks() -> None:
     centred = [ranks - ranks.mean() for ranks in (printed, pca)]
     expected = (centred[0] @ centred[1]) / (centred[0] @ centred[0] * (centred[1] @ centred[1])) ** 0.5
     assert correlations(level)["DualGAN"][0] == pytest.approx(expected)
+
+
+def test_the_tables_on_the_page_are_those_that_the_command_makes() -> None:
+    page = PAGE.read_text()
+    for name in TABLES:
+        assert f"<!-- {name} -->\n| " in page
+    assert with_tables(page) == page
+    assert with_tables(page.replace("| mean |", "| other |")) == page
+
+
+def test_a_diagnosis_stands_beside_the_runs_own_number() -> None:
+    runs = diagnosed_runs("cifar10")["nda"]
+    columns = diagnosed(runs)
+    assert columns.keys() == SCORED.keys()
+    assert [*columns["evaluation"]] == list(range(10))
+    first = runs[0].result
+    assert columns["evaluation"][first.inlier] == first.scores["mse"].auroc
+    assert columns["apart"][first.inlier] == first.diagnosis["batch_statistics"]["apart"]["mse"].auroc
+
+
+def test_distance_and_rank_correlation_are_over_the_classes_that_were_run() -> None:
+    printed = {0: 0.9, 1: 0.8, 2: 0.7}
+    assert distance(printed, {0: 0.8, 2: 0.9}) == pytest.approx(0.15)
+    assert rank_correlation(printed, {0: 0.3, 1: 0.2, 2: 0.1}) == pytest.approx(1)
+    assert rank_correlation(printed, {0: 0.1, 1: 0.2}) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [(0.019, "no difference shown"), (-0.019, "no difference shown"), (0.021, "higher"), (-0.021, "lower")],
+)
+def test_a_difference_is_said_from_twice_its_error_on(gap: float, words: str) -> None:
+    assert verdict(gap, 0.01) == words

@@ -200,6 +200,18 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
         mark = "**" if score == there[0]["primary"] else ""
         lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
+    return [*lines, *diagnosed(plan, method, results)]
+
+
+def diagnosed(plan: dict[str, Any], method: str, results: list[Result | None]) -> list[str]:
+    """One line for each order of the test set under `diagnose=batch_statistics`; no numbers of the method."""
+    primary = next(result["primary"] for result in results if result)
+    by_run = [result.get("diagnosis", {}).get("batch_statistics", {}) if result else {} for result in results]
+    lines = []
+    for order in dict.fromkeys(order for orders in by_run for order in orders):
+        values = [orders[order][primary]["auroc"] if order in orders else None for orders in by_run]
+        words = f"*{method} under batch statistics, {order.replace('_', ' ')}*"
+        lines.append(row(plan, words, primary, values, "", "", "", ""))
     return lines
 
 
