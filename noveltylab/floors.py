@@ -1,8 +1,8 @@
 """What every run is measured beside: simple scores of the run's own images, without anything trained.
 
-PCA residual and nearest neighbours of raw pixels, and the same of the images as the method sees them where preprocessing
-changes more than their scale. Contrast normalisation alone can tell classes apart, so that a method may stand far above the
-floors of raw pixels and below those of what it was shown.
+PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of the images as the method sees them where
+preprocessing changes more than their scale. Contrast normalisation alone can tell classes apart, so that a method may
+stand far above the floors of raw pixels and below those of what it was shown.
 """
 
 import hashlib
@@ -29,18 +29,23 @@ Columns = dict[str, NDArray[np.float64]]
 
 
 def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
-    """`pca`, `knn`: PCA residual and nearest neighbours of raw pixels, scaled to [-1, 1].
+    """`pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the scale [-1, 1].
 
-    `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images, and their mean square alone; only where
-    preprocessing is more than that scale.
+    `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing is more than that scale.
     """
-    columns = _pixel_floors(data, Preprocess(), batch_size)
+    columns = _floors(data, Preprocess(), batch_size)
     if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
-        seen = _pixel_floors(data, data.preprocess, batch_size)
-        seen["norm"] = squared_norms(data.preprocess, data.test, batch_size)
+        seen = _floors(data, data.preprocess, batch_size)
         columns |= {f"{name}{SEEN}": column for name, column in seen.items()}
     judged, _ = judge(data.pieces(columns), data.wholes)
     return [Floor(name, column) for name, column in judged.columns.items()]
+
+
+def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
+    """`pca`, `knn` and `norm` of the test images under one preprocessing, (n_test,) each."""
+    preprocess = preprocess.to(data.device)
+    norms = squared_norms(preprocess, data.test, batch_size)
+    return {**_pixel_floors(data, preprocess, batch_size), "norm": norms}
 
 
 def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> NDArray[np.float64]:
@@ -60,7 +65,7 @@ def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) ->
     def compute() -> Columns:
         columns = {}
         for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
-            floor.to(data.device).prepare(preprocess.to(data.device)(data.train.to(data.device)))
+            floor.to(data.device).prepare(preprocess(data.train.to(data.device)))
             (columns[name],) = novelty_scores(floor, preprocess, data.test, batch_size).values()
         return columns
 

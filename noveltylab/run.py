@@ -550,7 +550,7 @@ def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list
     """What is to be said of a score that does not stand above the floors of its own run; floors: name -> AUROC."""
     raw = [value for name, value in floors.items() if not name.endswith(SEEN)]
     seen = {name: value for name, value in floors.items() if name.endswith(SEEN)}
-    if auroc < min(raw):
+    if auroc < min(floors["pca"], floors["knn"]):
         return [f"{primary}: AUROC {auroc:.4f} is below both floors; PCA or neighbours do better"]
     highest = max(seen, key=lambda name: seen[name], default="")
     if seen and auroc <= seen[highest] and auroc > max(raw):
@@ -558,6 +558,8 @@ def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list
             f"{primary}: AUROC {auroc:.4f} is above the floors of raw pixels, but not above {highest} "
             f"({seen[highest]:.4f}): the preprocessing alone does as much"
         ]
+    if auroc <= floors["norm"]:
+        return [f"{primary}: AUROC {auroc:.4f} is not above that of |x|^2 alone ({floors['norm']:.4f})"]
     return []
 
 

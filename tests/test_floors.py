@@ -20,6 +20,7 @@ from noveltylab.metrics import evaluate
 from noveltylab.run import floor_warnings
 from tests.formats import write_mnist
 
+RAW = {"pca", "knn", "norm"}
 SEEN = {"pca_seen", "knn_seen", "norm_seen"}
 
 
@@ -57,13 +58,13 @@ def by_numpy(train: NDArray[np.float64], test: NDArray[np.float64]) -> dict[str,
 
 
 def test_a_method_that_sees_raw_pixels_has_their_floors_alone(samples: Samples) -> None:
-    assert set(floors_of(samples)) == {"pca", "knn"}
+    assert set(floors_of(samples)) == RAW
 
 
 @pytest.mark.parametrize(("contrast", "subtract_mean"), [("gcn", True), ("gcn_image", False), ("none", True)])
 def test_floors_of_what_the_method_sees_equal_numpy(samples: Samples, contrast: str, subtract_mean: bool) -> None:
     floors = floors_of(samples, contrast, subtract_mean)
-    assert set(floors) == {"pca", "knn"} | SEEN
+    assert set(floors) == RAW | SEEN
     data = data_of(samples, contrast, subtract_mean)
     raw = by_numpy(*(part.double().numpy() / 127.5 - 1 for part in (data.train, data.test)))
     seen = by_numpy(*(data.preprocess(part).double().numpy() for part in (data.train, data.test)))
@@ -87,7 +88,7 @@ def test_kept_floors_are_those_of_the_same_preprocessing(
         together = floors_of(samples, *setting)
         assert all(np.array_equal(together[name], column) for name, column in alone[setting].items())
     assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings)
-    assert floors_of(samples, "none", False, 8).keys() == {"pca", "knn"}
+    assert floors_of(samples, "none", False, 8).keys() == RAW
     assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings) + 1  # another size
 
 
@@ -103,12 +104,17 @@ def test_norm_is_large_where_the_image_leaves_the_mean(samples: Samples) -> None
 @pytest.mark.parametrize(
     ("auroc", "floors", "warned"),
     [
-        (0.80, {"pca": 0.6, "knn": 0.7}, ""),
-        (0.65, {"pca": 0.6, "knn": 0.7}, ""),
-        (0.55, {"pca": 0.6, "knn": 0.7}, "below both floors"),
-        (0.80, {"pca": 0.6, "knn": 0.7, "pca_seen": 0.5, "norm_seen": 0.79}, ""),
-        (0.80, {"pca": 0.6, "knn": 0.7, "pca_seen": 0.5, "norm_seen": 0.81}, r"not above norm_seen (0.8100)"),
-        (0.80, {"pca": 0.6, "knn": 0.9, "pca_seen": 0.5, "norm_seen": 0.81}, ""),
+        (0.80, {"pca": 0.6, "knn": 0.7, "norm": 0.3}, ""),
+        (0.65, {"pca": 0.6, "knn": 0.7, "norm": 0.3}, ""),
+        (0.55, {"pca": 0.6, "knn": 0.7, "norm": 0.3}, "below both floors"),
+        (0.80, {"pca": 0.6, "knn": 0.7, "norm": 0.3, "pca_seen": 0.5, "norm_seen": 0.79}, ""),
+        (
+            0.80,
+            {"pca": 0.6, "knn": 0.7, "norm": 0.3, "pca_seen": 0.5, "norm_seen": 0.81},
+            r"not above norm_seen (0.8100)",
+        ),
+        (0.80, {"pca": 0.6, "knn": 0.9, "norm": 0.3, "pca_seen": 0.5, "norm_seen": 0.81}, ""),
+        (0.80, {"pca": 0.6, "knn": 0.7, "norm": 0.8}, "not above that of |x|^2 alone (0.8000)"),
     ],
 )
 def test_a_score_that_the_preprocessing_alone_reaches_is_warned_of(
