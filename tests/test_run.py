@@ -80,7 +80,7 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     assert result["data_verified"] is False
     assert any("were not checked" in warning for warning in result["warnings"])
     assert result["select"] == result["selected"]["rule"] == "val_loss"
-    assert {"pca", "knn"} == set(result["floor"])
+    assert {"pca", "knn", "norm"} == set(result["floor"])
     assert {"versions", "commit", "hardware", "command", "time"} <= set(result["provenance"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config == result["config"]
