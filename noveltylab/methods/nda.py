@@ -208,6 +208,15 @@ def onto_ball(codes: Tensor) -> Tensor:
     return codes / norms.clamp_min(1)
 
 
+def eigenvectors(product: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (N,), rising, and eigenvectors (N, N) in columns, of a symmetric matrix."""
+    try:
+        values, vectors = torch.linalg.eigh(product)
+    except RuntimeError:  # pixels that no image uses: slower in double precision, and it converges
+        values, vectors = torch.linalg.eigh(product.double())
+    return values.to(product), vectors.to(product)
+
+
 def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
     """Projections of images (N, C, H, W) on their leading `size` principal components -> (N, size), normalised.
 
@@ -216,9 +225,9 @@ def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
     x = images.flatten(1)
     x = x - x.mean(0)
     if len(x) > x.shape[1]:
-        codes: Tensor = x @ torch.linalg.eigh(x.T @ x).eigenvectors[:, -size:]
+        codes: Tensor = x @ eigenvectors(x.T @ x)[1][:, -size:]
     else:  # fewer images than values: their projections are the eigenvectors of the small Gram matrix, scaled
-        values, vectors = torch.linalg.eigh(x @ x.T)
+        values, vectors = eigenvectors(x @ x.T)
         codes = vectors[:, -size:] * values[-size:].clamp_min(0).sqrt()
     codes = codes.flip(1).contiguous()
     if norm == "whiten":

@@ -244,6 +244,23 @@ def test_pca_codes_equal_numpy(count: int) -> None:
         np.testing.assert_allclose(found * signs, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("count", [40, 300])
+def test_codes_are_found_where_single_precision_does_not_converge(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(count, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    images *= torch.linspace(0.1, 2, 144).view(12, 12)
+    expected, eigh = pca_codes(images, 4, "whiten"), torch.linalg.eigh
+
+    def unstable(product: Tensor) -> Any:
+        if product.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return eigh(product)
+
+    monkeypatch.setattr(module.torch.linalg, "eigh", unstable)
+    codes = pca_codes(images, 4, "whiten")
+    assert codes.dtype == torch.float32
+    torch.testing.assert_close(codes * (codes * expected).sum(0).sign(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_codes_of_few_distinct_images_stay_finite_and_small() -> None:
     codes = pca_codes(blobs(4).repeat(10, 1, 1, 1), 16, "whiten")
     assert codes.isfinite().all()
