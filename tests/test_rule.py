@@ -1,9 +1,12 @@
-"""The findings on OLED's mask follow from kept results by one rule."""
+"""The findings of kept studies follow from their results by one rule, and stand on the page as it gives them."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from experiments.mask import KEPT, cells, interval, sentences, verdict
+from experiments import entropy, mask
+from experiments.rule import KEPT, cells, interval, verdict
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,8 @@ def test_the_interval_is_students() -> None:
     assert (low, high) == (pytest.approx(centre - half, rel=1e-4), pytest.approx(centre + half, rel=1e-4))
 
 
-def test_the_page_has_what_the_kept_results_say() -> None:
+@pytest.mark.parametrize("sentences", [mask.sentences, entropy.sentences], ids=["mask", "entropy"])
+def test_the_page_has_what_the_kept_results_say(sentences: Callable[[], list[str]]) -> None:
     page = " ".join((KEPT.parents[1] / "claims.md").read_text().split())
     for line in sentences():
         assert line in page

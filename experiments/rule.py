@@ -1,0 +1,59 @@
+"""One rule for what a kept study shows, and the numbers that it needs of the study's cells.
+
+A row is ahead of another where it is so in every pair (each seed, or each class) and Student's 95 percent interval of the mean
+difference leaves out 0. Everything else is no difference shown.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from scipy.stats import t as student
+
+from noveltylab.report.collect import collect
+from noveltylab.schema import Result
+
+KEPT = Path(__file__).parent / "results" / "learn"
+#: (inlier, seed) -> result
+Row = dict[tuple[int, int], Result]
+
+
+def cells(plan: str) -> dict[str, Row]:
+    """Method -> (inlier, seed) -> result of a plan's kept runs."""
+    rows: dict[str, Row] = {}
+    for run in collect(KEPT / plan).runs:
+        rows.setdefault(run.result.method, {})[run.result.inlier, run.result.seed] = run.result
+    return {method: dict(sorted(row.items())) for method, row in sorted(rows.items())}
+
+
+def aurocs(row: Row, score: str) -> list[float]:
+    """The AUROC of each cell, in the order of class and seed."""
+    return [metrics.auroc for result in row.values() if (metrics := result.scores[score]) is not None]
+
+
+def of_extra(row: Row, name: str) -> float:
+    """The mean over the cells of one of the method's own metrics."""
+    return mean(float(result.extra[name]) for result in row.values())
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 percent of the mean."""
+    count = len(differences)
+    half = float(student.ppf(0.975, count - 1)) * stdev(differences) / count**0.5
+    return mean(differences) - half, mean(differences) + half
+
+
+def verdict(differences: Sequence[float]) -> str:
+    """What the rule says of first minus second: "ahead", "behind" or "no difference shown"."""
+    low, high = interval(differences)
+    if min(differences) > 0 and low > 0:
+        return "ahead"
+    if max(differences) < 0 and high < 0:
+        return "behind"
+    return "no difference shown"
+
+
+def compared(differences: Sequence[float]) -> str:
+    """A mean difference, its interval and the verdict in words."""
+    low, high = interval(differences)
+    return f"{mean(differences):+.4f} ({low:+.4f} to {high:+.4f}): {verdict(differences)}"
