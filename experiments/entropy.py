@@ -31,14 +31,21 @@ def described(meaning: str, row: Row) -> str:
     return f"{meaning} {mean(aurocs(row, 'novelty')):.4f} (entropy {entropy:.2f}, p_max {largest:.2f})"
 
 
+def by_class(row: Row) -> list[float]:
+    """The AUROC of each class, its seeds averaged: seeds of one class are no independent pairs."""
+    classes = sorted({inlier for inlier, _ in row})
+    return [mean(aurocs({cell: row[cell] for cell in row if cell[0] == inlier}, "novelty")) for inlier in classes]
+
+
 def sentences() -> list[str]:
     """The findings, one sentence each."""
     rows = cells("entropy")
-    count = len(rows["ca_entropy_gan"])
+    classes = {inlier for inlier, _ in rows["ca_entropy_gan"]}
+    seeds = {seed for _, seed in rows["ca_entropy_gan"]}
     means = ", ".join(described(meaning, rows[name]) for name, meaning in ROWS.items())
-    lines = [f"Mean AUROC of {count} runs: {means}."]
+    lines = [f"Mean AUROC over {len(classes)} classes, {len(seeds)} seeds each: {means}."]
     for what, (first, second) in PAIRS.items():
-        pairs = zip(aurocs(rows[first], "novelty"), aurocs(rows[second], "novelty"), strict=True)
+        pairs = zip(by_class(rows[first]), by_class(rows[second]), strict=True)
         lines.append(f"{what}: {compared([with_it - without for with_it, without in pairs])}.")
     return lines
 
