@@ -51,7 +51,8 @@ def test_exported_scores_are_those_of_the_run(run_here: Callable[..., dict[str, 
     if form == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    folder = run_of(run_here, method)
+    contrast = "gcn_image" if (method, form) == ("pca", "onnx") else "none"
+    folder = run_of(run_here, method, f"data.contrast={contrast}")
     primary = json.loads((folder / "result.json").read_text())["primary"]
     assert export.main([f"run={folder}", f"format={form}", "output=there/graph.bin"]) == 0
     samples = read(Path("own"), verify=False, download=False, inlier=0, size=32, on_error="fail")

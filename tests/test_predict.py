@@ -81,11 +81,14 @@ def test_files_get_the_scores_of_the_run(
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_on_digits_scores_pictures_of_digits(run_here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("contrast", ["gcn", "gcn_image"])
+def test_a_run_on_digits_scores_pictures_of_digits(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, contrast: str
+) -> None:
     """The run's own preprocessing: enlarged from 8 to 32 pixels, contrast normalised, the mean image subtracted."""
     from noveltylab.data import digits
 
-    options = ("inlier=3", "data.contrast=gcn", "data.subtract_mean=true")
+    options = ("inlier=3", f"data.contrast={contrast}", "data.subtract_mean=true")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
     run, samples = read_scores(folder / "scores.csv"), digits.read(None, verify=True, download=False)
     for name in run.ids[:20]:
