@@ -1,10 +1,16 @@
 """The measurements behind the table on CIFAR-10's contrast, against NumPy on small images."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from experiments import contrast
 from experiments.contrast import CLASSES, SETTINGS, Seen, measure, printed, table
+
+PAGE = Path(contrast.__file__).parent / "questions.md"
 
 
 def test_a_class_is_measured_as_numpy_does() -> None:
@@ -38,3 +44,16 @@ def test_the_table_has_means_and_correlations_with_and_without_the_reported_clas
         f"| gcn | 0.1000 to 0.1000 | 0.50 to 0.50 | {mean:.3f} | 1.00 | {1 - mean:.3f} | -1.00 | {few:.3f} | 1.00 |"
     )
     assert set(SETTINGS) == {"none", "gcn minus mean", "gcn_image", "gcn_image minus mean"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("NOVELTYLAB_DATA"), reason="needs the real data sets: set NOVELTYLAB_DATA")
+def test_the_page_has_what_the_command_prints() -> None:
+    page = PAGE.read_text()
+    for line in table(contrast.measure_all(), printed()):
+        assert line in page
+
+
+def test_the_page_has_every_setting() -> None:
+    page = PAGE.read_text()
+    assert all(f"| {name} |" in page for name in SETTINGS)
