@@ -129,14 +129,19 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
         ("data", *_verified(result)),
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
-        *(
-            (key, value if isinstance(value, str) else f"{value:.4g}", "")
-            for key, value in result.get("extra", {}).items()
-        ),
+        *(("also", line, "") for line in _own_metrics(result, dot)),
         ("folder", str(folder), ""),
         *((key, line, "") for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]
+
+
+def _own_metrics(result: Mapping[str, Any], dot: str) -> list[str]:
+    """The method's own metrics, numbers on one line and each sentence on its own; names as result.json has them."""
+    extra = result.get("extra", {})
+    numbers = dot.join(f"{name} {value:.4g}" for name, value in extra.items() if not isinstance(value, str))
+    sentences = [f"{name} {value}" for name, value in extra.items() if isinstance(value, str)]
+    return [line for line in (numbers, *sentences) if line]
 
 
 def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
