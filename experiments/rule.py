@@ -6,11 +6,10 @@ difference leaves out 0. Everything else is no difference shown.
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
-
-from scipy.stats import t as student
+from statistics import mean
 
 from noveltylab.report.collect import collect
+from noveltylab.report.stats import of_mean
 from noveltylab.schema import Result
 
 KEPT = Path(__file__).parent / "results" / "learn"
@@ -38,9 +37,7 @@ def of_extra(row: Row, name: str) -> float:
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
     """Student's 95 percent of the mean."""
-    count = len(differences)
-    half = float(student.ppf(0.975, count - 1)) * stdev(differences) / count**0.5
-    return mean(differences) - half, mean(differences) + half
+    return of_mean(differences).interval(mean(differences))
 
 
 def verdict(differences: Sequence[float]) -> str:

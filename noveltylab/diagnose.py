@@ -18,8 +18,8 @@ from noveltylab.ledger import damage, locked
 from noveltylab.rerun import fresh_options
 from noveltylab.results import read_result, sha256_file, write_result
 from noveltylab.runs import require_run
-from noveltylab.screen import say, say_error, terminal
-from noveltylab.signals import exit_code, interruptible
+from noveltylab.screen import terminal
+from noveltylab.signals import end_command, interruptible
 from noveltylab.summary import print_summary
 
 KINDS = ("batch_statistics",)
@@ -88,12 +88,8 @@ def main(arguments: list[str]) -> int:
             folder, changes = parse(arguments)
             print_summary(diagnose_run(folder, changes), folder)
             return 0
-    except (UserError, RunFailed) as error:
-        say_error(error)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as error:
-        say("interrupted; the run is as it was")
-        return exit_code(error)
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; the run is as it was")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 from noveltylab.conformal import RATES
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
-from noveltylab.screen import console, say, say_error, terminal
-from noveltylab.signals import exit_code, interruptible
+from noveltylab.screen import console, terminal
+from noveltylab.signals import end_command, interruptible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -349,12 +349,8 @@ def main(arguments: list[str]) -> int:
     try:
         with interruptible():
             path = export(*parse(arguments))
-    except (UserError, RunFailed) as error:
-        say_error(error)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as error:
-        say("interrupted; nothing was written")
-        return exit_code(error)
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; nothing was written")
     console(soft_wrap=True).print(f"written to {path}")
     return 0
 

@@ -33,8 +33,8 @@ import numpy as np
 
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.files import open_regular
-from noveltylab.screen import console, say, say_error, terminal
-from noveltylab.signals import exit_code, interruptible
+from noveltylab.screen import console, terminal
+from noveltylab.signals import end_command, interruptible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -344,12 +344,8 @@ def main(arguments: list[str]) -> int:
         request = parse(arguments)
         with interruptible():
             summary = predict(request)
-    except (UserError, RunFailed) as error:
-        say_error(error)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as error:
-        say("interrupted; nothing was written")
-        return exit_code(error)
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; nothing was written")
     print_summary(request, summary)
     return 1 if summary.failed else 0
 

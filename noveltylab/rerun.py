@@ -29,8 +29,8 @@ from noveltylab.options import COIL_OBJECTS, Options, check_options
 from noveltylab.report.check import check_file, check_run
 from noveltylab.results import cores, read_result, recorded_config, sha256_file
 from noveltylab.scores import read_scores
-from noveltylab.screen import console, say, say_error, terminal
-from noveltylab.signals import exit_code, interruptible
+from noveltylab.screen import console, say, terminal
+from noveltylab.signals import end_command, interruptible
 
 #: What a folder decides: the options that make numbers. The rest is the caller's.
 FROM_FOLDER = ("method", "protocol", "data", "trainer", "inlier", "seed", "select", "deterministic", "recipe")
@@ -201,12 +201,8 @@ def main(arguments: list[str]) -> int:
     try:
         with terminal(), interruptible():
             return 0 if rerun(Path(arguments[0]), arguments[1:]) else 1
-    except (UserError, RunFailed) as error:
-        say_error(error)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as error:
-        say("interrupted; the kept run is as it was")
-        return exit_code(error)
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; the kept run is as it was")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from noveltylab.errors import Interrupted
+from noveltylab.errors import Interrupted, UserError
+from noveltylab.screen import say, say_error
 
 #: A closed terminal; None where there is no such signal (Windows).
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
@@ -63,3 +64,17 @@ def _interrupt(number: int, frame: object) -> None:
 def exit_code(error: KeyboardInterrupt) -> int:
     """128 + the signal, as a shell has it."""
     return 128 + int(error.signal if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def end_command(error: Exception | KeyboardInterrupt, interrupted: str) -> int:
+    """Says why a command ends early; its exit code: 2 for bad input, 1 for a failure, 128 + the signal.
+
+    Args:
+        error: What ended it.
+        interrupted: What to say of an interruption.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        say(interrupted)
+        return exit_code(error)
+    say_error(error)
+    return 2 if isinstance(error, UserError) else 1

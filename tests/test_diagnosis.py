@@ -226,7 +226,7 @@ def test_methods_without_batch_norm_are_refused_and_nothing_is_created(run_here:
         run_here("method=pca", "data=digits", "diagnose=batch_statistics")
     assert not (tmp_path / "outputs").exists()
     method = Shifted((1, 2, 2))
-    method.norm = nn.Identity()  # type: ignore[assignment]
+    method.norm = nn.Identity()  # type: ignore[assignment]  # takes the layer away
     both = np.array([False, False, True, True])
     with pytest.raises(UserError, match=r"method=shifted has no batch norm"):
         check("batch_statistics", "shifted", method, both)

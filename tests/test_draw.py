@@ -91,7 +91,7 @@ def test_the_embedding_is_drawn_of_the_images_that_were_chosen(tmp_path: Path, m
     assert (name, len(points)) == ("embedding.png", 60)
     pixels = ((points[:, 0] + 1) * 127.5).round().astype(int)
     assert (flags == (pixels % 3 > 0)).all() and set(pixels.tolist()) == set(range(60))
-    draw_embedding(PCA((1, 8, 8)), data, tmp_path)  # type: ignore[arg-type]
+    draw_embedding(PCA((1, 8, 8)), data, tmp_path)  # type: ignore[arg-type]  # what it reads of the data
     assert len(drawn) == 1
 
 
@@ -101,7 +101,7 @@ def test_a_few_test_images_are_kept_with_their_reconstructions(tmp_path: Path) -
     data = SimpleNamespace(
         test=test, test_is_outlier=np.arange(60) >= 20, test_ids=ids, preprocess=Preprocess().fit(test)
     )
-    keep_reconstructions(Embedded((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]
+    keep_reconstructions(Embedded((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]  # as above
     found = read_reconstructions(tmp_path)
     assert found is not None
     pixels = found.images[:, 0, 0, 0].tolist()
@@ -115,5 +115,5 @@ def test_nothing_is_kept_of_sounds_or_without_reconstructions(tmp_path: Path, ki
     test = torch.zeros(6, 1, 8, 8, dtype=torch.int16 if kind == "sound" else torch.uint8)
     data = SimpleNamespace(test=test, test_is_outlier=np.arange(6) > 2, test_ids=np.arange(6).astype(str))
     data.preprocess = Preprocess().fit(torch.zeros(6, 1, 8, 8, dtype=torch.uint8))
-    keep_reconstructions(KNN((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]
+    keep_reconstructions(KNN((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]  # as above
     assert not (tmp_path / "figures").exists()

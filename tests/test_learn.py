@@ -186,7 +186,7 @@ def parsed(overrides: list[str]) -> dict[str, Any]:
     """The options that make numbers, nested; groups such as method=ocgan are none."""
     names = {text: text.partition("=")[0] for text in overrides}
     chosen = [text for text, name in names.items() if "." in name or name == "select"]
-    return OmegaConf.to_container(OmegaConf.from_dotlist(chosen))  # type: ignore[return-value]
+    return OmegaConf.to_container(OmegaConf.from_dotlist(chosen))  # type: ignore[return-value]  # a mapping
 
 
 def float_or_text(value: Any) -> Any:

@@ -113,11 +113,11 @@ def test_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     from types import SimpleNamespace
 
     checkpoints = train.Checkpoints.__new__(train.Checkpoints)
-    checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]
+    checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]  # all it reads
     for first, own in ((True, 0), (False, 5)):
         checkpoints.waited = own
         trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _, decided=first: decided))
-        assert checkpoints._impatient(trainer, 3, 8) is first  # type: ignore[arg-type]
+        assert checkpoints._impatient(trainer, 3, 8) is first  # type: ignore[arg-type]  # a stand-in
 
 
 def test_the_estimate_and_the_screen_say_so(

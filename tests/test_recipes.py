@@ -60,7 +60,7 @@ def methods() -> dict[str, Config]:
 
 
 def yaml_of(path: Path) -> Config:
-    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]  # a mapping
 
 
 @pytest.mark.parametrize(("method", "recipe"), RECIPES)

@@ -184,7 +184,7 @@ def test_no_value_in_any_place_is_a_traceback(made: Path, name: str, value: Any)
             path.write_text(json.dumps(replaced(content, place, value)))
             try:
                 read_all(made, whole["config"])
-            except Exception as error:
+            except Exception as error:  # collected, so that one run names every place
                 tracebacks.append(f"{'.'.join(map(str, place))}: {type(error).__name__}: {error}")
     finally:
         path.write_bytes(before)

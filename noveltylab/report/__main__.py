@@ -21,8 +21,7 @@ from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
 from noveltylab.results import write_atomic
-from noveltylab.screen import say, say_error
-from noveltylab.signals import exit_code, interruptible
+from noveltylab.signals import end_command, interruptible
 
 NAMED = 5
 #: Folders of a report with a file for each table or picture.
@@ -35,12 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with interruptible():
             found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
-    except UserError as error:
-        say_error(error)
-        sys.exit(2)
-    except KeyboardInterrupt as error:
-        say("interrupted; files that were written already are whole")
-        sys.exit(exit_code(error))
+    except (UserError, KeyboardInterrupt) as error:
+        sys.exit(end_command(error, "interrupted; files that were written already are whole"))
     print_summary(found, paths)
     if options.check and found.damaged:
         sys.exit(1)

@@ -64,7 +64,7 @@ def add(parts: Iterable[Spread]) -> Spread:
     return Spread(variance, variance**2 / squares if squares else np.inf)
 
 
-def _of_mean(values: Sequence[float]) -> Spread:
+def of_mean(values: Sequence[float]) -> Spread:
     """Of the mean of at least 2 independent values."""
     return Spread(float(np.var(values, ddof=1)) / len(values), len(values) - 1)
 
@@ -142,9 +142,9 @@ def _interval(by_class: ByClass) -> tuple[float, float] | None:
     error = _error(by_class)
     images = Spread((error or 0.0) ** 2, np.inf)
     if len(means) > 1:
-        spreads = [_of_mean(means), images]
+        spreads = [of_mean(means), images]
     elif len(values[0]) > 1 and error is not None:
-        spreads = [add([_of_mean(values[0]), images])]
+        spreads = [add([of_mean(values[0]), images])]
     else:
         return None
     low, high = widest(*(spread.interval(fmean(means)) for spread in spreads))
@@ -220,7 +220,7 @@ def compare(first: Cells, second: Cells, images: Mapping[tuple[int, int], Spread
     tied = (np.abs(means) < errors) | (np.abs(means) < ROUNDING)
     spread: Spread | None
     if len(means) > 1:
-        spread, p = _of_mean(means.tolist()), _signed_rank(means)
+        spread, p = of_mean(means.tolist()), _signed_rank(means)
     else:
         spread = _of_one_class(gaps[shared[0][0]], [(images or {}).get(cell) for cell in shared])
         p = spread.p(float(means[0])) if spread else None
@@ -245,7 +245,7 @@ def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spr
     if len(known) < len(gaps):
         return None
     sampling = Spread(fmean(part.variance**0.5 for part in known) ** 2, min(part.degrees for part in known))
-    return add([sampling, _of_mean(gaps)]) if len(gaps) > 1 else sampling
+    return add([sampling, of_mean(gaps)]) if len(gaps) > 1 else sampling
 
 
 def _unpaired(first: ByClass, second: ByClass) -> Spread | None:

@@ -44,6 +44,6 @@ def test_phases_are_those_that_update_goes_by(make: Callable[..., Method], epoch
     for epoch in range(1, epochs + 1):
         ocgan.progress = soft.progress = (epoch - 1) / epochs
         assert (epoch >= begins(ocgan.whole_from, epochs)) == ocgan.phase
-        network, over = soft.phase  # type: ignore[misc]
+        network, over = soft.phase  # type: ignore[misc]  # a pair, declared as Hashable
         moves = network == "encoder" and over >= soft.warm_up
         assert (epoch >= begins(soft.whole_from, epochs)) == moves

@@ -45,7 +45,7 @@ def picture(outputs: Path) -> Picture:
 def greys(svg: str) -> list[int]:
     """The grey of each image of a picture, in the order in which they are drawn."""
     found = re.findall(r"data:image/png;base64,([^\"]+)", svg)
-    return [Image.open(io.BytesIO(base64.b64decode(code))).getpixel((0, 0)) for code in found]  # type: ignore[misc]
+    return [Image.open(io.BytesIO(base64.b64decode(code))).getpixel((0, 0)) for code in found]  # type: ignore[misc]  # one number: grey
 
 
 def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
