@@ -61,6 +61,8 @@ MOVED = {
     "method.ablation=full": "method.entropy=true method.channel_attention=true",
     "method.ablation=entropy": "method.channel_attention=false",
     "method.ablation=attention": "method.entropy=false",
+    "method.bounded_latent=true": "method.latent_bound=tanh",
+    "method.bounded_latent=false": "method.latent_bound=none",
     "method.ablation=gan": "method.entropy=false method.channel_attention=false",
 }
 #: names that are hinted at together

@@ -89,7 +89,12 @@ def _nda(method: Options, data: Options, shape: Shape) -> Options:
 
 
 def _ca_entropy(method: Options, data: Options, shape: Shape) -> Options:
-    return _numbers(method, "ablation", CA_ENTROPY)
+    method = _numbers(method, "ablation", CA_ENTROPY)
+    if "bounded_latent" not in method:
+        return method
+    bound = "tanh" if method["bounded_latent"] else method.get("latent_bound", "none")
+    others = {key: value for key, value in method.items() if key != "bounded_latent"}
+    return others | {"latent_bound": bound}
 
 
 def _oled(method: Options, data: Options, shape: Shape) -> Options:

@@ -164,6 +164,10 @@ OLD = {
             {"ablation": "gan", "entropy": True, "channel_attention": None},
             {"entropy": True, "channel_attention": False},
         ),
+        ({"bounded_latent": True}, {"latent_bound": "tanh"}),
+        ({"bounded_latent": True, "latent_bound": "none"}, {"latent_bound": "tanh"}),
+        ({"bounded_latent": False, "latent_bound": "batch_norm"}, {"latent_bound": "batch_norm"}),
+        ({"bounded_latent": False}, {"latent_bound": "none"}),
     ],
     "oled": [
         ({"preset": "official", "gamma": None, "latent_size": None}, {"gamma": 12.5, "latent_size": 64, "mm_every": 3}),
@@ -181,7 +185,7 @@ def test_a_recorded_null_becomes_the_number_that_it_stood_for(
     config = {"method": target | old, "data": {"name": "mnist", "size": 28}}
     translated = in_options_of_today(config)
     assert translated["method"].items() >= today.items()
-    assert not {"preset", "ablation"} & translated["method"].keys() and None not in translated["method"].values()
+    assert not {"preset", "ablation", "bounded_latent"} & translated["method"].keys() and None not in translated["method"].values()
     assert in_options_of_today(translated) == translated
 
 

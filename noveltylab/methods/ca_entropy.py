@@ -26,11 +26,10 @@ average where eq. 2's absolute error has 0.908: experiments/learn/RESULTS.md) an
 Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores stay raw here.
 
 Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes one-hot within an epoch
-and the score decays; `p_max` near 1 in the log tells. `bounded_latent`, a small latent and a lower rate keep it steady,
-and `recipe=default` sets them; `recipe=paper` reads the paper literally. But under that bound (batch norm and tanh) the entropy
-of 16 values lies between 2.299 and 2.773 whatever is learned, and L_inf is nearly inert.
-`latent_bound=batch_norm` lets it fall: without a learned scale, which alone could lower it.
-Log and result have entropy and p_max.
+and the score decays; `p_max` near 1 in the log tells. A bound on the code, a small latent and a lower rate keep it steady,
+and `recipe=default` sets them; `recipe=paper` reads the paper literally. `latent_bound=batch_norm`, without a learned scale,
+which alone could lower the entropy, lets it fall. Under `latent_bound=tanh` (batch norm and tanh) the entropy of 16 values lies
+between 2.299 and 2.773 whatever is learned, and L_inf is nearly inert. Log and result have entropy and p_max.
 L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers while D tells x from G(x):
 `context`, `feature` and `novelty_val` are scores of their own. `context` alone is above the paper's score in nine of
 ten classes of Fashion-MNIST (python -m experiments.claims).
@@ -163,7 +162,6 @@ class CAEntropy(Method):
         lr: Annotated[float, Field(gt=0)] = 1e-3,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         latent_size: Annotated[int, Field(ge=2)] = 100,
-        bounded_latent: bool = False,
         latent_bound: Literal["none", "batch_norm", "tanh"] = "none",
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         latent_to_decoder: Literal["raw", "softmax"] = "raw",
@@ -202,8 +200,7 @@ class CAEntropy(Method):
         self.feature_norm, self.lam, self.score_norm = feature_norm, lam, score_norm
 
         side, ratio = (height // 8, width // 8), R if self.channel_attention else None
-        bound = "tanh" if bounded_latent else latent_bound
-        self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, bound)
+        self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, latent_bound)
         self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
         self.discriminator = Discriminator(image_channels, channels, feature_size, side) if judged else None
         self.apply(initialise)

@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "channels": 8,
         "latent_size": 16,
         "feature_size": 16,
-        "bounded_latent": True,
+        "latent_bound": "tanh",
         "lr": 5e-3,
         "lam": 1.0,
     },

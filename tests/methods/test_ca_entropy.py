@@ -35,7 +35,7 @@ from tests.methods.conftest import (
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "decoder", "discriminator")
 #: The paper's own code and learning rate at the tests' size; the suite's SMALL has others.
-PLAIN = {"bounded_latent": False, "lr": 1e-3, "lam": 0.9}
+PLAIN = {"latent_bound": "none", "lr": 1e-3, "lam": 0.9}
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_the_discriminator_comes_to_tell_images_from_reconstructions(method: Any
         ((1, 32, 32), {}),
         ((3, 32, 32), {"skip": True}),
         ((1, 64, 64), {}),
-        ((3, 16, 24), {"skip": True, "bounded_latent": False}),
+        ((3, 16, 24), {"skip": True, "latent_bound": "none"}),
     ],
 )
 def test_geometry(make: Make, shape: Any, switches: Any) -> None:
@@ -399,14 +399,14 @@ def test_the_entropy_moves_under_batch_norm_alone_not_under_tanh(make: Make) -> 
     """What the bound decides: the entropy's own gradient can lower it, or cannot."""
     falls = {}
     for bound in ("batch_norm", "tanh"):
-        method = make("ca_entropy", **PLAIN | {"bounded_latent": False}, latent_bound=bound, w_inf=20.0).train()
+        method = make("ca_entropy", **PLAIN | {"latent_bound": bound}, w_inf=20.0).train()
         entropies = [method.update(batch(64))["entropy"].item() for _ in range(40)]
         falls[bound] = entropies[0] - entropies[-1]
     assert falls["batch_norm"] > 0.5 > 0.3 > falls["tanh"]
 
 
 def test_a_norm_without_scale_is_scored_alike_when_deployed(make: Make) -> None:
-    method = make("ca_entropy", **PLAIN, latent_bound="batch_norm").train()
+    method = make("ca_entropy", **PLAIN | {"latent_bound": "batch_norm"}).train()
     method.update(batch())
     method.eval()
     x = blobs(4, seed=1)
@@ -418,12 +418,12 @@ def test_a_norm_without_scale_is_scored_alike_when_deployed(make: Make) -> None:
 
 def test_initial_weights_are_dcgans() -> None:
     torch.manual_seed(0)
-    assert_initialised_as_dcgan(CAEntropy((1, 32, 32), bounded_latent=True))
+    assert_initialised_as_dcgan(CAEntropy((1, 32, 32), latent_bound="tanh"))
 
 
 #: What stands at the top of the method's file, by option.
 DEFAULTS = {
-    "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "bounded_latent": False, "latent_bound": "none",
+    "lr": 1e-3, "beta1": 0.5, "latent_size": 100, "latent_bound": "none",
     "temperature": 1.0,
     "latent_to_decoder": "raw", "channels": 64, "feature_size": 100, "skip": False, "R": 16, "noise_std": 0.2,
     "entropy": True, "channel_attention": True, "adversarial": True, "feature_loss": True,
@@ -439,7 +439,7 @@ def test_defaults_are_those_that_the_docstring_names() -> None:
 
 def test_the_recipe_paper_is_the_papers() -> None:
     paper = recipe_options("ca_entropy", "paper", "mnist")
-    given = {"lr": 1e-3, "bounded_latent": False, "feature_norm": "l2", "score_norm": "l1"}
+    given = {"lr": 1e-3, "latent_bound": "none", "feature_norm": "l2", "score_norm": "l1"}
     of_the_code = {"latent_size": 100, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "lam": 0.9, "beta1": 0.5, "R": 16}
     expected = {**given, **of_the_code, "channels": 64, "noise_std": 0.2, "w_inf": 1.0}
     assert {name: paper["method"][name] for name in expected} == expected
@@ -564,9 +564,9 @@ def test_what_the_decoder_gets(make: Make) -> None:
         assert torch.equal(seen[0], h if choice == "raw" else F.softmax(2 * h, 1))
 
 
-def test_a_bounded_latent_cannot_become_one_hot(make: Make) -> None:
+def test_a_code_bounded_by_tanh_cannot_become_one_hot(make: Make) -> None:
     x = blobs(16)
-    bounded, free = make("ca_entropy", **PLAIN | {"bounded_latent": True}), make("ca_entropy", **PLAIN)
+    bounded, free = make("ca_entropy", **PLAIN | {"latent_bound": "tanh"}), make("ca_entropy", **PLAIN)
     for method in (bounded, free):
         method.encoder.code[1].weight.data.mul_(1e6)
     h = bounded.train().embed(x)
