@@ -27,6 +27,16 @@ STUDIES = {
     "mnist": ("MNIST P1", "nda/table4_mnist"),
     "fmnist": ("Fashion-MNIST P1", "nda/table4_fmnist"),
 }
+#: The printed rows of the other methods with batch norm: by method and data, the table and its row.
+PRINTED = {
+    ("alocc", "cifar10"): ("nda/table3_cifar10", "ALOCC"),
+    ("alocc", "mnist"): ("ocgan/table1_mnist", "ALOCC DR"),
+    ("alocc", "fmnist"): ("ocgan/table1_fmnist", "ALOCC DR"),
+    ("ca_entropy", "cifar10"): ("ca_entropy/table3_cifar10", "Our method"),
+    ("ocgan", "cifar10"): ("ocgan/table3_cifar10", "OCGAN"),
+    ("ocgan", "mnist"): ("ocgan/table1_mnist", "OCGAN"),
+    ("oled", "cifar10"): ("oled/table2_cifar10", "OLED s_mask"),
+}
 #: How the test set was scored.
 SCORED = {
     "evaluation": "evaluation mode",
@@ -72,7 +82,7 @@ def entropy_range(size: int) -> tuple[float, float]:
 
 def context_beside_score() -> tuple[int, float, float]:
     """CA-Entropy on Fashion-MNIST: classes where L_con alone is above the score, and both means."""
-    folder = KEPT.parent / "learn" / "fmnist" / "p1" / "ca_entropy"
+    folder = KEPT.parent / "learn" / "fmnist" / "p1" / "ca_fixed_scale"
     pairs = [(run.result.scores["context"].auroc, run.result.scores["novelty"].auroc) for run in collect(folder).runs]
     return sum(context > score for context, score in pairs), *(mean(column) for column in zip(*pairs, strict=True))
 
@@ -100,10 +110,10 @@ def diagnosed(runs: list[Run]) -> Columns:
     return columns
 
 
-def printed_row(data: str) -> tuple[dict[int, float], float | None]:
-    """NDA's own row of its table: AUROC by class, {} where none is printed, and the printed mean."""
-    table = read_tables()[STUDIES[data][1]]
-    line = next(line for line in table.rows if line.row == "Ours")
+def printed_row(name: str, row: str = "Ours") -> tuple[dict[int, float], float | None]:
+    """A row of a table, NDA's own by default: AUROC by class, {} where none is printed, and the printed mean."""
+    table = read_tables()[name]
+    line = next(line for line in table.rows if line.row == row)
     classes: dict[int, float] = {}
     for index, column in enumerate(table.columns):
         value = line.number(index)
@@ -125,7 +135,7 @@ def rank_correlation(printed: dict[int, float], column: dict[int, float]) -> flo
 def by_class_table(data: str) -> Iterator[str]:
     """NDA's classes beside the printed ones, and which column is nearest to them."""
     runs = diagnosed_runs(data)["nda"]
-    columns, (printed, printed_mean) = diagnosed(runs), printed_row(data)
+    columns, (printed, printed_mean) = diagnosed(runs), printed_row(STUDIES[data][1])
     names = {run.result.inlier: run.result.inlier_name for run in runs}
     yield from header("class", "printed", *SCORED.values())
     for inlier in columns["evaluation"]:
@@ -152,23 +162,37 @@ def by_class_table(data: str) -> Iterator[str]:
 def means_table() -> Iterator[str]:
     """NDA's means where no classes are printed."""
     yield from header("data", "classes", "printed mean", *SCORED.values())
-    for data, (title, _) in STUDIES.items():
+    for data, (title, table) in STUDIES.items():
         runs = diagnosed_runs(data).get("nda", [])
-        classes, printed = printed_row(data)
+        classes, printed = printed_row(table)
         if runs and not classes:
             columns = diagnosed(runs).values()
             yield row(title, str(len(runs)), f"{printed:.3f}", *(f"{mean(column.values()):.3f}" for column in columns))
 
 
 def others_table() -> Iterator[str]:
-    """The other methods with batch norm, a few classes each."""
-    yield from header("method", "data", "class", *SCORED.values())
+    """The other methods with batch norm: means over the classes that were run, beside the printed mean."""
+    yield from header("method", "data", "classes", "printed mean", *SCORED.values(), "higher in class order")
     for data, (title, _) in STUDIES.items():
         for method, runs in sorted(diagnosed_runs(data).items()):
+            if method == "nda":
+                continue
             columns = diagnosed(runs)
-            for run in runs if method != "nda" else ():
-                values = (column[run.result.inlier] for column in columns.values())
-                yield row(method, title, run.result.inlier_name, *(f"{value:.3f}" for value in values))
+            _, printed = printed_row(*PRINTED[method, data]) if (method, data) in PRINTED else ({}, None)
+            means = [f"{mean(column.values()):.3f}" for column in columns.values()]
+            evaluated, ordered = columns["evaluation"], columns["class_order"]
+            higher = sum(ordered[inlier] > evaluated[inlier] for inlier in ordered)
+            number = "" if printed is None else f"{printed:.3f}"
+            yield row(method, title, str(len(runs)), number, *means, f"{higher} of {len(ordered)}")
+
+
+def ranks_table() -> Iterator[str]:
+    """The order of CIFAR-10's classes against the printed one, for the methods whose papers print the classes."""
+    yield from header("method", "Spearman with printed: " + SCORED["evaluation"], *list(SCORED.values())[1:])
+    for method, runs in sorted(diagnosed_runs("cifar10").items()):
+        classes, _ = printed_row(*PRINTED.get((method, "cifar10"), (TABLE, "Ours")))
+        if classes:
+            yield row(method, *(f"{rank_correlation(classes, column):.2f}" for column in diagnosed(runs).values()))
 
 
 # The mutual-information terms.
@@ -215,6 +239,7 @@ TABLES = {
     "diagnosis by class": lambda: by_class_table("cifar10"),
     "diagnosis means": means_table,
     "diagnosis others": others_table,
+    "diagnosis ranks": ranks_table,
     "terms": terms_table,
 }
 

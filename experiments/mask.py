@@ -7,9 +7,9 @@ The rule is that of rule.py.
 
 from statistics import mean
 
-from experiments.rule import aurocs, cells, compared, of_extra
+from experiments.rule import Row, aurocs, cells, compared, of_extra
 
-#: The controls of learn/oled_mask.yaml and what they are.
+#: The controls of learn/oled_mask.yaml and learn/oled_mask_wide.yaml, and what they are.
 CONTROLS = {
     "oled_frozen": "a mask generator that is never trained",
     "oled_half": "the image at half its brightness",
@@ -27,16 +27,7 @@ def sentences() -> list[str]:
     """The findings, one sentence each."""
     rows = cells("oled_mask")
     learned = aurocs(rows["oled"], "s_mask")
-    lines = [f"s_mask with the learned mask: {mean(learned):.4f} on digit 2, mean of {len(learned)} seeds."]
-    for method, meaning in CONTROLS.items():
-        control = aurocs(rows[method], "s_mask")
-        differences = [first - second for first, second in zip(learned, control, strict=True)]
-        by_seed = ", ".join(f"{difference:+.4f}" for difference in differences)
-        lines.append(f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}.")
-    segmentation = {method: of_extra(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled")}
-    lines.append(
-        f"Segmentation of inliers: {segmentation['oled_frozen']:.3f} never trained, {segmentation['oled']:.3f} learned."
-    )
+    lines = [*against_controls(rows, ""), *against_controls(cells("oled_mask_wide"), "At half the channels: ")]
     hard = rows["oled_ste"]
     gains = [first - second for first, second in zip(aurocs(hard, "s_mask"), learned, strict=True)]
     lines.append(
@@ -63,6 +54,20 @@ def sentences() -> list[str]:
         f"Table 5, segmentation by the mask of digit 8: {both} on inliers and outliers where 0.850 and 0.847 are printed; "
         f"ten digits have {min(every):.2f} to {max(every):.2f} on inliers."
     )
+    return lines
+
+
+def against_controls(rows: dict[str, Row], start: str) -> list[str]:
+    """The learned mask of a plan beside each control, in sentences that begin with `start`."""
+    learned = aurocs(rows["oled"], "s_mask")
+    lines = [f"{start}s_mask with the learned mask: {mean(learned):.4f} on digit 2, mean of {len(learned)} seeds."]
+    for method, meaning in CONTROLS.items():
+        control = aurocs(rows[method], "s_mask")
+        differences = [first - second for first, second in zip(learned, control, strict=True)]
+        by_seed = ", ".join(f"{difference:+.4f}" for difference in differences)
+        lines.append(f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}.")
+    untrained, trained = (of_extra(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled"))
+    lines.append(f"Segmentation of inliers: {untrained:.3f} never trained, {trained:.3f} learned.")
     return lines
 
 

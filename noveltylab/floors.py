@@ -19,11 +19,10 @@ from noveltylab.draw import Floor
 from noveltylab.evaluate import novelty_scores
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
+from noveltylab.results import SEEN
 
 #: Modules that compute the floors: a change of any makes them anew.
 FLOOR_CODE = ("floors", "methods.pca", "methods.knn", "methods.base", "evaluate", "data.preprocess", "data.decode")
-#: Ends the name of a floor of what the method sees.
-SEEN = "_seen"
 
 Columns = dict[str, NDArray[np.float64]]
 

@@ -29,6 +29,8 @@ from noveltylab.older import in_options_of_today
 from noveltylab.phases import selects_nothing_else
 from noveltylab.schema import Result, Unmeasured, check_config, check_result
 
+#: Ends the name of a floor of the images as the method sees them, which differ from raw pixels.
+SEEN = "_seen"
 PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 #: Options that came later, and the value under which a run is what it was before there was such an option.
 LATER: dict[str, Any] = {

@@ -40,7 +40,7 @@ from noveltylab.draw import Floor, draw
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.evaluate import batch_norms, held_out_scores, novelty_scores
 from noveltylab.files import open_regular
-from noveltylab.floors import SEEN, floor_scores
+from noveltylab.floors import floor_scores
 from noveltylab.folds import Folds, in_folds
 from noveltylab.graph import graphed
 from noveltylab.ledger import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
@@ -49,7 +49,7 @@ from noveltylab.metrics import collapse_warnings, error_rates, evaluate, evaluat
 from noveltylab.nets.conv import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.phases import Seen, in_words, lacking, seen_after
-from noveltylab.results import provenance, sha256_file, write_atomic, write_result
+from noveltylab.results import SEEN, provenance, sha256_file, write_atomic, write_result
 from noveltylab.schema import APART
 from noveltylab.scores import Scores, read_scores, write_scores
 from noveltylab.screen import LogLines, console, say

@@ -39,6 +39,8 @@ def require_run(folder: Path) -> None:
         missing = "no such folder, so no run is there"
         nearest = next(parent for parent in folder.absolute().parents if parent.is_dir())
         nearest = _outputs(nearest)
+        if nearest == nearest.parent:  # nobody's runs lie all over a machine
+            raise UserError(f"run={folder}: {missing}; nor any folder on the way to it")
     raise UserError(f"run={folder}: {missing}; {_listed(nearest)}")
 
 

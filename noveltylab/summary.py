@@ -14,6 +14,7 @@ from rich.text import Text
 from noveltylab import screen
 from noveltylab.inverted import standing
 from noveltylab.phases import in_words, lacking, seen_by
+from noveltylab.results import SEEN
 
 #: what the rows in yellow are
 RULES = {
@@ -159,11 +160,11 @@ def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
 
 def _seen_floors(result: Mapping[str, Any]) -> list[str]:
     """What the floors of preprocessed images are, and the highest of them."""
-    seen = {name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith("_seen")}
+    seen = {name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith(SEEN)}
     if not seen:
         return []
     highest = max(seen, key=lambda name: seen[name])
-    return [f"_seen: of the images as the method sees them; the highest is {highest}, {seen[highest]:.4f}"]
+    return [f"{SEEN}: of the images as the method sees them; the highest is {highest}, {seen[highest]:.4f}"]
 
 
 def _verified(result: Mapping[str, Any]) -> tuple[str, str]:

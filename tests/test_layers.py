@@ -36,7 +36,7 @@ ALLOWED = {
     "template": {"jinja2", "noveltylab.screen"},
     "phases": set(),
     "inverted": set(),
-    "summary": {"rich", "noveltylab.inverted", "noveltylab.phases", "noveltylab.screen"},
+    "summary": {"rich", "noveltylab.inverted", "noveltylab.phases", "noveltylab.results", "noveltylab.screen"},
     "data.protocols": {"numpy", "noveltylab.files", "noveltylab.results"},
     "evaluate": {
         "numpy",

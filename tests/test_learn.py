@@ -173,13 +173,9 @@ def test_a_plan_gives_the_very_options_that_its_kept_results_have(name: str) -> 
             (method,) = {text.removeprefix("method=") for text in typed if text.startswith("method=")}
             own = LATER | recipe_options(method, plan["data"], plan["protocol"], "", {}) | changes
             for key, value in flat_options(result["config"]).items():
-                if kind_of_option(key) == "numbers" and key not in ("protocol.folds", *YOUNGER):
+                if kind_of_option(key) == "numbers" and key != "protocol.folds":
                     planned = own.get(key, "val_loss" if key == "select" else "absent")
                     assert float_or_text(planned) == float_or_text(value), (row, key)
-
-
-#: Options under which kept results are to be made anew.
-YOUNGER = {"trainer.select_whole"}
 
 
 def parsed(overrides: list[str]) -> dict[str, Any]:

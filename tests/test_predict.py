@@ -336,6 +336,8 @@ BAD = [
     (["run={run}", "input={own}", "output={run}/scores.csv"], "lies in the run's own folder"),
     (["run={run}", "input={own}", "accelerator=tpu"], "it can be auto, cpu or gpu"),
     (["run=nowhere", "input={own}"], "run=nowhere: no such folder, so no run is there; no run lies below . either"),
+    (["run=/nowhere/p1/ocgan", "input={own}"], "no such folder, so no run is there; nor any folder on the way to it"),
+    (["run=/nowhere", "input={own}"], "no such folder, so no run is there; nor any folder on the way to it"),
     (["run={run}/../seed7", "input={own}"], "seed7: no such folder, so no run is there; runs below {run}/..: {run}"),
     (["run={outputs}", "input={own}"], "no run is there (it holds no result.json); runs below {outputs}: {run}"),
     (["run={run}/scores.csv", "input={own}"], "is a file, and a run is a folder; runs below {run}: {run}"),

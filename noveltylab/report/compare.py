@@ -9,8 +9,9 @@ import numpy as np
 from noveltylab.auroc import FEW_IMAGES, Placements, place
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Run
-from noveltylab.report.rows import FLOORS, SEEN, Row, floor_cells, paired_cells, seen_floor_cells
+from noveltylab.report.rows import FLOORS, Row, floor_cells, paired_cells, seen_floor_cells
 from noveltylab.report.stats import Cells, Paired, Spread, add, compare, correct, summarise
+from noveltylab.results import SEEN
 from noveltylab.scores import Scores, read_scores
 
 #: (first row, second row or floor, the comparison of their primary scores)

@@ -9,8 +9,9 @@ from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons, class_means, ranked
 from noveltylab.report.curves import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, SEEN, Expected, Row, differing, expect
+from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect
 from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
+from noveltylab.results import SEEN
 
 #: Rules that use labels of outliers: shown apart.
 RULES = ("outlier_val", "oracle")

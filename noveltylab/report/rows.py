@@ -15,11 +15,10 @@ from noveltylab.auroc import standard_error
 from noveltylab.report.collect import UNVERIFIED, Run
 from noveltylab.report.published import Counterpart, PaperTable
 from noveltylab.report.stats import Cells
+from noveltylab.results import SEEN
 from noveltylab.schema import Metrics, Result
 
 FLOORS = ("pca", "knn")
-#: Ends the name of a floor of the images as the run's method sees them, which differ from row to row.
-SEEN = "_seen"
 #: A number of ours is a mean over at least these seeds.
 SEEDS = (0, 1, 2)
 #: What a number may have been made with although its options are the same.
