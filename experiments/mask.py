@@ -7,7 +7,7 @@ The rule is that of rule.py.
 
 from statistics import mean
 
-from experiments.rule import Row, aurocs, cells, compared, of_extra
+from experiments.rule import Row, aurocs, cells, compared, extras, of_extra
 
 #: The controls of learn/oled_mask.yaml and learn/oled_mask_wide.yaml, and what they are.
 CONTROLS = {
@@ -66,8 +66,11 @@ def against_controls(rows: dict[str, Row], start: str) -> list[str]:
         differences = [first - second for first, second in zip(learned, control, strict=True)]
         by_seed = ", ".join(f"{difference:+.4f}" for difference in differences)
         lines.append(f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}.")
-    untrained, trained = (of_extra(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled"))
-    lines.append(f"Segmentation of inliers: {untrained:.3f} never trained, {trained:.3f} learned.")
+    untrained, trained = (extras(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled"))
+    gains = [first - second for first, second in zip(trained, untrained, strict=True)]
+    lines.append(
+        f"Segmentation of inliers: {mean(untrained):.3f} never trained, {mean(trained):.3f} learned; mean {compared(gains)}."
+    )
     return lines
 
 

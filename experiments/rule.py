@@ -30,9 +30,14 @@ def aurocs(row: Row, score: str) -> list[float]:
     return [metrics.auroc for result in row.values() if (metrics := result.scores[score]) is not None]
 
 
+def extras(row: Row, name: str) -> list[float]:
+    """One of the method's own metrics of each cell, in the order of class and seed."""
+    return [float(result.extra[name]) for result in row.values()]
+
+
 def of_extra(row: Row, name: str) -> float:
     """The mean over the cells of one of the method's own metrics."""
-    return mean(float(result.extra[name]) for result in row.values())
+    return mean(extras(row, name))
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
