@@ -19,12 +19,12 @@ from hydra import compose, initialize_config_dir
 from benchmarks.reference import REFERENCES, bare_loop, loader, score_all
 from benchmarks.suite import WHOLE
 from noveltylab.__main__ import CONF
-from noveltylab.data.reading import read_and_split
-from noveltylab.evaluate import novelty_scores
 from noveltylab.methods.base import Batch
-from noveltylab.metrics import evaluate
 from noveltylab.options import check_options
-from noveltylab.run import build
+from noveltylab.run.pipeline import build
+from noveltylab.run.read import read_and_split
+from noveltylab.scoring.apply import novelty_scores
+from noveltylab.scoring.metrics import evaluate
 
 SIDES = ("bare 32", "lab 32", "lab bf16")
 

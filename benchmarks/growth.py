@@ -41,8 +41,8 @@ def images(count: int) -> dict[str, float]:
 
     from noveltylab.data.base import NoveltyData, Samples
     from noveltylab.data.protocols import split
-    from noveltylab.evaluate import novelty_scores
     from noveltylab.methods.pca import PCA
+    from noveltylab.scoring.apply import novelty_scores
 
     side = 30 if count == 244800 else 28
     total = count + 2000
@@ -118,7 +118,7 @@ def main() -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    from noveltylab.results import provenance, write_atomic
+    from noveltylab.results.record import provenance, write_atomic
 
     facts: dict[str, Any] = provenance()
     lines = [

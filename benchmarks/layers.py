@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.iteration import turns
-from noveltylab.nets import conv, winograd
+from noveltylab.nets.cpu import conv, winograd
 
 #: Channels in and out, side of the larger map: OCGAN's and CA-Entropy's layers, and the same at half the width.
 LAYERS = ((64, 128, 16), (128, 256, 8), (64, 128, 8))

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from noveltylab.results import provenance, read_result
+from noveltylab.results.record import provenance, read_result
 
 SHORT = ["method=ocgan", "data=digits", "trainer.max_epochs=10"]
 

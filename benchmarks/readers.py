@@ -43,9 +43,9 @@ def ours(name: str) -> dict[str, float]:
     from hydra import compose, initialize_config_dir
 
     from noveltylab.__main__ import CONF
-    from noveltylab.data.reading import read_and_split
     from noveltylab.options import check_options
-    from noveltylab.run import build
+    from noveltylab.run.pipeline import build
+    from noveltylab.run.read import read_and_split
 
     overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -182,11 +182,11 @@ def main() -> None:
     parser.add_argument("--one", choices=("ours", "plain"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        import noveltylab.run  # noqa: F401  # imports belong to neither side
+        import noveltylab.run.pipeline  # noqa: F401  # imports belong to neither side
 
         print(json.dumps({"ours": ours, "plain": plain}[asked.one](asked.sets[0])))
         return
-    from noveltylab.results import provenance
+    from noveltylab.results.record import provenance
 
     facts = provenance()
     print(f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}")

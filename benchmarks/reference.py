@@ -23,7 +23,7 @@ from noveltylab.methods.ca_entropy import CAEntropy
 from noveltylab.methods.nda import NDA
 from noveltylab.methods.ocgan import OCGAN
 from noveltylab.methods.oled import OLED, UpsampledConv
-from noveltylab.nets import conv
+from noveltylab.nets.cpu import conv
 
 #: zeroes the gradients of the optimizer of that number, runs backward, steps
 Minimise = Callable[[Tensor, int], None]

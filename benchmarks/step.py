@@ -23,13 +23,13 @@ from hydra import compose, initialize_config_dir
 
 from noveltylab.__main__ import CONF
 from noveltylab.data.base import NoveltyData
-from noveltylab.data.reading import read_and_split
-from noveltylab.loggers import build_loggers
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
-from noveltylab.results import provenance
-from noveltylab.run import build
-from noveltylab.train import fit
+from noveltylab.results.record import provenance
+from noveltylab.run.pipeline import build
+from noveltylab.run.read import read_and_split
+from noveltylab.training.fit import fit
+from noveltylab.training.loggers import build_loggers
 
 SIDES = ("bare", "fit", "fit and selection")
 

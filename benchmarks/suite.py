@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from noveltylab.threads import settle_waiting
+from noveltylab.nets.cpu.threads import settle_waiting
 
 HERE = Path(__file__).parent
 METHODS, SHAPES = ("ocgan", "ca_entropy", "oled", "nda"), ("mnist", "cifar10")
@@ -147,7 +147,7 @@ class Contender:
             torch.cuda.synchronize()
 
     def build(self, precision: str) -> Any:
-        from noveltylab.run import build
+        from noveltylab.run.pipeline import build
 
         chosen = options(self.method, self.shape, precision, self.device, self.batch, self.epochs)
         return chosen, *build(chosen, self.samples, self.split)
@@ -203,8 +203,8 @@ class Contender:
         return time.perf_counter() - start
 
     def _lab(self, settings: Any, data: Any, method: Any) -> float:
-        from noveltylab.loggers import build_loggers
-        from noveltylab.train import fit
+        from noveltylab.training.fit import fit
+        from noveltylab.training.loggers import build_loggers
 
         inner = method.update
 
@@ -256,7 +256,7 @@ class Contender:
     def _score(self, data: Any, method: Any) -> float:
         """Images scored in a second; lab: every named score, the others: the primary one."""
         from benchmarks.reference import REFERENCES, loader, score_all
-        from noveltylab.evaluate import novelty_scores
+        from noveltylab.scoring.apply import novelty_scores
 
         method.to(self.device)
         start = time.perf_counter()
@@ -331,7 +331,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["noveltylab.run", "benchmarks.reference"])
+        self.context.set_forkserver_preload(["noveltylab.run.pipeline", "benchmarks.reference"])
         start = time.time()
         empty = self.context.Process(target=time.time)
         empty.start()
@@ -457,7 +457,7 @@ def main() -> None:
     nursery = Processes()
     import torch
 
-    from noveltylab.results import provenance
+    from noveltylab.results.record import provenance
 
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device is visible here")

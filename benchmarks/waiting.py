@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from noveltylab.threads import SETTINGS, SHORT
+from noveltylab.nets.cpu.threads import SETTINGS, SHORT
 
 CHOICES = {
     "sleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from noveltylab.data.reading import read_and_split
+from noveltylab.command.screen import say
 from noveltylab.errors import UserError
-from noveltylab.evaluate import novelty_scores
-from noveltylab.files import open_regular
-from noveltylab.metrics import evaluate
 from noveltylab.options import read_options
-from noveltylab.results import read_result
-from noveltylab.run import build
-from noveltylab.screen import say
+from noveltylab.results.files import open_regular
+from noveltylab.results.record import read_result
+from noveltylab.run.pipeline import build
+from noveltylab.run.read import read_and_split
+from noveltylab.scoring.apply import novelty_scores
+from noveltylab.scoring.metrics import evaluate
 
 
 def compare(folder: Path) -> tuple[float, float]:

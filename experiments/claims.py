@@ -13,10 +13,10 @@ from statistics import mean
 from scipy.stats import spearmanr
 
 from experiments.rule import aurocs, cells, compared
-from noveltylab.auroc import standard_error
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
-from noveltylab.results import write_atomic
+from noveltylab.results.record import write_atomic
+from noveltylab.scoring.auroc import standard_error
 
 PAGE = Path(__file__).parent / "claims.md"
 KEPT = Path(__file__).parent / "results" / "classical"

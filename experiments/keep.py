@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import Collected, Run, collect
-from noveltylab.results import read_result, write_atomic, write_result
-from noveltylab.screen import say
+from noveltylab.results.record import read_result, write_atomic, write_result
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"

@@ -10,7 +10,7 @@ from statistics import mean
 
 from noveltylab.report.collect import collect
 from noveltylab.report.stats import of_mean
-from noveltylab.schema import Result
+from noveltylab.results.schema import Result
 
 KEPT = Path(__file__).parent / "results" / "learn"
 #: (inlier, seed) -> result

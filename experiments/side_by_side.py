@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from noveltylab.command.screen import say
 from noveltylab.errors import UserError
-from noveltylab.results import read_result, write_atomic
-from noveltylab.screen import say
+from noveltylab.results.record import read_result, write_atomic
 
 #: Height of a run's title and size of its letters, in pixels.
 TITLE, LETTERS = 44, 28

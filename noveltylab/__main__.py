@@ -18,16 +18,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from noveltylab import sweep
-from noveltylab.arguments import explain_unreadable, readable
+from noveltylab.command.arguments import explain_unreadable, readable
+from noveltylab.command.hints import check_moved, option_hint
+from noveltylab.command.recipes import CONF as CONF
+from noveltylab.command.recipes import PACKAGE as PACKAGE
+from noveltylab.command.recipes import recipes_of, register_recipes
+from noveltylab.command.screen import say, say_error, terminal
+from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
-from noveltylab.hints import check_moved, option_hint
-from noveltylab.recipes import CONF as CONF
-from noveltylab.recipes import PACKAGE as PACKAGE
-from noveltylab.recipes import recipes_of, register_recipes
-from noveltylab.screen import say, say_error, terminal
-from noveltylab.signals import HANGUP, SIGNALS, handle, leave_terminal
-from noveltylab.threads import settle_waiting
+from noveltylab.nets.cpu.threads import settle_waiting
+from noveltylab.sweep import sweeper as sweep
 
 
 def register_experiments() -> list[str]:
@@ -80,7 +80,9 @@ def run_one(config: DictConfig) -> float | None:
     settle_waiting(options.resources.num_cpus)
     if options.resources.num_cpus:
         os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
-    from noveltylab.run import run  # imports torch, which takes seconds: only once the options are known to be good
+    from noveltylab.run.pipeline import (
+        run,  # imports torch, which takes seconds: only once the options are known to be good
+    )
 
     result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
     if not result:

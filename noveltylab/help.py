@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from noveltylab.recipes import DEFAULT, MEANINGS, config_names, recipes_of
-from noveltylab.results import flatten
+from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
+from noveltylab.results.record import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
 USAGE = """\

@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from noveltylab.command.hints import option_hint
+from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.errors import UserError, nearest
-from noveltylab.hints import option_hint
-from noveltylab.results import LATER, flatten
-from noveltylab.schema import Name, check_name
-from noveltylab.wandb_mode import wandb_mode
+from noveltylab.results.record import LATER, flatten
+from noveltylab.results.schema import Name, check_name
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from noveltylab.__main__ import CONF
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_options
-from noveltylab.run import run
+from noveltylab.run.pipeline import run
 from tests.methods.conftest import METHODS, SMALL, method_config
 
 TINY = (

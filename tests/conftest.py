@@ -62,7 +62,7 @@ def run_in(folder: Path) -> Callable[..., dict[str, Any]]:
     from omegaconf import OmegaConf
 
     from noveltylab.options import check_options
-    from noveltylab.run import run
+    from noveltylab.run.pipeline import run
 
     def go(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -128,7 +128,7 @@ ORDINARY = ("a=1", "'quoted'", "'", "", "test/good/001.png", "1e-3", " =1", "零
 
 @pytest.mark.parametrize("text", [*FORMULAS, *ORDINARY])
 def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
-    from noveltylab.spreadsheet import quote, unquote
+    from noveltylab.results.spreadsheet import quote, unquote
 
     assert unquote(quote(text)) == text
     assert not quote(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
@@ -136,7 +136,7 @@ def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
 
 
 def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
-    from noveltylab.scores import Scores, read_scores, write_scores
+    from noveltylab.results.scores import Scores, read_scores, write_scores
 
     ids = [*(text for text in FORMULAS if "\r" not in text), *ORDINARY]
     scores = Scores(ids, [0] * len(ids), [False] * len(ids), {"mse": [-float(i) for i in range(len(ids))]})  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
     ],
 )
 def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
-    from noveltylab.results import provenance
+    from noveltylab.results.record import provenance
 
     monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", argument])
     assert "SECRET" not in provenance()["command"] and "***" in provenance()["command"]
@@ -181,7 +181,7 @@ def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatc
 def test_a_signal_leaves_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, number: int
 ) -> None:
-    from noveltylab.results import open_atomic
+    from noveltylab.results.record import open_atomic
 
     def interrupted(*_: object) -> None:
         with open_atomic(tmp_path / "scores.csv") as file:
@@ -189,7 +189,8 @@ def test_a_signal_leaves_no_temporary_file(
             os.kill(os.getpid(), number)
             threading.Event().wait(5)
 
-    command = importlib.import_module(f"noveltylab.{module}")
+    places = {"predict": "predict.__main__", "export": "predict.export", "rerun": "run.rerun"}
+    command = importlib.import_module(f"noveltylab.{places[module]}")
     monkeypatch.setattr(command, module, interrupted)
     arguments = {
         "predict": [f"run={tmp_path / 'run'}", "input=x.png", f"output={tmp_path / 'x.csv'}"],

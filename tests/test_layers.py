@@ -1,89 +1,81 @@
-"""Who may import whom, read from the syntax trees."""
+"""Who may import whom: one table over every module, read from the syntax trees."""
 
 import ast
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from noveltylab.__main__ import PACKAGE
 
-#: module (or package) -> what it may import, besides the standard library and noveltylab.errors
-ALLOWED = {
-    "errors": set(),
-    "files": {"yaml"},
-    "screen": {"rich"},
-    "help": {"hydra", "omegaconf", "noveltylab.recipes", "noveltylab.results"},
-    "recipes": set(),
-    "older": set(),
-    "arguments": {"hydra", "omegaconf", "yaml"},
-    "hints": set(),
-    "options": {
-        "omegaconf",
-        "pydantic",
-        "noveltylab.hints",
-        "noveltylab.results",
-        "noveltylab.schema",
-        "noveltylab.wandb_mode",
-    },
-    "wandb_mode": set(),
-    "schema": {"pydantic"},
-    "results": {"noveltylab.files", "noveltylab.older", "noveltylab.phases", "noveltylab.schema"},
-    "aggregate": {"numpy", "noveltylab.scores"},
-    "scores": {"numpy", "noveltylab.files", "noveltylab.results", "noveltylab.spreadsheet"},
-    "auroc": {"numpy"},
-    "metrics": {"numpy", "noveltylab.auroc", "noveltylab.inverted"},
-    "figures": {"numpy", "noveltylab.results"},
-    "template": {"jinja2", "noveltylab.screen"},
-    "phases": set(),
-    "inverted": set(),
-    "summary": {"rich", "noveltylab.inverted", "noveltylab.phases", "noveltylab.results", "noveltylab.screen"},
-    "data.protocols": {"numpy", "noveltylab.files", "noveltylab.results"},
-    "evaluate": {
-        "numpy",
-        "torch",
-        "noveltylab.data.decode",
-        "noveltylab.data.preprocess",
-        "noveltylab.methods.base",
-    },
-}
 
-#: what the report may know of the package: what a run left behind, and how to compute it again
-REPORT = tuple(
-    f"noveltylab.{name}"
-    for name in (
-        "report",
+class Floor(NamedTuple):
+    """A folder with its modules, or a module of the root, and the libraries that it may import."""
+
+    room: str
+    modules: str
+    libraries: str
+
+
+#: From the ground up: a room imports only itself and rooms that stand before it.
+FLOORS = (
+    Floor("errors", "", ""),
+    Floor(
+        "command",
+        "arguments hints recipes screen signals wandb_mode",
+        "hydra omegaconf rich yaml",
+    ),
+    Floor(
         "results",
-        "phases",
-        "recipes",
-        "older",
-        "inverted",
-        "errors",
-        "files",
-        "screen",
-        "schema",
-        "scores",
-        "signals",
-        "metrics",
-        "conformal",
-        "spreadsheet",
-        "template",
-        "auroc",
-    )
+        "files inverted older phases record runs schema scores spreadsheet",
+        "numpy pydantic yaml",
+    ),
+    Floor(
+        "data",
+        "antispoofing base cache cifar10 coil100 coil20 dcase dcase_waveform decode "
+        "digits fmnist folder layout mnist preprocess protocols stored ucsd wholes",
+        "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
+    ),
+    Floor("options", "", "omegaconf pydantic"),
+    Floor("nets.cpu", "conv threads winograd", "torch"),
+    Floor("nets", "autoencoder dcgan losses", "torch"),
+    Floor(
+        "methods",
+        "ae alocc anogan base ca_entropy deep_svdd gmm iforest kde knn lof memae nda "
+        "ocgan ocsvm oled pca pyod rotnet skip_ganomaly vae",
+        "kornia lightning numpy pydantic sklearn torch",
+    ),
+    Floor(
+        "scoring", "aggregate apply auroc conformal diagnosis floors folds metrics", "numpy scipy torch torchmetrics"
+    ),
+    Floor(
+        "report",
+        "__main__ blocks check collect compare curves dashboard latex ours page papers "
+        "published recipe records rows side_by_side split stats svg tables template "
+        "text",
+        "PIL jinja2 numpy rich scipy wandb yaml",
+    ),
+    Floor(
+        "training",
+        "cuda_graph estimate fit loggers",
+        "lightning numpy pydantic rich torch wandb",
+    ),
+    Floor(
+        "run",
+        "diagnose folder identity pictures pipeline plots read rerun stamp summary",
+        "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
+    ),
+    Floor("sweep", "sweeper", "hydra omegaconf ray rich"),
+    Floor(
+        "predict",
+        "__main__ detector export inputs page request",
+        "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
+    ),
+    Floor("help", "", "hydra omegaconf"),
+    Floor("__main__", "", "hydra omegaconf"),
 )
-
-
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-            if node.module == "noveltylab":
-                found |= {f"noveltylab.{alias.name}" for alias in node.names}
-    return found
+ROOMS = [floor.room for floor in FLOORS]
 
 
 def modules() -> dict[str, Path]:
@@ -94,66 +86,107 @@ def modules() -> dict[str, Path]:
     }
 
 
-def foreign(names: set[str]) -> set[str]:
-    import sys
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports: modules, and what is taken out of them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
-    return {name for name in names if name and name.split(".")[0] not in sys.stdlib_module_names}
+
+def room_of(module: str) -> str:
+    """The room in which a module stands: the longest name of a room that begins the module's."""
+    names = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
+    assert names, f"{module} stands in no room of FLOORS"
+    return max(names, key=len)
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_module_imports_only_what_its_layer_may(module: str) -> None:
-    allowed = ALLOWED[module] | {"noveltylab.errors"}
-    for name in foreign(imports(modules()[module], top_level_only=True)) - {"noveltylab"}:
-        assert any(name == other or name.startswith(f"{other}.") for other in allowed), f"{module} imports {name}"
+def imported_modules(path: Path) -> set[str]:
+    """The modules of noveltylab that a file imports, without the package's name."""
+    names = {name.removeprefix("noveltylab.") for name in imports(path) if name.startswith("noveltylab.")}
+    return names & modules().keys()
 
 
-def test_methods_know_base_and_nets_only() -> None:
+def test_every_module_is_listed() -> None:
+    listed = set()
+    for floor in FLOORS:
+        listed |= {f"{floor.room}.{module}" for module in floor.modules.split()} or {floor.room}
+    assert listed == set(modules())
+
+
+@pytest.mark.parametrize("floor", FLOORS, ids=ROOMS)
+def test_a_room_imports_only_rooms_below_it(floor: Floor) -> None:
+    below = ROOMS[: ROOMS.index(floor.room) + 1]
     for module, path in modules().items():
-        if module.startswith(("methods.", "nets.")):
-            for name in imports(path):
-                if module == "methods.base" and name.startswith("noveltylab.phases"):
-                    continue  # which the report reads without torch
-                if name.startswith("noveltylab"):
-                    assert name.startswith(("noveltylab.methods.base", "noveltylab.nets", "noveltylab.errors")), (
-                        module,
-                        name,
-                    )
-                assert name.split(".")[0] != "wandb", module
+        if room_of(module) == floor.room:
+            for other in imported_modules(path):
+                assert room_of(other) in below, f"{module} imports {other}, which stands above it"
 
 
-def test_data_knows_no_method_and_nothing_imports_run() -> None:
+@pytest.mark.parametrize("floor", FLOORS, ids=ROOMS)
+def test_a_room_imports_only_its_libraries(floor: Floor) -> None:
     for module, path in modules().items():
-        names = imports(path)
-        if module.startswith("data."):
-            assert not any(name.startswith("noveltylab.methods") for name in names), module
-        if module not in ("__main__", "rerun", "diagnose"):
-            assert "noveltylab.run" not in names, module
-        if module not in ("loggers", "dashboard"):
-            assert "wandb" not in {name.split(".")[0] for name in names}, module
+        if room_of(module) == floor.room:
+            tops = {name.split(".")[0] for name in imports(path)} - {"", "noveltylab"}
+            assert tops - sys.stdlib_module_names <= set(floor.libraries.split()), module
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = {module: imported_modules(path) for module, path in modules().items()}
+    while arrows:
+        ground = {module for module, others in arrows.items() if not others & arrows.keys()}
+        assert ground, f"a circle among {sorted(arrows)}"
+        arrows = {module: others for module, others in arrows.items() if module not in ground}
+
+
+def test_the_root_holds_the_command_and_its_options() -> None:
+    names = {path.stem for path in PACKAGE.glob("*.py")}
+    assert names == {"__init__", "__main__", "options", "help", "errors"}
+
+
+def test_methods_know_nets_and_phases_only() -> None:
+    for module, path in modules().items():
+        if room_of(module) == "methods":
+            rooms = {room_of(other) for other in imported_modules(path)}
+            assert rooms <= {"methods", "nets", "nets.cpu", "errors", "results"}, module
+            others = imported_modules(path)
+            assert others & {other for other in others if room_of(other) == "methods"} <= {"methods.base"}
+            assert {other for other in others if room_of(other) == "results"} <= {"results.phases"}
+
+
+def test_wandb_is_imported_where_it_logs_only() -> None:
+    users = {module for module, path in modules().items() if "wandb" in imports(path)}
+    assert users <= {"training.loggers", "report.dashboard"}
 
 
 def test_every_page_is_rendered_in_one_place() -> None:
     renderers = {module for module, path in modules().items() if "jinja2" in imports(path)}
-    assert renderers == {"template"}
+    assert renderers == {"report.template"}
 
 
 def test_everything_printed_goes_through_the_screen() -> None:
     for module, path in modules().items():
-        if module in ("screen", "help"):  # help prints the comments in conf/ alone
+        if module in ("command.screen", "help"):  # help prints the comments in conf/ alone
             continue
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console"):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Name) and called.id in ("print", "Console"):
                 assert ast.unparse(node) == "print(__doc__)", (module, node.lineno)
         assert "logging.Formatter" not in path.read_text(), module
 
 
-def test_report_knows_results_only() -> None:
+def test_report_computes_without_torch() -> None:
     for module, path in modules().items():
-        for name in imports(path) if module.startswith("report.") else ():
-            if name.startswith("noveltylab."):
-                assert name.startswith(REPORT), (module, name)
-            assert name.split(".")[0] not in ("torch", "lightning", "hydra", "omegaconf", "wandb"), (module, name)
+        if room_of(module) == "report":
+            rooms = {room_of(other) for other in imported_modules(path)} - {"report"}
+            assert rooms <= {"errors", "command", "results", "scoring"}, module
+            others = {other for other in imported_modules(path) if room_of(other) == "scoring"}
+            assert others <= {"scoring.auroc", "scoring.metrics", "scoring.conformal"}, module
 
 
 def test_config_code_test_share_their_stems() -> None:

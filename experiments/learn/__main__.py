@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
-from noveltylab.phases import lacking, seen_by
-from noveltylab.results import LATER, read_result, write_atomic
+from noveltylab.results.phases import lacking, seen_by
+from noveltylab.results.record import LATER, read_result, write_atomic
 
 HERE = Path(__file__).parent
 PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (not name.startswith("mnist"), name))

@@ -22,23 +22,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import noveltylab.data
-from noveltylab.aggregate import Wholes, aggregate
 from noveltylab.data.preprocess import Preprocess, resize
 from noveltylab.data.protocols import Split
+from noveltylab.data.wholes import Wholes, aggregate
 from noveltylab.errors import UserError, nearest
-from noveltylab.scores import Scores
+from noveltylab.results.scores import Scores
 
 _NOT_READERS = {
     "base",
     "cache",
     "decode",
-    "identity",
     "layout",
     "preprocess",
     "protocols",
-    "reading",
-    "stamp",
     "stored",
+    "wholes",
 }
 _BLOCK = 1024  # images resized at once
 

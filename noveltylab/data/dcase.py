@@ -30,8 +30,8 @@ from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.stored import Stored, names_in, zip_members
 from noveltylab.errors import UserError, nearest
-from noveltylab.files import open_regular
-from noveltylab.results import cores
+from noveltylab.results.files import open_regular
+from noveltylab.results.record import cores
 
 SCENES = (
     "beach", "bus", "cafe/restaurant", "car", "city_center", "forest_path", "grocery_store", "home", "library",

@@ -27,8 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from noveltylab.data.preprocess import resize
-from noveltylab.files import open_regular
-from noveltylab.results import cores
+from noveltylab.results.files import open_regular
+from noveltylab.results.record import cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -22,7 +22,7 @@ from torchvision import datasets
 
 from noveltylab.data.base import Samples, fetch, missing, resolve_root
 from noveltylab.errors import UserError
-from noveltylab.files import open_regular
+from noveltylab.results.files import open_regular
 
 # torchvision knows the compressed files only; these are the sha256 of what its checksums guarantee, extracted
 SHA256 = {

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError, nearest
-from noveltylab.files import open_regular
-from noveltylab.results import write_atomic
+from noveltylab.results.files import open_regular
+from noveltylab.results.record import write_atomic
 
 Index = NDArray[np.int64]
 Labels = NDArray[np.int64]
@@ -370,7 +370,7 @@ def _draw(rng: np.random.Generator, labels: Labels, inlier: int, n: int, protoco
 
 
 def _held_out_share(val_fraction: float, folds: int) -> float:
-    """With folds every training inlier is held out once (noveltylab/folds.py), and none apart."""
+    """With folds every training inlier is held out once (noveltylab/scoring/folds.py), and none apart."""
     if folds and not 2 <= folds <= MAX_FOLDS:
         raise UserError(f"protocol.folds={folds}: 0 for none, else 2 to {MAX_FOLDS}")
     return 0.0 if folds else val_fraction

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from noveltylab.data.cache import cache_folder
 from noveltylab.errors import UserError
-from noveltylab.files import open_regular
+from noveltylab.results.files import open_regular
 
 #: Bytes of an archive: the largest official one has 10 GB.
 MAX_ARCHIVE = 64 << 30

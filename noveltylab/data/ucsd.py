@@ -26,7 +26,7 @@ from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
 from noveltylab.data.stored import Stored, find_archive, names_in, unpack
 from noveltylab.errors import UserError
-from noveltylab.results import cores
+from noveltylab.results.record import cores
 
 PATCH = 30
 #: height and width of a frame, and how many frames (of them abnormal) the official clips have

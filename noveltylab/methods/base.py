@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.phases import Phase as Phase  # methods take it from here
+from noveltylab.results.phases import Phase as Phase  # methods take it from here
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Method(L.LightningModule):
         #: mean losses of the last chunk, for the progress bar
         self.losses: dict[str, float] = {}
         self._optimizers_by_name: dict[str, Any] = {}
-        #: called in place of `update` where `fit` was asked for CUDA graphs (noveltylab/graph.py)
+        #: called in place of `update` where `fit` was asked for CUDA graphs (noveltylab/training/cuda_graph.py)
         self.graph: Any = None
 
     # What a method gives.
@@ -120,7 +120,7 @@ class Method(L.LightningModule):
         """The stages of training in order, each of which makes other weights; [] where every epoch trains alike.
 
         Only weights of the last one are those of the whole method. The same by recorded options: `CONFIGURED` in
-        noveltylab/phases.py.
+        noveltylab/results/phases.py.
         """
         return []
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from noveltylab.nets.conv import Conv2d
+from noveltylab.nets.cpu.conv import Conv2d
 
 
 def initialise(module: nn.Module) -> None:

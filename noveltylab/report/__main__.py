@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from noveltylab import screen
+from noveltylab.command import screen
+from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.latex import main_file
@@ -20,8 +21,7 @@ from noveltylab.report.published import choose, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
-from noveltylab.results import write_atomic
-from noveltylab.signals import end_command, interruptible
+from noveltylab.results.record import write_atomic
 
 NAMED = 5
 #: Folders of a report with a file for each table or picture.

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.auroc import METHOD, interval, place
-from noveltylab.conformal import Calibration, needed
 from noveltylab.errors import UserError
-from noveltylab.files import read_yaml, sha256_file
-from noveltylab.metrics import roc, source_threshold
-from noveltylab.older import in_options_of_today
 from noveltylab.report.split import read_split, split_hash
-from noveltylab.results import flatten, kind_of_option
-from noveltylab.schema import APART
-from noveltylab.scores import Scores, read_scores
+from noveltylab.results.files import read_yaml, sha256_file
+from noveltylab.results.older import in_options_of_today
+from noveltylab.results.record import flatten, kind_of_option
+from noveltylab.results.schema import APART
+from noveltylab.results.scores import Scores, read_scores
+from noveltylab.scoring.auroc import METHOD, interval, place
+from noveltylab.scoring.conformal import Calibration, needed
+from noveltylab.scoring.metrics import roc, source_threshold
 
 Array = NDArray[np.float64]
 #: Differences that rounding explains: another version may sum in another order.

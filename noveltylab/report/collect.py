@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from noveltylab.auroc import interval_of_counts, widest
 from noveltylab.errors import UserError
-from noveltylab.files import read_tail
-from noveltylab.inverted import standing
-from noveltylab.phases import lacking, seen_by
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
-from noveltylab.results import flat_options, kind_of_option, load_result
-from noveltylab.schema import Metrics, Result, Unmeasured
+from noveltylab.results.files import read_tail
+from noveltylab.results.inverted import standing
+from noveltylab.results.phases import lacking, seen_by
+from noveltylab.results.record import flat_options, kind_of_option, load_result
+from noveltylab.results.schema import Metrics, Result, Unmeasured
+from noveltylab.scoring.auroc import interval_of_counts, widest
 
 RUN_FOLDER = re.compile(r"seed\d+$")
 MOVED_ASIDE = re.compile(r"seed\d+\.\d{8}-\d{6}(-\d+)?$")

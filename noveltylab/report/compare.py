@@ -6,13 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
-from noveltylab.auroc import FEW_IMAGES, Placements, place
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Run
 from noveltylab.report.rows import FLOORS, Row, floor_cells, paired_cells, seen_floor_cells
 from noveltylab.report.stats import Cells, Paired, Spread, add, compare, correct, summarise
-from noveltylab.results import SEEN
-from noveltylab.scores import Scores, read_scores
+from noveltylab.results.record import SEEN
+from noveltylab.results.scores import Scores, read_scores
+from noveltylab.scoring.auroc import FEW_IMAGES, Placements, place
 
 #: (first row, second row or floor, the comparison of their primary scores)
 Comparisons = Sequence[tuple[str, str, Paired]]

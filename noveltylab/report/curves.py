@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from noveltylab.files import read_bytes
 from noveltylab.report.blocks import Curves
 from noveltylab.report.collect import Run
+from noveltylab.results.files import read_bytes
 
 #: Bytes of a metrics.csv that are read: a million values.
 MAX_METRICS_BYTES = 64 << 20

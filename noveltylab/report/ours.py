@@ -11,7 +11,7 @@ from noveltylab.report.curves import training_curves
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect
 from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
-from noveltylab.results import SEEN
+from noveltylab.results.record import SEEN
 
 #: Rules that use labels of outliers: shown apart.
 RULES = ("outlier_val", "oracle")

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from noveltylab.report.blocks import Curves, Document, Picture
 from noveltylab.report.side_by_side import standalone
 from noveltylab.report.svg import line_class, line_plot, rank_plot
+from noveltylab.report.template import render
 from noveltylab.report.text import describe_ranks, word_columns
-from noveltylab.template import render
 
 HERE = Path(__file__).resolve().parent
 #: Steps of the heat map's colours in page.css.

@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from noveltylab import recipes
-from noveltylab.results import flatten
+from noveltylab.command import recipes
+from noveltylab.results.record import flatten
 
 #: Beside the package in a checkout, inside it when installed from a wheel.
 ROOTS = (recipes.PACKAGE.parent, recipes.PACKAGE)

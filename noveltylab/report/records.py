@@ -10,7 +10,7 @@ from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes, seen_floor_cells
 from noveltylab.report.stats import Cells, Paired, summarise
-from noveltylab.spreadsheet import quote
+from noveltylab.results.spreadsheet import quote
 
 Record = dict[str, str | float | None]
 FIELDS = (

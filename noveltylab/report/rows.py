@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import PurePath
 from statistics import fmean
 
-from noveltylab.auroc import standard_error
 from noveltylab.report.collect import UNVERIFIED, Run
 from noveltylab.report.published import Counterpart, PaperTable
 from noveltylab.report.stats import Cells
-from noveltylab.results import SEEN
-from noveltylab.schema import Metrics, Result
+from noveltylab.results.record import SEEN
+from noveltylab.results.schema import Metrics, Result
+from noveltylab.scoring.auroc import standard_error
 
 FLOORS = ("pca", "knn")
 #: A number of ours is a mean over at least these seeds.

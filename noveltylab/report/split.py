@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError
-from noveltylab.files import open_regular
+from noveltylab.results.files import open_regular
 
 #: Bytes that the arrays of a split's file may have.
 MAX_BYTES = 2 * 2**30

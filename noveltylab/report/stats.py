@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.auroc import widest
+from noveltylab.scoring.auroc import widest
 
 #: A cell's value and the standard error that the sampling of its test images gives it (None where unknown).
 Cells = dict[tuple[int, int], tuple[float, float | None]]

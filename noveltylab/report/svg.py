@@ -4,8 +4,8 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
+from noveltylab.command.screen import plain
 from noveltylab.report.blocks import RankPlot
-from noveltylab.screen import plain
 
 Points = Sequence[tuple[float, float]]
 #: Colours of the page's style; from the eighth line on they come again, dashed.

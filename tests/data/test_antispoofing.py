@@ -11,13 +11,13 @@ import pytest
 
 from noveltylab.data.base import Samples, load
 from noveltylab.data.protocols import Split, split
-from noveltylab.detector import load_detector
 from noveltylab.errors import UserError
 from noveltylab.methods.pca import PCA
-from noveltylab.metrics import error_rates, source_threshold
+from noveltylab.predict.detector import load_detector
 from noveltylab.report.check import check_run
-from noveltylab.schema import check_result
-from noveltylab.scores import read_scores
+from noveltylab.results.schema import check_result
+from noveltylab.results.scores import read_scores
+from noveltylab.scoring.metrics import error_rates, source_threshold
 from tests.formats import write_faces
 
 Run = Callable[..., dict[str, Any]]

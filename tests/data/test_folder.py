@@ -22,7 +22,7 @@ from noveltylab.data.protocols import split
 from noveltylab.errors import UserError
 from noveltylab.options import DataOptions, Inlier, resolve_inlier, usable_label
 from noveltylab.report.__main__ import report
-from noveltylab.scores import read_scores
+from noveltylab.results.scores import read_scores
 from tests.conftest import forbid
 from tests.formats import write_images
 

@@ -19,9 +19,9 @@ from noveltylab.data import ucsd
 from noveltylab.data.base import Samples, load
 from noveltylab.data.protocols import split
 from noveltylab.errors import UserError
-from noveltylab.metrics import evaluate
 from noveltylab.report.check import check_run
-from noveltylab.scores import read_scores
+from noveltylab.results.scores import read_scores
+from noveltylab.scoring.metrics import evaluate
 from tests.formats import write_ucsd
 
 REAL = Path(os.environ.get("NOVELTYLAB_DATA", "absent"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.evaluate import deployed
+from noveltylab.command.recipes import recipe_options
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ca_entropy import (
     CAEntropy,
@@ -20,7 +20,7 @@ from noveltylab.methods.ca_entropy import (
     largest_probability,
     latent_entropy,
 )
-from noveltylab.recipes import recipe_options
+from noveltylab.scoring.apply import deployed
 from tests.methods.conftest import (
     assert_initialised_as_dcgan,
     blobs,

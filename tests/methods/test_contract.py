@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from noveltylab.data.preprocess import Preprocess
-from noveltylab.diagnosis import batch_statistics
 from noveltylab.errors import UserError
-from noveltylab.evaluate import explanations, image_rows
 from noveltylab.methods.base import Batch, Method, find_method
-from noveltylab.metrics import evaluate
 from noveltylab.options import check_arguments
+from noveltylab.scoring.apply import explanations, image_rows
+from noveltylab.scoring.diagnosis import batch_statistics
+from noveltylab.scoring.metrics import evaluate
 from tests.methods.conftest import METHODS, NoSync, blobs, method_config
 
 Make = Callable[..., Method]

@@ -12,6 +12,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noveltylab.command.recipes import recipe_options
 from noveltylab.methods import deep_svdd
 from noveltylab.methods.base import Batch
 from noveltylab.methods.deep_svdd import (
@@ -22,7 +23,6 @@ from noveltylab.methods.deep_svdd import (
     soft_boundary,
     squared_distance,
 )
-from noveltylab.recipes import recipe_options
 from tests.methods.conftest import NoSync, blobs, changed, layers, owners, settings, states
 
 #: Patches that the dictionary of first filters is learned from here, where 10,000 would take a second.

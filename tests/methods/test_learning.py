@@ -7,9 +7,9 @@ import torch
 
 from noveltylab.data.base import NoveltyData, load
 from noveltylab.data.protocols import split
-from noveltylab.evaluate import novelty_scores
 from noveltylab.methods.base import Batch, Method, find_method
-from noveltylab.metrics import evaluate
+from noveltylab.scoring.apply import novelty_scores
+from noveltylab.scoring.metrics import evaluate
 from tests.methods.conftest import METHODS, method_config
 
 #: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, and ALOCC's score of D swings

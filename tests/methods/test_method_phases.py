@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from noveltylab.methods.base import Method
-from noveltylab.phases import begins, configured_phases
+from noveltylab.results.phases import begins, configured_phases
 from tests.methods.conftest import METHODS, SMALL, method_config
 
 OPTIONS: list[dict[str, Any]] = [

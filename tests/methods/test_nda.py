@@ -13,6 +13,7 @@ from kornia.geometry.transform import build_laplacian_pyramid
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noveltylab.command.recipes import recipe_options
 from noveltylab.methods import nda as module
 from noveltylab.methods.base import Batch
 from noveltylab.methods.nda import (
@@ -28,7 +29,6 @@ from noveltylab.methods.nda import (
     pca_codes,
     pyramid_error,
 )
-from noveltylab.recipes import recipe_options
 from tests.methods.conftest import assert_normal, blobs, train_until_images_differ
 
 Make = Callable[..., Any]

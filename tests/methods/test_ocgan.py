@@ -10,6 +10,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
+from noveltylab.command.recipes import recipe_options
 from noveltylab.methods.base import Batch
 from noveltylab.methods.ocgan import (
     OCGAN,
@@ -23,7 +24,6 @@ from noveltylab.methods.ocgan import (
     visual_loss,
 )
 from noveltylab.nets.losses import bce
-from noveltylab.recipes import recipe_options
 from tests.methods.conftest import (
     assert_initialised_as_dcgan,
     assert_normal,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from noveltylab.command.recipes import recipe_options
 from noveltylab.methods.base import Batch
 from noveltylab.methods.oled import (
     ARCHITECTURES,
@@ -22,7 +23,6 @@ from noveltylab.methods.oled import (
     squared_error,
     threshold,
 )
-from noveltylab.recipes import recipe_options
 from tests.methods.conftest import NoSync, blobs, method_config
 
 Make = Callable[..., Any]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noveltylab.auroc import METHOD
-from noveltylab.metrics import evaluate
-from noveltylab.results import sha256_file
-from noveltylab.scores import Scores, write_scores
+from noveltylab.results.record import sha256_file
+from noveltylab.results.scores import Scores, write_scores
+from noveltylab.scoring.auroc import METHOD
+from noveltylab.scoring.metrics import evaluate
 
 CLASSES = {
     "mnist": [str(i) for i in range(10)],

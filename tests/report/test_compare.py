@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noveltylab.metrics import evaluate
 from noveltylab.report.collect import collect
 from noveltylab.report.compare import class_means, compare_all, ranked
 from noveltylab.report.rows import Row, group
 from noveltylab.report.stats import Paired
-from noveltylab.results import sha256_file
-from noveltylab.scores import Scores, read_scores, write_scores
+from noveltylab.results.record import sha256_file
+from noveltylab.results.scores import Scores, read_scores, write_scores
+from noveltylab.scoring.metrics import evaluate
 from tests.report.conftest import WriteRun, edit, flat_metrics
 
 

@@ -138,7 +138,7 @@ def test_a_signal_ends_it_by_its_exit_code(
 ) -> None:
     write_run(auroc=0.9)
     monkeypatch.setattr("noveltylab.report.__main__.build", lambda *_: signal.raise_signal(number))
-    monkeypatch.setattr("noveltylab.signals.leave_terminal", lambda: None)
+    monkeypatch.setattr("noveltylab.command.signals.leave_terminal", lambda: None)
     with pytest.raises(SystemExit) as stop:
         main([str(outputs)])
     assert stop.value.code == 128 + number

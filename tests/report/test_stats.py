@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
-from noveltylab.auroc import place
 from noveltylab.report.stats import LEVEL, Cells, Paired, Spread, add, compare, correct, rank, summarise, tie_reasons
+from noveltylab.scoring.auroc import place
 
 VALUES = st.dictionaries(
     st.tuples(st.integers(0, 4), st.integers(0, 3)), st.floats(0, 1).map(lambda x: round(x, 3)), min_size=1

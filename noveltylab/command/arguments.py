@@ -1,0 +1,150 @@
+"""The command line before Hydra reads it: paths and names as people have them, which Hydra's grammar does not take.
+
+Hydra wants a value such as `My Parts (2)` or `Größe` in quotes of its own, inside those of the shell. A path has no other
+reading, so `readable` puts these quotes around it.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from noveltylab.errors import UserError
+
+#: Options whose value is a path: taken as it is, whatever characters it has.
+PATHS = {"data.root", "output", "hydra.run.dir", "hydra.sweep.dir"}
+#: Options whose value is a name that somebody chose: as it is where Hydra cannot read it.
+NAMES = {"inlier", "data.inlier", "data.label", "logger.project", "logger.entity"}
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """The arguments with quotes of Hydra's around every path and name that it would not read as it is.
+
+    In a sweep a list of paths or names stays a list.
+
+    Raises:
+        UserError: A flag that Hydra does not have; a path with an interpolation that cannot be read.
+    """
+    several = is_sweep(arguments)
+    return [_readable(argument, several) for argument in arguments]
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether the command line asks for several runs. UserError for flags that Hydra does not have, or not together."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # which would print the usage and leave
+    flags = parser.parse_args(arguments)
+    if flags.experimental_rerun:
+        raise UserError("--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab.run.rerun")
+    shown = flags.cfg or flags.info
+    if (flags.resolve or flags.package) and not shown:
+        raise UserError("--resolve and --package belong to --cfg; e.g. --cfg job --resolve")
+    experiment = any(argument.startswith(("experiment=", "+experiment=")) for argument in flags.overrides)
+    return bool(flags.multirun or experiment or "hydra.mode=MULTIRUN" in flags.overrides)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; options are written key=value, see --help")
+
+
+def _readable(argument: str, several: bool) -> str:
+    pattern = re.fullmatch(r"([\w./]+)=glob\(([^'\"]+)\)", argument)
+    if several and pattern and not _parse(argument):  # `k[dn]*`, which Hydra reads in quotes alone
+        return f"{pattern[1]}=glob({_quote(pattern[2])})"
+    match = re.fullmatch(r"(\+{0,2}([\w.]+))=(.*)", argument, re.DOTALL)
+    if match is None or match[2] not in PATHS | NAMES:
+        return argument
+    typed, key, value = match.groups()
+    _check_interpolation(key, value)
+    override = _parse(argument)
+    if key in NAMES:
+        quoted = value if override else ",".join(map(_quote, value.split(",") if several else [value]))
+    elif _exists(value):
+        quoted = _quote(value)
+    elif override:
+        quoted = value if _stays(override, value, several) else _quote(value)
+    else:
+        parts = value.split(",")
+        quoted = ",".join(map(_quote, parts)) if several and all(map(_exists, parts)) else _quote(value)
+    return f"{typed}={quoted}"
+
+
+def _stays(override: Override, value: str, several: bool) -> bool:
+    """Whether what Hydra reads is what was typed: the same text, text in quotes, null, or the list of a sweep."""
+    if override.is_sweep_override():
+        return several
+    content = override.value()
+    return value.strip()[:1] in ("'", '"') or value.strip() == "null" or content == value.strip()
+
+
+def _check_interpolation(key: str, value: str) -> None:
+    try:
+        OmegaConf.create({key: value})
+    except OmegaConfBaseException:
+        raise UserError(
+            f"{key}={value}: ${{ begins the value of another option, as in output='outputs/lr${{method.lr}}'; "
+            "choose a name without it"
+        ) from None
+
+
+def _parse(argument: str) -> Override | None:
+    """What Hydra reads; None where it cannot."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def _quote(value: str) -> str:
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def _exists(value: str) -> bool:
+    """Whether a file or folder has just this name; text in quotes of its own is not one."""
+    try:
+        return bool(value) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long a name; `~nobody`
+        return False
+
+
+def read_changes(changes: list[str]) -> DictConfig:
+    """Changes to a kept configuration, as `data.root=/srv/data`; paths are taken as they are.
+
+    Raises:
+        UserError: A change that cannot be read, or takes another option's value.
+    """
+    read = OmegaConf.create()
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not (key and equals) or "${" in change:
+            raise UserError(f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data")
+        try:
+            as_typed = key in PATHS and value != "null"
+            content = value if as_typed else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
+            OmegaConf.update(read, key, content)
+        except (YAMLError, OmegaConfBaseException):
+            raise UserError(f"cannot read the value in '{change}'; text with signs is written in quotes") from None
+    return read
+
+
+def explain_unreadable(argument: str, arguments: list[str]) -> str:
+    """What to type instead of an argument that Hydra cannot read."""
+    key, equals, value = argument.partition("=")
+    if equals and key and value:
+        quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+        return f"cannot read the value in '{argument}' on the command line; text is written in quotes inside quotes: {quoted}"
+    before = arguments[: arguments.index(argument)] if argument in arguments else []
+    if before and "=" in before[-1]:
+        joined = shlex.quote(f"{before[-1]} {argument}")
+        hint = f"; a value with spaces is written in quotes: {joined}"
+    else:
+        hint = ", e.g. inlier=3"
+    return f"cannot read '{argument}' on the command line; options are written key=value{hint}"

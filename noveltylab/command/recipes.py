@@ -1,0 +1,102 @@
+"""Recipes: the options with which a method runs on a data set, `recipe=default|paper|ours|...`.
+
+The file is conf/recipe/<method>/<recipe>.yaml. A section of it belongs to the data sets that its name lists (`mnist fmnist`),
+or to `every` one; the sections of a data set are merged from top to bottom, over conf/method/<method>.yaml. The top line
+`starts_from: <method>/<recipe>` puts another file below all sections. A method without a file has the recipe `default`
+alone, which changes nothing. Runs of any recipe but `default` are called <method>_<recipe>.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+#: conf/ beside the package in a checkout, inside it when installed from a wheel
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+FOLDER = CONF / "recipe"
+DEFAULT = "default"
+#: The section of all data sets, and the line that names the file below.
+EVERY, BELOW = "every", "starts_from"
+#: What each recipe is, in the order of the help.
+MEANINGS = {
+    DEFAULT: "what we recommend for the data; where a table is kept, the options that it was run with",
+    "paper": "the paper read literally; what it leaves open as its authors' code, else as default",
+    "ours": "the change of one option that helped most on one digit, over default",
+    "first_code": "what the authors' first code has and their later one has not, over default",
+    "readme": "the settings of the README of the authors' code",
+    "release": "the defaults of the authors' released code",
+}
+
+
+def config_names(folder: Path) -> list[str]:
+    """The choices that a folder of conf/ holds: the names of its config files."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+@cache
+def recipes_of(method: str) -> tuple[str, ...]:
+    """The recipes that a method has, `default` first; the method as in method=..."""
+    if not re.fullmatch(r"\w+", method, re.ASCII):
+        return (DEFAULT,)
+    return (DEFAULT, *(name for name in config_names(FOLDER / method) if name != DEFAULT))
+
+
+def recipe_options(method: str, recipe: str, data: str) -> dict[str, Any]:
+    """The options of a method's recipe for a data set as nested plain values, {} where it has none.
+
+    Args:
+        method: As in method=...
+        recipe: As in recipe=...
+        data: As in data=...
+    """
+    if recipe not in recipes_of(method):
+        return {}
+    options = _sections(f"{method}/{recipe}", data)
+    if recipe != DEFAULT:
+        options = merge(options, {"method": {"name": f"{method}_{recipe}"}})
+    return options
+
+
+def _sections(name: str, data: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for title, section in read_recipe(name).items():
+        if title == BELOW:
+            options = _sections(section, data)
+        elif title == EVERY or data in title.split():
+            options = merge(options, section)
+    return options
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees of options as one new one; `above` has the last word."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@cache
+def read_recipe(name: str) -> dict[str, Any]:
+    """The sections of <method>/<recipe>.yaml, {} where there is no such file."""
+    from omegaconf import OmegaConf  # which reads 1e-3 as a number
+
+    path = FOLDER / f"{name}.yaml"
+    content: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    return dict(content)
+
+
+def register_recipes() -> None:
+    """Makes the recipes choices of Hydra's: `recipe=<recipe>`, and by method and data what it changes (see conf/train.yaml)."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for recipe in MEANINGS:
+        store.store(recipe, {"recipe": recipe}, "recipe", "_global_", str(FOLDER))
+    methods = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+    for method in methods:
+        for recipe in recipes_of(method):
+            for data in config_names(CONF / "data"):
+                if options := recipe_options(method, recipe, data):
+                    store.store(data, options, f"recipe/{method}/{recipe}", "_global_", str(FOLDER))

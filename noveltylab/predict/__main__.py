@@ -1,0 +1,293 @@
+"""Scores new files with a finished run: novelty score, p-value and decision of each, as a CSV file and on request a page.
+
+    python -m noveltylab.predict run=outputs/folder/ca_entropy/folder/inlier0/seed0 input=new/
+    python -m noveltylab.predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
+    python -m noveltylab.predict run=<run folder> input=belt.mp4 fdr=0.1
+
+run          the folder of a finished run: its method, weights, preprocessing and held-out inliers are used
+input        an image, a folder with its subfolders, a pattern, a video (each frame is scored); for a run on sound, wav files
+output       the CSV file: file, score, p_value, decision (novel, inlier, unreadable); default scores.csv; one of before is
+             replaced, any other file is not
+fpr          novel is what has p <= fpr: on average at most this share of inliers; default 0.05
+fdr          instead of fpr: Benjamini and Hochberg over all files, at most this expected share of inliers among the novel
+accelerator  auto (a GPU if there is one), cpu or gpu
+--html       also a page beside the CSV file, the most novel first, beside each what the method compares it with, and error maps
+
+Where the run held out too few inliers for the rule, no file is called novel or inlier: the decision stays empty, and a
+further column, note, says how many it takes. Any number of files in bounded memory.
+Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input.
+"""
+
+import csv
+import heapq
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from noveltylab.command.screen import console, terminal
+from noveltylab.command.signals import end_command, interruptible
+from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.predict.request import Case, Request, Summary
+from noveltylab.results.files import open_regular
+
+if TYPE_CHECKING:
+    from noveltylab.predict.detector import Detector
+    from noveltylab.scoring.conformal import Decision
+
+KEYS = ("run", "input", "output", "fpr", "fdr", "accelerator")
+HEADER = ("file", "score", "p_value", "decision")
+#: a further column, where nothing can be decided
+NOTE = "note"
+#: files that the screen names, and that the page shows
+SHOWN, PICTURED = 5, 100
+#: how the page begins, by which one of before is known
+PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
+#: unreadable files that are listed; the CSV file has them all
+LISTED = 1000
+
+
+def parse(arguments: list[str]) -> Request:
+    """Reads the command line. UserError for an unknown or missing option, or a bad value."""
+    given: dict[str, str] = {}
+    html = False
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == "--html":
+            html = True
+        elif not equals or key not in KEYS:
+            raise UserError(f"{argument}: no such option; {nearest(key, [*(f'{name}=' for name in KEYS), '--html'])}")
+        elif not value:
+            raise UserError(f"{key}: has no value; e.g. {key}={EXAMPLES[key]}")
+        else:
+            given[key] = value
+    for key in ("run", "input"):
+        if key not in given:
+            raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
+    if "fpr" in given and "fdr" in given:
+        raise UserError("fpr= and fdr= are two rules for the decision; choose one")
+    output = Path(given.get("output", "scores.csv")).expanduser()
+    run = Path(given["run"]).expanduser()
+    if output.suffix.lower() != ".csv":
+        raise UserError(f"output={output}: the scores are a CSV file, e.g. output=scores.csv")
+    if output.resolve().is_relative_to(run.resolve()):
+        raise UserError(f"output={output}: lies in the run's own folder, which is not changed; choose another place")
+    if output.is_dir():
+        raise UserError(f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}")
+    rates = {key: _rate(key, given[key]) for key in ("fpr", "fdr") if key in given}
+    accelerator = given.get("accelerator", "auto")
+    request = Request(run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html)
+    headers = (HEADER, (*HEADER, NOTE))
+    check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
+    if html:
+        check_replaceable(request.page, [PAGE_START])
+    return request
+
+
+EXAMPLES = {
+    "run": "outputs/folder/ca_entropy/folder/inlier0/seed0",
+    "input": "new/",
+    "output": "scores.csv",
+    "fpr": "0.01",
+    "fdr": "0.1",
+    "accelerator": "cpu",
+}
+
+
+def check_replaceable(path: Path, starts: Iterable[bytes]) -> None:
+    """UserError for an existing file that begins with none of `starts`, as this command's do: it is somebody's own."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_regular(path) as file:
+            if file.read(len(PAGE_START)).startswith(tuple(starts)):
+                return
+        reason = "was not written by predict"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise UserError(
+        f"{path}: is there already ({reason}) and is not overwritten; choose another place, e.g. "
+        f"output={path.stem}-new.csv, or move it away"
+    )
+
+
+def _rate(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{key}={text}: not a number, e.g. {key}={EXAMPLES[key]}") from None
+    if not 0 < value < 1:
+        raise UserError(f"{key}={text}: a share strictly between 0 and 1, e.g. {key}={EXAMPLES[key]}")
+    return value
+
+
+def predict(request: Request) -> Summary:
+    """Scores the files and writes the CSV file, and the page if asked for.
+
+    Raises:
+        UserError: Nothing is found, or the run cannot be used; nothing is written then.
+    """
+    from noveltylab.predict.detector import (
+        load_detector,  # imports torch: only once the command line is known to be good
+    )
+    from noveltylab.predict.inputs import expand
+    from noveltylab.results.record import open_atomic
+    from noveltylab.scoring.conformal import decide
+
+    detector = load_detector(request.run, request.accelerator)
+    paths = expand(request.input, detector.reader)
+    summary = Summary(replaced=[path for path in request.files if path.exists()])
+    calibration = detector.calibration
+    counts = np.zeros(0 if calibration is None else len(calibration) + 1, np.int64)
+    started = time.monotonic()
+    try:
+        # two passes, as Benjamini-Hochberg decides only when all p-values are known; the first leaves ranks
+        with open_atomic(request.output) as whole, _scratch(request.output) as first:
+            pending = csv.writer(first, lineterminator="\n")
+            for name, images, score, error, path in _shown(detector.stream(paths), request.input, detector):
+                if error is not None or images is None:
+                    summary.failed += 1
+                    if len(summary.unreadable) < LISTED:
+                        summary.unreadable.append((name, str(error)))
+                    pending.writerow([name, "", "", error])
+                    continue
+                rank = 0
+                if calibration is not None:
+                    rank = int(calibration.ranks([score])[0])
+                    counts[rank - 1] += 1
+                pending.writerow([name, repr(score), rank, ""])
+                _keep(summary.top, Case(score, -summary.files, name, path, images), PICTURED if request.html else SHOWN)
+                summary.files += 1
+            decision = decide(calibration, counts, request.fpr, request.fdr)
+            first.seek(0)
+            with _text(whole) as text:
+                writer = csv.writer(text, lineterminator="\n")
+                writer.writerow(HEADER if not decision.reason else (*HEADER, NOTE))
+                writer.writerows(_decided(csv.reader(first), len(counts), decision))
+        summary.novel = None if decision.cut is None else int(counts[: decision.cut].sum())
+        summary.reason = decision.reason
+        summary.top.sort(reverse=True)
+        summary.seconds = time.monotonic() - started
+        if request.html:
+            from noveltylab.predict.page import write_page
+
+            write_page(request, detector, summary, decision.cut)
+    except OSError as error:
+        where = error.filename2 or error.filename or request.output
+        raise RunFailed(f"cannot write {where}: {error.strerror or error}") from None
+    return summary
+
+
+def _scratch(output: Path) -> IO[str]:
+    """A nameless file beside the output, for as many rows as there are files."""
+    import tempfile
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile("w+", newline="", encoding="utf-8", dir=output.parent)  # closed by its caller
+
+
+class _text(io.TextIOWrapper):
+    """Text on a binary file that stays open afterwards."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="utf-8", newline="")
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self.detach()
+
+
+def _decided(rows: Iterable[list[str]], size: int, decision: "Decision") -> Iterator[list[Any]]:
+    """The rows of the CSV file; size = n + 1, or 0 without held-out inliers."""
+    note = [decision.reason] if decision.reason else []
+    for name, score, rank, error in rows:
+        p_value = repr(int(rank) / size) if size and rank else ""
+        if error:
+            word = f"unreadable: {error}"
+        elif decision.cut is None:
+            word = ""
+        else:
+            word = "novel" if int(rank) <= decision.cut else "inlier"
+        yield [_harmless(name), score, p_value, word, *note]
+
+
+def _harmless(name: str) -> str:
+    """A name that a spreadsheet would take for a formula becomes a path."""
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
+def _keep(top: list[Case], case: Case, count: int) -> None:
+    if len(top) < count:
+        heapq.heappush(top, case)
+    else:
+        heapq.heappushpop(top, case)
+
+
+def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[Any]:
+    """The rows under a progress bar, on a terminal; counting files for it reads names only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from noveltylab.predict.inputs import expand
+
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield from rows
+        return
+    columns = (TextColumn("scoring"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen) as bar:
+        task = bar.add_task("", total=sum(1 for _ in expand(given, detector.reader)))
+        seen: str | None = None
+        for row in rows:
+            yield row
+            if str(row[4]) != seen:  # a video is one file of many rows
+                seen = str(row[4])
+                bar.advance(task)
+
+
+def print_summary(request: Request, summary: Summary, detector: "Detector | None" = None) -> None:
+    """What was found, on standard output; files that cannot be read at its end."""
+    from rich.text import Text
+
+    screen = console(soft_wrap=True)
+    rate = summary.files / max(summary.seconds, 1e-9)
+    screen.print(Text(f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)", "bold"))
+    if summary.novel is None:
+        screen.print(Text(f"not decided: {summary.reason}", "bold yellow"))
+    else:
+        screen.print(f"{summary.novel} novel by {request.rule}")
+    for case in summary.top[:SHOWN]:
+        screen.print(f"  {case.score:<12.6g} {case.name}")
+    screen.print(f"written to {' and '.join(map(str, request.files))}")
+    if summary.replaced:
+        screen.print(f"in place of an earlier prediction: {' and '.join(map(str, summary.replaced))}")
+    if summary.failed:
+        screen.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
+        for name, why in summary.unreadable:
+            screen.print(Text(f"  {name}: {why}", "red"))
+        if summary.failed > len(summary.unreadable):
+            screen.print(f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 or 143 for signals."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        request = parse(arguments)
+        with interruptible():
+            summary = predict(request)
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; nothing was written")
+    print_summary(request, summary)
+    return 1 if summary.failed else 0
+
+
+if __name__ == "__main__":
+    with terminal():
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""What somebody points at (a file, a folder, a pattern, a video, a recording) as a stream of images, in bounded memory."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from noveltylab.data.decode import Unreadable, check_file, decode, fit, reason
+from noveltylab.data.layout import SUFFIXES, shown, walk_images
+from noveltylab.data.preprocess import resize
+from noveltylab.data.wholes import aggregate
+from noveltylab.errors import UserError
+
+Kind = Literal["image", "frame", "recording"]
+VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
+SOUNDS = {".wav"}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files become the images that a run's method sees.
+
+    kind "image": uint8 (1, channels, side, side) of a file, as `decode` says; "recording": (segments, 1, side, side) with the
+    features and the scale of the run, whose scores become one by `how` (see aggregate). bits: of the pixels in 16-bit files.
+    """
+
+    kind: Kind
+    channels: int
+    side: int
+    features: str
+    scale: tuple[float, float]
+    how: str
+    bits: int | None = None
+
+    @property
+    def suffixes(self) -> set[str]:
+        return SOUNDS if self.kind == "recording" else SUFFIXES | VIDEOS
+
+    @property
+    def takes(self) -> str:
+        """In words."""
+        return "recordings (wav)" if self.kind == "recording" else "images and videos"
+
+    def whole(self, scores: NDArray[np.float64]) -> float:
+        """One score of those (n,) of a file's images."""
+        if len(scores) == 1:
+            return float(scores[0])
+        return float(aggregate(scores, np.zeros(len(scores), np.int64), 1, self.how)[0])
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image (a file, a frame of a video) or recording: images (n, C, H, W), or None and why."""
+
+    name: str
+    path: Path
+    images: Tensor | None
+    error: str | None = None
+
+
+def expand(given: str, reader: Reader) -> Iterator[Path]:
+    """The files that an input names, in order: a file, a folder (with its subfolders), or a pattern such as parts/**/*.png.
+
+    Of folders only what the reader takes, by the names; a pattern may name anything.
+
+    Raises:
+        UserError: At once, if nothing is found.
+    """
+    found = _expand(given, reader)
+    first = next(found, None)
+    if first is None:
+        path = Path(given).expanduser()
+        what = (
+            f"holds no {reader.takes} ({', '.join(sorted(reader.suffixes))})"
+            if path.is_dir()
+            else "no such file or folder"
+        )
+        if glob.has_magic(given) and not path.exists():
+            what = "no file fits this pattern"
+            if "[" in given:
+                what += " (a bracket that belongs to a name is written [[])"
+        raise UserError(f"input={shown(given)}: {what}; this run takes {reader.takes}")
+    if first == Path(given).expanduser() and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes:
+        raise UserError(f"input={shown(given)}: this run takes {reader.takes}")
+    return _chained(first, found)
+
+
+def _chained(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
+    yield first
+    yield from rest
+
+
+def _expand(given: str, reader: Reader) -> Iterator[Path]:
+    try:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            yield from _walk(path, reader)
+        elif os.path.lexists(path):
+            yield path
+        elif glob.has_magic(given):
+            pattern = literal_folders(os.path.expanduser(given))
+            yield from _closed_folders(pattern)
+            for name in sorted(glob.iglob(pattern, recursive=True)):
+                if not os.path.isdir(name):
+                    yield Path(name)
+                elif "**" not in given:  # which lists what is in them as well
+                    yield from _walk(Path(name), reader)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"input={shown(given)}: cannot be looked into ({reason(error)})") from None
+
+
+def literal_folders(pattern: str) -> str:
+    """The pattern with the brackets of folders escaped that exist by this very name: `a[1]/*.png` where there is `a[1]`."""
+    names = pattern.replace(os.sep, "/").split("/")
+    escaped = []
+    for position, name in enumerate(names[:-1]):
+        literal = os.path.isdir("/".join(names[: position + 1]))
+        if glob.has_magic(name) and not literal:
+            break
+        escaped.append(glob.escape(name))
+    return "/".join([*escaped, *names[len(escaped) :]])
+
+
+def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
+    """The files below a folder, and then the folders in it that cannot be looked into."""
+    further = reader.suffixes - SUFFIXES
+    unreadable: list[OSError] = []
+    for path in walk_images(folder, further, unreadable):
+        if path.suffix.lower() in reader.suffixes:
+            yield path
+    yield from (Path(error.filename) for error in unreadable)
+
+
+def _closed_folders(pattern: str) -> Iterator[Path]:
+    """The folders that a pattern goes through and that cannot be looked into: glob passes them over in silence."""
+    above = os.path.dirname(pattern)
+    while glob.has_magic(above):
+        for name in sorted(glob.iglob(above, recursive=True)):
+            if os.path.isdir(name) and _closed(Path(name)):
+                yield Path(name)
+        above = os.path.dirname(above)
+
+
+def _closed(folder: Path) -> str | None:
+    """Why a folder cannot be looked into; None if it can."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"this folder cannot be looked into ({reason(error)})"
+    return None
+
+
+def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
+    """The files in order, in lists of about `size` images: paths still to be read, and the frames of videos.
+
+    A recording is hundreds of images, and a list of its own; of a video no more than a list of frames is in memory.
+    """
+    job: list[Path | Item] = []
+    for path in paths:
+        video = reader.kind != "recording" and path.suffix.lower() in VIDEOS
+        for found in _frames(path, reader) if video else [path]:
+            job.append(found)
+            if len(job) >= size or reader.kind == "recording":
+                yield job
+                job = []
+    if job:
+        yield job
+
+
+def read_item(path: Path, reader: Reader) -> Item:
+    """The image or recording in a file; one that cannot be read is an item with its error, and so is a folder."""
+    if path.is_dir() and (why := _closed(path)):
+        return Item(shown(path), path, None, why)
+    if reader.kind == "recording":
+        return _recording(path, reader)
+    try:
+        return Item(shown(path), path, decode(path, reader.channels, reader.side, reader.bits)[None])
+    except Unreadable as error:
+        return Item(shown(path), path, None, str(error))
+
+
+def _recording(path: Path, reader: Reader) -> Item:
+    from noveltylab.data.dcase import read_recording
+
+    try:
+        check_file(path)
+        return Item(shown(path), path, resize(read_recording(path, reader.features, reader.scale), reader.side))
+    except UserError as error:
+        if "pip install" in str(error):  # nothing of the file
+            raise
+        return Item(shown(path), path, None, " ".join(str(error).split()).removeprefix(f"{path} "))
+    except (Unreadable, OSError, ValueError) as error:
+        return Item(shown(path), path, None, reason(error))
+
+
+def _frames(path: Path, reader: Reader) -> Iterator[Item]:
+    """One item for each frame of a video, named <file>#<number from 0>; UserError without PyAV."""
+    try:
+        import av  # type: ignore[import-not-found,unused-ignore]  # an extra
+    except ImportError:
+        raise UserError(
+            f"{shown(path)}: videos are read with PyAV; install it with: pip install 'noveltylab[video]'"
+        ) from None
+    number = 0
+    try:
+        check_file(path)
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                item = f"{shown(path)}#{number:06d}"
+                yield Item(item, path, _frame_pixels(frame, reader)[None])
+                number += 1
+        if not number:
+            yield Item(shown(path), path, None, "holds no frames")
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged file makes a decoder raise is not documented
+        yield Item(f"{shown(path)}#{number:06d}", path, None, reason(error))
+
+
+def _frame_pixels(frame: Any, reader: Reader) -> Tensor:
+    """uint8 (C, side, side) of a frame of PyAV."""
+    from PIL import Image
+
+    if frame.width * frame.height > (Image.MAX_IMAGE_PIXELS or 0):
+        raise Unreadable(f"too many pixels: {frame.width} x {frame.height}")
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    pixels = np.array(image if reader.channels == 3 else image.convert("L")).reshape(image.height, image.width, -1)
+    return fit(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), reader.side)

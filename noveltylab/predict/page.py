@@ -1,0 +1,145 @@
+"""The page of `python -m noveltylab.predict --html`: the most novel files first, beside each what its score compares it with.
+
+One file that needs no network; nothing else may load, and every text is escaped.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from noveltylab.data.decode import Unreadable, thumbnail, to_png
+from noveltylab.data.layout import SUFFIXES
+from noveltylab.methods.base import RECONSTRUCTION
+from noveltylab.report.template import render
+from noveltylab.results.record import write_atomic
+from noveltylab.run.plots import colour_errors
+from noveltylab.scoring.apply import reconstruction_errors
+
+if TYPE_CHECKING:
+    from noveltylab.predict.detector import Detector
+    from noveltylab.predict.request import Case, Request, Summary
+
+HERE = Path(__file__).resolve().parents[1]
+#: pixels of the longer side of a picture
+SIDE = 128
+
+
+def write_page(request: "Request", detector: "Detector", summary: "Summary", cut: int | None) -> None:
+    """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be decided."""
+    style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report/page.css", "predict/page.css"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    text = render(
+        HERE / "predict" / "page.html.j2",
+        title="Most novel first",
+        lead=_lead(request, detector, summary),
+        reason=summary.reason,
+        cases=_cases(detector, summary.top, cut),
+        failed=summary.failed,
+        unreadable=summary.unreadable,
+        width=SIDE,
+        style=style,
+        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+    )
+    write_atomic(request.page, text.encode("utf-8", "backslashreplace"))
+
+
+def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[str]:
+    options, calibration = detector.options, detector.calibration
+    shown = (
+        f"{summary.files} files, the {len(summary.top)} most novel"
+        if summary.files > len(summary.top)
+        else f"{summary.files} files"
+    )
+    lines = [f"{shown}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
+    if calibration is not None and summary.novel is not None:
+        found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
+        lines.append(f"{found} {guarantee(request, detector)}")
+    if summary.top and len(summary.top[0].images) == 1:
+        rows = detector.explain(summary.top[0].images)
+        beside = ", ".join(_titles(rows))
+        if RECONSTRUCTION in rows:
+            error = "where its reconstruction differs, from black to white, one scale for all"
+            beside = f"{beside}, and {error}" if beside else error
+        if beside:
+            lines.append(f"Right of each image: {beside}.")
+    return lines
+
+
+def _titles(rows: dict[str, NDArray[Any]]) -> list[str]:
+    """The rows that stand beside an image; a reconstruction alone does not, its errors show it."""
+    return [] if list(rows) == [RECONSTRUCTION] else list(rows)
+
+
+def guarantee(request: "Request", detector: "Detector") -> str:
+    """What the decision rule promises, in a sentence; where the held-out inliers are enough for it."""
+    calibration = detector.calibration
+    assert calibration is not None
+    if request.fdr is not None:
+        return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
+    level, upper = calibration.expected(request.fpr), calibration.upper(request.fpr)
+    about = "At most" if detector.exact else "As the held-out inliers chose the epoch or the contrast too, about"
+    first = f"{about} {level:.2g} of inliers are called novel on average"
+    if upper is not None:
+        return f"{first}; with these held-out ones under {upper:.2g}, with 95 % confidence."
+    if (bound := calibration.bound(request.fpr)) > level:
+        return f"About {level:.2g} of inliers are called novel on average, at most {bound:.2g} in the worst case."
+    return f"{first}."
+
+
+def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:
+    beside = _beside(detector, top)
+    found = []
+    for position, case in enumerate(top):
+        pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
+        for title, images in beside.items():
+            pictures.append({"data": _encoded(to_png(images[position])), "alt": title})
+        entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
+        calibration = detector.calibration
+        if calibration is not None:
+            rank = int(calibration.ranks([case.score])[0])
+            entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
+            if cut is not None:
+                entry["decision"] = "novel" if rank <= cut else "inlier"
+        found.append(entry)
+    return found
+
+
+def _original(case: "Case", bits: int | None) -> bytes:
+    """The file itself as a PNG picture, else what the method saw of it."""
+    if case.path.suffix.lower() in SUFFIXES:
+        try:
+            return thumbnail(case.path, SIDE, bits)
+        except Unreadable:  # gone or changed since
+            pass
+    first = case.images[int(len(case.images) // 2)].numpy()
+    if first.dtype != np.uint8:
+        first = (first.astype(np.float32) / 256 + 128).clip(0, 255).astype(np.uint8)
+    return to_png(first[0] if len(first) == 1 else np.ascontiguousarray(first.transpose(1, 2, 0)))
+
+
+def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:
+    """What stands right of each image: title -> pictures (N, H, W, 3), {} where cases are made of several images.
+
+    Last the mean absolute error over the channels, in colours that a scale of all of them share.
+    """
+    if not top or any(len(case.images) != 1 for case in top):
+        return {}
+    images = torch.cat([case.images for case in top])
+    rows = detector.explain(images)
+    beside = {}
+    for title in _titles(rows):
+        colours = np.broadcast_to(rows[title], (len(images), 3, *rows[title].shape[2:])).transpose(0, 2, 3, 1)
+        beside[title] = np.ascontiguousarray((colours * 255).round().astype(np.uint8))
+    if RECONSTRUCTION in rows:
+        errors = reconstruction_errors(detector.method, detector.preprocess, images, rows[RECONSTRUCTION])
+        beside["error map"] = colour_errors(errors)
+    return beside
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,209 @@
+"""Repeats a finished run from what its folder holds, and says whether it gave the same scores.
+
+    python -m noveltylab.run.rerun outputs/p1/pca/digits/inlier8/seed0
+    python -m noveltylab.run.rerun <run folder> data.root=/srv/data output=/scratch/reruns
+
+Before anything runs, the folder's files are compared with its checksums, and its numbers with its scores. Of its options it
+decides those that make numbers. Where to write, what to fetch and whom to tell is yours: output=reruns,
+data.root=, data.download=false, logger.name=csv, pictures=false, trainer.devices=1. The images of a run on somebody's own
+folder lie where data.root says.
+
+It always runs anew, in <output>/<date and time>. Exit codes: 0 the same scores, 1 others, 2 bad input.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.text import Text
+
+from noveltylab.command.arguments import read_changes
+from noveltylab.command.screen import console, say, terminal
+from noveltylab.command.signals import end_command, interruptible
+from noveltylab.errors import RunFailed, UserError
+from noveltylab.options import COIL_OBJECTS, Options, check_options
+from noveltylab.report.check import check_file, check_run
+from noveltylab.results.record import cores, read_result, recorded_config, sha256_file
+from noveltylab.results.scores import read_scores
+
+#: What a folder decides: the options that make numbers. The rest is the caller's.
+FROM_FOLDER = ("method", "protocol", "data", "trainer", "inlier", "seed", "select", "deterministic", "recipe")
+#: Options that a folder does not decide, and what they are unless the caller says otherwise.
+OF_CALLER: dict[str, Any] = {
+    "output": "reruns",
+    "force": False,
+    "pictures": False,
+    "logger": {"name": "csv"},
+    "resources": {"num_gpus": None, "num_cpus": None},
+    "data.root": None,
+    "data.download": False,
+    "data.cache": False,
+    "trainer.devices": 1,
+    "trainer.strategy": "auto",
+    "trainer.checkpoint_seconds": 60.0,
+}
+
+
+def rerun(folder: Path, changes: list[str]) -> bool:
+    """Runs the configuration in `folder` again; True if all scores are equal.
+
+    Args:
+        folder: Run folder, from anybody.
+        changes: Options of the caller, such as data.root=/srv/data.
+
+    Raises:
+        UserError: The folder holds no complete run, or one whose files or numbers do not fit; or a bad change.
+    """
+    folder = folder.expanduser()
+    result = read_result(folder)
+    options, config = fresh_options(folder, result, changes)
+    say(_trust(check_files(folder, result)))
+    from noveltylab.run.pipeline import run  # imports torch: only once everything else is known to be good
+
+    run(options, config)
+    return compare(folder, options.folder, result)
+
+
+def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
+    """Compares the files that a run's folder still has with its result, and the numbers with the files.
+
+    Returns:
+        Names of the files that were checked; without "scores.csv" if that was not kept.
+
+    Raises:
+        UserError: A file is another one than recorded, or the files give other numbers; names it.
+    """
+    kept = [name for name in result["files"] if os.path.lexists(folder / name)]
+    try:
+        if len(kept) == len(result["files"]):
+            check_run(folder, result)
+        else:
+            for name in kept:
+                check_file(folder, name, result["files"][name])
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; edited or damaged since the run, so it is not believed") from None
+    return kept
+
+
+def _trust(kept: list[str]) -> str:
+    if "scores.csv" not in kept:
+        return (
+            "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
+        )
+    return f"checked: {', '.join(kept)} are the files that result.json records, and its numbers are those of its scores"
+
+
+def fresh_options(folder: Path, result: dict[str, Any], changes: list[str]) -> tuple[Options, dict[str, Any]]:
+    """The options of the new run, checked and as plain values: a folder of its own, which does not exist yet."""
+    from omegaconf import OmegaConf
+
+    wanted = read_changes(changes)
+    recorded = recorded_config(result)
+    config = own_part(recorded, result)
+    if recorded["trainer"].get("devices", 1) != 1 and OmegaConf.select(wanted, "trainer.devices") is None:
+        raise UserError(
+            f"the run was on {recorded['trainer']['devices']} devices, which its folder does not decide here; say "
+            f"trainer.devices={recorded['trainer']['devices']} to use as many, or trainer.devices=1"
+        )
+    if recorded["method"].get("contrastive_from") and OmegaConf.select(wanted, "method.contrastive_from") is None:
+        raise UserError(
+            "the run began with the weights of another file, which has to be named; it was "
+            f"method.contrastive_from={shlex.quote(str(recorded['method']['contrastive_from']))}"
+        )
+    if config["data"].get("classes") == "folders" and OmegaConf.select(wanted, "data.root") is None:
+        raise UserError(
+            "the run is on a folder of images, which has to be named; they lay in "
+            f"data.root={shlex.quote(str(recorded['data'].get('root')))}"
+        )
+    composed = OmegaConf.merge(OmegaConf.create(config), wanted)
+    root = Path(str(composed.output)).expanduser()
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"output={composed.output}: would write into {folder}, which is not changed; choose another")
+    composed.output = str(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+    options = check_options(composed)  # type: ignore[arg-type]  # a mapping
+    return options, OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]  # by text
+
+
+def own_part(recorded: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """What of a recorded configuration is repeated: the options that make numbers; the others as OF_CALLER has them."""
+    config = json.loads(json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded}))  # a copy
+    for key, value in OF_CALLER.items():
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = value
+    if config["data"].get("classes") == "seeded20":  # recorded by its label, typed by its place among the twenty
+        config["inlier"] = COIL_OBJECTS[recorded["inlier"] % len(COIL_OBJECTS)]
+    threads = result["provenance"]["hardware"].get("threads")
+    if isinstance(threads, int) and 0 < threads <= cores():  # other thread counts give other last bits
+        config["resources"] = {"num_gpus": None, "num_cpus": threads}
+    return dict(config)
+
+
+def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
+    """Prints how the scores of two runs differ; True if they do not.
+
+    Args:
+        old: Folder of the kept run.
+        new: Folder of the run that has just been made.
+        result: The content of the old one's result.json.
+    """
+    screen = console(soft_wrap=True)
+    here = read_result(new)
+    if sha256_file(new / "scores.csv") == result["files"].get("scores.csv"):
+        if wrong := _other_numbers(result, here):
+            screen.print(Text(f"the same scores, but result.json records other numbers of them: {wrong}", "bold red"))
+            return False
+        screen.print(Text.assemble(("the same scores", "bold"), f", byte for byte: {new}"))
+        return True
+    if not (old / "scores.csv").is_file():  # as in experiments/results, which keeps its checksum alone
+        for name, metrics in here["scores"].items():
+            there = result["scores"].get(name)
+            if metrics and there:
+                screen.print(f"{name}: AUROC {there['auroc']:.6f} there, {metrics['auroc']:.6f} here")
+        return _not_the_same(screen, result, here, new)
+    first, second = (read_scores(folder / "scores.csv") for folder in (old, new))
+    if first.ids != second.ids or first.columns.keys() != second.columns.keys():
+        screen.print(Text(f"other test samples or scores: compare {old} and {new}", "bold red"))
+        return False
+    for name, column in first.columns.items():
+        gap = float(np.abs(column - second.columns[name]).max())
+        screen.print(f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})")
+    return _not_the_same(screen, result, here, new)
+
+
+def _other_numbers(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first AUROC that two results of the same scores record otherwise, "" for none."""
+    for name, metrics in new["scores"].items():
+        there = old["scores"].get(name)
+        if metrics and (not there or abs(there["auroc"] - metrics["auroc"]) > 1e-9):
+            return f"{name}: AUROC {there['auroc'] if there else 'none'}, and it is {metrics['auroc']}"
+    return ""
+
+
+def _not_the_same(screen: Any, old: dict[str, Any], new: dict[str, Any], folder: Path) -> bool:
+    there, here = old["provenance"], new["provenance"]
+    changed = [key for key in ("versions", "hardware", "commit") if there.get(key) != here.get(key)]
+    others = f"; other {', '.join(changed)}" if changed else ""
+    screen.print(Text.assemble(("not the same scores", "bold red"), f": {folder}{others}"))
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 the same scores, 1 others or a failure, 2 bad input, 130, 143 or 129 for signals."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        with terminal(), interruptible():
+            return 0 if rerun(Path(arguments[0]), arguments[1:]) else 1
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
+        return end_command(error, "interrupted; the kept run is as it was")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""Diagnoses: what a run's scores would be under a fault of evaluation. They stand beside its number and never are one.
+
+`batch_statistics`: batch norm in training mode while the test set is scored, as after a forgotten `eval()`. An image's score
+then depends on the other images of its batch, and so on the order of the test set: in class order most batches hold
+one class, and their statistics tell inliers from outliers, which no method may know.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from noveltylab.data.base import NoveltyData
+from noveltylab.errors import UserError
+from noveltylab.methods.base import Method
+from noveltylab.results.scores import Scores, read_scores, write_scores
+from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.apply import in_batches
+from noveltylab.scoring.metrics import evaluate
+
+#: Images in a batch of the diagnosis, whatever trainer.score_batch_size says.
+BATCH_SIZE = 128
+#: The scores of a diagnosis, in the run's folder; a column is named `<order>.<score>`.
+FILE = "scores_batch_statistics.csv"
+
+Rows = NDArray[np.int64]
+Order = Callable[[NDArray[np.int64], NDArray[np.bool_], int], list[Rows]]
+
+
+def in_class_order(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+    """Batches of the test set sorted by class; a batch at the border of two classes holds both."""
+    return split_evenly(np.argsort(labels, kind="stable"))
+
+
+def in_random_order(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+    """Batches of the shuffled test set."""
+    return split_evenly(np.random.default_rng(seed).permutation(len(labels)))
+
+
+def apart(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+    """Batches of inliers and batches of outliers of all classes, both shuffled."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    return split_evenly(shuffled[~is_outlier[shuffled]]) + split_evenly(shuffled[is_outlier[shuffled]])
+
+
+#: How the test set comes in batches.
+ORDERS: dict[str, Order] = {"class_order": in_class_order, "random_order": in_random_order, "apart": apart}
+
+
+def split_evenly(rows: Rows) -> list[Rows]:
+    """Batches of BATCH_SIZE; a last image by itself, which has no statistics, joins the batch before it."""
+    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        last = batches.pop()
+        batches[-1] = np.concatenate([batches[-1], last])
+    return batches
+
+
+def check(diagnose: str, name: str, method: Method, is_outlier: NDArray[np.bool_]) -> None:
+    """Raises UserError where the diagnosis asked for says nothing about this method or this test set.
+
+    Args:
+        diagnose: The option's value.
+        name: Of the method, as in method=...
+        method: With its networks, trained or not.
+        is_outlier: (N,), of the test images.
+    """
+    if diagnose == "none":
+        return
+    if not method.iterative:
+        raise UserError(f"diagnose={diagnose}: method={name} is fitted once, without batch norm; diagnose=none")
+    if not batch_norms(method):
+        raise UserError(f"diagnose={diagnose}: method={name} has no batch norm with these options; diagnose=none")
+    if is_outlier.all() or not is_outlier.any():
+        kind = "outliers" if is_outlier.all() else "inliers"
+        raise UserError(f"diagnose={diagnose}: all {len(is_outlier)} test images are {kind}; diagnose=none")
+    if min(is_outlier.sum(), (~is_outlier).sum()) < 2:
+        raise UserError(f"diagnose={diagnose}: needs two test images of each kind for a batch; diagnose=none")
+
+
+def batch_norms(method: Method) -> list[_BatchNorm]:
+    """The method's batch norms that keep running statistics, which evaluation uses."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None]
+
+
+@contextmanager
+def batch_statistics(method: Method) -> Iterator[None]:
+    """Inside, batch norms use the statistics of the batch; their running ones stay as they are, as does all else."""
+    norms = batch_norms(method)
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training = True
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, (training, track) in zip(norms, before, strict=True):
+            norm.training = training
+            norm.track_running_stats = track
+
+
+def score_in_order(method: Method, data: NoveltyData, batches: list[Rows]) -> dict[str, NDArray[np.float64]]:
+    """Every score under batch statistics: name -> (n_test,), in the order of the test set.
+
+    Args:
+        method: Trained, on its device.
+        data: The run's.
+        batches: Positions in the test set, each once.
+    """
+    columns = _score(method, data, data.test, batches)
+    if type(method).combine_scores is not Method.combine_scores:
+        held_out = {}
+        if len(data.val) > 1:
+            held_out = _score(method, data, data.val, split_evenly(np.arange(len(data.val))))
+        columns |= method.combine_scores(columns, held_out)
+    return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
+
+
+def _score(method: Method, data: NoveltyData, images: Tensor, batches: list[Rows]) -> dict[str, Tensor]:
+    def scores(x: Tensor) -> dict[str, Tensor]:
+        with batch_statistics(method):
+            return method.novelty_score(x)
+
+    parts = []
+    for rows in batches:
+        part = images[torch.from_numpy(rows).to(images.device)]
+        parts.append(in_batches(method, data.preprocess, part, scores, len(rows)))
+    back = torch.from_numpy(np.argsort(np.concatenate(batches)))
+    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict[str, Any]:
+    """Scores the test set under batch statistics in every order, writes FILE and measures it.
+
+    Returns:
+        The section `diagnosis` of the result: {"batch_statistics": {order: {score: metrics}}}.
+    """
+    columns: dict[str, NDArray[np.float64]] = {}
+    for order, batches in ORDERS.items():
+        rows = batches(data.test_labels, data.test_is_outlier, seed)
+        scores, _ = judge(data.pieces(score_in_order(method, data, rows)), data.wholes)
+        columns |= {f"{order}.{name}": column for name, column in scores.columns.items()}
+    write_scores(folder / FILE, Scores(scores.ids, scores.labels, scores.is_outlier, columns))
+    return {"batch_statistics": measure(folder)}
+
+
+def measure(folder: Path) -> dict[str, dict[str, Any]]:
+    """Order -> score -> metrics, from the scores in FILE."""
+    scores = read_scores(folder / FILE)
+    found: dict[str, dict[str, Any]] = {order: {} for order in ORDERS}
+    for column, values in scores.columns.items():
+        order, _, name = column.partition(".")
+        found[order][name] = evaluate(values, scores.is_outlier)
+    return found

@@ -1,0 +1,99 @@
+"""What every run is measured beside: simple scores of the run's own images, without anything trained.
+
+PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of the images as the method sees them where
+preprocessing changes more than their scale. Contrast normalisation alone can tell classes apart, so that a method may
+stand far above the floors of raw pixels and below those of what it was shown.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from noveltylab.data.base import NoveltyData
+from noveltylab.data.cache import cached, code_key
+from noveltylab.data.preprocess import Preprocess
+from noveltylab.methods.knn import KNN
+from noveltylab.methods.pca import PCA
+from noveltylab.results.record import SEEN
+from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.apply import novelty_scores
+
+#: Modules that compute the floors: a change of any makes them anew.
+FLOOR_CODE = (
+    "scoring.floors",
+    "methods.pca",
+    "methods.knn",
+    "methods.base",
+    "scoring.apply",
+    "data.preprocess",
+    "data.decode",
+)
+
+Columns = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A floor's scores of what the run is measured on, (N,)."""
+
+    name: str
+    scores: NDArray[np.float64]
+
+
+def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
+    """`pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the scale [-1, 1].
+
+    `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing is more than that scale.
+    """
+    columns = _floors(data, Preprocess(), batch_size)
+    if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
+        seen = _floors(data, data.preprocess, batch_size)
+        columns |= {f"{name}{SEEN}": column for name, column in seen.items()}
+    judged, _ = judge(data.pieces(columns), data.wholes)
+    return [Floor(name, column) for name, column in judged.columns.items()]
+
+
+def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
+    """`pca`, `knn` and `norm` of the test images under one preprocessing, (n_test,) each."""
+    preprocess = preprocess.to(data.device)
+    norms = squared_norms(preprocess, data.test, batch_size)
+    return {**_pixel_floors(data, preprocess, batch_size), "norm": norms}
+
+
+def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> NDArray[np.float64]:
+    """|x|^2 of each preprocessed image, over its number of values, (N,)."""
+    device = preprocess.lo.device
+    parts = [preprocess(part.to(device)).square().flatten(1).mean(1).cpu() for part in torch.split(images, batch_size)]
+    return torch.cat(parts).numpy().astype(np.float64)
+
+
+def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
+    """`pca` and `knn` of the test images under one preprocessing, (n_test,) each.
+
+    The same for every method on a split, so they are computed once and kept in the cache, by the images' checksums and the
+    preprocessing's options; what it fits follows from these.
+    """
+
+    def compute() -> Columns:
+        columns = {}
+        for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
+            floor.to(data.device).prepare(preprocess(data.train.to(data.device)))
+            (columns[name],) = novelty_scores(floor, preprocess, data.test, batch_size).values()
+        return columns
+
+    key = {
+        "code": code_key(FLOOR_CODE, ("torch", "numpy")),
+        "images": [_checksum(part) for part in (data.train, data.test)],
+        "shape": data.image_shape,
+        "device": data.device.type,
+        "contrast": preprocess.contrast,
+        "subtract_mean": preprocess.subtract_mean,
+    }
+    return dict(cached("floors", key, compute))
+
+
+def _checksum(images: torch.Tensor) -> str:
+    return hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest()

@@ -1,0 +1,271 @@
+"""recipe=...: the options with which a method runs on a data set."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.keep import KEPT
+from noveltylab.__main__ import CONF
+from noveltylab.command.recipes import (
+    BELOW,
+    EVERY,
+    FOLDER,
+    MEANINGS,
+    config_names,
+    merge,
+    read_recipe,
+    recipe_options,
+    recipes_of,
+)
+from noveltylab.methods.base import find_method
+from noveltylab.options import check_arguments, check_options
+from noveltylab.results.older import in_options_of_today
+from noveltylab.results.record import flat_options, flatten, kind_of_option, read_result, sha256_file
+from noveltylab.run.rerun import rerun
+from tests.conftest import TINY
+
+METHODS, DATA = config_names(CONF / "method"), config_names(CONF / "data")
+RECIPES = [(method, recipe) for method in METHODS for recipe in recipes_of(method)]
+#: Options of a method that are no number where they are null.
+NOTHING = {"nda": {"contrastive_from"}, "oled": {"mm_turn"}, "pyod": {"arguments"}}
+
+Config = dict[str, Any]
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", list(overrides))
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]  # a mapping at the top
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Config]:
+    """A whole configuration by data set, of a method whose recipe changes nothing."""
+    return {data: composed("method=pca", f"data={data}") for data in DATA}
+
+
+@pytest.fixture(scope="module")
+def methods() -> dict[str, Config]:
+    return {name: yaml_of(CONF / "method" / f"{name}.yaml") for name in METHODS}
+
+
+def yaml_of(path: Path) -> Config:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]  # a mapping
+
+
+@pytest.mark.parametrize(("method", "recipe"), RECIPES)
+def test_a_recipe_fits_every_data_set(
+    method: str, recipe: str, plain: dict[str, Config], methods: dict[str, Config]
+) -> None:
+    for data in DATA:
+        config = merge({**plain[data], "method": methods[method]}, recipe_options(method, recipe, data))
+        options = check_options(OmegaConf.create(config))
+        given = {key: value for key, value in options.method.items() if key not in ("name", "_target_", "primary")}
+        check_arguments(find_method(options.method["_target_"]), given, "method")
+        assert {key for key, value in given.items() if value is None} <= NOTHING.get(method, set())
+        assert options.method["name"] == (method if recipe == "default" else f"{method}_{recipe}")
+
+
+@pytest.mark.parametrize(("method", "recipe"), [pair for pair in RECIPES if (FOLDER / pair[0]).is_dir()])
+def test_hydra_takes_a_recipe_between_the_methods_file_and_the_command_line(
+    method: str, recipe: str, plain: dict[str, Config], methods: dict[str, Config]
+) -> None:
+    config = composed(f"method={method}", "data=mnist", f"recipe={recipe}", "trainer.max_epochs=3")
+    expected = merge({**plain["mnist"], "method": methods[method]}, recipe_options(method, recipe, "mnist"))
+    expected = merge(expected, {"trainer": {"max_epochs": 3}, "recipe": recipe})
+    assert config == expected
+
+
+def test_no_two_recipes_say_the_same() -> None:
+    bodies = [json.dumps(read_recipe("/".join(path.with_suffix("").parts[-2:]))) for path in FOLDER.glob("*/*.yaml")]
+    assert len(set(bodies)) == len(bodies) > 20
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_recipe_is_of_a_method_and_of_data_sets_that_exist(path: Path) -> None:
+    assert path.parent.name in METHODS and path.stem in MEANINGS
+    for title, section in read_recipe(f"{path.parent.name}/{path.stem}").items():
+        if title == BELOW:
+            assert (FOLDER / f"{section}.yaml").is_file()
+        else:
+            assert title == EVERY or set(title.split()) <= set(DATA), title
+            assert set(section) <= {"method", "data", "trainer", "protocol", "select"}
+
+
+@pytest.mark.parametrize("method", ["ocgan", "ca_entropy", "oled", "nda"])
+def test_each_of_the_four_methods_has_its_paper_and_it_is_not_the_default(method: str) -> None:
+    for data in ("mnist", "cifar10"):
+        assert flatten(recipe_options(method, "paper", data)) != flatten(recipe_options(method, "default", data))
+        assert recipe_options(method, "ours", data)["method"]["name"] == f"{method}_ours"
+
+
+#: A command of the README, and kept results whose numbers it quotes.
+QUOTED = {
+    "method=ocgan data=cifar10": "cifar10/p2/ocgan/cifar10/inlier0/seed0",
+    "method=ocgan data=mnist": "mnist/p2/ocgan/mnist/inlier3/seed0",
+    "method=oled data=mnist protocol=memae": "mnist_memae/memae/oled/mnist/inlier8/seed0",
+    "experiment=ocgan/table2_mnist": "mnist/p2/ocgan/mnist/inlier7/seed0",
+    "method=ocgan data=fmnist protocol=p1": "fmnist/p1/ocgan/fmnist/inlier0/seed0",
+    "method=ca_entropy data=mnist": "mnist/p2/ca_fixed_scale/mnist/inlier3/seed0",
+    "method=ca_entropy data=cifar10": "cifar10/p2/ca_fixed_scale/cifar10/inlier1/seed0",
+    "method=nda data=mnist": "mnist/p2/nda/mnist/inlier3/seed0",
+    "method=nda data=fmnist protocol=p1": "fmnist/p1/nda/fmnist/inlier0/seed0",
+    "method=nda data=cifar10": "cifar10/p2/nda/cifar10/inlier0/seed0",
+}
+README = (CONF.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("command", "folder"), QUOTED.items())
+def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(command: str, folder: str) -> None:
+    kept = flat_options(read_result(KEPT / "learn" / folder)["config"])
+    typed = flat_options(composed(*command.split()))
+    for key in sorted((kept.keys() | typed.keys()) - {"select"}):
+        if kind_of_option(key) == "numbers":
+            assert typed.get(key) == kept.get(key), key
+
+
+def test_the_first_commands_of_the_readme_are_among_them() -> None:
+    commands = re.findall(r"^python -m noveltylab (method=\S+ data=\S+(?: protocol=\S+)?)", README, re.MULTILINE)
+    assert {"method=ocgan data=cifar10", "method=oled data=mnist protocol=memae", "method=ocgan data=mnist"} <= set(
+        commands
+    )
+    kept = [command for command in commands if re.search(r"data=(mnist|fmnist|cifar10)\b", command)]
+    assert set(kept) <= QUOTED.keys()
+
+
+# Recorded configurations of older versions.
+
+#: What recorded configurations held under `method`, and what they hold today.
+OLD = {
+    "ocgan": [
+        ({"preset": "choice", "w_lat": None, "w_mse": None}, {"w_lat": 1.0, "w_mse": 250.0}),
+        ({"preset": "readme", "w_lat": None, "w_mse": 7.0}, {"w_lat": 10.0, "w_mse": 7.0}),
+    ],
+    "nda": [
+        ({"preset": "adam", "lr": None, "momentum": None, "weight_decay": 0.1}, {"optimizer": "adam", "lr": 0.001}),
+        ({"preset": "sgd", "lr": None, "weight_decay": None}, {"optimizer": "sgd", "lr": 0.002, "weight_decay": 0.005}),
+    ],
+    "ca_entropy": [
+        (
+            {"ablation": "gan", "entropy": None, "channel_attention": None},
+            {"entropy": False, "channel_attention": False},
+        ),
+        (
+            {"ablation": "gan", "entropy": True, "channel_attention": None},
+            {"entropy": True, "channel_attention": False},
+        ),
+        ({"bounded_latent": True}, {"latent_bound": "tanh"}),
+        ({"bounded_latent": True, "latent_bound": "none"}, {"latent_bound": "tanh"}),
+        ({"bounded_latent": False, "latent_bound": "batch_norm"}, {"latent_bound": "batch_norm"}),
+        ({"bounded_latent": False}, {"latent_bound": "none"}),
+    ],
+    "oled": [
+        ({"preset": "official", "gamma": None, "latent_size": None}, {"gamma": 12.5, "latent_size": 64, "mm_every": 3}),
+        ({"preset": "paper", "gamma": None, "latent_size": 16}, {"gamma": 50.0, "latent_size": 16, "mask_norm": "all"}),
+    ],
+    "memae": [({"slots": None}, {"slots": 100})],
+}
+
+
+@pytest.mark.parametrize(("method", "old", "today"), [(name, *case) for name, cases in OLD.items() for case in cases])
+def test_a_recorded_null_becomes_the_number_that_it_stood_for(
+    method: str, old: Config, today: Config, methods: dict[str, Config]
+) -> None:
+    target = {"name": method, "_target_": methods[method]["_target_"]}
+    config = {"method": target | old, "data": {"name": "mnist", "size": 28}}
+    translated = in_options_of_today(config)
+    assert translated["method"].items() >= today.items()
+    assert (
+        not {"preset", "ablation", "bounded_latent"} & translated["method"].keys()
+        and None not in translated["method"].values()
+    )
+    assert in_options_of_today(translated) == translated
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "gamma"),
+    [
+        ({"name": "cifar10", "size": 32}, None, 30.0),
+        ({"name": "coil20", "size": 32}, None, 12.5),
+        ({"name": "ucsd", "size": 30}, None, 50.0),
+        ({"name": "folder", "size": 32, "classes": "folders"}, [3, 32, 32], 30.0),
+        ({"name": "folder", "size": 32, "classes": "folders"}, [1, 32, 32], 12.5),
+        ({"name": "folder", "size": 32, "classes": "folders"}, None, None),  # not to be known
+    ],
+)
+def test_numbers_of_oled_are_those_of_the_layers_that_it_chose(data: Config, shape: Any, gamma: Any) -> None:
+    method = {"name": "oled", "_target_": "noveltylab.methods.oled.OLED", "preset": "official", "gamma": None}
+    assert in_options_of_today({"method": method, "data": data}, shape)["method"]["gamma"] == gamma
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("oled_ours", "ours"), ("deep_svdd_first_code", "first_code"), ("ocgan", "default")]
+)
+def test_an_older_run_has_the_recipe_that_its_name_says(name: str, recipe: str) -> None:
+    config = {"method": {"name": name, "_target_": "noveltylab.methods.pca.PCA"}, "data": {}}
+    assert in_options_of_today(config)["recipe"] == recipe
+
+
+@pytest.mark.parametrize("broken", [{}, {"method": []}, {"method": {"_target_": 3}, "data": {}}, {"method": None}])
+def test_a_damaged_record_is_left_to_its_reader(broken: Config) -> None:
+    assert in_options_of_today(broken).get("method") == broken.get("method")
+
+
+def test_a_run_records_its_numbers_and_one_of_before_gives_the_same_scores(
+    run_here: Callable[..., Config], tmp_path: Path
+) -> None:
+    result = run_here("method=ocgan", *TINY)
+    folder = tmp_path / "outputs/p1/ocgan/digits/inlier8/seed0"
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["recipe"] == "default" and None not in recorded["method"].values()
+    assert result["config"]["method"]["w_mse"] == recorded["method"]["w_mse"] == 250.0
+    before = tmp_path / "before"
+    shutil.copytree(folder, before)
+    write_as_before(before)
+    assert read_result(before)["config"] == read_result(folder)["config"]
+    assert rerun(before, [f"output={tmp_path / 'again'}", "trainer.accelerator=cpu"])
+
+
+def write_as_before(folder: Path) -> None:
+    """Records a run as it was recorded before there were recipes."""
+    result = json.loads((folder / "result.json").read_text())
+    config = result["config"]
+    del config["recipe"]
+    config["method"] |= {"preset": "choice", "w_lat": None, "w_vis": None, "w_mse": None}
+    config["method"] |= {"mse_reduction": None, "noise_std": None}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    result["files"]["config.yaml"] = sha256_file(folder / "config.yaml")
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+# How long the numbers of the README take.
+
+#: Kept results by method and data set: the columns of the README's table of minutes.
+KEPT_CELLS = {
+    "ocgan": ("mnist/p2/ocgan", "fmnist/p1/ocgan", "cifar10/p2/ocgan"),
+    "ca_entropy": ("mnist/p2/ca_fixed_scale", "fmnist/p1/ca_fixed_scale", "cifar10/p2/ca_fixed_scale"),
+    "oled": ("mnist_memae/memae/oled", "fmnist/p1/oled", "cifar10/p2/oled"),
+    "nda": ("mnist/p2/nda", "fmnist/p1/nda", "cifar10/p2/nda"),
+}
+
+
+@pytest.mark.parametrize("method", KEPT_CELLS)
+def test_the_readme_says_how_long_a_cell_and_ten_of_them_take(method: str) -> None:
+    columns = [minutes(folder) for folder in KEPT_CELLS[method]]
+    assert f"| `{method}` | {' | '.join(columns)} |" in README
+
+
+def minutes(folder: str) -> str:
+    """Of a cell on one core, and of ten on two, as `8 and 38`: from kept results, which had one thread each."""
+    results = [read_result(path.parent) for path in sorted((KEPT / "learn" / folder).glob("**/result.json"))]
+    seconds = [result["seconds"]["total"] for result in results]
+    return f"{median(seconds) / 60:.0f} and {10 * fmean(seconds) / 2 / 60:.0f}"

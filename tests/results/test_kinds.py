@@ -1,0 +1,64 @@
+"""Every option of conf/ is of one kind: it makes the numbers, names the cell, or changes nothing."""
+
+from functools import cache
+
+import pytest
+
+from noveltylab.__main__ import CONF
+from noveltylab.help import compose_choices, flat_keys
+from noveltylab.results.record import CELL, FREE, NOTED, kind_of_option
+
+#: All options outside `method.`, `protocol.` and `logger.`; a new one has to be decided on here.
+KINDS = {
+    "numbers": {
+        "data.name", "data.size", "data.contrast", "data.subtract_mean", "data.batch_size",
+        "data.limit_train", "data.features", "data.bits", "data.source", "data.target",
+        "trainer.max_epochs", "trainer.devices", "trainer.precision",
+        "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
+        "trainer.select_whole", "trainer.patience", "trainer.batch_norm",
+        "select",
+    },
+    "noted": {
+        "data.verify", "data.classes", "data.protocols", "data.label", "data.on_error", "trainer.strategy",
+        "trainer.cuda_graph", "deterministic",
+    },
+    "cell": {"inlier", "seed", "method.name"},
+    "free": {
+        "recipe", "output", "force", "pictures", "diagnose", "data.root", "data.download", "data.cache", "data.inlier",
+        "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
+        "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
+    },
+}  # fmt: skip
+DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+@cache
+def options() -> set[str]:
+    choices = [[f"data={name}"] for name in DATA] + [[f"method={name}"] for name in METHODS]
+    choices += [["logger=wandb"], ["recipe=ours"]]
+    return {key for choice in choices for key in flat_keys(compose_choices(CONF, choice))}
+
+
+def test_every_option_is_of_the_kind_that_is_decided() -> None:
+    undecided = set()
+    for key in options():
+        kind = kind_of_option(key)
+        if key.startswith("logger."):
+            assert kind == "free", key
+        elif key.startswith(("method.", "protocol.")) and key not in CELL:
+            assert kind == "numbers", key
+        elif key not in KINDS[kind]:
+            undecided.add(key)
+    assert not undecided
+
+
+def test_the_decided_options_exist() -> None:
+    known = options()
+    assert set().union(*KINDS.values()) <= known
+    assert known >= FREE | CELL | NOTED
+
+
+@pytest.mark.parametrize(("own_images", "kind"), [(False, "free"), (True, "numbers")])
+def test_another_folder_of_ones_own_images_is_other_data(own_images: bool, kind: str) -> None:
+    assert kind_of_option("data.root", own_images) == kind
