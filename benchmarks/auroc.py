@@ -31,8 +31,19 @@ SIDES = ("bare 32", "lab 32", "lab bf16")
 
 def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
     """Of the method's primary score after training."""
-    overrides = [f"method={name}", "data=mnist", f"inlier={asked.inlier}", f"seed={seed}", "data.size=32"]
-    overrides += ["data.batch_size=64", f"data.limit_train={asked.images}", *WHOLE[name], *asked.options]
+    overrides = [
+        f"method={name}",
+        "data=mnist",
+        f"inlier={asked.inlier}",
+        f"seed={seed}",
+        "data.size=32",
+    ]
+    overrides += [
+        "data.batch_size=64",
+        f"data.limit_train={asked.images}",
+        *WHOLE[name],
+        *asked.options,
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         options = check_options(compose("train", overrides))
     data, method = build(options, *read_and_split(options))
@@ -42,8 +53,17 @@ def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
     torch.manual_seed(seed)
     if side == "bare 32":
         reference = REFERENCES[name](method)
-        bare_loop(reference, loader(data.train, 32, 64, method, "cpu"), asked.epochs, "cpu", False, lambda: None)
-        scores = np.array(score_all(reference, loader(test, 32, 64, None, "cpu", ordered=True), "cpu"))
+        bare_loop(
+            reference,
+            loader(data.train, 32, 64, method, "cpu"),
+            asked.epochs,
+            "cpu",
+            False,
+            lambda: None,
+        )
+        scores = np.array(
+            score_all(reference, loader(test, 32, 64, None, "cpu", ordered=True), "cpu")
+        )
     else:
         method.to(memory_format=torch.channels_last).train()
         batches = data.train_dataloader()
@@ -59,25 +79,34 @@ def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("methods", nargs="+", choices=[*REFERENCES])
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--inlier", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, help="bf16 pays where a CPU has it")
+    parser.add_argument(
+        "--sides", nargs="+", default=SIDES, choices=SIDES, help="bf16 pays where a CPU has it"
+    )
     parser.add_argument("--options", nargs="*", default=[], help="further options of the runs")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")  # so that the lines of results stand alone
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     for name in asked.methods:
         found: dict[str, list[float]] = {side: [] for side in asked.sides}
-        for seed in asked.seeds:  # side by side, so that what stands here when it is interrupted can be compared
+        for seed in (
+            asked.seeds
+        ):  # side by side, so that what stands here when it is interrupted can be compared
             for side in asked.sides:
                 start = time.perf_counter()
                 found[side].append(auroc(side, name, seed, asked))
                 seconds = time.perf_counter() - start
-                print(f"{name:10} seed {seed} {side:8} {found[side][-1]:.4f}  {seconds:.0f} s", flush=True)
+                print(
+                    f"{name:10} seed {seed} {side:8} {found[side][-1]:.4f}  {seconds:.0f} s",
+                    flush=True,
+                )
         first = found[asked.sides[0]]
         for side, values in found.items():
             apart = [value - other for value, other in zip(values, first, strict=True)]

@@ -54,7 +54,15 @@ def images(count: int) -> dict[str, float]:
     start = time.perf_counter()
     parts = split("p2", labels, flags, 0, seed=0, val_fraction=0.0)
     data = NoveltyData(
-        samples, parts, 0, size=32, contrast="none", subtract_mean=False, batch_size=64, seed=0, chunk=16
+        samples,
+        parts,
+        0,
+        size=32,
+        contrast="none",
+        subtract_mean=False,
+        batch_size=64,
+        seed=0,
+        chunk=16,
     )
     for rows in data.train_dataloader():
         data.on_after_batch_transfer(rows, 0)
@@ -72,7 +80,10 @@ def size(side: int) -> dict[str, float]:
     from noveltylab.methods.ocgan import OCGAN
 
     method = OCGAN((1, side, side)).to(memory_format=torch.channels_last).train()
-    batch = Batch(torch.rand(16, 1, side, side).contiguous(memory_format=torch.channels_last), torch.arange(16))
+    batch = Batch(
+        torch.rand(16, 1, side, side).contiguous(memory_format=torch.channels_last),
+        torch.arange(16),
+    )
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -82,22 +93,40 @@ def size(side: int) -> dict[str, float]:
 
 
 def runs(count: int) -> dict[str, float]:
-    """Seconds of a sweep of so many runs, start-up included, and of the report over them; files of a run."""
+    """Seconds of a sweep of so many runs, start-up included, and of the report over them; files of
+    a run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        command = [sys.executable, "-m", "noveltylab", "-m", "method=pca", "data=digits", f"output={folder}"]
+        command = [
+            sys.executable,
+            "-m",
+            "noveltylab",
+            "-m",
+            "method=pca",
+            "data=digits",
+            f"output={folder}",
+        ]
         command += ["pictures=false", f"seed={','.join(map(str, range(count)))}"]
         subprocess.run(command, check=True, capture_output=True)
         swept = time.perf_counter()
         found = measured(swept - start, resource.RUSAGE_CHILDREN)
         files = sum(path.is_file() for path in Path(folder).rglob("seed*/**/*")) / count
-        subprocess.run([sys.executable, "-m", "noveltylab.report", folder], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "noveltylab.report", folder], check=True, capture_output=True
+        )
         return found | {"report": time.perf_counter() - swept, "files": files}
 
 
 def point(kind: str, value: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.growth", "--one", kind, str(value)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    return dict(
+        json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[
+                -1
+            ]
+        )
+    )
 
 
 def power(first: tuple[float, float], last: tuple[float, float]) -> float:
@@ -105,7 +134,9 @@ def power(first: tuple[float, float], last: tuple[float, float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--kinds", nargs="+", default=list(POINTS), choices=list(POINTS))
     asked = parser.parse_args()
@@ -131,7 +162,9 @@ def main() -> None:
         "|" + " --- |" * 6,
     ]
     notes: list[str] = []
-    figure, axes = plt.subplots(2, len(asked.kinds), figsize=(4 * len(asked.kinds), 6), squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(asked.kinds), figsize=(4 * len(asked.kinds), 6), squeeze=False
+    )
     for column, kind in enumerate(asked.kinds):
         found = {value: point(kind, value) for value in POINTS[kind]}
         amount = {value: float(value**2 if kind == "size" else value) for value in found}
@@ -143,16 +176,28 @@ def main() -> None:
                     f"{power((amount[before], found[before][name]), (amount[value], numbers[name])):.2f}"
                     for name in ("seconds", "bytes")
                 ]
-            cells = [kind, str(value), f"{numbers['seconds']:.2f}", f"{numbers['bytes'] / 2**20:.0f}", *slopes]
+            cells = [
+                kind,
+                str(value),
+                f"{numbers['seconds']:.2f}",
+                f"{numbers['bytes'] / 2**20:.0f}",
+                *slopes,
+            ]
             lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
             if "report" in numbers:
-                notes.append(f"{value} runs: {numbers['files']:.1f} files a run, report in {numbers['report']:.1f} s.")
+                notes.append(
+                    f"{value} runs: {numbers['files']:.1f} files a run, report in {numbers['report']:.1f} s."
+                )
                 print(notes[-1], flush=True)
         for row, (name, scale, unit) in enumerate((("seconds", 1, "s"), ("bytes", 2**20, "MiB"))):
             axis, heights = axes[row, column], [numbers[name] / scale for numbers in found.values()]
             axis.plot([*amount.values()], heights, "o-")
-            axis.set(xlabel=f"{kind} (pixels)" if kind == "size" else kind, ylabel=unit, ylim=(0, 1.1 * max(heights)))
+            axis.set(
+                xlabel=f"{kind} (pixels)" if kind == "size" else kind,
+                ylabel=unit,
+                ylim=(0, 1.1 * max(heights)),
+            )
             axis.locator_params(nbins=5)
     figure.tight_layout()
     figure.savefig(HERE / "growth.png", dpi=80)

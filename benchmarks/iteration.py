@@ -28,7 +28,9 @@ Key = TypeVar("Key")
 
 def step(side: str, name: str, shape: str, bf16: bool, progress: float) -> Callable[[], object]:
     """One iteration of that side, with its own networks and optimizers, on random images."""
-    _, data, method = Contender("bare" if side == "bare" else "lab", name, shape, "cpu", 4).build("32-true")
+    _, data, method = Contender("bare" if side == "bare" else "lab", name, shape, "cpu", 4).build(
+        "32-true"
+    )
     method.prepare(data.preprocess(data.train))
     x, rows = data.preprocess(data.train[:BATCH]), torch.arange(BATCH)
     if side != "bare":
@@ -73,16 +75,30 @@ def turns(functions: Mapping[Key, Callable[[], object]], count: int) -> dict[Key
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("methods", nargs="*", default=[*REFERENCES])
     parser.add_argument("--shape", default="mnist", choices=("mnist", "cifar10"))
-    parser.add_argument("--progress", type=float, default=0.0, help="share of the training that is over")
-    parser.add_argument("--compile", action="store_true", help="a side more: noveltylab's networks compiled, float32")
+    parser.add_argument(
+        "--progress", type=float, default=0.0, help="share of the training that is over"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="a side more: noveltylab's networks compiled, float32",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     facts = provenance(datetime.now(UTC), None, torch.get_num_threads())
-    print(f"{facts['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {facts['versions']['torch']}")
-    sides = [(side, bits != "32-true") for side, bits in rows_for(peaks("cpu")) if side in ("bare", "lab")]
+    print(
+        f"{facts['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {facts['versions']['torch']}"
+    )
+    sides = [
+        (side, bits != "32-true")
+        for side, bits in rows_for(peaks("cpu"))
+        if side in ("bare", "lab")
+    ]
     sides += [("compiled", False)] if asked.compile else []
     for name in asked.methods:
         steps = {key: step(key[0], name, asked.shape, key[1], asked.progress) for key in sides}

@@ -17,14 +17,18 @@ from torch.nn import functional as F
 from benchmarks.iteration import turns
 from noveltylab.nets.cpu import conv, winograd
 
-#: Channels in and out, side of the larger map: OCGAN's and CA-Entropy's layers, and the same at half the width.
+#: Channels in and out, side of the larger map: OCGAN's and CA-Entropy's layers, and the same at
+#: half the width.
 LAYERS = ((64, 128, 16), (128, 256, 8), (64, 128, 8))
 TURNS = 11
 
 
 def quartiles(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Milliseconds of each, taken in turns; the first turn is not counted."""
-    return {name: 1000 * sorted(values[1:])[TURNS // 4] for name, values in turns(functions, TURNS + 1).items()}
+    return {
+        name: 1000 * sorted(values[1:])[TURNS // 4]
+        for name, values in turns(functions, TURNS + 1).items()
+    }
 
 
 def trained(function: Callable[[], Tensor], leaves: tuple[Tensor, Tensor], pull: Tensor) -> None:
@@ -41,7 +45,9 @@ def maps(*shape: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--batch", type=int, default=64)
     asked = parser.parse_args()
@@ -50,7 +56,10 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, batch {asked.batch}, torch {torch.__version__}")
     for kernel, padding in ((4, 1), (5, 2)):
         for inputs, outputs, side in LAYERS:
-            big, small = maps(asked.batch, inputs, side, side), maps(asked.batch, outputs, side // 2, side // 2)
+            big, small = (
+                maps(asked.batch, inputs, side, side),
+                maps(asked.batch, outputs, side // 2, side // 2),
+            )
             weight = maps(outputs, inputs, kernel, kernel).div_(inputs).requires_grad_()
             x, y = big.clone().requires_grad_(), small.clone().requires_grad_()
             down = {
@@ -66,9 +75,16 @@ def main() -> None:
             for name, functions, leaf, pull in (("", down, x, small), (" transposed", up, y, big)):
                 exact, other = functions["torch"]().detach(), functions["winograd"]().detach()
                 error = float((exact - other).abs().max() / exact.abs().max())
-                both = quartiles({key: partial(trained, make, (leaf, weight), pull) for key, make in functions.items()})
+                both = quartiles(
+                    {
+                        key: partial(trained, make, (leaf, weight), pull)
+                        for key, make in functions.items()
+                    }
+                )
                 forward = quartiles({key: partial(scored, make) for key, make in functions.items()})
-                times = ", ".join(f"{key} {value:.1f} (forward {forward[key]:.1f})" for key, value in both.items())
+                times = ", ".join(
+                    f"{key} {value:.1f} (forward {forward[key]:.1f})" for key, value in both.items()
+                )
                 print(
                     f"{kernel} x {kernel}, {inputs} x {outputs}, {side} px{name}: {times} ms, "
                     f"x {both['torch'] / both['winograd']:.2f}, error {error:.0e}",

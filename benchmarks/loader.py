@@ -30,14 +30,21 @@ from noveltylab.data.protocols import Split
 
 
 def write_digits(root: Path, n: int) -> None:
-    """The bundled digits enlarged to 28 x 28 and repeated to n training images, as MNIST's four files under root."""
+    """The bundled digits enlarged to 28 x 28 and repeated to n training images, as MNIST's four
+    files under root.
+    """
     digits = load("digits", None, True, False)
-    images = np.pad(np.kron(digits.images[:, 0].numpy(), np.ones((1, 3, 3), np.uint8)), ((0, 0), (2, 2), (2, 2)))
+    images = np.pad(
+        np.kron(digits.images[:, 0].numpy(), np.ones((1, 3, 3), np.uint8)), ((0, 0), (2, 2), (2, 2))
+    )
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for stem, count in (("train", n), ("t10k", len(images))):
         take = np.arange(count) % len(images)
-        for kind, array in (("images-idx3", images[take]), ("labels-idx1", digits.labels[take].astype(np.uint8))):
+        for kind, array in (
+            ("images-idx3", images[take]),
+            ("labels-idx1", digits.labels[take].astype(np.uint8)),
+        ):
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
 
@@ -50,7 +57,15 @@ def ours(samples: Samples, n: int, batch_size: int, chunk: int) -> Callable[[], 
     split = Split(index[:n], index[:0], index[-2:], labels[-2:] == 1)
     pooled = Samples(samples.images, labels, None, samples.ids, samples.verified)
     data = NoveltyData(
-        pooled, split, 0, size=32, contrast="none", subtract_mean=False, batch_size=batch_size, seed=0, chunk=chunk
+        pooled,
+        split,
+        0,
+        size=32,
+        contrast="none",
+        subtract_mean=False,
+        batch_size=batch_size,
+        seed=0,
+        chunk=chunk,
     )
     loader = data.train_dataloader()
     return lambda: sum(data.on_after_batch_transfer(rows, 0).rows.numel() for rows in loader)
@@ -60,7 +75,9 @@ def theirs(root: Path, n: int, batch_size: int) -> Callable[[], int]:
     """The same epoch through PIL; the workers persist, so their start is not timed."""
     steps = [transforms.Resize(32), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
     dataset = Subset(datasets.MNIST(str(root), transform=transforms.Compose(steps)), range(n))
-    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+    loader = DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True
+    )
     return lambda: sum(len(x) for x, _ in loader)
 
 
@@ -74,17 +91,27 @@ def processor() -> str:
     """The processor's model name where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed epochs of each (default 5)")
-    parser.add_argument("--images", type=int, default=20_000, help="images in an epoch (default 20000)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in one training iteration (default 64)")
-    parser.add_argument("--chunk", type=int, default=50, help="iterations in one of our batches (default 50)")
+    parser.add_argument(
+        "--images", type=int, default=20_000, help="images in an epoch (default 20000)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="images in one training iteration (default 64)"
+    )
+    parser.add_argument(
+        "--chunk", type=int, default=50, help="iterations in one of our batches (default 50)"
+    )
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +120,10 @@ def main() -> None:
         if not real:
             write_digits(root, options.images)
         samples = load("mnist", root, real, False)
-        n = min(options.images, int((~samples.official_test).sum()) if samples.official_test is not None else 0)
+        n = min(
+            options.images,
+            int((~samples.official_test).sum()) if samples.official_test is not None else 0,
+        )
         contenders = {
             "ours": ours(samples, n, options.batch_size, options.chunk),
             "PIL": theirs(root, n, options.batch_size),
@@ -104,7 +134,9 @@ def main() -> None:
                 if (value := speed(epoch)) and repeat:
                     speeds[name].append(value)
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    print(f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(
+        f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
     source = "MNIST" if real else "digits as MNIST files"
     print(f"{source}, {n} images 28 -> 32, batch {options.batch_size}, chunk {options.chunk}")
     for name, values in speeds.items():

@@ -41,7 +41,8 @@ def plain(network: nn.Module) -> nn.Module:
 def contenders(runs: int, batch: int, device: str) -> dict[str, Callable[[], object]]:
     """The steps to be timed, by name."""
     networks = [
-        plain(nn.Sequential(encoder(1, 64, 16, 4, 2), decoder(1, 64, 16, 4, 2, 0.0))).to(device) for _ in range(runs)
+        plain(nn.Sequential(encoder(1, 64, 16, 4, 2), decoder(1, 64, 16, 4, 2, 0.0))).to(device)
+        for _ in range(runs)
     ]
     x = torch.rand(runs, batch, 1, 32, 32, device=device)
 
@@ -66,17 +67,26 @@ def contenders(runs: int, batch: int, device: str) -> dict[str, Callable[[], obj
 
     def two_apart() -> None:
         for images in x:
-            F.conv2d(F.relu(F.conv2d(images, first, None, 2, 2)), second, None, 2, 2).sum().backward()  # type: ignore[no-untyped-call]
+            F.conv2d(
+                F.relu(F.conv2d(images, first, None, 2, 2)), second, None, 2, 2
+            ).sum().backward()  # type: ignore[no-untyped-call]
 
     def two_grouped() -> None:
         hidden = F.relu(F.conv2d(wide, stacked[0], None, 2, 2, groups=runs))
         F.conv2d(hidden, stacked[1], None, 2, 2, groups=runs).sum().backward()  # type: ignore[no-untyped-call]
 
-    return {"apart": apart, "vmap": packed, "two layers apart": two_apart, "two layers grouped": two_grouped}
+    return {
+        "apart": apart,
+        "vmap": packed,
+        "two layers apart": two_apart,
+        "two layers grouped": two_grouped,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
@@ -93,7 +103,9 @@ def main() -> None:
             if repeat:
                 times.setdefault(name, []).append(time.perf_counter() - start)
     hardware = provenance()["hardware"]
-    print(f"{hardware['cpu']}, {torch.get_num_threads()} threads, {asked.runs} runs, batch {asked.batch}")
+    print(
+        f"{hardware['cpu']}, {torch.get_num_threads()} threads, {asked.runs} runs, batch {asked.batch}"
+    )
     for name, values in times.items():
         print(f"{name:20} {1000 * statistics.median(values):8.0f} ms")
 

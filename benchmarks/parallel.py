@@ -23,7 +23,12 @@ SHORT = ["method=ocgan", "data=digits", "trainer.max_epochs=10"]
 
 def start(folder: Path, seed: int, threads: int, options: list[str]) -> subprocess.Popen[bytes]:
     """One run as a user starts it."""
-    own = [f"output={folder}", f"seed={seed}", f"resources.num_cpus={threads}", "trainer.accelerator=cpu"]
+    own = [
+        f"output={folder}",
+        f"seed={seed}",
+        f"resources.num_cpus={threads}",
+        "trainer.accelerator=cpu",
+    ]
     command = [sys.executable, "-m", "noveltylab", *options, *own]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -40,13 +45,17 @@ def measure(side_by_side: bool, options: list[str]) -> tuple[float, float]:
         if any(run.wait() for run in runs):
             raise SystemExit("a run failed; try its options by themselves")
         seconds = time.perf_counter() - began
-        train = [read_result(path.parent)["seconds"]["train"] for path in folder.rglob("result.json")]
+        train = [
+            read_result(path.parent)["seconds"]["train"] for path in folder.rglob("result.json")
+        ]
         return seconds, max(train) if side_by_side else sum(train)
 
 
 def main() -> None:
     """Prints both and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("options", nargs="*", default=SHORT, help="of the run")
     arguments = parser.parse_args()
@@ -57,9 +66,13 @@ def main() -> None:
         for side_by_side, times in found.items():
             times.append(measure(side_by_side, arguments.options))
     hardware = provenance()["hardware"]
-    print(f"{hardware['cpu']}, {hardware['cores']} cores; {' '.join(arguments.options)}; median of {arguments.repeats}")
+    print(
+        f"{hardware['cpu']}, {hardware['cores']} cores; {' '.join(arguments.options)}; median of {arguments.repeats}"
+    )
     for column, what in enumerate(("whole commands", "training alone")):
-        beside, in_turn = (statistics.median(times[column] for times in found[kind]) for kind in (True, False))
+        beside, in_turn = (
+            statistics.median(times[column] for times in found[kind]) for kind in (True, False)
+        )
         print(
             f"{what}: side by side, 1 thread each {beside:.1f} s; in turn, 2 threads each {in_turn:.1f} s; "
             f"side by side is {in_turn / beside:.2f} times as fast"

@@ -49,7 +49,9 @@ def ours(name: str) -> dict[str, float]:
 
     overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        options = check_options(compose("train", [*overrides, "inlier=park" if name == "dcase" else "inlier=0"]))
+        options = check_options(
+            compose("train", [*overrides, "inlier=park" if name == "dcase" else "inlier=0"])
+        )
     before, start = memory(), time.perf_counter()
     samples, parts = read_and_split(options)
     data, _ = build(options, samples, parts)
@@ -60,7 +62,11 @@ def ours(name: str) -> dict[str, float]:
     count = sum(data.on_after_batch_transfer(rows, 0).rows.numel() for rows in loader)
     epoch = time.perf_counter() - start
     whole = samples.images.untyped_storage().data_ptr()
-    copies = [part for part in (data.train, data.val, data.test) if part.untyped_storage().data_ptr() != whole]
+    copies = [
+        part
+        for part in (data.train, data.val, data.test)
+        if part.untyped_storage().data_ptr() != whole
+    ]
     return {
         "first": first,
         "epoch": epoch / count * len(parts.train),
@@ -119,7 +125,9 @@ def picture_files(pattern: str) -> OneByOne:
 def patches() -> OneByOne:
     from PIL import Image
 
-    files = sorted(ROOT.glob("ped2/training/frames/*/*.jpg")) or sorted(ROOT.glob("*/UCSDped2/Train/Train*/[0-9]*.tif"))
+    files = sorted(ROOT.glob("ped2/training/frames/*/*.jpg")) or sorted(
+        ROOT.glob("*/UCSDped2/Train/Train*/[0-9]*.tif")
+    )
 
     def read(at: int) -> Any:
         frame, place = divmod(at, 96)
@@ -139,8 +147,12 @@ def segments() -> OneByOne:
 
     def read(at: int) -> Any:
         file, place = divmod(at, 40)
-        wave, rate = soundfile.read(files[file], start=place * 64 * 512, frames=length, dtype="float32")
-        mel = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=2048, hop_length=512, n_mels=64, center=False)
+        wave, rate = soundfile.read(
+            files[file], start=place * 64 * 512, frames=length, dtype="float32"
+        )
+        mel = librosa.feature.melspectrogram(
+            y=wave, sr=rate, n_fft=2048, hop_length=512, n_mels=64, center=False
+        )
         level = np.clip(librosa.power_to_db(mel) * 2 + 128, 0, 255)
         return Image.fromarray(level.astype(np.uint8))
 
@@ -164,7 +176,11 @@ def plain(name: str) -> dict[str, float]:
     first = time.perf_counter() - start
     start = time.perf_counter()
     count = sum(len(x) for x in loader)
-    return {"first": first, "epoch_each": (time.perf_counter() - start) / count, "bytes": memory() - before}
+    return {
+        "first": first,
+        "epoch_each": (time.perf_counter() - start) / count,
+        "bytes": memory() - before,
+    }
 
 
 def measured(way: str, name: str, cache: str) -> dict[str, float]:
@@ -177,8 +193,12 @@ def measured(way: str, name: str, cache: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)} (default: those that are there)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sets", nargs="*", help=f"of {', '.join(SETS)} (default: those that are there)"
+    )
     parser.add_argument("--one", choices=("ours", "plain"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -189,14 +209,18 @@ def main() -> None:
     from noveltylab.results.record import provenance
 
     facts = provenance()
-    print(f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}")
+    print(
+        f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}"
+    )
     print(
         "dataset  train samples | to first batch: ours, again, plain | an epoch: ours, plain, ratio | peak: ours, x data, plain"
     )
     for name in asked.sets or SETS:
         with tempfile.TemporaryDirectory() as cache:
             try:
-                first, again, other = (measured(way, name, cache) for way in ("ours", "ours", "plain"))
+                first, again, other = (
+                    measured(way, name, cache) for way in ("ours", "ours", "plain")
+                )
             except RuntimeError as error:
                 print(f"{name:8} not measured: {error}")
                 continue

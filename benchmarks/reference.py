@@ -1,9 +1,12 @@
-"""What a careful researcher would write: the four methods as bare PyTorch, and the same under a plain Lightning module.
+"""What a careful researcher would write: the four methods as bare PyTorch, and the same under a
+plain Lightning module.
 
-The networks, their initial weights and hyperparameters are noveltylab's, so that both sides train the same model, but made of
-torch's own layers; all else is the ordinary way: contiguous tensors, `torch.optim.Adam` (SGD) with its defaults, a DataLoader
-over PIL images, every loss read with `.item()` (or `self.log`) at every step. All the papers' steps are done, in their order.
-What OCGAN's reference computes anew, Algorithm 1 and its authors' code do too; `shared=True` keeps it, as DCGAN's tutorial.
+The networks, their initial weights and hyperparameters are noveltylab's, so that both sides train
+the same model, but made of torch's own layers; all else is the ordinary way: contiguous tensors,
+`torch.optim.Adam` (SGD) with its defaults, a DataLoader over PIL images, every loss read with
+`.item()` (or `self.log`) at every step. All the papers' steps are done, in their order. What
+OCGAN's reference computes anew, Algorithm 1 and its authors' code do too; `shared=True` keeps it,
+as DCGAN's tutorial.
 """
 
 import random
@@ -34,7 +37,9 @@ ONE, ZERO = 1.0, 0.0
 
 
 class Images(Dataset[Any]):
-    """uint8 images (N, C, H, W) one at a time through PIL -> (image in [-1, 1], position), for NDA also the negative."""
+    """uint8 images (N, C, H, W) one at a time through PIL -> (image in [-1, 1], position), for NDA
+    also the negative.
+    """
 
     def __init__(self, images: Tensor, size: int, negatives: bool = False) -> None:
         self.images, self.negatives = images.permute(0, 2, 3, 1).squeeze(3).numpy(), negatives
@@ -92,7 +97,9 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class Reference(nn.Module):
-    """One method; `networks` is a noveltylab method whose modules and numbers are used, and nothing else of it."""
+    """One method; `networks` is a noveltylab method whose modules and numbers are used, and nothing
+    else of it.
+    """
 
     def __init__(self, networks: Any, shared: bool = False) -> None:
         super().__init__()
@@ -105,7 +112,9 @@ class Reference(nn.Module):
         """Those of the method's networks, as `step` numbers them."""
         raise NotImplementedError  # each reference has its own, as below
 
-    def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
+    def step(
+        self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise
+    ) -> dict[str, Tensor]:
         """One iteration with all its alternating steps; detached losses by name."""
         raise NotImplementedError  # likewise
 
@@ -131,12 +140,22 @@ class PlainOCGAN(Reference):
         n = self.networks
         return [
             torch.optim.Adam(parameters(*part), lr=n.lr, betas=(n.beta1, 0.999))
-            for part in ((n.encoder, n.decoder), (n.latent_discriminator, n.image_discriminator), (n.classifier,))
+            for part in (
+                (n.encoder, n.decoder),
+                (n.latent_discriminator, n.image_discriminator),
+                (n.classifier,),
+            )
         ]
 
-    def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
+    def step(
+        self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise
+    ) -> dict[str, Tensor]:
         n, x = self.networks, batch[0]
-        assert n.classifier is not None and n.latent_discriminator is not None and n.image_discriminator is not None
+        assert (
+            n.classifier is not None
+            and n.latent_discriminator is not None
+            and n.image_discriminator is not None
+        )
         noisy = x + n.noise_std * torch.randn_like(x)
         l2 = 2 * torch.rand(len(x), *n.latent_shape, device=x.device, dtype=x.dtype) - 1
         if self.shared:
@@ -148,23 +167,36 @@ class PlainOCGAN(Reference):
                 x_hat, fake = n.decoder(l1), n.decoder(l2)
         classifier = bce(n.classifier(x_hat.detach()), ONE) + bce(n.classifier(fake.detach()), ZERO)
         minimise(classifier, 2)
-        latent = bce(n.latent_discriminator(l2), ONE) + bce(n.latent_discriminator(l1.detach()), ZERO)
-        visual = bce(n.image_discriminator(x), ONE) + bce(n.image_discriminator(fake.detach()), ZERO)
+        latent = bce(n.latent_discriminator(l2), ONE) + bce(
+            n.latent_discriminator(l1.detach()), ZERO
+        )
+        visual = bce(n.image_discriminator(x), ONE) + bce(
+            n.image_discriminator(fake.detach()), ZERO
+        )
         minimise(latent + visual, 1)
         mines = epoch >= n.mining_start * epochs
         if mines:
             for _ in range(n.mining_steps):
                 l2 = l2.detach().requires_grad_()
                 logits = n.classifier(n.decoder(l2))
-                loss = (F.softplus(logits) if n.mining_loss == "saturated" else -F.softplus(-logits)).sum()
-                l2 = (l2 - n.mining_step_size * torch.autograd.grad(loss, l2)[0]).clamp(-1, 1).detach()
+                loss = (
+                    F.softplus(logits) if n.mining_loss == "saturated" else -F.softplus(-logits)
+                ).sum()
+                l2 = (
+                    (l2 - n.mining_step_size * torch.autograd.grad(loss, l2)[0])
+                    .clamp(-1, 1)
+                    .detach()
+                )
         if not self.shared:
             l1 = n.encoder(noisy)
             x_hat = n.decoder(l1)
         if mines or not self.shared:
             fake = n.decoder(l2)
         mse = F.mse_loss(x_hat, x)
-        fool_latent, fool_visual = bce(n.latent_discriminator(l1), ONE), bce(n.image_discriminator(fake), ONE)
+        fool_latent, fool_visual = (
+            bce(n.latent_discriminator(l1), ONE),
+            bce(n.image_discriminator(fake), ONE),
+        )
         minimise(n.w_mse * mse + n.w_lat * fool_latent + n.w_vis * fool_visual, 0)
         return {
             "classifier": classifier,
@@ -193,11 +225,15 @@ class PlainCAEntropy(Reference):
             for part in ((n.encoder, n.decoder), (n.discriminator,))
         ]
 
-    def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
+    def step(
+        self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise
+    ) -> dict[str, Tensor]:
         n, x = self.networks, batch[0]
         assert n.discriminator is not None
         x_hat, h = n.generate(x + n.noise_std * torch.randn_like(x))
-        discriminator = bce(n.discriminator(x)[0], ONE) + bce(n.discriminator(x_hat.detach())[0], ZERO)
+        discriminator = bce(n.discriminator(x)[0], ONE) + bce(
+            n.discriminator(x_hat.detach())[0], ZERO
+        )
         minimise(discriminator, 1)
         logits, f_hat = n.discriminator(x_hat)
         with torch.no_grad():
@@ -235,7 +271,9 @@ class PlainOLED(Reference):
         for module in [*networks.modules()]:
             for name, child in module.named_children():
                 if isinstance(child, UpsampledConv):
-                    setattr(module, name, nn.Sequential(nn.Upsample(scale_factor=2), _ordinary(child)))
+                    setattr(
+                        module, name, nn.Sequential(nn.Upsample(scale_factor=2), _ordinary(child))
+                    )
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         n = self.networks
@@ -255,7 +293,9 @@ class PlainOLED(Reference):
             r = F.relu(s - a)
             return 1 - n.mask_eps / (r + n.mask_eps)
 
-    def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
+    def step(
+        self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise
+    ) -> dict[str, Tensor]:
         n, x = self.networks, batch[0]
         m = self.masks(x)
         x_m = x * m
@@ -276,7 +316,13 @@ class PlainOLED(Reference):
         else:
             minimise(loss, 0)
         soft = ((m > 0.01) & (m < 0.99)).float().mean()
-        return {"rec": rec, "mask": mask, "cont": cont, "mask_soft_share": soft, "mask_count": hidden.sum() / len(x)}
+        return {
+            "rec": rec,
+            "mask": mask,
+            "cont": cont,
+            "mask_soft_share": soft,
+            "mask_count": hidden.sum() / len(x),
+        }
 
     def score(self, x: Tensor) -> Tensor:
         n = self.networks
@@ -298,12 +344,20 @@ class PlainNDA(Reference):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         n = self.networks
-        weights = parameters(n.generator, n.encoder, n.global_estimator, n.local_estimator, n.prior_estimator)
+        weights = parameters(
+            n.generator, n.encoder, n.global_estimator, n.local_estimator, n.prior_estimator
+        )
         if n.optimizer == "adam":
-            return [torch.optim.Adam(weights, lr=n.lr, betas=(n.momentum, 0.999), weight_decay=n.weight_decay)]
+            return [
+                torch.optim.Adam(
+                    weights, lr=n.lr, betas=(n.momentum, 0.999), weight_decay=n.weight_decay
+                )
+            ]
         return [torch.optim.SGD(weights, lr=n.lr, momentum=n.momentum, weight_decay=n.weight_decay)]
 
-    def step(self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise) -> dict[str, Tensor]:
+    def step(
+        self, batch: list[Tensor], epoch: int, epochs: int, minimise: Minimise
+    ) -> dict[str, Tensor]:
         n, (x, index, negatives) = self.networks, batch
         assert n.global_estimator is not None and n.local_estimator is not None
         codes = n.latents[index]
@@ -317,8 +371,15 @@ class PlainNDA(Reference):
         for name, estimator in (("global", n.global_estimator), ("local", n.local_estimator)):
             found[name] = n.beta * (bce(estimator(maps, z), ONE) + bce(estimator(maps_n, z), ZERO))
         variance, mean = torch.var_mean(z.to(x), 0, correction=0)
-        found["prior"] = n.gamma * 0.5 * (mean**2 + variance - variance.clamp_min(1e-8).log() - 1).sum()
-        minimise(n.w_recon * recon + n.w_lat * lat + n.w_mie * (found["global"] + found["local"] + found["prior"]), 0)
+        found["prior"] = (
+            n.gamma * 0.5 * (mean**2 + variance - variance.clamp_min(1e-8).log() - 1).sum()
+        )
+        minimise(
+            n.w_recon * recon
+            + n.w_lat * lat
+            + n.w_mie * (found["global"] + found["local"] + found["prior"]),
+            0,
+        )
         return found
 
     def score(self, x: Tensor) -> Tensor:
@@ -339,7 +400,12 @@ REFERENCES: dict[str, type[Reference]] = {
 
 
 def bare_loop(
-    reference: Reference, batches: DataLoader[Any], epochs: int, device: str, bf16: bool, seen: Callable[[], None]
+    reference: Reference,
+    batches: DataLoader[Any],
+    epochs: int,
+    device: str,
+    bf16: bool,
+    seen: Callable[[], None],
 ) -> dict[str, float]:
     """Trains; `seen` is called after each step. Returns the mean losses of the last epoch."""
     optimizers = reference.optimizers()

@@ -38,7 +38,11 @@ def made(options: Options, images: int, held_out: bool) -> tuple[NoveltyData, Me
     """A run's data, cut to so many training images and its share of held-out ones, and its method."""
     samples, whole = read_and_split(options)
     share = images / len(whole.train) if held_out else 0
-    return build(options, samples, replace(whole.limit(images), val=whole.val[: round(share * len(whole.val))]))
+    return build(
+        options,
+        samples,
+        replace(whole.limit(images), val=whole.val[: round(share * len(whole.val))]),
+    )
 
 
 def seconds_of(side: str, options: Options, images: int) -> float:
@@ -73,12 +77,16 @@ def bare(options: Options, data: NoveltyData, method: Method) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--method", default="ocgan", help="a method of conf/method (default ocgan)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (default 3)")
     parser.add_argument("--images", type=int, default=1280, help="training images (default 1280)")
     parser.add_argument("--epochs", type=int, default=3, help="epochs (default 3)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in one iteration (default 64)")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="images in one iteration (default 64)"
+    )
     asked = parser.parse_args()
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     real = bool(os.environ.get("NOVELTYLAB_DATA"))
@@ -99,14 +107,18 @@ def main() -> None:
                 seconds[side].append(value)
     median = {side: statistics.median(values) for side, values in seconds.items()}
     facts = provenance()
-    print(f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}")
+    print(
+        f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}"
+    )
     print(
         f"{asked.method} on {options.data.name}, batch {asked.batch_size}, {asked.images} images, {asked.epochs} epochs, "
         f"{torch.get_num_threads()} threads, medians of {asked.repeats}"
     )
     for side, values in seconds.items():
         ratio = median[side] / median["bare"]
-        print(f"{side:17} {median[side]:8.2f} s   ({min(values):.2f} to {max(values):.2f})   {ratio:.3f}")
+        print(
+            f"{side:17} {median[side]:8.2f} s   ({min(values):.2f} to {max(values):.2f})   {ratio:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -35,10 +35,16 @@ HERE = Path(__file__).parent
 METHODS, SHAPES = ("ocgan", "ca_entropy", "oled", "nda"), ("mnist", "cifar10")
 CONTENDERS = ("bare", "lightning", "lab")
 #: (contender, precision) in the order of the table; the first is what all are compared with
-ROWS = [("bare", "32-true"), ("lightning", "32-true"), ("lab", "32-true"), ("lab update", "32-true")]
+ROWS = [
+    ("bare", "32-true"),
+    ("lightning", "32-true"),
+    ("lab", "32-true"),
+    ("lab update", "32-true"),
+]
 ROWS += [("bare", "bf16-mixed"), ("lab", "bf16-mixed")]
 EPOCHS, SCORED = 4, 256
-#: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the longest by far
+#: steps an epoch and images a step on a CPU, so that all of it takes minutes: OLED's steps are the
+#: longest by far
 SIZES = {"ocgan": (1, 64), "ca_entropy": (2, 64), "oled": (1, 16), "nda": (3, 32)}
 GPU_STEPS, BATCH = 200, 64
 #: what a CPU needs so that all of it takes minutes: OLED's networks for CIFAR-10 want a GPU
@@ -50,7 +56,8 @@ WHOLE = {
     "oled": ["method.width=1.0"],
     "nda": ["method.channels=64"],
 }
-#: held-out images for each training image, as the protocols hold them out: their loss is looked at after every epoch
+#: held-out images for each training image, as the protocols hold them out: their loss is looked at
+#: after every epoch
 HELD_OUT = 1 / 9
 
 
@@ -67,7 +74,9 @@ def images(shape: str, count: int) -> Any:
     if os.environ.get("NOVELTYLAB_DATA"):
         found = load(shape, None, False, False).images[:count]
     else:
-        digits = np.kron(load("digits", None, True, False).images.numpy(), np.ones((1, 1, 4, 4), np.uint8))
+        digits = np.kron(
+            load("digits", None, True, False).images.numpy(), np.ones((1, 1, 4, 4), np.uint8)
+        )
         found = torch.from_numpy(digits)
         found = found[:, :, 2:30, 2:30] if shape == "mnist" else found.expand(-1, 3, -1, -1)
     return found[torch.arange(count) % len(found)].contiguous()
@@ -90,9 +99,15 @@ def options(method: str, shape: str, precision: str, device: str, batch: int, ep
         "trainer.lr_decay_from=1.0",
         *WHOLE[method],
     ]
-    overrides += [f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
+    overrides += [
+        f"data.batch_size={batch}",
+        f"trainer.max_epochs={epochs}",
+        f"trainer.precision={precision}",
+    ]
     overrides += (
-        ["trainer.accelerator=gpu", "trainer.cuda_graph=auto"] if device == "cuda" else ["trainer.accelerator=cpu"]
+        ["trainer.accelerator=gpu", "trainer.cuda_graph=auto"]
+        if device == "cuda"
+        else ["trainer.accelerator=cpu"]
     )
     if device == "cpu" and (method, shape) in NARROWER:
         overrides.append(NARROWER[method, shape])
@@ -109,16 +124,27 @@ class Contender:
     """One side of the comparison on one method and shape."""
 
     def __init__(
-        self, name: str, method: str, shape: str, device: str, steps: int, batch: int = BATCH, pixels: Any = None
+        self,
+        name: str,
+        method: str,
+        shape: str,
+        device: str,
+        steps: int,
+        batch: int = BATCH,
+        pixels: Any = None,
     ) -> None:
-        """`pixels`: what `images` gave another process, as an array, since reading them takes more memory than training."""
+        """`pixels`: what `images` gave another process, as an array, since reading them takes more
+        memory than training.
+        """
         import numpy as np
         import torch
 
         from noveltylab.data.base import Samples
         from noveltylab.data.protocols import Split
 
-        warnings.filterwarnings("ignore")  # Lightning's advice to the plain module would drown the table
+        warnings.filterwarnings(
+            "ignore"
+        )  # Lightning's advice to the plain module would drown the table
         logging.getLogger("noveltylab").setLevel(logging.WARNING)
         for quiet in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(quiet).setLevel(logging.ERROR)
@@ -153,9 +179,11 @@ class Contender:
         return chosen, *build(chosen, self.samples, self.split)
 
     def turn(self, precision: str, kind: str, first: bool = False) -> dict[str, float]:
-        """Trains once: seconds of it, when the first step was done, peak memory; counts operations on the first turn.
+        """Trains once: seconds of it, when the first step was done, peak memory; counts operations
+        on the first turn.
 
-        Plain Lightning does what the bare loop does: its first turn counts nothing, and is one epoch.
+        Plain Lightning does what the bare loop does: its first turn counts nothing, and is one
+        epoch.
         """
         import torch
 
@@ -165,14 +193,22 @@ class Contender:
         def train() -> float:
             if kind == "lab update":
                 return self._update(data, method, precision)
-            return self._lab(settings, data, method) if kind == "lab" else self._plain(data, method, precision)
+            return (
+                self._lab(settings, data, method)
+                if kind == "lab"
+                else self._plain(data, method, precision)
+            )
 
         seconds, counted = count_flops(train) if first and kind != "lightning" else (train(), 0)
         self.wait()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device == "cuda":
             peak = torch.cuda.max_memory_reserved()
-        found = {"seconds": seconds, "first": self.times[0] if self.times else 0.0, "peak": float(peak)}
+        found = {
+            "seconds": seconds,
+            "first": self.times[0] if self.times else 0.0,
+            "peak": float(peak),
+        }
         found["flops"] = counted / (EPOCHS * self.steps * self.batch)
         if kind != "lab update":
             found["score"] = self._score(data, method)
@@ -186,7 +222,10 @@ class Contender:
         data.place(torch.device(self.device))
         method.to(self.device).prepare(data.preprocess(data.train))
         method.to(memory_format=torch.channels_last).train()
-        chunks = [data.gather(rows.to(data.train.device).view(-1, self.batch)) for rows in data.train_dataloader()]
+        chunks = [
+            data.gather(rows.to(data.train.device).view(-1, self.batch))
+            for rows in data.train_dataloader()
+        ]
         batches = [
             Batch(x.contiguous(memory_format=torch.channels_last), rows)
             for chunk in chunks
@@ -237,7 +276,9 @@ class Contender:
         batches = loader(pixels, 32, self.batch, method, self.device)
         start = time.perf_counter()
         if self.name == "bare":
-            bare_loop(reference, batches, self.epochs, self.device, precision != "32-true", self.seen)
+            bare_loop(
+                reference, batches, self.epochs, self.device, precision != "32-true", self.seen
+            )
         else:
             with tempfile.TemporaryDirectory() as folder:
                 trainer = L.Trainer(
@@ -279,7 +320,9 @@ def count_flops(function: Callable[[], float]) -> tuple[float, int]:
     total = 0
 
     class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             nonlocal total
             found = operation(*args, **(kwargs or {}))
             if (formula := flop_registry.get(operation._overloadpacket)) is not None:
@@ -307,13 +350,18 @@ def serve(requests: Any, arguments: tuple[Any, ...]) -> None:
 
 
 def peaks(device: str) -> dict[str, float]:
-    """GFLOP/s by precision of a large convolution (64 x 128 x 32 x 32, 3 x 3, 128 out, channels last): the peak here."""
+    """GFLOP/s by precision of a large convolution (64 x 128 x 32 x 32, 3 x 3, 128 out, channels
+    last): the peak here.
+    """
     import torch
     from torch.nn import functional as F
 
     found = {}
     for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
-        x, weight = (torch.randn(shape, device=device, dtype=dtype) for shape in ((64, 128, 32, 32), (128, 128, 3, 3)))
+        x, weight = (
+            torch.randn(shape, device=device, dtype=dtype)
+            for shape in ((64, 128, 32, 32), (128, 128, 3, 3))
+        )
         x, weight = (part.contiguous(memory_format=torch.channels_last) for part in (x, weight))
         times = []
         for _ in range(8):
@@ -370,7 +418,9 @@ class Process:
 
 
 def rows_for(peak: dict[str, float]) -> list[tuple[str, str]]:
-    """The rows of the table: those in bf16 only where the machine is faster in it, not where it emulates it."""
+    """The rows of the table: those in bf16 only where the machine is faster in it, not where it
+    emulates it.
+    """
     return [row for row in ROWS if row[1] == "32-true" or peak[row[1]] > peak["32-true"]]
 
 
@@ -387,7 +437,9 @@ def compare(
     processes, first, memory, flops = {}, {}, {}, {}
     pixels = images(shape, sum(parts_of(*sizes(method, asked)))).numpy()
     for name in CONTENDERS:  # one after another: starting together they would slow each other
-        processes[name] = process = nursery.start(name, method, shape, asked.device, *sizes(method, asked), pixels)
+        processes[name] = process = nursery.start(
+            name, method, shape, asked.device, *sizes(method, asked), pixels
+        )
         found = process.ask(precision="32-true", kind=name, first=True)
         first[name] = nursery.imports + found["first"] - process.started
         memory[name], flops[name] = found["peak"], found["flops"]
@@ -403,14 +455,19 @@ def compare(
     count = EPOCHS * steps * batch
     speed = {row: [count / turn["seconds"] for turn in found] for row, found in turns.items()}
     median = {row: statistics.median(values) for row, values in speed.items()}
-    scored = {row: statistics.median(turn.get("score", 0) for turn in found) for row, found in turns.items()}
+    scored = {
+        row: statistics.median(turn.get("score", 0) for turn in found)
+        for row, found in turns.items()
+    }
     lines = []
     for (name, precision), values in speed.items():
         rate = median[name, precision]
         once = name in first and precision == "32-true"
         done = rate * flops[name] / 1e9
         cells = [
-            f"{method}, {NARROWER[method, shape]}" if asked.device == "cpu" and (method, shape) in NARROWER else method,
+            f"{method}, {NARROWER[method, shape]}"
+            if asked.device == "cpu" and (method, shape) in NARROWER
+            else method,
             shape,
             name,
             precision.split("-")[0],
@@ -445,13 +502,19 @@ HEADS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--steps", type=int, help="steps in an epoch (default 1 or 2, on a GPU 200)")
-    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table")
+    parser.add_argument(
+        "--steps", type=int, help="steps in an epoch (default 1 or 2, on a GPU 200)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table"
+    )
     asked = parser.parse_args()
     settle_waiting(None)
     nursery = Processes()
@@ -465,7 +528,11 @@ def main() -> None:
     facts = provenance(datetime.now(UTC), gpu, torch.get_num_threads())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     peak = peaks(asked.device)
-    waiting = f"{os.environ['GOMP_SPINCOUNT']} turns" if "GOMP_SPINCOUNT" in os.environ else "as OpenMP has it"
+    waiting = (
+        f"{os.environ['GOMP_SPINCOUNT']} turns"
+        if "GOMP_SPINCOUNT" in os.environ
+        else "as OpenMP has it"
+    )
     real = "real images" if os.environ.get("NOVELTYLAB_DATA") else "digits enlarged to the shape"
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M}, commit {str(facts.get('commit') or 'unknown')[:12]}",
@@ -473,7 +540,9 @@ def main() -> None:
         f"{gpu or facts['hardware']['cpu']}, {torch.get_num_threads()} of {facts['hardware']['cores']} cores; {versions}. "
         f"Threads wait {waiting}. Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, "
         f"{peak['bf16-mixed']:.0f} in bfloat16. {EPOCHS} epochs of "
-        + ", ".join("{} x {} images ({})".format(*sizes(method, asked), method) for method in asked.methods)
+        + ", ".join(
+            "{} x {} images ({})".format(*sizes(method, asked), method) for method in asked.methods
+        )
         + f", medians of {asked.repeats} turns, {real}.",
         "",
         "| " + " | ".join(HEADS) + " |",

@@ -38,7 +38,9 @@ def work(method: str, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", choices=("ocgan", "ca_entropy", "oled", "nda"))
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
@@ -47,11 +49,20 @@ def main() -> None:
         work(asked.method, asked.seconds)
         return
     plain = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    command = [sys.executable, "-m", "benchmarks.waiting", asked.method, "--seconds", str(asked.seconds), "--work"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.waiting",
+        asked.method,
+        "--seconds",
+        str(asked.seconds),
+        "--work",
+    ]
     for name, setting in CHOICES.items():
         for count in (1, 2):
             runs = [
-                subprocess.Popen(command, env=plain | setting, stdout=subprocess.PIPE, text=True) for _ in range(count)
+                subprocess.Popen(command, env=plain | setting, stdout=subprocess.PIPE, text=True)
+                for _ in range(count)
             ]
             found = [run.communicate()[0].strip() for run in runs]
             print(f"{name:18} {count} at once: {' and '.join(found)} ms", flush=True)

@@ -20,7 +20,9 @@ from noveltylab.scoring.metrics import evaluate
 
 
 def compare(folder: Path) -> tuple[float, float]:
-    """AUROC of the last weights with running statistics, and with those taken anew, as the run has it."""
+    """AUROC of the last weights with running statistics, and with those taken anew, as the run has
+    it.
+    """
     result = read_result(folder)
     options = read_options(result["config"])
     if options.trainer.batch_norm != "anew" or result["selected"]["rule"] != "last":
@@ -30,7 +32,9 @@ def compare(folder: Path) -> tuple[float, float]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     # under an average the checkpoint holds it in the place of the weights
     method.load_state_dict(content["state_dict"])
-    scores = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
+    scores = novelty_scores(
+        method, data.preprocess, data.test, options.trainer.score_batch_size, data.val
+    )
     running = evaluate(scores[result["primary"]], data.test_is_outlier)
     return running["auroc"], result["scores"][result["primary"]]["auroc"]
 

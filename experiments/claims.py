@@ -60,10 +60,16 @@ def floors() -> dict[str, dict[int, float]]:
 def correlations(ours: dict[str, dict[int, float]]) -> dict[str, list[float]]:
     """Printed row -> Spearman's correlation over the classes with each of these `floors`."""
     table = read_tables()[TABLE]
-    classes = {column.inlier: at for at, column in enumerate(table.columns) if column.inlier is not None}
+    classes = {
+        column.inlier: at for at, column in enumerate(table.columns) if column.inlier is not None
+    }
     return {
         line.row: [
-            float(spearmanr([line.number(classes[inlier]) for inlier in floor], list(floor.values())).statistic)
+            float(
+                spearmanr(
+                    [line.number(classes[inlier]) for inlier in floor], list(floor.values())
+                ).statistic
+            )
             for floor in ours.values()
         ]
         for line in table.rows
@@ -71,7 +77,9 @@ def correlations(ours: dict[str, dict[int, float]]) -> dict[str, list[float]]:
 
 
 def entropy_range(size: int) -> tuple[float, float]:
-    """Lowest and highest entropy of the softmax of `size` values in [-1, 1]: the bound of batch norm and tanh."""
+    """Lowest and highest entropy of the softmax of `size` values in [-1, 1]: the bound of batch
+    norm and tanh.
+    """
     entropies = []
     for high in range(1, size):  # the extremes have each value at one of both ends
         weights = [math.exp(1)] * high + [math.exp(-1)] * (size - high)
@@ -83,12 +91,19 @@ def entropy_range(size: int) -> tuple[float, float]:
 def context_beside_score() -> tuple[int, float, float]:
     """CA-Entropy on Fashion-MNIST: classes where L_con alone is above the score, and both means."""
     folder = KEPT.parent / "learn" / "fmnist" / "p1" / "ca_fixed_scale"
-    pairs = [(run.result.scores["context"].auroc, run.result.scores["novelty"].auroc) for run in collect(folder).runs]
-    return sum(context > score for context, score in pairs), *(mean(column) for column in zip(*pairs, strict=True))
+    pairs = [
+        (run.result.scores["context"].auroc, run.result.scores["novelty"].auroc)
+        for run in collect(folder).runs
+    ]
+    return sum(context > score for context, score in pairs), *(
+        mean(column) for column in zip(*pairs, strict=True)
+    )
 
 
 def bounds_compared() -> str:
-    """CA-Entropy with the bound under which the entropy can fall beside tanh: AUROC, and L_con of held-out inliers."""
+    """CA-Entropy with the bound under which the entropy can fall beside tanh: AUROC, and L_con of
+    held-out inliers.
+    """
     sentences = []
     for title, plan, tanh in (
         ("MNIST P2", "mnist", "ca_entropy_average"),
@@ -96,9 +111,15 @@ def bounds_compared() -> str:
         ("CIFAR-10 P2", "cifar10", "ca_entropy"),
     ):
         rows = cells(plan)
-        fixed_scale, by_tanh = aurocs(rows["ca_fixed_scale"], "novelty"), aurocs(rows[tanh], "novelty")
+        fixed_scale, by_tanh = (
+            aurocs(rows["ca_fixed_scale"], "novelty"),
+            aurocs(rows[tanh], "novelty"),
+        )
         gains = [first - second for first, second in zip(fixed_scale, by_tanh, strict=True)]
-        losses = [[result.selected.value for result in rows[row].values()] for row in ("ca_fixed_scale", tanh)]
+        losses = [
+            [result.selected.value for result in rows[row].values()]
+            for row in ("ca_fixed_scale", tanh)
+        ]
         lower = sum(first < second for first, second in zip(*losses, strict=True))
         sentences.append(
             f"{title}: {mean(fixed_scale):.3f}, with tanh {mean(by_tanh):.3f}, by class {min(gains):+.3f} to "
@@ -108,7 +129,9 @@ def bounds_compared() -> str:
 
 
 def reproduces(printed: Sequence[float], ours: Sequence[float]) -> bool:
-    """The rule of README's table: the mean within 0.005 of the printed one, and each class within 0.02 where classes stand."""
+    """The rule of README's table: the mean within 0.005 of the printed one, and each class within
+    0.02 where classes stand.
+    """
     gaps = [abs(first - second) for first, second in zip(printed, ours, strict=True)]
     return abs(mean(printed) - mean(ours)) <= 0.005 and max(gaps) <= 0.02
 
@@ -137,7 +160,9 @@ def diagnosed(runs: list[Run]) -> Columns:
 
 
 def printed_row(method: str, data: str) -> tuple[dict[int, float], float | None]:
-    """What is printed of a method: AUROC by class, {} where no class is, and the mean, None where there is none."""
+    """What is printed of a method: AUROC by class, {} where no class is, and the mean, None where
+    there is none.
+    """
     if (method, data) not in PRINTED:
         return {}, None
     name, row = PRINTED[method, data]
@@ -196,12 +221,21 @@ def means_table() -> Iterator[str]:
         classes, printed = printed_row("nda", data)
         if runs and not classes:
             columns = diagnosed(runs).values()
-            yield row(title, str(len(runs)), f"{printed:.3f}", *(f"{mean(column.values()):.3f}" for column in columns))
+            yield row(
+                title,
+                str(len(runs)),
+                f"{printed:.3f}",
+                *(f"{mean(column.values()):.3f}" for column in columns),
+            )
 
 
 def others_table() -> Iterator[str]:
-    """The other methods with batch norm: means over the classes that were run, beside the printed mean."""
-    yield from header("method", "data", "classes", "printed mean", *SCORED.values(), "higher in class order")
+    """The other methods with batch norm: means over the classes that were run, beside the printed
+    mean.
+    """
+    yield from header(
+        "method", "data", "classes", "printed mean", *SCORED.values(), "higher in class order"
+    )
     for data, title in STUDIES.items():
         for method, runs in sorted(diagnosed_runs(data).items()):
             if method == "nda":
@@ -216,12 +250,22 @@ def others_table() -> Iterator[str]:
 
 
 def ranks_table() -> Iterator[str]:
-    """The order of CIFAR-10's classes against the printed one, for the methods whose papers print the classes."""
-    yield from header("method", "Spearman with printed: " + SCORED["evaluation"], *list(SCORED.values())[1:])
+    """The order of CIFAR-10's classes against the printed one, for the methods whose papers print
+    the classes.
+    """
+    yield from header(
+        "method", "Spearman with printed: " + SCORED["evaluation"], *list(SCORED.values())[1:]
+    )
     for method, runs in sorted(diagnosed_runs("cifar10").items()):
         classes, _ = printed_row(method, "cifar10")
         if classes:
-            yield row(method, *(f"{rank_correlation(classes, column):.2f}" for column in diagnosed(runs).values()))
+            yield row(
+                method,
+                *(
+                    f"{rank_correlation(classes, column):.2f}"
+                    for column in diagnosed(runs).values()
+                ),
+            )
 
 
 # The mutual-information terms.
@@ -231,13 +275,19 @@ def terms_table() -> Iterator[str]:
     """NDA with easy, hard and no negatives on digit 2, and what the differences say."""
     runs = {run.result.method: run for run in collect(LEARN / "nda").runs}
     without = runs["nda_no_terms"]
-    yield from header("negatives", "AUROC", "minus without the terms", "standard error of that", "what it says")
+    yield from header(
+        "negatives", "AUROC", "minus without the terms", "standard error of that", "what it says"
+    )
     for name, words in (
         ("nda", "crop 0.08 to 1, mirrored and turned"),
         ("nda_hard", "crop 0.7 to 1, mirrored"),
         ("nda_harder", "crop 0.9 to 1, little jitter"),
     ):
-        value, gap, error = auroc(runs[name]), auroc(runs[name]) - auroc(without), error_of(runs[name], without)
+        value, gap, error = (
+            auroc(runs[name]),
+            auroc(runs[name]) - auroc(without),
+            error_of(runs[name], without),
+        )
         yield row(words, f"{value:.4f}", f"{gap:+.4f}", f"{error:.4f}", verdict(gap, error))
     yield row("none: without the terms", f"{auroc(without):.4f}", "", "", "")
 
@@ -247,10 +297,13 @@ def auroc(run: Run) -> float:
 
 
 def error_of(first: Run, second: Run) -> float:
-    """Standard error of the difference of two AUROCs as if of other test images: wider than that of the same ones."""
+    """Standard error of the difference of two AUROCs as if of other test images: wider than that of
+    the same ones.
+    """
     metrics = [run.result.scores[run.result.primary] for run in (first, second)]
     errors = [
-        standard_error(found.auroc, run.interval(found)) for found, run in zip(metrics, (first, second), strict=True)
+        standard_error(found.auroc, run.interval(found))
+        for found, run in zip(metrics, (first, second), strict=True)
     ]
     return math.hypot(*errors)
 
@@ -283,7 +336,9 @@ def row(*cells: str) -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with every table between its markers made anew. ValueError where a marker is missing."""
+    """The page with every table between its markers made anew. ValueError where a marker is
+    missing.
+    """
     for name, lines in TABLES.items():
         before, marker, rest = page.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
@@ -309,7 +364,9 @@ def main() -> None:
         low, high = entropy_range(size)
         print(f"entropy under tanh, {size} values: {low:.3f} to {high:.3f}")
     above, context, score = context_beside_score()
-    print(f"context above CA-Entropy's score on Fashion-MNIST: {above} classes, {context:.3f} and {score:.3f}")
+    print(
+        f"context above CA-Entropy's score on Fashion-MNIST: {above} classes, {context:.3f} and {score:.3f}"
+    )
     print(f"CA-Entropy's bound: {bounds_compared()}")
     print("mean AUROC  " + "".join(f"{mean(floor.values()):7.3f}" for floor in ours.values()))
 

@@ -45,7 +45,9 @@ class Seen:
 
 
 def measure(train: Tensor, test: Tensor, is_outlier: Tensor) -> Seen:
-    """Of preprocessed images (N, C, H, W): the mean square about the mean image, and what 16 components leave of it."""
+    """Of preprocessed images (N, C, H, W): the mean square about the mean image, and what 16
+    components leave of it.
+    """
     train, test = train.flatten(1), test.flatten(1)
     centre = train.mean(0)
     torch.manual_seed(0)
@@ -84,11 +86,17 @@ def printed() -> list[float]:
     """The paper's AUROC of each class."""
     table = read_tables()[TABLE]
     line = next(line for line in table.rows if line.row == ROW)
-    return [line.number(index) or 0.0 for index, column in enumerate(table.columns) if column.inlier is not None]
+    return [
+        line.number(index) or 0.0
+        for index, column in enumerate(table.columns)
+        if column.inlier is not None
+    ]
 
 
 def table(found: dict[str, list[Seen]], paper: list[float]) -> list[str]:
-    """Markdown, a row for each setting; the last two columns leave out the classes that are reported."""
+    """Markdown, a row for each setting; the last two columns leave out the classes that are
+    reported.
+    """
     others = [inlier for inlier in range(CLASSES) if inlier not in REPORTED]
     lines = [
         "| contrast | variance | share in 16 components | residual: mean AUROC | Spearman | \\|x\\|^2: mean AUROC | Spearman "

@@ -26,15 +26,22 @@ PAIRS = {
 
 
 def described(meaning: str, row: Row) -> str:
-    """A row's mean AUROC, with the entropy and the largest probability of its codes of test inliers."""
+    """A row's mean AUROC, with the entropy and the largest probability of its codes of test
+    inliers.
+    """
     entropy, largest = of_extra(row, "entropy_inliers"), of_extra(row, "p_max_inliers")
-    return f"{meaning} {mean(aurocs(row, 'novelty')):.4f} (entropy {entropy:.2f}, p_max {largest:.2f})"
+    return (
+        f"{meaning} {mean(aurocs(row, 'novelty')):.4f} (entropy {entropy:.2f}, p_max {largest:.2f})"
+    )
 
 
 def by_class(row: Row) -> list[float]:
     """The AUROC of each class, its seeds averaged: seeds of one class are no independent pairs."""
     classes = sorted({inlier for inlier, _ in row})
-    return [mean(aurocs({cell: row[cell] for cell in row if cell[0] == inlier}, "novelty")) for inlier in classes]
+    return [
+        mean(aurocs({cell: row[cell] for cell in row if cell[0] == inlier}, "novelty"))
+        for inlier in classes
+    ]
 
 
 def sentences() -> list[str]:

@@ -30,19 +30,31 @@ PAPERS = ("ocgan", "ca_entropy", "oled", "nda")
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
-    made = argparse.ArgumentParser(prog="python -m experiments.keep", description=__doc__.partition("\n")[0])
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.keep",
+        description=" ".join(__doc__.partition("\n\n")[0].split()),
+    )
     made.add_argument(
-        "folder", nargs="?", type=Path, help="of runs, at any depth; without it only the pages are written"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="of runs, at any depth; without it only the pages are written",
     )
     made.add_argument("name", nargs="?", help="under which they are kept, e.g. ocgan/table2_mnist")
     made.add_argument(
-        "--shortened", action="store_true", help="keep shortened runs as well, under a name that is no table's"
+        "--shortened",
+        action="store_true",
+        help="keep shortened runs as well, under a name that is no table's",
     )
     options = made.parse_args(arguments)
     if (options.folder is None) != (options.name is None):
         made.error("a folder goes with a name, e.g. outputs/ocgan/table2_mnist ocgan/table2_mnist")
     try:
-        pages = write_pages() if options.folder is None else keep_runs(options.folder, options.name, options.shortened)
+        pages = (
+            write_pages()
+            if options.folder is None
+            else keep_runs(options.folder, options.name, options.shortened)
+        )
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -56,7 +68,8 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
 
     Args:
         folder: Of runs.
-        name: Of a table, such as ocgan/table2_mnist, whose options its runs must have; or another one.
+        name: Of a table, such as ocgan/table2_mnist, whose options its runs must have; or another
+            one.
         shortened: Keep shortened runs as well, under a name that is no table's.
     """
     found = collect(folder, check=True)
@@ -97,7 +110,9 @@ def is_table(name: str) -> bool:
 
 
 def departures(run: Run, table: str) -> Iterator[str]:
-    """In which options that make numbers a run differs from the table's own, as `size 8 instead of 28`."""
+    """In which options that make numbers a run differs from the table's own, as `size 8 instead of
+    28`.
+    """
     result = run.result
     swept = tuple(swept_options(run.all_options, result.method, table))
     try:
@@ -145,7 +160,9 @@ def composed(table: str, *overrides: str) -> Any:
 
 
 def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
-    """Copies the result of a complete run folder, and other files of it, to where `name` keeps that cell."""
+    """Copies the result of a complete run folder, and other files of it, to where `name` keeps that
+    cell.
+    """
     place = KEPT.joinpath(name, *folder.parts[-5:])
     for file in also:
         write_atomic(place / file, (folder / file).read_bytes())
@@ -153,9 +170,13 @@ def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
 
 
 def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
-    """The content of a result.json with the folders of this machine put as a reader would have them."""
+    """The content of a result.json with the folders of this machine put as a reader would have
+    them.
+    """
     output = f"outputs/{name}"
-    command = re.sub(r"^\S*__main__\.py", "python -m noveltylab", result["provenance"].get("command", ""))
+    command = re.sub(
+        r"^\S*__main__\.py", "python -m noveltylab", result["provenance"].get("command", "")
+    )
     command = re.sub(r" data\.root=\S+", "", re.sub(r"\boutput=\S+", f"output={output}", command))
     data = {**result["config"]["data"], "root": None}
     return {
@@ -166,10 +187,11 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
-    """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the classical methods.
+    """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the
+    classical methods.
 
-    A paper's page shows the runs of its own tables and the studies of all; what other papers' tables hold stands on
-    their pages. So a table writes one page.
+    A paper's page shows the runs of its own tables and the studies of all; what other papers'
+    tables hold stands on their pages. So a table writes one page.
     """
     pages = []
     for paper in PAPERS if papers is None else papers:

@@ -27,7 +27,10 @@ def sentences() -> list[str]:
     """The findings, one sentence each."""
     rows = cells("oled_mask")
     learned = aurocs(rows["oled"], "s_mask")
-    lines = [*against_controls(rows, ""), *against_controls(cells("oled_mask_wide"), "At half the channels: ")]
+    lines = [
+        *against_controls(rows, ""),
+        *against_controls(cells("oled_mask_wide"), "At half the channels: "),
+    ]
     hard = rows["oled_ste"]
     gains = [first - second for first, second in zip(aurocs(hard, "s_mask"), learned, strict=True)]
     lines.append(
@@ -38,17 +41,26 @@ def sentences() -> list[str]:
     means = {meaning: mean(aurocs(rows[name], "s_mask")) for name, meaning in SELECTIONS.items()}
     chosen = ", ".join(f"{meaning} {value:.4f}" for meaning, value in means.items())
     epochs = {result.selected.epoch for name in SELECTIONS for result in rows[name].values()}
-    same = f"; all chose epoch {min(epochs)}, so that nothing tells the rules apart here" if len(epochs) == 1 else ""
+    same = (
+        f"; all chose epoch {min(epochs)}, so that nothing tells the rules apart here"
+        if len(epochs) == 1
+        else ""
+    )
     lines.append(f"s_mask by what chose the epoch: {chosen}{same}.")
     (digits,) = cells("mnist_memae").values()
-    gains = [first - second for first, second in zip(aurocs(digits, "s_mask"), aurocs(digits, "s_rec"), strict=True)]
+    gains = [
+        first - second
+        for first, second in zip(aurocs(digits, "s_mask"), aurocs(digits, "s_rec"), strict=True)
+    ]
     largest = max(range(len(gains)), key=gains.__getitem__)
     lines.append(
         f"s_mask minus s_rec over MNIST's ten digits, one seed: {compared(gains)}; without digit {largest} "
         f"({gains[largest]:+.4f}) the mean is {mean(gains[:largest] + gains[largest + 1 :]):+.4f}."
     )
     eight = digits[8, 0].extra
-    both = " and ".join(f"{eight[f'segmentation_auroc_{kind}']:.3f}" for kind in ("inliers", "outliers"))
+    both = " and ".join(
+        f"{eight[f'segmentation_auroc_{kind}']:.3f}" for kind in ("inliers", "outliers")
+    )
     every = [float(result.extra["segmentation_auroc_inliers"]) for result in digits.values()]
     lines.append(
         f"Table 5, segmentation by the mask of digit 8: {both} on inliers and outliers where 0.850 and 0.847 are printed; "
@@ -60,13 +72,19 @@ def sentences() -> list[str]:
 def against_controls(rows: dict[str, Row], start: str) -> list[str]:
     """The learned mask of a plan beside each control, in sentences that begin with `start`."""
     learned = aurocs(rows["oled"], "s_mask")
-    lines = [f"{start}s_mask with the learned mask: {mean(learned):.4f} on digit 2, mean of {len(learned)} seeds."]
+    lines = [
+        f"{start}s_mask with the learned mask: {mean(learned):.4f} on digit 2, mean of {len(learned)} seeds."
+    ]
     for method, meaning in CONTROLS.items():
         control = aurocs(rows[method], "s_mask")
         differences = [first - second for first, second in zip(learned, control, strict=True)]
         by_seed = ", ".join(f"{difference:+.4f}" for difference in differences)
-        lines.append(f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}.")
-    untrained, trained = (extras(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled"))
+        lines.append(
+            f"Against {meaning} ({mean(control):.4f}) by seed {by_seed}; mean {compared(differences)}."
+        )
+    untrained, trained = (
+        extras(rows[method], "segmentation_auroc_inliers") for method in ("oled_frozen", "oled")
+    )
     gains = [first - second for first, second in zip(trained, untrained, strict=True)]
     lines.append(
         f"Segmentation of inliers: {mean(untrained):.3f} never trained, {mean(trained):.3f} learned; mean {compared(gains)}."

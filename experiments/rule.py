@@ -1,7 +1,7 @@
 """One rule for what a kept study shows, and the numbers that it needs of the study's cells.
 
-A row is ahead of another where it is so in every pair (each seed, or each class) and Student's 95 percent interval of the mean
-difference leaves out 0. Everything else is no difference shown.
+A row is ahead of another where it is so in every pair (each seed, or each class) and Student's 95
+percent interval of the mean difference leaves out 0. Everything else is no difference shown.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ def cells(plan: str) -> dict[str, Row]:
 
 def aurocs(row: Row, score: str) -> list[float]:
     """The AUROC of each cell, in the order of class and seed."""
-    return [metrics.auroc for result in row.values() if (metrics := result.scores[score]) is not None]
+    return [
+        metrics.auroc for result in row.values() if (metrics := result.scores[score]) is not None
+    ]
 
 
 def extras(row: Row, name: str) -> list[float]:

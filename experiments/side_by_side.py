@@ -25,10 +25,15 @@ TITLE, LETTERS = 44, 28
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
-    made = argparse.ArgumentParser(prog="python -m experiments.side_by_side", description=__doc__.partition("\n")[0])
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.side_by_side",
+        description=" ".join(__doc__.partition("\n\n")[0].split()),
+    )
     made.add_argument("picture", help="its name in figures/, without .png, e.g. latent_paths")
     made.add_argument("runs", nargs="+", type=Path, help="run folders, from top to bottom")
-    made.add_argument("--output", type=Path, default=Path("side_by_side.png"), help="default side_by_side.png")
+    made.add_argument(
+        "--output", type=Path, default=Path("side_by_side.png"), help="default side_by_side.png"
+    )
     options = made.parse_args(arguments)
     try:
         pictures = [(title(run), picture(run, options.picture)) for run in options.runs]
@@ -55,7 +60,9 @@ def picture(run: Path, name: str) -> Image.Image:
         return Image.open(path).convert("RGB")
     except OSError:
         names = sorted(file.stem for file in path.parent.glob("*.png"))
-        raise UserError(f"{path}: no such picture; this run has {', '.join(names) or 'none'}") from None
+        raise UserError(
+            f"{path}: no such picture; this run has {', '.join(names) or 'none'}"
+        ) from None
 
 
 def stacked(pictures: list[tuple[str, Image.Image]]) -> Image.Image:

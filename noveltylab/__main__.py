@@ -31,13 +31,20 @@ from noveltylab.sweep import sweeper as sweep
 
 
 def register_experiments() -> list[str]:
-    """Makes the files in experiments/, placed as conf/ is, choices of Hydra's; returns those of `experiment`.
+    """Makes the files in experiments/, placed as conf/ is, choices of Hydra's; returns those of
+    `experiment`.
 
-    <paper>/<table>.yaml becomes experiment=<paper>/<table>, <paper>/<table>/<row>.yaml becomes row=<row>. (Hydra names a group
-    after its folder, and would want experiments/ to be conf/experiment/.)
+    <paper>/<table>.yaml becomes experiment=<paper>/<table>, <paper>/<table>/<row>.yaml becomes
+    row=<row>. (Hydra names a group after its folder, and would want experiments/ to be
+    conf/experiment/.)
     """
     folder = next(
-        (path for path in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if path.is_dir()), PACKAGE
+        (
+            path
+            for path in (PACKAGE / "experiments", PACKAGE.parent / "experiments")
+            if path.is_dir()
+        ),
+        PACKAGE,
     )
     names = []
     for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")]):
@@ -60,7 +67,9 @@ failures: list[UserError | RunFailed] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> float | str | None:
-    """One run, or one cell of a sweep; returns the primary AUROC for Hydra's sweepers, None where there is none."""
+    """One run, or one cell of a sweep; returns the primary AUROC for Hydra's sweepers, None where
+    there is none.
+    """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweep.run_cell(config, run_one)
     try:
@@ -71,7 +80,9 @@ def job(config: DictConfig) -> float | str | None:
 
 
 def run_one(config: DictConfig) -> float | None:
-    """Checks the options without torch, then runs; the primary AUROC, None without labelled outliers."""
+    """Checks the options without torch, then runs; the primary AUROC, None without labelled
+    outliers.
+    """
     from noveltylab.options import check_options
 
     choices = HydraConfig.get().runtime.choices
@@ -95,14 +106,17 @@ def check_recipe(recipe: str, method: str) -> None:
     """Raises UserError for a recipe that this method has not (conf/recipe/<method>/<recipe>.yaml)."""
     known = recipes_of(method)
     if recipe not in known:
-        raise UserError(f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}")
+        raise UserError(
+            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}"
+        )
 
 
 def main() -> None:
-    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad input.
+    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad
+    input.
 
-    3: a sweep without failures of which some cells are not done, since other processes are running them.
-    129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
+    3: a sweep without failures of which some cells are not done, since other processes are running
+    them. 129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
     """
     with terminal():
         if {"-h", "--help"} & set(sys.argv[1:]):
@@ -114,10 +128,14 @@ def main() -> None:
 
 
 def _run_command() -> None:
-    # Hydra prints its own long explanations and exits with 1 unless this is set; we say it in one line.
+    # Hydra prints its own long explanations and exits with 1 unless this is set; we say it in one
+    # line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Our launcher presets carry the plugins' names on purpose; Hydra checks them against the plugins' schemas.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    # Our launcher presets carry the plugins' names on purpose; Hydra checks them against the
+    # plugins' schemas.
+    warnings.filterwarnings(
+        "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+    )
     Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = sweep.Sweeper
     for number in set(SIGNALS) - {signal.SIGINT}:
         handle(number, _terminate)
@@ -187,7 +205,9 @@ def explain(error: HydraException) -> str:
 
 def _unknown_recipe(name: str) -> str:
     typed = [
-        argument.removeprefix("method=").split(",")[0] for argument in sys.argv[1:] if argument.startswith("method=")
+        argument.removeprefix("method=").split(",")[0]
+        for argument in sys.argv[1:]
+        if argument.startswith("method=")
     ]
     method = [*typed, "ocgan"][0]
     return f"recipe={name}: no such choice of method={method}; {nearest(name, recipes_of(method))}"
@@ -199,15 +219,21 @@ def _unknown_key(key: str) -> str:
 
     parent, _, _ = key.rpartition(".")
     below = f"{parent}." if parent else ""
-    chosen = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith(f"{parent}=")]
+    chosen = [
+        argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith(f"{parent}=")
+    ]
     # of a sweep's choices the first one that has no such option
     for choice in [*chosen, ""][0].split(","):
         known = flat_keys(compose_choices(CONF, [*sys.argv[1:], f"{parent}={choice}"]))
         if key not in known:
             break
     of = f" of {parent}={choice}" if choice else ""
-    siblings = {other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)} - {"_target_"}
-    choose = f"Choose from: {', '.join(sorted(siblings))}" if siblings else "--help lists all options"
+    siblings = {
+        other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)
+    } - {"_target_"}
+    choose = (
+        f"Choose from: {', '.join(sorted(siblings))}" if siblings else "--help lists all options"
+    )
     return f"{key}: no such option{of}; {option_hint(key, known)}{choose}"
 
 

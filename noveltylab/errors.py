@@ -5,11 +5,15 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was looked for, where, what was found and what to do."""
+    """Something the user can mend. The message says what was looked for, where, what was found and
+    what to do.
+    """
 
 
 class RunFailed(Exception):
-    """A run that cannot go on for a reason that is known: exit code 1. What was there before is intact."""
+    """A run that cannot go on for a reason that is known: exit code 1. What was there before is
+    intact.
+    """
 
 
 class Interrupted(KeyboardInterrupt):

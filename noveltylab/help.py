@@ -1,4 +1,6 @@
-"""`--help`: every option of the chosen method, data, protocol, trainer and logger, from the comments in conf/."""
+"""`--help`: every option of the chosen method, data, protocol, trainer and logger, from the
+comments in conf/.
+"""
 
 import re
 import textwrap
@@ -31,7 +33,9 @@ Hydra's own flags."""
 
 
 def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
-    """The config with the choices of method, data, ... in `arguments` and nothing else of them; defaults where wrong."""
+    """The config with the choices of method, data, ... in `arguments` and nothing else of them;
+    defaults where wrong.
+    """
     choices = []
     for argument in arguments:
         group, _, names = argument.partition("=")
@@ -56,10 +60,14 @@ def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
-    """Prints usage, the choices of every group and each option with its value, what it means and an example."""
+    """Prints usage, the choices of every group and each option with its value, what it means and an
+    example.
+    """
     config = compose_choices(conf, arguments)
     chosen = {group: config[group].get("name", "default") for group in GROUPS}
-    chosen["method"] = config.method._target_.split(".")[-2]  # a row of an ablation goes by a name of its own
+    chosen["method"] = config.method._target_.split(".")[
+        -2
+    ]  # a row of an ablation goes by a name of its own
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
@@ -70,22 +78,47 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
         whose = "" if recipe == DEFAULT else f" ({', '.join(methods)})"
         print(
             textwrap.fill(
-                f"{'recipe=' + recipe:22} {meaning}{whose}", 110, initial_indent="  ", subsequent_indent=" " * 25
+                f"{'recipe=' + recipe:22} {meaning}{whose}",
+                110,
+                initial_indent="  ",
+                subsequent_indent=" " * 25,
             )
         )
-    print(f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml.  Example: recipe=paper")
-    print(textwrap.fill(" | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13))
+    print(
+        f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml.  Example: recipe=paper"
+    )
+    print(
+        textwrap.fill(
+            " | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13
+        )
+    )
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({chosen[group]})")
-        for path in (conf / group / f"{chosen[group]}.yaml", *sorted((conf / group / "common").glob("*.yaml"))):
+        for path in (
+            conf / group / f"{chosen[group]}.yaml",
+            *sorted((conf / group / "common").glob("*.yaml")),
+        ):
             _print_options(path, config[group], f"{group}.")
 
 
 def _print_options(path: Path, values: DictConfig, prefix: str) -> None:
     for key, meaning, example in explanations(path):
         value = OmegaConf.to_container(values).get(key)  # type: ignore[union-attr]  # a mapping, not a list
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = (
+            "null"
+            if value is None
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
         print(f"  {prefix}{key}={shown}" if len(shown) < 60 else f"  {prefix}{key}")
-        print(textwrap.fill(f"{meaning}.  Example: {example}", 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        print(
+            textwrap.fill(
+                f"{meaning}.  Example: {example}",
+                110,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+            )
+        )

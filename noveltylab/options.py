@@ -1,7 +1,9 @@
-"""Every option's type and range, in one place; checked before torch is imported or anything is created.
+"""Every option's type and range, in one place; checked before torch is imported or anything is
+created.
 
-The options of a method (and of a protocol) are the keyword arguments of its class (function): `check_arguments` reads
-them from the signature, so that a misspelt key, a wrong type or a value out of range fails with one line.
+The options of a method (and of a protocol) are the keyword arguments of its class (function):
+`check_arguments` reads them from the signature, so that a misspelt key, a wrong type or a value out
+of range fails with one line.
 """
 
 import inspect
@@ -26,7 +28,8 @@ from noveltylab.results.schema import Name, check_name
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-#: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every method
+#: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every
+#: method
 COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
 COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
 #: Bytes that file systems take for the name of a file or folder.
@@ -35,13 +38,24 @@ LONGEST_NAME = 255
 SHOWN = 100
 #: names that no label of one's own images may have: results go by them
 DATA_SETS = {
-    *("digits", "mnist", "fmnist", "cifar10", "coil100", "coil20", "ucsd", "dcase", "dcase_waveform"),
+    *(
+        "digits",
+        "mnist",
+        "fmnist",
+        "cifar10",
+        "coil100",
+        "coil20",
+        "ucsd",
+        "dcase",
+        "dcase_waveform",
+    ),
     *("folder", "images", "antispoofing"),
 }
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-#: a class by its name or position, as the command line reads it; None: the good one of one's own folders
+#: a class by its name or position, as the command line reads it; None: the good one of one's own
+#: folders
 Inlier = int | str | float | bool | None
 
 
@@ -55,11 +69,15 @@ def _usable_path(path: str) -> str:
     if "${" in path or "\0" in path:
         raise ValueError("no path can be read with ${ or a zero byte in it; choose another name")
     if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in Path(path).parts):
-        raise ValueError(f"a part of the path is longer than the {LONGEST_NAME} bytes that a name may have")
+        raise ValueError(
+            f"a part of the path is longer than the {LONGEST_NAME} bytes that a name may have"
+        )
     try:
         Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"there is no home folder of {path.split('/')[0]}; as a name it is ./{path}") from None
+        raise ValueError(
+            f"there is no home folder of {path.split('/')[0]}; as a name it is ./{path}"
+        ) from None
     return path
 
 
@@ -73,12 +91,20 @@ PathText = Annotated[str, AfterValidator(_usable_path)]
 
 
 def usable_label(label: str | int) -> str | int:
-    """A label as it is. ValueError: it would lead elsewhere as a folder's name, or is that of a data set."""
+    """A label as it is. ValueError: it would lead elsewhere as a folder's name, or is that of a
+    data set.
+    """
     text = str(label)
-    if not (text.isprintable() and text.strip(" .") == text and 0 < len(text) <= 60) or set(text) & set('/\\:*?"<>|'):
-        raise ValueError("a name of at most 60 letters, digits, spaces, dots, dashes; it becomes a folder's name")
+    if not (text.isprintable() and text.strip(" .") == text and 0 < len(text) <= 60) or set(
+        text
+    ) & set('/\\:*?"<>|'):
+        raise ValueError(
+            "a name of at most 60 letters, digits, spaces, dots, dashes; it becomes a folder's name"
+        )
     if text.casefold() in DATA_SETS:
-        raise ValueError(f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}")
+        raise ValueError(
+            f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}"
+        )
     return label
 
 
@@ -115,11 +141,15 @@ class DataOptions(_Strict):
 
     @property
     def names(self) -> list[str]:
-        """The class names by label; of one's own images those of the folders. UserError where there are none."""
+        """The class names by label; of one's own images those of the folders. UserError where there
+        are none.
+        """
         if self.classes == "folders":
             from noveltylab.data.layout import GOOD, find_layout
 
-            return [GOOD] if self.root is None else find_layout(self.root).classes  # `recorded` asks for the root
+            return (
+                [GOOD] if self.root is None else find_layout(self.root).classes
+            )  # `recorded` asks for the root
         return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
 
     @property
@@ -137,7 +167,9 @@ class TrainerOptions(_Strict):
     cuda_graph: Literal["off", "auto", "on"] = LATER["trainer.cuda_graph"]
     winograd: bool = LATER["trainer.winograd"]
     lr_decay_from: Annotated[float, Field(ge=0, le=1)] = LATER["trainer.lr_decay_from"]
-    average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LATER["trainer.average_epochs"]
+    average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LATER[
+        "trainer.average_epochs"
+    ]
     val_every: Count
     select_from: Share
     select_whole: bool = LATER["trainer.select_whole"]
@@ -197,7 +229,9 @@ class Options(_Strict):
 
     @property
     def labelled_rule(self) -> str | None:
-        """`outlier_val` or `oracle` if asked for: reported apart, since they use labels of outliers."""
+        """`outlier_val` or `oracle` if asked for: reported apart, since they use labels of
+        outliers.
+        """
         return self.select if self.select in ("outlier_val", "oracle") else None
 
     @property
@@ -210,7 +244,8 @@ class Options(_Strict):
         return resolve_inlier(self.inlier, self.data)
 
     def recorded(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own images by its full path.
+        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own
+        images by its full path.
 
         The inlier by its name where folders are named by numbers.
 
@@ -220,8 +255,13 @@ class Options(_Strict):
         if self.data.classes == "folders":
             from noveltylab.data.layout import find_layout
 
-            recorded["data"] = {**config["data"], "root": str(find_layout(self.data.root).root.resolve())}
-            if any(_is_number(name) for name in self.data.names):  # a position would be read as a name
+            recorded["data"] = {
+                **config["data"],
+                "root": str(find_layout(self.data.root).root.resolve()),
+            }
+            if any(
+                _is_number(name) for name in self.data.names
+            ):  # a position would be read as a name
                 recorded["inlier"] = self.data.names[self.inlier_index]
         return recorded
 
@@ -234,14 +274,19 @@ class Options(_Strict):
     def folder(self) -> Path:
         """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
         names = (self.protocol["name"], self.method["name"], self.data.title)
-        return Path(self.output).expanduser().joinpath(*names, f"inlier{self.inlier_index}", f"seed{self.seed}")
+        return (
+            Path(self.output)
+            .expanduser()
+            .joinpath(*names, f"inlier{self.inlier_index}", f"seed{self.seed}")
+        )
 
 
 def check_options(config: DictConfig) -> Options:
     """The composed config as a checked value.
 
     Raises:
-        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data does not have.
+        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data
+        does not have.
     """
     try:
         plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
@@ -285,7 +330,9 @@ def _check_names(options: Options) -> None:
 
 
 def check_encoding(config: dict[str, Any]) -> None:
-    """Raises UserError for text that is no UTF-8, such as a folder's name of an old disk: no file could keep it."""
+    """Raises UserError for text that is no UTF-8, such as a folder's name of an old disk: no file
+    could keep it.
+    """
     for key, value in flatten(config).items():
         try:
             str(value).encode()
@@ -294,16 +341,20 @@ def check_encoding(config: dict[str, Any]) -> None:
 
 
 def read_options(config: dict[str, Any]) -> Options:
-    """The recorded config of a run as a checked value; its data need not be on this machine. UserError as check_options."""
+    """The recorded config of a run as a checked value; its data need not be on this machine.
+    UserError as check_options.
+    """
     options = _validated(Options, config, "")
     _check_names(options)
     return options
 
 
 def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
-    """The label of `inlier`: a name wins over a position; a class listed as `T-shirt/top` answers to both its names.
+    """The label of `inlier`: a name wins over a position; a class listed as `T-shirt/top` answers
+    to both its names.
 
-    Names are compared as they are, else as the command line reads them (1_0 as 10), else without regard to case.
+    Names are compared as they are, else as the command line reads them (1_0 as 10), else without
+    regard to case.
 
     Raises:
         UserError: There is no such class, or several that could be meant.
@@ -313,7 +364,11 @@ def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
     if inlier is None:
         return _good_class(data) if own else 0
     typed = str(inlier)
-    aliases = [(alias, label) for label, name in enumerate(names) for alias in dict.fromkeys((name, *name.split("/")))]
+    aliases = [
+        (alias, label)
+        for label, name in enumerate(names)
+        for alias in dict.fromkeys((name, *name.split("/")))
+    ]
     ways = (
         lambda alias: alias == typed,
         lambda alias: not isinstance(inlier, str) and _as_typed(alias) == (type(inlier), inlier),
@@ -341,7 +396,9 @@ def _at_position(inlier: int, data: DataOptions) -> int:
             f"from: {', '.join(names[:20])}"
         )
     if not 0 <= inlier < count:
-        raise UserError(f"inlier={inlier}: {data.title} has classes 0 to {count - 1}: {', '.join(names[:20])}")
+        raise UserError(
+            f"inlier={inlier}: {data.title} has classes 0 to {count - 1}: {', '.join(names[:20])}"
+        )
     return data.inliers[inlier]
 
 
@@ -350,7 +407,9 @@ def _good_class(data: DataOptions) -> int:
 
     layout = find_layout(data.root)
     if null := next((name for name in layout.classes if name.casefold() == "null"), None):
-        raise UserError(f"data.root={data.root}: has a class called {null}; say which one trains: 'inlier=\"{null}\"'")
+        raise UserError(
+            f"data.root={data.root}: has a class called {null}; say which one trains: 'inlier=\"{null}\"'"
+        )
     return layout.classes.index(layout.good)
 
 
@@ -368,8 +427,11 @@ def _is_number(name: str) -> bool:
     return _as_typed(name)[0] is int
 
 
-def check_arguments(function: Callable[..., Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Checks `given` against the keyword-only arguments of a class or function; returns them with the defaults filled in.
+def check_arguments(
+    function: Callable[..., Any], given: dict[str, Any], prefix: str
+) -> dict[str, Any]:
+    """Checks `given` against the keyword-only arguments of a class or function; returns them with
+    the defaults filled in.
 
     Raises:
         UserError: names the option as `<prefix>.<key>` and says what was expected.
@@ -394,7 +456,9 @@ def _validated(model: type[M], given: dict[str, Any], prefix: str) -> M:
         return model.model_validate(given)
     except ValidationError as error:
         wrong = {
-            prefix + ".".join(map(str, item["loc"])) for item in error.errors() if item["type"] == "extra_forbidden"
+            prefix + ".".join(map(str, item["loc"]))
+            for item in error.errors()
+            if item["type"] == "extra_forbidden"
         }
         fields = {prefix + name for name in model.model_fields}
         known = {*(prefix + key for key in flatten(given)), *fields} - wrong
@@ -403,7 +467,9 @@ def _validated(model: type[M], given: dict[str, Any], prefix: str) -> M:
 
 
 def _explain(model: type[BaseModel], item: Any, prefix: str, known_options: set[str]) -> str:
-    """One pydantic error as `trainer.max_epochs=0: ...`, with the right names where the name is wrong."""
+    """One pydantic error as `trainer.max_epochs=0: ...`, with the right names where the name is
+    wrong.
+    """
     here: type[BaseModel] | None = model
     path: list[str] = []
     known: list[str] = []
@@ -416,7 +482,11 @@ def _explain(model: type[BaseModel], item: Any, prefix: str, known_options: set[
         known = list(here.model_fields)
         path.append(str(part))
         annotation = here.model_fields[part].annotation if part in known else None
-        here = annotation if inspect.isclass(annotation) and issubclass(annotation, BaseModel) else None
+        here = (
+            annotation
+            if inspect.isclass(annotation) and issubclass(annotation, BaseModel)
+            else None
+        )
     option = prefix + ".".join(path)
     if item["type"] == "extra_forbidden":
         siblings = f"Choose from: {', '.join(sorted(known))}"

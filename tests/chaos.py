@@ -45,7 +45,13 @@ OPERATIONS = ("fsync", "replace")
 
 def overrides(method: str, output: Path, pictures: bool) -> list[str]:
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
-    return [f"method={method}", f"output={output}", f"pictures={str(pictures).lower()}", *TINY, *small]
+    return [
+        f"method={method}",
+        f"output={output}",
+        f"pictures={str(pictures).lower()}",
+        *TINY,
+        *small,
+    ]
 
 
 def child(method: str, output: Path, pictures: bool, kill: Callable[[], None] | None) -> int:
@@ -127,7 +133,10 @@ def outcome(output: Path) -> dict[str, Any]:
     files = {name: (folder / name).read_bytes() for name in SAME if (folder / name).exists()}
     # the config names its output folder, which differs between the runs compared
     files["config.yaml"] = files["config.yaml"].replace(str(output).encode(), b"OUTPUT")
-    return {"files": files, **{key: result[key] for key in ("scores", "selected", "floor", "split_sha256")}}
+    return {
+        "files": files,
+        **{key: result[key] for key in ("scores", "selected", "floor", "split_sha256")},
+    }
 
 
 def chaos(points: int, folder: Path, seed: int) -> list[str]:
@@ -141,11 +150,18 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
         method = methods[point % len(methods)]
         pictures = point // len(methods) % 4 == 3  # drawing is most of such a run's time
         if (method, pictures) not in known:
-            whole, counter = folder / f"{method}-whole-{pictures}", folder / f"{method}-operations-{pictures}"
+            whole, counter = (
+                folder / f"{method}-whole-{pictures}",
+                folder / f"{method}-operations-{pictures}",
+            )
             start = time.monotonic()
             code = finish(child(method, whole, pictures, count_operations(counter)))
             assert code == 0, f"{method} ended with {code}: {whole.with_suffix('.log').read_text()}"
-            known[method, pictures] = (outcome(whole), time.monotonic() - start, len(counter.read_text()))
+            known[method, pictures] = (
+                outcome(whole),
+                time.monotonic() - start,
+                len(counter.read_text()),
+            )
         expected, seconds, operations = known[method, pictures]
         output = folder / f"{method}-{point}"
         kills = []
@@ -159,7 +175,9 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
             else:
                 at, after = rng.randint(1, operations), rng.random() < 0.5
                 pid = child(method, output, pictures, kill_at(at, after))
-                kills.append(f"{'after' if after else 'before'} file operation {at} of {operations}")
+                kills.append(
+                    f"{'after' if after else 'before'} file operation {at} of {operations}"
+                )
             kills[-1] += f" (ended with {finish(pid)})"
         code = finish(child(method, output, pictures, None))
         said = f"{method}, killed {' and '.join(kills)}"

@@ -18,11 +18,13 @@ from noveltylab.__main__ import CONF
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
-# The same examples in every run: what `make test` says of a commit stays so. `make test-search` draws new ones.
+# The same examples in every run: what `make test` says of a commit stays so. `make test-search`
+# draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("search", derandomize=False)
 settings.load_profile("repeatable")
-# Tests in the background (nohup, &) are born deaf to these, and so would be the runs that they interrupt.
+# Tests in the background (nohup, &) are born deaf to these, and so would be the runs that they
+# interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -52,7 +54,9 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run_here(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """run_here("data=mnist", ...): composes the real config with overrides and runs it in this process, without pictures."""
+    """run_here("data=mnist", ...): composes the real config with overrides and runs it in this
+    process, without pictures.
+    """
     return run_in(tmp_path)
 
 
@@ -66,7 +70,9 @@ def run_in(folder: Path) -> Callable[..., dict[str, Any]]:
 
     def go(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("train", [f"output={folder / 'outputs'}", "pictures=false", *overrides])
+            config = compose(
+                "train", [f"output={folder / 'outputs'}", "pictures=false", *overrides]
+            )
         return run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
     return go
@@ -84,13 +90,17 @@ def pca_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """cli("method=ocgn"): the real command in a process of its own, from an empty working directory."""
+    """cli("method=ocgn"): the real command in a process of its own, from an empty working
+    directory.
+    """
     here = tmp_path / "elsewhere"
 
     def go(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         here.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "noveltylab", *arguments]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=300, **options
+        )
 
     return go
 

@@ -1,4 +1,6 @@
-"""Tiny datasets in the true on-disk formats. Deterministic: each class is its own blob of light plus noise."""
+"""Tiny datasets in the true on-disk formats. Deterministic: each class is its own blob of light
+plus noise.
+"""
 
 import gzip
 import hashlib
@@ -13,15 +15,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def blobs(n: int, channels: int, side: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """n images uint8 (n, channels, side, side), labels 0..9 in turn; a class is a blob at its own place on a circle."""
+def blobs(
+    n: int, channels: int, side: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """n images uint8 (n, channels, side, side), labels 0..9 in turn; a class is a blob at its own
+    place on a circle.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 10
     angle = 2 * np.pi * labels / 10
-    centre = side / 2 + side / 4 * np.stack([np.sin(angle), np.cos(angle)], 1) + rng.normal(0, side / 40, (n, 2))
+    centre = (
+        side / 2
+        + side / 4 * np.stack([np.sin(angle), np.cos(angle)], 1)
+        + rng.normal(0, side / 40, (n, 2))
+    )
     y, x = np.mgrid[:side, :side]
     distance = (y - centre[:, 0, None, None]) ** 2 + (x - centre[:, 1, None, None]) ** 2
-    light = 230 * np.exp(-distance / (2 * (side / 8) ** 2))[:, None] * (1 - 0.2 * np.arange(channels))[:, None, None]
+    light = (
+        230
+        * np.exp(-distance / (2 * (side / 8) ** 2))[:, None]
+        * (1 - 0.2 * np.arange(channels))[:, None, None]
+    )
     images = np.clip(light + rng.uniform(0, 20, (n, channels, side, side)), 0, 255)
     return images.astype(np.uint8), labels.astype(np.uint8)
 
@@ -41,7 +55,9 @@ def write_mnist(
     compressed: bool = True,
     plain: bool = True,
 ) -> Path:
-    """Write `<root>/<name>/raw` with the four IDX files (name "MNIST" or "FashionMNIST"); return that folder."""
+    """Write `<root>/<name>/raw` with the four IDX files (name "MNIST" or "FashionMNIST"); return
+    that folder.
+    """
     folder = root / name / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for stem, n, seed in (("train", n_train, 0), ("t10k", n_test, 1)):
@@ -56,21 +72,38 @@ def write_mnist(
 
 
 def write_cifar10(root: Path, n_train: int = 400, n_test: int = 200) -> Path:
-    """Write `<root>/cifar-10-batches-py` as Python-2 style pickles, n_train spread over five; return that folder."""
+    """Write `<root>/cifar-10-batches-py` as Python-2 style pickles, n_train spread over five;
+    return that folder.
+    """
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = blobs(n_train, 3, 32, 0)
     parts = [(f"data_batch_{i + 1}", images[i::5], labels[i::5]) for i in range(5)]
     for name, data, label in [*parts, ("test_batch", *blobs(n_test, 3, 32, 1))]:
-        (folder / name).write_bytes(python2_batch(name, data.reshape(len(data), -1), label.tolist()))
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        (folder / name).write_bytes(
+            python2_batch(name, data.reshape(len(data), -1), label.tolist())
+        )
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     meta = {"num_cases_per_batch": 10_000, "label_names": names, "num_vis": 3072}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
     return folder
 
 
 def python2_batch(name: str, data: NDArray[np.uint8], labels: list[int]) -> bytes:
-    """One batch in the opcodes of Python 2 with NumPy 1: byte strings, numpy.core names, dtype flags as integers."""
+    """One batch in the opcodes of Python 2 with NumPy 1: byte strings, numpy.core names, dtype
+    flags as integers.
+    """
 
     def text(value: str) -> bytes:
         return b"U" + bytes([len(value)]) + value.encode()
@@ -94,7 +127,9 @@ def python2_batch(name: str, data: NDArray[np.uint8], labels: list[int]) -> byte
 
 
 def turntable(k: int, angle: float, channels: int, side: int) -> NDArray[np.uint8]:
-    """Object k seen from an angle in degrees, uint8 (channels, side, side): a spot of its own size circles, on black."""
+    """Object k seen from an angle in degrees, uint8 (channels, side, side): a spot of its own size
+    circles, on black.
+    """
     turn = np.deg2rad(angle)
     y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / (side / 2)
     along, across = x * np.cos(turn) + y * np.sin(turn) - 0.3, y * np.cos(turn) - x * np.sin(turn)
@@ -112,23 +147,34 @@ def write_coil(
     channels: int = 3,
     side: int = 32,
 ) -> Path:
-    """Write `<root>/<folder>/obj<k>__<n>.png` for k in objects, n in views (COIL-20: 0 to 71); return that folder."""
+    """Write `<root>/<folder>/obj<k>__<n>.png` for k in objects, n in views (COIL-20: 0 to 71);
+    return that folder.
+    """
     where = root / folder
     where.mkdir(parents=True, exist_ok=True)
     for k, n in itertools.product(objects, views):
         pixels = turntable(k, n, channels, side).transpose(1, 2, 0)
-        Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(where / f"obj{k}__{n}.png")
+        Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(
+            where / f"obj{k}__{n}.png"
+        )
     return where
 
 
 def write_ucsd(
-    root: Path, clips: tuple[int, int] = (3, 2), frames: int = 8, *, official: bool = True, masks: bool = True
+    root: Path,
+    clips: tuple[int, int] = (3, 2),
+    frames: int = 8,
+    *,
+    official: bool = True,
+    masks: bool = True,
 ) -> Path:
-    """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames; return the dataset's folder.
+    """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames; return the
+    dataset's folder.
 
-    official: TIFF with UCSDped2.m; else the layout of the video papers' code, JPEG with ped2.mat. A bright square walks
-    through each clip; from the middle of each test clip on, a second and larger one does. masks: of the second square, as
-    bitmaps of one bit a pixel in a folder of their own beside each test clip.
+    official: TIFF with UCSDped2.m; else the layout of the video papers' code, JPEG with ped2.mat. A
+    bright square walks through each clip; from the middle of each test clip on, a second and larger
+    one does. masks: of the second square, as bitmaps of one bit a pixel in a folder of their own
+    beside each test clip.
     """
     from PIL import Image
     from scipy.io import savemat
@@ -170,11 +216,14 @@ def write_ucsd(
     return folder
 
 
-def write_faces(root: Path, videos: int = 6, images: int = 4, *, devel: Iterable[str] = ("replay",)) -> Path:
-    """Write two sets of drawn faces, casia and replay, each with so many genuine videos and attacks a part; return the root.
+def write_faces(
+    root: Path, videos: int = 6, images: int = 4, *, devel: Iterable[str] = ("replay",)
+) -> Path:
+    """Write two sets of drawn faces, casia and replay, each with so many genuine videos and attacks
+    a part; return the root.
 
-    <root>/<set>/{train,devel,test}/{real,attack/print}/<video>/<image>.png, grey, 24 pixels a side. A face is a disc that
-    sways; a print of it shows stripes. Each set has a brightness of its own.
+    <root>/<set>/{train,devel,test}/{real,attack/print}/<video>/<image>.png, grey, 24 pixels a side.
+    A face is a disc that sways; a print of it shows stripes. Each set has a brightness of its own.
     """
     from PIL import Image
 
@@ -203,17 +252,26 @@ def write_dcase(
     rate: int = 44_100,
     channels: int = 1,
 ) -> dict[str, Path]:
-    """Write TUT Rare Sound Events 2017 with so many mixtures of each scene, kind of event and part; return the parts' folders.
+    """Write TUT Rare Sound Events 2017 with so many mixtures of each scene, kind of event and part;
+    return the parts' folders.
 
-    24-bit wav files of noise; every other mixture has a louder tone for about half a second, a little after 0.9 s.
+    24-bit wav files of noise; every other mixture has a louder tone for about half a second, a
+    little after 0.9 s.
     """
     import soundfile
     import yaml
 
-    tags = {"devtrain": "20b255387a2d0cddc0a3dff5014875e7", "evaltest": "bbb81504db15a03680a0044474633b67"}
+    tags = {
+        "devtrain": "20b255387a2d0cddc0a3dff5014875e7",
+        "evaltest": "bbb81504db15a03680a0044474633b67",
+    }
     folders = {}
-    for part, kind in itertools.product(("devtrain", "devtest", "evaltest"), ("babycry", "glassbreak", "gunshot")):
-        archive = f"TUT-rare-sound-events-2017-{'evaluation' if part == 'evaltest' else 'development'}"
+    for part, kind in itertools.product(
+        ("devtrain", "devtest", "evaltest"), ("babycry", "glassbreak", "gunshot")
+    ):
+        archive = (
+            f"TUT-rare-sound-events-2017-{'evaluation' if part == 'evaltest' else 'development'}"
+        )
         folder = root / archive / "data" / "mixture_data" / part / tags.get(part, tags["devtrain"])
         folders[part] = folder
         recipes = []
@@ -233,7 +291,11 @@ def write_dcase(
             samples = round(seconds * rate)
             sound = rng.normal(0, 0.03, (samples, channels))
             if i % 2:
-                recipe |= {"event_class": kind, "event_start_in_mixture_seconds": onset, "event_length_seconds": length}
+                recipe |= {
+                    "event_class": kind,
+                    "event_start_in_mixture_seconds": onset,
+                    "event_length_seconds": length,
+                }
                 recipe["annotation_string"] = f"{name}\t{onset:.6f}\t{onset + length:.6f}\t{kind}"
                 time = np.arange(samples) / rate
                 inside = (time >= onset) & (time < onset + length)
@@ -250,11 +312,19 @@ def write_dcase(
 
 
 def write_images(
-    root: Path, counts: dict[str, int], *, side: int = 16, channels: int = 1, suffix: str = ".png", seed: int = 0
+    root: Path,
+    counts: dict[str, int],
+    *,
+    side: int = 16,
+    channels: int = 1,
+    suffix: str = ".png",
+    seed: int = 0,
 ) -> Path:
-    """Write `<root>/<folder>/0000.png`, ... for each folder ("" for the root) and how many; return the root.
+    """Write `<root>/<folder>/0000.png`, ... for each folder ("" for the root) and how many; return
+    the root.
 
-    Folders called good show a disc at the centre, each other a bar of its own direction; sizes differ from image to image.
+    Folders called good show a disc at the centre, each other a bar of its own direction; sizes
+    differ from image to image.
     """
     rng = np.random.default_rng(seed)
     for number, (folder, count) in enumerate(counts.items()):
@@ -265,8 +335,12 @@ def write_images(
             y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2)
             turn = 0.7 * number
             good = where.name in ("good", root.name)
-            shape = x**2 + y**2 < 0.3 if good else np.abs(x * np.cos(turn) + y * np.sin(turn)) < 0.25
-            pixels = np.clip(40 + 150 * shape + rng.normal(0, 12, (size, size)), 0, 255).astype(np.uint8)
+            shape = (
+                x**2 + y**2 < 0.3 if good else np.abs(x * np.cos(turn) + y * np.sin(turn)) < 0.25
+            )
+            pixels = np.clip(40 + 150 * shape + rng.normal(0, 12, (size, size)), 0, 255).astype(
+                np.uint8
+            )
             stacked = np.repeat(pixels[..., None], channels, 2).squeeze()
             Image.fromarray(stacked).save(where / f"{at:04d}{suffix}")
     return root

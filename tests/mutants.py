@@ -9,6 +9,7 @@ copy of the package, in a process forked from one that has imported torch, and t
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -27,7 +28,15 @@ ROOT = Path(__file__).parents[1]
 LISTS = Path("tests/mutations")
 COPIED = ("noveltylab", "conf", "tests", "pyproject.toml")
 #: Imported once, before the forks: most of the time that a test file needs.
-LIBRARIES = ("hydra", "kornia", "lightning", "scipy.stats", "sklearn.metrics", "torchmetrics", "torchvision")
+LIBRARIES = (
+    "hydra",
+    "kornia",
+    "lightning",
+    "scipy.stats",
+    "sklearn.metrics",
+    "torchmetrics",
+    "torchvision",
+)
 SECONDS = 300  # after which tests are stopped that a change has made endless
 ALLOWED = 20  # one change in so many may survive, of each name
 
@@ -42,9 +51,22 @@ class Mutant:
     old: str
     new: str
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The old text, however the formatter breaks it into lines."""
+        tokens = re.findall(r"\w+|[^\w\s]", self.old)
+        spaced = [
+            rf",?\s*{re.escape(token)}" if token in ")]}" else re.escape(token) for token in tokens
+        ]
+        return re.compile(r"\s*".join(spaced))
+
+    def changed(self, code: str) -> str:
+        """The code with the change made."""
+        return self.pattern.sub(lambda _: self.new, code)
+
     def fault(self, root: Path) -> str:
         """Why the change cannot be made, "" if it can."""
-        count = (root / self.file).read_text().count(self.old)
+        count = len(self.pattern.findall((root / self.file).read_text()))
         if count == 1:
             return ""
         where = LISTS / f"{self.name}.yaml"
@@ -52,7 +74,7 @@ class Mutant:
 
     def apply(self, root: Path) -> None:
         path = root / self.file
-        path.write_text(path.read_text().replace(self.old, self.new))
+        path.write_text(self.changed(path.read_text()))
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
             compiled.unlink()
 
@@ -80,7 +102,9 @@ def list_names(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, name: str) -> list[str]:
-    """A method's own tests and the suite of all methods; of a folder of the package, its folder of tests."""
+    """A method's own tests and the suite of all methods; of a folder of the package, its folder of
+    tests.
+    """
     own = Path("tests/methods") / f"test_{name}.py"
     if not (root / own).exists():
         return [f"tests/{name}"]
@@ -89,7 +113,8 @@ def tests_of(root: Path, name: str) -> list[str]:
 
 
 class Watch:
-    """A plugin of pytest: the quickest tests first, none of the shared suite's for other methods; what failed first.
+    """A plugin of pytest: the quickest tests first, none of the shared suite's for other methods;
+    what failed first.
 
     `seconds` says how long a test took, by its id; it is filled in for those that have not run yet.
     """
@@ -120,7 +145,8 @@ class Watch:
 
 
 def run_tests(copy: Path, name: str) -> str:
-    """Runs the tests of one name on the package in `copy`, in this process; the first failure, "" if there is none.
+    """Runs the tests of one name on the package in `copy`, in this process; the first failure, ""
+    if there is none.
 
     Leaves how long each took in <name>.json.
     """
@@ -133,7 +159,13 @@ def run_tests(copy: Path, name: str) -> str:
     os.chdir(copy)
     times = copy / f"{name}.json"
     watch = Watch(name, json.loads(times.read_text()) if times.exists() else {})
-    options = ["-x", "-m", "not slow", f"--rootdir={copy}", f"--config-file={copy / 'pyproject.toml'}"]
+    options = [
+        "-x",
+        "-m",
+        "not slow",
+        f"--rootdir={copy}",
+        f"--config-file={copy / 'pyproject.toml'}",
+    ]
     code = pytest.main([*options, *tests_of(copy, name)], plugins=[watch])
     if code == pytest.ExitCode.OK:
         package = sys.modules["noveltylab"]
@@ -144,7 +176,9 @@ def run_tests(copy: Path, name: str) -> str:
 
 
 def fork_tests(copy: Path, name: str) -> int:
-    """Runs the tests in a process of its own, which leaves `failed.txt` and `log.txt` in `copy`; returns its id."""
+    """Runs the tests in a process of its own, which leaves `failed.txt` and `log.txt` in `copy`;
+    returns its id.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if process := os.fork():
@@ -182,7 +216,9 @@ def first_failure(copy: Path, status: int) -> str:
 
 
 def run_mutants(base: Path, mutants: Iterable[Mutant], workers: int) -> Iterator[Outcome]:
-    """Each mutant's outcome as its tests end; `base` is a copy of the package, its neighbours hold the changed ones."""
+    """Each mutant's outcome as its tests end; `base` is a copy of the package, its neighbours hold
+    the changed ones.
+    """
     waiting = list(mutants)[::-1]
     running: dict[int, tuple[Mutant, Path]] = {}
     while waiting or running:
@@ -218,7 +254,9 @@ def mutate(root: Path, names: list[str], workers: int) -> list[Outcome]:
             _, status = os.waitpid(fork_tests(base, name), 0)
             if failed := first_failure(base, status):
                 log = (base / "log.txt").read_text()[-4000:]
-                raise SystemExit(f"{log}\nerror: without any change the tests of {name} fail: {failed}")
+                raise SystemExit(
+                    f"{log}\nerror: without any change the tests of {name} fail: {failed}"
+                )
             (base / "failed.txt").unlink()
         outcomes = []
         for outcome in run_mutants(base, mutants, workers):
@@ -235,7 +273,9 @@ def table(outcomes: list[Outcome]) -> str:
     lines = []
     for outcome in outcomes:
         verdict = "noticed " if outcome.failed else "SURVIVED"
-        lines.append(f"{outcome.mutant.name:<12}{verdict}  {outcome.mutant.description:<76}  {outcome.failed}".rstrip())
+        lines.append(
+            f"{outcome.mutant.name:<12}{verdict}  {outcome.mutant.description:<76}  {outcome.failed}".rstrip()
+        )
     lines += ["", f"{'':<12}{'changes':>8}{'noticed':>8}{'survived':>9}"]
     for name, (count, survived) in counts(outcomes).items():
         lines.append(f"{name:<12}{count:>8}{count - survived:>8}{survived:>9}")
@@ -257,7 +297,9 @@ def too_many_survive(outcomes: list[Outcome]) -> bool:
 
 def main(root: Path, names: list[str], workers: int) -> int:
     if unknown := [name for name in names if name not in list_names(root)]:
-        print(f"error: no list of changes for {', '.join(unknown)}; there are {', '.join(list_names(root))}")
+        print(
+            f"error: no list of changes for {', '.join(unknown)}; there are {', '.join(list_names(root))}"
+        )
         return 2
     names = names or list_names(root)
     faults = [mutant.fault(root) for name in names for mutant in read_mutants(root, name)]

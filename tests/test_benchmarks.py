@@ -1,4 +1,6 @@
-"""The references that speed is measured against do what noveltylab does: a faster side must not be one that does less."""
+"""The references that speed is measured against do what noveltylab does: a faster side must not be
+one that does less.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +28,9 @@ def _float64() -> Iterator[None]:
 @pytest.mark.parametrize("mines", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", sorted(REFERENCES))
-def test_references_train_as_noveltylab_does(make: Callable[..., Any], name: str, shared: bool, mines: bool) -> None:
+def test_references_train_as_noveltylab_does(
+    make: Callable[..., Any], name: str, shared: bool, mines: bool
+) -> None:
     if name != "ocgan" and (shared or mines):
         pytest.skip("OCGAN's alone")
     changes = {"dropout": 0.0} if name == "ocgan" else {}
@@ -53,10 +57,14 @@ def test_references_train_as_noveltylab_does(make: Callable[..., Any], name: str
                 found.append(ours.update(Batch(x, rows)))
             else:
                 found.append(reference.step([x, rows, x.flip(0)], 9 if mines else 0, 10, minimise))
-        names = {"recon"} if name == "nda" else found[1].keys()  # NDA's negatives come from elsewhere
+        names = (
+            {"recon"} if name == "nda" else found[1].keys()
+        )  # NDA's negatives come from elsewhere
         assert names <= found[0].keys()
         for loss in names:
-            assert found[1][loss].item() == pytest.approx(found[0][loss].item(), rel=1e-6, abs=1e-9), (step, loss)
+            assert found[1][loss].item() == pytest.approx(
+                found[0][loss].item(), rel=1e-6, abs=1e-9
+            ), (step, loss)
     ours.eval(), reference.eval()
     with torch.inference_mode():
         scores = ours.novelty_score(x)

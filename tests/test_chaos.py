@@ -1,4 +1,6 @@
-"""A few of the kill points of `make chaos`: every method, SIGKILL at random moments, the same bytes in the end."""
+"""A few of the kill points of `make chaos`: every method, SIGKILL at random moments, the same bytes
+in the end.
+"""
 
 import subprocess
 import sys
@@ -10,7 +12,12 @@ import pytest
 def go(points: int, seed: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", str(points), str(tmp_path), str(seed)]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same") == points

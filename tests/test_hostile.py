@@ -1,4 +1,6 @@
-"""Names, paths and folders of strangers, through whole commands: shown as text, read by one schema, never waited for."""
+"""Names, paths and folders of strangers, through whole commands: shown as text, read by one schema,
+never waited for.
+"""
 
 import importlib
 import os
@@ -102,7 +104,9 @@ def test_threads_that_decode_share_a_bounded_memory() -> None:
     assert most[0] <= 100 and memory.used == 0
 
 
-def test_large_pictures_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_pictures_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from noveltylab.data import decode as module
 
     path = picture(tmp_path / "a.png")
@@ -139,7 +143,9 @@ def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
     from noveltylab.results.scores import Scores, read_scores, write_scores
 
     ids = [*(text for text in FORMULAS if "\r" not in text), *ORDINARY]
-    scores = Scores(ids, [0] * len(ids), [False] * len(ids), {"mse": [-float(i) for i in range(len(ids))]})  # type: ignore[arg-type]
+    scores = Scores(
+        ids, [0] * len(ids), [False] * len(ids), {"mse": [-float(i) for i in range(len(ids))]}
+    )  # type: ignore[arg-type]
     write_scores(path := tmp_path / "scores.csv", scores)
     assert read_scores(path).ids == ids
     lines = path.read_text().splitlines()[1:]
@@ -164,7 +170,9 @@ def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
         "data.root=https://me:SECRET@host/x",
     ],
 )
-def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+def test_secrets_on_the_command_line_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
     from noveltylab.results.record import provenance
 
     monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", argument])
@@ -179,7 +187,11 @@ def test_secrets_on_the_command_line_are_not_kept(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", ["predict", "export", "rerun"])
 def test_a_signal_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, number: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    number: int,
 ) -> None:
     from noveltylab.results.record import open_atomic
 
@@ -217,7 +229,9 @@ def test_a_signal_leaves_no_temporary_file(
     ],
 )
 @pytest.mark.parametrize("features", ["logmel", "waveform"])
-def test_samples_that_are_no_sound_are_refused(tmp_path: Path, values: list[float], said: str, features: str) -> None:
+def test_samples_that_are_no_sound_are_refused(
+    tmp_path: Path, values: list[float], said: str, features: str
+) -> None:
     np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
     from noveltylab.data.dcase import read_recording
     from noveltylab.errors import UserError
@@ -239,7 +253,9 @@ def test_loud_samples_are_as_loud_as_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_a_log_that_is_no_file_of_the_run_is_not_written(command: Command, tmp_path: Path, kind: str) -> None:
+def test_a_log_that_is_no_file_of_the_run_is_not_written(
+    command: Command, tmp_path: Path, kind: str
+) -> None:
     folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
     folder.mkdir(parents=True)
     (tmp_path / "victim").write_text("as it was")

@@ -47,7 +47,9 @@ FLOORS = (
         "kornia lightning numpy pydantic sklearn torch",
     ),
     Floor(
-        "scoring", "aggregate apply auroc conformal diagnosis floors folds metrics", "numpy scipy torch torchmetrics"
+        "scoring",
+        "aggregate apply auroc conformal diagnosis floors folds metrics",
+        "numpy scipy torch torchmetrics",
     ),
     Floor(
         "report",
@@ -107,7 +109,9 @@ def room_of(module: str) -> str:
 
 def imported_modules(path: Path) -> set[str]:
     """The modules of noveltylab that a file imports, without the package's name."""
-    names = {name.removeprefix("noveltylab.") for name in imports(path) if name.startswith("noveltylab.")}
+    names = {
+        name.removeprefix("noveltylab.") for name in imports(path) if name.startswith("noveltylab.")
+    }
     return names & modules().keys()
 
 
@@ -154,7 +158,9 @@ def test_methods_know_nets_and_phases_only() -> None:
             rooms = {room_of(other) for other in imported_modules(path)}
             assert rooms <= {"methods", "nets", "nets.cpu", "errors", "results"}, module
             others = imported_modules(path)
-            assert others & {other for other in others if room_of(other) == "methods"} <= {"methods.base"}
+            assert others & {other for other in others if room_of(other) == "methods"} <= {
+                "methods.base"
+            }
             assert {other for other in others if room_of(other) == "results"} <= {"results.phases"}
 
 

@@ -21,16 +21,31 @@ REFUSED = {
         ["recipe=our"],
         "recipe=our: no such choice of method=ocgan; did you mean 'ours'? Choose from: default, ",
     ),
-    "recipe of other methods": (["method=knn", "recipe=ours"], "method=knn has no such recipe; it has: default"),
+    "recipe of other methods": (
+        ["method=knn", "recipe=ours"],
+        "method=knn has no such recipe; it has: default",
+    ),
     "recipe of one other method": (
         ["method=ocgan", "recipe=first_code"],
         "method=ocgan has no such recipe; it has: default, ours, paper, readme, release",
     ),
-    "what recipe was once": (["preset=ours"], "preset=ours: no such option any more; now it is recipe=ours"),
-    "what default was once": (["-m", "preset=paper,ours"], "now it is recipe=default (recipe=paper is the paper"),
-    "a method's own recipe of once": (["method=nda", "method.preset=adam"], "now it is method.optimizer=adam"),
+    "what recipe was once": (
+        ["preset=ours"],
+        "preset=ours: no such option any more; now it is recipe=ours",
+    ),
+    "what default was once": (
+        ["-m", "preset=paper,ours"],
+        "now it is recipe=default (recipe=paper is the paper",
+    ),
+    "a method's own recipe of once": (
+        ["method=nda", "method.preset=adam"],
+        "now it is method.optimizer=adam",
+    ),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
-    "unknown protocol": (["protocol=p3"], "Choose from: cross, folder, frames, memae, p1, p2, scenes"),
+    "unknown protocol": (
+        ["protocol=p3"],
+        "Choose from: cross, folder, frames, memae, p1, p2, scenes",
+    ),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (
         ["method.latent_sise=3"],
@@ -48,18 +63,27 @@ REFUSED = {
     "wrong word": (["method.latent_layout=cube"], "the value should be 'vector' or 'map'"),
     "inlier too large": (["inlier=11"], "inlier=11: digits has classes 0 to 9"),
     "inlier by a wrong name": (["data=cifar10", "inlier=cta"], "did you mean 'cat'?"),
-    "batch of nothing": (["data.batch_size=0"], "data.batch_size=0: the value should be greater than or equal to 2"),
+    "batch of nothing": (
+        ["data.batch_size=0"],
+        "data.batch_size=0: the value should be greater than or equal to 2",
+    ),
     "negative epochs": (["trainer.max_epochs=-3"], "trainer.max_epochs=-3: "),
     "negative seed": (["seed=-1"], "seed=-1: "),
     "negative rate": (["method.lr=-1"], "method.lr=-1: the value should be greater than 0"),
     "size that does not fit": (["data.size=30"], "data.size=30: OCGAN takes a multiple of 8"),
-    "unknown score": (["method.primary=msw"], "method.primary=msw: no such score; did you mean 'mse'?"),
+    "unknown score": (
+        ["method.primary=msw"],
+        "method.primary=msw: no such score; did you mean 'mse'?",
+    ),
     "protocol option": (["protocol=p1", "protocol.val_fraction=2"], "protocol.val_fraction"),
     "protocol without official split": (
         ["data=digits", "protocol=p2"],
         "protocol=p2 does not fit data=digits; it can be p1, memae",
     ),
-    "selection without held-out inliers": (["protocol.val_fraction=0"], "select=val_loss needs held-out inliers"),
+    "selection without held-out inliers": (
+        ["protocol.val_fraction=0"],
+        "select=val_loss needs held-out inliers",
+    ),
     "missing data": (["data=mnist", "data.root=/nonexistent"], "not found in /nonexistent"),
     "unknown strategy": (
         ["method=ae", "trainer.strategy=foo"],
@@ -110,13 +134,22 @@ REFUSED = {
         ["method=pca", "trainer.batch_norm=anew"],
         "trainer.batch_norm=anew: method=pca has no batch norm",
     ),
-    "statistics of no kind": (["trainer.batch_norm=new"], "the value should be 'running' or 'anew'"),
-    "an average over less than nothing": (["trainer.average_epochs=-1"], "trainer.average_epochs=-1: "),
+    "statistics of no kind": (
+        ["trainer.batch_norm=new"],
+        "the value should be 'running' or 'anew'",
+    ),
+    "an average over less than nothing": (
+        ["trainer.average_epochs=-1"],
+        "trainer.average_epochs=-1: ",
+    ),
     "an average without end": (["trainer.average_epochs=inf"], "should be a finite number"),
     "no such device": (["trainer.accelerator=mps"], "trainer.accelerator=mps: "),
     "not an override": (["inlier"], "cannot read 'inlier' on the command line"),
     "option elsewhere": (["lr=3"], "lr: no such option; did you mean 'method.lr'?"),
-    "option by another name": (["epochs=2"], "epochs: no such option; did you mean 'trainer.max_epochs'?"),
+    "option by another name": (
+        ["epochs=2"],
+        "epochs: no such option; did you mean 'trainer.max_epochs'?",
+    ),
     "option in the wrong group": (["trainer.batch_size=3"], "did you mean 'data.batch_size'?"),
     "appended option elsewhere": (["+lr=3"], "lr: no such option; did you mean 'method.lr'?"),
     "bad grammar": (["method.lr=["], "cannot read the value in 'method.lr=['"),
@@ -124,8 +157,14 @@ REFUSED = {
     "range without a sweep": (["seed=range(0,3)"], "several values are a sweep, which takes -m"),
     "wrong flag": (["--foo"], "unrecognized arguments: --foo"),
     "empty path": (["output="], "output=: the path is empty; name a folder"),
-    "path of nobody": (["data=folder", "data.root=Größe (2)"], "data.root=Größe (2): no such folder"),
-    "too long a path": (["output=" + "x" * 3000], "a part of the path is longer than the 255 bytes"),
+    "path of nobody": (
+        ["data=folder", "data.root=Größe (2)"],
+        "data.root=Größe (2): no such folder",
+    ),
+    "too long a path": (
+        ["output=" + "x" * 3000],
+        "a part of the path is longer than the 255 bytes",
+    ),
     "path that is no UTF-8": (["output=Gr\udcf6"], "this name is no UTF-8"),
     "another option's value": (["output=${foo}"], "output: Interpolation key 'foo' not found"),
     "half an interpolation": (["output=a${b"], "begins the value of another option"),
@@ -133,12 +172,17 @@ REFUSED = {
         ["logger=wandb", "logger.project=a/b"],
         "a project of W&B has 1 to 128 characters without /",
     ),
-    "class outside the project": (["method._target_=os.system"], "not a subclass of noveltylab.methods.base.Method"),
+    "class outside the project": (
+        ["method._target_=os.system"],
+        "not a subclass of noveltylab.methods.base.Method",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_one_line_exit_2_and_creates_nothing(command: Cli, tmp_path: Path, case: str) -> None:
+def test_bad_input_is_one_line_exit_2_and_creates_nothing(
+    command: Cli, tmp_path: Path, case: str
+) -> None:
     arguments, message = REFUSED[case]
     done = command(*arguments)
     assert done.returncode == 2, done.stderr
@@ -160,7 +204,9 @@ def test_bad_input_from_a_real_shell(cli: Cli, tmp_path: Path, arguments: list[s
 
 def test_misspelt_key_from_a_file_is_refused(command: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "trial.yaml").write_text("# @package _global_\nmethod:\n  latent_sise: 3\n")
+    (tmp_path / "mine" / "trial.yaml").write_text(
+        "# @package _global_\nmethod:\n  latent_sise: 3\n"
+    )
     done = command("--config-dir", str(tmp_path / "mine"), "+mine=trial")
     assert done.returncode == 2
     (tmp_path / "conf" / "mine").mkdir(parents=True)
@@ -186,12 +232,19 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
     from noveltylab.methods.base import find_method
     from noveltylab.options import check_arguments, check_options
 
-    names = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("method", "data", "logger")}
+    names = {
+        group: sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        for group in ("method", "data", "logger")
+    }
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for method in names["method"]:
             for data in names["data"]:
                 options = check_options(compose("train", [f"method={method}", f"data={data}"]))
-                given = {k: v for k, v in options.method.items() if k not in ("name", "_target_", "primary")}
+                given = {
+                    k: v
+                    for k, v in options.method.items()
+                    if k not in ("name", "_target_", "primary")
+                }
                 check_arguments(find_method(options.method["_target_"]), given, "method")
         for logger in names["logger"]:
             check_options(compose("train", [f"logger={logger}"]))
@@ -205,8 +258,12 @@ def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixtur
         print_help(CONF, choice)
         shown = capsys.readouterr().out
         explained = set(re.findall(r"^  ([\w.]+)(?:=.*)?\n      .*", shown, re.MULTILINE))
-        keys = {key for key in flat_keys(compose_choices(CONF, choice)) if not key.endswith("_target_")}
-        assert keys - explained <= {"method.name", "data.name", "protocol.name"}, "these are chosen as groups"
+        keys = {
+            key for key in flat_keys(compose_choices(CONF, choice)) if not key.endswith("_target_")
+        }
+        assert keys - explained <= {"method.name", "data.name", "protocol.name"}, (
+            "these are chosen as groups"
+        )
         assert shown.count("Example:") == len(explained)
 
 
@@ -227,16 +284,31 @@ def test_cfg_job_answers_without_torch(cli: Cli) -> None:
 def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
     """Builds the real wheel, unpacks it elsewhere and composes from there."""
     root = PACKAGE.parent
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, root]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        root,
+    ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site"], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-P", "-m", "noveltylab", "--cfg", "job", "method=pca"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert "name: pca" in done.stdout
     where = [sys.executable, "-P", "-c", "import noveltylab.__main__ as m; print(m.CONF)"]
-    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert Path(found.strip()) == tmp_path / "site" / "noveltylab" / "conf"
 
 
@@ -245,7 +317,9 @@ def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> No
     assert done.returncode == 1
     assert "1 of 3 cells failed" in done.stderr
     assert "inlier=11: digits has classes 0 to 9" in done.stderr
-    found = sorted(path.parent.parent.name for path in (tmp_path / "elsewhere").rglob("result.json"))
+    found = sorted(
+        path.parent.parent.name for path in (tmp_path / "elsewhere").rglob("result.json")
+    )
     assert found == ["inlier3", "inlier4"]
 
 
@@ -253,8 +327,17 @@ def test_interrupting_a_run_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C during training: no traceback, exit code 130; the same command then completes."""
     import signal
 
-    command = [sys.executable, "-m", "noveltylab", f"output={tmp_path}", *TINY, "trainer.max_epochs=100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "noveltylab",
+        f"output={tmp_path}",
+        *TINY,
+        "trainer.max_epochs=100000",
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             while not list(tmp_path.rglob("metrics.csv")):
                 assert process.poll() is None

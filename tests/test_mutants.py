@@ -1,4 +1,6 @@
-"""The lists of `make mutants` apply to the package as it is, and its runner tests what it has changed."""
+"""The lists of `make mutants` apply to the package as it is, and its runner tests what it has
+changed.
+"""
 
 import ast
 import signal
@@ -53,7 +55,7 @@ def test_every_change_is_one_of_its_own_and_leaves_code_that_can_be_read(name: s
     sources = {file: (ROOT / file).read_text() for file in {mutant.file for mutant in changes}}
     codes = []
     for mutant in changes:
-        code = sources[mutant.file].replace(mutant.old, mutant.new)
+        code = mutant.changed(sources[mutant.file])
         assert code != sources[mutant.file], mutant.description
         if mutant.file.suffix == ".py":
             ast.parse(code)
@@ -97,27 +99,45 @@ WRONG = ("triples", "return 2 * x", "return 3 * x")
 BROKEN = ("cannot be imported", "def double(x):", "import nowhere\ndef double(x):")
 
 
-def test_what_breaks_is_noticed_and_what_changes_nothing_survives(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_breaks_is_noticed_and_what_changes_nothing_survives(
+    toy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_changes(toy, NOTHING, WRONG, BROKEN)
     before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
     assert main(toy, ["toy"], 2) == 1
     lines = [line.split() for line in capfd.readouterr().out.splitlines()]
     assert ["toy", "SURVIVED", "nothing", "changes"] in lines
     assert ["toy", "noticed", "triples", "test_double"] in lines
-    assert ["toy", "noticed", "cannot", "be", "imported", "import", "of", "tests/methods/test_toy.py"] in lines
+    assert [
+        "toy",
+        "noticed",
+        "cannot",
+        "be",
+        "imported",
+        "import",
+        "of",
+        "tests/methods/test_toy.py",
+    ] in lines
     assert lines[-1] == ["toy", "3", "2", "1"]
     assert {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("count", "survived", "bad"), [(20, 1, False), (19, 1, True), (44, 2, False), (44, 3, True)])
+@pytest.mark.parametrize(
+    ("count", "survived", "bad"), [(20, 1, False), (19, 1, True), (44, 2, False), (44, 3, True)]
+)
 def test_one_survivor_in_twenty_is_allowed(count: int, survived: int, bad: bool) -> None:
     names = ["few"] * count + ["many"] * 100
     changes = [Mutant(name, Path("file"), str(number), "", "") for number, name in enumerate(names)]
-    outcomes = [Outcome(change, "" if number < survived else "a test") for number, change in enumerate(changes)]
+    outcomes = [
+        Outcome(change, "" if number < survived else "a test")
+        for number, change in enumerate(changes)
+    ]
     assert too_many_survive(outcomes) is bad
 
 
-def test_a_stale_change_and_an_unknown_list_are_named(toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_change_and_an_unknown_list_are_named(
+    toy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_changes(toy, WRONG, ("gone", "return 4 * x", "return 5 * x"), ("twice", "x", "y"))
     assert main(toy, ["toy"], 1) == 2
     stale = capfd.readouterr().out.splitlines()

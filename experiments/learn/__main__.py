@@ -26,7 +26,10 @@ from noveltylab.results.phases import lacking, seen_by
 from noveltylab.results.record import LATER, read_result, write_atomic
 
 HERE = Path(__file__).parent
-PLANS = sorted((path.stem for path in HERE.glob("*.yaml")), key=lambda name: (not name.startswith("mnist"), name))
+PLANS = sorted(
+    (path.stem for path in HERE.glob("*.yaml")),
+    key=lambda name: (not name.startswith("mnist"), name),
+)
 
 Result = dict[str, Any]
 #: The floors that every run has, of raw pixels.
@@ -36,13 +39,29 @@ Cell = tuple[int, int]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, the highest of the runs', or 2 for bad input and for kept results of other options."""
-    made = argparse.ArgumentParser(prog="python -m experiments.learn", description=__doc__.partition("`: ")[2])
-    made.add_argument("plan", nargs="?", choices=PLANS, default="mnist", help="which file of cells (default mnist)")
-    made.add_argument("--inlier", help="these classes of the plan alone, e.g. 0,3,8 (default: its first ones)")
+    """Exit code: 0, the highest of the runs', or 2 for bad input and for kept results of other
+    options.
+    """
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.learn", description=__doc__.partition("`: ")[2]
+    )
+    made.add_argument(
+        "plan",
+        nargs="?",
+        choices=PLANS,
+        default="mnist",
+        help="which file of cells (default mnist)",
+    )
+    made.add_argument(
+        "--inlier", help="these classes of the plan alone, e.g. 0,3,8 (default: its first ones)"
+    )
     made.add_argument("--method", help="these methods of the plan alone, e.g. ocgan,oled")
-    made.add_argument("--output", type=Path, default=Path("outputs/learn"), help="where the run folders go")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
+    made.add_argument(
+        "--output", type=Path, default=Path("outputs/learn"), help="where the run folders go"
+    )
+    made.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each"
+    )
     made.add_argument("--report", action="store_true", help="run nothing")
     options = made.parse_args(arguments)
     code = 0
@@ -50,13 +69,24 @@ def main(arguments: list[str] | None = None) -> int:
         plan = read_plan(options.plan)
         try:
             methods = pick(options.method, plan["methods"], "--method")
-            inliers = pick(options.inlier, plan["inliers"], "--inlier") if options.inlier else plan["first"]
+            inliers = (
+                pick(options.inlier, plan["inliers"], "--inlier")
+                if options.inlier
+                else plan["first"]
+            )
         except UserError as error:
             made.error(str(error))
-        cells = [(method, cell) for cell in plan["cells"] if cell[0] in inliers for method in methods]
+        cells = [
+            (method, cell) for cell in plan["cells"] if cell[0] in inliers for method in methods
+        ]
         with ThreadPoolExecutor(options.jobs) as pool:
-            waiting = [pool.submit(run, options.plan, plan, method, cell, options.output) for method, cell in cells]
-            code = max((abs(future.result()) for future in waiting), default=0)  # a signal's is negative
+            waiting = [
+                pool.submit(run, options.plan, plan, method, cell, options.output)
+                for method, cell in cells
+            ]
+            code = max(
+                (abs(future.result()) for future in waiting), default=0
+            )  # a signal's is negative
     try:
         page = document()
         keep.write_pages()
@@ -69,16 +99,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_plan(name: str) -> dict[str, Any]:
-    """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where it is a variant), notes.
+    """title, data, protocol, inliers, steady, every, methods (name -> overrides; `method=...` where
+    it is a variant), notes.
 
-    `first`: the classes that run where none is asked for, which have a mean of their own; without it all.
-    `logged`: names of losses whose mean over a run's last epoch stands in a table of its own; the logs are kept.
-    Overrides that begin with the name of a row above are those of that row and more. `seeds`: one, 0, where none is
-    named; made of them: `cells`.
+    `first`: the classes that run where none is asked for, which have a mean of their own; without
+    it all. `logged`: names of losses whose mean over a run's last epoch stands in a table of its
+    own; the logs are kept. Overrides that begin with the name of a row above are those of that row
+    and more. `seeds`: one, 0, where none is named; made of them: `cells`.
     """
     plan: Any = OmegaConf.to_container(OmegaConf.load(HERE / f"{name}.yaml"))
     plan.setdefault("first", plan["inliers"])
-    plan["cells"] = [(inlier, seed) for inlier in plan["inliers"] for seed in plan.setdefault("seeds", [0])]
+    plan["cells"] = [
+        (inlier, seed) for inlier in plan["inliers"] for seed in plan.setdefault("seeds", [0])
+    ]
     rows = plan["methods"]
     for method, own in rows.items():
         if own and "=" not in own[0]:
@@ -89,11 +122,15 @@ def read_plan(name: str) -> dict[str, Any]:
 
 
 def pick(asked: str | None, known: Iterable[Any], option: str) -> list[Any]:
-    """Those of `known` that a comma-separated option names, all where it was not given; UserError for another."""
+    """Those of `known` that a comma-separated option names, all where it was not given; UserError
+    for another.
+    """
     by_name = {str(item): item for item in known}
     names = asked.split(",") if asked else list(by_name)
     if unknown := [name for name in names if name not in by_name]:
-        raise UserError(f"{option} {','.join(unknown)}: not in this plan; choose from {', '.join(by_name)}")
+        raise UserError(
+            f"{option} {','.join(unknown)}: not in this plan; choose from {', '.join(by_name)}"
+        )
     return [by_name[name] for name in names]
 
 
@@ -101,7 +138,11 @@ def overrides(name: str, plan: dict[str, Any], method: str, cell: Cell, output: 
     """The options of one cell."""
     own = plan["methods"][method]
     return [
-        *([] if any(text.startswith("method=") for text in (*plan["every"], *own)) else [f"method={method}"]),
+        *(
+            []
+            if any(text.startswith("method=") for text in (*plan["every"], *own))
+            else [f"method={method}"]
+        ),
         f"method.name={method}",
         f"data={plan['data']}",
         f"protocol={plan['protocol']}",
@@ -116,20 +157,29 @@ def overrides(name: str, plan: dict[str, Any], method: str, cell: Cell, output: 
 
 
 def run(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) -> int:
-    """One run in a process of its own; its result is kept, and its epochs where the plan asks for them."""
+    """One run in a process of its own; its result is kept, and its epochs where the plan asks for
+    them.
+    """
     command = [sys.executable, "-m", "noveltylab", *overrides(name, plan, method, cell, output)]
-    # One thread each: two runs side by side finish sooner than one after the other with two threads.
-    code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+    # One thread each: two runs side by side finish sooner than one after the other with two
+    # threads.
+    code = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    ).returncode
     if code == 0:
         made = (output / name / folder(plan, method, cell)).absolute()
         # a method that is fitted once has no epochs
-        logged = (cell[0] in plan["steady"] or "logged" in plan) and (made / "metrics.csv").is_file()
+        logged = (cell[0] in plan["steady"] or "logged" in plan) and (
+            made / "metrics.csv"
+        ).is_file()
         keep.keep(made, f"learn/{name}", ("metrics.csv",) if logged else ())
     return code
 
 
 def folder(plan: dict[str, Any], method: str, cell: Cell) -> Path:
-    return Path(str(plan["protocol"]), method, str(plan["data"]), f"inlier{cell[0]}", f"seed{cell[1]}")
+    return Path(
+        str(plan["protocol"]), method, str(plan["data"]), f"inlier{cell[0]}", f"seed{cell[1]}"
+    )
 
 
 def kept_folder(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Path:
@@ -157,31 +207,53 @@ def document() -> str:
 
 def section(name: str, plan: dict[str, Any]) -> list[str]:
     """One plan's table: per class and mean, floors, seconds, epochs, hardware."""
-    found = {method: [kept(name, plan, method, cell) for cell in plan["cells"]] for method in plan["methods"]}
+    found = {
+        method: [kept(name, plan, method, cell) for cell in plan["cells"]]
+        for method in plan["methods"]
+    }
     there = [result for results in found.values() for result in results if result]
     names = {result["inlier"]: result["inlier_name"] for result in there}
     seed = ", seed {}" if len(plan["seeds"]) > 1 else ""
-    heads = ["method", "score", *(names.get(cell[0], str(cell[0])) + seed.format(cell[1]) for cell in plan["cells"])]
+    heads = [
+        "method",
+        "score",
+        *(names.get(cell[0], str(cell[0])) + seed.format(cell[1]) for cell in plan["cells"]),
+    ]
     heads += [
-        f"mean of {', '.join(names.get(inlier, str(inlier)) for inlier in inliers)}" for inliers in averaged(plan)[:-1]
+        f"mean of {', '.join(names.get(inlier, str(inlier)) for inlier in inliers)}"
+        for inliers in averaged(plan)[:-1]
     ]
     heads += ["mean", "last five", "epochs", "seconds"]
-    lines = [f"## {plan['title']}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    lines = [
+        f"## {plan['title']}",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + " --- |" * len(heads),
+    ]
     for method, results in found.items():
         lines += rows(name, plan, method, results)
     for size in sorted({result["config"]["data"]["size"] for result in there}):
         for floor in FLOORS if there else ():
-            # methods may hold out different shares, which moves a floor's fourth digit: the first method's stand here
+            # methods may hold out different shares, which moves a floor's fourth digit: the first
+            # method's stand here
             runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
             by_cell = {(run["inlier"], run["seed"]): run["floor"][floor]["auroc"] for run in runs}
             values = [by_cell.get(cell) for cell in plan["cells"]]
             lines.append(row(plan, f"floor: {floor}, {size} px", "", values, "", "", "", ""))
     lines += seen_floors(plan, found)
     made = [result["provenance"] for result in there]
-    machines = sorted({f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made})
+    machines = sorted(
+        {f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made}
+    )
     if there and plan.get("logged"):
         lines += ["", *logged_table(name, plan, found)]
-    return [*lines, "", f"`{name}.yaml`; {'; '.join(machines) or 'nothing run'}.", "", plan["notes"].strip()]
+    return [
+        *lines,
+        "",
+        f"`{name}.yaml`; {'; '.join(machines) or 'nothing run'}.",
+        "",
+        plan["notes"].strip(),
+    ]
 
 
 def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | None]) -> list[str]:
@@ -196,7 +268,11 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
     lines = []
     for score in there[0]["scores"]:
         values = [result["scores"][score]["auroc"] if result else None for result in results]
-        spreads = [steady(name, plan, method, cell, score) for cell in plan["cells"] if cell[0] in plan["steady"]]
+        spreads = [
+            steady(name, plan, method, cell, score)
+            for cell in plan["cells"]
+            if cell[0] in plan["steady"]
+        ]
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
         mark = "**" if score == there[0]["primary"] else ""
         lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
@@ -204,9 +280,14 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
 
 
 def diagnosed(plan: dict[str, Any], method: str, results: list[Result | None]) -> list[str]:
-    """One line for each order of the test set under `diagnose=batch_statistics`; no numbers of the method."""
+    """One line for each order of the test set under `diagnose=batch_statistics`; no numbers of the
+    method.
+    """
     primary = next(result["primary"] for result in results if result)
-    by_run = [result.get("diagnosis", {}).get("batch_statistics", {}) if result else {} for result in results]
+    by_run = [
+        result.get("diagnosis", {}).get("batch_statistics", {}) if result else {}
+        for result in results
+    ]
     lines = []
     for order in dict.fromkeys(order for orders in by_run for order in orders):
         values = [orders[order][primary]["auroc"] if order in orders else None for orders in by_run]
@@ -223,18 +304,43 @@ def seen_floors(plan: dict[str, Any], found: dict[str, list[Result | None]]) -> 
         for floor in dict.fromkeys(
             name for result in results if result for name in result["floor"] if name not in FLOORS
         ):
-            columns[floor] = [result["floor"].get(floor, {}).get("auroc") if result else None for result in results]
+            columns[floor] = [
+                result["floor"].get(floor, {}).get("auroc") if result else None
+                for result in results
+            ]
         if columns:
-            highest = max(columns, key=lambda floor: mean(value for value in columns[floor] if value is not None))
-            lines.append(row(plan, f"floor of what {method} sees: {highest}", "", columns[highest], "", "", "", ""))
+            highest = max(
+                columns,
+                key=lambda floor: mean(value for value in columns[floor] if value is not None),
+            )
+            lines.append(
+                row(
+                    plan,
+                    f"floor of what {method} sees: {highest}",
+                    "",
+                    columns[highest],
+                    "",
+                    "",
+                    "",
+                    "",
+                )
+            )
     return lines
 
 
-def logged_table(name: str, plan: dict[str, Any], found: dict[str, list[Result | None]]) -> list[str]:
-    """What the logs say of the last epoch, and the method's own metrics, each the mean over the cells that were run."""
+def logged_table(
+    name: str, plan: dict[str, Any], found: dict[str, list[Result | None]]
+) -> list[str]:
+    """What the logs say of the last epoch, and the method's own metrics, each the mean over the
+    cells that were run.
+    """
     extra = list(
         dict.fromkeys(
-            key for results in found.values() for result in results if result for key in result.get("extra", {})
+            key
+            for results in found.values()
+            for result in results
+            if result
+            for key in result.get("extra", {})
         )
     )
     lines = [
@@ -242,17 +348,26 @@ def logged_table(name: str, plan: dict[str, Any], found: dict[str, list[Result |
         "|" + " --- |" * (1 + len(plan["logged"] + extra)),
     ]
     for method, results in found.items():
-        there = [(cell, result) for cell, result in zip(plan["cells"], results, strict=True) if result]
+        there = [
+            (cell, result) for cell, result in zip(plan["cells"], results, strict=True) if result
+        ]
         logs = [last_epoch(name, plan, method, cell, result) for cell, result in there]
         columns = [[log[key] for log in logs if key in log] for key in plan["logged"]]
-        columns += [[result["extra"][key] for _, result in there if key in result.get("extra", {})] for key in extra]
+        columns += [
+            [result["extra"][key] for _, result in there if key in result.get("extra", {})]
+            for key in extra
+        ]
         lines.append(
-            "| " + " | ".join([method, *(f"{mean(values):.4g}" if values else "" for values in columns)]) + " |"
+            "| "
+            + " | ".join([method, *(f"{mean(values):.4g}" if values else "" for values in columns)])
+            + " |"
         )
     return lines
 
 
-def last_epoch(name: str, plan: dict[str, Any], method: str, cell: Cell, result: Result) -> dict[str, float]:
+def last_epoch(
+    name: str, plan: dict[str, Any], method: str, cell: Cell, result: Result
+) -> dict[str, float]:
     """Name -> mean over the last epoch of what the run logged then."""
     path = kept_folder(name, plan, method, cell) / "metrics.csv"
     lines = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
@@ -267,7 +382,11 @@ def last_epoch(name: str, plan: dict[str, Any], method: str, cell: Cell, result:
 
 def unseen(results: list[Result]) -> str:
     """In how many runs the scored weights have not seen the whole method, "" for none."""
-    lacks = [lack for result in results if (lack := lacking(seen_by(result["selected"], result["config"])))]
+    lacks = [
+        lack
+        for result in results
+        if (lack := lacking(seen_by(result["selected"], result["config"])))
+    ]
     return f", {lacks[0]} in {len(lacks)} of {len(results)}" if lacks else ""
 
 
@@ -275,17 +394,24 @@ def span(values: list[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def row(plan: dict[str, Any], method: str, score: str, values: list[float | None], mark: str, *rest: str) -> str:
+def row(
+    plan: dict[str, Any], method: str, score: str, values: list[float | None], mark: str, *rest: str
+) -> str:
     """One line; a mean is that of its classes, seeds averaged first, or says of how many cells."""
     by_cell = list(zip(plan["cells"], values, strict=True))
-    means = [_mean([pair for pair in by_cell if pair[0][0] in inliers], mark) for inliers in averaged(plan)]
+    means = [
+        _mean([pair for pair in by_cell if pair[0][0] in inliers], mark)
+        for inliers in averaged(plan)
+    ]
     cells = ["" if value is None else f"{mark}{value:.4f}{mark}" for value in values]
     return "| " + " | ".join([method, score, *cells, *means, *rest]) + " |"
 
 
 def averaged(plan: dict[str, Any]) -> list[list[int]]:
     """The classes behind each column of means: the first ones, where there are more, and all."""
-    return [plan["first"], plan["inliers"]] if plan["first"] != plan["inliers"] else [plan["inliers"]]
+    return (
+        [plan["first"], plan["inliers"]] if plan["first"] != plan["inliers"] else [plan["inliers"]]
+    )
 
 
 def _mean(by_cell: list[tuple[Cell, float | None]], mark: str) -> str:
@@ -318,10 +444,17 @@ def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | N
     result = read_result(place)
     used = OmegaConf.create(result["config"])
     # a row that builds on another, or on every row's options, has the last word
-    for key, text in dict(override.split("=", 1) for override in (*plan["every"], *plan["methods"][method])).items():
+    for key, text in dict(
+        override.split("=", 1) for override in (*plan["every"], *plan["methods"][method])
+    ).items():
         made = OmegaConf.select(used, key, default=LATER.get(key))
-        if key != "method" and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != made:
-            raise UserError(f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again")
+        if (
+            key != "method"
+            and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != made
+        ):
+            raise UserError(
+                f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again"
+            )
     return result
 
 

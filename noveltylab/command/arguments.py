@@ -1,7 +1,8 @@
-"""The command line before Hydra reads it: paths and names as people have them, which Hydra's grammar does not take.
+"""The command line before Hydra reads it: paths and names as people have them, which Hydra's
+grammar does not take.
 
-Hydra wants a value such as `My Parts (2)` or `Größe` in quotes of its own, inside those of the shell. A path has no other
-reading, so `readable` puts these quotes around it.
+Hydra wants a value such as `My Parts (2)` or `Größe` in quotes of its own, inside those of the
+shell. A path has no other reading, so `readable` puts these quotes around it.
 """
 
 import re
@@ -26,28 +27,36 @@ NAMES = {"inlier", "data.inlier", "data.label", "logger.project", "logger.entity
 
 
 def readable(arguments: list[str]) -> list[str]:
-    """The arguments with quotes of Hydra's around every path and name that it would not read as it is.
+    """The arguments with quotes of Hydra's around every path and name that it would not read as it
+    is.
 
     In a sweep a list of paths or names stays a list.
 
     Raises:
-        UserError: A flag that Hydra does not have; a path with an interpolation that cannot be read.
+        UserError: A flag that Hydra does not have; a path with an interpolation that cannot be
+        read.
     """
     several = is_sweep(arguments)
     return [_readable(argument, several) for argument in arguments]
 
 
 def is_sweep(arguments: list[str]) -> bool:
-    """Whether the command line asks for several runs. UserError for flags that Hydra does not have, or not together."""
+    """Whether the command line asks for several runs. UserError for flags that Hydra does not have,
+    or not together.
+    """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # which would print the usage and leave
     flags = parser.parse_args(arguments)
     if flags.experimental_rerun:
-        raise UserError("--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab.run.rerun")
+        raise UserError(
+            "--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab.run.rerun"
+        )
     shown = flags.cfg or flags.info
     if (flags.resolve or flags.package) and not shown:
         raise UserError("--resolve and --package belong to --cfg; e.g. --cfg job --resolve")
-    experiment = any(argument.startswith(("experiment=", "+experiment=")) for argument in flags.overrides)
+    experiment = any(
+        argument.startswith(("experiment=", "+experiment=")) for argument in flags.overrides
+    )
     return bool(flags.multirun or experiment or "hydra.mode=MULTIRUN" in flags.overrides)
 
 
@@ -66,19 +75,25 @@ def _readable(argument: str, several: bool) -> str:
     _check_interpolation(key, value)
     override = _parse(argument)
     if key in NAMES:
-        quoted = value if override else ",".join(map(_quote, value.split(",") if several else [value]))
+        quoted = (
+            value if override else ",".join(map(_quote, value.split(",") if several else [value]))
+        )
     elif _exists(value):
         quoted = _quote(value)
     elif override:
         quoted = value if _stays(override, value, several) else _quote(value)
     else:
         parts = value.split(",")
-        quoted = ",".join(map(_quote, parts)) if several and all(map(_exists, parts)) else _quote(value)
+        quoted = (
+            ",".join(map(_quote, parts)) if several and all(map(_exists, parts)) else _quote(value)
+        )
     return f"{typed}={quoted}"
 
 
 def _stays(override: Override, value: str, several: bool) -> bool:
-    """Whether what Hydra reads is what was typed: the same text, text in quotes, null, or the list of a sweep."""
+    """Whether what Hydra reads is what was typed: the same text, text in quotes, null, or the list
+    of a sweep.
+    """
     if override.is_sweep_override():
         return several
     content = override.value()
@@ -125,13 +140,17 @@ def read_changes(changes: list[str]) -> DictConfig:
     for change in changes:
         key, equals, value = change.partition("=")
         if not (key and equals) or "${" in change:
-            raise UserError(f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data")
+            raise UserError(
+                f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data"
+            )
         try:
             as_typed = key in PATHS and value != "null"
             content = value if as_typed else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
             OmegaConf.update(read, key, content)
         except (YAMLError, OmegaConfBaseException):
-            raise UserError(f"cannot read the value in '{change}'; text with signs is written in quotes") from None
+            raise UserError(
+                f"cannot read the value in '{change}'; text with signs is written in quotes"
+            ) from None
     return read
 
 

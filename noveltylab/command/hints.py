@@ -1,4 +1,6 @@
-"""What somebody meant by an option that does not exist: the same name elsewhere, a habit of the field, or a near miss."""
+"""What somebody meant by an option that does not exist: the same name elsewhere, a habit of the
+field, or a near miss.
+"""
 
 from collections.abc import Iterable
 
@@ -79,7 +81,8 @@ def check_moved(arguments: Iterable[str]) -> None:
 
 
 def option_hint(key: str, known: Iterable[str]) -> str:
-    """`did you mean 'method.lr'? ` for an option `key` that does not exist, "" where nothing is near.
+    """`did you mean 'method.lr'? ` for an option `key` that does not exist, "" where nothing is
+    near.
 
     Args:
         key: As it was typed, with dots.
@@ -99,10 +102,14 @@ def meant(key: str, known: Iterable[str]) -> list[str]:
     for option in sorted(everything):
         last_parts.setdefault(option.rpartition(".")[2], []).append(option)
     same = last_parts.get(name, [])
-    habits = [option for option, names in HABITS.items() if option in everything and name in names.split()]
+    habits = [
+        option for option, names in HABITS.items() if option in everything and name in names.split()
+    ]
     if same or habits:
         return list(dict.fromkeys([*same, *habits]))[:MOST]
-    siblings = [option.rpartition(".")[2] for option in everything if option.rpartition(".")[0] == parent]
+    siblings = [
+        option.rpartition(".")[2] for option in everything if option.rpartition(".")[0] == parent
+    ]
     if sibling := near_name(name, siblings):
         return [f"{parent}.{sibling}" if parent else sibling]
     if close := near_name(name, last_parts):

@@ -1,9 +1,10 @@
 """Recipes: the options with which a method runs on a data set, `recipe=default|paper|ours|...`.
 
-The file is conf/recipe/<method>/<recipe>.yaml. A section of it belongs to the data sets that its name lists (`mnist fmnist`),
-or to `every` one; the sections of a data set are merged from top to bottom, over conf/method/<method>.yaml. The top line
-`starts_from: <method>/<recipe>` puts another file below all sections. A method without a file has the recipe `default`
-alone, which changes nothing. Runs of any recipe but `default` are called <method>_<recipe>.
+The file is conf/recipe/<method>/<recipe>.yaml. A section of it belongs to the data sets that its
+name lists (`mnist fmnist`), or to `every` one; the sections of a data set are merged from top to
+bottom, over conf/method/<method>.yaml. The top line `starts_from: <method>/<recipe>` puts another
+file below all sections. A method without a file has the recipe `default` alone, which changes
+nothing. Runs of any recipe but `default` are called <method>_<recipe>.
 """
 
 import re
@@ -73,7 +74,9 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 
@@ -88,7 +91,9 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def register_recipes() -> None:
-    """Makes the recipes choices of Hydra's: `recipe=<recipe>`, and by method and data what it changes (see conf/train.yaml)."""
+    """Makes the recipes choices of Hydra's: `recipe=<recipe>`, and by method and data what it
+    changes (see conf/train.yaml).
+    """
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()

@@ -1,7 +1,8 @@
-"""The one way to the terminal: text is shown, never obeyed, and a terminal's encoding never ends a run.
+"""The one way to the terminal: text is shown, never obeyed, and a terminal's encoding never ends a
+run.
 
-Names, paths and messages may be anybody's: no markup is read in them, control characters and signs that reverse or hide
-others are made visible, and what the terminal's encoding lacks is replaced.
+Names, paths and messages may be anybody's: no markup is read in them, control characters and signs
+that reverse or hide others are made visible, and what the terminal's encoding lacks is replaced.
 """
 
 import logging
@@ -21,7 +22,9 @@ _JOINERS = {"\u200c", "\u200d"}
 
 
 def plain(text: object) -> str:
-    """A text as one line without any sign that a terminal would obey: each is shown as its escape, e.g. \\x1b."""
+    """A text as one line without any sign that a terminal would obey: each is shown as its escape,
+    e.g. \\x1b.
+    """
     line = str(text)
     return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
@@ -43,7 +46,9 @@ class _Screen(Console):
         self.quiet = True
         _silence(self.file)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """Every piece of text on its way to the terminal."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(plain_lines(segment.text), segment.style)
@@ -101,7 +106,9 @@ class LogLines(logging.Formatter):
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """Around a whole command: neither a poor encoding nor a reader that leaves (`| head`) ends it with an error."""
+    """Around a whole command: neither a poor encoding nor a reader that leaves (`| head`) ends it
+    with an error.
+    """
     streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     for stream in streams:
         tolerate_encoding(stream)

@@ -40,7 +40,9 @@ def _writable(descriptor: int) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal that asks the process to end raises Interrupted, so that temporary files are removed."""
+    """Inside, a signal that asks the process to end raises Interrupted, so that temporary files are
+    removed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,7 +69,8 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def end_command(error: Exception | KeyboardInterrupt, interrupted: str) -> int:
-    """Says why a command ends early; its exit code: 2 for bad input, 1 for a failure, 128 + the signal.
+    """Says why a command ends early; its exit code: 2 for bad input, 1 for a failure, 128 + the
+    signal.
 
     Args:
         error: What ended it.

@@ -1,4 +1,5 @@
-"""Whether a W&B run goes to the server or stays on disk, found without asking W&B, which may prompt.
+"""Whether a W&B run goes to the server or stays on disk, found without asking W&B, which may
+prompt.
 
 Asking W&B itself for its key would fix its settings for the whole process, before a mode is chosen.
 """
@@ -22,7 +23,8 @@ MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
-#: Servers of W&B itself; a server of one's own is named by WANDB_BASE_URL or by `wandb login --host`.
+#: Servers of W&B itself; a server of one's own is named by WANDB_BASE_URL or by `wandb login
+#: --host`.
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 
 
@@ -30,10 +32,12 @@ def wandb_mode(wanted: str) -> Mode:
     """The mode of a run with `logger=wandb`.
 
     Args:
-        wanted: `logger.mode`. "auto" is what WANDB_MODE or `wandb offline` says, else online where a key is configured.
+        wanted: `logger.mode`. "auto" is what WANDB_MODE or `wandb offline` says, else online where
+            a key is configured.
 
     Raises:
-        UserError: WANDB_MODE says nothing or nonsense; online is asked for and no key, or a wrong one, is configured.
+        UserError: WANDB_MODE says nothing or nonsense; online is asked for and no key, or a wrong
+        one, is configured.
     """
     settings = _settings()
     said = _checked("WANDB_MODE", os.environ.get("WANDB_MODE"))
@@ -52,7 +56,9 @@ def _checked(name: str, value: str | None) -> Mode | None:
         return None
     if value not in MODES:
         what = f"{name}={value}" if value.strip() else f"{name} is empty"
-        raise UserError(f"{what}: W&B knows online, offline and disabled; set one of them, or unset {name}")
+        raise UserError(
+            f"{what}: W&B knows online, offline and disabled; set one of them, or unset {name}"
+        )
     return MODES[value]
 
 
@@ -70,13 +76,19 @@ def _check_key(key: str | None, asked_by: str) -> None:
 
 
 def _key(settings: dict[str, str]) -> str | None:
-    """The key as W&B would find it: environment, netrc, settings; "" for a token in a file, None for no key."""
+    """The key as W&B would find it: environment, netrc, settings; "" for a token in a file, None
+    for no key.
+    """
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return ""
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or settings.get("base_url", ""))
-    return _netrc_password((server.netloc,) if server.netloc else HOSTS) or settings.get("api_key") or None
+    return (
+        _netrc_password((server.netloc,) if server.netloc else HOSTS)
+        or settings.get("api_key")
+        or None
+    )
 
 
 def _netrc_password(hosts: tuple[str, ...]) -> str | None:
@@ -91,11 +103,18 @@ def _netrc_password(hosts: tuple[str, ...]) -> str | None:
 
 
 def _settings() -> dict[str, str]:
-    """What `wandb login --host`, `wandb offline` and the like have kept for this user and this folder."""
+    """What `wandb login --host`, `wandb offline` and the like have kept for this user and this
+    folder.
+    """
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        user = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings"
-        parser.read([user, Path(os.environ.get("WANDB_DIR") or ".") / "wandb" / "settings"], encoding="utf-8")
+        user = (
+            Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings"
+        )
+        parser.read(
+            [user, Path(os.environ.get("WANDB_DIR") or ".") / "wandb" / "settings"],
+            encoding="utf-8",
+        )
         return dict(parser["default"]) if parser.has_section("default") else {}
     except (configparser.Error, RuntimeError, UnicodeDecodeError, OSError):
         return {}

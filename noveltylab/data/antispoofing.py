@@ -29,7 +29,9 @@ _LAYOUT = "Expected <set>/train/genuine/<video>/<image> and <set>/test/<class>/<
 
 @dataclass(frozen=True)
 class File:
-    """An image: `part` of its set, `label`, and the `video` that it belongs to, a folder or the image itself."""
+    """An image: `part` of its set, `label`, and the `video` that it belongs to, a folder or the
+    image itself.
+    """
 
     path: Path
     part: str
@@ -48,11 +50,12 @@ def read(
     on_error: str,
     bits: int | None = None,
 ) -> Samples:
-    """Samples with images (N, C, size, size), the source's training and development parts first, then the target's test part.
+    """Samples with images (N, C, size, size), the source's training and development parts first,
+    then the target's test part.
 
-    labels: 0 genuine, 1 attack. facts: part ("train", "devel" or "test"), video int64. units: the videos. Images are grey
-    where all genuine training images are, else colour. UserError for a folder that is missing, named twice, or without
-    what it has to hold.
+    labels: 0 genuine, 1 attack. facts: part ("train", "devel" or "test"), video int64. units: the
+    videos. Images are grey where all genuine training images are, else colour. UserError for a
+    folder that is missing, named twice, or without what it has to hold.
     """
     source_folder, target_folder = _two_sets(root, source, target)
     files = [*_files(source_folder, "train", [GENUINE])]
@@ -60,7 +63,9 @@ def read(
         files += _files(source_folder, "devel", [])
     files += _files(target_folder, "test", [GENUINE, ATTACK])
     training = [file.path for file in files if file.part == "train" and file.label == GENUINE]
-    images, positions, skipped = read_images(root, [file.path for file in files], training, size, bits, on_error)
+    images, positions, skipped = read_images(
+        root, [file.path for file in files], training, size, bits, on_error
+    )
     kept = [files[position] for position in positions]
     videos = list(dict.fromkeys(file.video for file in kept))
     numbers = {video: number for number, video in enumerate(videos)}
@@ -121,7 +126,9 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _files(folder: Path, part: str, needed: list[int]) -> list[File]:
-    """The images of one part of a set. UserError where the part, or one of the labels `needed`, has none."""
+    """The images of one part of a set. UserError where the part, or one of the labels `needed`, has
+    none.
+    """
     where = _parts(folder).get(part)
     if where is None or not where.is_dir():
         raise UserError(f"{folder}: has no {part}/; {_LAYOUT}")
@@ -144,10 +151,16 @@ def _walk(where: Path, part: str) -> Iterator[File]:
 
 def _nothing(where: Path, label: int) -> str:
     """What is missing in a part, and what lies there in its place."""
-    classes = [name for name in names_in(where) if (where / name).is_dir() and not name.startswith(".")]
+    classes = [
+        name for name in names_in(where) if (where / name).is_dir() and not name.startswith(".")
+    ]
     films = [path for path in where.rglob("*") if path.suffix.lower() in _VIDEO_FILES]
     wanted = "genuine (or real, live)" if label == GENUINE else "attacks"
-    here = f"found the folders {', '.join(map(shown, classes[:8]))}" if classes else "it holds no folders"
+    here = (
+        f"found the folders {', '.join(map(shown, classes[:8]))}"
+        if classes
+        else "it holds no folders"
+    )
     if films:
         example = shown(films[0].name)
         here += f", and {len(films)} video files such as {example}, which become folders of images by ffmpeg"

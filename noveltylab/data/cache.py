@@ -25,18 +25,21 @@ SEAL = "__seal__"
 
 
 def cache_folder() -> Path:
-    """$NOVELTYLAB_CACHE, else ``noveltylab`` in the user's cache folder. Everything in it can be deleted."""
+    """$NOVELTYLAB_CACHE, else ``noveltylab`` in the user's cache folder. Everything in it can be
+    deleted.
+    """
     if folder := os.environ.get("NOVELTYLAB_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "noveltylab"
 
 
 def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of `make`, from the cache if it was called before with an equal key (plain JSON values).
+    """The arrays of `make`, from the cache if it was called before with an equal key (plain JSON
+    values).
 
-    The key has to hold all that the arrays depend on, also what computes them (`code_key`). An entry
-    that is damaged, or is not what was written, is made again; where nothing can be written, a log
-    line says so and nothing is kept.
+    The key has to hold all that the arrays depend on, also what computes them (`code_key`). An
+    entry that is damaged, or is not what was written, is made again; where nothing can be written,
+    a log line says so and nothing is kept.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{name}-{digest[:24]}.npz"
@@ -45,7 +48,14 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
         return _read(path, digest)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         log.warning(f"{path} is damaged ({error}); it is made again")
     arrays = make()
     try:

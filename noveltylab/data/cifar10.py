@@ -1,9 +1,10 @@
-"""CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels, in ``<root>/cifar-10-batches-py`` as torchvision has it.
+"""CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels, in ``<root>/cifar-10-batches-py`` as
+torchvision has it.
 
 ``<root>`` may be that folder itself; ``cifar-10-python.tar.gz`` as downloaded is read in place.
 
-The files are Python pickles. They are only ever read by an unpickler that knows how to rebuild a byte array and refuses
-everything else, so that a stranger's copy cannot run code.
+The files are Python pickles. They are only ever read by an unpickler that knows how to rebuild a
+byte array and refuses everything else, so that a stranger's copy cannot run code.
 """
 
 import hashlib
@@ -29,10 +30,11 @@ _MAX_BYTES = 1 << 29
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (60000, 3, 32, 32), official training part first. UserError for unusable files.
+    """Samples with images (60000, 3, 32, 32), official training part first. UserError for unusable
+    files.
 
-    verify: md5 of each file and the counts must be the official ones; without it any well-formed files do, some may be
-    missing, and the result is not verified.
+    verify: md5 of each file and the counts must be the official ones; without it any well-formed
+    files do, some may be missing, and the result is not verified.
     """
     contents, where = _find(resolve_root(root), verify, download)
     images, labels, ids = [], [], []
@@ -45,7 +47,9 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
             continue
         content = contents.pop(name)
         pixels, more = _read_batch(
-            content if isinstance(content, bytes) else content.read(_MAX_BYTES), where / name, md5 if verify else None
+            content if isinstance(content, bytes) else content.read(_MAX_BYTES),
+            where / name,
+            md5 if verify else None,
         )
         images.append(pixels)
         labels.append(more)
@@ -80,7 +84,9 @@ def _joined(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | bytes], Path]:
     """Name -> file, or what the archive holds of that name; and where they lie."""
-    folder = root if any((root / name).is_file() for name in _checksums()) else root / _KIND.base_folder
+    folder = (
+        root if any((root / name).is_file() for name in _checksums()) else root / _KIND.base_folder
+    )
     there: dict[str, Stored | bytes] = {
         name: Stored(folder / name) for name in _checksums() if (folder / name).is_file()
     }
@@ -94,22 +100,36 @@ def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | 
         there = {name: Stored(folder / name) for name in _checksums()}
     elif absent and (verify or not there):
         accept = " Or accept what is there with data.verify=false." if there else ""
-        raise missing(" and ".join(absent), folder, f"{by_hand} Or let it be fetched: data.download=true.{accept}")
+        raise missing(
+            " and ".join(absent),
+            folder,
+            f"{by_hand} Or let it be fetched: data.download=true.{accept}",
+        )
     return there, folder
 
 
 def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
     if verify:
         check_archive(path, "md5", _KIND.tgz_md5)
-    files = tar_files(path, lambda name: PurePosixPath(name).name in _checksums(), _MAX_BYTES, 10 * _MAX_BYTES)
-    contents: dict[str, Stored | bytes] = {PurePosixPath(name).name: content for name, content in files}
+    files = tar_files(
+        path, lambda name: PurePosixPath(name).name in _checksums(), _MAX_BYTES, 10 * _MAX_BYTES
+    )
+    contents: dict[str, Stored | bytes] = {
+        PurePosixPath(name).name: content for name, content in files
+    }
     if not contents or (verify and len(contents) < len(_checksums())):
-        raise UserError(f"{path} holds {', '.join(contents) or 'none'} of {', '.join(_checksums())}. Replace it.")
+        raise UserError(
+            f"{path} holds {', '.join(contents) or 'none'} of {', '.join(_checksums())}. Replace it."
+        )
     return contents
 
 
-def _read_batch(content: bytes, path: Path, md5: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed one."""
+def _read_batch(
+    content: bytes, path: Path, md5: str | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed
+    one.
+    """
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
         raise UserError(
@@ -119,13 +139,17 @@ def _read_batch(content: bytes, path: Path, md5: str | None) -> tuple[NDArray[np
     table = _unpickle(content, path)
     data, labels = table.get("data"), table.get("labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
-        raise UserError(f"{path}: expected an array 'data' and a list 'labels', found the keys {sorted(table)}.")
+        raise UserError(
+            f"{path}: expected an array 'data' and a list 'labels', found the keys {sorted(table)}."
+        )
     pixels = data.numpy(path)
     if pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise UserError(f"{path}: expected data of shape (n, {_PIXELS}), found {pixels.shape}.")
     if len(labels) != len(pixels) or (md5 is not None and len(labels) != _COUNT):
         wanted = len(pixels) if md5 is None else _COUNT
-        raise UserError(f"{path}: expected {wanted} labels and images, found {len(labels)} and {len(pixels)}.")
+        raise UserError(
+            f"{path}: expected {wanted} labels and images, found {len(labels)} and {len(pixels)}."
+        )
     if wrong := [label for label in labels if not (type(label) is int and 0 <= label <= 9)]:
         raise UserError(f"{path}: expected labels 0 to 9, found {wrong[0]!r}.")
     return pixels, np.array(labels, dtype=np.int64)
@@ -143,11 +167,16 @@ def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected a dict, found {type(table).__name__}.")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in table.items()}
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): value
+        for key, value in table.items()
+    }
 
 
 class _Array:
-    """Stands in for a NumPy array while unpickling: keeps what the file says, checked before NumPy sees any of it."""
+    """Stands in for a NumPy array while unpickling: keeps what the file says, checked before NumPy
+    sees any of it.
+    """
 
     state: tuple[Any, ...] = ()
 
@@ -162,7 +191,9 @@ class _Array:
                 raise ValueError(f"type {dtype.code}")
             return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
         except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: expected an array of uint8, found another ({error}). Replace it.") from error
+            raise UserError(
+                f"{path}: expected an array of uint8, found another ({error}). Replace it."
+            ) from error
 
 
 class _Dtype:
@@ -200,7 +231,9 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and byte arrays; any other name in the file is refused, never looked up."""
+    """Builds dicts, lists, numbers, strings and byte arrays; any other name in the file is refused,
+    never looked up.
+    """
 
     def __init__(self, content: bytes, path: Path) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")

@@ -1,7 +1,9 @@
-"""COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels (Nene, Nayar and Murase, 1996).
+"""COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels (Nene, Nayar and
+Murase, 1996).
 
-One file per view, ``obj<k>__<angle>.png``, in ``<root>/coil-100``, or in the archive ``<root>/coil-100.zip``, which is read in
-place. Also reads COIL-20 (coil20.py), named alike. Copies in any square size, grey or colour, will do; the result says so.
+One file per view, ``obj<k>__<angle>.png``, in ``<root>/coil-100``, or in the archive
+``<root>/coil-100.zip``, which is read in place. Also reads COIL-20 (coil20.py), named alike. Copies
+in any square size, grey or colour, will do; the result says so.
 """
 
 import io
@@ -23,7 +25,8 @@ from noveltylab.errors import UserError
 VIEWS = 72
 DEGREES = 5
 
-#: side in pixels and size in bytes up to which a picture is read: the whole set has to fit into memory
+#: side in pixels and size in bytes up to which a picture is read: the whole set has to fit into
+#: memory
 MAX_SIDE = 512
 MAX_BYTES = 4 << 20
 #: Pillow's name of a picture's pixels -> ours
@@ -34,7 +37,9 @@ _NAME = re.compile(r"obj([1-9][0-9]{0,2})__(0|[1-9][0-9]{0,2})\.png")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a set is stored: files obj<k>__<n>.png with k = 1..objects and n = 0, step, ..., 71 * step."""
+    """How a set is stored: files obj<k>__<n>.png with k = 1..objects and n = 0, step, ..., 71 *
+    step.
+    """
 
     title: str
     option: str
@@ -43,7 +48,8 @@ class Layout:
     pixels: str
     archive: str
     folders: tuple[str, ...]
-    #: bytes and SHA-256 of the archive as TensorFlow Datasets has them; of single files none were published
+    #: bytes and SHA-256 of the archive as TensorFlow Datasets has them; of single files none were
+    #: published
     size: int | None = None
     sha256: str | None = None
 
@@ -57,7 +63,9 @@ class Layout:
         if not (match := _NAME.fullmatch(name)):
             return None
         k, n = int(match[1]), int(match[2])
-        return (k, n) if k <= self.objects and n < VIEWS * self.step and n % self.step == 0 else None
+        return (
+            (k, n) if k <= self.objects and n < VIEWS * self.step and n % self.step == 0 else None
+        )
 
 
 COIL100 = Layout(
@@ -78,22 +86,29 @@ COIL20 = Layout(
     step=1,  # n counts the views
     pixels="128 x 128 grey",
     archive="coil-20-proc.zip",
-    folders=tuple(f"{above}coil-20-{kind}" for kind in ("proc", "32x32") for above in ("", "coil-20/", "COIL-20/")),
+    folders=tuple(
+        f"{above}coil-20-{kind}"
+        for kind in ("proc", "32x32")
+        for above in ("", "coil-20/", "COIL-20/")
+    ),
 )
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (7200, C, H, H), sorted by object and angle. UserError for unusable files.
+    """Samples with images (7200, C, H, H), sorted by object and angle. UserError for unusable
+    files.
 
-    verify: all 7,200 views must be there, and an archive must be the official one, which makes the result verified (of the
-    unpacked files no checksums were published). Without it any part of the views will do. facts: "view", the angle in
-    degrees.
+    verify: all 7,200 views must be there, and an archive must be the official one, which makes the
+    result verified (of the unpacked files no checksums were published). Without it any part of the
+    views will do. facts: "view", the angle in degrees.
     """
     return read_layout(COIL100, root, verify=verify, download=download)
 
 
 def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Read one of the two sets, as `read` does. Of several folders the fullest is taken, ids are `obj<k>/<n>`."""
+    """Read one of the two sets, as `read` does. Of several folders the fullest is taken, ids are
+    `obj<k>/<n>`.
+    """
     root = resolve_root(root)
     place, views = _find(layout, root, download, verify)
     if verify and len(views) < layout.total:
@@ -123,13 +138,22 @@ def _beside(place: Stored, name: str) -> Stored:
     return Stored(place.path, str(PurePosixPath(place.member).with_name(name)))
 
 
-def _find(layout: Layout, root: Path, download: bool, verify: bool) -> tuple[Stored, list[tuple[int, int]]]:
-    """Where the most views of the set lie, and these (k, n), sorted; every picture there is one of them.
+def _find(
+    layout: Layout, root: Path, download: bool, verify: bool
+) -> tuple[Stored, list[tuple[int, int]]]:
+    """Where the most views of the set lie, and these (k, n), sorted; every picture there is one of
+    them.
 
     A folder as Stored(folder), in an archive any file of it.
     """
-    found = {Stored(folder): names for part in layout.folders if (names := _pictures(folder := root / part))}
-    if not found and any(map(layout.parse, names := _pictures(root))):  # data.root is the folder itself
+    found = {
+        Stored(folder): names
+        for part in layout.folders
+        if (names := _pictures(folder := root / part))
+    }
+    if not found and any(
+        map(layout.parse, names := _pictures(root))
+    ):  # data.root is the folder itself
         found = {Stored(root): names}
     if not found and (archive := find_archive(root, layout.archive)):
         if verify and layout.sha256:
@@ -164,11 +188,16 @@ def _in_archive(path: Path) -> dict[Stored, list[str]]:
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Sorted names of the pictures in a folder, without hidden files; none where there is no such folder.
+    """Sorted names of the pictures in a folder, without hidden files; none where there is no such
+    folder.
 
     The official archive holds a script beside them.
     """
-    return [name for name in names_in(folder) if name.lower().endswith(".png") and not name.startswith(".")]
+    return [
+        name
+        for name in names_in(folder)
+        if name.lower().endswith(".png") and not name.startswith(".")
+    ]
 
 
 def _absent(layout: Layout, other: Layout, root: Path, download: bool) -> UserError:
@@ -181,7 +210,9 @@ def _absent(layout: Layout, other: Layout, root: Path, download: bool) -> UserEr
     )
     if there := next((root / part for part in other.folders if _pictures(root / part)), None):
         remedy = f"{there} looks like {other.title}: for it use {other.option}. {remedy}"
-    return missing(f"{layout.title} (files obj<k>__<n>.png in a folder {layout.folders[0]})", first, remedy)
+    return missing(
+        f"{layout.title} (files obj<k>__<n>.png in a folder {layout.folders[0]})", first, remedy
+    )
 
 
 def _incomplete(layout: Layout, folder: Path, views: list[tuple[int, int]]) -> UserError:
@@ -199,14 +230,28 @@ def _note(layout: Layout, place: Stored, images: Tensor) -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
-    views = f"all {count} views counted" if count == layout.total else f"only {count} of {layout.total} views there"
-    copy = "" if pixels == layout.pixels else f", {pixels} pixels in place of the original {layout.pixels}"
-    published = f"no published checksums but that of {layout.archive}" if layout.sha256 else "no published checksums"
+    views = (
+        f"all {count} views counted"
+        if count == layout.total
+        else f"only {count} of {layout.total} views there"
+    )
+    copy = (
+        ""
+        if pixels == layout.pixels
+        else f", {pixels} pixels in place of the original {layout.pixels}"
+    )
+    published = (
+        f"no published checksums but that of {layout.archive}"
+        if layout.sha256
+        else "no published checksums"
+    )
     return f"{layout.title} has {published}; in {place.path.absolute().name}: {views}{copy}"
 
 
 def _read_images(files: list[Stored]) -> Tensor:
-    """uint8 (N, C, H, H). UserError naming the first file that cannot be read or differs from the first."""
+    """uint8 (N, C, H, H). UserError naming the first file that cannot be read or differs from the
+    first.
+    """
     first = read_png(files[0])
     images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     into = images.numpy()
@@ -224,7 +269,8 @@ def _read_images(files: list[Stored]) -> Tensor:
 def read_png(file: Stored) -> NDArray[np.uint8]:
     """uint8 (C, H, H) of a square grey (C = 1) or colour (C = 3) PNG file, its checksums compared.
 
-    UserError naming the file if it is damaged, of another kind, or larger than MAX_SIDE; nothing that large is decoded.
+    UserError naming the file if it is damaged, of another kind, or larger than MAX_SIDE; nothing
+    that large is decoded.
     """
     content = file.read(MAX_BYTES)
     try:

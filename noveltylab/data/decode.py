@@ -1,10 +1,11 @@
 """One image file, by anybody, to uint8 pixels: whatever is wrong with it becomes one line of text.
 
-By Pillow, and by its decoders of plain image formats alone: none that starts a program (EPS) or follows links to other
-files. The rules, the same for training and prediction: the first picture of several; EXIF's orientation is applied; what is
-transparent lies on white; 16 bit become 8 by dropping the lower ones, of which a camera's 10 or 12 bits may be said to be
-all there are; colour becomes grey by ITU-R 601-2; another size is stretched to the run's (see preprocess.resize: bilinear,
-antialiased where it shrinks, the aspect ratio is not kept).
+By Pillow, and by its decoders of plain image formats alone: none that starts a program (EPS) or
+follows links to other files. The rules, the same for training and prediction: the first picture of
+several; EXIF's orientation is applied; what is transparent lies on white; 16 bit become 8 by
+dropping the lower ones, of which a camera's 10 or 12 bits may be said to be all there are; colour
+becomes grey by ITU-R 601-2; another size is stretched to the run's (see preprocess.resize:
+bilinear, antialiased where it shrinks, the aspect ratio is not kept).
 """
 
 import io
@@ -44,17 +45,20 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(Exception):
-    """A file that is no image we can read; the message says why, in one line, without the file's name."""
+    """A file that is no image we can read; the message says why, in one line, without the file's
+    name.
+    """
 
 
 def decode(path: Path, channels: int, side: int | None, bits: int | None = None) -> Tensor:
-    """The image in a file: uint8 (channels, side, side), contiguous; channels 1 or 3; side None keeps its own (H, W).
+    """The image in a file: uint8 (channels, side, side), contiguous; channels 1 or 3; side None
+    keeps its own (H, W).
 
     bits: how many of 16 a pixel really has, 8 to 16; None: all.
 
     Raises:
-        Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger than Pillow's limit, or a
-            pixel has more bits.
+        Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger
+            than Pillow's limit, or a pixel has more bits.
     """
 
     def fitted(image: Image.Image) -> Tensor:
@@ -72,9 +76,13 @@ def fit(pixels: Tensor, side: int) -> Tensor:
 def in_order(
     function: Callable[[T], R], items: Iterable[T], ahead: int = 64, threads: int | None = None
 ) -> Iterator[R]:
-    """function(item) for each item, in their order, by `threads` (one for each core); about `ahead` results wait at most."""
+    """function(item) for each item, in their order, by `threads` (one for each core); about `ahead`
+    results wait at most.
+    """
     rest = iter(items)
-    size = max(1, ahead // 32)  # handing one item at a time to a thread would cost half of what a small image does
+    size = max(
+        1, ahead // 32
+    )  # handing one item at a time to a thread would cost half of what a small image does
 
     def several(some: list[T]) -> list[R]:
         return [function(item) for item in some]
@@ -110,7 +118,9 @@ def _read(path: Path, work: Callable[[Image.Image], R]) -> R:
 
 
 def is_colour(path: Path) -> bool:
-    """Whether an image has colour, by its header and palette. Unreadable as `decode`, for what the header shows."""
+    """Whether an image has colour, by its header and palette. Unreadable as `decode`, for what the
+    header shows.
+    """
     try:
         with _open(path) as image:
             return has_colour(image)
@@ -121,7 +131,9 @@ def is_colour(path: Path) -> bool:
 
 
 def is_deep(path: Path) -> bool:
-    """Whether an image has pixels of more than 8 bits, by its header. Unreadable as `decode`, for what the header shows."""
+    """Whether an image has pixels of more than 8 bits, by its header. Unreadable as `decode`, for
+    what the header shows.
+    """
     try:
         with _open(path) as image:
             return image.mode.startswith("I") or _deep_colour(image)
@@ -132,7 +144,8 @@ def is_deep(path: Path) -> bool:
 
 
 def brightest(path: Path) -> int:
-    """The largest value of a pixel of 16 bits; of a picture in colour, whose lower bits Pillow drops, nearly so.
+    """The largest value of a pixel of 16 bits; of a picture in colour, whose lower bits Pillow
+    drops, nearly so.
 
     Unreadable as `decode`.
     """
@@ -167,7 +180,9 @@ def reason(error: BaseException) -> str:
 
 
 def check_file(path: Path) -> int:
-    """The size of a regular file in bytes. Unreadable: missing, a folder, a pipe, a device, empty, or beyond MAX_BYTES."""
+    """The size of a regular file in bytes. Unreadable: missing, a folder, a pipe, a device, empty,
+    or beyond MAX_BYTES.
+    """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
@@ -194,12 +209,16 @@ def _open(path: Path) -> Iterator[Image.Image]:
         with image:
             limit = Image.MAX_IMAGE_PIXELS or 0
             if image.width * image.height > limit:
-                raise Unreadable(f"too many pixels: {image.width} x {image.height}, more than {limit:,}")
+                raise Unreadable(
+                    f"too many pixels: {image.width} x {image.height}, more than {limit:,}"
+                )
             yield image
 
 
 class _Metered(io.BufferedReader):
-    """A file that ends a decoder which takes it in crumbs, such as a comment of 200 MB letter by letter."""
+    """A file that ends a decoder which takes it in crumbs, such as a comment of 200 MB letter by
+    letter.
+    """
 
     def __init__(self, raw: io.RawIOBase, size: int) -> None:
         super().__init__(raw)
@@ -213,7 +232,9 @@ class _Metered(io.BufferedReader):
 
 
 class Memory:
-    """What threads may use at once, in bytes: who asks for more than is left waits, who asks for more than all is alone."""
+    """What threads may use at once, in bytes: who asks for more than is left waits, who asks for
+    more than all is alone.
+    """
 
     def __init__(self, total: int) -> None:
         self.total, self.used = total, 0
@@ -265,7 +286,9 @@ def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.u
 
 
 def thumbnail(path: Path, side: int, bits: int | None = None) -> bytes:
-    """The image, its longer side at most `side` pixels, as the bytes of a PNG file. Unreadable as `decode`."""
+    """The image, its longer side at most `side` pixels, as the bytes of a PNG file. Unreadable as
+    `decode`.
+    """
     picture = Image.fromarray(read_pixels(path, 3, bits))
     picture.thumbnail((side, side))
     return to_png(np.asarray(picture))

@@ -1,4 +1,6 @@
-"""Fashion-MNIST: 60,000 + 10,000 grey pictures of clothes, 28 x 28 pixels, in ``<root>/FashionMNIST/raw``."""
+"""Fashion-MNIST: 60,000 + 10,000 grey pictures of clothes, 28 x 28 pixels, in
+``<root>/FashionMNIST/raw``.
+"""
 
 from pathlib import Path
 
@@ -17,5 +19,7 @@ SHA256 = {
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (70000, 1, 28, 28), official training part first. UserError for unusable files."""
+    """Samples with images (70000, 1, 28, 28), official training part first. UserError for unusable
+    files.
+    """
     return read_idx(datasets.FashionMNIST, SHA256, root, verify=verify, download=download)

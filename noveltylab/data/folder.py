@@ -1,7 +1,9 @@
-"""A folder of one's own images: good parts to train on and, where there are any, labelled kinds to test on.
+"""A folder of one's own images: good parts to train on and, where there are any, labelled kinds to
+test on.
 
-The layouts stand in layout.py, how an image is read in decode.py. Images are grey where all training inliers are, else
-colour; each is stretched to data.size x data.size pixels. There are no checksums: files are what they are.
+The layouts stand in layout.py, how an image is read in decode.py. Images are grey where all
+training inliers are, else colour; each is stretched to data.size x data.size pixels. There are no
+checksums: files are what they are.
 """
 
 from pathlib import Path
@@ -31,11 +33,12 @@ def read(
     on_error: str,
     bits: int | None = None,
 ) -> Samples:
-    """Samples with images (N, C, size, size), C = 1 or 3, labels by `Layout.classes`, ids the paths below the root.
+    """Samples with images (N, C, size, size), C = 1 or 3, labels by `Layout.classes`, ids the paths
+    below the root.
 
-    size None: all images must have one size. bits: as `decode` takes it. on_error "fail": a file that cannot be read is an
-    error, "skip": it is left out, named in the notes and counted in `skipped`. UserError also for an inlier class without
-    images in the training part.
+    size None: all images must have one size. bits: as `decode` takes it. on_error "fail": a file
+    that cannot be read is an error, "skip": it is left out, named in the notes and counted in
+    `skipped`. UserError also for an inlier class without images in the training part.
     """
     layout = find_layout(root)
     files = list(layout.files())
@@ -47,7 +50,9 @@ def read(
         raise UserError(
             f"inlier={names[inlier]}: {layout.root} has no training images of it, only of {', '.join(layout.train)}"
         )
-    images, kept, skipped = read_images(layout.root, [path for path, *_ in files], training, size, bits, on_error)
+    images, kept, skipped = read_images(
+        layout.root, [path for path, *_ in files], training, size, bits, on_error
+    )
     tested = np.array([files[at][2] for at in kept], np.bool_)
     return Samples(
         images=images,
@@ -62,12 +67,18 @@ def read(
 
 
 def read_images(
-    root: Path, paths: list[Path], training: list[Path], size: int | None, bits: int | None, on_error: str
+    root: Path,
+    paths: list[Path],
+    training: list[Path],
+    size: int | None,
+    bits: int | None,
+    on_error: str,
 ) -> tuple[Tensor, list[int], list[str]]:
     """The images of files below a folder, in colour if one of the training images is.
 
     Returns:
-        The images (n, C, H, W), their positions among `paths`, and sentences on those that were skipped.
+        The images (n, C, H, W), their positions among `paths`, and sentences on those that were
+        skipped.
 
     Raises:
         UserError: A file cannot be read and on_error is "fail", or none can be read.
@@ -75,7 +86,9 @@ def read_images(
     channels = 3 if any(in_order(_coloured, training)) else 1
     images, bad = _read(root, paths, channels, size, bits)
     if bad and on_error == "fail":
-        raise UserError(f"{_said(bad, len(paths))}; mend or remove them, or leave them out with data.on_error=skip")
+        raise UserError(
+            f"{_said(bad, len(paths))}; mend or remove them, or leave them out with data.on_error=skip"
+        )
     if len(bad) == len(paths):
         raise UserError(f"{_said(bad, len(paths))}; nothing is left to train on")
     positions = [position for position in range(len(paths)) if position not in bad]
@@ -90,7 +103,9 @@ def _coloured(path: Path) -> bool:
 
 
 def _dark(training: list[Path], bits: int | None) -> list[str]:
-    """A sentence where the training images of 16 bits use far fewer, which leaves them a few levels of grey."""
+    """A sentence where the training images of 16 bits use far fewer, which leaves them a few levels
+    of grey.
+    """
     if bits is not None:
         return []
     deep = [path for path, is_so in zip(training, in_order(_deep, training), strict=True) if is_so]
@@ -149,7 +164,9 @@ def _read(
             )
         images[count] = found
         count += 1
-    return (torch.empty(0, channels, 1, 1, dtype=torch.uint8) if images is None else images[:count]), bad
+    return (
+        torch.empty(0, channels, 1, 1, dtype=torch.uint8) if images is None else images[:count]
+    ), bad
 
 
 def _said(bad: dict[int, str], count: int) -> str:

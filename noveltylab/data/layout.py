@@ -19,13 +19,53 @@ from noveltylab.errors import UserError
 
 #: names that count as images; the decoder goes by the content, whatever the name
 SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".bmp", ".dib", ".tif", ".tiff"),
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jif",
+        ".jfif",
+        ".jfi",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+    ),
     *(".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
 #: files that lie beside images and are none
 _BESIDE = {
-    *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".log"),
-    *(".ini", ".cfg", ".toml", ".db", ".py", ".sh", ".bat", ".ipynb", ".lnk", ".url", ".sha256", ".md5"),
+    *(
+        ".txt",
+        ".md",
+        ".rst",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".htm",
+        ".log",
+    ),
+    *(
+        ".ini",
+        ".cfg",
+        ".toml",
+        ".db",
+        ".py",
+        ".sh",
+        ".bat",
+        ".ipynb",
+        ".lnk",
+        ".url",
+        ".sha256",
+        ".md5",
+    ),
 }
 GOOD = "good"
 #: class folders of these names, in any case, are the good ones
@@ -40,7 +80,8 @@ _NAMED = 3
 class Layout:
     """Class name -> its folder, in the training part and in the test part (None without one).
 
-    flat: of the top folder only; stray: images beside the class folders; parts: all folders that belong to the layout;
+    flat: of the top folder only; stray: images beside the class folders; parts: all folders that
+        belong to the layout;
     unused: folders with images that do not.
     """
 
@@ -59,14 +100,20 @@ class Layout:
 
     @property
     def good(self) -> str:
-        """The class that trains where none is named. UserError where that is not clear: names the classes."""
+        """The class that trains where none is named. UserError where that is not clear: names the
+        classes.
+        """
         good = [name for name in self.classes if name.casefold() in GOOD_NAMES]
         if len(good) == 1 and good[0] in self.train:
             name = good[0]
         elif len(self.train) == 1 and len(good) < 2:
             (name,) = self.train
         else:
-            which = f"{_listed(good)} are all called good" if len(good) > 1 else "none is called good, normal or ok"
+            which = (
+                f"{_listed(good)} are all called good"
+                if len(good) > 1
+                else "none is called good, normal or ok"
+            )
             raise UserError(
                 f"data.root={self.root}: it has the classes {_listed(self.classes, 20)}, and {which}; say which one trains, "
                 "e.g. inlier=<name>"
@@ -87,7 +134,11 @@ class Layout:
         unreadable: list[OSError] = []
         for part, tested in ((self.train, False), (self.test or {}, True)):
             for name, folder in part.items():
-                paths = sorted(_images_in(folder)) if self.flat else walk_images(folder, unreadable=unreadable)
+                paths = (
+                    sorted(_images_in(folder))
+                    if self.flat
+                    else walk_images(folder, unreadable=unreadable)
+                )
                 yield from ((path, labels[name], tested) for path in paths)
         if unreadable:
             raise UserError(
@@ -109,16 +160,24 @@ class Layout:
         if links:
             notes.append(f"left out: {len(links)} links to folders ({_paths(links)})")
         if self.stray:
-            notes.append(f"left out: {len(self.stray)} images beside the class folders ({_paths(self.stray)})")
+            notes.append(
+                f"left out: {len(self.stray)} images beside the class folders ({_paths(self.stray)})"
+            )
         if self.unused:
-            notes.append(f"left out: folders that are neither train nor test ({_paths(self.unused)})")
+            notes.append(
+                f"left out: folders that are neither train nor test ({_paths(self.unused)})"
+            )
         return notes
 
 
 def find_layout(root: str | Path | None) -> Layout:
-    """The layout of a folder. UserError where there is none: says what was found and what is expected."""
+    """The layout of a folder. UserError where there is none: says what was found and what is
+    expected.
+    """
     if root is None:
-        raise UserError("data=folder needs data.root, the folder of your images; e.g. data.root=~/parts")
+        raise UserError(
+            "data=folder needs data.root, the folder of your images; e.g. data.root=~/parts"
+        )
     try:
         root = Path(root).expanduser()
         if not root.is_dir():
@@ -161,16 +220,26 @@ def _find_parts(root: Path, folders: dict[str, Path], train: Path, test: Path | 
     classes = {name: folder for name, folder in _folders_in(train).items() if has_images(folder)}
     beside = sorted(_images_in(train))
     if not classes and not beside:
-        raise UserError(f"{train}: holds no images{_of_other_kinds(train)}; put good ones into {train / GOOD}")
+        raise UserError(
+            f"{train}: holds no images{_of_other_kinds(train)}; put good ones into {train / GOOD}"
+        )
     if not classes:
         classes, beside = {GOOD: train}, []
-    kinds = {name: folder for name, folder in _folders_in(test).items() if has_images(folder)} if test else {}
+    kinds = (
+        {name: folder for name, folder in _folders_in(test).items() if has_images(folder)}
+        if test
+        else {}
+    )
     if test is not None and (loose := sorted(_images_in(test))):
         if not kinds:
-            raise UserError(f"{test}: its images lie in no folder; put them into {test / GOOD} and {test / '<kind>'}")
+            raise UserError(
+                f"{test}: its images lie in no folder; put them into {test / GOOD} and {test / '<kind>'}"
+            )
         beside += loose
     used = (train, test, *(folder for name, folder in folders.items() if name.casefold() == _MASKS))
-    unused = tuple(folder for folder in folders.values() if folder not in used and has_images(folder))
+    unused = tuple(
+        folder for folder in folders.values() if folder not in used and has_images(folder)
+    )
     stray = (*sorted(_images_in(root)), *beside)
     parts = (train,) if test is None else (train, test)
     return Layout(root, classes, kinds or None, parts, stray=stray, unused=unused)
@@ -180,14 +249,20 @@ def _part(root: Path, folders: dict[str, Path], name: str) -> Path | None:
     """The folder called `name`, in any case; None without one. UserError where several are."""
     same = [folder for key, folder in folders.items() if key.casefold() == name]
     if len(same) > 1:
-        raise UserError(f"data.root={root}: holds {_listed([folder.name for folder in same])}; leave one of them")
+        raise UserError(
+            f"data.root={root}: holds {_listed([folder.name for folder in same])}; leave one of them"
+        )
     return same[0] if same else None
 
 
 def shown(name: str | Path) -> str:
-    """A name as one line of printable text: what a terminal, a CSV file or an encoding would trip over is escaped."""
+    """A name as one line of printable text: what a terminal, a CSV file or an encoding would trip
+    over is escaped.
+    """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def is_image_name(name: str) -> bool:
@@ -196,17 +271,24 @@ def is_image_name(name: str) -> bool:
 
 
 def walk_images(
-    folder: Path, named: frozenset[str] | set[str] = frozenset(), unreadable: list[OSError] | None = None
+    folder: Path,
+    named: frozenset[str] | set[str] = frozenset(),
+    unreadable: list[OSError] | None = None,
 ) -> Iterator[Path]:
-    """The images below a folder, one subfolder after the other, sorted; `named`: further suffixes that count.
+    """The images below a folder, one subfolder after the other, sorted; `named`: further suffixes
+    that count.
 
-    Links to folders are not followed, so that a loop of them has an end. A folder that cannot be looked into is added to
-    `unreadable`; without that list it is an OSError.
+    Links to folders are not followed, so that a loop of them has an end. A folder that cannot be
+    looked into is added to `unreadable`; without that list it is an OSError.
     """
-    for path, folders, files in os.walk(folder, onerror=_raise if unreadable is None else unreadable.append):
+    for path, folders, files in os.walk(
+        folder, onerror=_raise if unreadable is None else unreadable.append
+    ):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if is_image_name(name) or (not name.startswith(".") and os.path.splitext(name)[1].lower() in named):
+            if is_image_name(name) or (
+                not name.startswith(".") and os.path.splitext(name)[1].lower() in named
+            ):
                 yield Path(path, name)
 
 
@@ -229,15 +311,22 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _folders_in(folder: Path, unreadable: bool = False) -> dict[str, Path]:
-    """Name as shown -> path, without hidden ones, numbers in their order; unreadable: none is no error."""
+    """Name as shown -> path, without hidden ones, numbers in their order; unreadable: none is no
+    error.
+    """
     try:
         names = os.listdir(folder)
     except OSError:
         if not unreadable:
             raise
         names = []
-    found = [folder / name for name in names if not name.startswith(".") and os.path.isdir(folder / name)]
-    return {shown(path.name).replace("/", "_"): path for path in sorted(found, key=lambda path: _order(path.name))}
+    found = [
+        folder / name for name in names if not name.startswith(".") and os.path.isdir(folder / name)
+    ]
+    return {
+        shown(path.name).replace("/", "_"): path
+        for path in sorted(found, key=lambda path: _order(path.name))
+    }
 
 
 def _order(name: str) -> tuple[bool, int, str]:
@@ -246,24 +335,38 @@ def _order(name: str) -> tuple[bool, int, str]:
 
 
 def _count(folder: Path, kinds: Counter[str], links: list[Path]) -> None:
-    """Adds the files below a folder that are not read, by suffix, and the links to folders, which are not followed."""
-    for path, folders, files in os.walk(folder, onerror=lambda error: None):  # said where the images are read
+    """Adds the files below a folder that are not read, by suffix, and the links to folders, which
+    are not followed.
+    """
+    for path, folders, files in os.walk(
+        folder, onerror=lambda error: None
+    ):  # said where the images are read
         folders[:] = [name for name in folders if not name.startswith(".")]
         links += [Path(path, name) for name in folders if os.path.islink(os.path.join(path, name))]
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
-            if not name.startswith(".") and suffix not in SUFFIXES | _BESIDE and (suffix or not name.isupper()):
+            if (
+                not name.startswith(".")
+                and suffix not in SUFFIXES | _BESIDE
+                and (suffix or not name.isupper())
+            ):
                 kinds[suffix] += 1
 
 
 def _of_other_kinds(folder: Path) -> str:
     kinds: Counter[str] = Counter()
     _count(folder, kinds, [])
-    return f" ({sum(kinds.values())} files of kinds that are not read: {_kinds(kinds)})" if kinds else ""
+    return (
+        f" ({sum(kinds.values())} files of kinds that are not read: {_kinds(kinds)})"
+        if kinds
+        else ""
+    )
 
 
 def _kinds(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {shown(suffix) or 'without a suffix'}" for suffix, count in kinds.most_common(8))
+    return ", ".join(
+        f"{count} {shown(suffix) or 'without a suffix'}" for suffix, count in kinds.most_common(8)
+    )
 
 
 def _paths(paths: tuple[Path, ...] | list[Path]) -> str:

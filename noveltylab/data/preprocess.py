@@ -1,4 +1,5 @@
-"""From stored images to what a network sees: resize once, then scale on the device, a whole batch at a time.
+"""From stored images to what a network sees: resize once, then scale on the device, a whole batch
+at a time.
 
 Pictures are uint8; sound waves, laid out as images, are int16.
 """
@@ -17,9 +18,11 @@ _BLOCK = 4096
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size); antialiased only where it shrinks.
+    """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size); antialiased only
+    where it shrinks.
 
-    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does. UserError for sound waves (int16) of another
+    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does. UserError for sound
+    waves (int16) of another
     size: neighbouring rows of these are not neighbours.
     """
     height, width = images.shape[-2:]
@@ -30,7 +33,9 @@ def resize(images: Tensor, size: int) -> Tensor:
             f"data.size={size}: sound waves are not resized. Use data.size={height} (data=dcase_waveform sets it)."
         )
     shrinks = size < max(height, width)
-    blocks = [torchvision_resize(block, [size, size], antialias=shrinks) for block in _blocks(images)]
+    blocks = [
+        torchvision_resize(block, [size, size], antialias=shrinks) for block in _blocks(images)
+    ]
     return torch.cat(blocks)
 
 
@@ -39,7 +44,8 @@ def _blocks(images: Tensor) -> Iterator[Tensor]:
 
 
 def global_contrast(x: Tensor) -> Tensor:
-    """Deep SVDD's contrast normalisation of each image, all channels and pixels together; x in [0, 1], (B, C, H, W).
+    """Deep SVDD's contrast normalisation of each image, all channels and pixels together; x in [0,
+    1], (B, C, H, W).
 
     Subtract the image's own mean, divide by the MEAN absolute value of the result.
     """
@@ -48,10 +54,11 @@ def global_contrast(x: Tensor) -> Tensor:
 
 
 def image_contrast(x: Tensor) -> Tensor:
-    """global_contrast, then each image stretched so that its extremes are -1 and 1; x (B, C, H, W), any scale above 0.
+    """global_contrast, then each image stretched so that its extremes are -1 and 1; x (B, C, H, W),
+    any scale above 0.
 
-    The mean that is subtracted and the value that is divided by cancel: only the image's own extremes over all channels and
-    pixels count. A constant image becomes 0.
+    The mean that is subtracted and the value that is divided by cancel: only the image's own
+    extremes over all channels and pixels count. A constant image becomes 0.
     """
     low = x.amin(dim=(1, 2, 3), keepdim=True)
     span = x.amax(dim=(1, 2, 3), keepdim=True) - low
@@ -62,11 +69,11 @@ def image_contrast(x: Tensor) -> Tensor:
 class Preprocess(nn.Module):
     """uint8 (pictures) or int16 (sound waves), (B, C, H, W) -> float32 (B, C, H, W).
 
-    contrast "none": x / 127.5 - 1, or of a wave x / 32768, in [-1, 1]. "gcn", for pictures: global_contrast, then
-    (x - lo) / (hi - lo) with the extreme feature values lo, hi of the training inliers; other images may leave [0, 1],
-    nothing is clipped. "gcn_image", for pictures: image_contrast, every image in [-1, 1]. subtract_mean: minus the mean
-    image of the preprocessed training inliers. What is fitted lies in
-    buffers, for the checkpoint.
+    contrast "none": x / 127.5 - 1, or of a wave x / 32768, in [-1, 1]. "gcn", for pictures:
+    global_contrast, then (x - lo) / (hi - lo) with the extreme feature values lo, hi of the
+    training inliers; other images may leave [0, 1], nothing is clipped. "gcn_image", for pictures:
+    image_contrast, every image in [-1, 1]. subtract_mean: minus the mean image of the preprocessed
+    training inliers. What is fitted lies in buffers, for the checkpoint.
     """
 
     lo: Tensor
@@ -86,11 +93,15 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> "Preprocess":
-        """Compute lo, hi and the mean image from the training inliers, as `forward` takes them, N >= 1."""
+        """Compute lo, hi and the mean image from the training inliers, as `forward` takes them, N
+        >= 1.
+        """
         if len(images) == 0:
             raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
         if self.contrast != "none" and images.dtype == torch.int16:
-            raise UserError(f"data.contrast={self.contrast} is for pictures; sound waves take data.contrast=none.")
+            raise UserError(
+                f"data.contrast={self.contrast} is for pictures; sound waves take data.contrast=none."
+            )
         self.mean = torch.zeros(1, 1, 1, device=images.device)
         self.fitted = True
         if self.contrast == "gcn":
@@ -98,7 +109,9 @@ class Preprocess(nn.Module):
             self.lo = torch.stack([bound.min for bound in bounds]).min()
             self.hi = torch.stack([bound.max for bound in bounds]).max()
         if self.subtract_mean:
-            total = torch.stack([self._scale(block).double().sum(0) for block in _blocks(images)]).sum(0)
+            total = torch.stack(
+                [self._scale(block).double().sum(0) for block in _blocks(images)]
+            ).sum(0)
             self.mean = (total / len(images)).float()
         return self
 
@@ -116,16 +129,25 @@ class Preprocess(nn.Module):
             return images.float().div_(127.5).sub_(1)
         if self.contrast == "gcn_image":
             return image_contrast(images.float())
-        return (global_contrast(images.float().div_(255)) - self.lo) / (self.hi - self.lo).clamp_min(1e-8)
+        return (global_contrast(images.float().div_(255)) - self.lo) / (
+            self.hi - self.lo
+        ).clamp_min(1e-8)
 
     def to_unit(self, x: Tensor) -> Tensor:
-        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; the others keep their stretched contrast."""
+        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; the others keep
+        their stretched contrast.
+        """
         x = x + self.mean
         return (x if self.contrast == "gcn" else (x + 1) / 2).clamp(0, 1)
 
 
 def _accept_fitted(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """A fresh module does not know the image size: take the shape of the mean image from the checkpoint."""
+    """A fresh module does not know the image size: take the shape of the mean image from the
+    checkpoint.
+    """
     if (mean := state.get(f"{prefix}mean")) is not None:
         preprocess = cast(Preprocess, module)
-        preprocess.mean, preprocess.fitted = torch.empty_like(mean, device=preprocess.mean.device), True
+        preprocess.mean, preprocess.fitted = (
+            torch.empty_like(mean, device=preprocess.mean.device),
+            True,
+        )

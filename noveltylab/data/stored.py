@@ -1,7 +1,8 @@
 """Files of a data set where they lie: in a folder, or in its archive as it was downloaded.
 
-A zip archive is read in place, nothing of it is written anywhere. A tar archive, which has no index, is read once from its
-beginning to its end. Of both only regular files with plain names are taken, each of a bounded size.
+A zip archive is read in place, nothing of it is written anywhere. A tar archive, which has no
+index, is read once from its beginning to its end. Of both only regular files with plain names are
+taken, each of a bounded size.
 """
 
 import gzip
@@ -73,7 +74,9 @@ class Stored:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Sorted names of what lies in a folder; none where there is no such folder. UserError where it cannot be listed."""
+    """Sorted names of what lies in a folder; none where there is no such folder. UserError where it
+    cannot be listed.
+    """
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +93,9 @@ def find_archive(root: Path, *names: str) -> Path | None:
 
 
 def check_archive(path: Path, kind: str, digest: str, size: int | None = None) -> None:
-    """UserError unless an archive has the official checksum (`kind` of hash) and, where it is known, the official size."""
+    """UserError unless an archive has the official checksum (`kind` of hash) and, where it is
+    known, the official size.
+    """
     try:
         with open_regular(path, MAX_ARCHIVE) as file:
             length = os.fstat(file.fileno()).st_size
@@ -117,7 +122,9 @@ def _digest(file: IO[bytes], kind: str) -> str:
 
 
 def zip_members(path: Path) -> dict[str, Stored]:
-    """The regular files in a zip archive by their names, without hidden ones. UserError for what is no whole archive."""
+    """The regular files in a zip archive by their names, without hidden ones. UserError for what is
+    no whole archive.
+    """
     try:
         infos = _opened(path, *_state(path)).infolist()
     except _DAMAGE as error:
@@ -125,7 +132,9 @@ def zip_members(path: Path) -> dict[str, Stored]:
     return {
         info.filename: Stored(path, info.filename)
         for info in infos
-        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16) and is_plain(info.filename)
+        if not info.is_dir()
+        and not stat.S_ISLNK(info.external_attr >> 16)
+        and is_plain(info.filename)
     }
 
 
@@ -136,22 +145,34 @@ def _state(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _opened(path: Path, size: int, changed: int) -> zipfile.ZipFile:
-    """The archive, its index read once for as long as the file stays as it is; threads may share it."""
+    """The archive, its index read once for as long as the file stays as it is; threads may share
+    it.
+    """
     open_regular(path, MAX_ARCHIVE).close()  # refuses a pipe, or a device
     return zipfile.ZipFile(path)
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name in an archive stays below the folder that it is unpacked into, and is not hidden."""
+    """Whether a name in an archive stays below the folder that it is unpacked into, and is not
+    hidden.
+    """
     parts = name.split("/")
     plain = all(part and not part.startswith(".") for part in parts)
-    return plain and "\\" not in name and ":" not in name and name.isprintable() and parts[0] != "__MACOSX"
+    return (
+        plain
+        and "\\" not in name
+        and ":" not in name
+        and name.isprintable()
+        and parts[0] != "__MACOSX"
+    )
 
 
 # Tar archives.
 
 
-def tar_files(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> Iterator[tuple[str, bytes]]:
+def tar_files(
+    path: Path, wanted: Callable[[str], bool], each: int, total: int
+) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each wanted regular file of a .tar.gz, in order.
 
     Args:
@@ -161,7 +182,8 @@ def tar_files(path: Path, wanted: Callable[[str], bool], each: int, total: int) 
         total: Bytes that all files of the archive may have.
 
     Raises:
-        UserError: The archive is damaged or too large, or a wanted file is a link, stored twice, or too large.
+        UserError: The archive is damaged or too large, or a wanted file is a link, stored twice, or
+        too large.
     """
     seen: set[str] = set()
     left = total
@@ -171,12 +193,16 @@ def tar_files(path: Path, wanted: Callable[[str], bool], each: int, total: int) 
             for count, entry in enumerate(archive):
                 left -= entry.size
                 if left < 0 or count >= MAX_ENTRIES:
-                    raise UserError(f"{path} holds more than the {total:,} bytes that the official archive may have.")
+                    raise UserError(
+                        f"{path} holds more than the {total:,} bytes that the official archive may have."
+                    )
                 name = entry.name.removeprefix("./")
                 if entry.isdir() or not is_plain(name) or not wanted(name):
                     continue
                 if not entry.isreg() or entry.issparse() or entry.size > each or name in seen:
-                    raise UserError(f"{path}: {name} is a link, stored twice or too large. Replace the archive.")
+                    raise UserError(
+                        f"{path}: {name} is a link, stored twice or too large. Replace the archive."
+                    )
                 seen.add(name)
                 file = archive.extractfile(entry)
                 assert file is not None  # a regular file
@@ -192,7 +218,9 @@ def _tar_errors(path: Path) -> Iterator[None]:
 
 
 class _Bounded:
-    """A stream that gives no more at once than a real archive asks for: a header may name any length."""
+    """A stream that gives no more at once than a real archive asks for: a header may name any
+    length.
+    """
 
     def __init__(self, stream: gzip.GzipFile) -> None:
         self.stream = stream
@@ -210,12 +238,16 @@ class _Bounded:
 
 
 def unpack(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> Path:
-    """The folder in the cache that holds the wanted files of a .tar.gz, unpacked if they are not there yet.
+    """The folder in the cache that holds the wanted files of a .tar.gz, unpacked if they are not
+    there yet.
 
-    It appears whole, or not at all. Arguments and UserError as `tar_files`; also where the cache cannot be written.
+    It appears whole, or not at all. Arguments and UserError as `tar_files`; also where the cache
+    cannot be written.
     """
     size, changed = _state(path)
-    key = hashlib.sha256(f"{path.resolve()} {size} {changed}".encode("utf-8", "surrogateescape")).hexdigest()
+    key = hashlib.sha256(
+        f"{path.resolve()} {size} {changed}".encode("utf-8", "surrogateescape")
+    ).hexdigest()
     target = cache_folder() / "unpacked" / f"{path.name}-{key[:16]}"
     if target.is_dir():
         return target

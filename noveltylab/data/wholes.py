@@ -1,4 +1,6 @@
-"""What the samples of a split are pieces of (frames, videos, recordings), and one score for each of these wholes."""
+"""What the samples of a split are pieces of (frames, videos, recordings), and one score for each of
+these wholes.
+"""
 
 from dataclasses import dataclass
 
@@ -12,9 +14,10 @@ Array = NDArray[np.float64]
 class Wholes:
     """The U wholes of a test split: frames of clips, videos, or sound files.
 
-    kind "frame", "video" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of int64 (n_test,), the whole
-    of each test sample; how: see `aggregate`; main: the run's number is theirs, not that of their pieces; masked bool
-    (n_test,): pieces with an abnormal pixel, None where no masks say so.
+    kind "frame", "video" or "file"; ids, labels, is_outlier, groups (a frame's clip), each (U,); of
+    int64 (n_test,), the whole of each test sample; how: see `aggregate`; main: the run's number is
+    theirs, not that of their pieces; masked bool (n_test,): pieces with an abnormal pixel, None
+    where no masks say so.
     """
 
     kind: str
@@ -35,10 +38,12 @@ def aggregate(scores: Array, whole: NDArray[np.int64], count: int, how: str) -> 
         scores: (n,), of the pieces.
         whole: (n,), which whole each piece belongs to, in 0 .. count - 1.
         count: Number of wholes.
-        how: "max"; "top3mean", the mean of the three highest (of all, where there are fewer); "mean".
+        how: "max"; "top3mean", the mean of the three highest (of all, where there are fewer);
+            "mean".
 
     Returns:
-        (count,). A whole without pieces gets the lowest score of those that have some: nothing moved in that frame.
+        (count,). A whole without pieces gets the lowest score of those that have some: nothing
+        moved in that frame.
 
     Raises:
         ValueError: `how` is none of the three, or there are no pieces.
@@ -47,7 +52,9 @@ def aggregate(scores: Array, whole: NDArray[np.int64], count: int, how: str) -> 
         raise ValueError("no pieces to aggregate")
     order = np.lexsort((-scores, whole))
     scores, whole = scores[order], whole[order]
-    rank = np.arange(len(whole)) - np.searchsorted(whole, whole)  # 0 for the highest piece of each whole
+    rank = np.arange(len(whole)) - np.searchsorted(
+        whole, whole
+    )  # 0 for the highest piece of each whole
     if how not in ("max", "top3mean", "mean"):
         raise ValueError(f"aggregate by max, top3mean or mean, not {how}")
     used = rank < {"max": 1, "top3mean": 3, "mean": len(scores)}[how]

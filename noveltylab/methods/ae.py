@@ -1,19 +1,23 @@
-"""AE, DAE, CAE and DCAE: auto-encoders trained to rebuild inliers, scored by what they fail to rebuild.
+"""AE, DAE, CAE and DCAE: auto-encoders trained to rebuild inliers, scored by what they fail to
+rebuild.
 
-One convolutional network under the names of the papers' tables; each corruption is drawn anew at every step, in training
-alone, and the loss compares with the clean image:
+One convolutional network under the names of the papers' tables; each corruption is drawn anew at
+every step, in training alone, and the loss compares with the clean image:
 - AE, DCAE (deep convolutional auto-encoder): as configured;
-- DAE (Vincent et al., ICML 2008; JMLR 2010): Gaussian noise, `noise_std=0.2`, or pixels hidden at random, `masking=0.25`;
-- CAE in the sense of context auto-encoder (after Pathak et al., CVPR 2016): `context=true` hides a square of `crop` pixels
-  at a random place. In NDA's DCASE table CAE is a convolutional auto-encoder, so AE here.
+- DAE (Vincent et al., ICML 2008; JMLR 2010): Gaussian noise, `noise_std=0.2`, or pixels hidden at
+random, `masking=0.25`;
+- CAE in the sense of context auto-encoder (after Pathak et al., CVPR 2016): `context=true` hides a
+  square of `crop` pixels at a random place. In NDA's DCASE table CAE is a convolutional
+  auto-encoder, so AE here.
 
 What the tables leave open, and what stands here (all of it our choice):
-- layers: three 5x5 convolutions of stride 2 with batch norm, a linear code of 16 values, the mirror image back;
-- loss and score: mean squared error over all pixels, of the clean image when scored; Pathak's loss looks at the hidden
-  pixels alone, and adds an adversarial term that is left out;
-- hidden pixels become 0, the middle of the [-1, 1] scale, as OLED's masks make them; Vincent's become black.
-Published mean AUROC: DAE MNIST P2 0.8766, CIFAR-10 P2 0.5358; DCAE COIL-100 P1 0.949. The layers behind them are not known
-to be these, and a PCA residual gives 0.955 on MNIST P2.
+- layers: three 5x5 convolutions of stride 2 with batch norm, a linear code of 16 values, the mirror
+image back;
+- loss and score: mean squared error over all pixels, of the clean image when scored; Pathak's loss
+  looks at the hidden pixels alone, and adds an adversarial term that is left out;
+- hidden pixels become 0, the middle of the [-1, 1] scale, as OLED's masks make them; Vincent's
+become black. Published mean AUROC: DAE MNIST P2 0.8766, CIFAR-10 P2 0.5358; DCAE COIL-100 P1 0.949.
+The layers behind them are not known to be these, and a PCA residual gives 0.955 on MNIST P2.
 """
 
 from typing import Annotated
@@ -34,7 +38,9 @@ from noveltylab.nets.losses import squared_error
 
 
 def random_squares(count: int, height: int, width: int, crop: int, device: torch.device) -> Tensor:
-    """Masks (count, 1, H, W), True inside one square of crop x crop pixels at a place drawn uniformly for each image."""
+    """Masks (count, 1, H, W), True inside one square of crop x crop pixels at a place drawn
+    uniformly for each image.
+    """
     top = torch.randint(height - crop + 1, (count, 1, 1, 1), device=device)
     left = torch.randint(width - crop + 1, (count, 1, 1, 1), device=device)
     rows = torch.arange(height, device=device).view(-1, 1)
@@ -43,7 +49,9 @@ def random_squares(count: int, height: int, width: int, crop: int, device: torch
 
 
 class AE(Method):
-    """Encoder and decoder, minimising the squared error of the clean image rebuilt from a corrupted one."""
+    """Encoder and decoder, minimising the squared error of the clean image rebuilt from a corrupted
+    one.
+    """
 
     def __init__(
         self,
@@ -60,10 +68,15 @@ class AE(Method):
         super().__init__(image_shape)
         image_channels, height, width = image_shape
         if context and crop > min(height, width):
-            raise ValueError(f"method.crop={crop}: the hidden square is larger than the image, {height} x {width}")
+            raise ValueError(
+                f"method.crop={crop}: the hidden square is larger than the image, {height} x {width}"
+            )
         self.lr, self.noise_std, self.masking = lr, noise_std, masking
         self.context, self.crop = context, crop
-        widths, sides = (image_channels, channels, 2 * channels, 4 * channels), halvings(height, width)
+        widths, sides = (
+            (image_channels, channels, 2 * channels, 4 * channels),
+            halvings(height, width),
+        )
         self.encoder = encoder(widths, latent_size, sides[-1])
         self.decoder = decoder(widths[::-1], latent_size, sides[::-1]).append(nn.Tanh())
         self.apply(initialise)
@@ -78,7 +91,9 @@ class AE(Method):
         return {"mse": loss.detach()}
 
     def corrupt(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> the same with noise added, then pixels hidden (all channels of one together)."""
+        """Images (B, C, H, W) -> the same with noise added, then pixels hidden (all channels of one
+        together).
+        """
         count, _, height, width = x.shape
         if self.noise_std:
             x = x + self.noise_std * torch.randn_like(x)

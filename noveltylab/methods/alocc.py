@@ -1,27 +1,35 @@
-"""ALOCC: Adversarially Learned One-Class Classifier for Novelty Detection (Sabokrou et al., CVPR 2018).
+"""ALOCC: Adversarially Learned One-Class Classifier for Novelty Detection (Sabokrou et al., CVPR
+2018).
 
-A denoising reconstructor R is trained against a discriminator D: R learns to refine inliers until D takes them for real,
-and D learns what inliers look like. R refines inliers and distorts outliers, so D(R(x)) is to separate them better than D(x).
+A denoising reconstructor R is trained against a discriminator D: R learns to refine inliers until D
+takes them for real, and D learns what inliers look like. R refines inliers and distorts outliers,
+so D(R(x)) is to separate them better than D(x).
 
-"Code" below is the authors' TensorFlow code. Where it and the paper disagree, or the paper is silent, and what stands here:
-- layers are the code's: 5x5 convolutions of stride 2, no code shorter than the last map, which is larger than the image at
-  the default width; weights N(0, 0.02);
-- reconstruction: squared error between R(x + n) and the CLEAN image, averaged over the pixels; the code compares with the
-  noisy one, by a cross entropy that takes R's tanh output for a logit;
+"Code" below is the authors' TensorFlow code. Where it and the paper disagree, or the paper is
+silent, and what stands here:
+- layers are the code's: 5x5 convolutions of stride 2, no code shorter than the last map, which is
+  larger than the image at the default width; weights N(0, 0.02);
+- reconstruction: squared error between R(x + n) and the CLEAN image, averaged over the pixels; the
+  code compares with the noisy one, by a cross entropy that takes R's tanh output for a logit;
 - its weight lambda: 0.4 in the paper (section 4.1); the code has 0.2;
-- noise: fresh at every step, deviation 0.155 on the image's own scale (code, which draws it once an image);
-- R climbs -log D rather than descending log(1 - D) (code); one R step for each D step (paper), `r_steps=2` in the code;
-- RMSprop (code) with rate 2e-4; at the code's 0.002 D was at chance on MNIST's digit 3 from the first epoch on;
-- D scores with running statistics of its batch norm, so that no image's score depends on the others of its batch; the code
-  leaves batch norm in training mode;
-- stopping: the paper stops once the reconstruction error is below a bound that it does not give; here the epoch with the
-  lowest reconstruction error on held-out inliers is scored;
-- scores are minus D's logits, so that larger is more novel; the paper thresholds the probability from below.
+- noise: fresh at every step, deviation 0.155 on the image's own scale (code, which draws it once an
+image);
+- R climbs -log D rather than descending log(1 - D) (code); one R step for each D step (paper),
+`r_steps=2` in the code;
+- RMSprop (code) with rate 2e-4; at the code's 0.002 D was at chance on MNIST's digit 3 from the
+first epoch on;
+- D scores with running statistics of its batch norm, so that no image's score depends on the others
+  of its batch; the code leaves batch norm in training mode;
+- stopping: the paper stops once the reconstruction error is below a bound that it does not give;
+  here the epoch with the lowest reconstruction error on held-out inliers is scored;
+- scores are minus D's logits, so that larger is more novel; the paper thresholds the probability
+from below.
 
-Known weakness: once R rebuilds inliers well D cannot tell them from real ones any more, and its opinion of outliers is left
-to chance: D(R(x)) is best early and swings from epoch to epoch, while the reconstruction error goes on falling. The bound
-of the stopping rule decides the result, and nothing says where it should be.
-Published mean AUROC: COIL-100 P1 0.809 for D(R(x)), 0.686 for D(x); the 0.88 and 0.82 printed for MNIST P1 may be F1.
+Known weakness: once R rebuilds inliers well D cannot tell them from real ones any more, and its
+opinion of outliers is left to chance: D(R(x)) is best early and swings from epoch to epoch, while
+the reconstruction error goes on falling. The bound of the stopping rule decides the result, and
+nothing says where it should be. Published mean AUROC: COIL-100 P1 0.809 for D(R(x)), 0.686 for
+D(x); the 0.88 and 0.82 printed for MNIST P1 may be F1.
 """
 
 from itertools import pairwise
@@ -55,7 +63,9 @@ def reconstructor(channels: int, base: int, height: int, width: int) -> nn.Seque
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, 2 * base, 4 * base, 8 * base)):
         layers += down(before, after)
-    for (before, after), (small, large) in zip(pairwise((8 * base, 2 * base, base)), pairwise(sides), strict=False):
+    for (before, after), (small, large) in zip(
+        pairwise((8 * base, 2 * base, base)), pairwise(sides), strict=False
+    ):
         layers += [up(before, after, small, large), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, up(base, channels, sides[-2], sides[-1], bias=True), nn.Tanh())
 
@@ -66,14 +76,18 @@ def discriminator(channels: int, base: int, height: int, width: int) -> nn.Seque
     layers = down(channels, base, norm=False)
     for before, after in pairwise((base, 2 * base, 4 * base, 8 * base)):
         layers += down(before, after)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * base * rows * columns, 1), nn.Flatten(0))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(8 * base * rows * columns, 1), nn.Flatten(0)
+    )
 
 
 # Losses; L_R is `squared_error`.
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Minus L_R+D as D sees it: D(x) with label 1, D(R(x + n)) with label 0; logits (B,) each -> scalar."""
+    """Minus L_R+D as D sees it: D(x) with label 1, D(R(x + n)) with label 0; logits (B,) each ->
+    scalar.
+    """
     return bce(real, 1).mean() + bce(fake, 0).mean()
 
 
@@ -104,7 +118,9 @@ class ALOCC(Method):
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, then R steps on the same noisy images. Losses `mse`, `discriminator`, `reconstructor`."""
+        """One iteration: D step, then R steps on the same noisy images. Losses `mse`,
+        `discriminator`, `reconstructor`.
+        """
         x = batch.x
         noisy = x + self.noise_std * torch.randn_like(x)
         x_hat = self.reconstruct(noisy)
@@ -123,7 +139,10 @@ class ALOCC(Method):
     def _update_reconstructor(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """L = L_R+D + lambda L_R: R fools D and rebuilds the clean image; D stays as it is."""
         with frozen(self.discriminator):
-            losses = {"mse": squared_error(x, x_hat).mean(), "reconstructor": bce(self.discriminator(x_hat), 1).mean()}
+            losses = {
+                "mse": squared_error(x, x_hat).mean(),
+                "reconstructor": bce(self.discriminator(x_hat), 1).mean(),
+            }
             self.minimise(losses["reconstructor"] + self.w_rec * losses["mse"], "reconstructor")
         return {name: value.detach() for name, value in losses.items()}
 
@@ -132,7 +151,9 @@ class ALOCC(Method):
         return ("d_recon", "d_x", "mse")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Minus the logit of D on R(x) and on x, and the reconstruction error of the clean image; (B,) each."""
+        """Minus the logit of D on R(x) and on x, and the reconstruction error of the clean image;
+        (B,) each.
+        """
         x_hat = self.reconstruct(x)
         return {
             "d_recon": -self.discriminator(x_hat),

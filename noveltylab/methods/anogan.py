@@ -1,22 +1,25 @@
-"""AnoGAN: Unsupervised Anomaly Detection with Generative Adversarial Networks to Guide Marker Discovery
-(Schlegl et al., IPMI 2017).
+"""AnoGAN: Unsupervised Anomaly Detection with Generative Adversarial Networks to Guide Marker
+Discovery (Schlegl et al., IPMI 2017).
 
-A DCGAN learns to generate inliers. To score an image, gradient descent looks for the latent point whose image is most like
-it, in pixels and in the discriminator's features: what is left over is its novelty. So every score costs hundreds of
-passes through both networks.
+A DCGAN learns to generate inliers. To score an image, gradient descent looks for the latent point
+whose image is most like it, in pixels and in the discriminator's features: what is left over is its
+novelty. So every score costs hundreds of passes through both networks.
 
-Paper: latent points uniform in a cube, search from a random one by 500 steps, lambda = 0.1, errors as sums of absolute
-differences, Adam for training. Left open (no code by the authors is known), and what stands here:
+Paper: latent points uniform in a cube, search from a random one by 500 steps, lambda = 0.1, errors
+as sums of absolute differences, Adam for training. Left open (no code by the authors is known), and
+what stands here:
 - search: Adam, its rate, and points kept in the cube are ours;
-- the start is the same for all images, a fixed draw, so that a score depends on the image alone. `start_candidates` above 1
-  starts from the nearest of so many fixed draws (ours): worth many steps, at the price of one pass for all images;
+- the start is the same for all images, a fixed draw, so that a score depends on the image alone.
+  `start_candidates` above 1 starts from the nearest of so many fixed draws (ours): worth many
+  steps, at the price of one pass for all images;
 - f is the last map of the discriminator before its logit; the paper says "an intermediate layer";
-- D before G, non-saturating loss of G; networks of three layers, as many as 32 px need; latent size 100 (DCGAN);
+- D before G, non-saturating loss of G; networks of three layers, as many as 32 px need; latent size
+100 (DCGAN);
 - selection: the pixel error of held-out inliers, after `validation_steps` steps.
 A score taken in another batch may differ in its last digits: rounding grows along the search.
-Measured on one busy CPU core at 32 px: 2.7 ms for each image and step (`channels=32`: 1 ms), so 1.4 s an image at 500 steps
-and four hours for the 10,000 test images of MNIST.
-Published mean AUROC (a reimplementation, in Deep SVDD's tables): MNIST P2 0.9127, CIFAR-10 P2 0.6179.
+Measured on one busy CPU core at 32 px: 2.7 ms for each image and step (`channels=32`: 1 ms), so 1.4
+s an image at 500 steps and four hours for the 10,000 test images of MNIST. Published mean AUROC (a
+reimplementation, in Deep SVDD's tables): MNIST P2 0.9127, CIFAR-10 P2 0.6179.
 """
 
 from collections.abc import Iterator
@@ -57,7 +60,9 @@ def generator(channels: int, base: int, latent: int, side: tuple[int, int]) -> n
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, 8 h, 8 w): `features` gives f (B, 4 base h w), `logit` what it makes of f, (B,), large for real."""
+    """Images (B, C, 8 h, 8 w): `features` gives f (B, 4 base h w), `logit` what it makes of f,
+    (B,), large for real.
+    """
 
     def __init__(self, channels: int, base: int, side: tuple[int, int]) -> None:
         super().__init__()
@@ -83,7 +88,9 @@ class Discriminator(nn.Module):
 
 
 def absolute_error(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of absolute differences of (B, ...): eq. 2 for images (residual), eq. 4 for features (discrimination) -> (B,)."""
+    """Sum of absolute differences of (B, ...): eq. 2 for images (residual), eq. 4 for features
+    (discrimination) -> (B,).
+    """
     return (x - y).abs().flatten(1).sum(1)
 
 
@@ -111,14 +118,24 @@ class AnoGAN(Method):
         super().__init__(image_shape)
         image_channels, height, width = image_shape
         if height % 8 or width % 8:
-            raise ValueError(f"data.size={height}: AnoGAN halves the image three times, take a multiple of 8")
+            raise ValueError(
+                f"data.size={height}: AnoGAN halves the image three times, take a multiple of 8"
+            )
         self.lr, self.beta1, self.latent_size, self.lam = lr, beta1, latent_size, lam
-        self.search_steps, self.search_lr, self.validation_steps = search_steps, search_lr, validation_steps
+        self.search_steps, self.search_lr, self.validation_steps = (
+            search_steps,
+            search_lr,
+            validation_steps,
+        )
         side = (height // 8, width // 8)
         self.generator = generator(image_channels, channels, latent_size, side)
         self.discriminator = Discriminator(image_channels, channels, side)
         self.apply(initialise)
-        starts = 2 * torch.rand(start_candidates, latent_size, generator=torch.Generator().manual_seed(0)) - 1
+        starts = (
+            2
+            * torch.rand(start_candidates, latent_size, generator=torch.Generator().manual_seed(0))
+            - 1
+        )
         self.register_buffer("starts", starts, persistent=False)
         self.starts: Tensor
 
@@ -133,7 +150,9 @@ class AnoGAN(Method):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration: D step, G step; losses `discriminator` and `generator`."""
         z = 2 * torch.rand(len(batch.x), self.latent_size, device=batch.x.device) - 1
-        fake = self.generator(z)  # G does not change before its own step: one forward pass serves both
+        fake = self.generator(
+            z
+        )  # G does not change before its own step: one forward pass serves both
         return self._update_discriminator(batch.x, fake.detach()) | self._update_generator(fake)
 
     def _update_discriminator(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -152,9 +171,11 @@ class AnoGAN(Method):
     # Mapping new images to the latent space (section 2.2).
 
     def search(self, x: Tensor, steps: int) -> Tensor:
-        """Latent points (B, D) whose images are most like x (B, C, H, W), each found by itself; in evaluation mode.
+        """Latent points (B, D) whose images are most like x (B, C, H, W), each found by itself; in
+        evaluation mode.
 
-        Works where gradients and even their recording are switched off, as under `torch.inference_mode`.
+        Works where gradients and even their recording are switched off, as under
+        `torch.inference_mode`.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone()  # a tensor made under inference mode cannot take part in a graph
@@ -163,7 +184,8 @@ class AnoGAN(Method):
                 z = self._nearest_start(x, f).requires_grad_()
             optimizer = torch.optim.Adam([z], self.search_lr)
             for _ in range(steps):
-                # Summed, not averaged: each point follows the gradient of its own loss. The networks get none.
+                # Summed, not averaged: each point follows the gradient of its own loss. The
+                # networks get none.
                 (z.grad,) = torch.autograd.grad(self.mapping_loss(x, f, z).sum(), z)
                 optimizer.step()
                 with torch.no_grad():
@@ -171,13 +193,17 @@ class AnoGAN(Method):
         return z.detach()
 
     def mapping_loss(self, x: Tensor, f: Tensor, z: Tensor) -> Tensor:
-        """Eq. 5: (1 - lam) residual + lam discrimination of x (B, C, H, W), its features f and points z (B, D) -> (B,)."""
+        """Eq. 5: (1 - lam) residual + lam discrimination of x (B, C, H, W), its features f and
+        points z (B, D) -> (B,).
+        """
         x_hat = self.generator(z)
         discrimination = absolute_error(f, self.discriminator.features(x_hat))
         return (1 - self.lam) * absolute_error(x, x_hat) + self.lam * discrimination
 
     def _nearest_start(self, x: Tensor, f: Tensor) -> Tensor:
-        """Of the fixed draws the one with the lowest eq. 5, for each of x (B, C, H, W) with features f -> (B, D)."""
+        """Of the fixed draws the one with the lowest eq. 5, for each of x (B, C, H, W) with
+        features f -> (B, D).
+        """
         images = self.generator(self.starts)
         residual = torch.cdist(x.flatten(1), images.flatten(1), p=1)  # (B, candidates)
         discrimination = torch.cdist(f, self.discriminator.features(images), p=1)
@@ -185,12 +211,17 @@ class AnoGAN(Method):
 
     @contextmanager
     def shortened(self) -> Iterator[tuple[float, float]]:
-        """Searches of a few steps from the first start, as the time of a search is that of its steps."""
+        """Searches of a few steps from the first start, as the time of a search is that of its
+        steps.
+        """
         steps, starts = (self.search_steps, self.validation_steps), self.starts
         self.search_steps, self.validation_steps = (min(count, TIMED_STEPS) for count in steps)
         self.starts = starts[:1]
         # what is done besides takes about as long as a step
-        shares = (self.search_steps + 1) / (steps[0] + 1), (self.validation_steps + 1) / (steps[1] + 1)
+        shares = (
+            (self.search_steps + 1) / (steps[0] + 1),
+            (self.validation_steps + 1) / (steps[1] + 1),
+        )
         try:
             yield shares
         finally:
@@ -204,7 +235,9 @@ class AnoGAN(Method):
         return ("novelty", "residual", "discrimination", "discriminator")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`novelty`: A(x), eq. 6; its terms `residual` R and `discrimination` D; minus D's logit of x itself; (B,) each."""
+        """`novelty`: A(x), eq. 6; its terms `residual` R and `discrimination` D; minus D's logit of
+        x itself; (B,) each.
+        """
         x_hat = self.reconstruct(x)
         f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
         residual, discrimination = absolute_error(x, x_hat), absolute_error(f, f_hat)
@@ -216,11 +249,15 @@ class AnoGAN(Method):
         }
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Pixel error left by a search of `validation_steps` steps, (B,): that of features has no fixed scale."""
+        """Pixel error left by a search of `validation_steps` steps, (B,): that of features has no
+        fixed scale.
+        """
         return absolute_error(x, self.generator(self.search(x, self.validation_steps)))
 
     def pass_for_batch_norm(self, x: Tensor) -> None:
-        """G on latents of the prior, D on x (B, C, H, W) and on G's images: a search has no batch of its own."""
+        """G on latents of the prior, D on x (B, C, H, W) and on G's images: a search has no batch
+        of its own.
+        """
         z = 2 * torch.rand(len(x), self.latent_size, dtype=x.dtype, device=x.device) - 1
         fake = self.generator(z)
         self.discriminator.features(x)

@@ -1,8 +1,9 @@
 """The contract of a method: what it must give, and the loop that the base owns for all of them.
 
-A method writes `update` (one training iteration, all the paper's alternating steps), `novelty_score`, `validation_loss`
-and, where it needs the training set once, `prepare`. It never asks the device for a value inside `update`: the base runs
-many iterations per `training_step` and reads the losses once at the end.
+A method writes `update` (one training iteration, all the paper's alternating steps),
+`novelty_score`, `validation_loss` and, where it needs the training set once, `prepare`. It never
+asks the device for a value inside `update`: the base runs many iterations per `training_step` and
+reads the losses once at the end.
 """
 
 import importlib
@@ -23,7 +24,9 @@ from noveltylab.results.phases import Phase as Phase  # methods take it from her
 
 @dataclass
 class Batch:
-    """One training batch: `x` (B, C, H, W) float, preprocessed; `index` (B,) position of each image in the training set."""
+    """One training batch: `x` (B, C, H, W) float, preprocessed; `index` (B,) position of each image
+    in the training set.
+    """
 
     x: Tensor
     index: Tensor
@@ -35,7 +38,9 @@ RECONSTRUCTION = "reconstruction"
 
 @dataclass
 class Row:
-    """A titled row of images (N, C, H, W) of a picture: on the scale of preprocessed images, or in [0, 1] (`unit`)."""
+    """A titled row of images (N, C, H, W) of a picture: on the scale of preprocessed images, or in
+    [0, 1] (`unit`).
+    """
 
     title: str
     images: Tensor
@@ -49,17 +54,20 @@ class Diverged(RunFailed):
 class Method(L.LightningModule):
     """Base of all methods, for images of shape `image_shape` = (C, H, W).
 
-    Subclasses take explicit keyword arguments (plain numbers and strings, each with a type that can be checked) besides
-    `image_shape`; out-of-range combinations raise ValueError with the option's name.
+    Subclasses take explicit keyword arguments (plain numbers and strings, each with a type that can
+    be checked) besides `image_shape`; out-of-range combinations raise ValueError with the option's
+    name.
     """
 
     #: why the score cannot be written as one graph, "" where it can
     not_exportable: ClassVar[str] = ""
-    #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no epochs.
+    #: False for methods fitted in `prepare` alone (PCA, nearest neighbours): no optimizer, no
+    #: epochs.
     iterative: ClassVar[bool] = True
     #: training images without which the method cannot work; batch norm needs two in a batch
     least_images: ClassVar[int] = 2
-    #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels run
+    #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels
+    #: run
     capturable: ClassVar[bool] = False
 
     #: the options by which a method changes its learning rates itself, "" where it does not
@@ -69,27 +77,33 @@ class Method(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.image_shape = image_shape
-        #: share of the planned epochs that is over, in [0, 1); schedules (mining start, ...) read it
+        #: share of the planned epochs that is over, in [0, 1); schedules (mining start, ...) read
+        #: it
         self.progress = 0.0
-        #: iterations done; the axis of every log, since Lightning's global_step counts optimizer steps
+        #: iterations done; the axis of every log, since Lightning's global_step counts optimizer
+        #: steps
         self.iteration = 0
         #: mean losses of the last chunk, for the progress bar
         self.losses: dict[str, float] = {}
         self._optimizers_by_name: dict[str, Any] = {}
-        #: called in place of `update` where `fit` was asked for CUDA graphs (noveltylab/training/cuda_graph.py)
+        #: called in place of `update` where `fit` was asked for CUDA graphs
+        #: (noveltylab/training/cuda_graph.py)
         self.graph: Any = None
 
     # What a method gives.
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Does ONE training iteration with all alternating steps; returns detached scalar losses by name.
+        """Does ONE training iteration with all alternating steps; returns detached scalar losses by
+        name.
 
-        No `.item()`, no print, no Python branch on a tensor, static shapes. Seeded before every epoch.
+        No `.item()`, no print, no Python branch on a tensor, static shapes. Seeded before every
+        epoch.
         """
         raise NotImplementedError
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Named raw scores of x (B, C, H, W), each (B,), larger is more novel; in evaluation mode, no gradients.
+        """Named raw scores of x (B, C, H, W), each (B,), larger is more novel; in evaluation mode,
+        no gradients.
 
         A sample's score does not depend on the other samples of its batch.
         """
@@ -101,11 +115,14 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Per-sample loss (B,) of held-out inliers x (B, C, H, W): what inlier-only selection minimises."""
+        """Per-sample loss (B,) of held-out inliers x (B, C, H, W): what inlier-only selection
+        minimises.
+        """
         raise NotImplementedError
 
     def pass_for_batch_norm(self, x: Tensor) -> None:
-        """Puts training inliers x (B, C, H, W) through the networks as the score does, for trainer.batch_norm=anew.
+        """Puts training inliers x (B, C, H, W) through the networks as the score does, for
+        trainer.batch_norm=anew.
 
         What this does not touch keeps the statistics of training.
         """
@@ -117,10 +134,11 @@ class Method(L.LightningModule):
 
     @property
     def phases(self) -> list[Phase]:
-        """The stages of training in order, each of which makes other weights; [] where every epoch trains alike.
+        """The stages of training in order, each of which makes other weights; [] where every epoch
+        trains alike.
 
-        Only weights of the last one are those of the whole method. The same by recorded options: `CONFIGURED` in
-        noveltylab/results/phases.py.
+        Only weights of the last one are those of the whole method. The same by recorded options:
+        `CONFIGURED` in noveltylab/results/phases.py.
         """
         return []
 
@@ -135,43 +153,59 @@ class Method(L.LightningModule):
         return None
 
     def prepare(self, train: Tensor) -> None:
-        """Takes what is needed once from the training set (N, C, H, W), preprocessed; keep it in buffers."""
+        """Takes what is needed once from the training set (N, C, H, W), preprocessed; keep it in
+        buffers.
+        """
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
-        """Reconstruction of x (B, C, H, W) for the pictures, or None for methods that do not reconstruct."""
+        """Reconstruction of x (B, C, H, W) for the pictures, or None for methods that do not
+        reconstruct.
+        """
         return None
 
     def explain(self, x: Tensor) -> list[Row]:
-        """Rows that stand under the images x (B, C, H, W) in pictures, B images each: what its score compares x with."""
+        """Rows that stand under the images x (B, C, H, W) in pictures, B images each: what its
+        score compares x with.
+        """
         x_hat = self.reconstruct(x)
         return [] if x_hat is None else [Row(RECONSTRUCTION, x_hat)]
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
-        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png; {} for none.
+        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png; {} for
+        none.
 
-        From the first training images and a few test images, preprocessed, in evaluation mode without gradients. Torch's
-        generators are seeded and put back afterwards. There may be no outliers.
+        From the first training images and a few test images, preprocessed, in evaluation mode
+        without gradients. Torch's generators are seeded and put back afterwards. There may be no
+        outliers.
         """
         return {}
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Further named scores made of whole columns: test scores (N,), and those of the held-out inliers (N_val,)."""
+        """Further named scores made of whole columns: test scores (N,), and those of the held-out
+        inliers (N_val,).
+        """
         return {}
 
     #: names among `score_names` that use the whole test set, and so cannot score one sample alone
     transductive: ClassVar[frozenset[str]] = frozenset()
 
     def embed(self, x: Tensor) -> Tensor | None:
-        """Embedding (B, D) of x (B, C, H, W) for the t-SNE picture, or None for methods that have none."""
+        """Embedding (B, D) of x (B, C, H, W) for the t-SNE picture, or None for methods that have
+        none.
+        """
         return None
 
     @contextmanager
     def shortened(self) -> Iterator[tuple[float, float]]:
-        """Inside, score and validation loss may do a part of their work, to be timed; yields the share of each."""
+        """Inside, score and validation loss may do a part of their work, to be timed; yields the
+        share of each.
+        """
         yield 1.0, 1.0
 
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Numbers of the paper's own experiments on test images (N, C, H, W) each, beside the AUROC; {} for none."""
+        """Numbers of the paper's own experiments on test images (N, C, H, W) each, beside the
+        AUROC; {} for none.
+        """
         return {}
 
     def doubts(self, metrics: dict[str, float]) -> list[str]:
@@ -191,7 +225,8 @@ class Method(L.LightningModule):
         else:
             self.manual_backward(loss)
         chosen.step()
-        # Autocast keeps its narrow copies of the weights until it is left, after a whole chunk: they are out of date now.
+        # Autocast keeps its narrow copies of the weights until it is left, after a whole chunk:
+        # they are out of date now.
         torch.clear_autocast_cache()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -203,7 +238,9 @@ class Method(L.LightningModule):
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._optimizers_by_name = dict(zip(self._optimizers_by_name, wrapped, strict=True))
         if self.graph is not None:
-            self.graph.take([optimizer.optimizer for optimizer in wrapped])  # here: a checkpoint brings its own flags
+            self.graph.take(
+                [optimizer.optimizer for optimizer in wrapped]
+            )  # here: a checkpoint brings its own flags
 
     def on_train_epoch_start(self) -> None:
         self.progress = self.current_epoch / (self.trainer.max_epochs or 1)
@@ -220,15 +257,25 @@ class Method(L.LightningModule):
                 counts[name] = counts.get(name, 0) + 1
             self.iteration += 1
         means = torch.stack([value.float() / counts[name] for name, value in sums.items()])
-        self.losses = dict(zip(sums, means.tolist(), strict=True))  # the only wait for the device in a chunk
+        self.losses = dict(
+            zip(sums, means.tolist(), strict=True)
+        )  # the only wait for the device in a chunk
         if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
-            raise Diverged(f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}")
+            raise Diverged(
+                f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}"
+            )
         for logger in self.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in self.losses.items()}, step=self.iteration)
+            logger.log_metrics(
+                {f"train/{name}": value for name, value in self.losses.items()}, step=self.iteration
+            )
 
     def check_finite(self) -> None:
         """Raises Diverged if a weight is NaN or infinite: such weights are never kept."""
-        tensors = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point() and tensor.numel()]
+        tensors = [
+            tensor
+            for tensor in self.state_dict().values()
+            if tensor.is_floating_point() and tensor.numel()
+        ]
         if tensors and not bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()):
             raise Diverged(f"weights not finite after epoch {self.current_epoch}: {self._said()}")
 
@@ -240,9 +287,7 @@ class Method(L.LightningModule):
             if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
         ]
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
-        return (
-            f"losses {losses}; networks with such weights: {', '.join(broken) or 'none yet'}. Try a smaller method.lr"
-        )
+        return f"losses {losses}; networks with such weights: {', '.join(broken) or 'none yet'}. Try a smaller method.lr"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration
@@ -266,18 +311,28 @@ def find_method(target: str) -> type[Method]:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={target}: not found ({error})") from None
-    if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == module_name):
-        raise UserError(f"method._target_={target}: not a subclass of noveltylab.methods.base.Method")
+    if not (
+        isinstance(found, type) and issubclass(found, Method) and found.__module__ == module_name
+    ):
+        raise UserError(
+            f"method._target_={target}: not a subclass of noveltylab.methods.base.Method"
+        )
     return found
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the networks' parameters get no gradients and their batch-norm statistics stay as they are.
+    """Inside, the networks' parameters get no gradients and their batch-norm statistics stay as
+    they are.
 
     Activations still use batch statistics and gradients still flow through to the inputs.
     """
-    modules = [module for network in networks for module in network.modules() if isinstance(module, _BatchNorm)]
+    modules = [
+        module
+        for network in networks
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+    ]
     for network in networks:
         network.requires_grad_(False)
     for module in modules:

@@ -1,39 +1,50 @@
-"""CA-Entropy: Improving Auto-Encoder Novelty Detection Using Channel Attention and Entropy Minimization
-(Tian et al., ACM Multimedia Asia 2020; published 2021).
+"""CA-Entropy: Improving Auto-Encoder Novelty Detection Using Channel Attention and Entropy
+Minimization (Tian et al., ACM Multimedia Asia 2020; published 2021).
 
-A denoising auto-encoder, trained against a DCGAN discriminator, should rebuild inliers well and nothing else: channel
-attention after every block weighs the feature maps that describe inliers, and the entropy of the latent code (made a
-distribution by softmax) is minimised, so that few codes are expressed. The score adds pixel and feature differences.
+A denoising auto-encoder, trained against a DCGAN discriminator, should rebuild inliers well and
+nothing else: channel attention after every block weighs the feature maps that describe inliers, and
+the entropy of the latent code (made a distribution by softmax) is minimised, so that few codes are
+expressed. The score adds pixel and feature differences.
 
-No code by the authors is known; the paper builds on Skip-GANomaly and the channel half of CBAM ("code" below: theirs).
-What the paper leaves open, and what stands here:
-- loss weights: adversarial 1, context 50, feature 1 (code), entropy 1; lambda of the score 0.9 (code);
-- latent and feature length 100, kernels of 4, width 64, weights N(0, 0.02), Adam's betas (code); R = 16 (CBAM);
-- no skip connections: the paper calls its generator a plain symmetric auto-encoder, and skips would pass the entropy by;
-- layers. Encoder: three convolutions of stride 2 and a fourth over the whole map, which makes the code; leaky ReLU of 0.2;
-  batch norm in the first block too, as the paper lists it, where DCGAN has none; neither norm nor attention on the code.
-  Decoder: the same backwards, with ReLU, and tanh at the end; no norm and no attention on the image. Discriminator: DCGAN's,
-  no norm after its first convolution; its features are the fourth convolution's output, without norm or activation;
+No code by the authors is known; the paper builds on Skip-GANomaly and the channel half of CBAM
+("code" below: theirs). What the paper leaves open, and what stands here:
+- loss weights: adversarial 1, context 50, feature 1 (code), entropy 1; lambda of the score 0.9
+(code);
+- latent and feature length 100, kernels of 4, width 64, weights N(0, 0.02), Adam's betas (code); R
+= 16 (CBAM);
+- no skip connections: the paper calls its generator a plain symmetric auto-encoder, and skips would
+pass the entropy by;
+- layers. Encoder: three convolutions of stride 2 and a fourth over the whole map, which makes the
+  code; leaky ReLU of 0.2; batch norm in the first block too, as the paper lists it, where DCGAN has
+  none; neither norm nor attention on the code.
+  Decoder: the same backwards, with ReLU, and tanh at the end; no norm and no attention on the
+  image. Discriminator: DCGAN's, no norm after its first convolution; its features are the fourth
+  convolution's output, without norm or activation;
 - attention's MLP has biases and at least four hidden units;
 - softmax makes the distribution of eq. 4 only: the decoder gets the code itself;
-- L_fea: eq. 3 writes an L2 norm, the code has the mean of the squares, and so has this (`feature_norm`);
+- L_fea: eq. 3 writes an L2 norm, the code has the mean of the squares, and so has this
+(`feature_norm`);
 - the generator's adversarial loss is the non-saturating one (code), not the minimax form of eq. 1;
 - noise: Gaussian of deviation 0.2, fresh at every step; its amount is not stated;
-- chosen epoch: lowest L_con on held-out inliers, without noise; "until convergence" in the paper, best test AUROC in the code.
-The code updates G before D and lets the feature loss into D's loss, which makes D shrink the gap that it should widen:
-not copied (`d_feature_loss`). It also squares the score's L_con (`score_norm`; on three MNIST digits, same training, 0.927 on
-average where eq. 2's absolute error has 0.908: experiments/learn/RESULTS.md) and scores with batch statistics (not offered).
-Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores stay raw here.
+- chosen epoch: lowest L_con on held-out inliers, without noise; "until convergence" in the paper,
+best test AUROC in the code. The code updates G before D and lets the feature loss into D's loss,
+which makes D shrink the gap that it should widen: not copied (`d_feature_loss`). It also squares
+the score's L_con (`score_norm`; on three MNIST digits, same training, 0.927 on average where eq.
+2's absolute error has 0.908: experiments/learn/RESULTS.md) and scores with batch statistics (not
+offered). Eq. 8 scales scores by the test set's extremes, which changes no AUROC: scores stay raw
+here.
 
-Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes one-hot within an epoch
-and the score decays; `p_max` near 1 in the log tells. A bound on the code, a small latent and a lower rate keep it steady,
-and `recipe=default` sets them; `recipe=paper` reads the paper literally. `latent_bound=batch_norm`, without a learned scale,
-which alone could lower the entropy, lets it fall. Under `latent_bound=tanh` (batch norm and tanh) the entropy of 16 values lies
-between 2.299 and 2.773 whatever is learned, and L_inf is nearly inert. Log and result have entropy and p_max.
-L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers while D tells x from G(x):
-`context`, `feature` and `novelty_val` are scores of their own. `context` alone is above the paper's score in six of
-ten classes of Fashion-MNIST (python -m experiments.claims), under tanh in nine.
-Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555 (0.619 without entropy and attention, 0.642 without attention).
+Known weaknesses. With the paper's rate and an unbounded code of 100 values, the softmax becomes
+one-hot within an epoch and the score decays; `p_max` near 1 in the log tells. A bound on the code,
+a small latent and a lower rate keep it steady, and `recipe=default` sets them; `recipe=paper` reads
+the paper literally. `latent_bound=batch_norm`, without a learned scale, which alone could lower the
+entropy, lets it fall. Under `latent_bound=tanh` (batch norm and tanh) the entropy of 16 values lies
+between 2.299 and 2.773 whatever is learned, and L_inf is nearly inert. Log and result have entropy
+and p_max. L_fea has no fixed scale, can outweigh L_con many times over, and is large on inliers
+while D tells x from G(x): `context`, `feature` and `novelty_val` are scores of their own. `context`
+alone is above the paper's score in six of ten classes of Fashion-MNIST (python -m
+experiments.claims), under tanh in nine. Published mean AUROC: MNIST P2 0.9665, CIFAR-10 P2 0.6555
+(0.619 without entropy and attention, 0.642 without attention).
 """
 
 from collections.abc import Sequence
@@ -59,7 +70,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
         hidden = max(channels // ratio, 4)
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         largest = F.adaptive_max_pool2d(x, 1).flatten(1)  # amax is as fast, but its gradient is not
@@ -67,24 +80,42 @@ class ChannelAttention(nn.Module):
         return x * weight[:, :, None, None]
 
 
-def block(convolution: nn.Module, channels: int, activation: nn.Module, ratio: int | None) -> nn.Sequential:
-    """Convolution, batch norm, activation and, unless its ratio is None, attention: (B, ?, ...) -> (B, channels, ...)."""
+def block(
+    convolution: nn.Module, channels: int, activation: nn.Module, ratio: int | None
+) -> nn.Sequential:
+    """Convolution, batch norm, activation and, unless its ratio is None, attention: (B, ?, ...) ->
+    (B, channels, ...).
+    """
     attention = [] if ratio is None else [ChannelAttention(channels, ratio)]
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *attention)
 
 
 class Encoder(nn.Module):
-    """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks, from (B, base, H/2, W/2) down."""
+    """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks, from (B, base, H/2,
+    W/2) down.
+    """
 
     def __init__(
-        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, bound: str
+        self,
+        channels: int,
+        base: int,
+        latent: int,
+        side: tuple[int, int],
+        ratio: int | None,
+        bound: str,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            block(Conv2d(before, width, 4, 2, 1, bias=False), width, nn.LeakyReLU(0.2, inplace=True), ratio)
+            block(
+                Conv2d(before, width, 4, 2, 1, bias=False),
+                width,
+                nn.LeakyReLU(0.2, inplace=True),
+                ratio,
+            )
             for before, width in pairwise((channels, base, 2 * base, 4 * base))
         )
-        # Without a learned scale: the decoder would undo it, and the entropy could fall by scale alone.
+        # Without a learned scale: the decoder would undo it, and the entropy could fall by scale
+        # alone.
         fixed_scale = nn.BatchNorm1d(latent, affine=False)
         bounds: dict[str, list[nn.Module]] = {
             "none": [],
@@ -102,10 +133,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (B, D) -> images (B, C, H, W) in (-1, 1); with `skip`, each block's maps are joined by the encoder's."""
+    """Codes (B, D) -> images (B, C, H, W) in (-1, 1); with `skip`, each block's maps are joined by
+    the encoder's.
+    """
 
     def __init__(
-        self, channels: int, base: int, latent: int, side: tuple[int, int], ratio: int | None, skip: bool
+        self,
+        channels: int,
+        base: int,
+        latent: int,
+        side: tuple[int, int],
+        ratio: int | None,
+        skip: bool,
     ) -> None:
         super().__init__()
         joined = 2 if skip else 1
@@ -117,8 +156,12 @@ class Decoder(nn.Module):
             (ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False), 2 * base),
             (ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False), base),
         )
-        self.blocks = nn.ModuleList(block(layer, width, nn.ReLU(inplace=True), ratio) for layer, width in layers)
-        self.image = nn.Sequential(ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh())
+        self.blocks = nn.ModuleList(
+            block(layer, width, nn.ReLU(inplace=True), ratio) for layer, width in layers
+        )
+        self.image = nn.Sequential(
+            ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh()
+        )
         self.skip = skip
 
     def forward(self, code: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -131,7 +174,8 @@ class Decoder(nn.Module):
         return image
 
 
-# Losses (eqs. 1-4), per sample, in float32 at least; L_con (eq. 2) is `context_error`, L_fea (eq. 3) `feature_error`.
+# Losses (eqs. 1-4), per sample, in float32 at least; L_con (eq. 2) is `context_error`, L_fea (eq.
+# 3) `feature_error`.
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -146,7 +190,9 @@ def latent_entropy(h: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def largest_probability(h: Tensor, temperature: float = 1.0) -> Tensor:
-    """p_max: largest of the D values of softmax(h / temperature), codes (B, D) -> (B,) in [1 / D, 1]."""
+    """p_max: largest of the D values of softmax(h / temperature), codes (B, D) -> (B,) in [1 / D,
+    1].
+    """
     return F.softmax(wide(h) / temperature, 1).amax(1)
 
 
@@ -186,15 +232,25 @@ class CAEntropy(Method):
         super().__init__(image_shape)
         image_channels, height, width = image_shape
         if height % 8 or width % 8:
-            raise ValueError(f"data.size={height}: CA-Entropy halves the image three times, take a multiple of 8")
+            raise ValueError(
+                f"data.size={height}: CA-Entropy halves the image three times, take a multiple of 8"
+            )
         judged = adversarial or feature_loss
         if d_feature_loss and not judged:
-            raise ValueError("method.d_feature_loss=true needs method.adversarial or method.feature_loss: no D without")
+            raise ValueError(
+                "method.d_feature_loss=true needs method.adversarial or method.feature_loss: no D without"
+            )
         if lam == 0 and not judged:
-            raise ValueError("method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score")
+            raise ValueError(
+                "method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score"
+            )
         self.lr, self.beta1, self.noise_std = lr, beta1, noise_std
         self.entropy, self.channel_attention = entropy, channel_attention
-        self.adversarial, self.feature_loss, self.d_feature_loss = adversarial, feature_loss, d_feature_loss
+        self.adversarial, self.feature_loss, self.d_feature_loss = (
+            adversarial,
+            feature_loss,
+            d_feature_loss,
+        )
         self.w_adv, self.w_con, self.w_fea, self.w_inf = w_adv, w_con, w_fea, w_inf
         self.latent_to_decoder, self.temperature = latent_to_decoder, temperature
         self.feature_norm, self.lam, self.score_norm = feature_norm, lam, score_norm
@@ -202,7 +258,9 @@ class CAEntropy(Method):
         side, ratio = (height // 8, width // 8), R if self.channel_attention else None
         self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, latent_bound)
         self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
-        self.discriminator = Discriminator(image_channels, channels, feature_size, side) if judged else None
+        self.discriminator = (
+            Discriminator(image_channels, channels, feature_size, side) if judged else None
+        )
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -218,7 +276,9 @@ class CAEntropy(Method):
     # Training (section 3, eq. 6).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, G step. Losses `context`, `entropy`, ... and `p_max`, the mean of softmax(h)'s largest."""
+        """One iteration: D step, G step. Losses `context`, `entropy`, ... and `p_max`, the mean of
+        softmax(h)'s largest.
+        """
         x = batch.x
         # G does not change before its own step: one forward pass serves both.
         x_hat, h = self.generate(x + self.noise_std * torch.randn_like(x))
@@ -230,13 +290,17 @@ class CAEntropy(Method):
         return losses
 
     def generate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W), noisy in training -> reconstructions (B, C, H, W) and codes h (B, D)."""
+        """Images (B, C, H, W), noisy in training -> reconstructions (B, C, H, W) and codes h (B,
+        D).
+        """
         h, maps = self.encoder(x)
         code = F.softmax(h / self.temperature, 1) if self.latent_to_decoder == "softmax" else h
         x_hat: Tensor = self.decoder(code, maps)
         return x_hat, h
 
-    def _update_discriminator(self, discriminator: Discriminator, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, discriminator: Discriminator, x: Tensor, x_hat: Tensor
+    ) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
         (real, f), (fake, f_hat) = discriminator(x), discriminator(x_hat)
         adversarial = loss = discriminator_loss(real, fake)
@@ -246,8 +310,13 @@ class CAEntropy(Method):
         return {"discriminator": adversarial.detach()}
 
     def _update_generator(self, x: Tensor, x_hat: Tensor, h: Tensor) -> dict[str, Tensor]:
-        """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes; D stays as it is."""
-        losses = {"context": context_error(x, x_hat).mean(), "entropy": latent_entropy(h, self.temperature).mean()}
+        """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes; D
+        stays as it is.
+        """
+        losses = {
+            "context": context_error(x, x_hat).mean(),
+            "entropy": latent_entropy(h, self.temperature).mean(),
+        }
         loss = self.w_con * losses["context"]
         if self.entropy:
             loss = loss + self.w_inf * losses["entropy"]
@@ -258,7 +327,9 @@ class CAEntropy(Method):
                     losses["generator"] = bce(logits, 1).mean()
                     loss = loss + self.w_adv * losses["generator"]
                 if self.feature_loss:
-                    with torch.no_grad():  # D has just changed, so f(x) of its own step is out of date
+                    with (
+                        torch.no_grad()
+                    ):  # D has just changed, so f(x) of its own step is out of date
                         f = self.discriminator.features(x)
                     losses["feature"] = feature_error(f, f_hat, self.feature_norm).mean()
                     loss = loss + self.w_fea * losses["feature"]
@@ -273,7 +344,8 @@ class CAEntropy(Method):
         return ("novelty", "context", *judged)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`; (B,) each.
+        """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`;
+        (B,) each.
 
         Without a discriminator there is no L_fea: `novelty` is then lam L_con.
         """
@@ -283,10 +355,15 @@ class CAEntropy(Method):
             return {"novelty": self.lam * context, "context": context}
         f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
         feature = feature_error(f, f_hat, self.feature_norm)
-        return {"novelty": self.lam * context + (1 - self.lam) * feature, "context": context, "feature": feature}
+        return {
+            "novelty": self.lam * context + (1 - self.lam) * feature,
+            "context": context,
+            "feature": feature,
+        }
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`novelty_val`: eq. 7 with both terms divided by their mean over held-out inliers, so that lam weighs like scales.
+        """`novelty_val`: eq. 7 with both terms divided by their mean over held-out inliers, so that
+        lam weighs like scales.
 
         Ours. Without a discriminator or held-out inliers there is none.
         """
@@ -310,7 +387,8 @@ class CAEntropy(Method):
 
     @torch.no_grad()
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Whether the entropy has an effect: its mean, and p_max's, over clean test images, in evaluation mode.
+        """Whether the entropy has an effect: its mean, and p_max's, over clean test images, in
+        evaluation mode.
 
         `context_share_inliers`: the part of the score on inliers that is lam L_con.
         """
@@ -321,6 +399,8 @@ class CAEntropy(Method):
             numbers[f"p_max_{name}"] = largest_probability(h, self.temperature).mean().item()
         if self.discriminator is not None:
             parts = [self.novelty_score(part) for part in torch.split(inliers, 512)]
-            context, novelty = (torch.cat([part[name] for part in parts]) for name in ("context", "novelty"))
+            context, novelty = (
+                torch.cat([part[name] for part in parts]) for name in ("context", "novelty")
+            )
             numbers["context_share_inliers"] = (self.lam * context.mean() / novelty.mean()).item()
         return numbers

@@ -1,43 +1,47 @@
 """Deep SVDD: Deep One-Class Classification (Ruff et al., ICML 2018).
 
-A network without bias terms or bounded activations maps inliers close to a fixed point c; the score is
-the distance from it. With biases, a bounded activation or a free c the network could map everything
-onto c (propositions 1 to 3). Before, an auto-encoder is trained whose encoder the network is; c is the
-mean of what that encoder makes of the training images.
+A network without bias terms or bounded activations maps inliers close to a fixed point c; the score
+is the distance from it. With biases, a bounded activation or a free c the network could map
+everything onto c (propositions 1 to 3). Before, an auto-encoder is trained whose encoder the
+network is; c is the mean of what that encoder makes of the training images.
 
 The authors have two codes. The printed numbers come from the first one (Theano); the later one
-(PyTorch) is what the defaults follow. What differs between them and the paper, and what stands here:
+(PyTorch) is what the defaults follow. What differs between them and the paper, and what stands
+here:
 - layers: the LeNets of both, leakiness 0.01; 0.1 in the paper;
-- batch norm: with a learned scale and shift in the first code (`batch_norm=learned`), without in the
-  later one. A shift is a bias by another name, which section 3.3 warns of; the printed numbers have it;
-- first filters: atoms of a dictionary learned on patches of the training images in the first code, on
-  MNIST (`first_filters=dictionary`);
+- batch norm: with a learned scale and shift in the first code (`batch_norm=learned`), without in
+  the later one. A shift is a bias by another name, which section 3.3 warns of; the printed numbers
+  have it;
+- first filters: atoms of a dictionary learned on patches of the training images in the first code,
+  on MNIST (`first_filters=dictionary`);
 - other initial weights: Glorot's with a leaky ReLU's gain, as the first code has them in its
-  convolutions; its matrix product goes without the gain (`glorot_gain=convolutions`). The later code has
-  PyTorch's own on MNIST;
-- decoder: the mirror image, starting from a matrix product so that any size goes, and ending without
-  an activation so that any scale goes. Both codes squeeze the code into 4 x 4 maps and end with a
-  sigmoid (`decoder=squeezed`). The mirror image normalises the code before it on every data set; of
-  the authors' codes the later one alone does so, on CIFAR-10 alone. It is thrown away after pretraining;
+  convolutions; its matrix product goes without the gain (`glorot_gain=convolutions`). The later
+  code has PyTorch's own on MNIST;
+- decoder: the mirror image, starting from a matrix product so that any size goes, and ending
+  without an activation so that any scale goes. Both codes squeeze the code into 4 x 4 maps and end
+  with a sigmoid (`decoder=squeezed`). The mirror image normalises the code before it on every data
+  set; of the authors' codes the later one alone does so, on CIFAR-10 alone. It is thrown away after
+  pretraining;
 - one planned number of epochs for both phases: `pretrain` is the first one's share. Adam for each
-  (both codes), the rate divided by 10 after a share of the phase (`lr_drop`: later code; two rates in
-  the paper, 1e-4 and 1e-5). In the first code pretraining keeps its rate;
+  (both codes), the rate divided by 10 after a share of the phase (`lr_drop`: later code; two rates
+  in the paper, 1e-4 and 1e-5). In the first code pretraining keeps its rate;
 - |c_i| < 0.1 is pushed to 0.1 with its sign, against a unit that zero weights satisfy (both codes);
   the paper says nothing of it;
-- soft boundary: R is the (1 - nu) quantile of the distances, which minimises eq. 3 for the network as
-  it is. It is set before every epoch, from each image's distance when it was last met; the paper does
-  so every few epochs, the later code after every step, from that step's images. As in the code R is 0
-  at first (`warm_up`: 10 of 150 epochs);
-- weight decay as Adam's L2 term, of weights and, while pretraining, of batch norm's scales, never of
-  its shifts (first code); the loss of eqs. 3 and 4 is reported without it;
-- selection: the lowest loss on held-out inliers, never an epoch of pretraining, nor of a soft boundary whose
-  radius is still 0; the authors take the last epoch, and hold no image out;
+- soft boundary: R is the (1 - nu) quantile of the distances, which minimises eq. 3 for the network
+  as it is. It is set before every epoch, from each image's distance when it was last met; the paper
+  does so every few epochs, the later code after every step, from that step's images. As in the code
+  R is 0 at first (`warm_up`: 10 of 150 epochs);
+- weight decay as Adam's L2 term, of weights and, while pretraining, of batch norm's scales, never
+  of its shifts (first code); the loss of eqs. 3 and 4 is reported without it;
+- selection: the lowest loss on held-out inliers, never an epoch of pretraining, nor of a soft
+  boundary whose radius is still 0; the authors take the last epoch, and hold no image out;
 - batches: drawn anew in each epoch; the first code shuffles batches that stay as they are.
-Recipes: conf/recipe/deep_svdd/default.yaml is the later code, conf/recipe/deep_svdd/first_code.yaml the
-first one on top of it. Images: conf/recipe/deep_svdd/ sets Deep SVDD's own contrast normalisation
-(data.contrast=gcn). Published mean AUROC: MNIST P2 0.948, CIFAR-10 P2 0.6481. Measured on MNIST's digits
-0, 3, 5 and 8 (printed 0.980, 0.919, 0.885, 0.939): 0.987, 0.906, 0.892, 0.934 by the first code, 0.951, 0.904
-and 0.907 on 0, 3 and 8 by the later one (experiments/learn/deep_svdd.yaml).
+Recipes: conf/recipe/deep_svdd/default.yaml is the later code, conf/recipe/deep_svdd/first_code.yaml
+the first one on top of it. Images: conf/recipe/deep_svdd/ sets Deep SVDD's own contrast
+normalisation (data.contrast=gcn). Published mean AUROC: MNIST P2 0.948, CIFAR-10 P2 0.6481.
+Measured on MNIST's digits 0, 3, 5 and 8 (printed 0.980, 0.919, 0.885, 0.939): 0.987, 0.906, 0.892,
+0.934 by the first code, 0.951, 0.904 and 0.907 on 0, 3 and 8 by the later one
+(experiments/learn/deep_svdd.yaml).
 """
 
 import math
@@ -54,14 +58,21 @@ from torch import Tensor, nn
 from noveltylab.methods.base import Batch, Method, Phase
 
 #: Channels of the blocks, each of which halves the image, and length of the code (section 4.1).
-ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {"mnist": ((8, 4), 32), "cifar10": ((32, 64, 128), 128)}
+ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {
+    "mnist": ((8, 4), 32),
+    "cifar10": ((32, 64, 128), 128),
+}
 CENTRE_EPS = 0.1
 
 
 #: Both codes' decoders start from square maps of this side, whatever the size of the images.
 SQUEEZED_SIDE = 4
-#: By architecture: the one side that such a decoder gives, and the padding of its convolutions but the last.
-SQUEEZED: dict[str, tuple[int, tuple[int, ...]]] = {"mnist": (28, (2, 1)), "cifar10": (32, (2, 2, 2))}
+#: By architecture: the one side that such a decoder gives, and the padding of its convolutions but
+#: the last.
+SQUEEZED: dict[str, tuple[int, tuple[int, ...]]] = {
+    "mnist": (28, (2, 1)),
+    "cifar10": (32, (2, 2, 2)),
+}
 
 #: Of the dictionary of the first filters: images drawn, patches drawn from them, patches per step.
 DICTIONARY_IMAGES, DICTIONARY_PATCHES, DICTIONARY_BATCH = 500, 10_000, 10
@@ -69,18 +80,26 @@ DICTIONARY_IMAGES, DICTIONARY_PATCHES, DICTIONARY_BATCH = 500, 10_000, 10
 # Networks.
 
 
-def block(convolution: nn.Module, channels: int, resize: nn.Module, learned: bool) -> list[nn.Module]:
-    """Convolution, batch norm (with scale and shift where `learned`), leaky ReLU, and a pooling or its reverse."""
+def block(
+    convolution: nn.Module, channels: int, resize: nn.Module, learned: bool
+) -> list[nn.Module]:
+    """Convolution, batch norm (with scale and shift where `learned`), leaky ReLU, and a pooling or
+    its reverse.
+    """
     return [convolution, nn.BatchNorm2d(channels, eps=1e-4, affine=learned), nn.LeakyReLU(), resize]
 
 
-def encoder(channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int], learned: bool) -> nn.Sequential:
+def encoder(
+    channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int], learned: bool
+) -> nn.Sequential:
     """The network of Deep SVDD: images (B, C, H, W) -> codes (B, latent). `side` is the last map's."""
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, *widths)):
         convolution = nn.Conv2d(before, after, 5, padding=2, bias=False)
         layers += block(convolution, after, nn.MaxPool2d(2), learned)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(side), latent, bias=False))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(side), latent, bias=False)
+    )
 
 
 def mirror_decoder(
@@ -101,17 +120,22 @@ def squeezed_decoder(
 ) -> nn.Sequential:
     """The authors' decoder: codes (B, latent) as maps of 4 x 4 -> images (B, C, H, W) in (0, 1).
 
-    Each block doubles the side. On MNIST, which has a block less, it is doubled before the first one
-    too, and the second convolution shrinks it from 16 to 14.
+    Each block doubles the side. On MNIST, which has a block less, it is doubled before the first
+    one too, and the second convolution shrinks it from 16 to 14.
     """
     maps = latent // SQUEEZED_SIDE**2
-    layers: list[nn.Module] = [nn.Unflatten(1, (maps, SQUEEZED_SIDE, SQUEEZED_SIDE)), nn.LeakyReLU()]
+    layers: list[nn.Module] = [
+        nn.Unflatten(1, (maps, SQUEEZED_SIDE, SQUEEZED_SIDE)),
+        nn.LeakyReLU(),
+    ]
     if len(widths) == 2:
         layers.append(nn.Upsample(scale_factor=2))
     for (before, after), padding in zip(pairwise((maps, *reversed(widths))), paddings, strict=True):
         convolution = nn.Conv2d(before, after, 5, padding=padding, bias=False)
         layers += block(convolution, after, nn.Upsample(scale_factor=2), learned)
-    return nn.Sequential(*layers, nn.Conv2d(widths[0], channels, 5, padding=2, bias=False), nn.Sigmoid())
+    return nn.Sequential(
+        *layers, nn.Conv2d(widths[0], channels, 5, padding=2, bias=False), nn.Sigmoid()
+    )
 
 
 def initialise(module: nn.Module, gain_of_products: bool) -> None:
@@ -124,7 +148,8 @@ def initialise(module: nn.Module, gain_of_products: bool) -> None:
 
 
 def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tensor:
-    """Atoms of a sparse dictionary of patches, as filters (count, C, side, side), each of norm 1 at most.
+    """Atoms of a sparse dictionary of patches, as filters (count, C, side, side), each of norm 1 at
+    most.
 
     Args:
         images: Training images (N, C, H, W), preprocessed.
@@ -146,7 +171,13 @@ def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tens
     patches /= np.maximum(patches.std(0), 1e-8)
     # each patch is met once: no second round, and no early end
     learner = MiniBatchDictionaryLearning(
-        count, alpha=1, max_iter=1, batch_size=DICTIONARY_BATCH, tol=0, max_no_improvement=None, random_state=seed
+        count,
+        alpha=1,
+        max_iter=1,
+        batch_size=DICTIONARY_BATCH,
+        tol=0,
+        max_no_improvement=None,
+        random_state=seed,
     )
     atoms = learner.fit(patches).components_.reshape(count, images.shape[1], side, side)
     # Theano convolves, and so turns its filters by 180 degrees
@@ -154,36 +185,50 @@ def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tens
 
 
 def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> list[dict[str, Any]]:
-    """Adam's groups: weights with their decay and, where batch norm has parameters, these: shifts never decay."""
+    """Adam's groups: weights with their decay and, where batch norm has parameters, these: shifts
+    never decay.
+    """
     groups: dict[float, list[nn.Parameter]] = {decay: [], 0.0: []}
     for module in network.modules():
         is_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         for name, parameter in module.named_parameters(recurse=False):
             decays = not is_norm or (decay_scales and name == "weight")
             groups[decay if decays else 0.0].append(parameter)
-    return [{"params": parameters, "weight_decay": value} for value, parameters in groups.items() if parameters]
+    return [
+        {"params": parameters, "weight_decay": value}
+        for value, parameters in groups.items()
+        if parameters
+    ]
 
 
 # Objectives, centre and radius (section 3).
 
 
 def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """The auto-encoder's loss: squared difference of images (B, C, H, W), summed over the pixels -> (B,)."""
+    """The auto-encoder's loss: squared difference of images (B, C, H, W), summed over the pixels ->
+    (B,).
+    """
     return (x - x_hat).square().flatten(1).sum(1)
 
 
 def squared_distance(z: Tensor, centre: Tensor) -> Tensor:
-    """||z - c||^2, eq. 5, of codes (B, D) -> (B,); averaged over the images it is eq. 4 without its weight decay."""
+    """||z - c||^2, eq. 5, of codes (B, D) -> (B,); averaged over the images it is eq. 4 without its
+    weight decay.
+    """
     return (z - centre).square().sum(1)
 
 
 def soft_boundary(distance: Tensor, radius: Tensor, nu: float) -> Tensor:
-    """Eq. 3 without its weight decay, an image's share: R^2 + max(0, d - R^2) / nu; squared distances (B,) -> (B,)."""
+    """Eq. 3 without its weight decay, an image's share: R^2 + max(0, d - R^2) / nu; squared
+    distances (B,) -> (B,).
+    """
     return radius.square() + (distance - radius.square()).relu() / nu
 
 
 def guarded_mean(z: Tensor) -> Tensor:
-    """The centre: mean (D,) of codes (N, D); what is closer to 0 than CENTRE_EPS goes there, keeping its sign."""
+    """The centre: mean (D,) of codes (N, D); what is closer to 0 than CENTRE_EPS goes there,
+    keeping its sign.
+    """
     mean = z.mean(0)
     return torch.where(mean.abs() < CENTRE_EPS, CENTRE_EPS * mean.sign(), mean)
 
@@ -224,10 +269,15 @@ class DeepSVDD(Method):
         widths, latent = ARCHITECTURES[name]
         shrink = 2 ** len(widths)
         if height % shrink or width % shrink:
-            raise ValueError(f"data.size={height}: method.architecture={name} takes a multiple of {shrink}")
+            raise ValueError(
+                f"data.size={height}: method.architecture={name} takes a multiple of {shrink}"
+            )
         self.objective, self.nu, self.warm_up, self.pretrain = objective, nu, warm_up, pretrain
         #: by optimizer: rate, share of the phase after which it drops, weight decay
-        self.settings = {"autoencoder": (ae_lr, ae_lr_drop, ae_weight_decay), "encoder": (lr, lr_drop, weight_decay)}
+        self.settings = {
+            "autoencoder": (ae_lr, ae_lr_drop, ae_weight_decay),
+            "encoder": (lr, lr_drop, weight_decay),
+        }
         self.first_filters = first_filters
         side = (height // shrink, width // shrink)
         learned = batch_norm == "learned"
@@ -249,7 +299,9 @@ class DeepSVDD(Method):
         self.centre: Tensor
         self.radius: Tensor
         self.distances: Tensor
-        self.centred = False  # whether the centre is final; until then the training images are needed
+        self.centred = (
+            False  # whether the centre is final; until then the training images are needed
+        )
         self.images: Tensor | None = None
         self.begun = -1.0  # `progress` of the epoch that `_begin_epoch` has seen
 
@@ -258,20 +310,27 @@ class DeepSVDD(Method):
         """Pretraining, with a soft boundary epochs whose radius is 0, and training by eq. 3 or 4."""
         soft = self.objective == "soft-boundary" and self.warm_up > 0
         # `phase` rounds to nine digits
-        start = self.pretrain + (self.warm_up - 5e-10) * (1 - self.pretrain) if soft else self.pretrain
+        start = (
+            self.pretrain + (self.warm_up - 5e-10) * (1 - self.pretrain) if soft else self.pretrain
+        )
         phases = [Phase("of pretraining", 0.0, selectable=False)] if self.pretrain else []
         phases += [Phase("with a radius of 0", self.pretrain)] if soft else []
         return [*phases, Phase("of one-class training", start)] if phases else []
 
     @property
     def phase(self) -> tuple[str, float]:
-        """The optimizer in use and the share of its phase that is over, in [0, 1), rounded so that 0.4 is 0.4."""
+        """The optimizer in use and the share of its phase that is over, in [0, 1), rounded so that
+        0.4 is 0.4.
+        """
         if self.progress < self.pretrain:
             return "autoencoder", round(self.progress / self.pretrain, 9)
         return "encoder", round((self.progress - self.pretrain) / (1 - self.pretrain), 9)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        networks = {"autoencoder": nn.ModuleList([self.encoder, self.decoder]), "encoder": self.encoder}
+        networks = {
+            "autoencoder": nn.ModuleList([self.encoder, self.decoder]),
+            "encoder": self.encoder,
+        }
         optimizers: dict[str, torch.optim.Optimizer] = {}
         for name, (_, _, decay) in self.settings.items():
             groups = parameter_groups(networks[name], decay, decay_scales=name == "autoencoder")
@@ -286,7 +345,9 @@ class DeepSVDD(Method):
     # Training.
 
     def prepare(self, train: Tensor) -> None:
-        """First filters, then centre and distances of the network as initialised, final without pretraining."""
+        """First filters, then centre and distances of the network as initialised, final without
+        pretraining.
+        """
         self.images = train
         if self.first_filters == "dictionary":
             first = next(module for module in self.encoder if isinstance(module, nn.Conv2d))
@@ -298,7 +359,9 @@ class DeepSVDD(Method):
         self.centred = self.pretrain == 0
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One Adam step. Losses: while pretraining `recon`, then `loss` (eq. 3 or 4), `distance` and, for eq. 3, `radius`."""
+        """One Adam step. Losses: while pretraining `recon`, then `loss` (eq. 3 or 4), `distance`
+        and, for eq. 3, `radius`.
+        """
         if self.progress != self.begun:
             self._begin_epoch()
         if self.phase[0] == "autoencoder":
@@ -332,7 +395,9 @@ class DeepSVDD(Method):
 
     @torch.no_grad()
     def _place_centre(self) -> None:
-        """Centre and, for eq. 3, distances: one pass over the training images in evaluation mode and float32."""
+        """Centre and, for eq. 3, distances: one pass over the training images in evaluation mode
+        and float32.
+        """
         assert self.images is not None
         was_training = self.encoder.training
         self.encoder.eval()
@@ -345,7 +410,11 @@ class DeepSVDD(Method):
 
     def _objective(self, distance: Tensor) -> Tensor:
         """Eq. 3 or 4 for each image, squared distances (B,) -> (B,)."""
-        return distance if self.objective == "one-class" else soft_boundary(distance, self.radius, self.nu)
+        return (
+            distance
+            if self.objective == "one-class"
+            else soft_boundary(distance, self.radius, self.nu)
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -362,11 +431,15 @@ class DeepSVDD(Method):
         return ("distance",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`distance`: squared distance from the centre, less R^2 with a soft boundary (above 0 is outside), (B,)."""
+        """`distance`: squared distance from the centre, less R^2 with a soft boundary (above 0 is
+        outside), (B,).
+        """
         return {"distance": squared_distance(self.embed(x), self.centre) - self.radius.square()}
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Eq. 3 or 4 of held-out inliers, (B,); infinite while pretraining, whose epochs are not to be selected."""
+        """Eq. 3 or 4 of held-out inliers, (B,); infinite while pretraining, whose epochs are not to
+        be selected.
+        """
         loss = self._objective(squared_distance(self.embed(x), self.centre))
         return loss if self.phase[0] == "encoder" else torch.full_like(loss, math.inf)
 

@@ -1,7 +1,8 @@
 """Mixture of Gaussians on the leading principal components of the inliers' pixels.
 
-scikit-learn fits (PCA, then expectation maximisation from k-means); what it finds is kept as tensors and scored here.
-What lies outside the principal subspace does not count: that part is the `pca` method's score.
+scikit-learn fits (PCA, then expectation maximisation from k-means); what it finds is kept as
+tensors and scored here. What lies outside the principal subspace does not count: that part is the
+`pca` method's score.
 """
 
 import logging
@@ -28,7 +29,9 @@ HELD_OUT = 5
 
 def fit_mixture(codes: NDArray[np.float64], components: int, covariance: str, seed: int) -> Any:
     """scikit-learn's mixture of codes (N, d); says so in the log if it has not converged."""
-    mixture = GaussianMixture(components, covariance_type=covariance, max_iter=300, random_state=seed)
+    mixture = GaussianMixture(
+        components, covariance_type=covariance, max_iter=300, random_state=seed
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(codes)
@@ -38,9 +41,11 @@ def fit_mixture(codes: NDArray[np.float64], components: int, covariance: str, se
 
 
 def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int) -> int:
-    """How many Gaussians, 1, 2, 4, ..., give held-out codes the highest likelihood; codes (N, d) of inliers.
+    """How many Gaussians, 1, 2, 4, ..., give held-out codes the highest likelihood; codes (N, d) of
+    inliers.
 
-    Stops at the first number that is worse than its half, or that leaves fewer than 2 d images for each Gaussian.
+    Stops at the first number that is worse than its half, or that leaves fewer than 2 d images for
+    each Gaussian.
     """
     held = np.arange(len(codes)) % HELD_OUT == HELD_OUT - 1
     best, count = -math.inf, 1
@@ -53,7 +58,9 @@ def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int)
 
 
 class GMM(Method):
-    """`dimensions` of the PCA, `components` Gaussians ("auto": by held-out likelihood), `covariance` of each."""
+    """`dimensions` of the PCA, `components` Gaussians ("auto": by held-out likelihood),
+    `covariance` of each.
+    """
 
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 2 * HELD_OUT
@@ -69,7 +76,13 @@ class GMM(Method):
         super().__init__(image_shape)
         self.dimensions, self.components, self.covariance = dimensions, components, covariance
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
-        shapes = {"mean": (0,), "basis": (0, 0), "weights": (0,), "means": (0, 0), "whiteners": (0, 0, 0)}
+        shapes = {
+            "mean": (0,),
+            "basis": (0, 0),
+            "weights": (0,),
+            "means": (0, 0),
+            "whiteners": (0, 0, 0),
+        }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.mean: Tensor
@@ -79,14 +92,20 @@ class GMM(Method):
         self.whiteners: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """From train (N, C, H, W): mean (F,), basis (F, d), and of K Gaussians weights, means (K, d), whiteners (K, d, d).
+        """From train (N, C, H, W): mean (F,), basis (F, d), and of K Gaussians weights, means (K,
+        d), whiteners (K, d, d).
 
-        Codes are in units of the largest standard deviation, so that scikit-learn's regularisation is relative to it.
+        Codes are in units of the largest standard deviation, so that scikit-learn's regularisation
+        is relative to it.
         """
         if len(train) < 2 * HELD_OUT:
-            raise ValueError(f"gmm needs {2 * HELD_OUT} training images at least, here are {len(train)}")
+            raise ValueError(
+                f"gmm needs {2 * HELD_OUT} training images at least, here are {len(train)}"
+            )
         x = train.flatten(1).double().cpu().numpy()
-        pca: Any = PCA(min(self.dimensions, len(x) - 1, x.shape[1]), svd_solver="covariance_eigh").fit(x)
+        pca: Any = PCA(
+            min(self.dimensions, len(x) - 1, x.shape[1]), svd_solver="covariance_eigh"
+        ).fit(x)
         basis = pca.components_.T / np.sqrt(max(pca.explained_variance_[0], np.finfo(float).tiny))
         codes = (x - pca.mean_) @ basis
         count = self.components
@@ -112,7 +131,9 @@ class GMM(Method):
         codes = (x.flatten(1).double() - self.mean) @ self.basis
         white = torch.einsum("bkd,kde->bke", codes[:, None] - self.means, self.whiteners)
         log_det = self.whiteners.diagonal(dim1=1, dim2=2).log().sum(1)
-        log_normal = log_det - 0.5 * (white.square().sum(2) + codes.shape[1] * math.log(2 * math.pi))
+        log_normal = log_det - 0.5 * (
+            white.square().sum(2) + codes.shape[1] * math.log(2 * math.pi)
+        )
         return {"nll": -torch.logsumexp(log_normal + self.weights.log(), 1)}
 
     def validation_loss(self, x: Tensor) -> Tensor:

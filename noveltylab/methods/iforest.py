@@ -1,6 +1,8 @@
-"""Isolation forest on raw pixels (Liu, Ting and Zhou, 2008): novel images are split off after few random cuts.
+"""Isolation forest on raw pixels (Liu, Ting and Zhou, 2008): novel images are split off after few
+random cuts.
 
-scikit-learn grows the trees; they are kept as arrays and walked here. Defaults are the paper's, as in Deep SVDD's table.
+scikit-learn grows the trees; they are kept as arrays and walked here. Defaults are the paper's, as
+in Deep SVDD's table.
 """
 
 import math
@@ -17,7 +19,9 @@ from noveltylab.methods.base import Method
 
 
 def expected_path(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """c(n), Eq. 1: mean length of an unsuccessful search in a binary tree of n images; 0 for 1, 1 for 2."""
+    """c(n), Eq. 1: mean length of an unsuccessful search in a binary tree of n images; 0 for 1, 1
+    for 2.
+    """
     n = np.maximum(count, 2).astype(float)
     length = 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
     return np.select([count <= 1, count == 2], [0.0, 1.0], length)
@@ -32,7 +36,9 @@ def node_depths(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np
 
 
 class IForest(Method):
-    """`trees` trees, each grown on `samples` training images (all of them if fewer) to depth log2(samples)."""
+    """`trees` trees, each grown on `samples` training images (all of them if fewer) to depth
+    log2(samples).
+    """
 
     iterative: ClassVar[bool] = False
 
@@ -57,9 +63,13 @@ class IForest(Method):
         self.expected: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Grows the trees on train (N, C, H, W); arrays (T, nodes), `length` is h(x) of Eq. 2 for who ends at a leaf."""
+        """Grows the trees on train (N, C, H, W); arrays (T, nodes), `length` is h(x) of Eq. 2 for
+        who ends at a leaf.
+        """
         samples = min(self.samples, len(train))
-        forest: Any = IsolationForest(n_estimators=self.trees, max_samples=samples, random_state=self.seed)
+        forest: Any = IsolationForest(
+            n_estimators=self.trees, max_samples=samples, random_state=self.seed
+        )
         forest.fit(train.flatten(1).cpu().numpy())
         grown = [estimator.tree_ for estimator in forest.estimators_]
         shape = (len(grown), max(tree.node_count for tree in grown))

@@ -1,11 +1,14 @@
-"""Kernel density estimate on raw pixels (Parzen, 1962): the mean of Gaussians around the training inliers, computed exactly.
+"""Kernel density estimate on raw pixels (Parzen, 1962): the mean of Gaussians around the training
+inliers, computed exactly.
 
-scikit-learn's KernelDensity is not used: its trees lose the far kernels, by 29 nats on uniform noise in 784 dimensions
-with bandwidth 1 and by 1,400 with bandwidth 0.2 (`tests/methods/test_kde.py`). Here all distances enter one logsumexp.
+scikit-learn's KernelDensity is not used: its trees lose the far kernels, by 29 nats on uniform
+noise in 784 dimensions with bandwidth 1 and by 1,400 with bandwidth 0.2
+(`tests/methods/test_kde.py`). Here all distances enter one logsumexp.
 
-Bandwidths are in units of the preprocessed pixels: those in [-1, 1] need twice the bandwidth of those in [0, 1]. The
-measurement with bandwidth 1 on [0, 1] pixels of 784 (MNIST P2 0.9544) is `method.bandwidth=2 data.size=28` here.
-Deep SVDD (Ruff et al., 2018) took it from 2^0.5 ... 2^5 by cross-validated likelihood, behind a PCA of 95 % of the variance.
+Bandwidths are in units of the preprocessed pixels: those in [-1, 1] need twice the bandwidth of
+those in [0, 1]. The measurement with bandwidth 1 on [0, 1] pixels of 784 (MNIST P2 0.9544) is
+`method.bandwidth=2 data.size=28` here. Deep SVDD (Ruff et al., 2018) took it from 2^0.5 ... 2^5 by
+cross-validated likelihood, behind a PCA of 95 % of the variance.
 """
 
 import math
@@ -29,40 +32,60 @@ def squared_distances(x: Tensor, train: Tensor) -> Tensor:
 
 
 def log_density(x: Tensor, train: Tensor, bandwidth: Tensor) -> Tensor:
-    """log p(x) = log 1/N sum_i Normal(x; train_i, bandwidth^2 I), for x (B, F) and train (N, F), in nats, float64 (B,)."""
+    """log p(x) = log 1/N sum_i Normal(x; train_i, bandwidth^2 I), for x (B, F) and train (N, F), in
+    nats, float64 (B,).
+    """
     exponents = [
-        torch.logsumexp(-squared_distances(x, block) / (2 * bandwidth**2), 1) for block in torch.split(train, BLOCK)
+        torch.logsumexp(-squared_distances(x, block) / (2 * bandwidth**2), 1)
+        for block in torch.split(train, BLOCK)
     ]
     normaliser = math.log(len(train)) + x.shape[1] * torch.log(bandwidth * math.sqrt(2 * math.pi))
     return torch.logsumexp(torch.stack(exponents), 0) - normaliser
 
 
 def likeliest_bandwidth(train: Tensor) -> Tensor:
-    """The bandwidth under which each image of train (N, F) is likeliest given the others (leave-one-out; Duin, 1976).
+    """The bandwidth under which each image of train (N, F) is likeliest given the others
+    (leave-one-out; Duin, 1976).
 
-    A fixed point of expectation maximisation, started wide: the weights say how far each other image explains the one
-    left out, the bandwidth becomes the weighted mean distance per pixel, and the likelihood rises with every step.
+    A fixed point of expectation maximisation, started wide: the weights say how far each other
+    image explains the one left out, the bandwidth becomes the weighted mean distance per pixel, and
+    the likelihood rises with every step.
     """
     if len(train) < 2:
-        raise ValueError("method.bandwidth=auto needs two training images; give the bandwidth as a number")
-    rows = torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device).round().long()
-    squared = torch.cat([squared_distances(train[rows], block) for block in torch.split(train, BLOCK)], 1)
+        raise ValueError(
+            "method.bandwidth=auto needs two training images; give the bandwidth as a number"
+        )
+    rows = (
+        torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device)
+        .round()
+        .long()
+    )
+    squared = torch.cat(
+        [squared_distances(train[rows], block) for block in torch.split(train, BLOCK)], 1
+    )
     squared[torch.arange(len(rows)), rows] = torch.inf
     others = squared.masked_fill(squared.isinf(), 0)
     variance = others.sum() / (len(rows) * (len(train) - 1) * train.shape[1])
     smallest = 1e-6 * variance  # copies of one image make the likelihood grow without bound
     for _ in range(200):
         weights = torch.softmax(-squared / (2 * variance), 1)
-        last, variance = variance, ((weights * others).sum(1).mean() / train.shape[1]).clamp_min(smallest)
+        last, variance = (
+            variance,
+            ((weights * others).sum(1).mean() / train.shape[1]).clamp_min(smallest),
+        )
         if (variance / last - 1).abs() < 1e-6:
             break
     if not variance > 0:
-        raise ValueError("method.bandwidth=auto: all training images are the same; give the bandwidth as a number")
+        raise ValueError(
+            "method.bandwidth=auto: all training images are the same; give the bandwidth as a number"
+        )
     return variance.sqrt()
 
 
 class KDE(Method):
-    """Keeps the training set; `bandwidth` "auto" is chosen in `prepare`, on the training inliers alone."""
+    """Keeps the training set; `bandwidth` "auto" is chosen in `prepare`, on the training inliers
+    alone.
+    """
 
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1

@@ -1,6 +1,8 @@
-"""k nearest neighbours on raw pixels: the mean Euclidean distance to the k closest training inliers.
+"""k nearest neighbours on raw pixels: the mean Euclidean distance to the k closest training
+inliers.
 
-A floor that every run carries: on MNIST, Fashion-MNIST and CIFAR-10 it is level with most deep rows of the papers' tables.
+A floor that every run carries: on MNIST, Fashion-MNIST and CIFAR-10 it is level with most deep rows
+of the papers' tables.
 """
 
 from typing import Annotated, ClassVar
@@ -18,7 +20,9 @@ class KNN(Method):
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
 
-    def __init__(self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 5) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 5
+    ) -> None:
         super().__init__(image_shape)
         self.k = k
         self.register_buffer("train_set", torch.zeros(0, 0))
@@ -33,7 +37,9 @@ class KNN(Method):
         return ("distance",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`distance`: mean Euclidean distance to the k nearest training images (all of them if fewer), (B,)."""
+        """`distance`: mean Euclidean distance to the k nearest training images (all of them if
+        fewer), (B,).
+        """
         distances = torch.cdist(x.flatten(1), self.train_set)
         nearest = distances.topk(min(self.k, len(self.train_set)), dim=1, largest=False).values
         return {"distance": nearest.mean(1)}

@@ -1,6 +1,8 @@
-"""Local outlier factor for new images (Breunig et al., 2000; scikit-learn's LocalOutlierFactor(novelty=True)), on raw pixels.
+"""Local outlier factor for new images (Breunig et al., 2000; scikit-learn's
+LocalOutlierFactor(novelty=True)), on raw pixels.
 
-How much sparser the training inliers lie around an image than around its neighbours; 1 inside a cluster of any density.
+How much sparser the training inliers lie around an image than around its neighbours; 1 inside a
+cluster of any density.
 """
 
 from typing import Annotated, ClassVar
@@ -30,7 +32,9 @@ def neighbours(x: Tensor, train: Tensor, k: int, first: int | None = None) -> tu
     # again and exactly: the product behind cdist leaves 1e-5 between copies of an image
     if torch.compiler.is_exporting():  # a graph holds no loop over images
         return (train[index] - x[:, None]).norm(dim=2), index
-    exact = torch.stack([(train[near] - image).norm(dim=1) for image, near in zip(x, index, strict=True)])
+    exact = torch.stack(
+        [(train[near] - image).norm(dim=1) for image, near in zip(x, index, strict=True)]
+    )
     return exact, index
 
 
@@ -39,7 +43,9 @@ class LOF(Method):
 
     iterative: ClassVar[bool] = False
 
-    def __init__(self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 20) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 20
+    ) -> None:
         super().__init__(image_shape)
         self.k = k
         self.register_buffer("train_set", torch.zeros(0, 0))
@@ -56,7 +62,8 @@ class LOF(Method):
         self.train_set = train.flatten(1).contiguous()
         x = self.train_set.double()
         found = [
-            neighbours(block, x, self._neighbours, first=BLOCK * i) for i, block in enumerate(torch.split(x, BLOCK))
+            neighbours(block, x, self._neighbours, first=BLOCK * i)
+            for i, block in enumerate(torch.split(x, BLOCK))
         ]
         distances, index = (torch.cat(parts) for parts in zip(*found, strict=True))
         self.reach = distances.amax(1)
@@ -67,7 +74,9 @@ class LOF(Method):
         return min(self.k, len(self.train_set) - 1)
 
     def _densities(self, distances: Tensor, index: Tensor) -> Tensor:
-        """Local reachability densities (B,) from the neighbours' distances and positions (B, k); definition 6."""
+        """Local reachability densities (B,) from the neighbours' distances and positions (B, k);
+        definition 6.
+        """
         return 1 / (torch.maximum(distances, self.reach[index]).mean(1) + EPSILON)
 
     @property
@@ -75,13 +84,17 @@ class LOF(Method):
         return ("lof",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`lof`: mean density of the k neighbours over the own density, (B,), positive; definition 7."""
+        """`lof`: mean density of the k neighbours over the own density, (B,), positive; definition
+        7.
+        """
         train = self.train_set.double()
         factors = []
         flat = x.flatten(1).double()
         for block in [flat] if torch.compiler.is_exporting() else torch.split(flat, BLOCK):
             distances, index = neighbours(block, train, self._neighbours)
-            factors.append((self.density[index] / self._densities(distances, index)[:, None]).mean(1))
+            factors.append(
+                (self.density[index] / self._densities(distances, index)[:, None]).mean(1)
+            )
         return {"lof": torch.cat(factors)}
 
     def validation_loss(self, x: Tensor) -> Tensor:

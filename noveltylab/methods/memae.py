@@ -1,19 +1,23 @@
-"""MemAE: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder (Gong et al., ICCV 2019).
+"""MemAE: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder (Gong et al.,
+ICCV 2019).
 
-The decoder never sees the code of an image, only a sparse mixture of memory items that resemble it. The items are learned
-from inliers, so an outlier is rebuilt out of inlier parts, and badly.
+The decoder never sees the code of an image, only a sparse mixture of memory items that resemble it.
+The items are learned from inliers, so an outlier is rebuilt out of inlier parts, and badly.
 
-Paper: cosine addressing by softmax, hard shrinkage, weights normalised to sum 1, entropy weight 0.0002, Adam at 1e-4, 100
-items for MNIST and 500 for CIFAR-10, the layers of ARCHITECTURES. What it leaves open, and where the authors' code (video
+Paper: cosine addressing by softmax, hard shrinkage, weights normalised to sum 1, entropy weight
+0.0002, Adam at 1e-4, 100 items for MNIST and 500 for CIFAR-10, the layers of ARCHITECTURES. What it
+leaves open, and where the authors' code (video
 only: no code or split for images is released) differs:
-- similarity: the code takes the inner product (`similarity=dot`), for which the paper's cosine is the bounded form;
-- threshold: 1/N to 3/N in the paper, 5/N in the code. Cosines of new items are near 0, so all weights start near 1/N and
-  above that threshold the memory can close for ever: 1/N here;
-- the reconstruction loss is the mean over the pixels (code); under the paper's sum the entropy would weigh nothing;
-- query: one for the whole code, or one for each place of its map; the paper allows both, says which for video alone (places)
-  and shows whole digits decoded from single items: whole codes here;
-- padding (half the kernel) and initial weights (the video code's) are not in the paper; the last layer is not bounded.
-Published mean AUROC: MNIST 0.9751 under protocol=memae.
+- similarity: the code takes the inner product (`similarity=dot`), for which the paper's cosine is
+the bounded form;
+- threshold: 1/N to 3/N in the paper, 5/N in the code. Cosines of new items are near 0, so all
+  weights start near 1/N and above that threshold the memory can close for ever: 1/N here;
+- the reconstruction loss is the mean over the pixels (code); under the paper's sum the entropy
+would weigh nothing;
+- query: one for the whole code, or one for each place of its map; the paper allows both, says which
+  for video alone (places) and shows whole digits decoded from single items: whole codes here;
+- padding (half the kernel) and initial weights (the video code's) are not in the paper; the last
+layer is not bounded. Published mean AUROC: MNIST 0.9751 under protocol=memae.
 """
 
 from collections.abc import Sequence
@@ -39,7 +43,9 @@ ARCHITECTURES = {
 
 
 def address(z: Tensor, items: Tensor, similarity: str) -> Tensor:
-    """Eqs. 4 and 5: softmax over the similarities of queries z (Q, D) and items (N, D) -> weights (Q, N)."""
+    """Eqs. 4 and 5: softmax over the similarities of queries z (Q, D) and items (N, D) -> weights
+    (Q, N).
+    """
     if similarity == "cosine":
         z, items = F.normalize(z, dim=1), F.normalize(items, dim=1)
     similarities: Tensor = z @ items.T
@@ -47,9 +53,11 @@ def address(z: Tensor, items: Tensor, similarity: str) -> Tensor:
 
 
 def shrink(weights: Tensor, threshold: float) -> Tensor:
-    """Eq. 7: weights (Q, N) up to the threshold become 0, the others stay; then each row is divided by its sum.
+    """Eq. 7: weights (Q, N) up to the threshold become 0, the others stay; then each row is divided
+    by its sum.
 
-    Written as the paper does, max(w - t, 0) w / (|w - t| + eps). A row that is 0 throughout stays so.
+    Written as the paper does, max(w - t, 0) w / (|w - t| + eps). A row that is 0 throughout stays
+    so.
     """
     margin = weights - threshold
     return F.normalize(F.relu(margin) * weights / (margin.abs() + 1e-12), p=1, dim=1)
@@ -57,7 +65,9 @@ def shrink(weights: Tensor, threshold: float) -> Tensor:
 
 def entropy(weights: Tensor) -> Tensor:
     """Eq. 9: entropy of weights (Q, N) that sum to 1 -> (Q,) in [0, log N]."""
-    return -(weights * (weights + 1e-12).log()).sum(1)  # torch.special.entr has an infinite gradient at 0
+    return -(weights * (weights + 1e-12).log()).sum(
+        1
+    )  # torch.special.entr has an infinite gradient at 0
 
 
 class Memory(nn.Module):
@@ -69,7 +79,9 @@ class Memory(nn.Module):
         self.threshold, self.similarity = shrinkage / slots, similarity
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(z.device.type, enabled=False):  # bfloat16 cannot tell weights near the threshold apart
+        with torch.autocast(
+            z.device.type, enabled=False
+        ):  # bfloat16 cannot tell weights near the threshold apart
             weights = address(z.to(self.items.dtype), self.items, self.similarity)
             if self.threshold:
                 weights = shrink(weights, self.threshold)
@@ -83,13 +95,18 @@ def encoder(channels: int, table: Sequence[tuple[int, int]]) -> nn.Sequential:
     """Images (B, C, H, W) -> codes (B, S, h, w), each layer halving the sides, rounded up."""
     blocks: list[nn.Module] = []
     for kernel, width in table:
-        blocks += [nn.Conv2d(channels, width, kernel, 2, kernel // 2), nn.BatchNorm2d(width), nn.ReLU()]
+        blocks += [
+            nn.Conv2d(channels, width, kernel, 2, kernel // 2),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
         channels = width
     return nn.Sequential(*blocks)
 
 
 def decoder(channels: int, widths: Sequence[int], size: int) -> nn.Sequential:
-    """Codes (B, S, h, w) -> images (B, C, H, H), unbounded; the widths are the encoder's, S the last of them.
+    """Codes (B, S, h, w) -> images (B, C, H, H), unbounded; the widths are the encoder's, S the
+    last of them.
 
     The sides are the encoder's in reverse; the channels S, ..., widths[1], C.
     """
@@ -127,12 +144,16 @@ class MemAE(Method):
             raise ValueError(f"data.size={size}: MemAE takes square images of at least 8 pixels")
         table = [(kernel, max(1, round(width * out))) for kernel, out in ARCHITECTURES[name]]
         if shrinkage >= slots:
-            raise ValueError(f"method.shrinkage={shrinkage:g}: at {slots} items it must be below, or no weight is left")
+            raise ValueError(
+                f"method.shrinkage={shrinkage:g}: at {slots} items it must be below, or no weight is left"
+            )
         self.lr, self.query, self.w_entropy, self.architecture = lr, query, w_entropy, name
         code, side = table[-1][1], -(-size // 2 ** len(table))
         self.encoder = encoder(channels, table)
         self.decoder = decoder(channels, [out for _, out in table], size)
-        self.memory = Memory(slots, code * (side**2 if query == "image" else 1), shrinkage, similarity)
+        self.memory = Memory(
+            slots, code * (side**2 if query == "image" else 1), shrinkage, similarity
+        )
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -141,15 +162,22 @@ class MemAE(Method):
     # Training (section 3.5).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of eq. 10. Losses `mse` and `entropy`; `used`, the mean number of items with a weight above 0."""
+        """One step of eq. 10. Losses `mse` and `entropy`; `used`, the mean number of items with a
+        weight above 0.
+        """
         x_hat, weights = self.remember(batch.x)
-        mse, spread = squared_error(batch.x, x_hat).mean(), entropy(weights).mean()  # eq. 8, averaged over the pixels
+        mse, spread = (
+            squared_error(batch.x, x_hat).mean(),
+            entropy(weights).mean(),
+        )  # eq. 8, averaged over the pixels
         self.minimise(mse + self.w_entropy * spread, "networks")
         used = (weights > 0).sum(1).float().mean()
         return {"mse": mse.detach(), "entropy": spread.detach(), "used": used}
 
     def remember(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) -> reconstructions (B, C, H, W) and weights: (B, N), or (B h w, N) of places."""
+        """Images (B, C, H, W) -> reconstructions (B, C, H, W) and weights: (B, N), or (B h w, N) of
+        places.
+        """
         z = self.encoder(x)
         if self.query == "image":
             mixed, weights = self.memory(z.flatten(1))
@@ -166,7 +194,9 @@ class MemAE(Method):
         return ("mse",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`mse`: squared error between x (B, C, H, W) and what the memory gives, averaged over the pixels, (B,)."""
+        """`mse`: squared error between x (B, C, H, W) and what the memory gives, averaged over the
+        pixels, (B,).
+        """
         return {"mse": squared_error(x, self.reconstruct(x))}
 
     def validation_loss(self, x: Tensor) -> Tensor:

@@ -1,27 +1,39 @@
-"""NDA: Novelty Detection via Contrastive Learning with Negative Data Augmentation (Chen et al., IJCAI 2021).
+"""NDA: Novelty Detection via Contrastive Learning with Negative Data Augmentation (Chen et al.,
+IJCAI 2021).
 
-A generator learns to turn the PCA code of each training image back into that image; an encoder learns to find the code, and
-by contrast to tell an image from its own negative, a strongly augmented copy of it. What the pair cannot reconstruct,
-G(C(x)) far from x, is novel. Nothing is adversarial by default.
+A generator learns to turn the PCA code of each training image back into that image; an encoder
+learns to find the code, and by contrast to tell an image from its own negative, a strongly
+augmented copy of it. What the pair cannot reconstruct, G(C(x)) far from x, is novel. Nothing is
+adversarial by default.
 
-No code of the authors is known; related code: Deep InfoMax (DIM), a port of it, minimal_glo (GLO). Left open, chosen here:
-- the latent size, 16 (64 for CIFAR-10), and Adam: seen first on MNIST's digit 8, which tables report, then on digit 2
-  (experiments/learn/nda.yaml). Codes are whitened, since Eq. 2 ties z to the code and Eq. 6 to N(0, I); GLO divides by
-  max(norm, 1), which puts all raw codes on the unit sphere. Codes stay fixed; `train_z` trains them as GLO does;
-- the encoder: section 2.3 says DCGAN (`encoder=dcgan`), the estimators and weights are DIM's, and so is ours (`dim`);
-- Eq. 1 is a sum, here its mean: w_recon = pixels x channels (1024 for 1 x 32 x 32) gives the sum, which collapses under
-  the paper's SGD: digit 2, ten epochs, measured once, AUROC 0.367 where the mean has 0.856 and Adam 0.924
-  (method.optimizer=sgd method.lr=0.002 method.weight_decay=0.005 method.w_recon=1024 trainer.max_epochs=10). Levels are
-  x - up(down(x)), which can be undone exactly; minimal_glo subtracts the blurred image, with a kernel that adds two Gaussians;
-- Eq. 2 is a sum over the D values, here their mean (`lat_reduction=sum`: the paper's), or it would outweigh the rest;
-- the prior term: the paper writes a KL yet describes a discriminator. `kl_moment` is the KL of the batch's diagonal Gaussian,
-  `adv` DIM's min-max, `coop` minimises the discriminator's loss for the encoder too (the port's slip, maybe the paper's);
-- the strengths of M (`crop_min` ... `grey`). By default negatives are easy: the estimators tell them from images within
-  epochs. Negatives do not enter the running statistics of batch norm, which scoring uses on images as they are;
-- the pair [A of M(x), z of x] is the only negative: with fixed codes G and C share no gradient and meet in the codes alone;
-- the score's metric, `mse`, of weights of the last epoch or the lowest error on held-out inliers, in evaluation mode.
+No code of the authors is known; related code: Deep InfoMax (DIM), a port of it, minimal_glo (GLO).
+Left open, chosen here:
+- the latent size, 16 (64 for CIFAR-10), and Adam: seen first on MNIST's digit 8, which tables
+  report, then on digit 2 (experiments/learn/nda.yaml). Codes are whitened, since Eq. 2 ties z to
+  the code and Eq. 6 to N(0, I); GLO divides by max(norm, 1), which puts all raw codes on the unit
+  sphere. Codes stay fixed; `train_z` trains them as GLO does;
+- the encoder: section 2.3 says DCGAN (`encoder=dcgan`), the estimators and weights are DIM's, and
+so is ours (`dim`);
+- Eq. 1 is a sum, here its mean: w_recon = pixels x channels (1024 for 1 x 32 x 32) gives the sum,
+  which collapses under the paper's SGD: digit 2, ten epochs, measured once, AUROC 0.367 where the
+  mean has 0.856 and Adam 0.924 (method.optimizer=sgd method.lr=0.002 method.weight_decay=0.005
+  method.w_recon=1024 trainer.max_epochs=10). Levels are x - up(down(x)), which can be undone
+  exactly; minimal_glo subtracts the blurred image, with a kernel that adds two Gaussians;
+- Eq. 2 is a sum over the D values, here their mean (`lat_reduction=sum`: the paper's), or it would
+outweigh the rest;
+- the prior term: the paper writes a KL yet describes a discriminator. `kl_moment` is the KL of the
+  batch's diagonal Gaussian, `adv` DIM's min-max, `coop` minimises the discriminator's loss for the
+  encoder too (the port's slip, maybe the paper's);
+- the strengths of M (`crop_min` ... `grey`). By default negatives are easy: the estimators tell
+  them from images within epochs. Negatives do not enter the running statistics of batch norm, which
+  scoring uses on images as they are;
+- the pair [A of M(x), z of x] is the only negative: with fixed codes G and C share no gradient and
+meet in the codes alone;
+- the score's metric, `mse`, of weights of the last epoch or the lowest error on held-out inliers,
+in evaluation mode.
 
-Published means: CIFAR-10 P2 0.843 (its ten values average 0.838), MNIST P1 0.986, fMNIST P1 0.999, COIL-100 1.0, DCASE 0.899.
+Published means: CIFAR-10 P2 0.843 (its ten values average 0.838), MNIST P1 0.986, fMNIST P1 0.999,
+COIL-100 1.0, DCASE 0.899.
 """
 
 import copy
@@ -57,10 +69,23 @@ ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) c
 
 def generator(channels: int, base: int, latent: int, side: int) -> nn.Sequential:
     """G: codes (B, D) -> images (B, C, 8 side, 8 side) in (-1, 1)."""
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), ConvTranspose2d(latent, 4 * base, side, bias=False)]
+    layers: list[nn.Module] = [
+        nn.Unflatten(1, (latent, 1, 1)),
+        ConvTranspose2d(latent, 4 * base, side, bias=False),
+    ]
     for width_in, width in ((4 * base, 2 * base), (2 * base, base)):
-        layers += [nn.BatchNorm2d(width_in), nn.ReLU(), ConvTranspose2d(width_in, width, 4, 2, 1, bias=False)]
-    return nn.Sequential(*layers, nn.BatchNorm2d(base), nn.ReLU(), ConvTranspose2d(base, channels, 4, 2, 1), nn.Tanh())
+        layers += [
+            nn.BatchNorm2d(width_in),
+            nn.ReLU(),
+            ConvTranspose2d(width_in, width, 4, 2, 1, bias=False),
+        ]
+    return nn.Sequential(
+        *layers,
+        nn.BatchNorm2d(base),
+        nn.ReLU(),
+        ConvTranspose2d(base, channels, 4, 2, 1),
+        nn.Tanh(),
+    )
 
 
 class Encoder(nn.Module):
@@ -116,7 +141,9 @@ def perceptron(*widths: int) -> nn.Sequential:
 
 
 class GlobalEstimator(nn.Module):
-    """GE: a map (N, S, h, w), scaled down to A_z (N, D), and z (N, D) -> logits (N,); `use_z` false: of A_z alone."""
+    """GE: a map (N, S, h, w), scaled down to A_z (N, D), and z (N, D) -> logits (N,); `use_z`
+    false: of A_z alone.
+    """
 
     def __init__(self, base: int, latent: int, side: int, width: int, use_z: bool) -> None:
         super().__init__()
@@ -132,14 +159,18 @@ class GlobalEstimator(nn.Module):
 
     def forward(self, maps: Tensor, z: Tensor) -> Tensor:
         downscaled = self.down(maps)
-        logits: Tensor = self.score(torch.cat([downscaled, z.to(downscaled.dtype)], 1) if self.use_z else downscaled)
+        logits: Tensor = self.score(
+            torch.cat([downscaled, z.to(downscaled.dtype)], 1) if self.use_z else downscaled
+        )
         return logits
 
 
 class LocalEstimator(nn.Module):
-    """LE: each place of a map (N, S, h, w) with z (N, D) -> logits (N, h w); `use_z` false: of the places alone.
+    """LE: each place of a map (N, S, h, w) with z (N, D) -> logits (N, h w); `use_z` false: of the
+    places alone.
 
-    The 1 x 1 convolutions as linear layers over places; the first one's part for z is computed once, not at each place.
+    The 1 x 1 convolutions as linear layers over places; the first one's part for z is computed
+    once, not at each place.
     """
 
     def __init__(self, base: int, latent: int, width: int, use_z: bool) -> None:
@@ -157,10 +188,12 @@ class LocalEstimator(nn.Module):
 
 
 class LaplacianPyramid(nn.Module):
-    """Images (B, C, H, H) -> differences x_j - up(x_j+1) of sides H, H/2, H/4, and the residual of side H/8.
+    """Images (B, C, H, H) -> differences x_j - up(x_j+1) of sides H, H/2, H/4, and the residual of
+    side H/8.
 
-    Down: 5 x 5 binomial blur with replicated borders, then 2 x 2 means. Up: bilinear, then the same blur. Both are linear and
-    separable, hence one matrix for rows and columns: two small products instead of padding, blurring and pooling.
+    Down: 5 x 5 binomial blur with replicated borders, then 2 x 2 means. Up: bilinear, then the same
+    blur. Both are linear and separable, hence one matrix for rows and columns: two small products
+    instead of padding, blurring and pooling.
     """
 
     def __init__(self, size: int) -> None:
@@ -174,7 +207,10 @@ class LaplacianPyramid(nn.Module):
         """Down (size / 2, size) and up (size, size / 2), from what they do to each unit vector."""
 
         def blur(rows: Tensor) -> Tensor:
-            return F.conv1d(F.pad(rows, (2, 2), mode="replicate"), torch.tensor([[[1.0, 4.0, 6.0, 4.0, 1.0]]]) / 16)
+            return F.conv1d(
+                F.pad(rows, (2, 2), mode="replicate"),
+                torch.tensor([[[1.0, 4.0, 6.0, 4.0, 1.0]]]) / 16,
+            )
 
         down = F.avg_pool1d(blur(torch.eye(size)[:, None]), 2)
         up = blur(F.interpolate(torch.eye(size // 2)[:, None], scale_factor=2, mode="linear"))
@@ -218,15 +254,19 @@ def eigenvectors(product: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
-    """Projections of images (N, C, H, W) on their leading `size` principal components -> (N, size), normalised.
+    """Projections of images (N, C, H, W) on their leading `size` principal components -> (N, size),
+    normalised.
 
-    `whiten`: unit variance each (a component with under 1e-6 of the first one's variance stays smaller); `unit_ball`; `raw`.
+    `whiten`: unit variance each (a component with under 1e-6 of the first one's variance stays
+    smaller); `unit_ball`; `raw`.
     """
     x = images.flatten(1)
     x = x - x.mean(0)
     if len(x) > x.shape[1]:
         codes: Tensor = x @ eigenvectors(x.T @ x)[1][:, -size:]
-    else:  # fewer images than values: their projections are the eigenvectors of the small Gram matrix, scaled
+    # fewer images than values: their projections are the eigenvectors of the small Gram matrix,
+    # scaled
+    else:
         values, vectors = eigenvectors(x @ x.T)
         codes = vectors[:, -size:] * values[-size:].clamp_min(0).sqrt()
     codes = codes.flip(1).contiguous()
@@ -236,7 +276,8 @@ def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
     return onto_ball(codes) if norm == "unit_ball" else codes
 
 
-# Negative augmentation M (sections 2.1 and 2.3): one draw per image from torch's generator, nothing asked of the device.
+# Negative augmentation M (sections 2.1 and 2.3): one draw per image from torch's generator, nothing
+# asked of the device.
 
 
 @dataclass(frozen=True)
@@ -262,7 +303,9 @@ class Strength:
 
 @torch.no_grad()
 def negative(x: Tensor, kind: str, strength: Strength) -> Tensor:
-    """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw; `kind` image or spec."""
+    """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw; `kind`
+    image or spec.
+    """
     with torch.autocast(x.device.type, enabled=False):
         grid = F.affine_grid(random_affine(x, kind, strength), list(x.shape), align_corners=False)
         warped = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
@@ -278,7 +321,9 @@ def random_affine(x: Tensor, kind: str, strength: Strength) -> Tensor:
     as `strength` says. spec: each side of the window apart (the root of such a share), neither
     mirrored nor turned.
     """
-    area, shape, left, top, mirror, turn, quarter = torch.rand(7, len(x), device=x.device, dtype=x.dtype)
+    area, shape, left, top, mirror, turn, quarter = torch.rand(
+        7, len(x), device=x.device, dtype=x.dtype
+    )
     span = strength.crop_max - strength.crop_min
     area = strength.crop_min + span * area
     if kind == "spec":
@@ -290,7 +335,9 @@ def random_affine(x: Tensor, kind: str, strength: Strength) -> Tensor:
         flip = 1 - 2 * (mirror < strength.mirror).to(x.dtype)
         angle = (turn < strength.turn) * (1 + (3 * quarter).floor()) * (math.pi / 2)
     cosine, sine = angle.cos().round(), angle.sin().round()
-    x_row = torch.stack([width * flip * cosine, -width * flip * sine, (1 - width) * (2 * left - 1)], 1)
+    x_row = torch.stack(
+        [width * flip * cosine, -width * flip * sine, (1 - width) * (2 * left - 1)], 1
+    )
     y_row = torch.stack([height * sine, height * cosine, (1 - height) * (2 * top - 1)], 1)
     return torch.stack([x_row, y_row], 1)
 
@@ -298,7 +345,8 @@ def random_affine(x: Tensor, kind: str, strength: Strength) -> Tensor:
 def random_colour(y: Tensor, strength: Strength) -> Tensor:
     """Colour jitter with probability 0.8, then grey; y (B, C, H, W) in [0, 1].
 
-    In this order: brightness, contrast, saturation, hue; the last two and grey for colour images alone.
+    In this order: brightness, contrast, saturation, hue; the last two and grey for colour images
+    alone.
     """
     rand = torch.rand(6, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
     jitter = strength.jitter
@@ -313,20 +361,30 @@ def random_colour(y: Tensor, strength: Strength) -> Tensor:
 
 
 def random_gain(y: Tensor, strength: Strength) -> Tensor:
-    """A louder or softer spectrogram: an offset on its logarithmic scale, with probability 0.8; y in [0, 1]."""
+    """A louder or softer spectrogram: an offset on its logarithmic scale, with probability 0.8; y
+    in [0, 1].
+    """
     offset, chance = torch.rand(2, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
-    return torch.where(chance < 0.8, (y + 2 * strength.jitter * offset - strength.jitter).clamp(0, 1), y)
+    return torch.where(
+        chance < 0.8, (y + 2 * strength.jitter * offset - strength.jitter).clamp(0, 1), y
+    )
 
 
 def alike(x: Tensor, negatives: Tensor) -> Tensor:
-    """Share of negatives (B, C, H, W) that are x or its mirror image, or nearly so: false negatives; scalar."""
-    gap = torch.minimum(*((image - negatives).abs().flatten(1).mean(1) for image in (x, x.flip(-1))))
+    """Share of negatives (B, C, H, W) that are x or its mirror image, or nearly so: false
+    negatives; scalar.
+    """
+    gap = torch.minimum(
+        *((image - negatives).abs().flatten(1).mean(1) for image in (x, x.flip(-1)))
+    )
     return (gap < ALIKE).to(x.dtype).mean()
 
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, batch norms use the batch's statistics as ever but do not take them into their running ones."""
+    """Inside, batch norms use the batch's statistics as ever but do not take them into their
+    running ones.
+    """
     modules = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in modules:
         module.track_running_stats = False
@@ -341,27 +399,35 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 def pyramid_error(x: Tensor, x_hat: Tensor, pyramid: LaplacianPyramid) -> Tensor:
-    """Eq. 1 / pixels: sum over levels of the MEAN absolute difference, per sample of (B, C, H, W) -> (B,).
+    """Eq. 1 / pixels: sum over levels of the MEAN absolute difference, per sample of (B, C, H, W)
+    -> (B,).
 
-    Level j has 4^-j of the pixels, which cancels the weight 4^j of its sum. One pyramid: that of the difference.
+    Level j has 4^-j of the pixels, which cancels the weight 4^j of its sum. One pyramid: that of
+    the difference.
     """
     levels = [level.abs().flatten(1).mean(1) for level in pyramid(x - x_hat)]
     return torch.stack(levels).sum(0)
 
 
 def latent_loss(codes: Tensor, z: Tensor, reduction: str) -> Tensor:
-    """Eq. 2: squared distance of codes and z, (B, D) each, summed or averaged over D, averaged over B -> scalar."""
+    """Eq. 2: squared distance of codes and z, (B, D) each, summed or averaged over D, averaged over
+    B -> scalar.
+    """
     error = (codes - z).square()
     return error.mean() if reduction == "mean" else error.sum(1).mean()
 
 
 def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """Eq. 3 of logits of any shape: -(E log sigmoid(positive) + E log(1 - sigmoid(negative))) -> scalar."""
+    """Eq. 3 of logits of any shape: -(E log sigmoid(positive) + E log(1 - sigmoid(negative))) ->
+    scalar.
+    """
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
 
 def kl_moment(z: Tensor) -> Tensor:
-    """Eq. 6: KL(N(mean, variance) || N(0, I)), the diagonal Gaussian having the moments of the batch z (B, D) -> scalar."""
+    """Eq. 6: KL(N(mean, variance) || N(0, I)), the diagonal Gaussian having the moments of the
+    batch z (B, D) -> scalar.
+    """
     variance, mean = torch.var_mean(z, 0, correction=0)
     return 0.5 * (mean.square() + variance - variance.clamp_min(1e-8).log() - 1).sum()
 
@@ -413,41 +479,74 @@ class NDA(Method):
         super().__init__(image_shape)
         image_channels, size, width = image_shape
         if size != width or size % 8 or size < 24:
-            raise ValueError(f"data.size={size}: NDA takes square images, a multiple of 8 pixels, at least 24")
+            raise ValueError(
+                f"data.size={size}: NDA takes square images, a multiple of 8 pixels, at least 24"
+            )
         if recon_through_C and recon == "none":
-            raise ValueError("method.recon_through_C=true needs method.recon=lap or mse: it is that loss of G(C(x))")
+            raise ValueError(
+                "method.recon_through_C=true needs method.recon=lap or mse: it is that loss of G(C(x))"
+            )
         if (latent_init == "contrastive") != (contrastive_from is not None):
             raise ValueError(
                 "method.latent_init=contrastive and method.contrastive_from=<weights of a finished nda run> go together; "
                 f"here method.latent_init={latent_init}, method.contrastive_from={contrastive_from}"
             )
         if crop_min > crop_max:
-            raise ValueError(f"method.crop_min={crop_min} is above method.crop_max={crop_max}: a range goes up")
-        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
+            raise ValueError(
+                f"method.crop_min={crop_min} is above method.crop_max={crop_max}: a range goes up"
+            )
+        self.optimizer, self.lr, self.momentum, self.weight_decay = (
+            optimizer,
+            lr,
+            momentum,
+            weight_decay,
+        )
         self.latent_lr = latent_lr
-        self.latent_size, self.latent_init, self.contrastive_from = latent_size, latent_init, contrastive_from
+        self.latent_size, self.latent_init, self.contrastive_from = (
+            latent_size,
+            latent_init,
+            contrastive_from,
+        )
         self.pca_norm, self.train_z = pca_norm, train_z
         self.recon, self.recon_through_C, self.lat_reduction = recon, recon_through_C, lat_reduction
         self.prior, self.augmentation, self.use_prior = prior, augmentation, use_prior
         self.strength = Strength(crop_min, crop_max, mirror, turn, jitter, grey)
-        self.w_recon, self.w_lat, self.w_mie, self.beta, self.gamma = w_recon, w_lat, w_mie, beta, gamma
+        self.w_recon, self.w_lat, self.w_mie, self.beta, self.gamma = (
+            w_recon,
+            w_lat,
+            w_mie,
+            beta,
+            gamma,
+        )
 
         side = size // 8
         self.generator = generator(image_channels, channels, latent_size, side).apply(initialise)
-        self.encoder = Encoder(image_channels, channels, latent_size, side, encoder).apply(initialise)
-        self.global_estimator = (
-            GlobalEstimator(channels, latent_size, side, estimator_channels, use_z) if use_global else None
+        self.encoder = Encoder(image_channels, channels, latent_size, side, encoder).apply(
+            initialise
         )
-        self.local_estimator = LocalEstimator(channels, latent_size, estimator_channels, use_zA) if use_local else None
-        self.prior_estimator = perceptron(latent_size, 1000, 200) if use_prior and prior != "kl_moment" else None
+        self.global_estimator = (
+            GlobalEstimator(channels, latent_size, side, estimator_channels, use_z)
+            if use_global
+            else None
+        )
+        self.local_estimator = (
+            LocalEstimator(channels, latent_size, estimator_channels, use_zA) if use_local else None
+        )
+        self.prior_estimator = (
+            perceptron(latent_size, 1000, 200) if use_prior and prior != "kl_moment" else None
+        )
         self.pyramid = LaplacianPyramid(size)
-        self.register_buffer("latents", torch.zeros(0, latent_size))  # z' of each training image, see `prepare`
+        self.register_buffer(
+            "latents", torch.zeros(0, latent_size)
+        )  # z' of each training image, see `prepare`
         self.latents: Tensor
 
     def prepare(self, train: Tensor) -> None:
         """z' (N, D) of the training images (N, C, H, W), by `latent_init`."""
         if self.latent_init == "normal":
-            self.latents = torch.randn(len(train), self.latent_size, dtype=train.dtype, device=train.device)
+            self.latents = torch.randn(
+                len(train), self.latent_size, dtype=train.dtype, device=train.device
+            )
         elif self.latent_init == "contrastive":
             self.latents = self._contrastive_codes(train)
         else:
@@ -465,23 +564,40 @@ class NDA(Method):
         """C(x) of a finished run's encoder, (N, D)."""
         trained = copy.deepcopy(self.encoder).eval()
         try:
-            state = torch.load(str(self.contrastive_from), map_location=train.device, weights_only=True)["method"]
-            trained.load_state_dict({name[8:]: value for name, value in state.items() if name.startswith("encoder.")})
-        except Exception as error:  # whatever torch makes of a file that is absent, cut off or something else
-            raise ValueError(f"method.contrastive_from={self.contrastive_from}: not such weights ({error})") from None
+            state = torch.load(
+                str(self.contrastive_from), map_location=train.device, weights_only=True
+            )["method"]
+            trained.load_state_dict(
+                {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
+            )
+        except (
+            Exception
+        ) as error:  # whatever torch makes of a file that is absent, cut off or something else
+            raise ValueError(
+                f"method.contrastive_from={self.contrastive_from}: not such weights ({error})"
+            ) from None
         return torch.cat([trained(part) for part in torch.split(train, 512)])
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         def optimizer(*networks: nn.Module | None) -> torch.optim.Optimizer:
-            parameters = [p for network in networks if network is not None for p in network.parameters()]
-            common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+            parameters = [
+                p for network in networks if network is not None for p in network.parameters()
+            ]
+            common: dict[str, Any] = {
+                "lr": self.lr,
+                "weight_decay": self.weight_decay,
+                "fused": True,
+            }
             if self.optimizer == "adam":
                 return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **common)
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)
 
         networks = [self.generator, self.encoder, self.global_estimator, self.local_estimator]
         if self.prior == "adv" and self.prior_estimator is not None:
-            optimizers = {"networks": optimizer(*networks), "prior_estimator": optimizer(self.prior_estimator)}
+            optimizers = {
+                "networks": optimizer(*networks),
+                "prior_estimator": optimizer(self.prior_estimator),
+            }
         else:
             optimizers = {"networks": optimizer(*networks, self.prior_estimator)}
         if self.train_z:
@@ -491,7 +607,9 @@ class NDA(Method):
     # Section 2.2.
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of Eq. 8. Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by beta and gamma only."""
+        """One step of Eq. 8. Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by
+        beta and gamma only.
+        """
         x = batch.x
         if self.train_z:  # not before: as a plain buffer it can be loaded, moved and converted
             self.latents.requires_grad_()
@@ -512,7 +630,9 @@ class NDA(Method):
         if self.use_prior:
             losses["prior"] = self._prior_loss(z, notes)
         weights = {"recon": self.w_recon, "recon_through_C": self.w_recon, "lat": self.w_lat}
-        total = torch.stack([weights.get(name, self.w_mie) * loss for name, loss in losses.items()]).sum()
+        total = torch.stack(
+            [weights.get(name, self.w_mie) * loss for name, loss in losses.items()]
+        ).sum()
         self.minimise(total, "networks")
         if self.train_z:
             notes["code_step"] = self._step_latents(batch.index)
@@ -521,11 +641,17 @@ class NDA(Method):
     def _reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
         """Eq. 1 (or the squared error) between x (B, C, H, W) and G(codes)."""
         x_hat = self.generator(codes).to(x.dtype)
-        error = pyramid_error(x, x_hat, self.pyramid) if self.recon == "lap" else squared_error(x, x_hat)
+        error = (
+            pyramid_error(x, x_hat, self.pyramid)
+            if self.recon == "lap"
+            else squared_error(x, x_hat)
+        )
         return error.mean()
 
     def _contrast(self, maps: Tensor, negatives: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives, both with the z of x (B, D)."""
+        """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives, both with the z
+        of x (B, D).
+        """
         with statistics_kept(self.encoder.local):
             both = torch.cat([maps, self.encoder.local(negatives)])
         paired = z.repeat(2, 1)
@@ -536,7 +662,9 @@ class NDA(Method):
         return losses
 
     def _prior_loss(self, z: Tensor, notes: dict[str, Tensor]) -> Tensor:
-        """Eq. 6 for the codes z (B, D); with `adv` the estimator first takes a step of its own (noted)."""
+        """Eq. 6 for the codes z (B, D); with `adv` the estimator first takes a step of its own
+        (noted).
+        """
         if self.prior_estimator is None:
             return self.gamma * kl_moment(z)
         noise = torch.randn_like(z)
@@ -600,6 +728,8 @@ class NDA(Method):
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """Training images above three negatives of each, and above what G makes of their codes z'."""
         shown = Row("training images", train)
-        negatives = [Row("negatives", negative(train, self.augmentation, self.strength)) for _ in range(3)]
+        negatives = [
+            Row("negatives", negative(train, self.augmentation, self.strength)) for _ in range(3)
+        ]
         generated = Row("G(z')", self.generator(self.latents[: len(train)]))
         return {"negatives": [shown, *negatives], "generated": [shown, generated]}

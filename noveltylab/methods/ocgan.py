@@ -1,30 +1,35 @@
-"""OCGAN: One-class Novelty Detection Using GANs with Constrained Latent Representations (Perera et al., CVPR 2019).
+"""OCGAN: One-class Novelty Detection Using GANs with Constrained Latent Representations (Perera et
+al., CVPR 2019).
 
-A denoising auto-encoder whose latent space is a cube that represents the inlier class and nothing else: a latent
-discriminator spreads the codes evenly over the cube, an image discriminator makes every point of it decode to an inlier,
-and informative-negative mining looks for the points that do not yet. An outlier then cannot be reconstructed.
+A denoising auto-encoder whose latent space is a cube that represents the inlier class and nothing
+else: a latent discriminator spreads the codes evenly over the cube, an image discriminator makes
+every point of it decode to an inlier, and informative-negative mining looks for the points that do
+not yet. An outlier then cannot be reconstructed.
 
 Where the paper and the authors' code disagree (or are silent), and what stands here:
-- one logit for the latent discriminator; the code squashes it twice, by a layer and by the loss, so that its weight of 10
-  is at most about 1.9 of one logit (`double_sigmoid=true` with the code's weights);
-- labels: real 1, fake 0 everywhere (Algorithm 1), so mining moves a latent to where the classifier says out-of-class.
-  Algorithm 1's label 1 has to be ascended for that (`mining_loss=unsaturated`); the code descends label 0 (`saturated`),
-  whose slope vanishes once the classifier is sure;
-- the paper mines in 5 small steps without naming their size; the code takes one step of 2.0 and applies tanh, which shrinks
-  the cube; here mined latents are clamped to it;
-- mining begins after 0.75 of the epochs, the code's default; the authors' CIFAR-10 run began after 0.6 of its 251 epochs and
-  selected among those after the first 100 (`method.mining_start=0.6 trainer.select_from=0.4`);
-- noise: Algorithm 1 says N(0, I) (`noise_std=1`), the text says variance 0.2 (`noise_std=0.447`); the code's option has
-  standard deviation 0.2, as here, and is drawn once per image, here at every step;
+- one logit for the latent discriminator; the code squashes it twice, by a layer and by the loss, so
+  that its weight of 10 is at most about 1.9 of one logit (`double_sigmoid=true` with the code's
+  weights);
+- labels: real 1, fake 0 everywhere (Algorithm 1), so mining moves a latent to where the classifier
+  says out-of-class. Algorithm 1's label 1 has to be ascended for that (`mining_loss=unsaturated`);
+  the code descends label 0 (`saturated`), whose slope vanishes once the classifier is sure;
+- the paper mines in 5 small steps without naming their size; the code takes one step of 2.0 and
+  applies tanh, which shrinks the cube; here mined latents are clamped to it;
+- mining begins after 0.75 of the epochs, the code's default; the authors' CIFAR-10 run began after
+  0.6 of its 251 epochs and selected among those after the first 100 (`method.mining_start=0.6
+  trainer.select_from=0.4`);
+- noise: Algorithm 1 says N(0, I) (`noise_std=1`), the text says variance 0.2 (`noise_std=0.447`);
+  the code's option has standard deviation 0.2, as here, and is drawn once per image, here at every
+  step;
 - the score is taken on the clean image (`score_noise` gives the code's noisy one);
-- weights: 250 times the mean square, 1 for both discriminators; the paper's sum (`recipe=paper`), the authors' README and
-  their release (`recipe=readme`, `recipe=release`) differ by a factor of 50.
-Published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
+- weights: 250 times the mean square, 1 for both discriminators; the paper's sum (`recipe=paper`),
+  the authors' README and their release (`recipe=readme`, `recipe=release`) differ by a factor of
+  50. Published means are MNIST P1 0.977, fMNIST P1 0.924, MNIST P2 0.975, CIFAR-10 P2 0.657.
 
-Architecture beyond the paper, which has three convolutions with batch norm and leaky ReLU behind each, and tanh behind the
-encoder's last:
-- a fourth convolution makes the latent vector of the map of three (so has the code, at 61 pixels; `latent_layout=map` is the
-  paper read strictly);
+Architecture beyond the paper, which has three convolutions with batch norm and leaky ReLU behind
+each, and tanh behind the encoder's last:
+- a fourth convolution makes the latent vector of the map of three (so has the code, at 61 pixels;
+  `latent_layout=map` is the paper read strictly);
 - batch norm before the encoder's tanh (the code's development version; its release has neither);
 - ReLU in the decoder (the code) and in the latent discriminator;
 - no batch norm behind each network's first convolution and the decoder's last one (the code);
@@ -54,7 +59,9 @@ OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without pa
 
 
 def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
-    """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w), before the last batch norm's activation."""
+    """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w), before the last batch
+    norm's activation.
+    """
     return nn.Sequential(
         Conv2d(channels, base, 5, 2, padding),
         nn.LeakyReLU(0.2, inplace=True),
@@ -67,7 +74,9 @@ def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
 
 
 def encoder(channels: int, base: int, latent: int | None, side: int, padding: int) -> nn.Sequential:
-    """(B, C, H, W) -> codes in (-1, 1): (B, latent, 1, 1), or the trunk's map (B, 4 base, side, side) if latent is None."""
+    """(B, C, H, W) -> codes in (-1, 1): (B, latent, 1, 1), or the trunk's map (B, 4 base, side,
+    side) if latent is None.
+    """
     if latent is None:
         return nn.Sequential(*trunk(channels, base, padding), nn.Tanh())
     return nn.Sequential(
@@ -79,11 +88,19 @@ def encoder(channels: int, base: int, latent: int | None, side: int, padding: in
     )
 
 
-def decoder(channels: int, base: int, latent: int | None, side: int, padding: int, dropout: float) -> nn.Sequential:
-    """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1); the mirror image of the encoder."""
+def decoder(
+    channels: int, base: int, latent: int | None, side: int, padding: int, dropout: float
+) -> nn.Sequential:
+    """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1); the mirror image of the
+    encoder.
+    """
     grow: dict[str, Any] = {"padding": padding, "output_padding": 1 if padding else 0}
     first = (
-        [ConvTranspose2d(latent, 4 * base, side, bias=False), nn.BatchNorm2d(4 * base), nn.ReLU(inplace=True)]
+        [
+            ConvTranspose2d(latent, 4 * base, side, bias=False),
+            nn.BatchNorm2d(4 * base),
+            nn.ReLU(inplace=True),
+        ]
         if latent
         else []
     )
@@ -104,15 +121,20 @@ def decoder(channels: int, base: int, latent: int | None, side: int, padding: in
 def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequential:
     """Image discriminator and mining classifier: (B, C, H, W) -> logits (B,), large for real."""
     return nn.Sequential(
-        *trunk(channels, base, padding), nn.LeakyReLU(0.2, inplace=True), Conv2d(4 * base, 1, side), nn.Flatten(0)
+        *trunk(channels, base, padding),
+        nn.LeakyReLU(0.2, inplace=True),
+        Conv2d(4 * base, 1, side),
+        nn.Flatten(0),
     )
 
 
 def latent_judge(latent: int, double_sigmoid: bool) -> nn.Sequential:
-    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform samples.
+    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform
+    samples.
 
-    double_sigmoid: the logit is squashed into (0, 1) before a loss that squashes it again, as in the authors' code. The
-    gradient of the loss with label 1 is then 5 times smaller at a logit of 0, and 43 times at -3.
+    double_sigmoid: the logit is squashed into (0, 1) before a loss that squashes it again, as in
+    the authors' code. The gradient of the loss with label 1 is then 5 times smaller at a logit of
+    0, and 43 times at -3.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width_in, width in zip((latent, 128, 64, 32), (128, 64, 32, 16), strict=True):
@@ -125,43 +147,56 @@ def latent_judge(latent: int, double_sigmoid: bool) -> nn.Sequential:
 
 
 def classifier_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """l_classifier of Algorithm 1: C(De(l1)) with label 1, C(De(l2)) with label 0; logits (B,) each -> scalar."""
+    """l_classifier of Algorithm 1: C(De(l1)) with label 1, C(De(l2)) with label 0; logits (B,) each
+    -> scalar.
+    """
     return bce(real, 1).mean() + bce(fake, 0).mean()
 
 
 def latent_loss(uniform: Tensor, encoded: Tensor) -> Tensor:
-    """l_latent for D_l: s ~ U(-1, 1) with label 1, En(x + n) with label 0; logits (B,) each -> scalar."""
+    """l_latent for D_l: s ~ U(-1, 1) with label 1, En(x + n) with label 0; logits (B,) each ->
+    scalar.
+    """
     return bce(uniform, 1).mean() + bce(encoded, 0).mean()
 
 
 def visual_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """l_visual for D_v: x with label 1, De(s) with label 0 (Algorithm 1); logits (B,) each -> scalar."""
+    """l_visual for D_v: x with label 1, De(s) with label 0 (Algorithm 1); logits (B,) each ->
+    scalar.
+    """
     return bce(real, 1).mean() + bce(fake, 0).mean()
 
 
 def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
-    """What mining descends, per latent, from C's logits a (B,) -> (B,); both push a down, towards out-of-class.
+    """What mining descends, per latent, from C's logits a (B,) -> (B,); both push a down, towards
+    out-of-class.
 
-    "saturated": BCE(a, 0) = -log(1 - sigmoid(a)), the descent on label 0. Its slope sigmoid(a) vanishes once C calls the
-    image out-of-class. "unsaturated": -BCE(a, 1) = log sigmoid(a), the ascent on label 1 (Algorithm 1's label). Its slope
-    1 - sigmoid(a) grows to 1 there.
+    "saturated": BCE(a, 0) = -log(1 - sigmoid(a)), the descent on label 0. Its slope sigmoid(a)
+    vanishes once C calls the image out-of-class. "unsaturated": -BCE(a, 1) = log sigmoid(a), the
+    ascent on label 1 (Algorithm 1's label). Its slope 1 - sigmoid(a) grows to 1 there.
     """
     return bce(logits, 0) if form == "saturated" else -bce(logits, 1)
 
 
 def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
-    """l_MSE per sample: squared error of (B, C, H, W) averaged (or summed, the paper's norm) over the pixels -> (B,)."""
+    """l_MSE per sample: squared error of (B, C, H, W) averaged (or summed, the paper's norm) over
+    the pixels -> (B,).
+    """
     error = (x - x_hat).square().flatten(1)
     return error.mean(1) if reduction == "mean" else error.sum(1)
 
 
 def accuracy(real: Tensor, fake: Tensor) -> Tensor:
-    """Share of logits (B,) each on the right side: real ones above 0, fakes below; chance is 0.5 -> scalar."""
+    """Share of logits (B,) each on the right side: real ones above 0, fakes below; chance is 0.5 ->
+    scalar.
+    """
     return 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
 
 
 def distance_from_uniform(codes: Tensor) -> Tensor:
-    """Kolmogorov and Smirnov's distance of each column of codes (N, D) in [-1, 1] from U(-1, 1): (D,), 0 is even."""
+    """Kolmogorov and Smirnov's distance of each column of codes (N, D) in [-1, 1] from U(-1, 1):
+    (D,), 0 is even.
+    """
     count = len(codes)
     expected = (codes.sort(0).values + 1) / 2
     rank = torch.arange(count, device=codes.device).view(-1, 1)
@@ -213,9 +248,16 @@ class OCGAN(Method):
         self.w_lat, self.w_vis, self.w_mse = w_lat, w_vis, w_mse
         self.mse_reduction, self.noise_std = mse_reduction, noise_std
         self.lr, self.beta1 = lr, beta1
-        self.use_latent_discriminator, self.use_image_discriminator = use_latent_discriminator, use_image_discriminator
+        self.use_latent_discriminator, self.use_image_discriminator = (
+            use_latent_discriminator,
+            use_image_discriminator,
+        )
         self.use_mining, self.mining_loss, self.mining_steps = use_mining, mining_loss, mining_steps
-        self.mining_step_size, self.mining_start, self.score_noise = mining_step_size, mining_start, score_noise
+        self.mining_step_size, self.mining_start, self.score_noise = (
+            mining_step_size,
+            mining_start,
+            score_noise,
+        )
 
         padding, side = (0, 5) if size == OFFICIAL_SIZE else (2, size // 8)
         latent = latent_size if latent_layout == "vector" else None
@@ -223,13 +265,17 @@ class OCGAN(Method):
         self.encoder = encoder(image_channels, channels, latent, side, padding)
         self.decoder = decoder(image_channels, channels, latent, side, padding, dropout)
         latent_values = latent or 4 * channels * side * side
-        self.latent_discriminator = latent_judge(latent_values, double_sigmoid) if use_latent_discriminator else None
+        self.latent_discriminator = (
+            latent_judge(latent_values, double_sigmoid) if use_latent_discriminator else None
+        )
         self.image_discriminator = (
             image_judge(image_channels, image_discriminator_channels, side, padding)
             if use_image_discriminator
             else None
         )
-        self.classifier = image_judge(image_channels, classifier_channels, side, padding) if use_mining else None
+        self.classifier = (
+            image_judge(image_channels, classifier_channels, side, padding) if use_mining else None
+        )
         self.apply(initialise)
         # One noise image for all, so that a sample's noisy score depends on nothing but the sample.
         noise = torch.randn(image_shape, generator=torch.Generator().manual_seed(0))
@@ -238,7 +284,9 @@ class OCGAN(Method):
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         def adam(*networks: nn.Module | None) -> torch.optim.Optimizer:
-            parameters = [p for network in networks if network is not None for p in network.parameters()]
+            parameters = [
+                p for network in networks if network is not None for p in network.parameters()
+            ]
             return torch.optim.Adam(parameters, self.lr, (self.beta1, 0.999), fused=True)
 
         optimizers = {"generator": adam(self.encoder, self.decoder)}
@@ -252,8 +300,14 @@ class OCGAN(Method):
 
     @property
     def phases(self) -> list[Phase]:
-        """Mining, from `mining_start` on, makes the method of the paper's table 2; before, it is table 4's third row."""
-        return [Phase("without mining", 0.0), Phase("with mining", self.mining_start)] if self.use_mining else []
+        """Mining, from `mining_start` on, makes the method of the paper's table 2; before, it is
+        table 4's third row.
+        """
+        return (
+            [Phase("without mining", 0.0), Phase("with mining", self.mining_start)]
+            if self.use_mining
+            else []
+        )
 
     @property
     def phase(self) -> bool:
@@ -261,7 +315,9 @@ class OCGAN(Method):
         return self.use_mining and self.progress >= self.mining_start
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: classifier, discriminators, mining, generator. Losses `classifier`, `latent`, ..., `mse`."""
+        """One iteration: classifier, discriminators, mining, generator. Losses `classifier`,
+        `latent`, ..., `mse`.
+        """
         x = batch.x
         losses: dict[str, Tensor] = {}
         # En and De do not change before the generator step: one forward pass serves all four.
@@ -271,12 +327,16 @@ class OCGAN(Method):
         mines = self.phase
         fake = None
         if self.use_image_discriminator:
-            with torch.set_grad_enabled(not mines):  # mined latents replace these in the generator step
+            with torch.set_grad_enabled(
+                not mines
+            ):  # mined latents replace these in the generator step
                 fake = self.decoder(l2)
         if self.classifier is not None and fake is not None:
             losses |= self._update_classifier(x_hat.detach(), fake.detach())
         if self.use_latent_discriminator or self.use_image_discriminator:
-            losses |= self._update_discriminators(x, l1.detach(), l2, None if fake is None else fake.detach())
+            losses |= self._update_discriminators(
+                x, l1.detach(), l2, None if fake is None else fake.detach()
+            )
         if mines and fake is not None:
             mined, unmined = self._mine_latents(l2), fake
             fake = self.decoder(mined)
@@ -289,15 +349,24 @@ class OCGAN(Method):
         return 2 * torch.rand(count, *self.latent_shape, device=self.device) - 1
 
     def _update_classifier(self, x_hat: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Step 1: C learns reconstructions (1) from images of random latents (0); nothing else changes."""
+        """Step 1: C learns reconstructions (1) from images of random latents (0); nothing else
+        changes.
+        """
         assert self.classifier is not None
         real_logits, fake_logits = self.classifier(x_hat), self.classifier(fake)
         loss = classifier_loss(real_logits, fake_logits)
         self.minimise(loss, "classifier")
-        return {"classifier": loss.detach(), "accuracy_classifier": accuracy(real_logits, fake_logits)}
+        return {
+            "classifier": loss.detach(),
+            "accuracy_classifier": accuracy(real_logits, fake_logits),
+        }
 
-    def _update_discriminators(self, x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
-        """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0); never mined ones."""
+    def _update_discriminators(
+        self, x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0);
+        never mined ones.
+        """
         losses: dict[str, Tensor] = {}
         accuracies: dict[str, Tensor] = {}
         if self.latent_discriminator is not None:
@@ -312,30 +381,53 @@ class OCGAN(Method):
         return {name: loss.detach() for name, loss in losses.items()} | accuracies
 
     def _mine_latents(self, latents: Tensor) -> Tensor:
-        """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class; all networks stay as they are."""
+        """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class; all networks stay
+        as they are.
+        """
         assert self.classifier is not None
         with frozen(self.decoder, self.classifier), torch.enable_grad():
             for _ in range(self.mining_steps):
                 latents = latents.detach().requires_grad_()
                 # Summed, not averaged: each latent follows the gradient of its own loss.
-                loss = informative_negative_loss(self.classifier(self.decoder(latents)), self.mining_loss).sum()
+                loss = informative_negative_loss(
+                    self.classifier(self.decoder(latents)), self.mining_loss
+                ).sum()
                 (gradient,) = torch.autograd.grad(loss, latents)
                 latents = (latents - self.mining_step_size * gradient).clamp(-1, 1)
         return latents.detach()
 
-    def _measure_mining(self, latents: Tensor, mined: Tensor, unmined: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """How far mining moves a latent (L2), and C's mean probability of in-class before and after, for the log."""
+    def _measure_mining(
+        self, latents: Tensor, mined: Tensor, unmined: Tensor, fake: Tensor
+    ) -> dict[str, Tensor]:
+        """How far mining moves a latent (L2), and C's mean probability of in-class before and
+        after, for the log.
+        """
         assert self.classifier is not None
         with frozen(self.classifier), torch.no_grad():
-            before, after = self.classifier(unmined).sigmoid().mean(), self.classifier(fake).sigmoid().mean()
+            before, after = (
+                self.classifier(unmined).sigmoid().mean(),
+                self.classifier(fake).sigmoid().mean(),
+            )
         distance = (mined - latents).flatten(1).norm(dim=1).mean()
-        return {"mining_distance": distance, "classifier_before_mining": before, "classifier_after_mining": after}
+        return {
+            "mining_distance": distance,
+            "classifier_before_mining": before,
+            "classifier_after_mining": after,
+        }
 
-    def _update_generator(self, x: Tensor, l1: Tensor, x_hat: Tensor, fake: Tensor | None) -> dict[str, Tensor]:
-        """Step 4: En and De fool both discriminators and reconstruct; D_l, D_v and C stay as they are."""
+    def _update_generator(
+        self, x: Tensor, l1: Tensor, x_hat: Tensor, fake: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Step 4: En and De fool both discriminators and reconstruct; D_l, D_v and C stay as they
+        are.
+        """
         losses = {"mse": squared_error(x, x_hat, self.mse_reduction).mean()}
         loss = self.w_mse * losses["mse"]
-        judges = [judge for judge in (self.latent_discriminator, self.image_discriminator) if judge is not None]
+        judges = [
+            judge
+            for judge in (self.latent_discriminator, self.image_discriminator)
+            if judge is not None
+        ]
         with frozen(*judges):
             if self.latent_discriminator is not None:
                 losses["generator_latent"] = bce(self.latent_discriminator(l1), 1).mean()
@@ -346,7 +438,8 @@ class OCGAN(Method):
             self.minimise(loss, "generator")
         return {name: value.detach() for name, value in losses.items()}
 
-    # Section 4: the score is the reconstruction error; the authors' code prints the image discriminator's beside it.
+    # Section 4: the score is the reconstruction error; the authors' code prints the image
+    # discriminator's beside it.
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -354,7 +447,9 @@ class OCGAN(Method):
         return ("mse", *judged)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`mse` (Eq. of section 4.1) and minus the logit of D_v on x, on De(En(x)) and on De(En(x + n)); (B,) each."""
+        """`mse` (Eq. of section 4.1) and minus the logit of D_v on x, on De(En(x)) and on De(En(x +
+        n)); (B,) each.
+        """
         clean = self.reconstruct(x)
         noisy = self.reconstruct(x + self.score_noise_image)
         scores = {"mse": squared_error(x, noisy if self.score_noise else clean)}
@@ -376,9 +471,14 @@ class OCGAN(Method):
     # The paper's figures 2 to 4, and how evenly inliers fill the cube.
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
-        """Paths between inliers (figure 2), images of random latents (3), and of latents before and after mining (4)."""
+        """Paths between inliers (figure 2), images of random latents (3), and of latents before and
+        after mining (4).
+        """
         latents = self.sample_latents(RANDOM_ROWS * RANDOM_IMAGES)
-        rows = [Row("random latents", self.decoder(part)) for part in torch.split(latents, RANDOM_IMAGES)]
+        rows = [
+            Row("random latents", self.decoder(part))
+            for part in torch.split(latents, RANDOM_IMAGES)
+        ]
         pictures = {"random_latents": rows}
         if paths := list(self._latent_paths(inliers)):
             pictures["latent_paths"] = paths
@@ -392,29 +492,36 @@ class OCGAN(Method):
         return pictures
 
     def _latent_paths(self, inliers: Tensor) -> Iterator[Row]:
-        """Each pair of images and, between them, De of the straight line from one's code to the other's."""
+        """Each pair of images and, between them, De of the straight line from one's code to the
+        other's.
+        """
         codes = self.encoder(inliers)
         for first in range(0, len(inliers) - 1, 2):
             second = first + 1
-            share = torch.linspace(0, 1, PATH_STEPS, dtype=codes.dtype, device=codes.device).view(-1, 1, 1, 1)
+            share = torch.linspace(0, 1, PATH_STEPS, dtype=codes.dtype, device=codes.device).view(
+                -1, 1, 1, 1
+            )
             line = torch.lerp(codes[first], codes[second], share)
             ends = inliers[first : first + 1], inliers[second : second + 1]
             images = torch.cat([ends[0], self.decoder(line), ends[1]])
             yield Row(f"inliers {first + 1} to {second + 1}", images)
 
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Of test inliers: the share of their variance that is rebuilt, and how unevenly their codes fill the cube.
+        """Of test inliers: the share of their variance that is rebuilt, and how unevenly their
+        codes fill the cube.
 
-        `variance_rebuilt`: of the variance about their mean image, by De(En(x)); below 0 where the mean image alone would be
-        nearer. `latent_ks_mean`, `latent_ks_max`: distance of the codes' coordinates from uniform; n uniform
-        draws have about 0.87 / sqrt(n).
+        `variance_rebuilt`: of the variance about their mean image, by De(En(x)); below 0 where the
+        mean image alone would be nearer. `latent_ks_mean`, `latent_ks_max`: distance of the codes'
+        coordinates from uniform; n uniform draws have about 0.87 / sqrt(n).
         """
         with torch.inference_mode():
             variance = squared_error(inliers, inliers.mean(0, keepdim=True)).mean()
             error = squared_error(inliers, self.reconstruct(inliers)).mean()
             distance = distance_from_uniform(self.encoder(inliers).flatten(1))
             return {
-                "variance_rebuilt": float(1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny)),
+                "variance_rebuilt": float(
+                    1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny)
+                ),
                 "latent_ks_mean": float(distance.mean()),
                 "latent_ks_max": float(distance.max()),
             }

@@ -1,12 +1,16 @@
-"""One-class support vector machine on raw pixels (Schölkopf et al., 2001), Gaussian kernel exp(-gamma |x - x'|^2).
+"""One-class support vector machine on raw pixels (Schölkopf et al., 2001), Gaussian kernel
+exp(-gamma |x - x'|^2).
 
-scikit-learn (libsvm) solves the dual; support vectors and coefficients are kept as tensors, and scored in float64. `gamma`:
-- "scale": 1 / (pixels x variance of all pixel values), scikit-learn's default, the same for pixels in [0, 1] and [-1, 1];
-- "consistent": the largest (tightest boundary) that is still consistent, that is, rejects no more held-out inliers than
-  the share `nu` says, within two standard errors (Tax and Müller, 2004). It needs no outliers and no likelihood;
-- a number. Deep SVDD (Ruff et al., 2018) chose it from 2^-10 ... 2^-1 on 10 % of the labelled TEST set, which is not done here.
-Published on MNIST P2 with an unstated gamma: 0.9513; measured there with gamma=scale and nu = 0.1: 0.9253 on 28 x 28
-pixels, 0.9355 on 32 x 32.
+scikit-learn (libsvm) solves the dual; support vectors and coefficients are kept as tensors, and
+scored in float64. `gamma`:
+- "scale": 1 / (pixels x variance of all pixel values), scikit-learn's default, the same for pixels
+in [0, 1] and [-1, 1];
+- "consistent": the largest (tightest boundary) that is still consistent, that is, rejects no more
+  held-out inliers than the share `nu` says, within two standard errors (Tax and Müller, 2004). It
+  needs no outliers and no likelihood;
+- a number. Deep SVDD (Ruff et al., 2018) chose it from 2^-10 ... 2^-1 on 10 % of the labelled TEST
+set, which is not done here. Published on MNIST P2 with an unstated gamma: 0.9513; measured there
+with gamma=scale and nu = 0.1: 0.9253 on 28 x 28 pixels, 0.9355 on 32 x 32.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,7 +24,8 @@ from torch import Tensor
 
 from noveltylab.methods.base import Method
 
-#: training images that vote on gamma, folds in which they are held out, and multiples of "scale" that are tried, largest first
+#: training images that vote on gamma, folds in which they are held out, and multiples of "scale"
+#: that are tried, largest first
 VOTERS = 2000
 FOLDS = 5
 MULTIPLES = [2.0**power for power in range(8, -7, -1)]
@@ -45,11 +50,17 @@ def rejected_share(squared: NDArray[np.float64], gamma: float, nu: float) -> flo
 
 
 def consistent_gamma(train: Tensor, nu: float) -> float:
-    """The largest multiple of "scale" whose machine rejects at most nu + 2 sqrt(nu (1 - nu) / N) of the held-out inliers.
+    """The largest multiple of "scale" whose machine rejects at most nu + 2 sqrt(nu (1 - nu) / N) of
+    the held-out inliers.
 
-    train (N, F); of a large one an even choice votes. The smallest multiple where none is consistent.
+    train (N, F); of a large one an even choice votes. The smallest multiple where none is
+    consistent.
     """
-    rows = torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device).round().long()
+    rows = (
+        torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device)
+        .round()
+        .long()
+    )
     x = train[rows].double()
     squared = torch.cdist(x, x).square().cpu().numpy()
     bound = nu + 2 * float(np.sqrt(nu * (1 - nu) / len(x)))
@@ -59,7 +70,9 @@ def consistent_gamma(train: Tensor, nu: float) -> float:
 
 
 class OCSVM(Method):
-    """`nu` bounds the share of training inliers outside the boundary from above, that of support vectors from below."""
+    """`nu` bounds the share of training inliers outside the boundary from above, that of support
+    vectors from below.
+    """
 
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
@@ -82,26 +95,34 @@ class OCSVM(Method):
         self.offset: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Solves the dual on train (N, C, H, W); keeps the support vectors (S, F), their coefficients (S,) and rho."""
+        """Solves the dual on train (N, C, H, W); keeps the support vectors (S, F), their
+        coefficients (S,) and rho.
+        """
         x = train.flatten(1)
         gamma = self.given
         if gamma == "scale":
             gamma = scale_gamma(x)
         elif gamma == "consistent":
             gamma = consistent_gamma(x, self.nu)
-        machine: Any = OneClassSVM(nu=self.nu, gamma=gamma, cache_size=1000).fit(x.double().cpu().numpy())
+        machine: Any = OneClassSVM(nu=self.nu, gamma=gamma, cache_size=1000).fit(
+            x.double().cpu().numpy()
+        )
         self.support = x[torch.from_numpy(machine.support_).long().to(x.device)].contiguous()
         values = (machine.dual_coef_[0], gamma, machine.offset_[0])
-        self.dual, self.gamma, self.offset = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in values)
+        self.dual, self.gamma, self.offset = (
+            torch.tensor(v, dtype=torch.float64, device=x.device) for v in values
+        )
 
     @property
     def score_names(self) -> tuple[str, ...]:
         return ("outside",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`outside`: log rho - log sum_i alpha_i k(x, x_i), (B,); positive where the decision function is negative.
+        """`outside`: log rho - log sum_i alpha_i k(x, x_i), (B,); positive where the decision
+        function is negative.
 
-        Orders as the decision function does, but goes on telling samples apart where all kernels have vanished beside rho.
+        Orders as the decision function does, but goes on telling samples apart where all kernels
+        have vanished beside rho.
         """
         exponents = -self.gamma * torch.cdist(x.flatten(1).double(), self.support.double()).square()
         return {"outside": self.offset.log() - torch.logsumexp(exponents + self.dual.log(), 1)}

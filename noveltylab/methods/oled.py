@@ -1,35 +1,46 @@
-"""OLED: One-Class Learned Encoder-Decoder Network with Adversarial Context Masking (Jewell et al., WACV 2022).
+"""OLED: One-Class Learned Encoder-Decoder Network with Adversarial Context Masking (Jewell et al.,
+WACV 2022).
 
-A reconstructor inpaints what a mask module hides, and the mask module hides what the reconstructor inpaints worst. Trained
-on inliers alone, it fills an outlier's hidden parts with inlier structure: the reconstruction error of the masked image
-tells them apart. Masks learned this way are meant to be comparable between images, unlike a context auto-encoder's.
+A reconstructor inpaints what a mask module hides, and the mask module hides what the reconstructor
+inpaints worst. Trained on inliers alone, it fills an outlier's hidden parts with inlier structure:
+the reconstruction error of the masked image tells them apart. Masks learned this way are meant to
+be comparable between images, unlike a context auto-encoder's.
 
 Where the paper and the authors' code disagree (or are silent), and what stands here:
-- layers are the authors' tables; they have batch norm in the encoder and in one block of the mask generator, the paper in
-  every block (section 3.3; `norm=all`, `mask_norm=all`); the last activation is a clip in the paper and a LeakyReLU in the
-  code, here a clip for scores and nothing in the losses, where a clip has no gradient (`out_act`);
-- Eq. 2 as the code has it, with eps = 1e-12 on both sides; its gradient eps / (r + eps)^2 reaches the mask generator from
-  near-ties alone, and a mask generator whose ReLU died multiplies the image by 0.5 instead of masking it. `mask_soft_share`,
-  `mask_count` and `mask_gradient` show it; `mask=half` is the same without a mask module;
-- the code's quotient r / (r + eps) rounds that gradient to exactly 0 in float32 for r above 1.7e-5; here it is not rounded;
-- `mask_grad=ste` always masks: Eq. 1's mask, with the gradient of a sigmoid. It moves the mask towards the digit, which Eq. 2
-  hardly does, and hides more of it; that does not make s_mask better (experiments/learn/oled_mask.yaml);
-- Eq. 6 is an L1 mean over ALL pixels (code), weight 12.5 / 30 / 50 on MNIST / CIFAR-10 / UCSD where the paper says 50;
-- the mask module moves in every third or fourth epoch and on CIFAR-10 against L_mask alone (code; `recipe=paper`). An epoch
-  of the code's MNIST has 5 iterations, so that it moves in 5 of every 15: `mm_turn=5`. The paper says nothing of turns;
-- selection: lowest L_rec + L_mask on held-out inliers, or L_rec alone (`validation=rec`); the paper's labelled outliers are
-  `select=outlier_val`, reported apart.
+- layers are the authors' tables; they have batch norm in the encoder and in one block of the mask
+  generator, the paper in every block (section 3.3; `norm=all`, `mask_norm=all`); the last
+  activation is a clip in the paper and a LeakyReLU in the code, here a clip for scores and nothing
+  in the losses, where a clip has no gradient (`out_act`);
+- Eq. 2 as the code has it, with eps = 1e-12 on both sides; its gradient eps / (r + eps)^2 reaches
+  the mask generator from near-ties alone, and a mask generator whose ReLU died multiplies the image
+  by 0.5 instead of masking it. `mask_soft_share`, `mask_count` and `mask_gradient` show it;
+  `mask=half` is the same without a mask module;
+- the code's quotient r / (r + eps) rounds that gradient to exactly 0 in float32 for r above 1.7e-5;
+here it is not rounded;
+- `mask_grad=ste` always masks: Eq. 1's mask, with the gradient of a sigmoid. It moves the mask
+  towards the digit, which Eq. 2 hardly does, and hides more of it; that does not make s_mask better
+  (experiments/learn/oled_mask.yaml);
+- Eq. 6 is an L1 mean over ALL pixels (code), weight 12.5 / 30 / 50 on MNIST / CIFAR-10 / UCSD where
+the paper says 50;
+- the mask module moves in every third or fourth epoch and on CIFAR-10 against L_mask alone (code;
+  `recipe=paper`). An epoch of the code's MNIST has 5 iterations, so that it moves in 5 of every 15:
+  `mm_turn=5`. The paper says nothing of turns;
+- selection: lowest L_rec + L_mask on held-out inliers, or L_rec alone (`validation=rec`); the
+  paper's labelled outliers are `select=outlier_val`, reported apart.
 
-Choices that neither the paper nor the code names: training images are shuffled (the code takes them in order), AUROC is exact
-(the code's has 10 to 2,000 thresholds), padding is 2 on each side (Keras has 1 before and 2 after where the stride is 2),
-batch norm has torch's momentum and eps (Keras' are 0.99 and 1e-3), the crop of `random10` follows from the image when it is
-scored, the activation map is compared with digits in [-1, 1] (the code feeds it 0 to 255), and both networks run in train mode
-in every iteration: the batch-norm statistics of a frozen or resting mask generator follow the images all the same.
+Choices that neither the paper nor the code names: training images are shuffled (the code takes them
+in order), AUROC is exact (the code's has 10 to 2,000 thresholds), padding is 2 on each side (Keras
+has 1 before and 2 after where the stride is 2), batch norm has torch's momentum and eps (Keras' are
+0.99 and 1e-3), the crop of `random10` follows from the image when it is scored, the activation map
+is compared with digits in [-1, 1] (the code feeds it 0 to 255), and both networks run in train mode
+in every iteration: the batch-norm statistics of a frozen or resting mask generator follow the
+images all the same.
 
-Published AUROC, order s_rec / s_mask / s_cont / s_avg: MNIST 0.9772 / 0.9851 / 0.9650 / 0.9845, context auto-encoder 0.9209 /
-0.8936 / 0.6869 / 0.8768, CIFAR-10 0.6622 / 0.6711 / 0.6673 / 0.6683. But the code trains MNIST on test images: with its
-draws replayed, 62 percent of the test inliers of digits 1 to 9 are among that digit's training images, of 0 none. On digit 2
-that was worth about +0.012 of s_mask after 320 iterations (measured once, with the release's draws).
+Published AUROC, order s_rec / s_mask / s_cont / s_avg: MNIST 0.9772 / 0.9851 / 0.9650 / 0.9845,
+context auto-encoder 0.9209 / 0.8936 / 0.6869 / 0.8768, CIFAR-10 0.6622 / 0.6711 / 0.6673 / 0.6683.
+But the code trains MNIST on test images: with its draws replayed, 62 percent of the test inliers of
+digits 1 to 9 are among that digit's training images, of 0 none. On digit 2 that was worth about
++0.012 of s_mask after 320 iterations (measured once, with the release's draws).
 """
 
 import math
@@ -44,13 +55,16 @@ from torch.nn import functional as F
 from noveltylab.methods.base import RECONSTRUCTION, Batch, Method, Row
 from noveltylab.nets.losses import squared_error
 
-#: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those that grow
+#: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those
+#: that grow
 Layers = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The authors' layers for one dataset; `base` are the channels of the map that the decoder starts from."""
+    """The authors' layers for one dataset; `base` are the channels of the map that the decoder
+    starts from.
+    """
 
     encoder: Layers
     base: int
@@ -87,13 +101,17 @@ ARCHITECTURES = {
         mask_decoder=((48, 1), (32, 2)),
     ),
 }
-#: Segmentation AUROC from which on a mask is said to look for the digit; untrained ones have 0.45 to 0.70.
+#: Segmentation AUROC from which on a mask is said to look for the digit; untrained ones have 0.45
+#: to 0.70.
 NEAR_CHANCE = 0.6
-CROP = 10  # side of the context auto-encoder's crop, 100 pixels where the threshold unit takes 99 of 784
+# side of the context auto-encoder's crop, 100 pixels where the threshold unit takes 99 of 784
+CROP = 10
 
 
 def choose_architecture(image_shape: tuple[int, int, int]) -> str:
-    """Colour whose sides are multiples of 8: cifar10; else multiples of 4: mnist (28, and grey 32); even sides: ucsd."""
+    """Colour whose sides are multiples of 8: cifar10; else multiples of 4: mnist (28, and grey 32);
+    even sides: ucsd.
+    """
     channels, height, width = image_shape
     common = math.gcd(height, width)
     return "cifar10" if channels > 1 and common % 8 == 0 else "mnist" if common % 4 == 0 else "ucsd"
@@ -103,19 +121,25 @@ def choose_architecture(image_shape: tuple[int, int, int]) -> str:
 
 
 class UpsampledConv(nn.Conv2d):
-    """Nearest 2x upsampling, then this 5x5 convolution, in about a third of the work: (B, C, H, W) -> (B, C', 2H, 2W).
+    """Nearest 2x upsampling, then this 5x5 convolution, in about a third of the work: (B, C, H, W)
+    -> (B, C', 2H, 2W).
 
-    An output pixel sees 3x3 distinct input pixels only, so the taps that fall on one of them are added beforehand.
+    An output pixel sees 3x3 distinct input pixels only, so the taps that fall on one of them are
+    added beforehand.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(0, 2)  # (4 C', C, 3, 3), the four phases of each channel
+        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(
+            0, 2
+        )  # (4 C', C, 3, 3), the four phases of each channel
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
 
 
 def fold(weight: Tensor, taps: int, phase: int) -> Tensor:
-    """Adds up the five taps along the dimension `taps` to three for even and three for odd output pixels (`phase`)."""
+    """Adds up the five taps along the dimension `taps` to three for even and three for odd output
+    pixels (`phase`).
+    """
     w0, w1, w2, w3, w4 = weight.unbind(taps)
     even, odd = (w0 + w1, w2 + w3, w4), (w0, w1 + w2, w3 + w4)
     return torch.stack([torch.stack(even, taps), torch.stack(odd, taps)], phase)
@@ -126,13 +150,19 @@ def conv(width_in: int, width: int, stride: int = 1, up: int = 1) -> nn.Conv2d:
     return (UpsampledConv if up == 2 else nn.Conv2d)(width_in, width, 5, stride, 2)
 
 
-def blocks(width_in: int, layers: Layers, slope: float, norm: str, grows: bool = False) -> list[nn.Module]:
-    """Convolution, batch norm (in `all` blocks, the `second` or `no` block) and LeakyReLU; upsampling is the next one's."""
+def blocks(
+    width_in: int, layers: Layers, slope: float, norm: str, grows: bool = False
+) -> list[nn.Module]:
+    """Convolution, batch norm (in `all` blocks, the `second` or `no` block) and LeakyReLU;
+    upsampling is the next one's.
+    """
     found: list[nn.Module] = []
     up = 1
     for position, (width, step) in enumerate(layers):
         layer = conv(width_in, width, up=up) if grows else conv(width_in, width, stride=step)
-        normalised = [nn.BatchNorm2d(width)] if norm == "all" or (norm == "second" and position == 1) else []
+        normalised = (
+            [nn.BatchNorm2d(width)] if norm == "all" or (norm == "second" and position == 1) else []
+        )
         found.append(nn.Sequential(layer, *normalised, nn.LeakyReLU(slope)))
         width_in, up = width, step
     return found
@@ -165,37 +195,49 @@ def initialise(module: nn.Module, normal: bool) -> None:
 
 
 def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: float) -> Tensor:
-    """Masks m (B, 1, H, W) of activation maps of that shape: 0 at the top (100 - t) percent of each map, else about 1.
+    """Masks m (B, 1, H, W) of activation maps of that shape: 0 at the top (100 - t) percent of each
+    map, else about 1.
 
-    `eps`: Eq. 2, r / (r + eps) with r = max(s - A, 0). `ste`: Eq. 1, with the gradient of sigmoid((s - A) / tau).
+    `eps`: Eq. 2, r / (r + eps) with r = max(s - A, 0). `ste`: Eq. 1, with the gradient of
+    sigmoid((s - A) / tau).
     """
     pixels = activation[0].numel()
-    kept = math.floor(t / 100 * (pixels - 1))  # the percentile's position in rising order, rounded down
+    kept = math.floor(
+        t / 100 * (pixels - 1)
+    )  # the percentile's position in rising order, rounded down
     s = activation.flatten(1).topk(pixels - kept).values[:, -1].view(-1, 1, 1, 1) + eps
     margin = s - activation
     if mask_grad == "ste":
         soft = torch.sigmoid(margin / tau)
         return (margin > 0).to(soft) + (soft - soft.detach())
     r = F.relu(margin)
-    # Eq. 2 written as 1 - eps / (r + eps): the gradient of the quotient r / (r + eps) is the difference of two nearly
-    # equal numbers, which float32 rounds to 0 or to noise for r above 1e-5.
+    # Eq. 2 written as 1 - eps / (r + eps): the gradient of the quotient r / (r + eps) is the
+    # difference of two nearly equal numbers, which float32 rounds to 0 or to noise for r above
+    # 1e-5.
     return 1 - torch.full_like(r, eps) / (r + eps)
 
 
 def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
-    """Masks (B, 1, H, W) with zeros in one square of CROP pixels, at place (B,) in 0 .. (H - CROP + 1) (W - CROP + 1) - 1."""
-    top, left = (p.view(-1, 1, 1, 1) for p in (place // (width - CROP + 1), place % (width - CROP + 1)))
+    """Masks (B, 1, H, W) with zeros in one square of CROP pixels, at place (B,) in 0 .. (H - CROP +
+    1) (W - CROP + 1) - 1.
+    """
+    top, left = (
+        p.view(-1, 1, 1, 1) for p in (place // (width - CROP + 1), place % (width - CROP + 1))
+    )
     rows = torch.arange(height, device=place.device).view(-1, 1)
     columns = torch.arange(width, device=place.device)
     inside = (rows >= top) & (rows < top + CROP) & (columns >= left) & (columns < left + CROP)
     return (~inside).float()
 
 
-# Losses (section 3.5; L_mask and L_rec, eqs. 5 and 7, are `squared_error`) and the segmentation measure (section 4.5).
+# Losses (section 3.5; L_mask and L_rec, eqs. 5 and 7, are `squared_error`) and the segmentation
+# measure (section 4.5).
 
 
 def context_error(x: Tensor, x_hat_m: Tensor, masked: Tensor) -> Tensor:
-    """L_cont, Eq. 6: mean over all pixels of |M x - M R(x_m)|; images (B, C, H, W), masked M (B, 1, H, W) 0/1 -> (B,)."""
+    """L_cont, Eq. 6: mean over all pixels of |M x - M R(x_m)|; images (B, C, H, W), masked M (B, 1,
+    H, W) 0/1 -> (B,).
+    """
     return (masked * (x - x_hat_m)).abs().flatten(1).mean(1)
 
 
@@ -209,7 +251,9 @@ def rank_auroc(values: Tensor, positive: Tensor) -> float:
 
 
 class OLED(Method):
-    """The reconstructor R (`encoder`, `decoder`) and the mask module MM (`mask_generator`, then `threshold`)."""
+    """The reconstructor R (`encoder`, `decoder`) and the mask module MM (`mask_generator`, then
+    `threshold`).
+    """
 
     capturable: ClassVar[bool] = True
     transductive: ClassVar[frozenset[str]] = frozenset({"s_avg"})
@@ -246,9 +290,13 @@ class OLED(Method):
         name = choose_architecture(image_shape) if architecture == "auto" else architecture
         table = ARCHITECTURES[name]
         if height % table.shrink or breadth % table.shrink:
-            raise ValueError(f"data.size={height}: method.architecture={name} takes a multiple of {table.shrink}")
+            raise ValueError(
+                f"data.size={height}: method.architecture={name} takes a multiple of {table.shrink}"
+            )
         if mask == "random10" and min(height, breadth) < CROP:
-            raise ValueError(f"method.mask=random10 needs data.size of at least {CROP}, not {min(height, breadth)}")
+            raise ValueError(
+                f"method.mask=random10 needs data.size of at least {CROP}, not {min(height, breadth)}"
+            )
         self.gamma, self.lam, self.mm_every = gamma, lam, mm_every
         self.mask_objective, self.mask_norm = mask_objective, mask_norm
         self.mm_turn, self.validation = mm_turn, validation
@@ -272,11 +320,15 @@ class OLED(Method):
             {"linear_clip": nn.Identity(), "leaky": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[out_act],
         )
         self.mask_generator = (
-            mask_generator(channels, table, width, self.mask_norm) if mask in ("learned", "frozen") else None
+            mask_generator(channels, table, width, self.mask_norm)
+            if mask in ("learned", "frozen")
+            else None
         )
         self.apply(lambda module: initialise(module, normal=name != "ucsd"))
         # Weighs the pixels of an image to a number that picks its crop, see `masks`.
-        hashing = torch.randint(1, 2**31, (math.prod(image_shape),), generator=torch.Generator().manual_seed(0))
+        hashing = torch.randint(
+            1, 2**31, (math.prod(image_shape),), generator=torch.Generator().manual_seed(0)
+        )
         self.register_buffer("hashing", hashing, persistent=False)
         self.hashing: Tensor
 
@@ -294,17 +346,22 @@ class OLED(Method):
 
     @property
     def phase(self) -> bool:
-        """Whether the mask module moves: in every `mm_every`-th epoch, or turn of `mm_turn` iterations."""
+        """Whether the mask module moves: in every `mm_every`-th epoch, or turn of `mm_turn`
+        iterations.
+        """
         turn = self.current_epoch if self.mm_turn is None else self.iteration // self.mm_turn
         return self.mask == "learned" and turn % self.mm_every == 0
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: one forward of R(x), m, R(x_m); MM climbs and R descends, each with the other as it was."""
+        """One iteration: one forward of R(x), m, R(x_m); MM climbs and R descends, each with the
+        other as it was.
+        """
         x = batch.x
         adversarial = self.phase
         with torch.set_grad_enabled(adversarial):
             m = self.masks(x)
-        x_m = (x * m).detach().requires_grad_(adversarial)  # R takes m as given; MM gets its gradient at x_m
+        # R takes m as given; MM gets its gradient at x_m
+        x_m = (x * m).detach().requires_grad_(adversarial)
         x_hat = self.decoder(self.encoder(x))
         x_hat_m = x_hat if self.mask == "none" else self.decoder(self.encoder(x_m))
         masked = (m == 0).to(x)
@@ -319,18 +376,24 @@ class OLED(Method):
             shown["mask_count"] = masked.flatten(1).sum(1).mean()
         if adversarial:
             shown["mask_gradient"] = self._update_mask_module(x, m, x_m, losses)
-        self.minimise(losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"], "reconstructor")
+        self.minimise(
+            losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"], "reconstructor"
+        )
         return {name: value.detach() for name, value in (losses | shown).items()}
 
     def masks(self, x: Tensor) -> Tensor:
-        """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden; float32 under mixed precision.
+        """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden; float32 under mixed
+        precision.
 
-        The crops of `random10` are random in training. In evaluation mode an image's own grey values pick its crop, as
-        a hash does: scattered over the images, the same for an image whatever its batch.
+        The crops of `random10` are random in training. In evaluation mode an image's own grey
+        values pick its crop, as a hash does: scattered over the images, the same for an image
+        whatever its batch.
         """
         if self.mask_generator is not None:
             with torch.autocast(x.device.type, enabled=False):  # 1e-12 is 0 in half precision
-                return threshold(self.mask_generator(x), self.t, self.mask_eps, self.mask_grad, self.mask_tau)
+                return threshold(
+                    self.mask_generator(x), self.t, self.mask_eps, self.mask_grad, self.mask_tau
+                )
         height, width = x.shape[2:]
         if self.mask != "random10":
             return x.new_full((len(x), 1, height, width), 0.5 if self.mask == "half" else 1.0)
@@ -342,13 +405,18 @@ class OLED(Method):
             place = (grey.flatten(1) * self.hashing).sum(1) % places
         return crop_mask(place, height, width)
 
-    def _update_mask_module(self, x: Tensor, m: Tensor, x_m: Tensor, losses: dict[str, Tensor]) -> Tensor:
-        """MM maximises L_mask + gamma L_cont, or L_mask alone; R stays as it is. Returns the gradient's norm."""
+    def _update_mask_module(
+        self, x: Tensor, m: Tensor, x_m: Tensor, losses: dict[str, Tensor]
+    ) -> Tensor:
+        """MM maximises L_mask + gamma L_cont, or L_mask alone; R stays as it is. Returns the
+        gradient's norm.
+        """
         assert self.mask_generator is not None
         objective = losses["mask"]
         if self.mask_objective == "mask_cont":
             objective = objective + self.gamma * losses["cont"]
-        # The gradient at x_m alone, R's weights get none. Of the sum over the values: means underflow in half precision.
+        # The gradient at x_m alone, R's weights get none. Of the sum over the values: means
+        # underflow in half precision.
         (gradient,) = torch.autograd.grad(x.numel() * objective, x_m, retain_graph=True)
         self.minimise(-(x * m * gradient).sum() / x.numel(), "mask_module")
         gradients = [p.grad for p in self.mask_generator.parameters() if p.grad is not None]
@@ -372,7 +440,8 @@ class OLED(Method):
         }
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean of the three scores on one scale: `s_avg` scaled over the test, `s_avg_val` over held-out inliers.
+        """The mean of the three scores on one scale: `s_avg` scaled over the test, `s_avg_val` over
+        held-out inliers.
 
         Without held-out inliers there is no `s_avg_val`.
         """
@@ -382,7 +451,9 @@ class OLED(Method):
         return {name: self._average(test, reference) for name, reference in references.items()}
 
     def _average(self, scores: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
-        """Mean of scores (N,) each, shifted and divided as makes the reference (M,) span 0 to 1, or have deviation 1."""
+        """Mean of scores (N,) each, shifted and divided as makes the reference (M,) span 0 to 1, or
+        have deviation 1.
+        """
         columns = []
         for name in ("s_rec", "s_mask", "s_cont"):
             by = reference[name]
@@ -406,12 +477,17 @@ class OLED(Method):
         return x_hat.clamp(-1, 1) if self.out_act == "linear_clip" else x_hat
 
     def explain(self, x: Tensor) -> list[Row]:
-        """The paper's figure 2 below x: the masked image, R of it (which s_mask compares with x), the activation map."""
+        """The paper's figure 2 below x: the masked image, R of it (which s_mask compares with x),
+        the activation map.
+        """
         m = self.masks(x)
         rows = [Row("masked image", x * m), Row(RECONSTRUCTION, self.reconstruct(x * m))]
         if self.mask_generator is not None:
             activation = self.mask_generator(x)
-            lowest, highest = activation.amin((1, 2, 3), keepdim=True), activation.amax((1, 2, 3), keepdim=True)
+            lowest, highest = (
+                activation.amin((1, 2, 3), keepdim=True),
+                activation.amax((1, 2, 3), keepdim=True),
+            )
             scaled = (activation - lowest) / (highest - lowest).clamp_min(1e-12)
             rows.append(Row("activation map", scaled, unit=True))
         return rows
@@ -423,10 +499,12 @@ class OLED(Method):
 
     @torch.no_grad()
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Section 4.5: how well the activation map A tells digit pixels from background, over all pixels of all images.
+        """Section 4.5: how well the activation map A tells digit pixels from background, over all
+        pixels of all images.
 
-        Beside it the share of the digits' pixels that the masks hide; masks that know nothing hide (100 - t) percent.
-        For grey images only; the background is the darkest value of all. In evaluation mode.
+        Beside it the share of the digits' pixels that the masks hide; masks that know nothing hide
+        (100 - t) percent. For grey images only; the background is the darkest value of all. In
+        evaluation mode.
         """
         if self.mask_generator is None or self.image_shape[0] != 1:
             return {}

@@ -1,7 +1,8 @@
 """PCA residual: the mean squared error left by the principal components of the inliers.
 
 A floor that every run carries: a reconstruction method below it has learned less than a linear map.
-Measured with 32 components on MNIST P2 at 28 px: mean AUROC 0.955 (`noveltylab/tests` compare with the protocol's table).
+Measured with 32 components on MNIST P2 at 28 px: mean AUROC 0.955 (`noveltylab/tests` compare with
+the protocol's table).
 """
 
 from typing import Annotated, ClassVar
@@ -14,15 +15,21 @@ from noveltylab.methods.base import Method
 
 
 class PCA(Method):
-    """`components` >= 1: that many; below 1: as many as explain that share of the training variance."""
+    """`components` >= 1: that many; below 1: as many as explain that share of the training
+    variance.
+    """
 
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
 
-    def __init__(self, image_shape: tuple[int, int, int], *, components: Annotated[float, Field(gt=0)] = 32) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, components: Annotated[float, Field(gt=0)] = 32
+    ) -> None:
         super().__init__(image_shape)
         if components >= 1 and components != int(components):
-            raise ValueError(f"method.components={components}: a whole number, or a share of variance below 1")
+            raise ValueError(
+                f"method.components={components}: a whole number, or a share of variance below 1"
+            )
         self.components = components
         self.register_buffer("mean", torch.zeros(0))
         self.register_buffer("basis", torch.zeros(0, 0))
@@ -30,7 +37,9 @@ class PCA(Method):
         self.basis: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Mean (F,) and leading eigenvectors (F, k) of the covariance of train (N, C, H, W), F = C H W."""
+        """Mean (F,) and leading eigenvectors (F, k) of the covariance of train (N, C, H, W), F = C
+        H W.
+        """
         x = train.flatten(1)
         self.mean = x.mean(0)
         centred = x - self.mean

@@ -1,7 +1,9 @@
-"""Any detector of PyOD (Zhao, Nasrullah and Li, 2019) by the name of its class, on flattened pixels. Extra: noveltylab[pyod].
+"""Any detector of PyOD (Zhao, Nasrullah and Li, 2019) by the name of its class, on flattened
+pixels. Extra: noveltylab[pyod].
 
-PyOD has no common form for a fitted detector but a pickle, which is not loaded here. The weights file holds the training
-set and the seed; a detector that was not fitted in this process is fitted again from these, with the same numbers.
+PyOD has no common form for a fitted detector but a pickle, which is not loaded here. The weights
+file holds the training set and the seed; a detector that was not fitted in this process is fitted
+again from these, with the same numbers.
 """
 
 import ast
@@ -40,36 +42,50 @@ PROBES = 8
 
 @cache
 def detectors() -> dict[str, str]:
-    """Class name -> module of the detectors in pyod.models, read from their source, so that none need be imported."""
+    """Class name -> module of the detectors in pyod.models, read from their source, so that none
+    need be imported.
+    """
     try:
         package = importlib.import_module("pyod.models")
     except ImportError:
-        raise UserError("method=pyod: PyOD is not installed; install it with: pip install 'noveltylab[pyod]'") from None
+        raise UserError(
+            "method=pyod: PyOD is not installed; install it with: pip install 'noveltylab[pyod]'"
+        ) from None
     found: dict[str, str] = {}
     for module in pkgutil.iter_modules(package.__path__):
         if module.name.startswith(OTHER_INPUT):
             continue
         source = Path(package.__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
         for node in ast.parse(source).body:
-            if isinstance(node, ast.ClassDef) and BASES & {ast.unparse(base) for base in node.bases}:
+            if isinstance(node, ast.ClassDef) and BASES & {
+                ast.unparse(base) for base in node.bases
+            }:
                 found.setdefault(node.name, f"pyod.models.{module.name}")
     return found
 
 
 def find_detector(name: str) -> type[Any]:
-    """The class `name` of pyod.models; UserError for an unknown one, or one whose own requirements are missing."""
+    """The class `name` of pyod.models; UserError for an unknown one, or one whose own requirements
+    are missing.
+    """
     known = detectors()
     if name not in known:
-        raise UserError(f"method.detector={name}: PyOD has no such detector; {nearest(name, known)}")
+        raise UserError(
+            f"method.detector={name}: PyOD has no such detector; {nearest(name, known)}"
+        )
     try:
         return getattr(importlib.import_module(known[name]), name)  # type: ignore[no-any-return]  # a class: see above
     except ImportError as error:
-        raise UserError(f"method.detector={name}: it needs a package of its own ({error}); install that") from None
+        raise UserError(
+            f"method.detector={name}: it needs a package of its own ({error}); install that"
+        ) from None
 
 
 @contextmanager
 def as_pyod_expects(seed: int) -> Iterator[None]:
-    """Inside, all global random generators start from `seed` and gradients are on; after, everything is as before."""
+    """Inside, all global random generators start from `seed` and gradients are on; after,
+    everything is as before.
+    """
     with isolate_rng(), torch.inference_mode(False), torch.enable_grad():
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  # the generator that PyOD and scikit-learn draw from
@@ -78,15 +94,18 @@ def as_pyod_expects(seed: int) -> Iterator[None]:
 
 
 class PyOD(Method):
-    """`detector`: class name; `arguments`: keyword arguments of its own, PyOD's defaults where not given.
+    """`detector`: class name; `arguments`: keyword arguments of its own, PyOD's defaults where not
+    given.
 
-    Unless given, random_state is the run's seed, device the CPU (a GPU would not give the same numbers again), verbose 0,
-    n_features the number of pixels.
+    Unless given, random_state is the run's seed, device the CPU (a GPU would not give the same
+    numbers again), verbose 0, n_features the number of pixels.
     """
 
     iterative: ClassVar[bool] = False
 
-    not_exportable: ClassVar[str] = "the score is computed by a Python object of PyOD's, not by tensors"
+    not_exportable: ClassVar[str] = (
+        "the score is computed by a Python object of PyOD's, not by tensors"
+    )
 
     def __init__(
         self,
@@ -101,7 +120,9 @@ class PyOD(Method):
         known = inspect.signature(self.detector_class).parameters
         for name in self.arguments.keys() - known.keys():
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-                raise UserError(f"method.arguments.{name}: {detector} has no such argument; {nearest(name, known)}")
+                raise UserError(
+                    f"method.arguments.{name}: {detector} has no such argument; {nearest(name, known)}"
+                )
         ours = {"device": "cpu", "verbose": 0, "n_features": math.prod(image_shape)}
         self.defaults = {name: value for name, value in ours.items() if name in known}
         self.takes_seed = "random_state" in known
@@ -114,7 +135,9 @@ class PyOD(Method):
         self.one_by_one: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Fits the detector on train (N, C, H, W), and finds out whether it scores a sample by itself."""
+        """Fits the detector on train (N, C, H, W), and finds out whether it scores a sample by
+        itself.
+        """
         self.train_set, self._fitted = train.flatten(1).contiguous(), None
         try:
             # mixed, as copies of training images lie on the very borders of histograms' bins
@@ -129,7 +152,9 @@ class PyOD(Method):
             raise ValueError(
                 f"method.detector={self.detector}: fails on {count} training images of {pixels} pixels: {error}"
             ) from error
-        self.one_by_one.fill_(not np.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True))
+        self.one_by_one.fill_(
+            not np.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True)
+        )
         if self.one_by_one:
             log.warning(
                 f"{self.detector}'s scores depend on the batch: images are scored one by one, which may take long"
@@ -140,8 +165,14 @@ class PyOD(Method):
         seed = int(self.seed)
         with _ALONE, as_pyod_expects(seed):
             if self._fitted is None:
-                given = self.defaults | ({"random_state": seed} if self.takes_seed else {}) | self.arguments
-                self._fitted = self.detector_class(**given).fit(self.train_set.cpu().double().numpy())
+                given = (
+                    self.defaults
+                    | ({"random_state": seed} if self.takes_seed else {})
+                    | self.arguments
+                )
+                self._fitted = self.detector_class(**given).fit(
+                    self.train_set.cpu().double().numpy()
+                )
             torch.manual_seed(seed)
             return np.asarray(self._fitted.decision_function(x), float).reshape(-1)
 
@@ -150,7 +181,9 @@ class PyOD(Method):
         return ("decision",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`decision`: the detector's decision function, larger is more novel, (B,); UserError where it is not finite."""
+        """`decision`: the detector's decision function, larger is more novel, (B,); UserError where
+        it is not finite.
+        """
         flat = x.flatten(1).cpu().double().numpy()
         parts = np.split(flat, len(flat)) if self.one_by_one else [flat]
         scores = torch.from_numpy(np.concatenate([self._decide(part) for part in parts])).float()
@@ -167,6 +200,8 @@ class PyOD(Method):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         names = ("train_set", "seed")
         held = [(getattr(self, name), state_dict.get(prefix + name)) for name in names]
-        if not all(saved is not None and torch.equal(now.cpu(), saved.cpu()) for now, saved in held):
+        if not all(
+            saved is not None and torch.equal(now.cpu(), saved.cpu()) for now, saved in held
+        ):
             self._fitted = None
         super()._load_from_state_dict(state_dict, prefix, *args)

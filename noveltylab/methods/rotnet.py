@@ -1,20 +1,23 @@
-"""RotNet: a classifier that tells which of four turns an image was given, and how sure it is of it as the score.
+"""RotNet: a classifier that tells which of four turns an image was given, and how sure it is of it
+as the score.
 
-Rotation prediction is from Gidaris et al. (ICLR 2018); one-class detection by predicted transformations from Golan and
-El-Yaniv (Deep Anomaly Detection Using Geometric Transformations, NeurIPS 2018); the rows called RotNet in the papers'
-tables stand in Hendrycks et al. (Using Self-Supervised Learning Can Improve Model Robustness, NeurIPS 2019). Trained to
-tell the turns of inliers, the network is unsure of, or wrong about, those of an outlier.
+Rotation prediction is from Gidaris et al. (ICLR 2018); one-class detection by predicted
+transformations from Golan and El-Yaniv (Deep Anomaly Detection Using Geometric Transformations,
+NeurIPS 2018); the rows called RotNet in the papers' tables stand in Hendrycks et al. (Using
+Self-Supervised Learning Can Improve Model Robustness, NeurIPS 2019). Trained to tell the turns of
+inliers, the network is unsure of, or wrong about, those of an outlier.
 
 What stands here, and what differs in the sources:
-- the four rotations alone, all of each image in every step; Golan: 72 (flips and shifts by 8 pixels too); Hendrycks' own row
-  predicts shifts beside rotations;
-- score: mean negative log-probability of the right turn; Golan's simple score (commented out in the code, for a Dirichlet
-  fit) and Hendrycks' code average the probability itself, `probability` here;
-- network: Golan's wide residual network, depth 10, width 4, by Adam at 1e-3, 3 epochs of 72 images each; Hendrycks: SGD
-  with Nesterov's momentum and cosine decay, random mirroring. The rate is not decayed here and nothing is mirrored;
-- of an inlier class that looks the same however it is turned (discs; partly the digits 0, 1, 8) there is nothing to learn:
-  look at `accuracy`, 0.25 is chance, and at the held-out loss.
-Published mean AUROC: CIFAR-10 P2 0.833.
+- the four rotations alone, all of each image in every step; Golan: 72 (flips and shifts by 8 pixels
+  too); Hendrycks' own row predicts shifts beside rotations;
+- score: mean negative log-probability of the right turn; Golan's simple score (commented out in the
+  code, for a Dirichlet fit) and Hendrycks' code average the probability itself, `probability` here;
+- network: Golan's wide residual network, depth 10, width 4, by Adam at 1e-3, 3 epochs of 72 images
+  each; Hendrycks: SGD with Nesterov's momentum and cosine decay, random mirroring. The rate is not
+  decayed here and nothing is mirrored;
+- of an inlier class that looks the same however it is turned (discs; partly the digits 0, 1, 8)
+  there is nothing to learn: look at `accuracy`, 0.25 is chance, and at the held-out loss. Published
+  mean AUROC: CIFAR-10 P2 0.833.
 """
 
 from typing import Annotated
@@ -34,7 +37,9 @@ TURNS = 4
 
 
 class Residual(nn.Module):
-    """Norm, ReLU, convolution, twice, added to the input: (B, S, H, W) -> (B, S', H / stride, W / stride)."""
+    """Norm, ReLU, convolution, twice, added to the input: (B, S, H, W) -> (B, S', H / stride, W /
+    stride).
+    """
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -51,14 +56,21 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         entered = self.enter(x)
-        # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes past them on AVX2 (torch 2.15)
-        kept = x if self.shortcut is None else self.shortcut(entered[:, :, :: self.stride, :: self.stride])
+        # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes
+        # past them on AVX2 (torch 2.15)
+        kept = (
+            x
+            if self.shortcut is None
+            else self.shortcut(entered[:, :, :: self.stride, :: self.stride])
+        )
         total: Tensor = kept + self.body(entered)
         return total
 
 
 def wide_residual_network(channels: int, depth: int, width: float) -> nn.Sequential:
-    """Images (B, C, H, W) -> logits of the turns (B, TURNS), and before the last layer the features."""
+    """Images (B, C, H, W) -> logits of the turns (B, TURNS), and before the last layer the
+    features.
+    """
     before = max(1, round(16 * min(width, 1)))  # the first layer is not widened
     layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, 1, 1, bias=False)]
     for stage in range(3):
@@ -66,7 +78,13 @@ def wide_residual_network(channels: int, depth: int, width: float) -> nn.Sequent
         for position in range((depth - 4) // 6):
             layers.append(Residual(before, after, 2 if stage and not position else 1))
             before = after
-    layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, TURNS)]
+    layers += [
+        nn.BatchNorm2d(before),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(before, TURNS),
+    ]
     return nn.Sequential(*layers)
 
 
@@ -80,13 +98,17 @@ def initialise(module: nn.Module) -> None:
 
 
 def turned(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, H) by 0, 90, 180 and 270 degrees (4 B, C, H, H), turn by turn, and which turn, (4 B,)."""
+    """Images (B, C, H, H) by 0, 90, 180 and 270 degrees (4 B, C, H, H), turn by turn, and which
+    turn, (4 B,).
+    """
     images = torch.cat([torch.rot90(x, turn, (2, 3)) for turn in range(TURNS)])
     return images, torch.arange(TURNS, device=x.device).repeat_interleave(x.shape[0])
 
 
 def log_probability(logits: Tensor) -> Tensor:
-    """Logits (4 B, 4) of images as `turned` orders them -> log-probability of the right turn, (4, B)."""
+    """Logits (4 B, 4) of images as `turned` orders them -> log-probability of the right turn, (4,
+    B).
+    """
     log_p = F.log_softmax(wide(logits), 1)
     return log_p.view(TURNS, -1, TURNS).diagonal(dim1=0, dim2=2).T
 
@@ -106,31 +128,44 @@ class RotNet(Method):
         super().__init__(image_shape)
         channels, height, breadth = image_shape
         if height != breadth:
-            raise ValueError(f"data.size={height}: RotNet takes square images, not {height} x {breadth}")
+            raise ValueError(
+                f"data.size={height}: RotNet takes square images, not {height} x {breadth}"
+            )
         if (depth - 4) % 6:
-            raise ValueError(f"method.depth={depth}: a wide residual network has 6 n + 4 layers: 10, 16, 22, 28, ...")
+            raise ValueError(
+                f"method.depth={depth}: a wide residual network has 6 n + 4 layers: 10, 16, 22, 28, ..."
+            )
         self.lr, self.weight_decay = lr, weight_decay
         self.network = wide_residual_network(channels, depth, width).apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {
-            "network": torch.optim.Adam(self.parameters(), self.lr, weight_decay=self.weight_decay, fused=True),
+            "network": torch.optim.Adam(
+                self.parameters(), self.lr, weight_decay=self.weight_decay, fused=True
+            ),
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step on all turns of the batch: `cross_entropy`, and `accuracy`, the share of turns told rightly."""
+        """One step on all turns of the batch: `cross_entropy`, and `accuracy`, the share of turns
+        told rightly.
+        """
         images, turns = turned(batch.x)
         logits = self.network(images)
         loss = -log_probability(logits).mean()
         self.minimise(loss, "network")
-        return {"cross_entropy": loss.detach(), "accuracy": (logits.argmax(1) == turns).float().mean()}
+        return {
+            "cross_entropy": loss.detach(),
+            "accuracy": (logits.argmax(1) == turns).float().mean(),
+        }
 
     @property
     def score_names(self) -> tuple[str, ...]:
         return ("nll", "probability")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`nll`: mean over the turns of -log p(right turn); `probability`: minus the mean of p itself; (B,) each."""
+        """`nll`: mean over the turns of -log p(right turn); `probability`: minus the mean of p
+        itself; (B,) each.
+        """
         log_p = log_probability(self.network(turned(x)[0]))
         return {"nll": -log_p.mean(0), "probability": -log_p.exp().mean(0)}
 

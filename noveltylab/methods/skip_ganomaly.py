@@ -1,20 +1,23 @@
-"""Skip-GANomaly: Skip Connected and Adversarially Trained Encoder-Decoder Anomaly Detection (Akcay et al., IJCNN 2019).
+"""Skip-GANomaly: Skip Connected and Adversarially Trained Encoder-Decoder Anomaly Detection (Akcay
+et al., IJCNN 2019).
 
-A U-Net rebuilds its input and is judged by a DCGAN discriminator, whose features compare image and reconstruction a second
-time. CA-Entropy descends from it: there without skips, with attention and the entropy term.
+A U-Net rebuilds its input and is judged by a DCGAN discriminator, whose features compare image and
+reconstruction a second time. CA-Entropy descends from it: there without skips, with attention and
+the entropy term.
 
 "Code" below is the authors'. What stands here:
-- losses: adversarial 1, contextual (L1) 50, latent (squared difference of features) 1, and 0.9 of the contextual error in
-  the score, as in the code;
-- the score's contextual error is squared in the code and L1 in the paper's text (`score_norm`); the code then scales scores
-  by the test set's extremes, which changes no AUROC;
-- D before G, each with the other as it is. The code moves G first and lets the latent loss into D's loss, so that D shrinks
-  the gap it should widen (`d_latent_loss`); it also restarts D when its loss vanishes, and scores with batch statistics:
-  neither is copied;
+- losses: adversarial 1, contextual (L1) 50, latent (squared difference of features) 1, and 0.9 of
+  the contextual error in the score, as in the code;
+- the score's contextual error is squared in the code and L1 in the paper's text (`score_norm`); the
+  code then scales scores by the test set's extremes, which changes no AUROC;
+- D before G, each with the other as it is. The code moves G first and lets the latent loss into D's
+  loss, so that D shrinks the gap it should widen (`d_latent_loss`); it also restarts D when its
+  loss vanishes, and scores with batch statistics: neither is copied;
 - as many halvings as the size allows (32 px: 5, to one pixel); the code's rate 2e-4 and no noise;
 - chosen epoch: lowest contextual error on held-out inliers; best test AUROC in the code.
-The paper's tables have one class as the OUTLIER and nine as inliers: its numbers are no reference for one-class runs.
-Known weakness: skips let any image through, outliers as well; the contextual error says little, the latent one more.
+The paper's tables have one class as the OUTLIER and nine as inliers: its numbers are no reference
+for one-class runs. Known weakness: skips let any image through, outliers as well; the contextual
+error says little, the latent one more.
 """
 
 import math
@@ -52,7 +55,9 @@ class SkipBlock(nn.Module):
 
 
 def unet(channels: int, base: int, halvings: int) -> nn.Sequential:
-    """Images (B, C, H, W) -> images (B, C, H, W) in (-1, 1); widths base, 2 base, 4 base, 8 base, 8 base, ..."""
+    """Images (B, C, H, W) -> images (B, C, H, W) in (-1, 1); widths base, 2 base, 4 base, 8 base, 8
+    base, ...
+    """
     widths = [base * min(2**level, 8) for level in range(halvings)]
     inside: nn.Module | None = None
     for outer, inner in reversed(list(pairwise(widths))):
@@ -95,11 +100,19 @@ class SkipGANomaly(Method):
                 f"data.size={height}: Skip-GANomaly halves the image three times or more, take a multiple of 8"
             )
         self.lr, self.beta1, self.d_latent_loss = lr, beta1, d_latent_loss
-        self.w_adv, self.w_con, self.w_lat, self.lam, self.score_norm = w_adv, w_con, w_lat, lam, score_norm
+        self.w_adv, self.w_con, self.w_lat, self.lam, self.score_norm = (
+            w_adv,
+            w_con,
+            w_lat,
+            lam,
+            score_norm,
+        )
         common = math.gcd(height, breadth)
         halvings = (common & -common).bit_length() - 1  # how often 2 divides both sides
         self.generator = unet(image_channels, channels, halvings)
-        self.discriminator = Discriminator(image_channels, channels, feature_size, (height // 8, breadth // 8))
+        self.discriminator = Discriminator(
+            image_channels, channels, feature_size, (height // 8, breadth // 8)
+        )
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -111,10 +124,14 @@ class SkipGANomaly(Method):
     # Training (section 3.2).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, G step. Losses `discriminator`, `generator`, `context` and `latent`."""
+        """One iteration: D step, G step. Losses `discriminator`, `generator`, `context` and
+        `latent`.
+        """
         # G does not change before its own step: one forward pass serves both.
         x_hat = self.generator(batch.x)
-        return self._update_discriminator(batch.x, x_hat.detach()) | self._update_generator(batch.x, x_hat)
+        return self._update_discriminator(batch.x, x_hat.detach()) | self._update_generator(
+            batch.x, x_hat
+        )
 
     def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
@@ -136,7 +153,11 @@ class SkipGANomaly(Method):
                 "context": context_error(x, x_hat).mean(),
                 "latent": feature_error(f, f_hat).mean(),
             }
-            total = self.w_adv * losses["generator"] + self.w_con * losses["context"] + self.w_lat * losses["latent"]
+            total = (
+                self.w_adv * losses["generator"]
+                + self.w_con * losses["context"]
+                + self.w_lat * losses["latent"]
+            )
             self.minimise(total, "generator")
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -151,7 +172,11 @@ class SkipGANomaly(Method):
         x_hat = self.reconstruct(x)
         context = context_error(x, x_hat, self.score_norm)
         latent = feature_error(self.discriminator.features(x), self.discriminator.features(x_hat))
-        return {"novelty": self.lam * context + (1 - self.lam) * latent, "context": context, "latent": latent}
+        return {
+            "novelty": self.lam * context + (1 - self.lam) * latent,
+            "context": context,
+            "latent": latent,
+        }
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """L_con of inliers, (B,)."""

@@ -1,17 +1,22 @@
-"""VAE: Auto-Encoding Variational Bayes (Kingma and Welling, ICLR 2014), scored by minus the evidence lower bound.
+"""VAE: Auto-Encoding Variational Bayes (Kingma and Welling, ICLR 2014), scored by minus the
+evidence lower bound.
 
-The encoder gives a Gaussian over codes, q(z|x), the decoder the likelihood of an image given a code, p(x|z); training
-maximises a lower bound on log p(x). An outlier costs more nats to rebuild, to encode, or both.
+The encoder gives a Gaussian over codes, q(z|x), the decoder the likelihood of an image given a
+code, p(x|z); training maximises a lower bound on log p(x). An outlier costs more nats to rebuild,
+to encode, or both.
 
 The paper defines the bound, not a novelty detector. What stands here:
-- score: minus the bound, or one of its two terms. With `score_draws=0` (ours) the code is the mean of q(z|x), which rebuilds
-  better than a draw and is no bound any more; n > 0 averages over the same n draws for every image, which is the bound's own
-  estimate, and makes `recon` minus the reconstruction probability of An and Cho (2015);
-- likelihood: Gaussian of fixed deviation `decoder_std` (ours; the paper lets the decoder give a deviation) or Bernoulli
-  (the paper's for MNIST), on (x + 1) / 2 as a probability;
-- layers: convolutional, as our plain auto-encoder has them; the paper's are one hidden layer of tanh units;
+- score: minus the bound, or one of its two terms. With `score_draws=0` (ours) the code is the mean
+  of q(z|x), which rebuilds better than a draw and is no bound any more; n > 0 averages over the
+  same n draws for every image, which is the bound's own estimate, and makes `recon` minus the
+  reconstruction probability of An and Cho (2015);
+- likelihood: Gaussian of fixed deviation `decoder_std` (ours; the paper lets the decoder give a
+  deviation) or Bernoulli (the paper's for MNIST), on (x + 1) / 2 as a probability;
+- layers: convolutional, as our plain auto-encoder has them; the paper's are one hidden layer of
+tanh units;
 - `beta` weighs the divergence (Higgins et al., ICLR 2017); the bound has 1.
-Published mean AUROC: MNIST P2 0.9696, CIFAR-10 P2 0.5833; neither layers nor score behind them are stated in the tables.
+Published mean AUROC: MNIST P2 0.9696, CIFAR-10 P2 0.5833; neither layers nor score behind them are
+stated in the tables.
 """
 
 import math
@@ -45,7 +50,9 @@ def gaussian_nll(x: Tensor, logits: Tensor, std: float) -> Tensor:
 
 
 def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
-    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits); (B, C, H, W) each -> (B,)."""
+    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits); (B, C, H, W) each
+    -> (B,).
+    """
     grey = ((x + 1) / 2).clamp(0, 1)
     return (F.softplus(logits) - grey * logits).flatten(1).sum(1)
 
@@ -68,20 +75,28 @@ class VAE(Method):
         super().__init__(image_shape)
         image_channels, height, width = image_shape
         self.lr, self.likelihood, self.decoder_std, self.beta = lr, likelihood, decoder_std, beta
-        widths, sides = (image_channels, channels, 2 * channels, 4 * channels), halvings(height, width)
+        widths, sides = (
+            (image_channels, channels, 2 * channels, 4 * channels),
+            halvings(height, width),
+        )
         self.encoder = encoder(widths, 2 * latent_size, sides[-1])  # mean and log variance
         self.decoder = decoder(widths[::-1], latent_size, sides[::-1])
         self.apply(initialise)
-        # The same draws for every image, so that a score depends on nothing but its image; none is the mean alone.
+        # The same draws for every image, so that a score depends on nothing but its image; none is
+        # the mean alone.
         draws = torch.randn(score_draws, latent_size, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("draws", draws if score_draws else torch.zeros(1, latent_size), persistent=False)
+        self.register_buffer(
+            "draws", draws if score_draws else torch.zeros(1, latent_size), persistent=False
+        )
         self.draws: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"vae": torch.optim.Adam(self.parameters(), self.lr, fused=True)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One Adam step on minus the bound, with one draw an image (section 2.3). Losses `elbo`, `recon`, `kl` in nats."""
+        """One Adam step on minus the bound, with one draw an image (section 2.3). Losses `elbo`,
+        `recon`, `kl` in nats.
+        """
         mean, log_var = self.encode(batch.x)
         losses = self.terms(batch.x, mean, log_var, torch.randn_like(mean))
         found = {name: value.mean() for name, value in losses.items()}
@@ -89,12 +104,16 @@ class VAE(Method):
         return {name: value.detach() for name, value in found.items()}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x) for images (B, C, H, W); (B, D) each, in float32 under mixed precision."""
+        """Mean and log variance of q(z|x) for images (B, C, H, W); (B, D) each, in float32 under
+        mixed precision.
+        """
         mean, log_var = wide(self.encoder(x)).chunk(2, 1)
         return mean, log_var
 
     def terms(self, x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Minus the bound and its terms for z = mean + std * noise (eq. 10); noise (B, D) or (D,); (B,) each."""
+        """Minus the bound and its terms for z = mean + std * noise (eq. 10); noise (B, D) or (D,);
+        (B,) each.
+        """
         logits = wide(self.decoder(mean + (0.5 * log_var).exp() * noise))
         gaussian = self.likelihood == "gaussian"
         recon = gaussian_nll(x, logits, self.decoder_std) if gaussian else bernoulli_nll(x, logits)
@@ -106,10 +125,14 @@ class VAE(Method):
         return ("elbo", "recon", "kl")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Minus the bound, minus the log likelihood and the divergence in nats, (B,) each; `recon` is a mean over draws."""
+        """Minus the bound, minus the log likelihood and the divergence in nats, (B,) each; `recon`
+        is a mean over draws.
+        """
         mean, log_var = self.encode(x)
         found = [self.terms(x, mean, log_var, noise) for noise in self.draws]
-        return {name: torch.stack([terms[name] for terms in found]).mean(0) for name in self.score_names}
+        return {
+            name: torch.stack([terms[name] for terms in found]).mean(0) for name in self.score_names
+        }
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Minus the bound of held-out inliers, (B,), as scored."""

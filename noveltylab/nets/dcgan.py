@@ -1,4 +1,6 @@
-"""DCGAN's initial weights and discriminator (Radford et al., 2016), which the adversarial methods' codes start from."""
+"""DCGAN's initial weights and discriminator (Radford et al., 2016), which the adversarial methods'
+codes start from.
+"""
 
 from torch import Tensor, nn
 
@@ -16,16 +18,23 @@ def initialise(module: nn.Module) -> None:
 
 
 def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
-    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels, *side) -> (B, width)."""
+    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels,
+    *side) -> (B, width).
+    """
     return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, 8 h, 8 w), side = (h, w) -> logits (B,), large for real, and features f (B, D), the layer before."""
+    """Images (B, C, 8 h, 8 w), side = (h, w) -> logits (B,), large for real, and features f (B, D),
+    the layer before.
+    """
 
     def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv2d(channels, base, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [
+            Conv2d(channels, base, 4, 2, 1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for width in (base, 2 * base):
             layers += [Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]

@@ -61,7 +61,9 @@ def parse(arguments: list[str]) -> Request:
         if argument == "--html":
             html = True
         elif not equals or key not in KEYS:
-            raise UserError(f"{argument}: no such option; {nearest(key, [*(f'{name}=' for name in KEYS), '--html'])}")
+            raise UserError(
+                f"{argument}: no such option; {nearest(key, [*(f'{name}=' for name in KEYS), '--html'])}"
+            )
         elif not value:
             raise UserError(f"{key}: has no value; e.g. {key}={EXAMPLES[key]}")
         else:
@@ -76,12 +78,18 @@ def parse(arguments: list[str]) -> Request:
     if output.suffix.lower() != ".csv":
         raise UserError(f"output={output}: the scores are a CSV file, e.g. output=scores.csv")
     if output.resolve().is_relative_to(run.resolve()):
-        raise UserError(f"output={output}: lies in the run's own folder, which is not changed; choose another place")
+        raise UserError(
+            f"output={output}: lies in the run's own folder, which is not changed; choose another place"
+        )
     if output.is_dir():
-        raise UserError(f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}")
+        raise UserError(
+            f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}"
+        )
     rates = {key: _rate(key, given[key]) for key in ("fpr", "fdr") if key in given}
     accelerator = given.get("accelerator", "auto")
-    request = Request(run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html)
+    request = Request(
+        run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html
+    )
     headers = (HEADER, (*HEADER, NOTE))
     check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
     if html:
@@ -100,7 +108,9 @@ EXAMPLES = {
 
 
 def check_replaceable(path: Path, starts: Iterable[bytes]) -> None:
-    """UserError for an existing file that begins with none of `starts`, as this command's do: it is somebody's own."""
+    """UserError for an existing file that begins with none of `starts`, as this command's do: it is
+    somebody's own.
+    """
     if not os.path.lexists(path):
         return
     try:
@@ -122,7 +132,9 @@ def _rate(key: str, text: str) -> float:
     except ValueError:
         raise UserError(f"{key}={text}: not a number, e.g. {key}={EXAMPLES[key]}") from None
     if not 0 < value < 1:
-        raise UserError(f"{key}={text}: a share strictly between 0 and 1, e.g. {key}={EXAMPLES[key]}")
+        raise UserError(
+            f"{key}={text}: a share strictly between 0 and 1, e.g. {key}={EXAMPLES[key]}"
+        )
     return value
 
 
@@ -146,10 +158,13 @@ def predict(request: Request) -> Summary:
     counts = np.zeros(0 if calibration is None else len(calibration) + 1, np.int64)
     started = time.monotonic()
     try:
-        # two passes, as Benjamini-Hochberg decides only when all p-values are known; the first leaves ranks
+        # two passes, as Benjamini-Hochberg decides only when all p-values are known; the first
+        # leaves ranks
         with open_atomic(request.output) as whole, _scratch(request.output) as first:
             pending = csv.writer(first, lineterminator="\n")
-            for name, images, score, error, path in _shown(detector.stream(paths), request.input, detector):
+            for name, images, score, error, path in _shown(
+                detector.stream(paths), request.input, detector
+            ):
                 if error is not None or images is None:
                     summary.failed += 1
                     if len(summary.unreadable) < LISTED:
@@ -161,7 +176,11 @@ def predict(request: Request) -> Summary:
                     rank = int(calibration.ranks([score])[0])
                     counts[rank - 1] += 1
                 pending.writerow([name, repr(score), rank, ""])
-                _keep(summary.top, Case(score, -summary.files, name, path, images), PICTURED if request.html else SHOWN)
+                _keep(
+                    summary.top,
+                    Case(score, -summary.files, name, path, images),
+                    PICTURED if request.html else SHOWN,
+                )
                 summary.files += 1
             decision = decide(calibration, counts, request.fpr, request.fdr)
             first.seek(0)
@@ -188,7 +207,9 @@ def _scratch(output: Path) -> IO[str]:
     import tempfile
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile("w+", newline="", encoding="utf-8", dir=output.parent)  # closed by its caller
+    return tempfile.TemporaryFile(
+        "w+", newline="", encoding="utf-8", dir=output.parent
+    )  # closed by its caller
 
 
 class _text(io.TextIOWrapper):
@@ -230,7 +251,13 @@ def _keep(top: list[Case], case: Case, count: int) -> None:
 
 def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[Any]:
     """The rows under a progress bar, on a terminal; counting files for it reads names only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from noveltylab.predict.inputs import expand
 
@@ -238,7 +265,12 @@ def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[An
     if not screen.is_terminal:
         yield from rows
         return
-    columns = (TextColumn("scoring"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=screen) as bar:
         task = bar.add_task("", total=sum(1 for _ in expand(given, detector.reader)))
         seen: str | None = None
@@ -255,7 +287,12 @@ def print_summary(request: Request, summary: Summary, detector: "Detector | None
 
     screen = console(soft_wrap=True)
     rate = summary.files / max(summary.seconds, 1e-9)
-    screen.print(Text(f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)", "bold"))
+    screen.print(
+        Text(
+            f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)",
+            "bold",
+        )
+    )
     if summary.novel is None:
         screen.print(Text(f"not decided: {summary.reason}", "bold yellow"))
     else:
@@ -264,17 +301,23 @@ def print_summary(request: Request, summary: Summary, detector: "Detector | None
         screen.print(f"  {case.score:<12.6g} {case.name}")
     screen.print(f"written to {' and '.join(map(str, request.files))}")
     if summary.replaced:
-        screen.print(f"in place of an earlier prediction: {' and '.join(map(str, summary.replaced))}")
+        screen.print(
+            f"in place of an earlier prediction: {' and '.join(map(str, summary.replaced))}"
+        )
     if summary.failed:
         screen.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
         for name, why in summary.unreadable:
             screen.print(Text(f"  {name}: {why}", "red"))
         if summary.failed > len(summary.unreadable):
-            screen.print(f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}")
+            screen.print(
+                f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}"
+            )
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 or 143 for signals."""
+    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 or 143 for
+    signals.
+    """
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2

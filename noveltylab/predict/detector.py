@@ -65,7 +65,9 @@ class _Weights(BaseModel):
 
 class _Input(BaseModel):
     model_config = ConfigDict(strict=True)
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=3, max_length=3)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=3, max_length=3)
+    ]
     kind: Literal["image", "frame", "video", "file"]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
@@ -114,7 +116,9 @@ class Detector:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing of the method was chosen by the held-out inliers (else the guarantee is approximate)."""
+        """Whether nothing of the method was chosen by the held-out inliers (else the guarantee is
+        approximate).
+        """
         if self.folds and self.options.data.fitted_on_training:
             return False
         return self.options.main_rule == "last" or not self.method.iterative
@@ -125,45 +129,65 @@ class Detector:
         return len(self.method.members) if isinstance(self.method, Folds) else 0
 
     def scores(self, images: Tensor) -> Columns:
-        """Every score of uint8 (int16 for sound waves) images (N, C, H, W) of the run's shape, N >= 1: name -> (N,).
+        """Every score of uint8 (int16 for sound waves) images (N, C, H, W) of the run's shape, N >=
+        1: name -> (N,).
 
-        Raw, larger is more novel. Without those that need the whole test set. The same bits as `stream` has.
+        Raw, larger is more novel. Without those that need the whole test set. The same bits as
+        `stream` has.
         """
         return self._combined(score_in_threads(self.method, self.preprocess, images))
 
     def _combined(self, columns: dict[str, Tensor]) -> Columns:
-        held = {name: torch.from_numpy(column) for name, column in self.held_out.items() if name in columns}
+        held = {
+            name: torch.from_numpy(column)
+            for name, column in self.held_out.items()
+            if name in columns
+        }
         if held and self.reader.kind == "image":
-            columns |= self.method.combine_scores(columns, {name: column.float() for name, column in held.items()})
+            columns |= self.method.combine_scores(
+                columns, {name: column.float() for name, column in held.items()}
+            )
         known = columns.keys() - self.method.transductive
-        return {name: column.numpy().astype(np.float64) for name, column in columns.items() if name in known}
+        return {
+            name: column.numpy().astype(np.float64)
+            for name, column in columns.items()
+            if name in known
+        }
 
     def novelty(self, images: Tensor) -> NDArray[np.float64]:
         """The primary score (N,) of images as `scores` takes them."""
         return self.scores(images)[self.primary]
 
     def reconstruct(self, images: Tensor) -> NDArray[np.float32] | None:
-        """Reconstructions in [0, 1] of images as `scores` takes them; None for a method that makes none."""
+        """Reconstructions in [0, 1] of images as `scores` takes them; None for a method that makes
+        none.
+        """
         return reconstructions(self.method, self.preprocess, images)
 
     def explain(self, images: Tensor) -> dict[str, NDArray[np.float32]]:
-        """What the method compares images with, as `scores` takes them: title -> (N, C, H, W) in [0, 1]."""
+        """What the method compares images with, as `scores` takes them: title -> (N, C, H, W) in
+        [0, 1].
+        """
         return explanations(self.method, self.preprocess, images)
 
     def fit(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Anybody's images as `scores` takes them: uint8 (N, C, H, W), the sizes of the run.
 
         Args:
-            images: uint8 in 0..255, or floats in [0, 1]: (N, C, H, W) or grey (N, H, W); C is 1 or 3. Grey and colour are
-                turned into each other as those of files are, other sizes stretched.
+            images: uint8 in 0..255, or floats in [0, 1]: (N, C, H, W) or grey (N, H, W); C is 1 or
+                3. Grey and colour are turned into each other as those of files are, other sizes
+                stretched.
 
         Raises:
-            UserError: Another shape or range, a shape that can be read in two ways, or a run that does not take images.
+            UserError: Another shape or range, a shape that can be read in two ways, or a run that
+            does not take images.
         """
         if self.reader.kind != "image":
             raise UserError(f"this run takes {self.reader.takes}, not images")
         x = _as_tensor(images)
-        if reason := wrong_layout(tuple(x.shape), "permute" if isinstance(images, Tensor) else "transpose"):
+        if reason := wrong_layout(
+            tuple(x.shape), "permute" if isinstance(images, Tensor) else "transpose"
+        ):
             raise UserError(reason)
         x = x[:, None] if x.ndim == 3 else x
         if x.is_floating_point():
@@ -173,7 +197,9 @@ class Detector:
                 )
             x = (x * 255).round().to(torch.uint8)
         if x.dtype != torch.uint8:
-            raise UserError(f"images are uint8, or floats in [0, 1], not {str(x.dtype).removeprefix('torch.')}")
+            raise UserError(
+                f"images are uint8, or floats in [0, 1], not {str(x.dtype).removeprefix('torch.')}"
+            )
         channels, side, _ = self.shape
         if x.shape[1] != channels:
             x = x.expand(-1, 3, -1, -1) if channels == 3 else _grey(x)
@@ -186,17 +212,21 @@ class Detector:
         fpr: float = 0.05,
         fdr: float | None = None,
     ) -> "pd.DataFrame":
-        """Scores, p-values and decisions as a pandas data frame, one row for each image, in the order given.
+        """Scores, p-values and decisions as a pandas data frame, one row for each image, in the
+        order given.
 
         Args:
-            inputs: Images as `fit` takes them; or an image file, a folder, a pattern such as "new/*.png", or several of these.
+            inputs: Images as `fit` takes them; or an image file, a folder, a pattern such as
+                "new/*.png", or several of these.
             fpr: Novel is what has p <= fpr: on average at most that share of inliers, in (0, 1).
-            fdr: Instead: Benjamini and Hochberg over all rows, at most that expected share of inliers among the novel.
+            fdr: Instead: Benjamini and Hochberg over all rows, at most that expected share of
+                inliers among the novel.
 
         Returns:
-            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel`` (bool; None for a file that
-            cannot be read, and for all where the held-out inliers are too few for the rule) and ``error`` (None where all
-            went well). Why nothing could be decided is said on stderr and kept as ``attrs["undecided"]``.
+            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel``
+            (bool; None for a file that cannot be read, and for all where the held-out inliers are
+            too few for the rule) and ``error`` (None where all went well). Why nothing could be
+            decided is said on stderr and kept as ``attrs["undecided"]``.
 
         Raises:
             UserError: No such file, images of another kind, or pandas is not installed.
@@ -204,12 +234,18 @@ class Detector:
         try:
             import pandas as pd
         except ImportError:
-            raise UserError("a data frame needs pandas; install it with: pip install 'noveltylab[pandas]'") from None
+            raise UserError(
+                "a data frame needs pandas; install it with: pip install 'noveltylab[pandas]'"
+            ) from None
         check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
         if isinstance(inputs, Tensor | np.ndarray):
             scores, files, errors = self.novelty(self.fit(inputs)), None, None
         else:
-            rows = list(self.rows(path for each in _names(inputs) for path in expand(str(each), self.reader)))
+            rows = list(
+                self.rows(
+                    path for each in _names(inputs) for path in expand(str(each), self.reader)
+                )
+            )
             files, scores, errors = (
                 [row[0] for row in rows],
                 np.array([row[1] for row in rows], float),
@@ -217,7 +253,9 @@ class Detector:
             )
         p_values, novel, reason = self.decide(scores, fpr, fdr)
         columns = {"score": scores, "p_value": p_values, "novel": pd.Series(novel, dtype=object)}
-        table = pd.DataFrame(columns if files is None else {"file": files, **columns, "error": errors})
+        table = pd.DataFrame(
+            columns if files is None else {"file": files, **columns, "error": errors}
+        )
         if reason:
             table.attrs["undecided"] = reason
             say(f"not decided: {reason}")
@@ -229,10 +267,11 @@ class Detector:
             yield item[0], item[2], item[3]
 
     def stream(self, paths: Iterable[Path]) -> Iterable[Row]:
-        """(name, images as scored, score, error, path) of each file in order, a few JOB images in memory at a time.
+        """(name, images as scored, score, error, path) of each file in order, a few JOB images in
+        memory at a time.
 
-        A recording's score is made of those of its segments as the run's protocol says. Each thread reads and scores files
-        of its own.
+        A recording's score is made of those of its segments as the run's protocol says. Each thread
+        reads and scores files of its own.
         """
         with single_threads() as threads:
             size = alike_batch(self.method.device)
@@ -241,7 +280,9 @@ class Detector:
                 yield from rows
 
     def _score(self, job: list[Path | Item]) -> list[Row]:
-        items = [read_item(found, self.reader) if isinstance(found, Path) else found for found in job]
+        items = [
+            read_item(found, self.reader) if isinstance(found, Path) else found for found in job
+        ]
         good = [item.images for item in items if item.images is not None]
         pieces = self._novelty_in_thread(torch.cat(good)) if good else np.zeros(0)
         rows: list[Row] = []
@@ -254,7 +295,9 @@ class Detector:
             at += len(own)
             score = self.reader.whole(own)
             wrong = None if np.isfinite(score) else "its score is not finite"
-            rows.append((item.name, item.images, float("nan") if wrong else score, wrong, item.path))
+            rows.append(
+                (item.name, item.images, float("nan") if wrong else score, wrong, item.path)
+            )
         return rows
 
     def _novelty_in_thread(self, images: Tensor) -> NDArray[np.float64]:
@@ -264,7 +307,8 @@ class Detector:
     def decide(
         self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
     ) -> tuple[NDArray[np.float64], list[bool | None], str]:
-        """p-values (N,) and decisions of scores (N,), and why nothing could be decided, "" where it could.
+        """p-values (N,) and decisions of scores (N,), and why nothing could be decided, "" where it
+        could.
 
         A score that is NaN has the p-value NaN and the decision None.
         """
@@ -283,7 +327,11 @@ class Detector:
 
 def _names(inputs: Any) -> list[str | Path]:
     """One name, or several. UserError for anything else, such as a list of arrays."""
-    names = [inputs] if isinstance(inputs, str | Path) or not isinstance(inputs, Iterable) else list(inputs)
+    names = (
+        [inputs]
+        if isinstance(inputs, str | Path) or not isinstance(inputs, Iterable)
+        else list(inputs)
+    )
     for name in names:
         if not isinstance(name, str | Path):
             raise UserError(
@@ -297,15 +345,19 @@ def _as_tensor(images: Tensor | NDArray[Any]) -> Tensor:
     if isinstance(images, Tensor):
         return images.detach().cpu()
     try:
-        return torch.from_numpy(np.ascontiguousarray(images))  # a flipped array has strides that torch does not know
+        return torch.from_numpy(
+            np.ascontiguousarray(images)
+        )  # a flipped array has strides that torch does not know
     except TypeError as error:
         raise UserError(f"images are uint8, or floats in [0, 1], not {images.dtype}") from error
 
 
 def wrong_layout(shape: tuple[int, ...], turn: str) -> str:
-    """Why an array of images is not taken, with the expression that turns it into one that is; "" where it is.
+    """Why an array of images is not taken, with the expression that turns it into one that is; ""
+    where it is.
 
-    An axis of 3 or 4 that could as well be the colours of one picture is refused: nothing in the array tells.
+    An axis of 3 or 4 that could as well be the colours of one picture is refused: nothing in the
+    array tells.
 
     Args:
         shape: Of the array: (N, C, H, W) with C = 1 or 3, or grey (N, H, W), is right.
@@ -351,7 +403,9 @@ def _without_alpha(what: str, channels: int, axes: str, turn: str) -> str:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> (N, 1, H, W) by ITU-R 601-2, in Pillow's whole numbers, so that files and arrays agree."""
+    """uint8 (N, 3, H, W) -> (N, 1, H, W) by ITU-R 601-2, in Pillow's whole numbers, so that files
+    and arrays agree.
+    """
     red, green, blue = x.to(torch.int32).unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 
@@ -364,8 +418,8 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
         accelerator: auto (a GPU if there is one), cpu or gpu.
 
     Raises:
-        UserError: No complete run is there, a file of it is damaged, it names code that is no method of noveltylab, or this
-            machine has no such accelerator.
+        UserError: No complete run is there, a file of it is damaged, it names code that is no
+            method of noveltylab, or this machine has no such accelerator.
     """
     folder = Path(folder).expanduser()
     require_run(folder)
@@ -373,9 +427,13 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
         content = read_result(folder)
         config = recorded_config(content)
     except RecursionError:
-        raise UserError(f"{folder}: its result.json is nested too deeply to be a run's; it is not loaded") from None
+        raise UserError(
+            f"{folder}: its result.json is nested too deeply to be a run's; it is not loaded"
+        ) from None
     if wrong := damage(folder):
-        raise UserError(f"{folder}: {wrong} damaged or changed since the run; run it again with force=true")
+        raise UserError(
+            f"{folder}: {wrong} damaged or changed since the run; run it again with force=true"
+        )
     try:
         recorded = _Recorded.model_validate(content)
     except ValidationError as error:
@@ -403,7 +461,9 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
         preprocess.load_state_dict(state["preprocess"])
     except Exception as error:  # a foreign file fails in many ways, and each means the same
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: not the weights of this method ({reason}); run it again with force=true") from None
+        raise UserError(
+            f"{path}: not the weights of this method ({reason}); run it again with force=true"
+        ) from None
     method = deployed(method.to(device))
     reader = _reader(options, recorded.input)
     return Detector(
@@ -413,7 +473,11 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
 
 
 def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: int) -> Method:
-    arguments = {key: value for key, value in options.method.items() if key not in ("name", "primary", "_target_")}
+    arguments = {
+        key: value
+        for key, value in options.method.items()
+        if key not in ("name", "primary", "_target_")
+    }
     method_class = find_method(str(options.method.get("_target_")))
     arguments = check_arguments(method_class, arguments, "method")
     try:
@@ -426,9 +490,13 @@ def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: i
         raise UserError(str(error)) from None
     except (MemoryError, RuntimeError, OverflowError) as error:  # sizes that no machine has
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"the run's method cannot be built here ({reason or 'out of memory'})") from None
+        raise UserError(
+            f"the run's method cannot be built here ({reason or 'out of memory'})"
+        ) from None
     if primary not in method.score_names:
-        raise UserError(f"the run's primary score is {primary}, but its method has {', '.join(method.score_names)}")
+        raise UserError(
+            f"the run's primary score is {primary}, but its method has {', '.join(method.score_names)}"
+        )
     if primary in method.transductive:
         raise UserError(
             f"{primary} is made of a whole test set and cannot score a new image; run again with another method.primary"
@@ -455,7 +523,9 @@ def _reader(options: Options, given: _Input) -> Reader:
         )
     low, high = given.scale or (0.0, 0.0)
     how = str(options.protocol.get("agg", "mean"))
-    return Reader(kind, channels, height, str(options.data.features), (low, high), how, options.data.bits)
+    return Reader(
+        kind, channels, height, str(options.data.features), (low, high), how, options.data.bits
+    )
 
 
 def _held_out(folder: Path, files: Mapping[str, str]) -> Columns:
@@ -469,5 +539,7 @@ def _device(accelerator: str) -> torch.device:
     if accelerator not in ("auto", "cpu", "gpu"):
         raise UserError(f"accelerator={accelerator}: it can be auto, cpu or gpu")
     if accelerator == "gpu" and not gpu:
-        raise UserError("accelerator=gpu: no CUDA device is visible here; use accelerator=cpu or auto")
+        raise UserError(
+            "accelerator=gpu: no CUDA device is visible here; use accelerator=cpu or auto"
+        )
     return torch.device("cuda" if gpu and accelerator != "cpu" else "cpu")

@@ -77,12 +77,16 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
     name = str(detector.options.method["name"])
     output = output or Path(f"{Path(name).name}{SUFFIXES[form]}")
     if output.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"output={output}: lies in the run's own folder, which is not changed; choose another place")
+        raise UserError(
+            f"output={output}: lies in the run's own folder, which is not changed; choose another place"
+        )
     if output.is_dir():
         raise UserError(f"output={output}: is a folder; name a file")
     check_replaceable(output, form)
     if detector.reader.kind == "recording":
-        raise RunFailed(f"{name}: a run on recordings takes sound, whose features are computed outside the graph")
+        raise RunFailed(
+            f"{name}: a run on recordings takes sound, whose features are computed outside the graph"
+        )
     if detector.method.not_exportable:
         raise RunFailed(f"{name} cannot be exported: {detector.method.not_exportable}")
     from noveltylab.results.record import open_atomic, read_result
@@ -105,31 +109,42 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
 
 
 class Graph:
-    """What is exported of a detector: a module, the names of its outputs, an example of its input (2, C, H, W) uint8."""
+    """What is exported of a detector: a module, the names of its outputs, an example of its input
+    (2, C, H, W) uint8.
+    """
 
     def __init__(self, detector: "Detector") -> None:
         import torch
 
         self.example = example_images(detector, 2)
-        self.names = [detector.primary, *(name for name in detector.scores(self.example) if name != detector.primary)]
-        held = {name: torch.from_numpy(column).float() for name, column in detector.held_out.items()}
+        self.names = [
+            detector.primary,
+            *(name for name in detector.scores(self.example) if name != detector.primary),
+        ]
+        held = {
+            name: torch.from_numpy(column).float() for name, column in detector.held_out.items()
+        }
         self.module = scorer(detector, self.names, held)
 
 
 def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
     """What decides beside the graph, in plain values.
 
-    ``score`` (the name of the output that decides), ``size``, ``channels`` and ``resize`` of the images; ``held_out``, the
-    scores of held-out inliers as levels (see Calibration), at most HELD_OUT of them, with their number ``held_out_count``:
-    p = (1 + held_out_count * share of held_out >= score) / (held_out_count + 1), never too small; ``thresholds``: novel is
-    what lies above, by false-positive rate, None where the held-out inliers are too few; and which run it is.
+    ``score`` (the name of the output that decides), ``size``, ``channels`` and ``resize`` of the
+    images; ``held_out``, the scores of held-out inliers as levels (see Calibration), at most
+    HELD_OUT of them, with their number ``held_out_count``: p = (1 + held_out_count * share of
+    held_out >= score) / (held_out_count + 1), never too small; ``thresholds``: novel is what lies
+    above, by false-positive rate, None where the held-out inliers are too few; and which run it is.
     """
     calibration = detector.calibration
     levels: list[float] = [] if calibration is None else calibration.levels.tolist()
     return {
         "run": "/".join(detector.options.folder.parts[-5:]),
         "weights_sha256": result["weights"]["sha256"],
-        **{name: result.get(name) for name in ("split_sha256", "method", "data", "inlier", "inlier_name", "seed")},
+        **{
+            name: result.get(name)
+            for name in ("split_sha256", "method", "data", "inlier", "inlier_name", "seed")
+        },
         "time": result["provenance"].get("time"),
         "versions": result["provenance"].get("versions"),
         "score": detector.primary,
@@ -140,12 +155,16 @@ def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
         "folds": detector.folds,
         "held_out_count": len(levels),
         "held_out": quantiles(levels, HELD_OUT),
-        "thresholds": {f"{rate:g}": calibration.threshold(rate) if calibration else None for rate in RATES},
+        "thresholds": {
+            f"{rate:g}": calibration.threshold(rate) if calibration else None for rate in RATES
+        },
     }
 
 
 def quantiles(rising: list[float], count: int) -> list[float]:
-    """All of the numbers, or `count` of them, evenly spaced: the share that is >= s is never below that of all."""
+    """All of the numbers, or `count` of them, evenly spaced: the share that is >= s is never below
+    that of all.
+    """
     falling = rising[::-1]
     if len(falling) <= count:
         return falling
@@ -164,7 +183,9 @@ def scorer(detector: "Detector", names: list[str], held: "dict[str, Tensor]") ->
         def forward(self, images: "Tensor") -> "tuple[Tensor, ...]":
             columns = self.method.novelty_score(self.preprocess(images))
             if set(names) - columns.keys():
-                columns |= self.method.combine_scores(columns, {name: held[name] for name in columns})
+                columns |= self.method.combine_scores(
+                    columns, {name: held[name] for name in columns}
+                )
             return tuple(columns[name].float() for name in names)
 
     return Scorer().eval()
@@ -176,7 +197,9 @@ def example_images(detector: "Detector", count: int) -> "Tensor":
 
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (count, *detector.shape), generator=generator, dtype=torch.uint8)
-    smooth = torch.nn.functional.avg_pool2d(noise[: count // 2].float(), 5, 1, 2, count_include_pad=False)
+    smooth = torch.nn.functional.avg_pool2d(
+        noise[: count // 2].float(), 5, 1, 2, count_include_pad=False
+    )
     noise[: count // 2] = ((smooth - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)
     return noise
 
@@ -200,7 +223,9 @@ def _note_in(path: Path, form: str) -> str | None:
             properties = onnx.load(str(path), load_external_data=False).metadata_props
             return next((entry.value for entry in properties if entry.key == KEY), None)
         with zipfile.ZipFile(path) as archive:
-            name = next((name for name in archive.namelist() if name.endswith(f"/{KEY}.json")), None)
+            name = next(
+                (name for name in archive.namelist() if name.endswith(f"/{KEY}.json")), None
+            )
             return None if name is None else archive.read(name).decode()
     except Exception:  # a file of another kind fails in many ways, and each means the same
         return None
@@ -212,7 +237,9 @@ def _need_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"format=onnx needs the extra [onnx] ({error}); pip install 'noveltylab[onnx]'") from None
+        raise UserError(
+            f"format=onnx needs the extra [onnx] ({error}); pip install 'noveltylab[onnx]'"
+        ) from None
 
 
 Run = Callable[["Tensor"], list[Any]]
@@ -222,10 +249,14 @@ def _program(module: "nn.Module", example: "Tensor") -> Any:
     import torch
 
     with torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+        return torch.export.export(
+            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+        )
 
 
-def _write_torch(module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str) -> Run:
+def _write_torch(
+    module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str
+) -> Run:
     import torch
 
     torch.export.save(_program(module, example), path, extra_files={f"{KEY}.json": note})
@@ -233,7 +264,9 @@ def _write_torch(module: "nn.Module", names: list[str], example: "Tensor", path:
     return lambda images: [column.detach().numpy() for column in loaded(images)]
 
 
-def _write_onnx(module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str) -> Run:
+def _write_onnx(
+    module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str
+) -> Run:
     import torch
 
     with torch.no_grad():
@@ -246,7 +279,8 @@ def _write_onnx(module: "nn.Module", names: list[str], example: "Tensor", path: 
             dynamo=True,
             verbose=False,
             external_data=False,
-            optimize=False,  # it takes OLED's 1e-12 for nothing, and divides 0 by 0; onnxruntime optimises anyway
+            # it takes OLED's 1e-12 for nothing, and divides 0 by 0; onnxruntime optimises anyway
+            optimize=False,
         )
     assert program is not None
     program.model.metadata_props[KEY] = note
@@ -268,14 +302,18 @@ def onnx_session(path: Path) -> Any:
 
 
 def _compare(detector: "Detector", names: list[str], run: Run) -> None:
-    """RunFailed unless the graph gives the method's scores, for batches of other sizes than the example's."""
+    """RunFailed unless the graph gives the method's scores, for batches of other sizes than the
+    example's.
+    """
     import numpy as np
 
     for count in (1, 40):
         images = example_images(detector, count)
         expected = detector.scores(images)
         for name, found in zip(names, run(images), strict=True):
-            gap = float((np.abs(found - expected[name]) / np.maximum(np.abs(expected[name]), 1)).max())
+            gap = float(
+                (np.abs(found - expected[name]) / np.maximum(np.abs(expected[name]), 1)).max()
+            )
             if not gap <= TOLERANCE:
                 raise RunFailed(
                     f"the exported {name} is off by {gap:.2g}, more than {TOLERANCE:g}; nothing was written"
@@ -284,7 +322,9 @@ def _compare(detector: "Detector", names: list[str], run: Run) -> None:
 
 @contextmanager
 def _any_batch() -> "Iterator[None]":
-    """Inside, torch.cdist is a formula that holds for any batch: its own code branches at 25 rows, which fixes the batch."""
+    """Inside, torch.cdist is a formula that holds for any batch: its own code branches at 25 rows,
+    which fixes the batch.
+    """
     import torch
 
     original = torch.cdist
@@ -309,7 +349,9 @@ def _quiet() -> "Iterator[None]":
     from contextlib import redirect_stderr, redirect_stdout
     from io import StringIO
 
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -321,7 +363,9 @@ def _quiet() -> "Iterator[None]":
         raise
     except Exception as error:  # exporters fail in many ways, and each means the same
         text = " ".join(str(error).split())[:200]
-        raise RunFailed(f"torch cannot export this method: {type(error).__name__}: {text}") from error
+        raise RunFailed(
+            f"torch cannot export this method: {type(error).__name__}: {text}"
+        ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -333,9 +377,14 @@ def parse(arguments: list[str]) -> tuple[Path, str, Path | None]:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in KEYS or not value:
-            raise UserError(f"{argument}: no such option; {nearest(key, [f'{name}=' for name in KEYS])}")
+            raise UserError(
+                f"{argument}: no such option; {nearest(key, [f'{name}=' for name in KEYS])}"
+            )
         given[key] = value
-    for key, example in (("run", "outputs/folder/ca_entropy/folder/inlier0/seed0"), ("format", "onnx")):
+    for key, example in (
+        ("run", "outputs/folder/ca_entropy/folder/inlier0/seed0"),
+        ("format", "onnx"),
+    ):
         if key not in given:
             raise UserError(f"{key}= is missing; e.g. {key}={example}")
     output = Path(given["output"]).expanduser() if "output" in given else None

@@ -1,4 +1,6 @@
-"""What somebody points at (a file, a folder, a pattern, a video, a recording) as a stream of images, in bounded memory."""
+"""What somebody points at (a file, a folder, a pattern, a video, a recording) as a stream of
+images, in bounded memory.
+"""
 
 import glob
 import os
@@ -27,8 +29,9 @@ SOUNDS = {".wav"}
 class Reader:
     """How files become the images that a run's method sees.
 
-    kind "image": uint8 (1, channels, side, side) of a file, as `decode` says; "recording": (segments, 1, side, side) with the
-    features and the scale of the run, whose scores become one by `how` (see aggregate). bits: of the pixels in 16-bit files.
+    kind "image": uint8 (1, channels, side, side) of a file, as `decode` says; "recording":
+    (segments, 1, side, side) with the features and the scale of the run, whose scores become one by
+    `how` (see aggregate). bits: of the pixels in 16-bit files.
     """
 
     kind: Kind
@@ -66,7 +69,8 @@ class Item:
 
 
 def expand(given: str, reader: Reader) -> Iterator[Path]:
-    """The files that an input names, in order: a file, a folder (with its subfolders), or a pattern such as parts/**/*.png.
+    """The files that an input names, in order: a file, a folder (with its subfolders), or a pattern
+    such as parts/**/*.png.
 
     Of folders only what the reader takes, by the names; a pattern may name anything.
 
@@ -87,7 +91,10 @@ def expand(given: str, reader: Reader) -> Iterator[Path]:
             if "[" in given:
                 what += " (a bracket that belongs to a name is written [[])"
         raise UserError(f"input={shown(given)}: {what}; this run takes {reader.takes}")
-    if first == Path(given).expanduser() and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes:
+    if (
+        first == Path(given).expanduser()
+        and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes
+    ):
         raise UserError(f"input={shown(given)}: this run takes {reader.takes}")
     return _chained(first, found)
 
@@ -117,7 +124,9 @@ def _expand(given: str, reader: Reader) -> Iterator[Path]:
 
 
 def literal_folders(pattern: str) -> str:
-    """The pattern with the brackets of folders escaped that exist by this very name: `a[1]/*.png` where there is `a[1]`."""
+    """The pattern with the brackets of folders escaped that exist by this very name: `a[1]/*.png`
+    where there is `a[1]`.
+    """
     names = pattern.replace(os.sep, "/").split("/")
     escaped = []
     for position, name in enumerate(names[:-1]):
@@ -139,7 +148,9 @@ def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
 
 
 def _closed_folders(pattern: str) -> Iterator[Path]:
-    """The folders that a pattern goes through and that cannot be looked into: glob passes them over in silence."""
+    """The folders that a pattern goes through and that cannot be looked into: glob passes them over
+    in silence.
+    """
     above = os.path.dirname(pattern)
     while glob.has_magic(above):
         for name in sorted(glob.iglob(above, recursive=True)):
@@ -158,9 +169,11 @@ def _closed(folder: Path) -> str | None:
 
 
 def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
-    """The files in order, in lists of about `size` images: paths still to be read, and the frames of videos.
+    """The files in order, in lists of about `size` images: paths still to be read, and the frames
+    of videos.
 
-    A recording is hundreds of images, and a list of its own; of a video no more than a list of frames is in memory.
+    A recording is hundreds of images, and a list of its own; of a video no more than a list of
+    frames is in memory.
     """
     job: list[Path | Item] = []
     for path in paths:
@@ -175,13 +188,17 @@ def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[P
 
 
 def read_item(path: Path, reader: Reader) -> Item:
-    """The image or recording in a file; one that cannot be read is an item with its error, and so is a folder."""
+    """The image or recording in a file; one that cannot be read is an item with its error, and so
+    is a folder.
+    """
     if path.is_dir() and (why := _closed(path)):
         return Item(shown(path), path, None, why)
     if reader.kind == "recording":
         return _recording(path, reader)
     try:
-        return Item(shown(path), path, decode(path, reader.channels, reader.side, reader.bits)[None])
+        return Item(
+            shown(path), path, decode(path, reader.channels, reader.side, reader.bits)[None]
+        )
     except Unreadable as error:
         return Item(shown(path), path, None, str(error))
 
@@ -191,7 +208,11 @@ def _recording(path: Path, reader: Reader) -> Item:
 
     try:
         check_file(path)
-        return Item(shown(path), path, resize(read_recording(path, reader.features, reader.scale), reader.side))
+        return Item(
+            shown(path),
+            path,
+            resize(read_recording(path, reader.features, reader.scale), reader.side),
+        )
     except UserError as error:
         if "pip install" in str(error):  # nothing of the file
             raise
@@ -231,5 +252,7 @@ def _frame_pixels(frame: Any, reader: Reader) -> Tensor:
     if frame.width * frame.height > (Image.MAX_IMAGE_PIXELS or 0):
         raise Unreadable(f"too many pixels: {frame.width} x {frame.height}")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    pixels = np.array(image if reader.channels == 3 else image.convert("L")).reshape(image.height, image.width, -1)
+    pixels = np.array(image if reader.channels == 3 else image.convert("L")).reshape(
+        image.height, image.width, -1
+    )
     return fit(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), reader.side)

@@ -1,4 +1,5 @@
-"""The page of `python -m noveltylab.predict --html`: the most novel files first, beside each what its score compares it with.
+"""The page of `python -m noveltylab.predict --html`: the most novel files first, beside each what
+its score compares it with.
 
 One file that needs no network; nothing else may load, and every text is escaped.
 """
@@ -29,9 +30,16 @@ HERE = Path(__file__).resolve().parents[1]
 SIDE = 128
 
 
-def write_page(request: "Request", detector: "Detector", summary: "Summary", cut: int | None) -> None:
-    """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be decided."""
-    style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report/page.css", "predict/page.css"))
+def write_page(
+    request: "Request", detector: "Detector", summary: "Summary", cut: int | None
+) -> None:
+    """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be
+    decided.
+    """
+    style = "".join(
+        (HERE / name).read_text(encoding="utf-8")
+        for name in ("report/page.css", "predict/page.css")
+    )
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     text = render(
         HERE / "predict" / "page.html.j2",
@@ -82,7 +90,11 @@ def guarantee(request: "Request", detector: "Detector") -> str:
     if request.fdr is not None:
         return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
     level, upper = calibration.expected(request.fpr), calibration.upper(request.fpr)
-    about = "At most" if detector.exact else "As the held-out inliers chose the epoch or the contrast too, about"
+    about = (
+        "At most"
+        if detector.exact
+        else "As the held-out inliers chose the epoch or the contrast too, about"
+    )
     first = f"{about} {level:.2g} of inliers are called novel on average"
     if upper is not None:
         return f"{first}; with these held-out ones under {upper:.2g}, with 95 % confidence."
@@ -98,7 +110,13 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
         pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
         for title, images in beside.items():
             pictures.append({"data": _encoded(to_png(images[position])), "alt": title})
-        entry = {"name": case.name, "score": f"{case.score:.6g}", "p_value": "", "decision": "", "pictures": pictures}
+        entry = {
+            "name": case.name,
+            "score": f"{case.score:.6g}",
+            "p_value": "",
+            "decision": "",
+            "pictures": pictures,
+        }
         calibration = detector.calibration
         if calibration is not None:
             rank = int(calibration.ranks([case.score])[0])
@@ -123,7 +141,8 @@ def _original(case: "Case", bits: int | None) -> bytes:
 
 
 def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:
-    """What stands right of each image: title -> pictures (N, H, W, 3), {} where cases are made of several images.
+    """What stands right of each image: title -> pictures (N, H, W, 3), {} where cases are made of
+    several images.
 
     Last the mean absolute error over the channels, in colours that a scale of all of them share.
     """
@@ -133,10 +152,14 @@ def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uin
     rows = detector.explain(images)
     beside = {}
     for title in _titles(rows):
-        colours = np.broadcast_to(rows[title], (len(images), 3, *rows[title].shape[2:])).transpose(0, 2, 3, 1)
+        colours = np.broadcast_to(rows[title], (len(images), 3, *rows[title].shape[2:])).transpose(
+            0, 2, 3, 1
+        )
         beside[title] = np.ascontiguousarray((colours * 255).round().astype(np.uint8))
     if RECONSTRUCTION in rows:
-        errors = reconstruction_errors(detector.method, detector.preprocess, images, rows[RECONSTRUCTION])
+        errors = reconstruction_errors(
+            detector.method, detector.preprocess, images, rows[RECONSTRUCTION]
+        )
         beside["error map"] = colour_errors(errors)
     return beside
 

@@ -61,7 +61,9 @@ class Summary:
 
 @dataclass(order=True)
 class Case:
-    """One scored file; `order` keeps equal scores in the order of the files, `images` is what the method saw."""
+    """One scored file; `order` keeps equal scores in the order of the files, `images` is what the
+    method saw.
+    """
 
     score: float
     order: int

@@ -1,4 +1,6 @@
-"""`python -m noveltylab.report [folder]`: writes report.md, .csv, .tex and .html from the results below a folder."""
+"""`python -m noveltylab.report [folder]`: writes report.md, .csv, .tex and .html from the results
+below a folder.
+"""
 
 import argparse
 import sys
@@ -29,11 +31,15 @@ PARTS = ("tex", "side_by_side")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input, 128 + signal when interrupted."""
+    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input, 128 + signal when
+    interrupted.
+    """
     options = parser().parse_args(arguments)
     try:
         with interruptible():
-            found, paths = report(options.folder, options.output, options.table, options.markdown, options.check)
+            found, paths = report(
+                options.folder, options.output, options.table, options.markdown, options.check
+            )
     except (UserError, KeyboardInterrupt) as error:
         sys.exit(end_command(error, "interrupted; files that were written already are whole"))
     print_summary(found, paths)
@@ -43,16 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m noveltylab.report", description=__doc__.partition("`: ")[2])
+    made = argparse.ArgumentParser(
+        prog="python -m noveltylab.report", description=__doc__.partition("`: ")[2]
+    )
     made.add_argument(
-        "folder", nargs="?", type=Path, default=Path("outputs"), help="runs, at any depth (default outputs)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("outputs"),
+        help="runs, at any depth (default outputs)",
     )
     made.add_argument("--output", type=Path, help="where the report goes (default <folder>/report)")
     made.add_argument(
         "--table", action="append", default=[], metavar="PAPER[/TABLE]",
         help="about these tables of the papers alone, run or not, e.g. ocgan/table2_mnist or ocgan; may be repeated",
     )  # fmt: skip
-    made.add_argument("--markdown", type=Path, metavar="FILE", help="write the Markdown to this file, and nothing else")
+    made.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the Markdown to this file, and nothing else",
+    )
     made.add_argument(
         "--check",
         action="store_true",
@@ -104,15 +121,22 @@ def report(
             output / "report.csv": to_csv(records),
             output / "report.tex": main_file(latex),
             **{output / "tex" / f"{name}.tex": text for name, text in latex.items()},
-            **{output / "side_by_side" / f"{name}.svg": text for name, text in pictures(document).items()},
+            **{
+                output / "side_by_side" / f"{name}.svg": text
+                for name, text in pictures(document).items()
+            },
         }
     for path, text in texts.items():
         try:
             # names of files may hold bytes that are no UTF-8
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from None
-    return found, {path.suffix.removeprefix("."): path for path in texts if path.parent.name not in PARTS}
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}). Choose another place."
+            ) from None
+    return found, {
+        path.suffix.removeprefix("."): path for path in texts if path.parent.name not in PARTS
+    }
 
 
 def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:
@@ -123,7 +147,9 @@ def print_summary(found: Collected, paths: dict[str, Path], console: Console | N
     table.add_column(overflow="fold")
     table.add_row("runs", str(len(found.runs)))
     if found.checked or found.unchecked:
-        table.add_row("checked", f"{found.checked}, their numbers computed again from their scores files")
+        table.add_row(
+            "checked", f"{found.checked}, their numbers computed again from their scores files"
+        )
     for reason, count in Counter(reason for _, reason in found.unchecked).items():
         table.add_row(f"cannot be checked {count}", Text(reason, "yellow"))
     for name, items, style in (

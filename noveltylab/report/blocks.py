@@ -1,4 +1,6 @@
-"""What a report is made of, before it is Markdown, LaTeX or HTML. All text is plain: each writer escapes it."""
+"""What a report is made of, before it is Markdown, LaTeX or HTML. All text is plain: each writer
+escapes it.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridRow:
-    """`kind` says where the numbers come from: published, others, ours, trial (ours, shortened), floor, or "" for no matter."""
+    """`kind` says where the numbers come from: published, others, ours, trial (ours, shortened),
+    floor, or "" for no matter.
+    """
 
     cells: tuple[Cell, ...]
     kind: str = ""
@@ -31,7 +35,9 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; the first column names the row. `page_only` grids are too wide or too long for a text."""
+    """A table; the first column names the row. `page_only` grids are too wide or too long for a
+    text.
+    """
 
     caption: str
     headers: tuple[str, ...]
@@ -58,7 +64,9 @@ class Heading:
 
 @dataclass(frozen=True)
 class RankPlot:
-    """Average ranks with the critical difference of two of them, None where there are too few classes for one."""
+    """Average ranks with the critical difference of two of them, None where there are too few
+    classes for one.
+    """
 
     mean: dict[str, float]
     classes: int
@@ -75,7 +83,9 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, also written as a file of its own; `missing` names what it lacks, one sentence each."""
+    """A picture, also written as a file of its own; `missing` names what it lacks, one sentence
+    each.
+    """
 
     name: str
     caption: str

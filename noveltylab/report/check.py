@@ -52,9 +52,13 @@ def check_run(folder: Path, content: Mapping[str, Any]) -> str:
     for name, digest in files.items():
         check_file(folder, name, digest)
     if "scores.csv" not in files:
-        raise UserError("result.json: files does not name scores.csv, so nothing says that it is the run's own")
+        raise UserError(
+            "result.json: files does not name scores.csv, so nothing says that it is the run's own"
+        )
     weights = content.get("weights")
-    if isinstance(weights, dict) and (folder / str(weights.get("file"))).exists():  # may be deleted to save space
+    if (
+        isinstance(weights, dict) and (folder / str(weights.get("file"))).exists()
+    ):  # may be deleted to save space
         check_file(folder, str(weights["file"]), str(weights.get("sha256")))
     for difference in _differences(folder, content):
         raise UserError(f"result.json: {difference}")
@@ -79,8 +83,12 @@ def _differences(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
     if "split.npz" in files:
         yield from _split(folder, content, scores)
     outliers = int(scores.is_outlier.sum())
-    yield from _unequal("n.test_outliers", content["n"].get("test_outliers"), outliers, "scores.csv")
-    yield from _unequal("n.test_inliers", content["n"].get("test_inliers"), len(scores) - outliers, "scores.csv")
+    yield from _unequal(
+        "n.test_outliers", content["n"].get("test_outliers"), outliers, "scores.csv"
+    )
+    yield from _unequal(
+        "n.test_inliers", content["n"].get("test_inliers"), len(scores) - outliers, "scores.csv"
+    )
     if "unmeasured" in content:
         if outliers:
             yield f"unmeasured says that there are no labelled outliers, but scores.csv has {outliers}"
@@ -101,10 +109,14 @@ def _others(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[s
             if recorded is not None and kept not in files:
                 yield f"{part}.{name} has numbers, but files names no {kept}"
             elif recorded is not None:
-                yield from _metrics(f"{part}.{name}", recorded, read_scores(folder / kept), kept, exact)
+                yield from _metrics(
+                    f"{part}.{name}", recorded, read_scores(folder / kept), kept, exact
+                )
     yield from _diagnosis(folder, content, exact)
     if "floors.csv" in files:
-        yield from _metrics("floor", content["floor"], read_scores(folder / "floors.csv"), "floors.csv", exact)
+        yield from _metrics(
+            "floor", content["floor"], read_scores(folder / "floors.csv"), "floors.csv", exact
+        )
 
 
 def _diagnosis(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[str]:
@@ -116,8 +128,14 @@ def _diagnosis(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterato
     if kept not in content["files"]:
         yield f"diagnosis.batch_statistics has numbers, but files names no {kept}"
         return
-    recorded = {f"{order}.{name}": found for order, scores in by_order.items() for name, found in scores.items()}
-    yield from _metrics("diagnosis.batch_statistics", recorded, read_scores(folder / kept), kept, exact)
+    recorded = {
+        f"{order}.{name}": found
+        for order, scores in by_order.items()
+        for name, found in scores.items()
+    }
+    yield from _metrics(
+        "diagnosis.batch_statistics", recorded, read_scores(folder / kept), kept, exact
+    )
 
 
 def _cross(folder: Path, content: Mapping[str, Any], test: Scores) -> Iterator[str]:
@@ -137,7 +155,9 @@ def _cross(folder: Path, content: Mapping[str, Any], test: Scores) -> Iterator[s
         yield from _unequal(f"cross.{key}", recorded[key], count, "scores_source.csv")
     for name, rates in recorded["scores"].items():
         threshold = source_threshold(source.columns[name], source.is_outlier, recorded["rule"])
-        yield from _unequal(f"cross.scores.{name}.threshold", rates["threshold"], threshold, "scores_source.csv")
+        yield from _unequal(
+            f"cross.scores.{name}.threshold", rates["threshold"], threshold, "scores_source.csv"
+        )
         column = test.columns[name]
         accepted = float((column[test.is_outlier] <= threshold).mean())
         rejected = float((column[~test.is_outlier] > threshold).mean())
@@ -146,8 +166,12 @@ def _cross(folder: Path, content: Mapping[str, Any], test: Scores) -> Iterator[s
             yield from _unequal(f"cross.scores.{name}.{rate}", rates[rate], value, "scores.csv")
 
 
-def _metrics(where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool) -> Iterator[str]:
-    """The metrics of every score of a file, and its AUROC's interval too where this version's method made it."""
+def _metrics(
+    where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool
+) -> Iterator[str]:
+    """The metrics of every score of a file, and its AUROC's interval too where this version's
+    method made it.
+    """
     if missing := sorted(set(recorded) ^ set(scores.columns)):
         holder = file if missing[0] in scores.columns else "result.json"
         yield f"{where}: {missing[0]!r} stands in {holder} alone"
@@ -204,9 +228,13 @@ def _options(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
                 yield f"config.{key} is {new.get(key)!r}, but config.yaml has {old.get(key)!r}"
     method = content["config"].get("method")
     if isinstance(method, dict):
-        yield from _unequal("primary", content["primary"], method.get("primary"), "its configuration")
+        yield from _unequal(
+            "primary", content["primary"], method.get("primary"), "its configuration"
+        )
     for key in ("inlier", "seed"):
-        yield from _unequal(f"config.{key}", content["config"].get(key), content[key], "the run's folder")
+        yield from _unequal(
+            f"config.{key}", content["config"].get(key), content[key], "the run's folder"
+        )
 
 
 def _split(folder: Path, content: Mapping[str, Any], scores: Scores) -> Iterator[str]:
@@ -215,7 +243,9 @@ def _split(folder: Path, content: Mapping[str, Any], scores: Scores) -> Iterator
     part = split["part"]
     yield from _unequal("split_sha256", content.get("split_sha256"), split_hash(split), "split.npz")
     for name in ("train", "val"):
-        yield from _unequal(f"n.{name}", content["n"].get(name), int((part == name).sum()), "split.npz")
+        yield from _unequal(
+            f"n.{name}", content["n"].get(name), int((part == name).sum()), "split.npz"
+        )
     tested = part == "test"
     pieces, file = scores, "scores.csv"
     for name in ("scores_patches.csv", "scores_images.csv"):
@@ -246,9 +276,13 @@ def _thresholds(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
     values = held_out.columns[primary]
     folds = recorded.get("folds", 0)
     calibration = Calibration(values, folds)
-    yield from _unequal("thresholds.held_out", recorded.get("held_out"), len(values), "calibration.csv")
+    yield from _unequal(
+        "thresholds.held_out", recorded.get("held_out"), len(values), "calibration.csv"
+    )
     if not folds or recorded.get("exact"):  # folds of some data are not exact whatever the rule
-        yield from _unequal("thresholds.exact", recorded.get("exact"), exact, "the rule of selection")
+        yield from _unequal(
+            "thresholds.exact", recorded.get("exact"), exact, "the rule of selection"
+        )
     for cut in recorded["at"]:
         rate, name = cut["fpr"], f"thresholds.at, fpr {cut['fpr']}"
         again = {
@@ -260,12 +294,18 @@ def _thresholds(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
         for key in cut.keys() & again.keys():
             yield from _unequal(f"{name}: {key}", cut[key], again[key], "calibration.csv")
         threshold = calibration.threshold(rate)
-        if not _equal(cut["threshold"], threshold) and not _equal(cut["threshold"], _plain(values, calibration, rate)):
-            yield from _unequal(f"{name}: threshold", cut["threshold"], threshold, "calibration.csv")
+        if not _equal(cut["threshold"], threshold) and not _equal(
+            cut["threshold"], _plain(values, calibration, rate)
+        ):
+            yield from _unequal(
+                f"{name}: threshold", cut["threshold"], threshold, "calibration.csv"
+            )
 
 
 def _plain(values: Array, calibration: Calibration, rate: float) -> float | None:
-    """The threshold as earlier versions had it: the held-out score itself, without a tolerance for rounding."""
+    """The threshold as earlier versions had it: the held-out score itself, without a tolerance for
+    rounding.
+    """
     rank = calibration.allowed(rate)
     return float(np.sort(values)[-rank]) if rank else None
 

@@ -1,4 +1,6 @@
-"""Finds the runs below a folder; whatever is damaged or unfinished is named with its reason, never a crash."""
+"""Finds the runs below a folder; whatever is damaged or unfinished is named with its reason, never
+a crash.
+"""
 
 import os
 import re
@@ -48,18 +50,22 @@ class Run:
     def interval(self, metrics: Metrics) -> tuple[float, float]:
         """95 percent interval of one of its AUROCs over the test images.
 
-        An older result has a bootstrap's percentiles, which have no width where all images are in order: it is widened by
-        what the numbers of test images say.
+        An older result has a bootstrap's percentiles, which have no width where all images are in
+        order: it is widened by what the numbers of test images say.
         """
         low, high = metrics.auroc_ci
         if self.result.auroc_ci_method is not None:
             return low, high
-        inliers, outliers = (max(1, self.result.n[f"test_{kind}"]) for kind in ("inliers", "outliers"))
+        inliers, outliers = (
+            max(1, self.result.n[f"test_{kind}"]) for kind in ("inliers", "outliers")
+        )
         return widest((low, high), interval_of_counts(metrics.auroc, inliers, outliers))
 
     @property
     def family(self) -> str:
-        """The method behind the name, which a row of an ablation has of its own: the module of its class."""
+        """The method behind the name, which a row of an ablation has of its own: the module of its
+        class.
+        """
         target = self.options.get("method._target_", "")
         module = target.rpartition(".")[0].rpartition(".")[2]
         return module or self.result.method
@@ -82,18 +88,28 @@ class Run:
 
     @cached_property
     def lacks(self) -> str:
-        """What its scored weights are that have not seen the whole method, such as `without mining`; else ""."""
+        """What its scored weights are that have not seen the whole method, such as `without
+        mining`; else "".
+        """
         return lacking(seen_by(self.result.selected.model_dump(), self.result.config))
 
     @cached_property
     def options(self) -> dict[str, str]:
         """The options that make the numbers, as dotted keys and text."""
-        options = {key: str(value) for key, value in self.all_options.items() if kind_of_option(key) == "numbers"}
-        options["select"] = "last" if options.get("select") == "last" else "val_loss"  # the number's own rule
+        options = {
+            key: str(value)
+            for key, value in self.all_options.items()
+            if kind_of_option(key) == "numbers"
+        }
+        options["select"] = (
+            "last" if options.get("select") == "last" else "val_loss"
+        )  # the number's own rule
         if not limits(self.all_options.get("data.limit_train"), self.trained_on):
             options["data.limit_train"] = "None"
         if self.fitted_once:
-            unused = [key for key in options if key.startswith("trainer.") and key != "trainer.precision"]
+            unused = [
+                key for key in options if key.startswith("trainer.") and key != "trainer.precision"
+            ]
             for key in ("select", *unused):
                 del options[key]
         return options
@@ -109,7 +125,13 @@ class Run:
         """How it differs from a whole run."""
         result = self.result
         return compare_to_recipe(
-            self.family, result.data, result.protocol, self.source, self.all_options, self.trained_on, self.fitted_once
+            self.family,
+            result.data,
+            result.protocol,
+            self.source,
+            self.all_options,
+            self.trained_on,
+            self.fitted_once,
         )
 
     @property
@@ -119,7 +141,9 @@ class Run:
 
     @property
     def images(self) -> str | None:
-        """What tells its images from others of the same name: their checksum, or the folder of one's own images."""
+        """What tells its images from others of the same name: their checksum, or the folder of
+        one's own images.
+        """
         if self.result.images_sha256 is not None:
             return self.result.images_sha256
         own = self.all_options.get("data.classes") == "folders"
@@ -149,7 +173,8 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
 class Collected:
     """All that lies below a folder; the reasons are one line each.
 
-    `checked`: how many runs had every number computed again; `unchecked`: those that have nothing to compute it from.
+    `checked`: how many runs had every number computed again; `unchecked`: those that have nothing
+    to compute it from.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -165,13 +190,16 @@ def collect(folder: Path, check: bool = False) -> Collected:
 
     Args:
         folder: Of one or several outputs, at any depth.
-        check: Compare the files of each run with the checksums that its result holds, and compute its numbers again.
+        check: Compare the files of each run with the checksums that its result holds, and compute
+            its numbers again.
 
     Raises:
         UserError: There is no such folder, or no run in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Name the output folder of runs, as in output=...")
+        raise UserError(
+            f"{folder}: no such folder. Name the output folder of runs, as in output=..."
+        )
     found = Collected()
     top = folder.resolve()
     unreadable: list[OSError] = []
@@ -192,19 +220,26 @@ def collect(folder: Path, check: bool = False) -> Collected:
                 found.unmeasured.append((path, " ".join(read.unmeasured.split())))
         except UserError as error:
             found.damaged.append((path, " ".join(str(error).split())))
-    found.damaged += [(Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable]
+    found.damaged += [
+        (Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable
+    ]
     if not (found.runs or found.unmeasured or found.damaged or found.unfinished):
-        raise UserError(f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder.")
+        raise UserError(
+            f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
+        )
     return found
 
 
 def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, bool]]:
-    """Each run folder, and whether it is complete; folders that force=true moved aside are passed over.
+    """Each run folder, and whether it is complete; folders that force=true moved aside are passed
+    over.
 
     What cannot be looked into is added to `unreadable`.
     """
     for name, folders, files in os.walk(top, onerror=unreadable.append):
-        folders[:] = sorted(child for child in folders if not child.startswith(".") and not MOVED_ASIDE.match(child))
+        folders[:] = sorted(
+            child for child in folders if not child.startswith(".") and not MOVED_ASIDE.match(child)
+        )
         path = Path(name)
         names = {*files, *folders}  # a folder in the place of a file is damage, which is named
         complete = "result.json" in names
@@ -215,7 +250,13 @@ def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, b
 
 def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
     content, result = load_result(folder)
-    layout = (result.protocol, result.method, result.data, f"inlier{result.inlier}", f"seed{result.seed}")
+    layout = (
+        result.protocol,
+        result.method,
+        result.data,
+        f"inlier{result.inlier}",
+        f"seed{result.seed}",
+    )
     if folder.parts[-5:] != layout:
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
     if isinstance(result, Unmeasured):

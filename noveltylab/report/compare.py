@@ -1,4 +1,6 @@
-"""Which rows and floors of one (protocol, data) are compared and ranked with which; `stats` says what follows."""
+"""Which rows and floors of one (protocol, data) are compared and ranked with which; `stats` says
+what follows.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,19 +18,22 @@ from noveltylab.scoring.auroc import FEW_IMAGES, Placements, place
 
 #: (first row, second row or floor, the comparison of their primary scores)
 Comparisons = Sequence[tuple[str, str, Paired]]
-#: Cell -> the scores that a number was made from, as the only column; None where they are not at hand.
+#: Cell -> the scores that a number was made from, as the only column; None where they are not at
+#: hand.
 Columns = Callable[[tuple[int, int]], Scores | None]
 
 
 def compare_all(rows: Sequence[Row]) -> list[tuple[str, str, Paired]]:
     """Every pair of rows that share cells on the same splits, then each row against its own floors.
 
-    A floor that is the row's own method is left out, and one that a row of that method stands for. The p of all these are
-    corrected together.
+    A floor that is the row's own method is left out, and one that a row of that method stands for.
+    The p of all these are corrected together.
     """
     pairs = [*_between_rows(rows), *_against_floors(rows)]
     corrected = correct([paired for _, _, paired in pairs])
-    return [(first, second, paired) for (first, second, _), paired in zip(pairs, corrected, strict=True)]
+    return [
+        (first, second, paired) for (first, second, _), paired in zip(pairs, corrected, strict=True)
+    ]
 
 
 def _between_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
@@ -44,7 +49,8 @@ def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
         for floor in (*FLOORS, *row.seen_floors):
             cells = row.floor(floor)
             stands_for_it = any(
-                other is row or (floor in FLOORS and paired_cells(row, other)[1].keys() >= cells.keys())
+                other is row
+                or (floor in FLOORS and paired_cells(row, other)[1].keys() >= cells.keys())
                 for other in rows
                 if other.family == floor.removesuffix(SEEN)
             )
@@ -55,10 +61,14 @@ def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
                 yield row.name, f"floor: {floor}", paired
 
 
-def _image_spreads(first: Columns, second: Columns, cells: Cells) -> Mapping[tuple[int, int], Spread]:
-    """What the sampling of test images makes of the difference of both in each cell of a single class, by DeLong.
+def _image_spreads(
+    first: Columns, second: Columns, cells: Cells
+) -> Mapping[tuple[int, int], Spread]:
+    """What the sampling of test images makes of the difference of both in each cell of a single
+    class, by DeLong.
 
-    Empty for several classes. A cell is left out where scores are not at hand, or where a kind has too few images.
+    Empty for several classes. A cell is left out where scores are not at hand, or where a kind has
+    too few images.
     """
     if len({label for label, _ in cells}) != 1:
         return {}
@@ -96,7 +106,9 @@ def _floor_scores(row: Row, floor: str) -> Columns:
 
 
 def _column(run: Run, file: str, name: str) -> Scores | None:
-    """One column of a scores file as the run's result records it; None where that is not kept, or is another one."""
+    """One column of a scores file as the run's result records it; None where that is not kept, or
+    is another one.
+    """
     digest = run.result.files.get(file)
     if digest is None or not (run.folder / file).is_file():
         return None
@@ -110,16 +122,24 @@ def _column(run: Run, file: str, name: str) -> Scores | None:
     return replace(scores, columns={name: column})
 
 
-def class_means(rows: Sequence[Row], floors: Sequence[str] = FLOORS, seen: bool = True) -> dict[str, dict[int, float]]:
-    """Row or floor -> inlier label -> mean over seeds; `seen`: also the highest floor of what each row's method sees."""
-    named = {row.name: row.cells() for row in rows} | {f"floor: {name}": floor_cells(rows, name) for name in floors}
+def class_means(
+    rows: Sequence[Row], floors: Sequence[str] = FLOORS, seen: bool = True
+) -> dict[str, dict[int, float]]:
+    """Row or floor -> inlier label -> mean over seeds; `seen`: also the highest floor of what each
+    row's method sees.
+    """
+    named = {row.name: row.cells() for row in rows} | {
+        f"floor: {name}": floor_cells(rows, name) for name in floors
+    }
     if seen:
         named |= {f"floor: {name}": cells for name, cells in seen_floor_cells(rows).items()}
     return {name: summary.classes for name, cells in named.items() if (summary := summarise(cells))}
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """The class means that are ranked: of whole runs where there are any, without a floor that is one of their methods."""
+    """The class means that are ranked: of whole runs where there are any, without a floor that is
+    one of their methods.
+    """
     whole = [row for row in rows if not row.shortened] or list(rows)
     families = {row.family for row in whole}
     return class_means(whole, [floor for floor in FLOORS if floor not in families], seen=False)

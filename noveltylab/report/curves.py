@@ -24,20 +24,30 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
         name: Of the row.
         runs: Of one row.
     """
-    values: defaultdict[tuple[str, str], defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: defaultdict[tuple[str, str], defaultdict[int, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for run in runs:
         for iteration, what, value in _read(run.folder / "metrics.csv"):
             values[what, run.result.inlier_name][iteration].append(value)
     panels: defaultdict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
     for (what, line), points in values.items():
-        means = [(float(iteration), sum(found) / len(found)) for iteration, found in sorted(points.items())]
+        means = [
+            (float(iteration), sum(found) / len(found))
+            for iteration, found in sorted(points.items())
+        ]
         if len(means) > 1:
             panels[what][line] = _thin(means)
-    return Curves(name, {what: panels[what] for what in sorted(panels, key=lambda what: (what[:3] != "val", what))})
+    return Curves(
+        name,
+        {what: panels[what] for what in sorted(panels, key=lambda what: (what[:3] != "val", what))},
+    )
 
 
 def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Loss -> [(iteration, value)] of one run, val/... first; empty if it has no readable metrics.csv."""
+    """Loss -> [(iteration, value)] of one run, val/... first; empty if it has no readable
+    metrics.csv.
+    """
     curves = training_curves("", [run])
     return {what: points for what, lines in curves.panels.items() for points in lines.values()}
 

@@ -33,7 +33,9 @@ def build(entity: str, project: str) -> Any:
             panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
             workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
         except ImportError:
-            raise UserError("the dashboard needs wandb-workspaces: pip install 'noveltylab[dashboard]'") from None
+            raise UserError(
+                "the dashboard needs wandb-workspaces: pip install 'noveltylab[dashboard]'"
+            ) from None
         return _workspace(panels, workspaces, entity, project)
 
 
@@ -41,13 +43,22 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
     method, inlier = panels.Config("method.name"), panels.Config("inlier")
     results = [
         panels.BarPlot(
-            title="AUROC by method, mean over runs", metrics=["auroc"], groupby=method, groupby_aggfunc="mean"
+            title="AUROC by method, mean over runs",
+            metrics=["auroc"],
+            groupby=method,
+            groupby_aggfunc="mean",
         ),
         panels.BarPlot(
-            title="AUROC by class, mean over runs", metrics=["auroc"], groupby=inlier, groupby_aggfunc="mean"
+            title="AUROC by class, mean over runs",
+            metrics=["auroc"],
+            groupby=inlier,
+            groupby_aggfunc="mean",
         ),
         panels.BarPlot(
-            title="floors, mean over runs", metrics=["floor/pca", "floor/knn"], groupby=inlier, groupby_aggfunc="mean"
+            title="floors, mean over runs",
+            metrics=["floor/pca", "floor/knn"],
+            groupby=inlier,
+            groupby_aggfunc="mean",
         ),
         panels.BarPlot(
             title="published and ours, of the runs that a paper prints",
@@ -55,11 +66,21 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
             groupby=method,
             groupby_aggfunc="mean",
         ),
-        panels.ScatterPlot(title="ours against published", x=panels.SummaryMetric("published"), y="auroc"),
-        panels.ScatterPlot(title="AUROC against the PCA floor", x=panels.SummaryMetric("floor/pca"), y="auroc"),
+        panels.ScatterPlot(
+            title="ours against published", x=panels.SummaryMetric("published"), y="auroc"
+        ),
+        panels.ScatterPlot(
+            title="AUROC against the PCA floor", x=panels.SummaryMetric("floor/pca"), y="auroc"
+        ),
     ]
-    curves = [panels.LinePlot(title=name, x="iteration", y=[name], groupby=method) for name in CURVES]
-    failures = [panels.BarPlot(title="failed runs", metrics=["failed"], groupby=method, groupby_aggfunc="sum")]
+    curves = [
+        panels.LinePlot(title=name, x="iteration", y=[name], groupby=method) for name in CURVES
+    ]
+    failures = [
+        panels.BarPlot(
+            title="failed runs", metrics=["failed"], groupby=method, groupby_aggfunc="sum"
+        )
+    ]
     doubts = [
         panels.RunComparer(diff_only="split"),
         panels.ScatterPlot(title="seconds and AUROC", x=panels.SummaryMetric("seconds"), y="auroc"),
@@ -71,7 +92,11 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
         sections=[
             workspaces.Section(name="Results", panels=results, is_open=True),
             workspaces.Section(name="Training", panels=curves, is_open=True),
-            workspaces.Section(name="Pictures", panels=[panels.MediaBrowser(media_keys=list(PICTURES))], is_open=True),
+            workspaces.Section(
+                name="Pictures",
+                panels=[panels.MediaBrowser(media_keys=list(PICTURES))],
+                is_open=True,
+            ),
             workspaces.Section(name="Failures", panels=failures, is_open=True),
             workspaces.Section(name="Runs and their differences", panels=doubts),
         ],
@@ -83,17 +108,25 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
 
 def serialise(workspace: Any) -> str:
     """The workspace as the JSON that would be sent."""
-    return str(workspace._to_model().model_dump_json(by_alias=True))  # the package has no public way to do this offline
+    return str(
+        workspace._to_model().model_dump_json(by_alias=True)
+    )  # the package has no public way to do this offline
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="noveltylab.report.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="noveltylab.report.dashboard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--entity", default=os.environ.get("WANDB_ENTITY"), help="the user or team (default $WANDB_ENTITY)"
+        "--entity",
+        default=os.environ.get("WANDB_ENTITY"),
+        help="the user or team (default $WANDB_ENTITY)",
     )
-    parser.add_argument("--project", default="noveltylab", help="as logger.project (default noveltylab)")
+    parser.add_argument(
+        "--project", default="noveltylab", help="as logger.project (default noveltylab)"
+    )
     parser.add_argument("--push", action="store_true", help="save it; needs a key")
     asked = parser.parse_args(arguments)
     try:

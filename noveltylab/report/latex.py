@@ -1,7 +1,8 @@
 r"""Writes LaTeX: one file a table, for \input, and a small main file that compiles.
 
-Mean and deviation over seeds, best in bold, short names, a caption and a label of its own, and under each table what its
-numbers must not be read without. What does not fit a page goes on in a second table; what is wider than the text is shrunk.
+Mean and deviation over seeds, best in bold, short names, a caption and a label of its own, and
+under each table what its numbers must not be read without. What does not fit a page goes on in a
+second table; what is wider than the text is shrunk.
 """
 
 import re
@@ -82,14 +83,18 @@ def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
         lines.append(Line(names[row.name], numbers, "ours"))
     caption = f"{table.title}. {table.paper}. {table.metric}; printed numbers above, ours below."
     headers = [column.name for column in table.columns]
-    lower = {index for index, column in enumerate(table.columns) if column.metric in ("eer", "fpr95")}
+    lower = {
+        index for index, column in enumerate(table.columns) if column.metric in ("eer", "fpr95")
+    }
     note = _notes(rows, names)
     if table.others:
         note += f" Others: {escape_latex('; '.join(f'{line.row}, {line.by}' for line in table.others))}."
     return _files(table.ident, caption, ["method", *headers], lines, note.strip(), lower)
 
 
-def own_table(protocol: str, data: str, rows: Sequence[Row], table: PaperTable | None) -> dict[str, str]:
+def own_table(
+    protocol: str, data: str, rows: Sequence[Row], table: PaperTable | None
+) -> dict[str, str]:
     """File name -> text: every score of our rows, mean over classes with its deviation over seeds."""
     expected = expect(rows, table)
     names = short_names(rows)
@@ -97,16 +102,32 @@ def own_table(protocol: str, data: str, rows: Sequence[Row], table: PaperTable |
     for row in rows:
         for score in (None, *row.scores):
             shown = row.cells(score), row.cells(score, "average_precision"), row.cells(score, "eer")
-            numbers = tuple(_mean(summarise(cells), expected, not row.shortened, 3) for cells in shown)
+            numbers = tuple(
+                _mean(summarise(cells), expected, not row.shortened, 3) for cells in shown
+            )
             count = Number(f"{len(shown[0])} of {expected.cells}")
-            lines.append(Line(names[row.name], (Number(escape_latex(score or row.primary)), *numbers, count), "ours"))
+            lines.append(
+                Line(
+                    names[row.name],
+                    (Number(escape_latex(score or row.primary)), *numbers, count),
+                    "ours",
+                )
+            )
     mark = DAGGER if floor_is_shortened(rows) else ""
     for floor in FLOORS:
         if cells := floor_cells(rows, floor):
             mean = _mean(summarise(cells), expected, False, 3)
             count = Number(f"{len(cells)} of {expected.cells}")
-            lines.append(Line(f"floor: {floor}{mark}", (Number(""), mean, Number("-"), Number("-"), count), "floor"))
-    caption = f"Our runs on {data} under {protocol}: means over classes, with the deviation over seeds."
+            lines.append(
+                Line(
+                    f"floor: {floor}{mark}",
+                    (Number(""), mean, Number("-"), Number("-"), count),
+                    "floor",
+                )
+            )
+    caption = (
+        f"Our runs on {data} under {protocol}: means over classes, with the deviation over seeds."
+    )
     headers = ["method", "score", "AUROC", "average precision", "EER", "cells"]
     return _files(f"{protocol}_{data}", caption, headers, lines, _notes(rows, names), {3})
 
@@ -117,7 +138,9 @@ def main_file(names: Iterable[str]) -> str:
 
 
 def short_names(rows: Sequence[Row]) -> dict[str, str]:
-    """Row name -> the shortest name that no other row has: the method, else with what tells it apart."""
+    """Row name -> the shortest name that no other row has: the method, else with what tells it
+    apart.
+    """
     shorter: dict[str, str] = {}
     for row in rows:
         tail = row.source.rpartition("/")[2]
@@ -155,7 +178,11 @@ def _numbers(
         elif column.inlier is None:
             numbers.append(_mean(summary, expected, comparable, 3))
         else:
-            values = [value for (inlier, _), (value, _) in cells[column.metric].items() if inlier == column.inlier]
+            values = [
+                value
+                for (inlier, _), (value, _) in cells[column.metric].items()
+                if inlier == column.inlier
+            ]
             numbers.append(_class_mean(values, comparable, wide))
     return tuple(numbers)
 
@@ -174,7 +201,9 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _mean(summary: Summary | None, expected: Expected, comparable: bool, digits: int) -> Number:
-    """The mean over classes with its deviation over seeds; a mean of some classes is never the best."""
+    """The mean over classes with its deviation over seeds; a mean of some classes is never the
+    best.
+    """
     if summary is None:
         return Number("-")
     text = f"{summary.mean:.{digits}f}"
@@ -196,7 +225,9 @@ def _notes(rows: Sequence[Row], names: dict[str, str]) -> str:
             group.setdefault(note.removeprefix("shortened: "), []).append(names[row.name])
     sentences = []
     if shortened:
-        listed = "; ".join(f"{', '.join(who)}: {escape_latex(what)}" for what, who in shortened.items())
+        listed = "; ".join(
+            f"{', '.join(who)}: {escape_latex(what)}" for what, who in shortened.items()
+        )
         sentences.append(f"{DAGGER}Shortened runs, not compared with whole ones ({listed}).")
     every = [what for what, who in by_note.items() if len(who) == len(rows)]
     some = {what: who for what, who in by_note.items() if what not in every}
@@ -216,12 +247,21 @@ def _cut(text: str) -> str:
 
 
 def _files(
-    ident: str, caption: str, headers: Sequence[str], lines: Sequence[Line], note: str, lower: set[int]
+    ident: str,
+    caption: str,
+    headers: Sequence[str],
+    lines: Sequence[Line],
+    note: str,
+    lower: set[int],
 ) -> dict[str, str]:
-    """One file, or several where there are more rows than a page holds; the best is that of all of them."""
+    """One file, or several where there are more rows than a page holds; the best is that of all of
+    them.
+    """
     best = _best(lines, len(headers) - 1, lower)
     stem = ident.replace("/", "_")
-    if not re.fullmatch(r"[A-Za-z0-9_]+", stem):  # a name of one's own: its letters may be no file name or label
+    if not re.fullmatch(
+        r"[A-Za-z0-9_]+", stem
+    ):  # a name of one's own: its letters may be no file name or label
         stem = f"{re.sub('[^A-Za-z0-9]+', '_', stem).strip('_')}_{zlib.crc32(ident.encode('utf-8', 'replace')):08x}"
     parts = [lines[start : start + ROWS] for start in range(0, len(lines), ROWS)] or [lines]
     files = {}
@@ -237,7 +277,11 @@ def _best(lines: Sequence[Line], columns: int, lower: set[int]) -> dict[int, str
     """Column -> the text of its best number, as printed: equal ones are all the best."""
     best = {}
     for index in range(columns):
-        values = {line.cells[index].value: line.cells[index].text for line in lines if line.group == "ours"}
+        values = {
+            line.cells[index].value: line.cells[index].text
+            for line in lines
+            if line.group == "ours"
+        }
         numbers = [value for value in values if value is not None]
         if numbers:
             best[index] = values[min(numbers) if index in lower else max(numbers)].partition(" ")[0]
@@ -245,13 +289,28 @@ def _best(lines: Sequence[Line], columns: int, lower: set[int]) -> dict[int, str
 
 
 def _environment(
-    name: str, caption: str, headers: Sequence[str], lines: Sequence[Line], note: str, best: dict[int, str]
+    name: str,
+    caption: str,
+    headers: Sequence[str],
+    lines: Sequence[Line],
+    note: str,
+    best: dict[int, str],
 ) -> Iterator[str]:
-    words = {0, *(i for i in range(1, len(headers)) if all(not _is_number(line.cells[i - 1].text) for line in lines))}
+    words = {
+        0,
+        *(
+            i
+            for i in range(1, len(headers))
+            if all(not _is_number(line.cells[i - 1].text) for line in lines)
+        ),
+    }
     layout = "".join("l" if index in words else "r" for index in range(len(headers)))
     wide = len(headers) > WIDE + 1
     yield from ("\\begin{table}", "\\centering", f"\\{'scriptsize' if wide else 'footnotesize'}")
-    yield from (f"\\setlength{{\\tabcolsep}}{{{3 if wide else 4}pt}}", f"\\caption{{{escape_latex(caption)}}}")
+    yield from (
+        f"\\setlength{{\\tabcolsep}}{{{3 if wide else 4}pt}}",
+        f"\\caption{{{escape_latex(caption)}}}",
+    )
     yield from (
         f"\\label{{tab:{name}}}",
         "\\vspace{4pt}",
@@ -270,7 +329,11 @@ def _environment(
     yield from ("\\bottomrule", "\\end{tabular}}%")
     yield "\\ifdim\\wd0>\\textwidth\\resizebox{\\textwidth}{!}{\\usebox0}\\else\\usebox0\\fi"
     if note:
-        yield from ("", "\\vspace{2pt}", f"\\parbox{{\\textwidth}}{{\\scriptsize\\raggedright {note}}}")
+        yield from (
+            "",
+            "\\vspace{2pt}",
+            f"\\parbox{{\\textwidth}}{{\\scriptsize\\raggedright {note}}}",
+        )
     yield from ("\\end{table}",)
 
 

@@ -1,4 +1,6 @@
-"""Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks, curves, the runs."""
+"""Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks,
+curves, the runs.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +22,9 @@ ORDERS = ("class_order", "random_order", "apart")
 WARNINGS_SHOWN = 10
 
 
-def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable | None) -> Iterator[Block]:
+def our_blocks(
+    rows: Sequence[Row], comparisons: Comparisons, table: PaperTable | None
+) -> Iterator[Block]:
     """Everything about our runs.
 
     Args:
@@ -49,17 +53,36 @@ def our_blocks(rows: Sequence[Row], comparisons: Comparisons, table: PaperTable 
 
 def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
     rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
-    headers = ("row", "score", "mean", "std over seeds", "95 % interval", "cells", "minus pca", "minus knn")
+    headers = (
+        "row",
+        "score",
+        "mean",
+        "std over seeds",
+        "95 % interval",
+        "cells",
+        "minus pca",
+        "minus knn",
+    )
     lines = [
-        GridRow(_detail(row, score, expected, data, rules, bool(_seen(rows))), row.kind if score is None else "")
+        GridRow(
+            _detail(row, score, expected, data, rules, bool(_seen(rows))),
+            row.kind if score is None else "",
+        )
         for row in rows
         for score in (None, *row.scores)
     ]
-    return Grid("Our numbers", (*headers, *_seen(rows), *rules, "weights", "schedule"), tuple(lines))
+    return Grid(
+        "Our numbers", (*headers, *_seen(rows), *rules, "weights", "schedule"), tuple(lines)
+    )
 
 
 def _detail(
-    row: Row, score: str | None, expected: Expected, data: str, rules: Sequence[str], with_seen: bool
+    row: Row,
+    score: str | None,
+    expected: Expected,
+    data: str,
+    rules: Sequence[str],
+    with_seen: bool,
 ) -> tuple[Cell, ...]:
     cells = row.cells(score)
     summary = summarise(cells)
@@ -67,7 +90,9 @@ def _detail(
     name = f"{shown} (transductive)" if row.transductive(shown) else shown
     if summary is None:  # a score that other runs of the row lack never is: it comes from a run
         raise ValueError(f"{row.name} has no score {shown}")
-    partial = "" if expected.covers(summary.classes) else f"({len(summary.classes)} of {expected.count})"
+    partial = (
+        "" if expected.covers(summary.classes) else f"({len(summary.classes)} of {expected.count})"
+    )
     low, high = summary.interval or (None, None)
     return (
         Cell(row.name),
@@ -85,8 +110,12 @@ def _detail(
 
 
 def _seen(rows: Sequence[Row]) -> list[str]:
-    """The header of the column on floors of what a method sees, where any method sees more than raw pixels."""
-    return ["minus the highest floor of what it sees"] if any(row.seen_floors for row in rows) else []
+    """The header of the column on floors of what a method sees, where any method sees more than raw
+    pixels.
+    """
+    return (
+        ["minus the highest floor of what it sees"] if any(row.seen_floors for row in rows) else []
+    )
 
 
 def _seen_gap(row: Row, cells: Cells, data: str) -> Cell:
@@ -104,13 +133,20 @@ def _gap(cells: Cells, other: Cells, data: str) -> Cell:
     if ours is None or theirs is None:
         return Cell("-")
     gap = ours.mean - theirs.mean
-    return number(gap, signed=True, note="=" if tie_reasons(gap, data, ours.error, ours.seed_std) else "")
+    return number(
+        gap, signed=True, note="=" if tie_reasons(gap, data, ours.error, ours.seed_std) else ""
+    )
 
 
 def _labelled(row: Row, rule: str, score: str | None) -> Cell:
-    """What choosing the epoch by labels of outliers gives, and how much that adds over the same cells."""
+    """What choosing the epoch by labels of outliers gives, and how much that adds over the same
+    cells.
+    """
     chosen, ours = row.labelled(rule, score), row.cells(score)
-    found, plain = summarise(chosen), summarise({cell: value for cell, value in ours.items() if cell in chosen})
+    found, plain = (
+        summarise(chosen),
+        summarise({cell: value for cell, value in ours.items() if cell in chosen}),
+    )
     if found is None or plain is None:
         return Cell("-")
     return number(found.mean, note=f"({found.mean - plain.mean:+.4f}, {len(chosen)} cells)")
@@ -130,7 +166,11 @@ def _apart(rows: Sequence[Row]) -> Grid:
         for kind in row.kinds_apart
         if (summary := summarise(row.apart(kind)))
     )
-    return Grid("AUROC over other units, no part of the numbers above", ("row", "unit", "mean", "cells"), lines)
+    return Grid(
+        "AUROC over other units, no part of the numbers above",
+        ("row", "unit", "mean", "cells"),
+        lines,
+    )
 
 
 def _diagnosis(rows: Sequence[Row]) -> Grid:
@@ -144,12 +184,29 @@ def _diagnosis(rows: Sequence[Row]) -> Grid:
         evaluated = {cell: value for cell, value in row.cells().items() if cell in diagnosed}
         means = [summarise(values) for values in (evaluated, *cells.values())]
         numbers = [number(summary.mean if summary else None) for summary in means]
-        lines.append(GridRow((Cell(row.name), Cell(row.primary), *numbers, Cell(str(len(diagnosed)), len(diagnosed)))))
+        lines.append(
+            GridRow(
+                (
+                    Cell(row.name),
+                    Cell(row.primary),
+                    *numbers,
+                    Cell(str(len(diagnosed)), len(diagnosed)),
+                )
+            )
+        )
     caption = (
         "Diagnosis, no numbers of these methods: AUROC with batch norm in training mode at test, in batches of 128, where a "
         "score depends on the other images of its batch; beside it evaluation mode, which is the runs' own number"
     )
-    headers = ("row", "score", "evaluation mode", "class order", "random order", "inliers and outliers apart", "cells")
+    headers = (
+        "row",
+        "score",
+        "evaluation mode",
+        "class order",
+        "random order",
+        "inliers and outliers apart",
+        "cells",
+    )
     return Grid(caption, headers, tuple(lines))
 
 
@@ -179,12 +236,18 @@ def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
 
 def _where(run: Run) -> str:
     result = run.result
-    return f"{result.method} inlier {result.inlier} seed {result.seed}" + (f" ({run.source})" if run.source else "")
+    return f"{result.method} inlier {result.inlier} seed {result.seed}" + (
+        f" ({run.source})" if run.source else ""
+    )
 
 
 def class_names(rows: Sequence[Row]) -> dict[int, str]:
     """Inlier label -> name, in the order of labels."""
-    return dict(sorted({run.result.inlier: run.result.inlier_name for row in rows for run in row.runs}.items()))
+    return dict(
+        sorted(
+            {run.result.inlier: run.result.inlier_name for row in rows for run in row.runs}.items()
+        )
+    )
 
 
 def _heat(rows: Sequence[Row]) -> Grid:
@@ -193,7 +256,9 @@ def _heat(rows: Sequence[Row]) -> Grid:
     low, span = min(values), (max(values) - min(values)) or 1.0
 
     def cell(value: float | None) -> Cell:
-        return Cell("-") if value is None else Cell(f"{value:.3f}", value, heat=(value - low) / span)
+        return (
+            Cell("-") if value is None else Cell(f"{value:.3f}", value, heat=(value - low) / span)
+        )
 
     lines = tuple(
         GridRow(
@@ -238,7 +303,9 @@ def _pair_cells(first: str, second: str, paired: Paired) -> tuple[Cell, ...]:
 
 def _run_list(rows: Sequence[Row]) -> Grid:
     seen = "|highest floor of what it sees" if _seen(rows) else ""
-    headers = f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|weights|minutes|warnings|files"
+    headers = (
+        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|weights|minutes|warnings|files"
+    )
     lines = tuple(GridRow(_run_cells(row, run, bool(seen))) for row in rows for run in row.runs)
     return Grid("All runs", tuple(headers.split("|")), lines, page_only=True, folded=True)
 
@@ -248,7 +315,11 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
     metrics = result.scores[result.primary]
     low, high = run.interval(metrics)
     floors = (result.floor.get(name) for name in FLOORS)
-    named = str(result.inlier) if result.inlier_name == str(result.inlier) else f"{result.inlier} {result.inlier_name}"
+    named = (
+        str(result.inlier)
+        if result.inlier_name == str(result.inlier)
+        else f"{result.inlier} {result.inlier_name}"
+    )
     minutes = result.seconds.get("total", 0.0) / 60
     return (
         Cell(row.name),
@@ -259,7 +330,11 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         Cell(f"{low:.4f} to {high:.4f}", low),
         *(number(floor.auroc if floor else None) for floor in floors),
         *([_highest_seen(run)] if with_seen else []),
-        Cell("; ".join(filter(None, (f"{result.selected.rule}, epoch {result.selected.epoch}", run.lacks)))),
+        Cell(
+            "; ".join(
+                filter(None, (f"{result.selected.rule}, epoch {result.selected.epoch}", run.lacks))
+            )
+        ),
         number(minutes, 1),
         Cell(" ".join(run.warnings)),
         Cell("", links=(("folder", run.folder), *_pictures(run.folder))),
@@ -268,7 +343,9 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
 
 def _highest_seen(run: Run) -> Cell:
     """The highest floor of what its method sees, and which one."""
-    seen = {name: metrics.auroc for name, metrics in run.result.floor.items() if name.endswith(SEEN)}
+    seen = {
+        name: metrics.auroc for name, metrics in run.result.floor.items() if name.endswith(SEEN)
+    }
     name = max(seen, key=lambda name: seen[name], default=None)
     return Cell("-") if name is None else number(seen[name], note=f"({name})")
 

@@ -1,4 +1,6 @@
-"""Writes a document as one HTML page that needs no network: script and style are inside, and nothing else may load."""
+"""Writes a document as one HTML page that needs no network: script and style are inside, and
+nothing else may load.
+"""
 
 import base64
 import hashlib
@@ -52,7 +54,9 @@ def pictures(document: Document) -> dict[str, str]:
     """Name -> SVG of every picture of a document, as files that need nothing else."""
     style = (HERE / "page.css").read_text(encoding="utf-8")
     blocks = [block for section in document.sections for block in section.blocks]
-    return {block.name: standalone(block.svg, style) for block in blocks if isinstance(block, Picture)}
+    return {
+        block.name: standalone(block.svg, style) for block in blocks if isinstance(block, Picture)
+    }
 
 
 def heat(value: float) -> str:
@@ -66,7 +70,9 @@ def legend(curves: Curves) -> list[str]:
 
 
 def relative(target: Path, folder: Path) -> str:
-    """A link that can only lead to a file: relative, with every sign quoted that a URL gives a meaning to."""
+    """A link that can only lead to a file: relative, with every sign quoted that a URL gives a
+    meaning to.
+    """
     return quote(os.fsencode(Path(os.path.relpath(target, folder)).as_posix()), safe="/.")
 
 

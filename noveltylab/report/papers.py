@@ -1,4 +1,6 @@
-"""A paper's table: its rows, what others got, the floors and ours; then ours against the printed rows."""
+"""A paper's table: its rows, what others got, the floors and ours; then ours against the printed
+rows.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,8 @@ SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
 
 
 def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable]) -> list[Row]:
-    """An ablation shows its method alone; other tables leave out the rows that belong to an ablation only.
+    """An ablation shows its method alone; other tables leave out the rows that belong to an
+    ablation only.
 
     Rows of a sweep over a hyperparameter belong to no table.
 
@@ -36,14 +39,18 @@ def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable
     if table.ablation:
         methods = {counterpart.method for counterpart in table.counterparts.values()}
         return [row for row in rows if row.family in methods]
-    return [row for row in rows if not any(_ablated(row, other) for other in related if other.ablation)]
+    return [
+        row for row in rows if not any(_ablated(row, other) for other in related if other.ablation)
+    ]
 
 
 def _ablated(row: Row, table: PaperTable) -> bool:
     if f"/{row.source}".endswith(f"/{table.ident}"):
         return True
     whole = table.counterparts[table.full or ""].options
-    return any(row.matches(found) for found in table.counterparts.values() if found.options != whole)
+    return any(
+        row.matches(found) for found in table.counterparts.values() if found.options != whole
+    )
 
 
 def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
@@ -54,13 +61,24 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
     lines = [_printed_line(line, "published") for line in table.rows]
     lines += [_printed_line(line, "others") for line in table.others]
     lines += _floor_lines(table, rows, expected)
-    lines += [_our_line(table, row, score, expected) for row in rows for score in _scores(table, row)]
+    lines += [
+        _our_line(table, row, score, expected) for row in rows for score in _scores(table, row)
+    ]
     yield Grid(
-        "Printed numbers, others' and ours", ("row", *(column.name for column in table.columns), "cells"), tuple(lines)
+        "Printed numbers, others' and ours",
+        ("row", *(column.name for column in table.columns), "cells"),
+        tuple(lines),
     )
     against = [line for row in rows for line in _against(table, row, expected)]
     if against:
-        headers = ("ours", "printed row", "printed", "ours, same classes", "difference", "what it says")
+        headers = (
+            "ours",
+            "printed row",
+            "printed",
+            "ours, same classes",
+            "difference",
+            "what it says",
+        )
         yield Grid("Ours against the printed rows", headers, tuple(against))
     if not rows:
         yield Text("Not run: no result of ours for this table.")
@@ -70,7 +88,9 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
 
 def _scores(table: PaperTable, row: Row) -> list[str | None]:
     """The scores to show: the primary one (None), and those with a printed row."""
-    printed = dict.fromkeys(found.score for found in table.counterparts.values() if row.matches(found))
+    printed = dict.fromkeys(
+        found.score for found in table.counterparts.values() if row.matches(found)
+    )
     return [None, *(score for score in printed if score in row.scores)]
 
 
@@ -86,7 +106,9 @@ def _floor_lines(table: PaperTable, rows: Sequence[Row], expected: Expected) -> 
     floors = ((name, floor_cells(rows, name)) for name in FLOORS)
     mark = f" {MARK}" if floor_is_shortened(rows) else ""
     return [
-        _line(f"floor: {name}{mark}", table, {"auroc": cells}, expected, "floor") for name, cells in floors if cells
+        _line(f"floor: {name}{mark}", table, {"auroc": cells}, expected, "floor")
+        for name, cells in floors
+        if cells
     ] + [
         _line(f"floor: {name}", table, {"auroc": cells}, expected, "floor")
         for name, cells in seen_floor_cells(rows).items()
@@ -111,7 +133,9 @@ def _inside(cells: Cells, table: PaperTable) -> Cells:
     return {cell: value for cell, value in cells.items() if cell[0] in table.expected}
 
 
-def _line(name: str, table: PaperTable, cells: Mapping[str, Cells], expected: Expected, kind: str) -> GridRow:
+def _line(
+    name: str, table: PaperTable, cells: Mapping[str, Cells], expected: Expected, kind: str
+) -> GridRow:
     summaries = {metric: summarise(found) for metric, found in cells.items()}
     shown = []
     for column in table.columns:
@@ -121,7 +145,11 @@ def _line(name: str, table: PaperTable, cells: Mapping[str, Cells], expected: Ex
         elif column.inlier is not None:
             shown.append(number(summary.classes.get(column.inlier), 3))
         else:
-            partial = f"({len(summary.classes)} of {expected.count})" if not expected.covers(summary.classes) else ""
+            partial = (
+                f"({len(summary.classes)} of {expected.count})"
+                if not expected.covers(summary.classes)
+                else ""
+            )
             shown.append(number(summary.mean, 4, note=partial))
     count = max((len(found) for found in cells.values()), default=0)
     return GridRow((Cell(name), *shown, Cell(f"{count} of {expected.cells}", count)), kind)
@@ -138,36 +166,60 @@ def _against(table: PaperTable, row: Row, expected: Expected) -> Iterator[GridRo
 
 
 def _gap_line(
-    table: PaperTable, line: Line, index: int, row: Row, counterpart: Counterpart, expected: Expected
+    table: PaperTable,
+    line: Line,
+    index: int,
+    row: Row,
+    counterpart: Counterpart,
+    expected: Expected,
 ) -> GridRow:
     column = table.columns[index]
     summary = summarise(_inside(row.cells(counterpart.score, column.metric), table))
-    printed_row = line.row if len(table.columns) == 1 or table.by_class else f"{line.row}, {column.name}"
+    printed_row = (
+        line.row if len(table.columns) == 1 or table.by_class else f"{line.row}, {column.name}"
+    )
     names = Cell(_named(row, counterpart.score)), Cell(printed_row)
     text = Cell(line.values[index], line.number(index))
     if summary is None:
         return GridRow((*names, text, Cell("-"), Cell("-"), Cell("not measured")))
     printed, which = _printed_mean(table, line, index, summary, expected)
     if printed is None:
-        return GridRow((*names, text, number(summary.mean), Cell("-"), Cell(f"not compared: {which}")))
+        return GridRow(
+            (*names, text, number(summary.mean), Cell("-"), Cell(f"not compared: {which}"))
+        )
     gap = summary.mean - printed
     reasons = tie_reasons(gap, table.data, summary.error, summary.seed_std)
-    said = f"= tie: {'; '.join(reasons)}" if reasons else f"{'above' if gap > 0 else 'below'} the printed row"
+    said = (
+        f"= tie: {'; '.join(reasons)}"
+        if reasons
+        else f"{'above' if gap > 0 else 'below'} the printed row"
+    )
     if row.lacks:
         said = f"not the whole method, so no verdict: scored weights {row.lacks}"
     shown = number(printed) if which else text
-    return GridRow((*names, shown, number(summary.mean), number(gap, signed=True), Cell(said + which)))
+    return GridRow(
+        (*names, shown, number(summary.mean), number(gap, signed=True), Cell(said + which))
+    )
 
 
 def _printed_mean(
     table: PaperTable, line: Line, index: int, summary: Summary, expected: Expected
 ) -> tuple[float | None, str]:
-    """The printed number over the classes that we have, and what it is if not the printed mean (or why there is none)."""
+    """The printed number over the classes that we have, and what it is if not the printed mean (or
+    why there is none).
+    """
     whole, printed = expected.covers(summary.classes), line.number(index)
     if whole and printed is not None:
         return printed, ""
-    values = {column.inlier: line.number(i) for i, column in enumerate(table.columns) if column.inlier is not None}
+    values = {
+        column.inlier: line.number(i)
+        for i, column in enumerate(table.columns)
+        if column.inlier is not None
+    }
     chosen = [value for label in summary.classes if (value := values.get(label)) is not None]
     if len(chosen) == len(summary.classes):
         return fmean(chosen), f" (means over the {len(chosen)} classes that were run)"
-    return None, "not printed" if whole else f"{len(summary.classes)} of {expected.count} classes were run"
+    return (
+        None,
+        "not printed" if whole else f"{len(summary.classes)} of {expected.count} classes were run",
+    )

@@ -14,7 +14,9 @@ PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: of one inlier class (by label), or of a quantity: `mean`, a metric, or `extra.<name>`."""
+    """A column of numbers: of one inlier class (by label), or of a quantity: `mean`, a metric, or
+    `extra.<name>`.
+    """
 
     name: str
     source: str = "auroc"
@@ -36,7 +38,9 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Line:
-    """Printed numbers, one text for each column, '-' where there is none; `by` says who got them if not the paper."""
+    """Printed numbers, one text for each column, '-' where there is none; `by` says who got them if
+    not the paper.
+    """
 
     row: str
     values: tuple[str, ...]
@@ -96,14 +100,25 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
     return {ident: _table(ident, table, tree["papers"]) for ident, table in tree["tables"].items()}
 
 
-def printed_for(tables: Mapping[str, PaperTable], result: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The AUROC that a paper prints for the run's class, else its mean, and the table's name; None where it prints none.
+def printed_for(
+    tables: Mapping[str, PaperTable], result: Mapping[str, Any]
+) -> tuple[float, str] | None:
+    """The AUROC that a paper prints for the run's class, else its mean, and the table's name; None
+    where it prints none.
 
-    Only for the run's own method as that paper configures it, by the run's primary score; ablations come last.
+    Only for the run's own method as that paper configures it, by the run's primary score; ablations
+    come last.
     """
-    about = [table for table in tables.values() if (table.data, table.protocol) == (result["data"], result["protocol"])]
+    about = [
+        table
+        for table in tables.values()
+        if (table.data, table.protocol) == (result["data"], result["protocol"])
+    ]
     for table in sorted(about, key=lambda table: (table.ablation, not table.by_class)):
-        at = next((i for i, column in enumerate(table.columns) if column.inlier == result["inlier"]), table.main)
+        at = next(
+            (i for i, column in enumerate(table.columns) if column.inlier == result["inlier"]),
+            table.main,
+        )
         for line in table.rows:
             ours = table.counterparts.get(line.row)
             if ours is None or ours.method != result["method"] or not table.about_auroc:
@@ -123,7 +138,11 @@ def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, Pap
     """
     chosen: dict[str, PaperTable] = {}
     for name in names:
-        found = {ident: table for ident, table in tables.items() if name in (ident, ident.partition("/")[0])}
+        found = {
+            ident: table
+            for ident, table in tables.items()
+            if name in (ident, ident.partition("/")[0])
+        }
         if not found:
             raise UserError(f"--table {name}: no such table; {nearest(name, tables)}")
         chosen |= found
@@ -143,12 +162,16 @@ def _table(ident: str, given: dict[str, Any], papers: dict[str, str]) -> PaperTa
         protocol=given["protocol"],
         metric=given["metric"],
         columns=columns,
-        rows=tuple(Line(row, _values(ident, row, text, columns)) for row, text in given["rows"].items()),
+        rows=tuple(
+            Line(row, _values(ident, row, text, columns)) for row, text in given["rows"].items()
+        ),
         others=tuple(
             Line(other["row"], _values(ident, other["row"], other["values"], columns), other["by"])
             for other in given.get("others", ())
         ),
-        counterparts={row: Counterpart(**what) for row, what in given.get("counterparts", {}).items()},
+        counterparts={
+            row: Counterpart(**what) for row, what in given.get("counterparts", {}).items()
+        },
         full=given.get("full"),
         expected=tuple(expected) if isinstance(expected, list) else expected,
         notes=tuple(given.get("notes", ())),

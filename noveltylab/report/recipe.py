@@ -26,8 +26,8 @@ class Recipe:
     Attributes:
         fewer_images: Why it trained on fewer images than a whole run, one reason each.
         shorter: Why its training or its search was shorter, one reason each.
-        other_input: How far images and split are from the data set's own: 0 as conf/data and conf/protocol have them,
-            1 as the recipe has them, 2 otherwise.
+        other_input: How far images and split are from the data set's own: 0 as conf/data and
+            conf/protocol have them, 1 as the recipe has them, 2 otherwise.
     """
 
     fewer_images: tuple[str, ...]
@@ -60,7 +60,11 @@ def compare_to_recipe(
     return Recipe(
         tuple(_fewer_images(options, own, trained_on)),
         tuple(_shorter(options, own, fitted_once)),
-        0 if _same_input(options, _options_of_conf(method, data, protocol)) else 1 if _same_input(options, own) else 2,
+        0
+        if _same_input(options, _options_of_conf(method, data, protocol))
+        else 1
+        if _same_input(options, own)
+        else 2,
     )
 
 
@@ -75,7 +79,9 @@ def limits(limit: Any, trained_on: int | None) -> bool:
     return _is_number(limit) and (trained_on is None or trained_on >= limit)
 
 
-def _fewer_images(options: Mapping[str, Any], own: Mapping[str, Any], trained_on: int | None) -> Iterator[str]:
+def _fewer_images(
+    options: Mapping[str, Any], own: Mapping[str, Any], trained_on: int | None
+) -> Iterator[str]:
     limit = options.get("data.limit_train")
     if limits(limit, trained_on):
         yield f"the first {limit} training images"
@@ -87,7 +93,9 @@ def _fewer_images(options: Mapping[str, Any], own: Mapping[str, Any], trained_on
             yield f"{key.partition('.')[2]} {share:g} instead of {whole:g}"
 
 
-def _shorter(options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bool) -> Iterator[str]:
+def _shorter(
+    options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bool
+) -> Iterator[str]:
     for key, unit in AMOUNTS.items():
         amount, whole = options.get(key), own.get(key)
         if fitted_once and key.startswith("trainer."):
@@ -96,10 +104,14 @@ def _shorter(options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bo
             yield f"{amount} of {whole} {unit}"
 
 
-def recipe_options(method: str, data: str, protocol: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_options(
+    method: str, data: str, protocol: str, source: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """The options that conf/, the run's recipe and its experiment give it, by dotted key."""
     recipe = str(options.get("recipe", recipes.DEFAULT))
-    own = _options_of_conf(method, data, protocol) | flatten(recipes.recipe_options(method, recipe, data))
+    own = _options_of_conf(method, data, protocol) | flatten(
+        recipes.recipe_options(method, recipe, data)
+    )
     return own | _read("experiments", "/".join(source.split("/")[-2:]))
 
 

@@ -8,7 +8,14 @@ from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons
 from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, notes, seen_floor_cells
+from noveltylab.report.rows import (
+    FLOORS,
+    Row,
+    floor_cells,
+    floor_is_shortened,
+    notes,
+    seen_floor_cells,
+)
 from noveltylab.report.stats import Cells, Paired, summarise
 from noveltylab.results.spreadsheet import quote
 
@@ -27,24 +34,41 @@ def printed_records(table: PaperTable) -> Iterator[Record]:
             row = f"{line.row}: {line.by}" if line.by else line.row
             for index, column in enumerate(table.columns):
                 if (value := line.number(index)) is not None:
-                    where: Record = {"table": table.ident, "protocol": table.protocol, "data": table.data}
+                    where: Record = {
+                        "table": table.ident,
+                        "protocol": table.protocol,
+                        "data": table.data,
+                    }
                     yield where | {"kind": kind, "row": row, "column": column.name, "value": value}
 
 
-def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, data: str) -> Iterator[Record]:
+def our_records(
+    rows: Sequence[Row], comparisons: Comparisons, protocol: str, data: str
+) -> Iterator[Record]:
     """Class means and means of each score, the floors, the runs and the comparisons."""
     where: Record = {"protocol": protocol, "data": data}
     names, said = class_names(rows), notes(rows)
     for row in rows:
-        about: Record = {"row": row.name, "shortened": "; ".join(row.shortened), "note": "; ".join(said[row.name])}
+        about: Record = {
+            "row": row.name,
+            "shortened": "; ".join(row.shortened),
+            "note": "; ".join(said[row.name]),
+        }
         for score in (None, *row.scores):
             named = where | about | {"score": score or row.primary}
             yield from _summary_records(named | {"kind": "ours"}, row.cells(score), names)
             for rule in RULES:
-                yield from _summary_records(named | {"kind": rule}, row.labelled(rule, score), names)
+                yield from _summary_records(
+                    named | {"kind": rule}, row.labelled(rule, score), names
+                )
         for run in row.runs:
             value = run.result.scores[run.result.primary].auroc
-            cell: Record = {"kind": "run", "row": row.name, "score": run.result.primary, "seed": run.result.seed}
+            cell: Record = {
+                "kind": "run",
+                "row": row.name,
+                "score": run.result.primary,
+                "seed": run.result.seed,
+            }
             yield where | cell | {"column": run.result.inlier_name, "value": value} | _made(run)
     trial = "only shortened runs" if floor_is_shortened(rows) else ""
     for floor in FLOORS:
@@ -53,7 +77,11 @@ def our_records(rows: Sequence[Row], comparisons: Comparisons, protocol: str, da
     for floor, cells in seen_floor_cells(rows).items():
         yield from _summary_records(where | {"kind": "floor", "row": floor}, cells, names)
     for first, second, paired in comparisons:
-        yield where | {"kind": "difference", "row": f"{first} minus {second}", "column": "mean"} | _compared(paired)
+        yield (
+            where
+            | {"kind": "difference", "row": f"{first} minus {second}", "column": "mean"}
+            | _compared(paired)
+        )
 
 
 def _compared(paired: Paired) -> Record:
@@ -81,7 +109,13 @@ def _summary_records(where: Record, cells: Cells, names: Mapping[int, str]) -> I
         count = sum(inlier == label for inlier, _ in cells)
         yield where | {"column": names[label], "value": value, "cells": count}
     low, high = summary.interval or (None, None)
-    mean: Record = {"column": "mean", "value": summary.mean, "std": summary.seed_std, "low": low, "high": high}
+    mean: Record = {
+        "column": "mean",
+        "value": summary.mean,
+        "std": summary.seed_std,
+        "low": low,
+        "high": high,
+    }
     yield where | mean | {"cells": summary.cells}
 
 

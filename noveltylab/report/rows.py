@@ -1,6 +1,8 @@
-"""Rows of our own: the runs of one method under one (protocol, data), as cells, with what they have and what they lack.
+"""Rows of our own: the runs of one method under one (protocol, data), as cells, with what they have
+and what they lack.
 
-What has the same options that make numbers is one row; a shortened run never shares one with whole runs.
+What has the same options that make numbers is one row; a shortened run never shares one with whole
+runs.
 """
 
 import re
@@ -38,7 +40,8 @@ class Row:
 
     Attributes:
         method: Its name, which is another one for each row of an ablation.
-        source: The output folder below the report's, "" for that folder itself; ablations differ in it.
+        source: The output folder below the report's, "" for that folder itself; ablations differ in
+            it.
         runs: At least one; no two have the same (inlier, seed).
         detail: What tells it from other rows of the same method and source, "" for the only one.
     """
@@ -71,8 +74,13 @@ class Row:
 
     @cached_property
     def tested_on(self) -> dict[tuple[int, int], Hashable]:
-        """Cell -> which split of which images it was trained and tested on, None where that is unknown."""
-        return {run.cell: run.result.split_sha256 and (run.result.split_sha256, run.images) for run in self.runs}
+        """Cell -> which split of which images it was trained and tested on, None where that is
+        unknown.
+        """
+        return {
+            run.cell: run.result.split_sha256 and (run.result.split_sha256, run.images)
+            for run in self.runs
+        }
 
     @cached_property
     def primary(self) -> str:
@@ -83,11 +91,15 @@ class Row:
     def scores(self) -> list[str]:
         """The other scores' names."""
         return [
-            name for name in dict.fromkeys(n for run in self.runs for n in run.result.scores) if name != self.primary
+            name
+            for name in dict.fromkeys(n for run in self.runs for n in run.result.scores)
+            if name != self.primary
         ]
 
     def cells(self, score: str | None = None, metric: str = "auroc") -> Cells:
-        """The row's cells for a score (None: the primary one) and a metric, `extra.<name>` or `hter.<source>_to_<target>`."""
+        """The row's cells for a score (None: the primary one) and a metric, `extra.<name>` or
+        `hter.<source>_to_<target>`.
+        """
         if metric.startswith("hter."):
             return self.half_total_error_rates(metric.removeprefix("hter."), score)
         return _cells(self.runs, lambda result: result.scores.get(score or result.primary), metric)
@@ -110,18 +122,33 @@ class Row:
 
     @cached_property
     def seen_floors(self) -> list[str]:
-        """The names of the floors of the images as the method sees them; empty where these are raw pixels."""
-        return list(dict.fromkeys(name for run in self.runs for name in run.result.floor if name.endswith(SEEN)))
+        """The names of the floors of the images as the method sees them; empty where these are raw
+        pixels.
+        """
+        return list(
+            dict.fromkeys(
+                name for run in self.runs for name in run.result.floor if name.endswith(SEEN)
+            )
+        )
 
     @cached_property
     def highest_seen(self) -> str | None:
-        """The one of `seen_floors` with the highest mean over the row's cells, None where there is none."""
-        means = {name: fmean(value for value, _ in self.floor(name).values()) for name in self.seen_floors}
+        """The one of `seen_floors` with the highest mean over the row's cells, None where there is
+        none.
+        """
+        means = {
+            name: fmean(value for value, _ in self.floor(name).values())
+            for name in self.seen_floors
+        }
         return max(means, key=lambda name: means[name], default=None)
 
     def labelled(self, rule: str, score: str | None = None) -> Cells:
         """AUROC at the epochs that labels of outliers chose; only where runs have them."""
-        return _cells(self.runs, lambda result: result.labelled.get(rule, {}).get(score or result.primary), "auroc")
+        return _cells(
+            self.runs,
+            lambda result: result.labelled.get(rule, {}).get(score or result.primary),
+            "auroc",
+        )
 
     @cached_property
     def kinds_apart(self) -> list[str]:
@@ -130,10 +157,14 @@ class Row:
 
     def apart(self, kind: str) -> Cells:
         """The primary score's AUROC over these."""
-        return _cells(self.runs, lambda result: result.apart.get(kind, {}).get(result.primary), "auroc")
+        return _cells(
+            self.runs, lambda result: result.apart.get(kind, {}).get(result.primary), "auroc"
+        )
 
     def diagnosis(self, order: str) -> Cells:
-        """The primary score's AUROC with batch norm in training mode at test, in this order; no number of the row."""
+        """The primary score's AUROC with batch norm in training mode at test, in this order; no
+        number of the row.
+        """
 
         def chosen(result: Result) -> Metrics | None:
             return result.diagnosis.get("batch_statistics", {}).get(order, {}).get(result.primary)
@@ -152,7 +183,9 @@ class Row:
 
     @cached_property
     def varying(self) -> dict[str, dict[str, int]]:
-        """In what its runs differ although their options are the same: fact -> value -> how many runs."""
+        """In what its runs differ although their options are the same: fact -> value -> how many
+        runs.
+        """
         counts = {fact: Counter(run.made_with[fact] for run in self.runs) for fact in FACTS}
         return {fact: dict(values) for fact, values in counts.items() if len(values) > 1}
 
@@ -165,19 +198,25 @@ class Row:
         counts = [run.result.epochs.trained for run in self.runs if run.result.epochs]
         patient = any(run.options.get("trainer.patience", "0") != "0" for run in self.runs)
         stopped = f" at most, {min(counts)} to {max(counts)} trained" if patient and counts else ""
-        return f"{epochs} epochs{stopped}" + ("" if limits in ("None", "") else f", limit_train {limits}")
+        return f"{epochs} epochs{stopped}" + (
+            "" if limits in ("None", "") else f", limit_train {limits}"
+        )
 
     @property
     def weights(self) -> str:
         """The rules that chose the epochs, and the epochs."""
         rules = " or ".join(dict.fromkeys(run.result.selected.rule for run in self.runs))
         epochs = [run.result.selected.epoch for run in self.runs]
-        chosen = f"{rules}, epoch {min(epochs)}" + (f" to {max(epochs)}" if max(epochs) > min(epochs) else "")
+        chosen = f"{rules}, epoch {min(epochs)}" + (
+            f" to {max(epochs)}" if max(epochs) > min(epochs) else ""
+        )
         return "; ".join(filter(None, (chosen, self.lacks)))
 
     @cached_property
     def lacks(self) -> str:
-        """In how many runs the scored weights have not seen the whole method: `without mining in 7 of 10 runs`."""
+        """In how many runs the scored weights have not seen the whole method: `without mining in 7
+        of 10 runs`.
+        """
         counts = Counter(run.lacks for run in self.runs if run.lacks)
         of = f"of {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         return ", ".join(f"{lack} in {count} {of}" for lack, count in counts.items())
@@ -191,7 +230,9 @@ def _cells(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metr
             if isinstance(value, int | float):
                 cells[run.cell] = float(value), None
         elif (metrics := choose(run.result)) is not None:
-            error = standard_error(metrics.auroc, run.interval(metrics)) if metric == "auroc" else None
+            error = (
+                standard_error(metrics.auroc, run.interval(metrics)) if metric == "auroc" else None
+            )
             cells[run.cell] = getattr(metrics, metric), error
     return cells
 
@@ -251,7 +292,11 @@ def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) ->
     differing = [key for key in keys if len(_values(key, others)) > 1]
     if "method.primary" in differing and "primary" in differing:
         differing.remove("method.primary")
-    words = [_words(key, identity.get(key, "absent")) for key in differing if key != OPTIONAL or key in identity]
+    words = [
+        _words(key, identity.get(key, "absent"))
+        for key in differing
+        if key != OPTIONAL or key in identity
+    ]
     more = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
     return ", ".join(words[:DETAILS]) + more
 
@@ -271,9 +316,13 @@ def _words(key: str, value: str) -> str:
 
 
 def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
-    """The primary scores of both over the cells that they have on the very same split of the same images."""
+    """The primary scores of both over the cells that they have on the very same split of the same
+    images.
+    """
     shared = {
-        cell for cell, split in first.tested_on.items() if split is not None and split == second.tested_on.get(cell)
+        cell
+        for cell, split in first.tested_on.items()
+        if split is not None and split == second.tested_on.get(cell)
     }
     cells, others = first.cells(), second.cells()
     return {cell: cells[cell] for cell in cells if cell in shared}, {
@@ -284,8 +333,9 @@ def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
 def floor_cells(rows: Sequence[Row], name: str) -> Cells:
     """A floor over all rows: the mean over the splits and image sizes of a cell, each counted once.
 
-    Shortened runs do not count where there are whole ones, so that no trial changes the floor of others; nor does a size or
-    a split of one's own choice where the recipe's was run, nor the recipe's where the data set's own was.
+    Shortened runs do not count where there are whole ones, so that no trial changes the floor of
+    others; nor does a size or a split of one's own choice where the recipe's was run, nor the
+    recipe's where the data set's own was.
     """
     runs = [run for row in rows for run in row.runs if name in run.result.floor]
     if whole := [run for run in runs if not run.recipe.fewer_images]:
@@ -310,7 +360,9 @@ def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
 
 
 def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
-    """The highest floor of what each row's method sees, by a name that says so; only where that is not raw pixels."""
+    """The highest floor of what each row's method sees, by a name that says so; only where that is
+    not raw pixels.
+    """
     highest = ((row, row.highest_seen) for row in rows)
     return {f"{name} of {row.name}": row.floor(name) for row, name in highest if name is not None}
 
@@ -327,14 +379,18 @@ def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
         siblings = [other for other in rows if other.family == row.family]
         runs = [run for other in siblings for run in other.runs]
         for key in _keys(runs) if len(siblings) > 1 else ():
-            value = _said(run.options.get(key, None if key == OPTIONAL else "absent") for run in row.runs)
+            value = _said(
+                run.options.get(key, None if key == OPTIONAL else "absent") for run in row.runs
+            )
             if value and len(_values(key, [run.options for run in runs])) > 1:
                 differences.setdefault(row.name, []).append(f"{key}={value}")
     return differences
 
 
 def made_apart(rows: Sequence[Row]) -> Iterator[str]:
-    """What the rows of a table were made with that is not the same for all of them, one sentence a fact."""
+    """What the rows of a table were made with that is not the same for all of them, one sentence a
+    fact.
+    """
     for fact in _differing_facts(rows):
         by_value: defaultdict[str, list[str]] = defaultdict(list)
         for row in rows:
@@ -345,7 +401,9 @@ def made_apart(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Row name -> what has to be said wherever its numbers stand: shortened, told apart, made with something else."""
+    """Row name -> what has to be said wherever its numbers stand: shortened, told apart, made with
+    something else.
+    """
     differences = differing(rows)
     facts = _differing_facts(rows)
     found: dict[str, list[str]] = {}
@@ -362,14 +420,18 @@ def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _differing_facts(rows: Sequence[Row]) -> list[str]:
-    return [fact for fact in FACTS if len({run.made_with[fact] for row in rows for run in row.runs}) > 1]
+    return [
+        fact for fact in FACTS if len({run.made_with[fact] for row in rows for run in row.runs}) > 1
+    ]
 
 
 def _counted(counts: Mapping[str, int]) -> str:
     """`a` for one value, `a (3 runs), b (2 runs)` for several."""
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{value} ({count} run{'s' * (count != 1)})" for value, count in counts.items())
+    return ", ".join(
+        f"{value} ({count} run{'s' * (count != 1)})" for value, count in counts.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -422,7 +484,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
-    """From the table's own count, else from the classes that the data lists, else from the inliers that were run."""
+    """From the table's own count, else from the classes that the data lists, else from the inliers
+    that were run.
+    """
     results = [run.result for row in rows for run in row.runs]
     seen = sorted({result.inlier for result in results})
     seeds = tuple(sorted({*SEEDS, *(result.seed for result in results)}))

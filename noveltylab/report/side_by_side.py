@@ -1,8 +1,10 @@
-"""Methods side by side on the same data and inlier: their losses (NDA's figure 6) and reconstructions (OLED's figure 3).
+"""Methods side by side on the same data and inlier: their losses (NDA's figure 6) and
+reconstructions (OLED's figure 3).
 
-Drawn as one SVG picture from what the runs kept: metrics.csv, and the images of figures/reconstructions.npz. Losses of
-methods have definitions and scales of their own, so that each method has a panel of its own, and each line is divided by its
-largest value: what can be read off is when a loss settles and how much it swings, not which one is lower.
+Drawn as one SVG picture from what the runs kept: metrics.csv, and the images of
+figures/reconstructions.npz. Losses of methods have definitions and scales of their own, so that
+each method has a panel of its own, and each line is divided by its largest value: what can be read
+off is when a loss settles and how much it swings, not which one is lower.
 """
 
 import base64
@@ -30,7 +32,8 @@ from noveltylab.results.files import open_regular
 #: Bytes that the arrays of a run's reconstructions may have, and how many images are shown.
 MAX_BYTES, MAX_IMAGES = 64 << 20, 40
 ARRAYS = ("id", "is_outlier", "image", "reconstruction")
-#: Sizes in the picture: a panel of losses, its legend's lines, an image, the gap between inliers and outliers.
+#: Sizes in the picture: a panel of losses, its legend's lines, an image, the gap between inliers
+#: and outliers.
 PANEL, LINE, SIDE, GAP = (300, 130), 15, 36, 12
 LABEL = 190
 COLUMNS = 3
@@ -40,7 +43,9 @@ Lines = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Test images of a run and their reconstructions, uint8 (n, C, H, W); ids (n,), is_outlier bool (n,)."""
+    """Test images of a run and their reconstructions, uint8 (n, C, H, W); ids (n,), is_outlier bool
+    (n,).
+    """
 
     ids: list[str]
     is_outlier: NDArray[np.bool_]
@@ -57,14 +62,22 @@ def side_by_side(rows: Sequence[Row]) -> Iterator[Picture]:
     for inlier, name in class_names(rows).items():
         runs = _runs_of(rows, inlier)
         losses = {row: lines for row, run in runs.items() if (lines := _relative(loss_curves(run)))}
-        kept = {row: found for row, run in runs.items() if (found := read_reconstructions(run.folder))}
+        kept = {
+            row: found for row, run in runs.items() if (found := read_reconstructions(run.folder))
+        }
         if len(runs) < 2 or max(len(losses), len(kept)) < 2:
             continue
         shown, others = _of_the_same_images(kept)
         result = next(iter(runs.values())).result
-        missing = [f"{row}: no losses (no metrics.csv, or fitted once)" for row in runs if row not in losses]
+        missing = [
+            f"{row}: no losses (no metrics.csv, or fitted once)"
+            for row in runs
+            if row not in losses
+        ]
         missing += [
-            f"{row}: no reconstructions (none kept, or the method makes none)" for row in runs if row not in kept
+            f"{row}: no reconstructions (none kept, or the method makes none)"
+            for row in runs
+            if row not in kept
         ]
         missing += [f"{row}: its reconstructions are of other test images" for row in others]
         seeds = ", ".join(sorted({str(run.result.seed) for run in runs.values()}))
@@ -89,7 +102,9 @@ def _relative(curves: Lines) -> Lines:
 
 def _runs_of(rows: Sequence[Row], inlier: int) -> dict[str, Run]:
     """Row name -> its run of an inlier, of the seed that most rows have."""
-    seeds = Counter(run.result.seed for row in rows for run in row.runs if run.result.inlier == inlier)
+    seeds = Counter(
+        run.result.seed for row in rows for run in row.runs if run.result.inlier == inlier
+    )
     order = sorted(seeds, key=lambda seed: (-seeds[seed], seed))
     runs: dict[str, Run] = {}
     for row in rows:
@@ -99,7 +114,9 @@ def _runs_of(rows: Sequence[Row], inlier: int) -> dict[str, Run]:
     return runs
 
 
-def _of_the_same_images(kept: Mapping[str, Reconstructions]) -> tuple[dict[str, Reconstructions], list[str]]:
+def _of_the_same_images(
+    kept: Mapping[str, Reconstructions],
+) -> tuple[dict[str, Reconstructions], list[str]]:
     """Those of the images that most rows have, and the names of the others."""
     if not kept:
         return {}, []
@@ -127,18 +144,31 @@ def read_reconstructions(folder: Path) -> Reconstructions | None:
 
 def _checked(ids: Any, is_outlier: Any, images: Any, made: Any) -> Reconstructions | None:
     count = len(ids) if ids.ndim == 1 else 0
-    shapes = [array.ndim == 4 and len(array) == count and array.dtype == np.uint8 for array in (images, made)]
-    sizes = [array.shape[1] in (1, 3) and min(array.shape) > 0 for array in (images, made) if array.ndim == 4]
-    if not (0 < count <= MAX_IMAGES and all(shapes) and all(sizes) and is_outlier.shape == (count,)):
+    shapes = [
+        array.ndim == 4 and len(array) == count and array.dtype == np.uint8
+        for array in (images, made)
+    ]
+    sizes = [
+        array.shape[1] in (1, 3) and min(array.shape) > 0
+        for array in (images, made)
+        if array.ndim == 4
+    ]
+    if not (
+        0 < count <= MAX_IMAGES and all(shapes) and all(sizes) and is_outlier.shape == (count,)
+    ):
         return None
-    return Reconstructions([str(name) for name in ids.tolist()], is_outlier.astype(np.bool_), images, made)
+    return Reconstructions(
+        [str(name) for name in ids.tolist()], is_outlier.astype(np.bool_), images, made
+    )
 
 
 # Drawing.
 
 
 def draw(losses: Mapping[str, Lines], shown: Mapping[str, Reconstructions]) -> str:
-    """The picture: a panel of losses for each method, then the input above each method's reconstructions."""
+    """The picture: a panel of losses for each method, then the input above each method's
+    reconstructions.
+    """
     parts, top = _loss_panels(losses)
     width = min(len(losses), COLUMNS) * PANEL[0]
     if shown:
@@ -158,7 +188,10 @@ def _loss_panels(losses: Mapping[str, Lines]) -> tuple[list[str], int]:
         x, y = index % COLUMNS * PANEL[0], index // COLUMNS * height
         chosen = dict(list(lines.items())[:COLOURS])
         order = list(chosen)
-        panel = [*line_parts(name, chosen, order), *(_legend_line(what, place) for place, what in enumerate(order))]
+        panel = [
+            *line_parts(name, chosen, order),
+            *(_legend_line(what, place) for place, what in enumerate(order)),
+        ]
         parts.append(f'<g transform="translate({x} {y})">{"".join(panel)}</g>')
     return parts, -(-len(losses) // COLUMNS) * height
 
@@ -185,7 +218,9 @@ def _image_rows(shown: Mapping[str, Reconstructions], top: int) -> tuple[list[st
             f'<text class="title" x="{LABEL - 8}" y="{y + SIDE // 2 + 4}" text-anchor="end">{escape(name)}</text>'
         )
         for x, image in zip(left, images[order], strict=True):
-            parts.append(f'<image x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" href="{_data_address(image)}"/>')
+            parts.append(
+                f'<image x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" href="{_data_address(image)}"/>'
+            )
     return parts, left[-1] + SIDE + 8, top + 18 + len(rows) * (SIDE + 2) + 8
 
 

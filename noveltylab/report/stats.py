@@ -1,11 +1,14 @@
-"""Means, spreads and comparisons over cells; a cell is one (inlier, seed) of a method on one data and protocol.
+"""Means, spreads and comparisons over cells; a cell is one (inlier, seed) of a method on one data
+and protocol.
 
-The independent units are the classes: the seeds of a class share its images, so they are averaged first and each class
-counts once (Demsar 2006). Classes count as drawn from such classes: what is said of several holds for others like them.
-What is said of a single class holds for it alone, over its test images and the seeds.
+The independent units are the classes: the seeds of a class share its images, so they are averaged
+first and each class counts once (Demsar 2006). Classes count as drawn from such classes: what is
+said of several holds for others like them. What is said of a single class holds for it alone, over
+its test images and the seeds.
 
-Simulated with the spreads of kept results, Student's interval over ten class means covers 95 percent, and equal methods are
-told apart in at most 5 percent of tables. Where one class lies far from all others (OCSVM on COIL-20) it covers 80 percent.
+Simulated with the spreads of kept results, Student's interval over ten class means covers 95
+percent, and equal methods are told apart in at most 5 percent of tables. Where one class lies far
+from all others (OCSVM on COIL-20) it covers 80 percent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,16 +21,20 @@ from numpy.typing import NDArray
 
 from noveltylab.scoring.auroc import widest
 
-#: A cell's value and the standard error that the sampling of its test images gives it (None where unknown).
+#: A cell's value and the standard error that the sampling of its test images gives it (None where
+#: unknown).
 Cells = dict[tuple[int, int], tuple[float, float | None]]
 #: Inlier label -> the values and errors of its seeds.
 ByClass = dict[int, list[tuple[float, float | None]]]
 
-#: How often a conclusion about equal methods may be wrong, over all comparisons of a table together.
+#: How often a conclusion about equal methods may be wrong, over all comparisons of a table
+#: together.
 LEVEL = 0.05
-#: With fewer classes even the clearest outcome has a two-sided signed-rank p above LEVEL: 2 / 2**5 = 0.0625.
+#: With fewer classes even the clearest outcome has a two-sided signed-rank p above LEVEL: 2 / 2**5
+#: = 0.0625.
 ENOUGH_CLASSES = 6
-#: On CIFAR-10 means of ten classes closer than this are a tie (Hanley-McNeil gives about 0.010 a class at 0.65).
+#: On CIFAR-10 means of ten classes closer than this are a tie (Hanley-McNeil gives about 0.010 a
+#: class at 0.65).
 CIFAR_TIE = 0.005
 #: Closer values are equal: a mean of the same numbers made in another way differs in its last bits.
 ROUNDING = 1e-9
@@ -35,7 +42,9 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean or of a difference, and the degrees of freedom that it was estimated with."""
+    """The variance of a mean or of a difference, and the degrees of freedom that it was estimated
+    with.
+    """
 
     variance: float
     degrees: float
@@ -76,13 +85,14 @@ class Summary:
     Attributes:
         classes: Inlier label -> mean over seeds.
         mean: Mean of the classes, each with the same weight.
-        seed_std: Standard deviation (n - 1) of the class mean over seeds that have every class; None under 2 such seeds.
+        seed_std: Standard deviation (n - 1) of the class mean over seeds that have every class;
+            None under 2 such seeds.
         seeds: How many such seeds there are.
-        error: Standard error of the mean from the sampling of test images alone; None where unknown. Seeds count once:
-            they share their test images under Protocol 2.
-        interval: 95 percent, of a mean in [0, 1]; None for a single cell. Over several classes Student's, with one value
-            a class, and no narrower than the test images alone make it. Of a single class Student's over its seeds, with
-            the error from the test images added.
+        error: Standard error of the mean from the sampling of test images alone; None where
+            unknown. Seeds count once: they share their test images under Protocol 2.
+        interval: 95 percent, of a mean in [0, 1]; None for a single cell. Over several classes
+            Student's, with one value a class, and no narrower than the test images alone make it.
+            Of a single class Student's over its seeds, with the error from the test images added.
         cells: How many there are.
     """
 
@@ -131,7 +141,9 @@ def _error(by_class: ByClass) -> float | None:
 
 
 def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
-    """The mean of the seeds' errors, as if they had the same test images; None where one is unknown."""
+    """The mean of the seeds' errors, as if they had the same test images; None where one is
+    unknown.
+    """
     known = [error for _, error in seeds if error is not None]
     return fmean(known) if len(known) == len(seeds) else None
 
@@ -153,18 +165,20 @@ def _interval(by_class: ByClass) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Paired:
-    """First minus second over the cells that both have, as one difference a class: seeds are averaged first.
+    """First minus second over the cells that both have, as one difference a class: seeds are
+    averaged first.
 
     Attributes:
         classes: How many classes.
         pairs: How many cells.
         mean: Mean of the classes' differences.
-        interval: 95 percent, Student's over the classes; of a single class the one that goes with `p`. None where
-            nothing is known of the spread.
-        p: Two-sided: Wilcoxon's signed rank over the classes; of a single class DeLong's over its test images, with the
-            spread over seeds added. None under `ENOUGH_CLASSES` classes, and of a single class without its scores.
-        wins, ties, losses: Classes in which the first is higher; a tie is a difference under the larger standard error
-            that the test images give the two.
+        interval: 95 percent, Student's over the classes; of a single class the one that goes with
+            `p`. None where nothing is known of the spread.
+        p: Two-sided: Wilcoxon's signed rank over the classes; of a single class DeLong's over its
+            test images, with the spread over seeds added. None under `ENOUGH_CLASSES` classes, and
+            of a single class without its scores. wins, ties, losses: Classes in which the first is
+            higher; a tie is a difference under the larger standard error that the test images give
+            the two.
         tests: How many comparisons of the table have a p.
         holm: The p after Holm's correction for these.
     """
@@ -187,7 +201,11 @@ class Paired:
             return "no test of one class without the scores of both"
         if self.holm is None:
             return f"no test: {self.classes} classes, at least {ENOUGH_CLASSES} are needed"
-        if self.holm < LEVEL and self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]:
+        if (
+            self.holm < LEVEL
+            and self.interval is not None
+            and not self.interval[0] <= 0 <= self.interval[1]
+        ):
             return f"{'first' if self.mean > 0 else 'second'} is higher{self._scope}"
         if self.classes > 1 and self.tests * 2 / 2**self.classes >= LEVEL:
             return f"no test: {self.tests} comparisons are too many for {self.classes} classes"
@@ -197,26 +215,38 @@ class Paired:
     def _scope(self) -> str:
         if self.classes > 1:
             return ""
-        return " on this class" if self.pairs > 1 else " on these images; one seed says nothing of others"
+        return (
+            " on this class"
+            if self.pairs > 1
+            else " on these images; one seed says nothing of others"
+        )
 
 
-def compare(first: Cells, second: Cells, images: Mapping[tuple[int, int], Spread] | None = None) -> Paired | None:
+def compare(
+    first: Cells, second: Cells, images: Mapping[tuple[int, int], Spread] | None = None
+) -> Paired | None:
     """None if no cell is in both.
 
     Args:
         first: Of one row.
         second: Of another row.
-        images: Of a single class: the spread that the sampling of the test images gives each shared cell's difference.
+        images: Of a single class: the spread that the sampling of the test images gives each shared
+            cell's difference.
     """
     shared = sorted(first.keys() & second.keys())
     if not shared:
         return None
     ours, theirs = (_by_class({cell: cells[cell] for cell in shared}) for cells in (first, second))
     gaps = {
-        label: [one - other for (one, _), (other, _) in zip(ours[label], theirs[label], strict=True)] for label in ours
+        label: [
+            one - other for (one, _), (other, _) in zip(ours[label], theirs[label], strict=True)
+        ]
+        for label in ours
     }
     means = np.array([fmean(seeds) for seeds in gaps.values()])
-    errors = [max(_class_error(ours[label]) or 0.0, _class_error(theirs[label]) or 0.0) for label in ours]
+    errors = [
+        max(_class_error(ours[label]) or 0.0, _class_error(theirs[label]) or 0.0) for label in ours
+    ]
     tied = (np.abs(means) < errors) | (np.abs(means) < ROUNDING)
     spread: Spread | None
     if len(means) > 1:
@@ -244,12 +274,16 @@ def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spr
     known = [part for part in images if part is not None]
     if len(known) < len(gaps):
         return None
-    sampling = Spread(fmean(part.variance**0.5 for part in known) ** 2, min(part.degrees for part in known))
+    sampling = Spread(
+        fmean(part.variance**0.5 for part in known) ** 2, min(part.degrees for part in known)
+    )
     return add([sampling, of_mean(gaps)]) if len(gaps) > 1 else sampling
 
 
 def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
-    """From the errors of the test images as if the two had different ones, where the differences show no spread."""
+    """From the errors of the test images as if the two had different ones, where the differences
+    show no spread.
+    """
     errors = [_error(by_class) for by_class in (first, second)]
     known = [error for error in errors if error]
     return Spread(sum(error**2 for error in known), np.inf) if len(known) == len(errors) else None
@@ -263,7 +297,10 @@ def correct(comparisons: Sequence[Paired]) -> list[Paired]:
     for place, (p, index) in enumerate(order):
         largest = max(largest, min(1.0, (len(order) - place) * p))
         corrected[index] = largest
-    return [replace(pair, tests=len(order), holm=corrected.get(index)) for index, pair in enumerate(comparisons)]
+    return [
+        replace(pair, tests=len(order), holm=corrected.get(index))
+        for index, pair in enumerate(comparisons)
+    ]
 
 
 def _signed_rank(gaps: NDArray[np.float64]) -> float | None:
@@ -305,13 +342,14 @@ def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | No
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks over classes (1 is the highest mean, means that are equal within ROUNDING share their ranks).
+    """Average ranks over classes (1 is the highest mean, means that are equal within ROUNDING share
+    their ranks).
 
     Attributes:
         mean: Row -> average rank, best first.
         classes: How many classes all rows have.
-        critical: Nemenyi's critical difference at 5 percent: q sqrt(k (k + 1) / (6 N)), Demsar 2006; None under
-            `ENOUGH_CLASSES`, where it is exceeded too often by chance.
+        critical: Nemenyi's critical difference at 5 percent: q sqrt(k (k + 1) / (6 N)), Demsar
+            2006; None under `ENOUGH_CLASSES`, where it is exceeded too often by chance.
     """
 
     mean: dict[str, float]
@@ -330,7 +368,9 @@ def rank(rows: Mapping[str, Mapping[int, float]]) -> Ranks | None:
         return None
     by_class = [np.array([-classes[label] for classes in rows.values()]) for label in shared]
     means = np.mean([_ranks(values) for values in by_class], axis=0)
-    critical = _critical_difference(len(rows), len(shared)) if len(shared) >= ENOUGH_CLASSES else None
+    critical = (
+        _critical_difference(len(rows), len(shared)) if len(shared) >= ENOUGH_CLASSES else None
+    )
     ordered = sorted(zip(rows, means.tolist(), strict=True), key=lambda pair: pair[1])
     return Ranks(dict(ordered), len(shared), critical)
 

@@ -1,4 +1,6 @@
-"""Plots as SVG text, styled by the page: class names only, no colour of their own, every name escaped."""
+"""Plots as SVG text, styled by the page: class names only, no colour of their own, every name
+escaped.
+"""
 
 import html
 import math
@@ -18,7 +20,9 @@ def escape(text: str) -> str:
 
 
 def rank_plot(plot: RankPlot) -> str:
-    """One row for each method: its average rank, and half the critical difference, if there is one, to both sides."""
+    """One row for each method: its average rank, and half the critical difference, if there is one,
+    to both sides.
+    """
     label, width, step = 8 * max(map(len, plot.mean)) + 16, 420, 26
     count = len(plot.mean)
     height = step * count + 34
@@ -29,15 +33,23 @@ def rank_plot(plot: RankPlot) -> str:
     low, high = x(1), x(count)
     parts = []
     for tick in range(1, count + 1):
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 26}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{tick}</text>')
+        parts.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 26}"/>'
+        )
+        parts.append(
+            f'<text x="{x(tick):.1f}" y="{height - 10}" text-anchor="middle">{tick}</text>'
+        )
     for index, (name, value) in enumerate(plot.mean.items()):
         y = step * index + 18
         parts.append(f'<text x="{label - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         if plot.critical is not None:
-            left, right = (min(max(x(value + side * plot.critical / 2), low), high) for side in (-1, 1))
+            left, right = (
+                min(max(x(value + side * plot.critical / 2), low), high) for side in (-1, 1)
+            )
             parts.append(f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="5"><title>{value:.2f}</title></circle>')
+        parts.append(
+            f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="5"><title>{value:.2f}</title></circle>'
+        )
     return _svg(label + width, height, "average ranks", parts)
 
 
@@ -47,7 +59,8 @@ def line_plot(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> 
 
 
 def line_parts(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> list[str]:
-    """One panel of training curves, 300 x 130; the value axis is logarithmic where positive values span more than a factor 20.
+    """One panel of training curves, 300 x 130; the value axis is logarithmic where positive values
+    span more than a factor 20.
 
     Args:
         title: Of the panel.
@@ -71,7 +84,9 @@ def line_parts(title: str, lines: Mapping[str, Points], order: Sequence[str]) ->
         f'<text x="8" y="124">{first:.0f}</text><text x="232" y="124" text-anchor="end">iteration {last:.0f}</text>',
     ]
     for name, points in lines.items():
-        path = " ".join(f"{8 + 224 * (x - first) / ((last - first) or 1):.1f},{place(y):.1f}" for x, y in points)
+        path = " ".join(
+            f"{8 + 224 * (x - first) / ((last - first) or 1):.1f},{place(y):.1f}" for x, y in points
+        )
         parts.append(
             f'<polyline class="{line_class(order.index(name))}" points="{path}"><title>{escape(name)}</title></polyline>'
         )

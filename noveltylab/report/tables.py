@@ -53,7 +53,9 @@ def build(
     document, records = Document(f"Runs of {name}", _lead(found), [], []), list[Record]()
     for protocol, data in keys:
         rows = groups.get((protocol, data), [])
-        related = [table for table in tables.values() if (table.protocol, table.data) == (protocol, data)]
+        related = [
+            table for table in tables.values() if (table.protocol, table.data) == (protocol, data)
+        ]
         section = Section(f"{protocol} · {data}")
         for table in related:
             if not about or table in about:
@@ -61,32 +63,48 @@ def build(
                 records += printed_records(table)
         if rows:
             comparisons = compare_all(rows)
-            blocks = list(our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None)))
+            blocks = list(
+                our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None))
+            )
             section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:], *side_by_side(rows)]
             records += our_records(rows, comparisons, protocol, data)
         document.sections.append(section)
-    not_run = [] if about else [table for table in tables.values() if (table.protocol, table.data) not in groups]
+    not_run = (
+        []
+        if about
+        else [table for table in tables.values() if (table.protocol, table.data) not in groups]
+    )
     document.end += _end(found, not_run)
     return document, records
 
 
-def latex_tables(found: Collected, tables: Mapping[str, PaperTable], chosen: Iterable[str] = ()) -> dict[str, str]:
-    r"""Name -> text of one LaTeX file a table, of the same tables as `build`; those without a run are left out."""
+def latex_tables(
+    found: Collected, tables: Mapping[str, PaperTable], chosen: Iterable[str] = ()
+) -> dict[str, str]:
+    r"""Name -> text of one LaTeX file a table, of the same tables as `build`; those without a run
+    are left out.
+    """
     groups = group(found.runs)
     about = [tables[ident] for ident in chosen]
     files: dict[str, str] = {}
     for (protocol, data), rows in sorted(groups.items()):
-        related = [table for table in tables.values() if (table.protocol, table.data) == (protocol, data)]
+        related = [
+            table for table in tables.values() if (table.protocol, table.data) == (protocol, data)
+        ]
         wanted = [table for table in related if not about or table in about]
         for table in wanted:
             files |= paper_table(table, rows_of(table, rows, related))
         if wanted or not about:
-            files |= own_table(protocol, data, rows, next((table for table in related if table.about_auroc), None))
+            files |= own_table(
+                protocol, data, rows, next((table for table in related if table.about_auroc), None)
+            )
     return files
 
 
 def _lead(found: Collected) -> list[str]:
-    counts = f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
+    counts = (
+        f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
+    )
     if found.unmeasured:
         counts = f"{counts[:-1]}, {len(found.unmeasured)} without labelled outliers."
     if found.checked or found.unchecked:
@@ -94,7 +112,9 @@ def _lead(found: Collected) -> list[str]:
     made = [run.result.provenance for run in found.runs]
     if not made:
         return [counts, LEGEND]
-    versions, hardware = ([_mapping(item, key) for item in made] for key in ("versions", "hardware"))
+    versions, hardware = (
+        [_mapping(item, key) for item in made] for key in ("versions", "hardware")
+    )
     hours = sum(run.result.seconds.get("total", 0.0) for run in found.runs) / 3600
     made_with = (
         f"noveltylab {_listed(item.get('noveltylab') for item in versions)}, "
@@ -106,13 +126,19 @@ def _lead(found: Collected) -> list[str]:
 
 
 def _checked(found: Collected) -> str:
-    told = f"Checked: the numbers of {found.checked} runs were computed again from their scores files"
-    return f"{told}; {len(found.unchecked)} runs cannot be checked." if found.unchecked else f"{told}."
+    told = (
+        f"Checked: the numbers of {found.checked} runs were computed again from their scores files"
+    )
+    return (
+        f"{told}; {len(found.unchecked)} runs cannot be checked." if found.unchecked else f"{told}."
+    )
 
 
 def _unlike(rows: Sequence[Row]) -> Iterator[Bullets]:
     """What has to be known before the numbers of these rows are compared."""
-    if shortened := tuple(f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened):
+    if shortened := tuple(
+        f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened
+    ):
         yield Bullets(f"{MARK} Shortened runs, not to be compared with whole ones", shortened)
     if lacking := tuple(f"{row.name}: scored weights {row.lacks}" for row in rows if row.lacks):
         yield Bullets("Not the whole method: weights from before its last phase began", lacking)
@@ -138,10 +164,16 @@ def _end(found: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
         ("Unfinished runs", found.unfinished),
     ):
         if items:
-            yield Bullets(title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items))
+            yield Bullets(
+                title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items)
+            )
     if found.unchecked:
         counts = Counter(reason for _, reason in found.unchecked)
-        points = tuple(f"{count} run{'s' * (count != 1)}: {reason}" for reason, count in counts.items())
+        points = tuple(
+            f"{count} run{'s' * (count != 1)}: {reason}" for reason, count in counts.items()
+        )
         yield Bullets("Runs that cannot be checked", points)
     if not_run:
-        yield Bullets("Tables of the papers without a run", tuple(f"{t.ident}: {t.title}" for t in not_run))
+        yield Bullets(
+            "Tables of the papers without a run", tuple(f"{t.ident}: {t.title}" for t in not_run)
+        )

@@ -7,11 +7,17 @@ from noveltylab.command.screen import plain
 
 
 def render(path: Path, **values: Any) -> str:
-    """A page from the jinja2 template at `path`; every text is escaped, its control characters made visible."""
+    """A page from the jinja2 template at `path`; every text is escaped, its control characters made
+    visible.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
     )
     return environment.from_string(path.read_text(encoding="utf-8")).render(**values)
 

@@ -4,7 +4,18 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from noveltylab.report.blocks import Block, Bullets, Cell, Curves, Document, Grid, Heading, Picture, RankPlot, Text
+from noveltylab.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Curves,
+    Document,
+    Grid,
+    Heading,
+    Picture,
+    RankPlot,
+    Text,
+)
 
 MARKDOWN = re.compile(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))")
 LATEX = {
@@ -54,7 +65,12 @@ def _markdown_block(block: Block) -> Iterator[str]:
         case Text(text):
             yield from (escape_markdown(text), "")
         case Bullets(title, points):
-            yield from (f"{escape_markdown(title)}:", "", *(f"- {escape_markdown(item)}" for item in points), "")
+            yield from (
+                f"{escape_markdown(title)}:",
+                "",
+                *(f"- {escape_markdown(item)}" for item in points),
+                "",
+            )
         case Grid(page_only=False):
             yield from _markdown_grid(block)
         case RankPlot():
@@ -100,7 +116,9 @@ def describe_ranks(plot: RankPlot) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Plain text, on one line, for any engine without a package: accents as commands, other signs by their number."""
+    """Plain text, on one line, for any engine without a package: accents as commands, other signs
+    by their number.
+    """
     return "".join(_latex_sign(sign) for sign in unicodedata.normalize("NFC", one_line(text)))
 
 

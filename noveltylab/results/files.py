@@ -1,7 +1,9 @@
-"""The one door for files that somebody else may have written: regular files of a bounded size, text of a bounded depth.
+"""The one door for files that somebody else may have written: regular files of a bounded size, text
+of a bounded depth.
 
-A pipe or a device is never waited for, an endless file never read to its end, and what a file says it holds is what is read
-of it. Everything here raises OSError for a file that is not opened, and ValueError for a content that is not taken.
+A pipe or a device is never waited for, an endless file never read to its end, and what a file says
+it holds is what is read of it. Everything here raises OSError for a file that is not opened, and
+ValueError for a content that is not taken.
 """
 
 import errno
@@ -32,7 +34,9 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | Path, limit: int | None = None, within: Path | None = None) -> io.BufferedReader:
+def open_regular(
+    path: str | Path, limit: int | None = None, within: Path | None = None
+) -> io.BufferedReader:
     """Opens a regular file for reading.
 
     Args:
@@ -41,16 +45,23 @@ def open_regular(path: str | Path, limit: int | None = None, within: Path | None
         within: A folder that the file must lie in, wherever links lead.
 
     Raises:
-        OSError: It is missing, a folder, a pipe, a device, or larger than that, or it lies elsewhere.
+        OSError: It is missing, a folder, a pipe, a device, or larger than that, or it lies
+        elsewhere.
     """
     path, limit = Path(path), MAX_FILE_BYTES if limit is None else limit
     _check_place(path, within)
-    _check_kind(os.stat(path), path, limit)  # before it is opened: to open a pipe or a device may wait, or do something
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    _check_kind(
+        os.stat(path), path, limit
+    )  # before it is opened: to open a pipe or a device may wait, or do something
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     try:
         status = os.fstat(descriptor)
         _check_kind(status, path, limit)
-        if status.st_size == 0:  # /proc/kmsg calls itself an empty regular file, and would be waited for
+        if (
+            status.st_size == 0
+        ):  # /proc/kmsg calls itself an empty regular file, and would be waited for
             os.close(descriptor)
             return io.BufferedReader(io.BytesIO())
         return open(descriptor, "rb")
@@ -83,7 +94,9 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | Non
 
 
 def read_tail(path: str | Path, count: int, within: Path | None = None) -> bytes:
-    """At most the last `count` bytes of a file of any size up to MAX_FILE_BYTES. OSError as `open_regular`."""
+    """At most the last `count` bytes of a file of any size up to MAX_FILE_BYTES. OSError as
+    `open_regular`.
+    """
     with open_regular(path, within=within) as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - count))
@@ -100,7 +113,8 @@ def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 
     Raises:
         OSError: As `open_regular`.
-        ValueError: It is no JSON, nested too deeply, or holds a number that is not finite or beyond 64 bits.
+        ValueError: It is no JSON, nested too deeply, or holds a number that is not finite or beyond
+        64 bits.
     """
     text = read_text(path, limit, within)
     try:
@@ -116,7 +130,8 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 
     Raises:
         OSError: As `open_regular`.
-        ValueError: It is no YAML, nested too deeply, or holds an alias, a tag, or a number as `read_json` refuses.
+        ValueError: It is no YAML, nested too deeply, or holds an alias, a tag, or a number as
+        `read_json` refuses.
     """
     import yaml
 
@@ -126,11 +141,15 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
     try:
         # first its events alone: aliases would multiply what is built, and nesting overflow it
         for event in yaml.parse(text, Loader=loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > MAX_NESTING:
                 raise ValueError("nested too deeply")
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise ValueError(f"line {event.start_mark.line + 1} holds an alias or a tag, which a run never writes")
+                raise ValueError(
+                    f"line {event.start_mark.line + 1} holds an alias or a tag, which a run never writes"
+                )
         value = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, TypeError) as error:  # a list as a key is a TypeError
         raise ValueError(" ".join(str(error).split())[:200]) from None
@@ -139,7 +158,8 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 
 
 def check_plain(value: Any) -> None:
-    """ValueError unless a value is made of mappings by text, lists, text that is Unicode, finite numbers, bool and None.
+    """ValueError unless a value is made of mappings by text, lists, text that is Unicode, finite
+    numbers, bool and None.
 
     No deeper than MAX_NESTING. The message begins with the place, e.g. `scores.mse.auroc: `.
     """

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-#: What the warning begins with, behind the score's name; older results have it for any AUROC below 0.5.
+#: What the warning begins with, behind the score's name; older results have it for any AUROC below
+#: 0.5.
 WORD = ": inverted, "
 
 
@@ -16,7 +17,9 @@ def inverted(name: str, auroc: float, interval: Sequence[float]) -> str:
     """
     if interval[1] >= 0.5:
         return ""
-    return f"{name}{WORD}an AUROC of {auroc:.3f} means that inliers get higher scores than outliers."
+    return (
+        f"{name}{WORD}an AUROC of {auroc:.3f} means that inliers get higher scores than outliers."
+    )
 
 
 def standing(warnings: Sequence[str], name: str, interval: Sequence[float]) -> list[str]:

@@ -1,6 +1,8 @@
-"""Recorded configurations of older versions, in the options of today: the one place that knows what options once were.
+"""Recorded configurations of older versions, in the options of today: the one place that knows what
+options once were.
 
-Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what `recipe=ours` is.
+Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what
+`recipe=ours` is.
 """
 
 from collections.abc import Sequence
@@ -8,10 +10,34 @@ from typing import Any
 
 #: method.preset of OCGAN.
 OCGAN = {
-    "choice": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.2},
-    "paper_sum": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447},
-    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2},
-    "release": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 250.0, "mse_reduction": "mean", "noise_std": 0.02},
+    "choice": {
+        "w_lat": 1.0,
+        "w_vis": 1.0,
+        "w_mse": 250.0,
+        "mse_reduction": "mean",
+        "noise_std": 0.2,
+    },
+    "paper_sum": {
+        "w_lat": 1.0,
+        "w_vis": 1.0,
+        "w_mse": 10.0,
+        "mse_reduction": "sum",
+        "noise_std": 0.447,
+    },
+    "readme": {
+        "w_lat": 10.0,
+        "w_vis": 1.0,
+        "w_mse": 5.0,
+        "mse_reduction": "mean",
+        "noise_std": 0.2,
+    },
+    "release": {
+        "w_lat": 10.0,
+        "w_vis": 1.0,
+        "w_mse": 250.0,
+        "mse_reduction": "mean",
+        "noise_std": 0.02,
+    },
 }
 #: method.preset of NDA.
 NDA = {
@@ -43,7 +69,9 @@ COLOUR = ("cifar10", "coil100")
 PRESETS = ("ours", "first_code")
 
 
-def in_options_of_today(config: dict[str, Any], shape: Sequence[int] | None = None) -> dict[str, Any]:
+def in_options_of_today(
+    config: dict[str, Any], shape: Sequence[int] | None = None
+) -> dict[str, Any]:
     """A recorded configuration as it would be recorded today; one of today as it is.
 
     Args:
@@ -70,7 +98,9 @@ Shape = Sequence[int] | None
 
 
 def _numbers(method: Options, option: str, tables: dict[str, Options]) -> Options:
-    """The method's options without one of old, and the numbers that it stood for where they are null."""
+    """The method's options without one of old, and the numbers that it stood for where they are
+    null.
+    """
     numbers = tables.get(str(method.get(option)))
     if numbers is None:
         return method
@@ -102,7 +132,9 @@ def _oled(method: Options, data: Options, shape: Shape) -> Options:
     if layers not in OLED:
         return method  # the images are not known, so nobody knows
     latent = {"latent_size": OLED_LATENT[layers]}
-    return _numbers(method, "preset", {"official": OLED[layers] | latent, "paper": OLED_PAPER | latent})
+    return _numbers(
+        method, "preset", {"official": OLED[layers] | latent, "paper": OLED_PAPER | latent}
+    )
 
 
 def _memae(method: Options, data: Options, shape: Shape) -> Options:

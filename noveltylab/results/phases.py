@@ -1,8 +1,9 @@
-"""Phases of a method's training, such as OCGAN without and with mining, and which of them the scored weights have seen.
+"""Phases of a method's training, such as OCGAN without and with mining, and which of them the
+scored weights have seen.
 
-Read from what a run records, without torch: so old results are judged by the same rule as new ones. A method says its
-phases itself (`Method.phases`); for those who may not import it, `CONFIGURED` says them by its recorded options, and a
-test compares the two.
+Read from what a run records, without torch: so old results are judged by the same rule as new ones.
+A method says its phases itself (`Method.phases`); for those who may not import it, `CONFIGURED`
+says them by its recorded options, and a test compares the two.
 """
 
 import math
@@ -18,7 +19,8 @@ class Phase:
     Attributes:
         name: As it stands behind a number of epochs: `with mining`.
         start: Share of the planned epochs at which it begins; it ends where the next one begins.
-        selectable: Whether the method's validation loss is finite in it: else its weights are never selected.
+        selectable: Whether the method's validation loss is finite in it: else its weights are never
+            selected.
     """
 
     name: str
@@ -35,17 +37,24 @@ class Seen:
 
 
 def begins(start: float, epochs: int) -> int:
-    """The first epoch e, counted from 1, of a phase: (e - 1) / epochs >= start. One after the last epoch if there is none."""
+    """The first epoch e, counted from 1, of a phase: (e - 1) / epochs >= start. One after the last
+    epoch if there is none.
+    """
     about = math.ceil(start * epochs)  # a product is rounded, so the epochs around it are tried
     near = range(max(0, about - 1), min(epochs, about + 2))
     return 1 + next((over for over in near if over / epochs >= start), epochs)
 
 
 def seen_after(phases: Sequence[Phase], epoch: int, epochs: int) -> list[Seen]:
-    """What weights have seen after `epoch` of `epochs` planned ones, phase by phase; [] for a method of one phase."""
+    """What weights have seen after `epoch` of `epochs` planned ones, phase by phase; [] for a
+    method of one phase.
+    """
     firsts = [min(begins(phase.start, epochs), epoch + 1) for phase in phases]
     ends = [*firsts, epoch + 1][1:]
-    return [Seen(phase.name, end - first) for phase, first, end in zip(phases, firsts, ends, strict=False)]
+    return [
+        Seen(phase.name, end - first)
+        for phase, first, end in zip(phases, firsts, ends, strict=False)
+    ]
 
 
 # By recorded options.
@@ -73,7 +82,9 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def soft_boundary_start(pretrain: float, warm_up: float) -> float:
-    """The share of all epochs at which the radius moves: after a share `warm_up` of those after pretraining."""
+    """The share of all epochs at which the radius moves: after a share `warm_up` of those after
+    pretraining.
+    """
     return pretrain + (warm_up - ROUNDING) * (1 - pretrain) if warm_up else pretrain
 
 
@@ -95,7 +106,8 @@ def configured_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen]:
-    """What the scored weights of a run have seen: as its result records it, of an older result by its options.
+    """What the scored weights of a run have seen: as its result records it, of an older result by
+    its options.
 
     Args:
         selected: Of a result.json, likewise config.
@@ -105,13 +117,22 @@ def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen
     if not selected["epoch"]:
         return []
     try:
-        return seen_after(configured_phases(config["method"]), selected["epoch"], config["trainer"]["max_epochs"])
-    except (KeyError, TypeError, ValueError, ArithmeticError):  # a configuration that somebody else wrote
+        return seen_after(
+            configured_phases(config["method"]), selected["epoch"], config["trainer"]["max_epochs"]
+        )
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+    ):  # a configuration that somebody else wrote
         return []
 
 
 def lacking(seen: Sequence[Seen]) -> str:
-    """What weights are that have seen no epoch of the last phase, such as `without mining`; "" for the whole method."""
+    """What weights are that have seen no epoch of the last phase, such as `without mining`; "" for
+    the whole method.
+    """
     if not seen or seen[-1].epochs:
         return ""
     return next((phase.name for phase in reversed(seen) if phase.epochs), seen[0].name)
@@ -124,12 +145,23 @@ def in_words(seen: Sequence[Seen]) -> str:
 
 def selects_nothing_else(options: Mapping[str, Any]) -> bool:
     """Whether trainer.select_whole changes nothing in a run with these options, by dotted key."""
-    method = {key.removeprefix("method."): value for key, value in options.items() if key.startswith("method.")}
+    method = {
+        key.removeprefix("method."): value
+        for key, value in options.items()
+        if key.startswith("method.")
+    }
     try:
         phases = configured_phases(method)
-    except (KeyError, TypeError, ValueError, ArithmeticError):  # a configuration that somebody else wrote
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+    ):  # a configuration that somebody else wrote
         return False
     if not phases or phases[-1].start <= 0:
         return True
-    unselected = options.get("select") == "last" or not any(phase.selectable for phase in phases[:-1])
+    unselected = options.get("select") == "last" or not any(
+        phase.selectable for phase in phases[:-1]
+    )
     return unselected and not options.get("trainer.average_epochs")

@@ -24,7 +24,9 @@ except ImportError:  # not on Windows
 
 from noveltylab.errors import UserError
 from noveltylab.results.files import open_regular, read_json, read_yaml
-from noveltylab.results.files import sha256_file as sha256_file  # beside what else is asked of a run folder
+from noveltylab.results.files import (
+    sha256_file as sha256_file,
+)  # beside what else is asked of a run folder
 from noveltylab.results.older import in_options_of_today
 from noveltylab.results.phases import selects_nothing_else
 from noveltylab.results.schema import Result, Unmeasured, check_config, check_result
@@ -33,7 +35,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: Ends the name of a floor of the images as the method sees them, which differ from raw pixels.
 SEEN = "_seen"
 PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
-#: Options that came later, and the value under which a run is what it was before there was such an option.
+#: Options that came later, and the value under which a run is what it was before there was such an
+#: option.
 LATER: dict[str, Any] = {
     "trainer.cuda_graph": "off",
     "trainer.winograd": False,
@@ -57,7 +60,10 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.temperature": 1.0,
         "method.feature_norm": "mean_square",
     },
-    "noveltylab.methods.ocgan.OCGAN": {"method.double_sigmoid": False, "method.mining_loss": "saturated"},
+    "noveltylab.methods.ocgan.OCGAN": {
+        "method.double_sigmoid": False,
+        "method.mining_loss": "saturated",
+    },
     "noveltylab.methods.deep_svdd.DeepSVDD": {
         "method.batch_norm": "fixed",
         "method.first_filters": "random",
@@ -124,7 +130,8 @@ CELL = {"inlier", "seed", "method.name"}
 
 
 def kind_of_option(key: str, own_images: bool = False) -> str:
-    """What an option of a recorded config is: "free", "noted", "cell", or "numbers" if it makes the numbers.
+    """What an option of a recorded config is: "free", "noted", "cell", or "numbers" if it makes the
+    numbers.
 
     All but free ones have to be the same for a run to go on; the report compares "numbers" alone.
 
@@ -144,14 +151,19 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """A nested mapping as one of dotted keys: {"data": {"size": 32}} -> {"data.size": 32}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
 def flat_options(config: Any) -> dict[str, Any]:
     """A recorded config by dotted key, with the old values of options that it is too old to have.
 
-    trainer.select_whole is left out where it changes nothing: so runs from before it are like those after it.
+    trainer.select_whole is left out where it changes nothing: so runs from before it are like those
+    after it.
     """
     flat = flatten(config)
     options = LATER | LATER_OF_METHOD.get(str(flat.get("method._target_")), {}) | flat
@@ -161,7 +173,8 @@ def flat_options(config: Any) -> dict[str, Any]:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: after any failure the old file stands and no temporary file is left.
+    """Write a whole file or nothing: after any failure the old file stands and no temporary file is
+    left.
 
     Args:
         path: The file; its folder is made if missing.
@@ -173,7 +186,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, which appears whole under `path` when the block ends, or not at all."""
+    """A file to write piece by piece, which appears whole under `path` when the block ends, or not
+    at all.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -207,7 +222,9 @@ def remove_leftovers(folder: Path) -> None:
         return
     for path in folder.glob(".*.tmp"):
         with suppress(OSError), open_regular(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody is writing it
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # BlockingIOError: somebody is writing it
             path.unlink()
 
 
@@ -238,7 +255,9 @@ def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured
         content = read_json(path, within=path.parent)
         result = check_result(content)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}, so this run is not complete. Run it again.") from None
+        raise UserError(
+            f"{path}: {error.strerror}, so this run is not complete. Run it again."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path}: damaged ({_line(error)}). Move it away and run again.") from None
     config = in_options_of_today(result.config, result.input.get("shape"))
@@ -271,43 +290,54 @@ def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
     """The configuration in a result that somebody else may have written, as plain values.
 
     Raises:
-        UserError: It is missing, names code that is no method of noveltylab, or holds an interpolation.
+        UserError: It is missing, names code that is no method of noveltylab, or holds an
+        interpolation.
     """
     config = result.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("method"), dict):
-        raise UserError("the run's result.json holds no configuration; run it again with force=true")
+        raise UserError(
+            "the run's result.json holds no configuration; run it again with force=true"
+        )
     target = str(config["method"].get("_target_"))
     if not is_own_method(target):
         raise UserError(
             f"the run's configuration asks for {target}, which is no method of noveltylab; it is not loaded"
         )
     if "${" in json.dumps(config):
-        raise UserError("the run's configuration holds an interpolation (${...}), which a recorded one never does")
+        raise UserError(
+            "the run's configuration holds an interpolation (${...}), which a recorded one never does"
+        )
     return dict(config)
 
 
 def is_own_method(target: str) -> bool:
     """Whether a dotted name is that of a class right in one of the modules of noveltylab.methods."""
-    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE / "methods")])} - {"base"}
+    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE / "methods")])} - {
+        "base"
+    }
     match = re.fullmatch(r"noveltylab\.methods\.(\w+)\.([A-Za-z]\w*)", target, re.ASCII)
     return match is not None and match[1] in modules
 
 
-def provenance(started: datetime | None = None, gpu: str | None = None, threads: int | None = None) -> dict[str, Any]:
+def provenance(
+    started: datetime | None = None, gpu: str | None = None, threads: int | None = None
+) -> dict[str, Any]:
     """What a number was made with.
 
     Args:
         started: When the run began; now if not given.
         gpu: Name of the accelerator, from the caller, since this module does not import torch.
-        threads: How many torch computes with on a CPU, likewise; another number rounds sums elsewhere.
+        threads: How many torch computes with on a CPU, likewise; another number rounds sums
+            elsewhere.
 
     Returns:
-        ``versions`` (package -> version, None where not installed), ``commit``, ``hardware`` (``cpu``, ``cores`` usable,
-        ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the launcher set it), ``command`` and ``time`` (ISO 8601,
-        UTC, seconds).
+        ``versions`` (package -> version, None where not installed), ``commit``, ``hardware``
+        (``cpu``, ``cores`` usable, ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the
+        launcher set it), ``command`` and ``time`` (ISO 8601, UTC, seconds).
     """
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
         "commit": commit(),
         "hardware": {
             "cpu": _cpu(),
@@ -323,7 +353,9 @@ def provenance(started: datetime | None = None, gpu: str | None = None, threads:
 
 
 def masked(argument: str) -> str:
-    """An argument of a command line without what nobody else may read: values of keys, tokens, secrets and passwords."""
+    """An argument of a command line without what nobody else may read: values of keys, tokens,
+    secrets and passwords.
+    """
     key, equals, _ = argument.partition("=")
     if equals and (_SECRET.search(key) or "env_set" in key):
         return f"{key}=***"
@@ -334,8 +366,8 @@ def commit(package: Path = PACKAGE) -> str | None:
     """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
 
     Returns:
-        40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one does not track the
-        package (a virtual environment inside another project).
+        40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one
+        does not track the package (a virtual environment inside another project).
     """
     head = _git(package, "rev-parse", "HEAD")
     if head is None or not _git(package, "ls-files", "--", "__init__.py"):
@@ -368,7 +400,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, env=environment, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

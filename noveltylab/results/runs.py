@@ -12,7 +12,9 @@ LISTED, VISITED = 8, 2000
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The folders at and below `folder` that hold a result.json, by name; at most VISITED folders are looked into."""
+    """The folders at and below `folder` that hold a result.json, by name; at most VISITED folders
+    are looked into.
+    """
     walk = os.walk(folder, onerror=_tell)
     for (where, folders, files), _ in zip(walk, range(VISITED), strict=False):
         if "result.json" in files:
@@ -26,11 +28,15 @@ def _tell(error: OSError) -> None:
 
 
 def require_run(folder: Path) -> None:
-    """UserError where `folder` holds no finished run: says what is there, and which runs lie below it or beside it."""
+    """UserError where `folder` holds no finished run: says what is there, and which runs lie below
+    it or beside it.
+    """
     if (folder / "result.json").is_file():
         return
     if (folder / "config.yaml").is_file():
-        raise UserError(f"run={folder}: this run is not complete; the command that began it goes on with it")
+        raise UserError(
+            f"run={folder}: this run is not complete; the command that began it goes on with it"
+        )
     if folder.is_dir():
         missing, nearest = "no run is there (it holds no result.json)", folder
     elif os.path.lexists(folder):

@@ -1,7 +1,8 @@
 """The one schema of what a run's folder says: result.json and config.yaml, whoever wrote them.
 
-Every reader of a folder goes through `read_result` and `read_config` of results.py, which check by it. What a key means is
-said where it is written (run.py); what a later version added is ignored, or has a default here.
+Every reader of a folder goes through `read_result` and `read_config` of results.py, which check by
+it. What a key means is said where it is written (run.py); what a later version added is ignored, or
+has a default here.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,8 +15,9 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rule = Annotated[str, Field(pattern=r"^(outlier_val|oracle)$")]
-#: what a run measures beside its own number: patches labelled as their frames, patches labelled by masks of pixels, frames
-#: of clips that are each scaled by themselves, single images of videos, whole sound files
+#: what a run measures beside its own number: patches labelled as their frames, patches labelled by
+#: masks of pixels, frames of clips that are each scaled by themselves, single images of videos,
+#: whole sound files
 APART = ("patches", "patches_by_mask", "clips", "images", "files")
 Apart = Annotated[str, Field(pattern=rf"^({'|'.join(APART)})$")]
 Diagnosis = Annotated[str, Field(pattern=r"^batch_statistics$")]
@@ -29,11 +31,21 @@ LONGEST_NAME = 100
 
 
 def check_name(name: str) -> str:
-    """A name that may become that of a folder. ValueError for one that would lead elsewhere, or hide what it is."""
+    """A name that may become that of a folder. ValueError for one that would lead elsewhere, or
+    hide what it is.
+    """
     if not name or len(name) > LONGEST_NAME:
         raise ValueError(f"a name has 1 to {LONGEST_NAME} letters")
-    if "/" in name or "\\" in name or name.startswith(".") or not name.isprintable() or name != name.strip():
-        raise ValueError("a name holds no /, \\ or control characters, and starts with no dot or space")
+    if (
+        "/" in name
+        or "\\" in name
+        or name.startswith(".")
+        or not name.isprintable()
+        or name != name.strip()
+    ):
+        raise ValueError(
+            "a name holds no /, \\ or control characters, and starts with no dot or space"
+        )
     return name
 
 
@@ -117,7 +129,9 @@ class Weights(Record):
 
 
 class Input(Record):
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]], Field(min_length=3, max_length=3)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=LARGEST_SIDE)]], Field(min_length=3, max_length=3)
+    ]
     kind: Literal["image", "frame", "video", "file"]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
@@ -162,7 +176,9 @@ class DataRecord(Named):
 
 
 class Config(Record):
-    """What every recorded configuration has; its options are checked one by one where a run is used (options.py)."""
+    """What every recorded configuration has; its options are checked one by one where a run is used
+    (options.py).
+    """
 
     method: MethodRecord
     data: DataRecord
@@ -174,7 +190,9 @@ class Config(Record):
 
 
 class ErrorRates(Record):
-    """At a threshold that the source set placed: shares of attacks accepted and of genuine videos rejected, their mean."""
+    """At a threshold that the source set placed: shares of attacks accepted and of genuine videos
+    rejected, their mean.
+    """
 
     threshold: float
     far: Unit
@@ -194,7 +212,9 @@ class Cross(Record):
 
 
 class Place(Record):
-    """Which run a result is of, and how it went: what a result holds with and without labelled outliers."""
+    """Which run a result is of, and how it went: what a result holds with and without labelled
+    outliers.
+    """
 
     method: Name
     data: Name
@@ -264,19 +284,27 @@ class Result(Place):
             ),
         ):
             if self.primary not in scores:
-                raise ValueError(f"primary is {self.primary!r}, but {name} has {', '.join(scores) or 'none'}")
+                raise ValueError(
+                    f"primary is {self.primary!r}, but {name} has {', '.join(scores) or 'none'}"
+                )
         return self
 
 
 def check_result(content: Any) -> Result | Unmeasured:
-    """The content of a result.json. ValueError that names the fields which are not as a run writes them."""
+    """The content of a result.json. ValueError that names the fields which are not as a run writes
+    them.
+    """
     if not isinstance(content, dict):
         raise ValueError(f"holds a {type(content).__name__}, not a result")
     model: type[Result | Unmeasured] = Unmeasured if "unmeasured" in content else Result
     result = _validated(model, content)
     config = _validated(_Parts, content).config
     label = config.data.label
-    named = (config.method.name, config.data.name if label is None else str(label), config.protocol.name)
+    named = (
+        config.method.name,
+        config.data.name if label is None else str(label),
+        config.protocol.name,
+    )
     if named != (result.method, result.data, result.protocol):
         raise ValueError(
             f"config: is that of {' '.join(named)}, not of {result.method} {result.data} {result.protocol}"
@@ -301,7 +329,9 @@ def _validated(model: type[M], content: dict[str, Any]) -> M:
 
 def explain(error: ValidationError) -> str:
     """The first fields that are wrong, as `scores.mse.auroc: should be a valid number; ...`."""
-    return "; ".join(dict.fromkeys(_explain(dict(item)) for item in error.errors(include_input=False)[:3]))
+    return "; ".join(
+        dict.fromkeys(_explain(dict(item)) for item in error.errors(include_input=False)[:3])
+    )
 
 
 def _explain(item: dict[str, Any]) -> str:

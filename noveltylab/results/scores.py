@@ -1,4 +1,6 @@
-"""scores.csv: every test sample with its id, label and raw novelty scores; each number of a run is made from it."""
+"""scores.csv: every test sample with its id, label and raw novelty scores; each number of a run is
+made from it.
+"""
 
 import csv
 import hashlib
@@ -21,7 +23,8 @@ CLASS = "class"
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The N test samples of one run; values of other types are converted, which is exact for float32.
+    """The N test samples of one run; values of other types are converted, which is exact for
+    float32.
 
     Attributes:
         ids: N names, one for each sample, without line breaks.
@@ -46,7 +49,9 @@ class Scores:
             "ids": [str(name) for name in self.ids],
             "labels": np.asarray(self.labels, np.int64),
             "is_outlier": np.asarray(self.is_outlier, np.bool_),
-            "columns": {name: np.asarray(column, np.float64) for name, column in self.columns.items()},
+            "columns": {
+                name: np.asarray(column, np.float64) for name, column in self.columns.items()
+            },
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -59,22 +64,37 @@ class Scores:
         if taken := {*FIXED, CLASS} & set(self.columns):
             raise ValueError(f"a score may not be named {sorted(taken)}")
         if broken := next((name for name in self.ids if "\n" in name or "\r" in name), None):
-            raise UserError(f"{broken!r} holds a line break, which scores.csv cannot keep. Rename that sample.")
+            raise UserError(
+                f"{broken!r} holds a line break, which scores.csv cannot keep. Rename that sample."
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def write_scores(path: str | Path, scores: Scores) -> None:
-    """Write one line for each sample, atomically; each float with as many digits as give it back bit by bit."""
+    """Write one line for each sample, atomically; each float with as many digits as give it back
+    bit by bit.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     named = {} if scores.classes is None else {CLASS: map(quote, scores.classes)}
     writer.writerow([*FIXED, *named, *scores.columns])
     flags = scores.is_outlier.astype(np.int64).tolist()
     columns = (column.tolist() for column in scores.columns.values())
-    writer.writerows(zip(map(quote, scores.ids), scores.labels.tolist(), flags, *named.values(), *columns, strict=True))
-    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))  # ids may be file names that are no UTF-8
+    writer.writerows(
+        zip(
+            map(quote, scores.ids),
+            scores.labels.tolist(),
+            flags,
+            *named.values(),
+            *columns,
+            strict=True,
+        )
+    )
+    write_atomic(
+        path, text.getvalue().encode("utf-8", "surrogateescape")
+    )  # ids may be file names that are no UTF-8
 
 
 def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
@@ -82,7 +102,8 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
 
     Args:
         path: The file.
-        sha256: The digest kept in result.json, if known: it also shows a file cut between two lines, or edited.
+        sha256: The digest kept in result.json, if known: it also shows a file cut between two
+            lines, or edited.
 
     Raises:
         UserError: The file is missing, cut short, damaged or not the one recorded.
@@ -101,11 +122,16 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
     except (csv.Error, ValueError) as error:
         raise _damaged(path, f"is no CSV file ({error})") from None
     if tuple(header[:3]) != FIXED or len(set(header)) < len(header):
-        raise _damaged(path, f"starts with {','.join(header)[:60]!r} instead of {','.join(FIXED)},<score names>")
+        raise _damaged(
+            path,
+            f"starts with {','.join(header)[:60]!r} instead of {','.join(FIXED)},<score names>",
+        )
     if not rows:
         raise _damaged(path, "holds no samples")
     if wrong := next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None):
-        raise _damaged(path, f"line {wrong} has {len(rows[wrong - 2])} values instead of {len(header)}")
+        raise _damaged(
+            path, f"line {wrong} has {len(rows[wrong - 2])} values instead of {len(header)}"
+        )
     ids, labels, flags, *columns = zip(*rows, strict=True)
     classes = list(map(unquote, columns.pop(0))) if header[3:4] == [CLASS] else None
     named = zip(header[4 if classes else 3 :], columns, strict=True)

@@ -1,6 +1,8 @@
-"""Text in CSV files: a spreadsheet takes a cell that starts with =, +, -, @, a tab or a line end for a formula, and runs it.
+"""Text in CSV files: a spreadsheet takes a cell that starts with =, +, -, @, a tab or a line end
+for a formula, and runs it.
 
-Such a text gets an apostrophe in front, which spreadsheets hide and `unquote` takes away. Numbers are written as they are.
+Such a text gets an apostrophe in front, which spreadsheets hide and `unquote` takes away. Numbers
+are written as they are.
 """
 
 import re

@@ -33,17 +33,26 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
         changes: Options of the caller, such as data.root=/srv/data.
 
     Raises:
-        UserError: No such run, its files or images are others than it records, or its method has no batch norm.
+        UserError: No such run, its files or images are others than it records, or its method has no
+        batch norm.
     """
     require_run(folder)
     if wrong := damage(folder):
-        raise UserError(f"{folder}: {wrong} damaged or changed since the run; run it again with force=true")
+        raise UserError(
+            f"{folder}: {wrong} damaged or changed since the run; run it again with force=true"
+        )
     result = read_result(folder)
-    weights = folder / str(result["weights"]["file"]) if "weights" in result else folder / "checkpoints"
+    weights = (
+        folder / str(result["weights"]["file"]) if "weights" in result else folder / "checkpoints"
+    )
     if not weights.is_file():
-        raise UserError(f"{weights}: the run's weights are not there; run it again with diagnose=batch_statistics")
+        raise UserError(
+            f"{weights}: the run's weights are not there; run it again with diagnose=batch_statistics"
+        )
     if sha256_file(weights, within=folder) != result["weights"]["sha256"]:
-        raise UserError(f"{weights}: changed since the run (its SHA-256 differs); run it again with force=true")
+        raise UserError(
+            f"{weights}: changed since the run (its SHA-256 differs); run it again with force=true"
+        )
     options, _ = fresh_options(folder, result, changes)
     # torch takes seconds: only once everything else is known to be good
     from noveltylab.run.identity import check_same, hash_images
@@ -69,9 +78,13 @@ def parse(arguments: list[str]) -> tuple[Path, list[str]]:
     """The run's folder and the other options. UserError for anything else."""
     runs = [argument for argument in arguments if argument.startswith("run=")]
     changes = [argument for argument in arguments if not argument.startswith(("run=", "diagnose="))]
-    kinds = [argument.partition("=")[2] for argument in arguments if argument.startswith("diagnose=")]
+    kinds = [
+        argument.partition("=")[2] for argument in arguments if argument.startswith("diagnose=")
+    ]
     if len(runs) != 1:
-        raise UserError("name one run folder: python -m noveltylab.run.diagnose run=outputs/p2/nda/mnist/inlier2/seed0")
+        raise UserError(
+            "name one run folder: python -m noveltylab.run.diagnose run=outputs/p2/nda/mnist/inlier2/seed0"
+        )
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"diagnose={wrong[0]}: no such diagnosis; choose from {', '.join(KINDS)}")
     read_changes(changes)

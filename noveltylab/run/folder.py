@@ -1,6 +1,8 @@
-"""What a run's folder tells any process that sees it: complete, begun with other options, held by somebody, failed.
+"""What a run's folder tells any process that sees it: complete, begun with other options, held by
+somebody, failed.
 
-There is no other ledger: a sweep is the folders of its cells, whoever runs them and on whichever machine.
+There is no other ledger: a sweep is the folders of its cells, whoever runs them and on whichever
+machine.
 """
 
 import json
@@ -26,11 +28,19 @@ from noveltylab.command.screen import plain, say
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular, read_json, sha256_file
-from noveltylab.results.record import code_state, flat_options, kind_of_option, read_config, read_result, write_atomic
+from noveltylab.results.record import (
+    code_state,
+    flat_options,
+    kind_of_option,
+    read_config,
+    read_result,
+    write_atomic,
+)
 
 log = logging.getLogger("noveltylab")
 
-#: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to look at it.
+#: Tries, this many seconds apart, before a lock counts as held: `holder` takes it for an instant to
+#: look at it.
 TRIES, PAUSE = 10, 0.05
 #: Bytes that the lock's file may have.
 MAX_OWNER_BYTES = 4096
@@ -43,7 +53,8 @@ class Busy(UserError):
 def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any] | None:
     """The result of a complete run with the same options, or None where there is something to do.
 
-    A result that is damaged, or whose files are not those it records, counts as none (see `set_damaged_aside`).
+    A result that is damaged, or whose files are not those it records, counts as none (see
+    `set_damaged_aside`).
 
     Raises:
         UserError: the folder holds a run with other options; shows the difference.
@@ -57,7 +68,8 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     differences = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
         for key in sorted({*old, *new})
-        if kind_of_option(key, own_images) != "free" and old.get(key, "absent") != new.get(key, "absent")
+        if kind_of_option(key, own_images) != "free"
+        and old.get(key, "absent") != new.get(key, "absent")
     ]
     if differences:
         raise UserError(
@@ -68,14 +80,18 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
 
 
 def damage(folder: Path) -> str:
-    """Why the folder's result does not count: "" if it does, "no result" without one, else the files that are damaged."""
+    """Why the folder's result does not count: "" if it does, "no result" without one, else the
+    files that are damaged.
+    """
     if not os.path.lexists(folder / "result.json"):
         return "no result"
     try:
         files = read_result(folder)["files"]
     except UserError:
         return "result.json"
-    return ", ".join(name for name, digest in files.items() if not _is_file_with(folder / name, digest))
+    return ", ".join(
+        name for name, digest in files.items() if not _is_file_with(folder / name, digest)
+    )
 
 
 def _is_file_with(path: Path, digest: str) -> bool:
@@ -86,7 +102,9 @@ def _is_file_with(path: Path, digest: str) -> bool:
 
 
 def set_damaged_aside(folder: Path) -> None:
-    """Moves a damaged result out of the way, so that the run goes on from its checkpoints; says so. Needs the lock."""
+    """Moves a damaged result out of the way, so that the run goes on from its checkpoints; says so.
+    Needs the lock.
+    """
     if (found := damage(folder)) and found != "no result":
         kept = folder / "result.damaged.json"
         try:
@@ -95,15 +113,21 @@ def set_damaged_aside(folder: Path) -> None:
             raise UserError(
                 f"{folder / 'result.json'}: damaged, and cannot be moved to {kept.name} ({error.strerror}); move it away"
             ) from None
-        say(f"{folder}: {found} damaged or changed since; {kept.name} is kept, the run is finished anew")
+        say(
+            f"{folder}: {found} damaged or changed since; {kept.name} is kept, the run is finished anew"
+        )
 
 
 def set_unknown_aside(folder: Path) -> None:
-    """Moves a checkpoint out of the way that was trained on nobody knows what: its split is gone or damaged."""
+    """Moves a checkpoint out of the way that was trained on nobody knows what: its split is gone or
+    damaged.
+    """
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
         damaged = last.rename(last.with_suffix(".damaged"))
-        log.warning(f"no record of the images of {last}; kept as {damaged.name}, training starts again")
+        log.warning(
+            f"no record of the images of {last}; kept as {damaged.name}, training starts again"
+        )
 
 
 def record_code(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -128,21 +152,28 @@ def said(state: dict[str, Any]) -> str:
     """A state of the code in a few words."""
     if not state.get("sources"):
         return "a version that did not record its code"
-    versions = ", ".join(f"{name} {version}" for name, version in dict(state.get("versions", {})).items())
-    return plain(f"commit {state.get('commit') or 'unknown'}, sources {str(state['sources'])[:12]}, {versions}")
+    versions = ", ".join(
+        f"{name} {version}" for name, version in dict(state.get("versions", {})).items()
+    )
+    return plain(
+        f"commit {state.get('commit') or 'unknown'}, sources {str(state['sources'])[:12]}, {versions}"
+    )
 
 
 # Who runs it.
 
 
 def lock_path(folder: Path) -> Path:
-    """The lock's file, beside the run's folder: force=true moves the folder aside, and a refused run leaves none."""
+    """The lock's file, beside the run's folder: force=true moves the folder aside, and a refused
+    run leaves none.
+    """
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps every other process from running this run; the kernel lets go when this one ends, however it ends.
+    """Keeps every other process from running this run; the kernel lets go when this one ends,
+    however it ends.
 
     Raises:
         Busy: another process holds it; says which, where and since when.
@@ -155,7 +186,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while held: who waits for it sees that its file is gone, and makes a new one
+            path.unlink(
+                missing_ok=True
+            )  # while held: who waits for it sees that its file is gone, and makes a new one
             file.close()
     finally:
         for parent in made:
@@ -173,13 +206,17 @@ def _acquire(path: Path, folder: Path) -> IO[bytes]:
         except FileNotFoundError:
             continue  # whoever made the folder for a refused run has just removed it
         except OSError as error:
-            raise UserError(f"cannot create {folder}: {error.strerror or error}; choose another output=...") from None
+            raise UserError(
+                f"cannot create {folder}: {error.strerror or error}; choose another output=..."
+            ) from None
         if _take(file) and _is(file, path):
             _sign(file, path)
             return file
         file.close()
         time.sleep(PAUSE)
-    raise Busy(f"{folder} is being run by {_words(_owner(path))}; wait for it or end it, then repeat the command")
+    raise Busy(
+        f"{folder} is being run by {_words(_owner(path))}; wait for it or end it, then repeat the command"
+    )
 
 
 def _open_lock(path: Path) -> IO[bytes]:
@@ -214,7 +251,9 @@ def _take(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        _say_once(f"the output's file system has no locks ({error.strerror}): do not start a run twice there")
+        _say_once(
+            f"the output's file system has no locks ({error.strerror}): do not start a run twice there"
+        )
     return True
 
 
@@ -232,7 +271,9 @@ def _is(file: IO[bytes], path: Path) -> bool:
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Who runs this run now ("pid", "host", "since"; {} where that cannot be read), None for nobody."""
+    """Who runs this run now ("pid", "host", "since"; {} where that cannot be read), None for
+    nobody.
+    """
     path = lock_path(folder)
     if fcntl is None or not path.exists():
         return None
@@ -270,13 +311,17 @@ def _now() -> str:
 
 
 def failure_path(options: Options) -> Path:
-    """Where a failed cell of a sweep leaves its reason: `<output>/.sweep/failed/<protocol>-<method>-...-seed<s>.json`."""
+    """Where a failed cell of a sweep leaves its reason:
+    `<output>/.sweep/failed/<protocol>-<method>-...-seed<s>.json`.
+    """
     root = Path(options.output).expanduser()
     return root / ".sweep" / "failed" / f"{'-'.join(options.folder.relative_to(root).parts)}.json"
 
 
 def write_failure(options: Options, overrides: list[str], reason: str, trace: str) -> None:
-    """Keeps why a cell failed, for whoever started the sweep and for the report; the next success removes it."""
+    """Keeps why a cell failed, for whoever started the sweep and for the report; the next success
+    removes it.
+    """
     found = {
         "reason": reason,
         "folder": str(options.folder),

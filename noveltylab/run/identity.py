@@ -40,9 +40,13 @@ def hash_images(images: Tensor) -> NDArray[np.uint64]:
 
 
 def images_sha256(samples: Samples, hashes: NDArray[np.uint64]) -> str:
-    """One hash of all images that were read, with their names and classes: the same for every split of them."""
+    """One hash of all images that were read, with their names and classes: the same for every split
+    of them.
+    """
     rows = zip(samples.ids.tolist(), samples.labels.tolist(), hashes.tolist(), strict=True)
-    return hashlib.sha256("".join(f"{name},{label},{image}\n" for name, label, image in rows).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{name},{label},{image}\n" for name, label, image in rows).encode()
+    ).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,18 @@ def read_recorded(path: Path) -> Recorded | None:
     """The record in a split's file; None where there is none or it is damaged."""
     try:
         with open_regular(path) as raw, np.load(raw, allow_pickle=False) as file:
-            pool = [file[name] if name in file.files else None for name in ("pool_id", "pool_label", "pool_image")]
+            pool = [
+                file[name] if name in file.files else None
+                for name in ("pool_id", "pool_label", "pool_image")
+            ]
             return Recorded(str(file["sha256"]), file["index"], *pool)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
 
-def what_changed(recorded: Recorded, samples: Samples, parts: Split, hashes: NDArray[np.uint64]) -> str:
+def what_changed(
+    recorded: Recorded, samples: Samples, parts: Split, hashes: NDArray[np.uint64]
+) -> str:
     """How the images and the split differ from the recorded ones, "" where they do not."""
     same_split = recorded.digest == split_sha256(parts, samples.ids, samples.labels)
     if recorded.pool_ids is None or recorded.pool_labels is None or recorded.pool_hashes is None:
@@ -82,11 +91,18 @@ def what_changed(recorded: Recorded, samples: Samples, parts: Split, hashes: NDA
         "changed": [name for name in common if old[name][1] != new[name][1]],
         "of another class": [name for name in common if old[name][0] != new[name][0]],
     }
-    differences = [f"{_count(names)} {kind} ({_name(names)})" for kind, names in kinds.items() if names]
-    return "; ".join(differences) or "the same images are split otherwise (by other code or another NumPy)"
+    differences = [
+        f"{_count(names)} {kind} ({_name(names)})" for kind, names in kinds.items() if names
+    ]
+    return (
+        "; ".join(differences)
+        or "the same images are split otherwise (by other code or another NumPy)"
+    )
 
 
-def _by_id(ids: NDArray[Any], labels: NDArray[Any], hashes: NDArray[Any]) -> dict[str, tuple[int, int]]:
+def _by_id(
+    ids: NDArray[Any], labels: NDArray[Any], hashes: NDArray[Any]
+) -> dict[str, tuple[int, int]]:
     values = zip(labels.tolist(), hashes.tolist(), strict=True)
     return dict(zip(ids.tolist(), values, strict=True))
 
@@ -109,12 +125,16 @@ def check_same(folder: Path, samples: Samples, parts: Split, hashes: NDArray[np.
     if recorded is None:
         return False
     if difference := what_changed(recorded, samples, parts, hashes):
-        raise UserError(f"{folder} holds a run that was begun with other images: {difference}; {REMEDY}")
+        raise UserError(
+            f"{folder} holds a run that was begun with other images: {difference}; {REMEDY}"
+        )
     return True
 
 
 def check_complete(result: dict[str, Any], options: Options, folder: Path) -> None:
-    """Raises UserError where the images of a complete run are others now. They are read only if a file changed."""
+    """Raises UserError where the images of a complete run are others now. They are read only if a
+    file changed.
+    """
     if files_changed(result, options):
         samples, parts = read_and_split(options)
         check_same(folder, samples, parts, hash_images(samples.images))

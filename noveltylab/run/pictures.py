@@ -28,9 +28,16 @@ SHOWN = 10
 
 
 def draw(
-    method: Method, samples: Samples, data: NoveltyData, floors: list[Floor], result: dict[str, Any], folder: Path
+    method: Method,
+    samples: Samples,
+    data: NoveltyData,
+    floors: list[Floor],
+    result: dict[str, Any],
+    folder: Path,
 ) -> None:
-    """The pictures of the run: ROC, score histogram, best and worst cases with their reconstructions, clips."""
+    """The pictures of the run: ROC, score histogram, best and worst cases with their
+    reconstructions, clips.
+    """
     scores = read_scores(folder / "scores.csv")
     primary, pictures = result["primary"], folder / "figures"
     main = scores.columns[primary]
@@ -44,9 +51,13 @@ def draw(
     draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
-        pieces = read_scores(folder / f"scores_{'images' if data.wholes.kind == 'video' else 'patches'}.csv")
+        pieces = read_scores(
+            folder / f"scores_{'images' if data.wholes.kind == 'video' else 'patches'}.csv"
+        )
     column = pieces.columns[primary]
-    cases = np.unique(np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values())))
+    cases = np.unique(
+        np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values()))
+    )
     images = data.test[torch.from_numpy(cases)]
     rows = explanations(method, data.preprocess, images)
     made = rows.get(RECONSTRUCTION)
@@ -57,7 +68,9 @@ def draw(
         column[cases],
         pieces.is_outlier[cases],
         [pieces.ids[case] for case in cases],
-        errors=None if made is None else reconstruction_errors(method, data.preprocess, images, made),
+        errors=None
+        if made is None
+        else reconstruction_errors(method, data.preprocess, images, made),
         kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
     )
     draw_rows(method, data, pictures)
@@ -71,31 +84,40 @@ def draw(
 
 
 def draw_embedding(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """The t-SNE picture of as many test inliers as outliers, drawn at random; none for a method that does not embed."""
+    """The t-SNE picture of as many test inliers as outliers, drawn at random; none for a method
+    that does not embed.
+    """
     positions = draw_balanced(data.test_is_outlier, EMBEDDED)
     if len(positions) < FEWEST_EMBEDDED:
         return
     embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(positions)])
     if embedded is not None:
-        figures.plot_embedding(pictures / "embedding.png", embedded, data.test_is_outlier[positions])
+        figures.plot_embedding(
+            pictures / "embedding.png", embedded, data.test_is_outlier[positions]
+        )
 
 
 def draw_balanced(is_outlier: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """At most `count` positions of inliers and as many of outliers, without repeats, the same ones for every run."""
+    """At most `count` positions of inliers and as many of outliers, without repeats, the same ones
+    for every run.
+    """
     rng = np.random.default_rng(0)
     kinds = (np.flatnonzero(is_outlier == kind) for kind in (False, True))
     return np.concatenate([rng.permutation(positions)[:count] for positions in kinds])
 
 
 def keep_reconstructions(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """Keeps a few test images with their reconstructions, from which a report sets methods side by side.
+    """Keeps a few test images with their reconstructions, from which a report sets methods side by
+    side.
 
-    The same images for all runs of a split: inliers, then outliers, that lie evenly over the test. None for sounds, or for
-    a method that does not reconstruct.
+    The same images for all runs of a split: inliers, then outliers, that lie evenly over the test.
+    None for sounds, or for a method that does not reconstruct.
     """
     if data.test.dtype != torch.uint8:
         return
-    positions = np.concatenate([evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)])
+    positions = np.concatenate(
+        [evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)]
+    )
     images = data.test[torch.from_numpy(positions)]
     made = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
     if made is None:
@@ -112,9 +134,17 @@ def keep_reconstructions(method: Method, data: NoveltyData, pictures: Path) -> N
 
 
 def draw_rows(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """The method's own pictures, from its first training images and from test images that lie evenly over the test."""
-    inliers, outliers = (evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True))
-    parts = (data.train[:SHOWN], data.test[torch.from_numpy(inliers)], data.test[torch.from_numpy(outliers)])
+    """The method's own pictures, from its first training images and from test images that lie
+    evenly over the test.
+    """
+    inliers, outliers = (
+        evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)
+    )
+    parts = (
+        data.train[:SHOWN],
+        data.test[torch.from_numpy(inliers)],
+        data.test[torch.from_numpy(outliers)],
+    )
     for name, rows in image_rows(method, data.preprocess, *parts).items():
         figures.plot_rows(pictures / f"{name}.png", rows)
 
@@ -143,7 +173,8 @@ def draw_clips(
     name: str,
     pictures: Path,
 ) -> None:
-    """Frame scores over time, and frames under their patches' scores: the most novel one of each clip, and one clip moving.
+    """Frame scores over time, and frames under their patches' scores: the most novel one of each
+    clip, and one clip moving.
 
     ids and patches (n,): the scored patches; frames (U,): scores of the test frames.
     """
@@ -158,17 +189,26 @@ def draw_clips(
     def overlay(at: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """A test frame (H, W) and the scores of its patches (rows, columns), NaN where none moved."""
         rows = np.arange(*np.searchsorted(units.of, [tested[at], tested[at] + 1]))
-        values = np.array([scored.get(sample, np.nan) for sample in samples.ids[rows]]).reshape(grid)
+        values = np.array([scored.get(sample, np.nan) for sample in samples.ids[rows]]).reshape(
+            grid
+        )
         tiles = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
         shape = (*grid, *tiles.shape[1:])
-        return tiles.reshape(shape).swapaxes(1, 2).reshape(grid[0] * shape[2], grid[1] * shape[3]), values
+        return tiles.reshape(shape).swapaxes(1, 2).reshape(
+            grid[0] * shape[2], grid[1] * shape[3]
+        ), values
 
     clips = {clip: np.flatnonzero(groups == clip) for clip in dict.fromkeys(groups.tolist())}
     figures.plot_clips(
-        pictures / "clips.png", {clip: (frames[rows], abnormal[rows]) for clip, rows in clips.items()}, name
+        pictures / "clips.png",
+        {clip: (frames[rows], abnormal[rows]) for clip, rows in clips.items()},
+        name,
     )
     peaks = {clip: int(rows[frames[rows].argmax()]) for clip, rows in clips.items()}
-    shown = {f"{units.ids[tested[at]]}, {'ab' if abnormal[at] else ''}normal": overlay(at) for at in peaks.values()}
+    shown = {
+        f"{units.ids[tested[at]]}, {'ab' if abnormal[at] else ''}normal": overlay(at)
+        for at in peaks.values()
+    }
     limits = (float(np.median(patches)), float(patches.max()))
     figures.plot_frames(pictures / "frames.png", shown, limits, name)
     mixed = [rows for rows in clips.values() if abnormal[rows].any() and not abnormal[rows].all()]
@@ -176,8 +216,11 @@ def draw_clips(
     figures.animate(pictures / "clip.gif", [overlay(int(at)) for at in moving], limits)
 
 
-def draw_recordings(samples: Samples, wholes: Wholes, segments: NDArray[np.float64], pictures: Path) -> None:
-    """The test file with an event that scores highest, the one that scores lowest, and the highest without any.
+def draw_recordings(
+    samples: Samples, wholes: Wholes, segments: NDArray[np.float64], pictures: Path
+) -> None:
+    """The test file with an event that scores highest, the one that scores lowest, and the highest
+    without any.
 
     segments (n_test,): scores of the test segments.
     """
@@ -192,4 +235,6 @@ def draw_recordings(samples: Samples, wholes: Wholes, segments: NDArray[np.float
         track = dcase.track(samples, int(tested[at]))
         scores, title = segments[wholes.of == at], f"{name.replace('_', ' ')}: {wholes.ids[at]}"
         path = pictures / f"recording_{name}.png"
-        figures.plot_recording(path, track.picture, track.seconds, track.events, track.times, scores, title)
+        figures.plot_recording(
+            path, track.picture, track.seconds, track.events, track.times, scores, title
+        )

@@ -1,7 +1,8 @@
-"""One run, from checked options to a folder that holds everything: config, split, weights, scores, result, pictures.
+"""One run, from checked options to a folder that holds everything: config, split, weights, scores,
+result, pictures.
 
-The stages, each ending in a file: read -> split.npz -> checkpoints/ -> scores.csv -> result.json (last: it means complete).
-Bad input is refused before the folder exists.
+The stages, each ending in a file: read -> split.npz -> checkpoints/ -> scores.csv -> result.json
+(last: it means complete). Bad input is refused before the folder exists.
 """
 
 import itertools
@@ -39,7 +40,14 @@ from noveltylab.results.phases import Seen, in_words, lacking, seen_after
 from noveltylab.results.record import SEEN, provenance, sha256_file, write_atomic, write_result
 from noveltylab.results.schema import APART
 from noveltylab.results.scores import Scores, read_scores, write_scores
-from noveltylab.run.folder import locked, previous, record_code, said, set_damaged_aside, set_unknown_aside
+from noveltylab.run.folder import (
+    locked,
+    previous,
+    record_code,
+    said,
+    set_damaged_aside,
+    set_unknown_aside,
+)
 from noveltylab.run.identity import check_complete, check_same, hash_images, images_sha256
 from noveltylab.run.pictures import draw
 from noveltylab.run.read import read_and_split
@@ -52,10 +60,23 @@ from noveltylab.scoring.auroc import METHOD
 from noveltylab.scoring.conformal import thresholds
 from noveltylab.scoring.floors import Floor, floor_scores
 from noveltylab.scoring.folds import Folds, in_folds
-from noveltylab.scoring.metrics import collapse_warnings, error_rates, evaluate, evaluate_kinds, source_threshold
+from noveltylab.scoring.metrics import (
+    collapse_warnings,
+    error_rates,
+    evaluate,
+    evaluate_kinds,
+    source_threshold,
+)
 from noveltylab.training import loggers
 from noveltylab.training.cuda_graph import graphed
-from noveltylab.training.fit import CHUNK_IMAGES, Selected, check_device, first_process, fit, load_weights
+from noveltylab.training.fit import (
+    CHUNK_IMAGES,
+    Selected,
+    check_device,
+    first_process,
+    fit,
+    load_weights,
+)
 
 log = logging.getLogger("noveltylab")
 
@@ -63,11 +84,13 @@ log = logging.getLogger("noveltylab")
 def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """Trains, scores and measures one (method, data, protocol, inlier, seed); returns its result.
 
-    A complete run is reported and not run again; an interrupted one goes on from its last checkpoint. A helper process of
-    a run on several devices trains its share and returns {}: it writes nothing.
+    A complete run is reported and not run again; an interrupted one goes on from its last
+    checkpoint. A helper process of a run on several devices trains its share and returns {}: it
+    writes nothing.
 
     Raises:
-        UserError: for bad input, before anything is created; or the images are others than when the run began.
+        UserError: for bad input, before anything is created; or the images are others than when the
+        run began.
         Busy: another process is running it.
     """
     check_device(options)
@@ -84,10 +107,14 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
                     set_damaged_aside(folder)
                 return _run(options, config, folder)
     check_complete(done, options, folder)
-    console(soft_wrap=True).print(Text.assemble(("complete already", "bold"), f": {folder} (force=true runs it again)"))
+    console(soft_wrap=True).print(
+        Text.assemble(("complete already", "bold"), f": {folder} (force=true runs it again)")
+    )
     print_summary(done, folder)
     if options.diagnose != "none" and "diagnosis" not in done:
-        say(f"to diagnose this finished run: python -m noveltylab.run.diagnose run={shlex.quote(str(folder))}")
+        say(
+            f"to diagnose this finished run: python -m noveltylab.run.diagnose run={shlex.quote(str(folder))}"
+        )
     return done
 
 
@@ -107,12 +134,16 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
     hashes = hash_images(samples.images)
     known = options.force or check_same(folder, samples, parts, hashes)
     with recorded(folder, options, config) as sinks:
-        log.info(f"{torch.get_num_threads()} threads, visible GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
+        log.info(
+            f"{torch.get_num_threads()} threads, visible GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+        )
         if not known:
             set_unknown_aside(folder)
         digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels, hashes)
         code, before = record_code(folder)
-        doubts = [f"trained in part by other code: {said(state)}; now {said(code)}" for state in before]
+        doubts = [
+            f"trained in part by other code: {said(state)}; now {said(code)}" for state in before
+        ]
         for doubt in doubts:
             log.warning(doubt)
         checkpoints = fit(method, data, options, sinks, folder)
@@ -133,7 +164,9 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 result["warnings"] += method.doubts(result["extra"])
             if options.pictures:
                 draw(method, samples, data, floors, result, folder)
-            result["labelled"] = measure_labelled(method, data, options, checkpoints.labelled(), folder)
+            result["labelled"] = measure_labelled(
+                method, data, options, checkpoints.labelled(), folder
+            )
         if options.diagnose != "none":
             with timed(seconds, "diagnose"):
                 load_weights(selected.path, method)
@@ -150,7 +183,10 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 if method.iterative
                 else {}
             ),
-            "weights": {"file": f"checkpoints/{selected.path.name}", "sha256": sha256_file(selected.path)},
+            "weights": {
+                "file": f"checkpoints/{selected.path.name}",
+                "sha256": sha256_file(selected.path),
+            },
             "input": {
                 "shape": list(data.image_shape),
                 "kind": samples.units.kind if samples.units else "image",
@@ -158,8 +194,13 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
             },
             **({"folds": len(method.members)} if isinstance(method, Folds) else {}),
             "transductive": sorted(method.transductive & set(method.score_names)),
-            "seconds": {name: round(value, 2) for name, value in (seconds | {"total": sum(seconds.values())}).items()},
-            "estimated": {name: round(value, 2) for name, value in checkpoints.estimate.seconds.items()},
+            "seconds": {
+                name: round(value, 2)
+                for name, value in (seconds | {"total": sum(seconds.values())}).items()
+            },
+            "estimated": {
+                name: round(value, 2) for name, value in checkpoints.estimate.seconds.items()
+            },
             "n": {
                 "train": len(parts.train),
                 "val": len(parts.val),
@@ -168,14 +209,22 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
                 **({"missing": samples.missing} if samples.missing else {}),
             },
             "split_sha256": digest,
-            **({"images_sha256": images_sha256(samples, hashes), "data_files": stamp} if stamp else {}),
+            **(
+                {"images_sha256": images_sha256(samples, hashes), "data_files": stamp}
+                if stamp
+                else {}
+            ),
             "data_verified": samples.verified,
             "warnings": data.warnings + doubts + result["warnings"],
             "files": {
                 path.name: sha256_file(path)
                 for path in (
                     *(folder / "split.npz", *sorted(folder.glob("scores*.csv"))),
-                    *(folder / "config.yaml", folder / "floors.csv", *folder.glob("calibration.csv")),
+                    *(
+                        folder / "config.yaml",
+                        folder / "floors.csv",
+                        *folder.glob("calibration.csv"),
+                    ),
                 )
             },
             "provenance": {
@@ -204,7 +253,9 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def check_count(options: Options, parts: Split, least: int) -> None:
-    """Raises UserError where the split has fewer than `least` images to train on, or holds none out and has to."""
+    """Raises UserError where the split has fewer than `least` images to train on, or holds none out
+    and has to.
+    """
     fraction = float(options.protocol.get("val_fraction", 0))
     pool = len(parts.train) + len(parts.val)
     held_out = 0 if options.select == "last" or options.folds else 1
@@ -224,7 +275,9 @@ def check_count(options: Options, parts: Split, least: int) -> None:
         raise UserError(f"{needs}; {state}: take protocol.val_fraction={share:g}{without}")
     enough = next((images for images in range(1, 10_000) if suffices(images, fraction)), None)
     with_this = f", {enough} with this protocol.val_fraction" if enough else ""
-    raise UserError(f"{needs}; {state}: that takes {least + held_out} images{with_this}; add some{without}")
+    raise UserError(
+        f"{needs}; {state}: that takes {least + held_out} images{with_this}; add some{without}"
+    )
 
 
 def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData, Method]:
@@ -261,11 +314,15 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
         chunk=max(1, CHUNK_IMAGES // settings.batch_size),
     )
     if method_class.iterative:  # refuses fewer images than the devices take
-        EpochSampler(len(data.train), data.batch_size, options.seed, replicas=options.trainer.devices)
+        EpochSampler(
+            len(data.train), data.batch_size, options.seed, replicas=options.trainer.devices
+        )
     L.seed_everything(options.seed, verbose=False)
     try:
         if options.folds:
-            method: Method = in_folds(method_class, data.image_shape, arguments, options.folds, len(parts.train))
+            method: Method = in_folds(
+                method_class, data.image_shape, arguments, options.folds, len(parts.train)
+            )
         else:
             method = method_class(data.image_shape, **arguments)
     except ValueError as error:
@@ -275,7 +332,9 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
             f"trainer.batch_norm=anew: method={options.method['name']} has no batch norm with these options"
         )
     if primary not in method.score_names:
-        raise UserError(f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}")
+        raise UserError(
+            f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}"
+        )
     diagnosis.check(options.diagnose, options.method["name"], method, data.test_is_outlier)
     use_winograd(method, options.trainer.winograd)
     if (
@@ -291,10 +350,11 @@ def build(options: Options, samples: Samples, parts: Split) -> tuple[NoveltyData
 
 @contextmanager
 def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator[list[Any]]:
-    """Creates the folder (with force=true moves the old one aside); keeps `run.log` and the loggers open.
+    """Creates the folder (with force=true moves the old one aside); keeps `run.log` and the loggers
+    open.
 
-    A failure is written into the log and raised again. What was refused before the first checkpoint leaves nothing
-    behind, so that the corrected command works.
+    A failure is written into the log and raised again. What was refused before the first checkpoint
+    leaves nothing behind, so that the corrected command works.
     """
     kept: Path | None = None
     try:
@@ -315,14 +375,20 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
 
 
 def move_aside(folder: Path) -> Path:
-    """Renames a run's folder to <name>.<date>-<time>, or the first such name that is free; returns it."""
+    """Renames a run's folder to <name>.<date>-<time>, or the first such name that is free; returns
+    it.
+    """
     moment = f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
     names = itertools.chain([moment], (f"{moment}-{number}" for number in itertools.count(2)))
-    return folder.rename(next(path for name in names if not os.path.lexists(path := folder.with_name(name))))
+    return folder.rename(
+        next(path for name in names if not os.path.lexists(path := folder.with_name(name)))
+    )
 
 
 def undo(folder: Path, entries: set[Path] | None, kept: Path | None) -> None:
-    """Removes what a refused run has written: the whole folder, or what is new beside the `entries` of before."""
+    """Removes what a refused run has written: the whole folder, or what is new beside the `entries`
+    of before.
+    """
     if entries is None:
         shutil.rmtree(folder, ignore_errors=True)
     for path in set(folder.iterdir()) - entries if entries is not None else ():
@@ -335,14 +401,18 @@ def undo(folder: Path, entries: set[Path] | None, kept: Path | None) -> None:
 
 
 @contextmanager
-def written(folder: Path, options: Options, config: dict[str, Any], kept: Path | None) -> Iterator[list[Any]]:
+def written(
+    folder: Path, options: Options, config: dict[str, Any], kept: Path | None
+) -> Iterator[list[Any]]:
     """The files that are open as long as the run lasts, in a folder that is there."""
     with explained(folder, options):
         for left in folder.rglob(".*.tmp"):  # of a killed run; the lock is ours
             left.unlink(missing_ok=True)
         if not (folder / "config.yaml").is_file():
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-        if os.path.lexists(folder / "run.log"):  # a pipe would be waited for, a link may lead anywhere
+        if os.path.lexists(
+            folder / "run.log"
+        ):  # a pipe would be waited for, a link may lead anywhere
             open_regular(folder / "run.log", within=folder).close()
         to_file = logging.FileHandler(folder / "run.log", encoding="utf-8")
     form = LogLines("%(asctime)s %(message)s", "%H:%M:%S")
@@ -356,7 +426,9 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
         log.addHandler(handler)
     sinks: list[Any] = []
     try:
-        logging.raiseExceptions = False  # a full disk is said once, below, not for each line of the log
+        logging.raiseExceptions = (
+            False  # a full disk is said once, below, not for each line of the log
+        )
         log.info(f"run folder {folder}")
         if kept:
             log.info(f"force=true: the old run is kept as {kept}")
@@ -367,7 +439,9 @@ def written(folder: Path, options: Options, config: dict[str, Any], kept: Path |
         log.debug(traceback.format_exc())
         reason = f"{type(error).__name__}: {error}".strip()
         # what is known is said on the screen once, by whoever started the run
-        log.log(logging.DEBUG if isinstance(error, (UserError, RunFailed)) else logging.ERROR, reason)
+        log.log(
+            logging.DEBUG if isinstance(error, (UserError, RunFailed)) else logging.ERROR, reason
+        )
         with suppress(OSError):  # the same disk, perhaps
             loggers.finish(sinks, None, folder, reason)
         raise
@@ -396,7 +470,9 @@ def explained(folder: Path, options: Options) -> Iterator[None]:
             "command goes on when that is mended"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate", str(error)):
+        if not isinstance(error, MemoryError) and not re.search(
+            r"out of memory|can't allocate", str(error)
+        ):
             raise
         raise OutOfMemory(
             f"out of memory ({' '.join(str(error).split())[:120]}); lower data.batch_size={options.data.batch_size} if this "
@@ -404,17 +480,28 @@ def explained(folder: Path, options: Options) -> Iterator[None]:
         ) from error
 
 
-def score(method: Method, data: NoveltyData, options: Options, selected: Selected, folder: Path) -> None:
+def score(
+    method: Method, data: NoveltyData, options: Options, selected: Selected, folder: Path
+) -> None:
     """Scores the whole test split with the selected weights and writes the scores files."""
     load_weights(selected.path, method)
-    columns = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
+    columns = novelty_scores(
+        method, data.preprocess, data.test, options.trainer.score_batch_size, data.val
+    )
     main, apart = judge(data.pieces(columns), data.wholes)
-    for name, scores in (("scores", main), *((f"scores_{kind}", scores) for kind, scores in apart.items())):
+    for name, scores in (
+        ("scores", main),
+        *((f"scores_{kind}", scores) for kind, scores in apart.items()),
+    ):
         write_scores(folder / f"{name}.csv", scores)
     if data.source is not None:
-        columns = novelty_scores(method, data.preprocess, data.source, options.trainer.score_batch_size, data.val)
+        columns = novelty_scores(
+            method, data.preprocess, data.source, options.trainer.score_batch_size, data.val
+        )
         # a score made of a whole set cannot be cut at a threshold of another set
-        columns = {name: column for name, column in columns.items() if name not in method.transductive}
+        columns = {
+            name: column for name, column in columns.items() if name not in method.transductive
+        }
         write_scores(folder / "scores_source.csv", data.source_scores(columns))
     (folder / "calibration.csv").unlink(missing_ok=True)
     held_out = score_held_out(method, data)
@@ -432,7 +519,9 @@ def score_held_out(method: Method, data: NoveltyData) -> Scores | None:
         return None
     columns = held_out_scores(method, data.preprocess, data.val)
     # a score made of the whole test set is none of these images'
-    return data.held_out({name: columns[name] for name in columns if name not in method.transductive})
+    return data.held_out(
+        {name: columns[name] for name in columns if name not in method.transductive}
+    )
 
 
 def unseen(seen: Sequence[Seen], epochs: int) -> str:
@@ -443,8 +532,12 @@ def unseen(seen: Sequence[Seen], epochs: int) -> str:
     )
 
 
-def cut(primary: str, selected: Selected, method: Method, options: Options, folder: Path) -> dict[str, Any] | None:
-    """The thresholds of the primary score; None without held-out inliers, or for a score of the whole test set."""
+def cut(
+    primary: str, selected: Selected, method: Method, options: Options, folder: Path
+) -> dict[str, Any] | None:
+    """The thresholds of the primary score; None without held-out inliers, or for a score of the
+    whole test set.
+    """
     path = folder / "calibration.csv"
     if primary in method.transductive or not path.is_file():
         return None
@@ -454,18 +547,24 @@ def cut(primary: str, selected: Selected, method: Method, options: Options, fold
 
 
 def note_missing(found: dict[str, Any] | None, options: Options, parts: Split) -> None:
-    """Adds to each rate without a threshold how many more training images give one, where the protocol holds out a share."""
+    """Adds to each rate without a threshold how many more training images give one, where the
+    protocol holds out a share.
+    """
     fraction = float(options.protocol.get("val_fraction", 0))
     if found is None or parts.aggregate is not None:
         return
     images = len(parts.train) + len(parts.val)
     for row in found["at"]:
         if row["threshold"] is None and options.data.limit_train is None:
-            row["more_images"] = images_for(row["needed"], 1.0 if options.folds else fraction) - images
+            row["more_images"] = (
+                images_for(row["needed"], 1.0 if options.folds else fraction) - images
+            )
 
 
 def images_for(held_out: int, share: float) -> int:
-    """How many images it takes to hold out so many of them, of which a share is held out, rounded down."""
+    """How many images it takes to hold out so many of them, of which a share is held out, rounded
+    down.
+    """
     images = max(1, math.floor(held_out / share) - 1)
     while int(share * images) < held_out:
         images += 1
@@ -475,50 +574,72 @@ def images_for(held_out: int, share: float) -> int:
 def measure_labelled(
     method: Method, data: NoveltyData, options: Options, chosen: dict[str, Selected], folder: Path
 ) -> dict[str, Any]:
-    """The columns of select=outlier_val or oracle: {rule: {score name: metrics and epoch}}, {} without such a rule.
+    """The columns of select=outlier_val or oracle: {rule: {score name: metrics and epoch}}, {}
+    without such a rule.
 
     Each named score is measured with the weights chosen for it, and written to `scores_<rule>.csv`.
     """
     if not chosen:
         return {}
-    columns, path = dict.fromkeys(chosen, np.empty(0)), folder / f"scores_{options.labelled_rule}.csv"
-    by_epoch = {selected.epoch: selected for selected in chosen.values()}  # names often share their best epoch
+    columns, path = (
+        dict.fromkeys(chosen, np.empty(0)),
+        folder / f"scores_{options.labelled_rule}.csv",
+    )
+    by_epoch = {
+        selected.epoch: selected for selected in chosen.values()
+    }  # names often share their best epoch
     for epoch, selected in by_epoch.items():
         load_weights(selected.path, method)
-        found = novelty_scores(method, data.preprocess, data.test, options.trainer.score_batch_size, data.val)
+        found = novelty_scores(
+            method, data.preprocess, data.test, options.trainer.score_batch_size, data.val
+        )
         columns |= {name: found[name] for name in chosen if chosen[name].epoch == epoch}
     write_scores(path, judge(data.pieces(columns), data.wholes)[0])
     scores = read_scores(path)
     metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
-    return {str(options.labelled_rule): {name: {**metrics[name], "epoch": chosen[name].epoch} for name in chosen}}
+    return {
+        str(options.labelled_rule): {
+            name: {**metrics[name], "epoch": chosen[name].epoch} for name in chosen
+        }
+    }
 
 
-def examples(method: Method, data: NoveltyData, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+def examples(
+    method: Method, data: NoveltyData, count: int = 500
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The first test inliers and outliers, preprocessed, for the method's own experiments."""
     method.eval()
     index = [np.flatnonzero(data.test_is_outlier == kind)[:count] for kind in (False, True)]
-    inliers, outliers = (data.preprocess(data.test[torch.from_numpy(rows)].to(method.device)) for rows in index)
+    inliers, outliers = (
+        data.preprocess(data.test[torch.from_numpy(rows)].to(method.device)) for rows in index
+    )
     return inliers, outliers
 
 
 def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, Any]:
     """The part of the result that follows from the scores file and the floors alone.
 
-    Without an outlier in the test each score's metrics are None, there is no floor, and `unmeasured` says so.
+    Without an outlier in the test each score's metrics are None, there is no floor, and
+    `unmeasured` says so.
     """
     scores = read_scores(folder / "scores.csv")
     primary = options.method["primary"]
     labelled = bool(scores.is_outlier.any())
     metrics = {
-        name: evaluate(column, scores.is_outlier) if labelled else None for name, column in scores.columns.items()
+        name: evaluate(column, scores.is_outlier) if labelled else None
+        for name, column in scores.columns.items()
     }
     floor = {floor.name: evaluate(floor.scores, scores.is_outlier) for floor in floors if labelled}
     columns = {floor.name: floor.scores for floor in floors}
-    write_scores(folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns))
+    write_scores(
+        folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns)
+    )
     main = metrics[primary]
     doubts = collapse_warnings(primary, scores.columns[primary], main)
     if main:
-        doubts += floor_warnings(primary, main["auroc"], {name: metrics["auroc"] for name, metrics in floor.items()})
+        doubts += floor_warnings(
+            primary, main["auroc"], {name: metrics["auroc"] for name, metrics in floor.items()}
+        )
     kinds = None
     if labelled and scores.classes:
         kinds = evaluate_kinds(scores.columns[primary], scores.is_outlier, scores.classes)
@@ -548,7 +669,9 @@ def measure(options: Options, folder: Path, floors: list[Floor]) -> dict[str, An
 
 
 def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list[str]:
-    """What is to be said of a score that does not stand above the floors of its own run; floors: name -> AUROC."""
+    """What is to be said of a score that does not stand above the floors of its own run; floors:
+    name -> AUROC.
+    """
     raw = [value for name, value in floors.items() if not name.endswith(SEEN)]
     seen = {name: value for name, value in floors.items() if name.endswith(SEEN)}
     if auroc < min(floors["pca"], floors["knn"]):
@@ -560,7 +683,9 @@ def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list
             f"({seen[highest]:.4f}): the preprocessing alone does as much"
         ]
     if auroc <= floors["norm"]:
-        return [f"{primary}: AUROC {auroc:.4f} is not above that of |x|^2 alone ({floors['norm']:.4f})"]
+        return [
+            f"{primary}: AUROC {auroc:.4f} is not above that of |x|^2 alone ({floors['norm']:.4f})"
+        ]
     return []
 
 
@@ -577,12 +702,16 @@ def measure_apart(folder: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
                 f"{'outliers' if scores.is_outlier.all() else 'inliers'}"
             )
             continue
-        found[kind] = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
+        found[kind] = {
+            name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()
+        }
     return found
 
 
 def measure_cross(options: Options, folder: Path, test: Scores) -> dict[str, Any]:
-    """The error rates of each score at the threshold of the source set, as `cross`; {} under other protocols."""
+    """The error rates of each score at the threshold of the source set, as `cross`; {} under other
+    protocols.
+    """
     path = folder / "scores_source.csv"
     if not path.is_file():
         return {}
@@ -590,7 +719,10 @@ def measure_cross(options: Options, folder: Path, test: Scores) -> dict[str, Any
     rates = {}
     for name, column in source.columns.items():
         threshold = source_threshold(column, source.is_outlier, rule)
-        rates[name] = {"threshold": threshold, **error_rates(test.columns[name], test.is_outlier, threshold)}
+        rates[name] = {
+            "threshold": threshold,
+            **error_rates(test.columns[name], test.is_outlier, threshold),
+        }
     return {
         "cross": {
             "source": Path(str(options.data.source)).name,

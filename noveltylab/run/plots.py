@@ -1,4 +1,6 @@
-"""The pictures of one run, written as files without a display; matplotlib is imported only when one is drawn."""
+"""The pictures of one run, written as files without a display; matplotlib is imported only when one
+is drawn.
+"""
 
 import io
 import warnings
@@ -35,16 +37,23 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
 
     Args:
         path: Of the picture; its suffix gives the format.
-        curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is solid, under the others.
+        curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is solid, under the
+            others.
     """
     figure = _figure(5.0, 5.2)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (4, 4)), label="chance")
     for i, (name, (fpr, tpr, auroc)) in enumerate(curves.items()):
-        look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": STYLES[i % len(STYLES)]}
+        look: dict[str, Any] = {
+            "color": PALETTE[i % len(PALETTE)],
+            "linestyle": STYLES[i % len(STYLES)],
+        }
         axes.plot(fpr, tpr, linewidth=2, label=f"{name}, AUROC {auroc:.3f}", **look)
     axes.set(
-        xlabel="false positive rate (inliers)", ylabel="true positive rate (outliers)", title="ROC", aspect="equal"
+        xlabel="false positive rate (inliers)",
+        ylabel="true positive rate (outliers)",
+        title="ROC",
+        aspect="equal",
     )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.grid(color="0.92")
@@ -54,12 +63,16 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
     _save(figure, path)
 
 
-def plot_histogram(path: str | Path, scores: Array, is_outlier: NDArray[np.bool_], name: str) -> None:
-    """Draw the scores of inliers against those of outliers, each group as shares of itself, in shared bins.
+def plot_histogram(
+    path: str | Path, scores: Array, is_outlier: NDArray[np.bool_], name: str
+) -> None:
+    """Draw the scores of inliers against those of outliers, each group as shares of itself, in
+    shared bins.
 
     Args:
         path: Of the picture; its suffix gives the format.
-        scores: (N,), finite, any scale; the axis is logarithmic where they are positive over more than two decades.
+        scores: (N,), finite, any scale; the axis is logarithmic where they are positive over more
+            than two decades.
         is_outlier: bool (N,).
         name: Of the score.
     """
@@ -71,11 +84,24 @@ def plot_histogram(path: str | Path, scores: Array, is_outlier: NDArray[np.bool_
     for (kind, values), (colour, hatch, line) in zip(groups.items(), looks, strict=True):
         count = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
         share = count / max(1, len(values))
-        axes.stairs(share, edges, fill=True, facecolor=colour, edgecolor=colour, alpha=0.25, hatch=hatch)
-        axes.stairs(share, edges, color=colour, linestyle=line, linewidth=1.8, label=f"{kind} ({len(values)})")
+        axes.stairs(
+            share, edges, fill=True, facecolor=colour, edgecolor=colour, alpha=0.25, hatch=hatch
+        )
+        axes.stairs(
+            share,
+            edges,
+            color=colour,
+            linestyle=line,
+            linewidth=1.8,
+            label=f"{kind} ({len(values)})",
+        )
     beyond = int(np.sum((scores < edges[0]) | (scores > edges[-1])))
     note = f"\n{beyond} beyond the axis, counted in the outermost bins" if beyond else ""
-    axes.set(xlabel=f"{name}, larger is more novel{note}", ylabel="share of the group", title=f"Scores: {name}")
+    axes.set(
+        xlabel=f"{name}, larger is more novel{note}",
+        ylabel="share of the group",
+        title=f"Scores: {name}",
+    )
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xlim(edges[0], edges[-1])
@@ -84,10 +110,14 @@ def plot_histogram(path: str | Path, scores: Array, is_outlier: NDArray[np.bool_
     _save(figure, path)
 
 
-def extreme_cases(scores: Array, is_outlier: NDArray[np.bool_], cases: int = 10) -> dict[str, NDArray[np.int64]]:
-    """What ``plot_reconstructions`` shows: title -> at most ``cases`` indices into (N,), the most extreme first.
+def extreme_cases(
+    scores: Array, is_outlier: NDArray[np.bool_], cases: int = 10
+) -> dict[str, NDArray[np.int64]]:
+    """What ``plot_reconstructions`` shows: title -> at most ``cases`` indices into (N,), the most
+    extreme first.
 
-    The cases of a subset that holds all of these are the same, so only they need to be read and reconstructed.
+    The cases of a subset that holds all of these are the same, so only they need to be read and
+    reconstructed.
     """
     order = np.argsort(scores, kind="stable")
     groups = {}
@@ -109,12 +139,15 @@ def plot_reconstructions(
     kinds: Sequence[str] | None = None,
     cases: int = 10,
 ) -> None:
-    """Draw the best and worst cases of both kinds, each input above what explains its score, its score above all.
+    """Draw the best and worst cases of both kinds, each input above what explains its score, its
+    score above all.
 
     Args:
         path: Of the picture; its suffix gives the format.
-        originals: (N, C, H, W), uint8, or floats in [0, 1] (clipped); C of 3 is shown in colour, any other as grey.
-        explanations: Title -> images as ``originals`` (any C), such as reconstructions; one row each, {} for none.
+        originals: (N, C, H, W), uint8, or floats in [0, 1] (clipped); C of 3 is shown in colour,
+            any other as grey.
+        explanations: Title -> images as ``originals`` (any C), such as reconstructions; one row
+            each, {} for none.
         scores: (N,), finite.
         is_outlier: bool (N,).
         labels: N categories or names, written above each case.
@@ -122,9 +155,17 @@ def plot_reconstructions(
         kinds: N names of classes, written above the labels.
         cases: Most cases shown for each kind.
     """
-    groups = {title: chosen for title, chosen in extreme_cases(scores, is_outlier, cases).items() if len(chosen)}
+    groups = {
+        title: chosen
+        for title, chosen in extreme_cases(scores, is_outlier, cases).items()
+        if len(chosen)
+    }
     coloured = None if errors is None else colour_errors(errors).transpose(0, 3, 1, 2)
-    shown = {"input": originals, **explanations, **({} if coloured is None else {"error": coloured})}
+    shown = {
+        "input": originals,
+        **explanations,
+        **({} if coloured is None else {"error": coloured}),
+    }
     tall = originals.shape[2] / originals.shape[3]  # lengths are in widths of one picture
     above = [name for name, values in (("kind", kinds), ("sample", labels)) if values is not None]
     lane, gap = 0.2 + 0.17 * len(above), 0.06
@@ -135,7 +176,9 @@ def plot_reconstructions(
     figure = _figure(across, down, layout=None)
     for row, (title, chosen) in enumerate(groups.items()):
         bottom = down - (row + 1) * (header + deep * inch)
-        axes = figure.add_axes((margin / across, bottom / down, wide * inch / across, deep * inch / down))
+        axes = figure.add_axes(
+            (margin / across, bottom / down, wide * inch / across, deep * inch / down)
+        )
         axes.axis("off")
         colour = OUTLIER if GROUPS[title][0] else INLIER
         axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
@@ -158,7 +201,8 @@ def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> Non
 
     Args:
         path: Of the picture; its suffix gives the format.
-        rows: Title and images (N, C, H, W) of each row, as ``plot_reconstructions`` takes them; all of one height and width.
+        rows: Title and images (N, C, H, W) of each row, as ``plot_reconstructions`` takes them; all
+            of one height and width.
     """
     height, width = rows[0][1].shape[2:]
     tall, gap = height / width, 0.06  # lengths are in widths of one picture
@@ -175,8 +219,12 @@ def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> Non
     _save(figure, path)
 
 
-def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, tall: float, gap: float) -> None:
-    """Images (N, C, H, W) side by side below `top`, their title left of them; lengths are in widths of one picture."""
+def _draw_row(
+    axes: "Axes", title: str, images: NDArray[Any], top: float, tall: float, gap: float
+) -> None:
+    """Images (N, C, H, W) side by side below `top`, their title left of them; lengths are in widths
+    of one picture.
+    """
     axes.text(-0.1, top + tall / 2, title, fontsize=9, ha="right", va="center")
     for position, picture in enumerate(_pictures(images)):
         left = position * (1 + gap)
@@ -184,7 +232,9 @@ def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, tall: 
 
 
 def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
-    """Errors (N, H, W), not negative, as colours (N, H, W, 3): the 99.5th percentile of all of them is the brightest."""
+    """Errors (N, H, W), not negative, as colours (N, H, W, 3): the 99.5th percentile of all of them
+    is the brightest.
+    """
     from matplotlib import colormaps
 
     known = np.nan_to_num(errors)
@@ -193,7 +243,9 @@ def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray((coloured * 255).round(), dtype=np.uint8)
 
 
-def plot_kinds(path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[str, float], name: str) -> None:
+def plot_kinds(
+    path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[str, float], name: str
+) -> None:
     """Draw the scores of each kind of outlier, one row each, under those of the inliers.
 
     Args:
@@ -207,10 +259,18 @@ def plot_kinds(path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[st
     rng = np.random.default_rng(0)  # spreads the points of a row
     for row, (kind, scores) in enumerate(groups.items()):
         colour = OUTLIER if kind in aurocs else INLIER
-        axes.plot(scores, row + rng.uniform(-0.25, 0.25, len(scores)), ".", color=colour, alpha=0.6, markersize=4)
+        axes.plot(
+            scores,
+            row + rng.uniform(-0.25, 0.25, len(scores)),
+            ".",
+            color=colour,
+            alpha=0.6,
+            markersize=4,
+        )
         axes.plot([np.median(scores)] * 2, [row - 0.35, row + 0.35], color="black", linewidth=1.4)
     captions = [
-        f"{_short(kind, 30)} ({len(scores)})" + (f"\nAUROC {aurocs[kind]:.3f}" if kind in aurocs else "")
+        f"{_short(kind, 30)} ({len(scores)})"
+        + (f"\nAUROC {aurocs[kind]:.3f}" if kind in aurocs else "")
         for kind, scores in groups.items()
     ]
     axes.set_yticks(range(len(groups)), captions, fontsize=8)
@@ -223,11 +283,15 @@ def plot_kinds(path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[st
     _save(figure, path)
 
 
-def plot_embedding(path: str | Path, embedding: NDArray[np.generic], is_outlier: NDArray[np.bool_]) -> None:
+def plot_embedding(
+    path: str | Path, embedding: NDArray[np.generic], is_outlier: NDArray[np.bool_]
+) -> None:
     """t-SNE of an embedding (N, D), inliers against outliers; the layout is seeded."""
     from sklearn.manifold import TSNE
 
-    points = TSNE(perplexity=min(30, (len(embedding) - 1) / 3), random_state=0).fit_transform(embedding)
+    points = TSNE(perplexity=min(30, (len(embedding) - 1) / 3), random_state=0).fit_transform(
+        embedding
+    )
     figure = _figure(6, 6)
     axes = figure.subplots()
     for kind, label, colour in ((True, "outliers", OUTLIER), (False, "inliers", INLIER)):
@@ -240,8 +304,11 @@ def plot_embedding(path: str | Path, embedding: NDArray[np.generic], is_outlier:
     _save(figure, path)
 
 
-def plot_clips(path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.bool_]]], name: str) -> None:
-    """Frame scores over time, one panel for each clip, abnormal frames shaded; one vertical axis for all.
+def plot_clips(
+    path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.bool_]]], name: str
+) -> None:
+    """Frame scores over time, one panel for each clip, abnormal frames shaded; one vertical axis
+    for all.
 
     Args:
         path: Of the picture; its suffix gives the format.
@@ -253,7 +320,9 @@ def plot_clips(path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.boo
     figure = _figure(4.2 * columns, 1.6 * rows + 0.6)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, (clip, (scores, abnormal)) in zip(panels, clips.items(), strict=False):
-        starts, ends = (np.flatnonzero(np.diff(np.r_[0, abnormal.astype(int), 0]) == step) for step in (1, -1))
+        starts, ends = (
+            np.flatnonzero(np.diff(np.r_[0, abnormal.astype(int), 0]) == step) for step in (1, -1)
+        )
         for start, end in zip(starts, ends, strict=True):
             axes.axvspan(start, end, color=OUTLIER, alpha=0.18, linewidth=0)
         axes.plot(np.arange(len(scores)), scores, color=INLIER, linewidth=1.2)
@@ -269,13 +338,17 @@ def plot_clips(path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.boo
 
 
 def plot_frames(
-    path: str | Path, frames: Mapping[str, tuple[NDArray[np.uint8], Array]], limits: tuple[float, float], name: str
+    path: str | Path,
+    frames: Mapping[str, tuple[NDArray[np.uint8], Array]],
+    limits: tuple[float, float],
+    name: str,
 ) -> None:
     """Frames under the scores of their patches.
 
     Args:
         path: Of the picture; its suffix gives the format.
-        frames: Title -> (grey frame (H, W), scores (rows, columns) of its patches, NaN where a patch was left out).
+        frames: Title -> (grey frame (H, W), scores (rows, columns) of its patches, NaN where a
+            patch was left out).
         limits: Scores that are drawn without and with full colour.
         name: Of the score.
     """
@@ -288,12 +361,18 @@ def plot_frames(
     for axes, (title, (frame, scores)) in zip(panels, frames.items(), strict=False):
         axes.imshow(overlay(frame, scores, limits))
         axes.set_title(title, fontsize=8)
-    figure.suptitle(f"The most novel frame of each clip, {name} of its patches in orange", fontsize=10)
+    figure.suptitle(
+        f"The most novel frame of each clip, {name} of its patches in orange", fontsize=10
+    )
     _save(figure, path)
 
 
-def animate(path: str | Path, frames: Sequence[tuple[NDArray[np.uint8], Array]], limits: tuple[float, float]) -> None:
-    """A clip under the scores of its patches as an animated GIF, ten frames a second; arguments as `plot_frames`."""
+def animate(
+    path: str | Path, frames: Sequence[tuple[NDArray[np.uint8], Array]], limits: tuple[float, float]
+) -> None:
+    """A clip under the scores of its patches as an animated GIF, ten frames a second; arguments as
+    `plot_frames`.
+    """
     from PIL import Image
 
     pictures = [Image.fromarray(overlay(frame, scores, limits)) for frame, scores in frames]
@@ -302,8 +381,12 @@ def animate(path: str | Path, frames: Sequence[tuple[NDArray[np.uint8], Array]],
     write_atomic(path, buffer.getvalue())
 
 
-def overlay(frame: NDArray[np.uint8], scores: Array, limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """A grey frame (H, W) with orange laid over its patches, the more the higher their scores: (H, W, 3)."""
+def overlay(
+    frame: NDArray[np.uint8], scores: Array, limits: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """A grey frame (H, W) with orange laid over its patches, the more the higher their scores: (H,
+    W, 3).
+    """
     low, high = limits
     share = np.nan_to_num(np.clip((scores - low) / max(high - low, 1e-12), 0, 1)) * 0.75
     sides = (frame.shape[0] // scores.shape[0], frame.shape[1] // scores.shape[1])
@@ -325,7 +408,8 @@ def plot_recording(
 
     Args:
         path: Of the picture; its suffix gives the format.
-        spectrogram: (bands, frames), any scale, the lowest band first; or a wave's envelope (points,), not negative.
+        spectrogram: (bands, frames), any scale, the lowest band first; or a wave's envelope
+            (points,), not negative.
         seconds: What it spans.
         events: Onset and offset of each in seconds; none for a recording without.
         times: (K,), the middle of each segment in seconds.
@@ -336,27 +420,52 @@ def plot_recording(
     above, below = figure.subplots(2, 1, sharex=True)
     if spectrogram.ndim == 2:
         extent = (0, seconds, 0, len(spectrogram))
-        above.imshow(spectrogram, cmap="cividis", aspect="auto", origin="lower", extent=extent, interpolation="nearest")
+        above.imshow(
+            spectrogram,
+            cmap="cividis",
+            aspect="auto",
+            origin="lower",
+            extent=extent,
+            interpolation="nearest",
+        )
         above.set_ylabel("mel band")
     else:
         at = (np.arange(len(spectrogram)) + 0.5) * seconds / len(spectrogram)
         above.fill_between(at, -spectrogram, spectrogram, color="0.4", linewidth=0)
         above.set_ylabel("wave")
-    below.plot(times, scores, color=INLIER, drawstyle="steps-mid", marker=".", markersize=3, linewidth=1.4)
+    below.plot(
+        times, scores, color=INLIER, drawstyle="steps-mid", marker=".", markersize=3, linewidth=1.4
+    )
     for onset, offset in events:
         # black under orange shows on any colour of the spectrogram, the hatch without colour
         above.axvspan(onset, offset, facecolor="none", edgecolor="black", linewidth=3.2)
-        above.axvspan(onset, offset, facecolor="none", edgecolor=OUTLIER, linewidth=1.6, linestyle="--")
-        below.axvspan(onset, offset, facecolor=OUTLIER, edgecolor=OUTLIER, alpha=0.25, hatch="////", label="event")
+        above.axvspan(
+            onset, offset, facecolor="none", edgecolor=OUTLIER, linewidth=1.6, linestyle="--"
+        )
+        below.axvspan(
+            onset,
+            offset,
+            facecolor=OUTLIER,
+            edgecolor=OUTLIER,
+            alpha=0.25,
+            hatch="////",
+            label="event",
+        )
     if events:
-        below.legend(*(found[:1] for found in below.get_legend_handles_labels()), loc="best", fontsize=8)
+        below.legend(
+            *(found[:1] for found in below.get_legend_handles_labels()), loc="best", fontsize=8
+        )
     below.set(xlabel="seconds", ylabel="score", xlim=(0, seconds))
     above.set_title(title, fontsize=10)
     _save(figure, path)
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
-    """A figure of so many inches; made without pyplot, which would keep it alive and want a display."""
+def _figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> "Figure":
+    """A figure of so many inches; made without pyplot, which would keep it alive and want a
+    display.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout)
@@ -368,15 +477,19 @@ def _save(figure: "Figure", path: str | Path) -> None:
             text.set_parse_math(False)  # names of files may hold a $
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # matplotlib's own font lacks some scripts; the name it draws as boxes there stands whole in scores.csv, and a run has
-        # nothing to mend
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        # matplotlib's own font lacks some scripts; the name it draws as boxes there stands whole in
+        # scores.csv, and a run has nothing to mend
+        warnings.filterwarnings(
+            "ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning
+        )
         figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
     write_atomic(path, buffer.getvalue())
 
 
 def _shared_bins(inliers: Array, outliers: Array) -> tuple[Array, bool]:
-    """Bin edges over the middle 96 percent of both groups and a little more, and whether they are logarithmic."""
+    """Bin edges over the middle 96 percent of both groups and a little more, and whether they are
+    logarithmic.
+    """
     pooled = np.concatenate([inliers, outliers])
     middle = [np.quantile(group, (0.02, 0.98)) for group in (inliers, outliers) if len(group)]
     low, high = float(min(ends[0] for ends in middle)), float(max(ends[1] for ends in middle))

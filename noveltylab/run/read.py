@@ -16,11 +16,22 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         raise UserError(f"protocol.name={name}: no such protocol; {nearest(name, PROTOCOLS)}")
     arguments = check_arguments(PROTOCOLS[name], {**protocol, "seed": options.seed}, "protocol")
     settings = options.data
-    extra: dict[str, Any] = {"features": settings.features, "cache": settings.cache, "inlier": options.inlier_index}
+    extra: dict[str, Any] = {
+        "features": settings.features,
+        "cache": settings.cache,
+        "inlier": options.inlier_index,
+    }
     extra |= {"size": settings.size, "on_error": settings.on_error, "bits": settings.bits}
     extra |= {"source": settings.source, "target": settings.target}
     samples = load(settings.name, settings.root, settings.verify, settings.download, **extra)
-    parts = split(name, samples.labels, samples.official_test, options.inlier_index, facts=samples.facts, **arguments)
+    parts = split(
+        name,
+        samples.labels,
+        samples.official_test,
+        options.inlier_index,
+        facts=samples.facts,
+        **arguments,
+    )
     parts = parts.limit(settings.limit_train)
     if options.labelled_rule and not parts.is_outlier.any():
         raise UserError(
@@ -28,5 +39,7 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         )
     if options.select == "outlier_val":
         flags = samples.official_test
-        parts = draw_val_outliers(parts, samples.labels, flags, options.inlier_index, VAL_LABELLED, options.seed)
+        parts = draw_val_outliers(
+            parts, samples.labels, flags, options.inlier_index, VAL_LABELLED, options.seed
+        )
     return samples, parts

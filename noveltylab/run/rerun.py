@@ -33,7 +33,17 @@ from noveltylab.results.record import cores, read_result, recorded_config, sha25
 from noveltylab.results.scores import read_scores
 
 #: What a folder decides: the options that make numbers. The rest is the caller's.
-FROM_FOLDER = ("method", "protocol", "data", "trainer", "inlier", "seed", "select", "deterministic", "recipe")
+FROM_FOLDER = (
+    "method",
+    "protocol",
+    "data",
+    "trainer",
+    "inlier",
+    "seed",
+    "select",
+    "deterministic",
+    "recipe",
+)
 #: Options that a folder does not decide, and what they are unless the caller says otherwise.
 OF_CALLER: dict[str, Any] = {
     "output": "reruns",
@@ -58,20 +68,24 @@ def rerun(folder: Path, changes: list[str]) -> bool:
         changes: Options of the caller, such as data.root=/srv/data.
 
     Raises:
-        UserError: The folder holds no complete run, or one whose files or numbers do not fit; or a bad change.
+        UserError: The folder holds no complete run, or one whose files or numbers do not fit; or a
+        bad change.
     """
     folder = folder.expanduser()
     result = read_result(folder)
     options, config = fresh_options(folder, result, changes)
     say(_trust(check_files(folder, result)))
-    from noveltylab.run.pipeline import run  # imports torch: only once everything else is known to be good
+    from noveltylab.run.pipeline import (
+        run,
+    )  # imports torch: only once everything else is known to be good
 
     run(options, config)
     return compare(folder, options.folder, result)
 
 
 def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
-    """Compares the files that a run's folder still has with its result, and the numbers with the files.
+    """Compares the files that a run's folder still has with its result, and the numbers with the
+    files.
 
     Returns:
         Names of the files that were checked; without "scores.csv" if that was not kept.
@@ -87,31 +101,41 @@ def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
             for name in kept:
                 check_file(folder, name, result["files"][name])
     except UserError as error:
-        raise UserError(f"{folder}: {error}; edited or damaged since the run, so it is not believed") from None
+        raise UserError(
+            f"{folder}: {error}; edited or damaged since the run, so it is not believed"
+        ) from None
     return kept
 
 
 def _trust(kept: list[str]) -> str:
     if "scores.csv" not in kept:
-        return (
-            "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
-        )
+        return "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
     return f"checked: {', '.join(kept)} are the files that result.json records, and its numbers are those of its scores"
 
 
-def fresh_options(folder: Path, result: dict[str, Any], changes: list[str]) -> tuple[Options, dict[str, Any]]:
-    """The options of the new run, checked and as plain values: a folder of its own, which does not exist yet."""
+def fresh_options(
+    folder: Path, result: dict[str, Any], changes: list[str]
+) -> tuple[Options, dict[str, Any]]:
+    """The options of the new run, checked and as plain values: a folder of its own, which does not
+    exist yet.
+    """
     from omegaconf import OmegaConf
 
     wanted = read_changes(changes)
     recorded = recorded_config(result)
     config = own_part(recorded, result)
-    if recorded["trainer"].get("devices", 1) != 1 and OmegaConf.select(wanted, "trainer.devices") is None:
+    if (
+        recorded["trainer"].get("devices", 1) != 1
+        and OmegaConf.select(wanted, "trainer.devices") is None
+    ):
         raise UserError(
             f"the run was on {recorded['trainer']['devices']} devices, which its folder does not decide here; say "
             f"trainer.devices={recorded['trainer']['devices']} to use as many, or trainer.devices=1"
         )
-    if recorded["method"].get("contrastive_from") and OmegaConf.select(wanted, "method.contrastive_from") is None:
+    if (
+        recorded["method"].get("contrastive_from")
+        and OmegaConf.select(wanted, "method.contrastive_from") is None
+    ):
         raise UserError(
             "the run began with the weights of another file, which has to be named; it was "
             f"method.contrastive_from={shlex.quote(str(recorded['method']['contrastive_from']))}"
@@ -124,22 +148,32 @@ def fresh_options(folder: Path, result: dict[str, Any], changes: list[str]) -> t
     composed = OmegaConf.merge(OmegaConf.create(config), wanted)
     root = Path(str(composed.output)).expanduser()
     if root.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"output={composed.output}: would write into {folder}, which is not changed; choose another")
+        raise UserError(
+            f"output={composed.output}: would write into {folder}, which is not changed; choose another"
+        )
     composed.output = str(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
     options = check_options(composed)  # type: ignore[arg-type]  # a mapping
     return options, OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]  # by text
 
 
 def own_part(recorded: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """What of a recorded configuration is repeated: the options that make numbers; the others as OF_CALLER has them."""
-    config = json.loads(json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded}))  # a copy
+    """What of a recorded configuration is repeated: the options that make numbers; the others as
+    OF_CALLER has them.
+    """
+    config = json.loads(
+        json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded})
+    )  # a copy
     for key, value in OF_CALLER.items():
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
-    if config["data"].get("classes") == "seeded20":  # recorded by its label, typed by its place among the twenty
+    if (
+        config["data"].get("classes") == "seeded20"
+    ):  # recorded by its label, typed by its place among the twenty
         config["inlier"] = COIL_OBJECTS[recorded["inlier"] % len(COIL_OBJECTS)]
     threads = result["provenance"]["hardware"].get("threads")
-    if isinstance(threads, int) and 0 < threads <= cores():  # other thread counts give other last bits
+    if (
+        isinstance(threads, int) and 0 < threads <= cores()
+    ):  # other thread counts give other last bits
         config["resources"] = {"num_gpus": None, "num_cpus": threads}
     return dict(config)
 
@@ -156,15 +190,24 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
     here = read_result(new)
     if sha256_file(new / "scores.csv") == result["files"].get("scores.csv"):
         if wrong := _other_numbers(result, here):
-            screen.print(Text(f"the same scores, but result.json records other numbers of them: {wrong}", "bold red"))
+            screen.print(
+                Text(
+                    f"the same scores, but result.json records other numbers of them: {wrong}",
+                    "bold red",
+                )
+            )
             return False
         screen.print(Text.assemble(("the same scores", "bold"), f", byte for byte: {new}"))
         return True
-    if not (old / "scores.csv").is_file():  # as in experiments/results, which keeps its checksum alone
+    if not (
+        old / "scores.csv"
+    ).is_file():  # as in experiments/results, which keeps its checksum alone
         for name, metrics in here["scores"].items():
             there = result["scores"].get(name)
             if metrics and there:
-                screen.print(f"{name}: AUROC {there['auroc']:.6f} there, {metrics['auroc']:.6f} here")
+                screen.print(
+                    f"{name}: AUROC {there['auroc']:.6f} there, {metrics['auroc']:.6f} here"
+                )
         return _not_the_same(screen, result, here, new)
     first, second = (read_scores(folder / "scores.csv") for folder in (old, new))
     if first.ids != second.ids or first.columns.keys() != second.columns.keys():
@@ -172,7 +215,9 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
         return False
     for name, column in first.columns.items():
         gap = float(np.abs(column - second.columns[name]).max())
-        screen.print(f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})")
+        screen.print(
+            f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})"
+        )
     return _not_the_same(screen, result, here, new)
 
 
@@ -181,7 +226,9 @@ def _other_numbers(old: dict[str, Any], new: dict[str, Any]) -> str:
     for name, metrics in new["scores"].items():
         there = old["scores"].get(name)
         if metrics and (not there or abs(there["auroc"] - metrics["auroc"]) > 1e-9):
-            return f"{name}: AUROC {there['auroc'] if there else 'none'}, and it is {metrics['auroc']}"
+            return (
+                f"{name}: AUROC {there['auroc'] if there else 'none'}, and it is {metrics['auroc']}"
+            )
     return ""
 
 
@@ -194,7 +241,9 @@ def _not_the_same(screen: Any, old: dict[str, Any], new: dict[str, Any], folder:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 the same scores, 1 others or a failure, 2 bad input, 130, 143 or 129 for signals."""
+    """Exit codes: 0 the same scores, 1 others or a failure, 2 bad input, 130, 143 or 129 for
+    signals.
+    """
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2

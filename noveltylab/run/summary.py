@@ -1,4 +1,6 @@
-"""What a run prints at its end: its metrics beside the floors, how they came about, and where everything lies."""
+"""What a run prints at its end: its metrics beside the floors, how they came about, and where
+everything lies.
+"""
 
 import math
 import shlex
@@ -43,7 +45,9 @@ ORDERS = {
 }
 
 
-def print_summary(result: Mapping[str, Any], folder: str | Path, console: Console | None = None) -> None:
+def print_summary(
+    result: Mapping[str, Any], folder: str | Path, console: Console | None = None
+) -> None:
     """Prints one table and a few lines under it.
 
     Args:
@@ -55,7 +59,13 @@ def print_summary(result: Mapping[str, Any], folder: str | Path, console: Consol
     dot = " · " if console.encoding.startswith("utf") else " - "
     inlier, name = str(result["inlier"]), str(result["inlier_name"])
     shown = inlier if name == inlier else f"{inlier} ({name})"
-    parts = (result["method"], result["data"], f"inlier {shown}", result["protocol"], f"seed {result['seed']}")
+    parts = (
+        result["method"],
+        result["data"],
+        f"inlier {shown}",
+        result["protocol"],
+        f"seed {result['seed']}",
+    )
     console.print()
     console.print(Text(dot.join(map(str, parts)), "bold"))
     if "unmeasured" in result:
@@ -74,7 +84,11 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
     """What the result warns of; an older one calls scores inverted whose interval reaches 0.5."""
     primary = result["primary"]
     metrics = result["scores"][primary]
-    return standing(result["warnings"], primary, metrics["auroc_ci"]) if metrics else list(result["warnings"])
+    return (
+        standing(result["warnings"], primary, metrics["auroc_ci"])
+        if metrics
+        else list(result["warnings"])
+    )
 
 
 #: Names of floors as the screen has them, where the short one says too little.
@@ -108,7 +122,10 @@ def _table(result: Mapping[str, Any]) -> Table:
 def _cells(name: str, metrics: Mapping[str, Any]) -> list[Text]:
     low, high = metrics["auroc_ci"]
     numbers = (f"{metrics[key]:.4f}" for key in ("average_precision", "eer", "fpr95"))
-    return [Text(cell) for cell in (name, f"{metrics['auroc']:.4f}", f"{low:.4f} - {high:.4f}", *numbers)]
+    return [
+        Text(cell)
+        for cell in (name, f"{metrics['auroc']:.4f}", f"{low:.4f} - {high:.4f}", *numbers)
+    ]
 
 
 def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tuple[str, str, str]]:
@@ -132,21 +149,30 @@ def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tupl
         *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
         *(("also", line, "") for line in _own_metrics(result, dot)),
         ("folder", str(folder), ""),
-        *((key, line, "") for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)),
+        *(
+            (key, line, "")
+            for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)
+        ),
         ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
     ]
 
 
 def _own_metrics(result: Mapping[str, Any], dot: str) -> list[str]:
-    """The method's own metrics, numbers on one line and each sentence on its own; names as result.json has them."""
+    """The method's own metrics, numbers on one line and each sentence on its own; names as
+    result.json has them.
+    """
     extra = result.get("extra", {})
-    numbers = dot.join(f"{name} {value:.4g}" for name, value in extra.items() if not isinstance(value, str))
+    numbers = dot.join(
+        f"{name} {value:.4g}" for name, value in extra.items() if not isinstance(value, str)
+    )
     sentences = [f"{name} {value}" for name, value in extra.items() if isinstance(value, str)]
     return [line for line in (numbers, *sentences) if line]
 
 
 def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
-    """The lines of diagnose=batch_statistics and their style, under what they are; [] for a run without it."""
+    """The lines of diagnose=batch_statistics and their style, under what they are; [] for a run
+    without it.
+    """
     if not (by_order := result.get("diagnosis", {}).get("batch_statistics")):
         return []
     primary = result["primary"]
@@ -160,11 +186,15 @@ def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
 
 def _seen_floors(result: Mapping[str, Any]) -> list[str]:
     """What the floors of preprocessed images are, and the highest of them."""
-    seen = {name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith(SEEN)}
+    seen = {
+        name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith(SEEN)
+    }
     if not seen:
         return []
     highest = max(seen, key=lambda name: seen[name])
-    return [f"{SEEN}: of the images as the method sees them; the highest is {highest}, {seen[highest]:.4f}"]
+    return [
+        f"{SEEN}: of the images as the method sees them; the highest is {highest}, {seen[highest]:.4f}"
+    ]
 
 
 def _verified(result: Mapping[str, Any]) -> tuple[str, str]:
@@ -175,29 +205,43 @@ def _verified(result: Mapping[str, Any]) -> tuple[str, str]:
     own = result.get("config", {}).get("data", {}).get("classes") == "folders"
     verified = None if own else result.get("data_verified", False)
     if verified is None:
-        return f"cannot be verified (no checksums to compare with){missing}", "yellow" if missing else ""
+        return (
+            f"cannot be verified (no checksums to compare with){missing}",
+            "yellow" if missing else "",
+        )
     if verified:
         return f"verified by checksum{missing}", ""
     return f"NOT verified by checksum{missing}", "yellow"
 
 
 def offline_runs(folders: Sequence[Path]) -> list[str]:
-    """Where the W&B runs of these run folders lie that have not been sent, and the command that sends them."""
+    """Where the W&B runs of these run folders lie that have not been sent, and the command that
+    sends them.
+    """
     runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
     unsent = [run for run in runs if not any(run.glob("*.synced"))]
     if not unsent:
         return []
     where = str(unsent[0]) if len(unsent) == 1 else f"{unsent[0]} and {len(unsent) - 1} more"
-    return [f"offline in {where}", f"to send it: wandb sync {' '.join(shlex.quote(str(run)) for run in unsent)}"]
+    return [
+        f"offline in {where}",
+        f"to send it: wandb sync {' '.join(shlex.quote(str(run)) for run in unsent)}",
+    ]
 
 
 def _thresholds(result: Mapping[str, Any]) -> list[str]:
-    """Where to cut the primary score for 5 percent of false positives, and how far that can be trusted."""
+    """Where to cut the primary score for 5 percent of false positives, and how far that can be
+    trusted.
+    """
     needed = f"{FPR:.0%} needs {round(1 / FPR) - 1} held-out inliers, this run has"
     found = result.get("thresholds")
     if found is None:
         images = result.get("input", {}).get("kind") == "image"
-        return [f"{needed} none: protocol.val_fraction holds some out"] if images and not result["n"]["val"] else []
+        return (
+            [f"{needed} none: protocol.val_fraction holds some out"]
+            if images and not result["n"]["val"]
+            else []
+        )
     row = next((row for row in found["at"] if row["fpr"] == FPR), None)
     if row is None:
         return []
@@ -211,11 +255,15 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
         trust = f"; under {row['upper']:.0%} with 95 % confidence"
     elif row["bound"] > row["expected"]:
         about, trust = "about", f"; at most {row['bound']:.0%} in the worst case"
-    return [f"{found['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"]
+    return [
+        f"{found['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"
+    ]
 
 
 def _half_total_error_rate(result: Mapping[str, Any]) -> list[str]:
-    """The primary score's error rates on the target set, and where on the source set the threshold is from."""
+    """The primary score's error rates on the target set, and where on the source set the threshold
+    is from.
+    """
     cross = result.get("cross")
     if cross is None or result["primary"] not in cross["scores"]:
         return []
@@ -232,8 +280,13 @@ def _half_total_error_rate(result: Mapping[str, Any]) -> list[str]:
 
 
 def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> str:
-    """What gives the run a threshold: more images, a larger share of them, folds; and the rate that it has one for."""
-    images, needed = result["n"]["train"] + result["n"]["val"], row.get("needed", round(1 / FPR) - 1)
+    """What gives the run a threshold: more images, a larger share of them, folds; and the rate that
+    it has one for.
+    """
+    images, needed = (
+        result["n"]["train"] + result["n"]["val"],
+        row.get("needed", round(1 / FPR) - 1),
+    )
     remedies = []
     if more := row.get("more_images"):
         remedies.append(f"{more} more training images")
@@ -248,7 +301,9 @@ def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> 
 
 
 def _weights(result: Mapping[str, Any]) -> tuple[str, str]:
-    """How the scored weights were chosen, in words, and the style: the rule is part of every number."""
+    """How the scored weights were chosen, in words, and the style: the rule is part of every
+    number.
+    """
     selected = result["selected"]
     rule, epoch, value = selected["rule"], selected["epoch"], selected["value"]
     seen = seen_by(selected, result.get("config", {}))
@@ -260,13 +315,20 @@ def _weights(result: Mapping[str, Any]) -> tuple[str, str]:
         else ""
     )
     anew = result.get("config", {}).get("trainer", {}).get("batch_norm") == "anew"
-    used = "; batch norm by clean training inliers; no outlier used" if anew else "; no outlier used"
+    used = (
+        "; batch norm by clean training inliers; no outlier used" if anew else "; no outlier used"
+    )
     style = "yellow" if lacking(seen) else ""
     if rule == "val_loss":
-        return f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}){stopped}{used}", style
+        return (
+            f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}){stopped}{used}",
+            style,
+        )
     if rule == "last":
         return (
-            f"of the last epoch, {epoch}{phases}{used}" if epoch else "fitted once; no outlier used",
+            f"of the last epoch, {epoch}{phases}{used}"
+            if epoch
+            else "fitted once; no outlier used",
             style,
         )
     raise ValueError(f"{rule} is no rule for a run's number")

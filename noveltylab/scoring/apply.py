@@ -1,7 +1,9 @@
-"""Runs a trained method over images: novelty scores, validation loss, reconstructions. No labels here.
+"""Runs a trained method over images: novelty scores, validation loss, reconstructions. No labels
+here.
 
-Held-out inliers and new images are scored by one function, `score_alike`, for p-values compare their scores: an image has
-the same score to the last bit, however many others are scored with it and wherever it stands among them.
+Held-out inliers and new images are scored by one function, `score_alike`, for p-values compare
+their scores: an image has the same score to the last bit, however many others are scored with it
+and wherever it stands among them.
 """
 
 import copy
@@ -22,14 +24,17 @@ from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method, Row
 
-#: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may add in another order.
+#: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may
+#: add in another order.
 ALIKE = {"cpu": 32}
 ALIKE_ELSEWHERE = 256
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, new tensors are of this type: that of the weights, which trainer.precision=64-true makes float64."""
+    """Inside, new tensors are of this type: that of the weights, which trainer.precision=64-true
+    makes float64.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -46,28 +51,42 @@ def in_batches(
     function: Callable[[Tensor], dict[str, Tensor]],
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """`function` of all images (N, C, H, W) uint8, batch by batch on the method's device, in evaluation mode.
+    """`function` of all images (N, C, H, W) uint8, batch by batch on the method's device, in
+    evaluation mode.
 
-    Returns the columns of `function`, concatenated on the CPU; always in float32, whatever the precision of training.
+    Returns the columns of `function`, concatenated on the CPU; always in float32, whatever the
+    precision of training.
     """
     was_training = method.training
     method.eval()
     dtype = next((parameter.dtype for parameter in method.parameters()), torch.float32)
     with default_dtype(dtype):
         batches = [
-            function(preprocess(part.to(method.device)).to(dtype).contiguous(memory_format=torch.channels_last))
+            function(
+                preprocess(part.to(method.device))
+                .to(dtype)
+                .contiguous(memory_format=torch.channels_last)
+            )
             for part in torch.split(images, batch_size)
         ]
     method.train(was_training)
-    return {name: torch.cat([batch[name].float() for batch in batches]).cpu() for name in batches[0]}
+    return {
+        name: torch.cat([batch[name].float() for batch in batches]).cpu() for name in batches[0]
+    }
 
 
 def novelty_scores(
-    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int, held_out: Tensor | None = None
+    method: Method,
+    preprocess: Preprocess,
+    images: Tensor,
+    batch_size: int,
+    held_out: Tensor | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,), raw, larger is more novel.
+    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,), raw, larger is more
+    novel.
 
-    Scores made of whole columns (`combine_scores`) come last; `held_out` inliers (N_val, C, H, W) are scored for them.
+    Scores made of whole columns (`combine_scores`) come last; `held_out` inliers (N_val, C, H, W)
+    are scored for them.
     """
     columns = in_batches(method, preprocess, images, method.novelty_score, batch_size)
     if type(method).combine_scores is not Method.combine_scores:
@@ -84,14 +103,18 @@ def alike_batch(device: torch.device) -> int:
 
 
 def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
-    """The scores of `novelty_score` of uint8 images (N, C, H, W), N >= 1, each (N,), float32 on the CPU.
+    """The scores of `novelty_score` of uint8 images (N, C, H, W), N >= 1, each (N,), float32 on the
+    CPU.
 
-    In batches of one size, the last of which is filled up. By one of torch's threads: call it inside `single_threads`, or use
-    `score_in_threads`. The method is in evaluation mode, as `deployed` gives it.
+    In batches of one size, the last of which is filled up. By one of torch's threads: call it
+    inside `single_threads`, or use `score_in_threads`. The method is in evaluation mode, as
+    `deployed` gives it.
     """
     size = alike_batch(method.device)
     missing = -len(images) % size
-    filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    filled = (
+        torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    )
     columns = in_batches(method, preprocess, filled, method.novelty_score, size)
     return {name: column[: len(images)] for name, column in columns.items()}
 
@@ -100,13 +123,16 @@ def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> 
     """As `score_alike`, the same bits, by all of torch's threads."""
     with single_threads() as threads:
         parts = torch.split(images, alike_batch(method.device))
-        columns = list(in_order(lambda part: score_alike(method, preprocess, part), parts, threads, threads))
+        columns = list(
+            in_order(lambda part: score_alike(method, preprocess, part), parts, threads, threads)
+        )
     return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
 
 
 @contextmanager
 def single_threads() -> Iterator[int]:
-    """Inside, a thread that starts computes by itself alone; gives how many such threads torch would use.
+    """Inside, a thread that starts computes by itself alone; gives how many such threads torch
+    would use.
 
     Threads that share one batch wait for each other at every layer.
     """
@@ -118,8 +144,12 @@ def single_threads() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, NDArray[np.float64]]:
-    """Every named score of held-out inliers, uint8 (N, C, H, W), as `deployed` would give it to new images: name -> (N,)."""
+def held_out_scores(
+    method: Method, preprocess: Preprocess, images: Tensor
+) -> dict[str, NDArray[np.float64]]:
+    """Every named score of held-out inliers, uint8 (N, C, H, W), as `deployed` would give it to new
+    images: name -> (N,).
+    """
     ready = deployed(method)
     columns = score_in_threads(ready, preprocess, images)
     columns |= ready.combine_scores(columns, columns)
@@ -127,7 +157,8 @@ def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> d
 
 
 def deployed(method: Method) -> Method:
-    """The method as it scores new images: in evaluation mode, batch norms folded in, without what training needs.
+    """The method as it scores new images: in evaluation mode, batch norms folded in, without what
+    training needs.
 
     A copy, but of methods that are fitted once: these have nothing to fold.
     """
@@ -142,7 +173,8 @@ def deployed(method: Method) -> Method:
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Puts each batch norm into the convolution or matrix product right before it: the same scores but for the last bits.
+    """Puts each batch norm into the convolution or matrix product right before it: the same scores
+    but for the last bits.
 
     In sequences of an evaluated module; nothing else changes place.
     """
@@ -158,7 +190,9 @@ def fold_batch_norm(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             module[index] = fuse_linear_bn_eval(layer, norm)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            module[index] = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
+            module[index] = fuse_conv_bn_eval(
+                layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d)
+            )
         else:
             continue
         module[index + 1] = nn.Identity()
@@ -166,20 +200,30 @@ def fold_batch_norm(module: nn.Module) -> None:
 
 def batch_norms(method: Method) -> list[_BatchNorm]:
     """Those of its layers that keep statistics for evaluation."""
-    return [module for module in method.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    return [
+        module
+        for module in method.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
 
 
 @torch.no_grad()
-def renew_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> None:
-    """Takes the statistics of batch norms anew, each the mean over batches of `images`, uint8 (N, C, H, W).
+def renew_batch_norm(
+    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
+) -> None:
+    """Takes the statistics of batch norms anew, each the mean over batches of `images`, uint8 (N,
+    C, H, W).
 
-    All else is in evaluation mode, without dropout. In an order of its own, always the same; a last batch that is
-    smaller is left out. A layer that `pass_for_batch_norm` does not use keeps its statistics.
+    All else is in evaluation mode, without dropout. In an order of its own, always the same; a last
+    batch that is smaller is left out. A layer that `pass_for_batch_norm` does not use keeps its
+    statistics.
     """
     layers = batch_norms(method)
     before = [statistics_of(layer) for layer in layers]
     momenta, was_training = [layer.momentum for layer in layers], method.training
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(
+        images.device
+    )
     batches = torch.split(order, batch_size)
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches = batches[:-1]
@@ -189,7 +233,10 @@ def renew_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, bat
         layer.momentum = None  # the mean over all batches
         layer.train()
     dtype = next(method.parameters()).dtype
-    with default_dtype(dtype), torch.random.fork_rng([method.device] if method.device.type == "cuda" else []):
+    with (
+        default_dtype(dtype),
+        torch.random.fork_rng([method.device] if method.device.type == "cuda" else []),
+    ):
         torch.manual_seed(0)
         for rows in batches:
             x = preprocess(images[rows].to(method.device)).to(dtype)
@@ -202,8 +249,12 @@ def renew_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, bat
 
 
 @contextmanager
-def fresh_batch_norm(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> Iterator[None]:
-    """Inside, batch norms have statistics taken anew (`renew_batch_norm`); afterwards those of training again."""
+def fresh_batch_norm(
+    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
+) -> Iterator[None]:
+    """Inside, batch norms have statistics taken anew (`renew_batch_norm`); afterwards those of
+    training again.
+    """
     layers = batch_norms(method)
     before = [statistics_of(layer) for layer in layers]
     renew_batch_norm(method, preprocess, images, batch_size)
@@ -225,21 +276,36 @@ def put_statistics(layer: _BatchNorm, statistics: dict[str, Tensor]) -> None:
         buffer.copy_(statistics[name])
 
 
-def validation_loss(method: Method, preprocess: Preprocess, images: Tensor, batch_size: int) -> float:
+def validation_loss(
+    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
+) -> float:
     """Mean validation loss over held-out inliers, uint8 (N, C, H, W)."""
-    columns = in_batches(method, preprocess, images, lambda x: {"loss": method.validation_loss(x)}, batch_size)
+    columns = in_batches(
+        method, preprocess, images, lambda x: {"loss": method.validation_loss(x)}, batch_size
+    )
     return float(columns["loss"].double().mean())
 
 
-def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> NDArray[np.float32] | None:
-    """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display; None if the method makes none."""
+def reconstructions(
+    method: Method, preprocess: Preprocess, images: Tensor
+) -> NDArray[np.float32] | None:
+    """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display; None if the method
+    makes none.
+    """
     return _optional(
-        method, preprocess, images, lambda x: None if (y := method.reconstruct(x)) is None else preprocess.to_unit(y)
+        method,
+        preprocess,
+        images,
+        lambda x: None if (y := method.reconstruct(x)) is None else preprocess.to_unit(y),
     )
 
 
-def explanations(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, NDArray[np.float32]]:
-    """The rows that a method puts under a few uint8 images (N, C, H, W): title -> (N, C, H, W) in [0, 1]."""
+def explanations(
+    method: Method, preprocess: Preprocess, images: Tensor
+) -> dict[str, NDArray[np.float32]]:
+    """The rows that a method puts under a few uint8 images (N, C, H, W): title -> (N, C, H, W) in
+    [0, 1].
+    """
 
     def rows(x: Tensor) -> dict[str, Tensor]:
         return {row.title: _in_unit(row, preprocess) for row in method.explain(x)}
@@ -252,7 +318,8 @@ def explanations(method: Method, preprocess: Preprocess, images: Tensor) -> dict
 def image_rows(
     method: Method, preprocess: Preprocess, train: Tensor, inliers: Tensor, outliers: Tensor
 ) -> dict[str, list[tuple[str, NDArray[np.float32]]]]:
-    """A method's own pictures from a few uint8 images (N, C, H, W) each: name -> (title, images in [0, 1]) of each row.
+    """A method's own pictures from a few uint8 images (N, C, H, W) each: name -> (title, images in
+    [0, 1]) of each row.
 
     What is random in them is drawn from seed 0, and leaves no trace in the generators.
     """
@@ -262,7 +329,9 @@ def image_rows(
     devices = [method.device] if method.device.type == "cuda" else []
     with default_dtype(dtype), torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        parts = [preprocess(part.to(method.device)).to(dtype) for part in (train, inliers, outliers)]
+        parts = [
+            preprocess(part.to(method.device)).to(dtype) for part in (train, inliers, outliers)
+        ]
         pictures = method.image_rows(*parts)
     method.train(was_training)
     return {
@@ -278,20 +347,27 @@ def _in_unit(row: Row, preprocess: Preprocess) -> Tensor:
 def reconstruction_errors(
     method: Method, preprocess: Preprocess, images: Tensor, made: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Mean absolute error over the channels of the reconstructions `made` of uint8 images (N, C, H, W): (N, H, W)."""
+    """Mean absolute error over the channels of the reconstructions `made` of uint8 images (N, C, H,
+    W): (N, H, W).
+    """
     with torch.inference_mode():
         target = preprocess.to_unit(preprocess(images.to(method.device))).cpu().numpy()
     errors: NDArray[np.float32] = np.abs(target - made).mean(1)
     return errors
 
 
-def embeddings(method: Method, preprocess: Preprocess, images: Tensor) -> NDArray[np.float32] | None:
+def embeddings(
+    method: Method, preprocess: Preprocess, images: Tensor
+) -> NDArray[np.float32] | None:
     """Embeddings (N, D) of uint8 images (N, C, H, W); None if the method has none."""
     return _optional(method, preprocess, images, method.embed)
 
 
 def _optional(
-    method: Method, preprocess: Preprocess, images: Tensor, function: Callable[[Tensor], Tensor | None]
+    method: Method,
+    preprocess: Preprocess,
+    images: Tensor,
+    function: Callable[[Tensor], Tensor | None],
 ) -> NDArray[np.float32] | None:
     def column(x: Tensor) -> dict[str, Tensor]:
         value = function(x)

@@ -1,12 +1,15 @@
-"""How far an AUROC can be trusted: its interval over the test images, and the paired comparison of two on the same images.
+"""How far an AUROC can be trusted: its interval over the test images, and the paired comparison of
+two on the same images.
 
-The interval is the widest of up to three, as no single one holds from 0.5 to 1, from 6 images to 10,000, for outliers that
-spread less or more than inliers, and with ties:
+The interval is the widest of up to three, as no single one holds from 0.5 to 1, from 6 images to
+10,000, for outliers that spread less or more than inliers, and with ties:
 
-- DeLong's (1988) variance on the logit scale, from the scores: right in the interior, nothing where all are in order;
-- method 5 of Newcombe (2006), from the AUROC and the numbers of images alone: right at the edge, of positive width at 1;
-- Wilson's (1927) for a share of the smaller group, the largest variance that an AUROC can have, where a group is so small
-  that its spread cannot be estimated (`FEW_IMAGES`).
+- DeLong's (1988) variance on the logit scale, from the scores: right in the interior, nothing where
+all are in order;
+- method 5 of Newcombe (2006), from the AUROC and the numbers of images alone: right at the edge, of
+positive width at 1;
+- Wilson's (1927) for a share of the smaller group, the largest variance that an AUROC can have,
+  where a group is so small that its spread cannot be estimated (`FEW_IMAGES`).
 """
 
 from collections.abc import Callable
@@ -18,7 +21,8 @@ from numpy.typing import NDArray
 
 #: The method of `interval`, as results name it.
 METHOD = "widest of DeLong (logit), Newcombe 5, Wilson"
-#: Half the width of a 95 percent interval, in standard errors: the normal distribution's 97.5 percent point.
+#: Half the width of a 95 percent interval, in standard errors: the normal distribution's 97.5
+#: percent point.
 SIGMAS = 1.959963984540054
 #: A group with fewer images says nothing of its own spread.
 FEW_IMAGES = 4
@@ -43,7 +47,9 @@ class Placements:
 
     @property
     def variances(self) -> tuple[float, float]:
-        """DeLong's parts of the AUROC's variance, of the inliers and of the outliers; each needs two images."""
+        """DeLong's parts of the AUROC's variance, of the inliers and of the outliers; each needs
+        two images.
+        """
         groups = (self.inliers, self.outliers)
         inliers, outliers = (float(group.var(ddof=1)) / len(group) for group in groups)
         return inliers, outliers
@@ -78,7 +84,8 @@ def interval(auroc: float, placements: Placements) -> tuple[float, float]:
 
 
 def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float, float]:
-    """As `interval`, where the scores are not at hand; too narrow if outliers spread much less or more than inliers.
+    """As `interval`, where the scores are not at hand; too narrow if outliers spread much less or
+    more than inliers.
 
     Args:
         auroc: In [0, 1].
@@ -109,7 +116,9 @@ def standard_error(auroc: float, bounds: tuple[float, float]) -> float:
 
 
 def _score_interval(auroc: float, variance: Callable[[float], float]) -> tuple[float, float]:
-    """The true values within `SIGMAS` of their own standard errors from an AUROC; `variance` is the same for 1 - value."""
+    """The true values within `SIGMAS` of their own standard errors from an AUROC; `variance` is the
+    same for 1 - value.
+    """
     return _lower(auroc, variance), 1 - _lower(1 - auroc, variance)
 
 

@@ -1,15 +1,19 @@
-"""From novelty scores to decisions with a guarantee: split-conformal p-values, thresholds, Benjamini-Hochberg.
+"""From novelty scores to decisions with a guarantee: split-conformal p-values, thresholds,
+Benjamini-Hochberg.
 
-n held-out inliers, scored like any new image, make a new score s a p-value: p = (1 + #{held-out scores >= s}) / (n + 1).
-If the new image is an inlier too, exchangeable with the held-out ones, P(p <= a) <= a for every a: without any assumption
-on the scores, and for any n (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Bates, Candès, Lei,
-Romano and Sesia, Testing for Outliers with Conformal p-values, Annals of Statistics 2023). That is an average over draws of
-the held-out inliers; for one such draw the realised rate follows a beta law (Vovk, 2012; Bates et al., section 2.3).
+n held-out inliers, scored like any new image, make a new score s a p-value: p = (1 + #{held-out
+scores >= s}) / (n + 1). If the new image is an inlier too, exchangeable with the held-out ones, P(p
+<= a) <= a for every a: without any assumption on the scores, and for any n (Vovk, Gammerman and
+Shafer, Algorithmic Learning in a Random World, 2005; Bates, Candès, Lei, Romano and Sesia, Testing
+for Outliers with Conformal p-values, Annals of Statistics 2023). That is an average over draws of
+the held-out inliers; for one such draw the realised rate follows a beta law (Vovk, 2012; Bates et
+al., section 2.3).
 
-The smallest p-value is 1 / (n + 1): with few held-out inliers no score could be novel at a small rate. Then nothing is
-decided at all (`decide`), since "inlier" would be the answer to every image.
+The smallest p-value is 1 / (n + 1): with few held-out inliers no score could be novel at a small
+rate. Then nothing is decided at all (`decide`), since "inlier" would be the answer to every image.
 
-Ties are broken against "novel": a held-out score counts as high as s where it lies below s by rounding alone (TOLERANCE).
+Ties are broken against "novel": a held-out score counts as high as s where it lies below s by
+rounding alone (TOLERANCE).
 """
 
 import math
@@ -24,9 +28,10 @@ Array = NDArray[np.float64]
 
 #: how sure `Calibration.upper` is
 CONFIDENCE = 0.95
-#: How far two computations of one score may lie apart, as shares of its size: float32 sums in another order, that is in
-#: another batch, with batch norms folded in, on another processor or by ONNX. 16 roundings cover nearly every score of every
-#: method, and 5e-5 all of them; as much is granted only where the scores themselves lie 100 times as far apart.
+#: How far two computations of one score may lie apart, as shares of its size: float32 sums in
+#: another order, that is in another batch, with batch norms folded in, on another processor or by
+#: ONNX. 16 roundings cover nearly every score of every method, and 5e-5 all of them; as much is
+#: granted only where the scores themselves lie 100 times as far apart.
 ROUNDING, TOLERANCE, SPREAD = 16 * float(np.finfo(np.float32).eps), 1e-4, 0.01
 #: false-positive rates whose thresholds a run keeps
 RATES = (0.01, 0.05, 0.1)
@@ -36,8 +41,10 @@ RATES = (0.01, 0.05, 0.1)
 class Calibration:
     """Scores of held-out inliers: float64 (n,), rising, finite, n at least 1. UserError for others.
 
-    folds: 0 for inliers that nothing was fitted on; else in how many folds each was held out once (scoring/folds.py).
-    levels: (n,), rising, each score raised by what rounding may add: a score up to there counts as equal.
+    folds: 0 for inliers that nothing was fitted on; else in how many folds each was held out once
+        (scoring/folds.py).
+    levels: (n,), rising, each score raised by what rounding may add: a score up to there counts as
+        equal.
     """
 
     scores: Array
@@ -51,17 +58,22 @@ class Calibration:
                 "a threshold needs scores of held-out inliers, and there are none; raise protocol.val_fraction"
             )
         if not np.isfinite(values).all():
-            raise UserError("the scores of the held-out inliers are not finite: training diverged, run it again")
+            raise UserError(
+                "the scores of the held-out inliers are not finite: training diverged, run it again"
+            )
         size = np.maximum(np.abs(values), np.median(np.abs(values)))
         spread = np.quantile(values, 0.75) - np.quantile(values, 0.25)
         object.__setattr__(self, "scores", values)
-        object.__setattr__(self, "levels", values + np.clip(SPREAD * spread, ROUNDING * size, TOLERANCE * size))
+        object.__setattr__(
+            self, "levels", values + np.clip(SPREAD * spread, ROUNDING * size, TOLERANCE * size)
+        )
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def ranks(self, scores: ArrayLike) -> NDArray[np.int64]:
-        """1 + #{levels >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,); small is novel.
+        """1 + #{levels >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,); small is
+        novel.
 
         Raises:
             ValueError: A score is NaN.
@@ -72,17 +84,22 @@ class Calibration:
         return 1 + len(self) - np.searchsorted(self.levels, values, side="left").astype(np.int64)
 
     def p_values(self, scores: ArrayLike) -> Array:
-        """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel. ValueError for NaN."""
+        """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel. ValueError
+        for NaN.
+        """
         return self.ranks(scores) / (len(self) + 1)
 
     def allowed(self, fpr: float) -> int:
-        """The largest rank whose p-value is at most `fpr`; 0 where even the smallest, 1 / (n + 1), is larger.
+        """The largest rank whose p-value is at most `fpr`; 0 where even the smallest, 1 / (n + 1),
+        is larger.
 
         Raises:
             UserError: `fpr` does not lie strictly between 0 and 1.
         """
         check_rate("fpr", fpr)
-        return min(math.floor(fpr * (len(self) + 1) + 1e-9), len(self))  # 1e-9: 0.29 * 100 is just below 29
+        return min(
+            math.floor(fpr * (len(self) + 1) + 1e-9), len(self)
+        )  # 1e-9: 0.29 * 100 is just below 29
 
     def threshold(self, fpr: float) -> float | None:
         """The score above which p <= fpr, None where no score can be: then n is below 1 / fpr - 1."""
@@ -90,25 +107,34 @@ class Calibration:
         return float(self.levels[len(self) - k]) if k else None
 
     def expected(self, fpr: float) -> float:
-        """The false-positive rate averaged over draws of the held-out inliers, for scores without ties: k / (n + 1) <= fpr."""
+        """The false-positive rate averaged over draws of the held-out inliers, for scores without
+        ties: k / (n + 1) <= fpr.
+        """
         return self.allowed(fpr) / (len(self) + 1)
 
     def bound(self, fpr: float) -> float:
-        """What the rate averaged over draws of the held-out inliers is proven not to exceed, whatever the method.
+        """What the rate averaged over draws of the held-out inliers is proven not to exceed,
+        whatever the method.
 
-        `expected`, but with fewer folds than images, where it is the worst case of an erratic method.
+        `expected`, but with fewer folds than images, where it is the worst case of an erratic
+        method.
         """
         level, n = self.expected(fpr), len(self)
         if not self.folds:
             return level
         m = n // self.folds
-        return min(1.0, level + (1 - level) * (m - 1) / (n + m), 2 * level + 2 * (1 - 1 / self.folds) / (m + 1))
+        return min(
+            1.0,
+            level + (1 - level) * (m - 1) / (n + m),
+            2 * level + 2 * (1 - 1 / self.folds) / (m + 1),
+        )
 
     def upper(self, fpr: float, confidence: float = CONFIDENCE) -> float | None:
-        """What the realised rate of these very held-out inliers stays below, with that confidence over their draw.
+        """What the realised rate of these very held-out inliers stays below, with that confidence
+        over their draw.
 
-        The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate is lower still. None
-        for folds, where no such law is known.
+        The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate
+        is lower still. None for folds, where no such law is known.
         """
         if self.folds:
             return None
@@ -125,15 +151,18 @@ def check_rate(name: str, value: float) -> None:
 
 
 def fdr_rank(counts: ArrayLike, fdr: float) -> int:
-    """Benjamini and Hochberg's rule (1995) over a whole batch of conformal p-values, from their histogram alone.
+    """Benjamini and Hochberg's rule (1995) over a whole batch of conformal p-values, from their
+    histogram alone.
 
     Args:
         counts: (n + 1,), how many of the batch have rank 1, 2, ..., n + 1 (`Calibration.ranks`).
-        fdr: Bound on the expected share of inliers among what is called novel, strictly between 0 and 1.
+        fdr: Bound on the expected share of inliers among what is called novel, strictly between 0
+            and 1.
 
     Returns:
-        The largest rank that is called novel, 0 for none. Conformal p-values of one calibration set depend on one another in
-        the way under which the rule still holds (Bates et al. 2023, theorem 2).
+        The largest rank that is called novel, 0 for none. Conformal p-values of one calibration set
+        depend on one another in the way under which the rule still holds (Bates et al. 2023,
+        theorem 2).
     """
     check_rate("fdr", fdr)
     numbers = np.asarray(counts, np.int64)
@@ -148,7 +177,9 @@ def needed(fpr: float) -> int:
 
 
 def smallest_rate(held_out: int) -> str:
-    """The smallest false-positive rate that so many held-out inliers decide, rounded up to be typed: 12 -> "0.077"."""
+    """The smallest false-positive rate that so many held-out inliers decide, rounded up to be
+    typed: 12 -> "0.077".
+    """
     rate = 1 / (held_out + 1)
     digits = 1 - math.floor(math.log10(rate))
     return f"{math.ceil(rate * 10**digits - 1e-9) / 10**digits:.{digits}f}".rstrip("0")
@@ -156,23 +187,29 @@ def smallest_rate(held_out: int) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule decides: ranks up to `cut` are novel, the others inliers; or None, and a sentence that says why."""
+    """What a rule decides: ranks up to `cut` are novel, the others inliers; or None, and a sentence
+    that says why.
+    """
 
     cut: int | None
     reason: str = ""
 
 
-def decide(calibration: Calibration | None, counts: ArrayLike, fpr: float, fdr: float | None = None) -> Decision:
+def decide(
+    calibration: Calibration | None, counts: ArrayLike, fpr: float, fdr: float | None = None
+) -> Decision:
     """Applies a rule to a batch of p-values.
 
     Args:
         calibration: None without held-out inliers.
-        counts: (n + 1,), how many of the batch have rank 1, 2, ..., n + 1; any without `calibration`.
+        counts: (n + 1,), how many of the batch have rank 1, 2, ..., n + 1; any without
+            `calibration`.
         fpr: Novel is what has p <= fpr.
         fdr: Instead, unless None: Benjamini and Hochberg's rule.
 
     Returns:
-        A decision without a cut where even a file above all held-out inliers would not be called novel.
+        A decision without a cut where even a file above all held-out inliers would not be called
+        novel.
     """
     check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
     rate = fpr if fdr is None else fdr
@@ -220,15 +257,16 @@ def thresholds(
     Args:
         held_out: (n,), scores of held-out inliers.
         name: Of the score.
-        exact: Whether nothing of the method was chosen by these inliers; where they chose the epoch, the guarantee is
-            approximate.
+        exact: Whether nothing of the method was chosen by these inliers; where they chose the
+            epoch, the guarantee is approximate.
         rates: False-positive rates, each strictly between 0 and 1.
         folds: As Calibration has it.
 
     Returns:
-        ``score``, ``held_out`` (n), ``exact``, ``folds``, ``smallest_fpr`` (that has a threshold) and ``at``, for each rate:
-        ``fpr``, ``threshold`` (novel is what lies above; None where n is too small), ``needed`` (the n that it takes),
-        ``expected``, ``bound`` and ``upper`` (see Calibration).
+        ``score``, ``held_out`` (n), ``exact``, ``folds``, ``smallest_fpr`` (that has a threshold)
+        and ``at``, for each rate: ``fpr``, ``threshold`` (novel is what lies above; None where n is
+        too small), ``needed`` (the n that it takes), ``expected``, ``bound`` and ``upper`` (see
+        Calibration).
     """
     calibration = Calibration(np.asarray(held_out, np.float64), folds)
     smallest = float(smallest_rate(len(calibration)))

@@ -1,8 +1,10 @@
-"""Diagnoses: what a run's scores would be under a fault of evaluation. They stand beside its number and never are one.
+"""Diagnoses: what a run's scores would be under a fault of evaluation. They stand beside its number
+and never are one.
 
-`batch_statistics`: batch norm in training mode while the test set is scored, as after a forgotten `eval()`. An image's score
-then depends on the other images of its batch, and so on the order of the test set: in class order most batches hold
-one class, and their statistics tell inliers from outliers, which no method may know.
+`batch_statistics`: batch norm in training mode while the test set is scored, as after a forgotten
+`eval()`. An image's score then depends on the other images of its batch, and so on the order of the
+test set: in class order most batches hold one class, and their statistics tell inliers from
+outliers, which no method may know.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,12 +35,16 @@ Rows = NDArray[np.int64]
 Order = Callable[[NDArray[np.int64], NDArray[np.bool_], int], list[Rows]]
 
 
-def in_class_order(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+def in_class_order(
+    labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int
+) -> list[Rows]:
     """Batches of the test set sorted by class; a batch at the border of two classes holds both."""
     return split_evenly(np.argsort(labels, kind="stable"))
 
 
-def in_random_order(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+def in_random_order(
+    labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int
+) -> list[Rows]:
     """Batches of the shuffled test set."""
     return split_evenly(np.random.default_rng(seed).permutation(len(labels)))
 
@@ -46,15 +52,23 @@ def in_random_order(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], se
 def apart(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
     """Batches of inliers and batches of outliers of all classes, both shuffled."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    return split_evenly(shuffled[~is_outlier[shuffled]]) + split_evenly(shuffled[is_outlier[shuffled]])
+    return split_evenly(shuffled[~is_outlier[shuffled]]) + split_evenly(
+        shuffled[is_outlier[shuffled]]
+    )
 
 
 #: How the test set comes in batches.
-ORDERS: dict[str, Order] = {"class_order": in_class_order, "random_order": in_random_order, "apart": apart}
+ORDERS: dict[str, Order] = {
+    "class_order": in_class_order,
+    "random_order": in_random_order,
+    "apart": apart,
+}
 
 
 def split_evenly(rows: Rows) -> list[Rows]:
-    """Batches of BATCH_SIZE; a last image by itself, which has no statistics, joins the batch before it."""
+    """Batches of BATCH_SIZE; a last image by itself, which has no statistics, joins the batch
+    before it.
+    """
     batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         last = batches.pop()
@@ -63,7 +77,8 @@ def split_evenly(rows: Rows) -> list[Rows]:
 
 
 def check(diagnose: str, name: str, method: Method, is_outlier: NDArray[np.bool_]) -> None:
-    """Raises UserError where the diagnosis asked for says nothing about this method or this test set.
+    """Raises UserError where the diagnosis asked for says nothing about this method or this test
+    set.
 
     Args:
         diagnose: The option's value.
@@ -74,14 +89,22 @@ def check(diagnose: str, name: str, method: Method, is_outlier: NDArray[np.bool_
     if diagnose == "none":
         return
     if not method.iterative:
-        raise UserError(f"diagnose={diagnose}: method={name} is fitted once, without batch norm; diagnose=none")
+        raise UserError(
+            f"diagnose={diagnose}: method={name} is fitted once, without batch norm; diagnose=none"
+        )
     if not batch_norms(method):
-        raise UserError(f"diagnose={diagnose}: method={name} has no batch norm with these options; diagnose=none")
+        raise UserError(
+            f"diagnose={diagnose}: method={name} has no batch norm with these options; diagnose=none"
+        )
     if is_outlier.all() or not is_outlier.any():
         kind = "outliers" if is_outlier.all() else "inliers"
-        raise UserError(f"diagnose={diagnose}: all {len(is_outlier)} test images are {kind}; diagnose=none")
+        raise UserError(
+            f"diagnose={diagnose}: all {len(is_outlier)} test images are {kind}; diagnose=none"
+        )
     if min(is_outlier.sum(), (~is_outlier).sum()) < 2:
-        raise UserError(f"diagnose={diagnose}: needs two test images of each kind for a batch; diagnose=none")
+        raise UserError(
+            f"diagnose={diagnose}: needs two test images of each kind for a batch; diagnose=none"
+        )
 
 
 def batch_norms(method: Method) -> list[_BatchNorm]:
@@ -92,7 +115,9 @@ def batch_norms(method: Method) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(method: Method) -> Iterator[None]:
-    """Inside, batch norms use the statistics of the batch; their running ones stay as they are, as does all else."""
+    """Inside, batch norms use the statistics of the batch; their running ones stay as they are, as
+    does all else.
+    """
     norms = batch_norms(method)
     before = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
@@ -106,7 +131,9 @@ def batch_statistics(method: Method) -> Iterator[None]:
             norm.track_running_stats = track
 
 
-def score_in_order(method: Method, data: NoveltyData, batches: list[Rows]) -> dict[str, NDArray[np.float64]]:
+def score_in_order(
+    method: Method, data: NoveltyData, batches: list[Rows]
+) -> dict[str, NDArray[np.float64]]:
     """Every score under batch statistics: name -> (n_test,), in the order of the test set.
 
     Args:
@@ -123,7 +150,9 @@ def score_in_order(method: Method, data: NoveltyData, batches: list[Rows]) -> di
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 
-def _score(method: Method, data: NoveltyData, images: Tensor, batches: list[Rows]) -> dict[str, Tensor]:
+def _score(
+    method: Method, data: NoveltyData, images: Tensor, batches: list[Rows]
+) -> dict[str, Tensor]:
     def scores(x: Tensor) -> dict[str, Tensor]:
         with batch_statistics(method):
             return method.novelty_score(x)

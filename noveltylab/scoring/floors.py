@@ -1,8 +1,10 @@
-"""What every run is measured beside: simple scores of the run's own images, without anything trained.
+"""What every run is measured beside: simple scores of the run's own images, without anything
+trained.
 
-PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of the images as the method sees them where
-preprocessing changes more than their scale. Contrast normalisation alone can tell classes apart, so that a method may
-stand far above the floors of raw pixels and below those of what it was shown.
+PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of the images as the
+method sees them where preprocessing changes more than their scale. Contrast normalisation alone can
+tell classes apart, so that a method may stand far above the floors of raw pixels and below those of
+what it was shown.
 """
 
 import hashlib
@@ -44,9 +46,11 @@ class Floor:
 
 
 def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
-    """`pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the scale [-1, 1].
+    """`pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the
+    scale [-1, 1].
 
-    `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing is more than that scale.
+    `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing
+    is more than that scale.
     """
     columns = _floors(data, Preprocess(), batch_size)
     if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
@@ -63,18 +67,23 @@ def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Colum
     return {**_pixel_floors(data, preprocess, batch_size), "norm": norms}
 
 
-def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> NDArray[np.float64]:
+def squared_norms(
+    preprocess: Preprocess, images: torch.Tensor, batch_size: int
+) -> NDArray[np.float64]:
     """|x|^2 of each preprocessed image, over its number of values, (N,)."""
     device = preprocess.lo.device
-    parts = [preprocess(part.to(device)).square().flatten(1).mean(1).cpu() for part in torch.split(images, batch_size)]
+    parts = [
+        preprocess(part.to(device)).square().flatten(1).mean(1).cpu()
+        for part in torch.split(images, batch_size)
+    ]
     return torch.cat(parts).numpy().astype(np.float64)
 
 
 def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
     """`pca` and `knn` of the test images under one preprocessing, (n_test,) each.
 
-    The same for every method on a split, so they are computed once and kept in the cache, by the images' checksums and the
-    preprocessing's options; what it fits follows from these.
+    The same for every method on a split, so they are computed once and kept in the cache, by the
+    images' checksums and the preprocessing's options; what it fits follows from these.
     """
 
     def compute() -> Columns:

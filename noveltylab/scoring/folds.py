@@ -74,12 +74,16 @@ class Folds(Method):
     def held_out(
         self, preprocess: Preprocess, train: Tensor
     ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-        """Positions (n,) of the training images that lie in a fold, and their scores by the copy without it, (n,) each."""
+        """Positions (n,) of the training images that lie in a fold, and their scores by the copy
+        without it, (n,) each.
+        """
         fold = fold_of(len(train), len(self.members))
         columns = {name: np.zeros(len(train)) for name in self.score_names}
         for number in range(len(self.members)):
             rows = np.flatnonzero(fold == number)
-            found = held_out_scores(self.member(number), preprocess, train[torch.from_numpy(rows).to(train.device)])
+            found = held_out_scores(
+                self.member(number), preprocess, train[torch.from_numpy(rows).to(train.device)]
+            )
             for name in columns:
                 columns[name][rows] = found[name]
         inside = np.flatnonzero(fold >= 0)
@@ -91,7 +95,9 @@ class Folds(Method):
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         columns = [self.member(number).novelty_score(x) for number in range(len(self.members))]
-        return {name: torch.stack([column[name] for column in columns]).amin(0) for name in columns[0]}
+        return {
+            name: torch.stack([column[name] for column in columns]).amin(0) for name in columns[0]
+        }
 
     def validation_loss(self, x: Tensor) -> Tensor:
         losses = [self.member(number).validation_loss(x) for number in range(len(self.members))]
@@ -107,7 +113,11 @@ class Folds(Method):
 
 
 def in_folds(
-    method_class: type[Method], shape: tuple[int, int, int], arguments: dict[str, Any], folds: int, images: int
+    method_class: type[Method],
+    shape: tuple[int, int, int],
+    arguments: dict[str, Any],
+    folds: int,
+    images: int,
 ) -> Folds:
     """The copies for a run; as many folds as images where there are fewer of these.
 

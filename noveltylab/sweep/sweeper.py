@@ -1,7 +1,9 @@
-"""A sweep: which of its cells are missing, handing those to a launcher, a view while they run, and a table at the end.
+"""A sweep: which of its cells are missing, handing those to a launcher, a view while they run, and
+a table at the end.
 
-A cell's state is read from its folder (noveltylab/run/folder.py), never from the memory of a process: the same words for one
-process, Ray's workers, SLURM's jobs and another sweep that meets the same cells.
+A cell's state is read from its folder (noveltylab/run/folder.py), never from the memory of a
+process: the same words for one process, Ray's workers, SLURM's jobs and another sweep that meets
+the same cells.
 """
 
 import atexit
@@ -44,7 +46,8 @@ from noveltylab.run.summary import offline_runs
 #: Plugin package -> the extra that installs it.
 EXTRAS = {"hydra_ray_launcher": "ray", "hydra_submitit_launcher": "slurm"}
 
-#: Cells per launch where nobody says otherwise: what each returns is kept until the last of a launch is back.
+#: Cells per launch where nobody says otherwise: what each returns is kept until the last of a
+#: launch is back.
 BATCH = 256
 
 #: Seconds between two looks at the folders of the cells that are not finished.
@@ -78,7 +81,8 @@ class CellsUnfinished(Exception):
 class Cell:
     """One run of a sweep.
 
-    state: "complete" (already), "waiting", "running", "done", "failed", "elsewhere" (another process runs it).
+    state: "complete" (already), "waiting", "running", "done", "failed", "elsewhere" (another
+        process runs it).
     """
 
     overrides: list[str]
@@ -92,7 +96,9 @@ class Cell:
 
     def __str__(self) -> str:
         chosen = [f"{name} {value}" for name, value in self.names.items() if name not in NAMED]
-        return " ".join(["{method} {data} inlier {inlier} seed {seed}".format(**self.names), *chosen])
+        return " ".join(
+            ["{method} {data} inlier {inlier} seed {seed}".format(**self.names), *chosen]
+        )
 
     @property
     def output(self) -> Path | None:
@@ -104,12 +110,14 @@ class Cell:
 
 
 class Sweeper(sweeper.Sweeper):
-    """Hydra's grid of choices; of it, what is missing is launched, `max_batch_size` cells at a time.
+    """Hydra's grid of choices; of it, what is missing is launched, `max_batch_size` cells at a
+    time.
 
     params: choices from a file (`hydra.sweeper.params`), which those of the command line override.
 
     Raises (from `sweep`):
-        UserError: no cell can run: a bad option, a launcher that is not installed, cells that share a folder.
+        UserError: no cell can run: a bad option, a launcher that is not installed, cells that share
+        a folder.
         CellsFailed: some cells failed; the others are done.
         CellsUnfinished: none failed; some are run by other processes.
     """
@@ -121,19 +129,27 @@ class Sweeper(sweeper.Sweeper):
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
         self.max_batch_size, self.params = max_batch_size, params or {}
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         check_launcher(config)
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context, task_function, config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         started = time.monotonic()
         cells = self.cells(arguments)
         if all(cell.state == "failed" for cell in cells):
-            raise UserError("; ".join(itertools.islice(dict.fromkeys(cell.reason for cell in cells), 3)))
+            raise UserError(
+                "; ".join(itertools.islice(dict.fromkeys(cell.reason for cell in cells), 3))
+            )
         if todo := [cell for cell in cells if cell.state == "waiting"]:
             share, size = fit_launcher(self.launcher, self.config)
-            with Watch(cells, screen.console(file=sys.stderr)):  # cells of this process print elsewhere
+            with Watch(
+                cells, screen.console(file=sys.stderr)
+            ):  # cells of this process print elsewhere
                 self.launch(todo, share, self.max_batch_size or size)
         print_cells(cells, time.monotonic() - started)
         if any(cell.state == "failed" for cell in cells):
@@ -147,10 +163,14 @@ class Sweeper(sweeper.Sweeper):
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        overrides = parser.parse_overrides(
+            [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        )
         for override in overrides:
             if override.is_sweep_override() and override.get_key_element().startswith("resources."):
-                raise UserError(f"{override.input_line}: all cells of a sweep get the same resources")
+                raise UserError(
+                    f"{override.input_line}: all cells of a sweep get the same resources"
+                )
         (batch,) = BasicSweeper.split_arguments(overrides, None)
         found: dict[Path, tuple[Cell, dict[str, Any]]] = {}
         cells = []
@@ -171,7 +191,9 @@ class Sweeper(sweeper.Sweeper):
         return cells
 
     def _compose(self, batch: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
-        """Each choice with its config. Hydra composes in about 0.1 s, so choices that differ in `PLAIN` share one."""
+        """Each choice with its config. Hydra composes in about 0.1 s, so choices that differ in
+        `PLAIN` share one.
+        """
         loader, parser = self.hydra_context.config_loader, OverridesParser.create()
 
         @lru_cache(maxsize=64)
@@ -189,15 +211,19 @@ class Sweeper(sweeper.Sweeper):
             yield list(choice), config
 
     def launch(self, todo: list[Cell], share: list[str], size: int) -> None:
-        """Hands the cells to the launcher, `size` at a time, each with the overrides `share`; returns when all are back.
+        """Hands the cells to the launcher, `size` at a time, each with the overrides `share`;
+        returns when all are back.
 
-        A cell whose process dies without a word does not stop the others where the launcher is ours to restart (Ray).
+        A cell whose process dies without a word does not stop the others where the launcher is ours
+        to restart (Ray).
         """
         while todo:
             batch, todo = todo[:size], todo[size:]
             try:
                 with quiet() if is_launcher(self.launcher, "BasicLauncher") else nullcontext():
-                    jobs = self.launcher.launch([[*cell.overrides, *share] for cell in batch], initial_job_idx=0)
+                    jobs = self.launcher.launch(
+                        [[*cell.overrides, *share] for cell in batch], initial_job_idx=0
+                    )
                 for cell, job in zip(batch, jobs, strict=True):
                     if isinstance(reason := getattr(job, "_return_value", None), str):
                         cell.reason = reason  # which it could not leave in a file
@@ -210,7 +236,9 @@ class Sweeper(sweeper.Sweeper):
                 dead = [cell for cell in batch if cell.folder and left_behind(cell)]
                 if not (dead and is_launcher(self.launcher, "RayLauncher")):
                     for cell in batch + todo:
-                        cell.reason = reason  # of those that turn out to be neither finished nor running
+                        cell.reason = (
+                            reason  # of those that turn out to be neither finished nor running
+                        )
                     return
                 for cell in dead:
                     cell.fail(f"its process died at every try; {reason}")
@@ -219,7 +247,9 @@ class Sweeper(sweeper.Sweeper):
 
 
 def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str, Any]]:
-    """A cell and its plain config: failed where its options are bad, complete where its folder says so, else waiting."""
+    """A cell and its plain config: failed where its options are bad, complete where its folder says
+    so, else waiting.
+    """
     from noveltylab.options import check_options
     from noveltylab.run.folder import failure_path, previous
     from noveltylab.run.stamp import files_changed
@@ -252,12 +282,16 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
 
 
 def name_choices(cells: list[Cell]) -> None:
-    """Adds to each cell's names what was chosen for it by every other option that differs between cells."""
+    """Adds to each cell's names what was chosen for it by every other option that differs between
+    cells.
+    """
     chosen = [dict(_choice(text) for text in cell.overrides) for cell in cells]
     for option in dict.fromkeys(option for choices in chosen for option in choices):
         values = [choices.get(option, "") for choices in chosen]
         columns = [[cell.names.get(name) for cell in cells] for name in cells[0].names]
-        if option in NAMED or len(set(values)) == 1 or values in columns:  # a row of a table is a method's name
+        if (
+            option in NAMED or len(set(values)) == 1 or values in columns
+        ):  # a row of a table is a method's name
             continue
         short = option.rpartition(".")[2]
         title = short if short not in cells[0].names else option
@@ -270,12 +304,15 @@ def _choice(text: str) -> tuple[str, str]:
     """`protocol.val_fraction=0.2` as option and value; of text in quotes the text."""
     override = OverridesParser.create().parse_override(text)
     value = override.value()
-    return override.get_key_element().lstrip("+~"), value if isinstance(value, str) else text.partition("=")[2]
+    return override.get_key_element().lstrip("+~"), value if isinstance(
+        value, str
+    ) else text.partition("=")[2]
 
 
 @cache
 def check_names(method: str, protocol: str) -> None:
-    """Checks the keys and values of a method and a protocol (as JSON) against their signatures; loads torch.
+    """Checks the keys and values of a method and a protocol (as JSON) against their signatures;
+    loads torch.
 
     Raises:
         UserError: what is wrong, for the whole sweep at once instead of cell by cell.
@@ -286,7 +323,11 @@ def check_names(method: str, protocol: str) -> None:
 
     given = json.loads(method)
     target = find_method(str(given.get("_target_")))
-    check_arguments(target, {key: given[key] for key in given.keys() - {"name", "_target_", "primary"}}, "method")
+    check_arguments(
+        target,
+        {key: given[key] for key in given.keys() - {"name", "_target_", "primary"}},
+        "method",
+    )
     given = json.loads(protocol)
     if given["name"] in PROTOCOLS:
         check_arguments(PROTOCOLS[given.pop("name")], {**given, "seed": 0}, "protocol")
@@ -295,7 +336,9 @@ def check_names(method: str, protocol: str) -> None:
 def numbers(result: dict[str, Any]) -> dict[str, float]:
     """What the table shows of a result; no AUROC without labelled outliers."""
     metrics = result["scores"][result["primary"]]
-    return ({"auroc": metrics["auroc"]} if metrics else {}) | {"seconds": result["seconds"]["total"]}
+    return ({"auroc": metrics["auroc"]} if metrics else {}) | {
+        "seconds": result["seconds"]["total"]
+    }
 
 
 def said(result: dict[str, float], key: str, digits: int) -> str:
@@ -334,11 +377,15 @@ def check_launcher(config: DictConfig) -> None:
             "submitit_slurm or submitit_local for runs over several"
         )
     if target.endswith(".SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UserError(f"hydra/launcher={name}: no sbatch and srun here; start the sweep where SLURM is, or use ray")
+        raise UserError(
+            f"hydra/launcher={name}: no sbatch and srun here; start the sweep where SLURM is, or use ray"
+        )
 
 
 def fit_launcher(launcher: Any, config: DictConfig) -> tuple[list[str], int]:
-    """Fills in the launcher's automatic settings: what every cell is told of its share, and cells per launch."""
+    """Fills in the launcher's automatic settings: what every cell is told of its share, and cells
+    per launch.
+    """
     cpus = config.resources.num_cpus
     if is_launcher(launcher, "BasicLauncher"):
         return [], 1
@@ -356,7 +403,8 @@ def fit_ray(launcher: Any, cpu_only: bool) -> int:
     """Settles the share of a cell in what Ray has; returns its whole cores.
 
     Raises:
-        UserError: more is asked for than this machine has, which would wait for ever (a cluster may yet grow).
+        UserError: more is asked for than this machine has, which would wait for ever (a cluster may
+        yet grow).
     """
     have = start_ray(launcher)
     gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 1.0)
@@ -364,15 +412,23 @@ def fit_ray(launcher: Any, cpu_only: bool) -> int:
     if remote.num_gpus is None:
         remote.num_gpus = 0 if cpu_only or not gpus else 1
     if remote.num_cpus is None:
-        remote.num_cpus = max(1, int(cpus * remote.num_gpus / gpus)) if remote.num_gpus and gpus else 1
-    for name, wanted, found in (("num_gpus", remote.num_gpus, gpus), ("num_cpus", remote.num_cpus, cpus)):
+        remote.num_cpus = (
+            max(1, int(cpus * remote.num_gpus / gpus)) if remote.num_gpus and gpus else 1
+        )
+    for name, wanted, found in (
+        ("num_gpus", remote.num_gpus, gpus),
+        ("num_cpus", remote.num_cpus, cpus),
+    ):
         if wanted > found and launcher.ray_cfg.init.address == "local":
-            raise UserError(f"resources.{name}={wanted:g}: Ray has {found:g} here, so no run would ever start")
+            raise UserError(
+                f"resources.{name}={wanted:g}: Ray has {found:g} here, so no run would ever start"
+            )
     return max(1, int(remote.num_cpus))
 
 
 def start_ray(launcher: Any) -> dict[str, float]:
-    """Starts Ray, or connects to it (again: ends the runs under way, which go on from their checkpoints); what it has.
+    """Starts Ray, or connects to it (again: ends the runs under way, which go on from their
+    checkpoints); what it has.
 
     Raises:
         UserError: it does not start, or nothing answers at the address.
@@ -380,21 +436,31 @@ def start_ray(launcher: Any) -> dict[str, float]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a run without a GPU must not see one
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"
+    )  # a run without a GPU must not see one
     settings: dict[str, Any] = OmegaConf.to_container(launcher.ray_cfg.init, resolve=True)  # type: ignore[assignment]
     host, _, port = str(settings["address"]).rpartition(":")
     if host and port.isdigit():
         try:  # Ray itself would knock for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise UserError(f"hydra.launcher.ray.init.address={host}:{port}: no Ray answers there: {error}") from None
+            raise UserError(
+                f"hydra.launcher.ray.init.address={host}:{port}: no Ray answers there: {error}"
+            ) from None
     if ray.is_initialized():
         ray.shutdown()
     try:
         ray.init(**settings)
     except Exception as error:  # Ray raises just that where it is too slow to start
-        hint = "; a cluster that asks for a token needs RAY_AUTH_MODE=token" if settings["address"] != "local" else ""
-        raise UserError(f"hydra/launcher=ray: {error} (settings: hydra.launcher.ray.init{hint})") from None
+        hint = (
+            "; a cluster that asks for a token needs RAY_AUTH_MODE=token"
+            if settings["address"] != "local"
+            else ""
+        )
+        raise UserError(
+            f"hydra/launcher=ray: {error} (settings: hydra.launcher.ray.init{hint})"
+        ) from None
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
@@ -402,10 +468,11 @@ def start_ray(launcher: Any) -> dict[str, float]:
 
 
 def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | str | None:
-    """Runs one cell, here or in a launcher's worker; returns its AUROC, or None where it failed or runs elsewhere.
+    """Runs one cell, here or in a launcher's worker; returns its AUROC, or None where it failed or
+    runs elsewhere.
 
-    A failure is kept in a file for the process that started the sweep; nothing is raised, so that the others run.
-    Where the file cannot be written (a full disk), the reason is returned.
+    A failure is kept in a file for the process that started the sweep; nothing is raised, so that
+    the others run. Where the file cannot be written (a full disk), the reason is returned.
     """
     from noveltylab.options import check_options
     from noveltylab.run.folder import Busy, failure_path, write_failure
@@ -483,7 +550,9 @@ def left_behind(cell: Cell) -> bool:
 
 
 class Watch:
-    """Follows the cells by their folders from a thread of its own: a live view on a terminal, else a line per change."""
+    """Follows the cells by their folders from a thread of its own: a live view on a terminal, else
+    a line per change.
+    """
 
     def __init__(self, cells: list[Cell], console: Any) -> None:
         self.cells, self.console = cells, console
@@ -496,7 +565,9 @@ class Watch:
     def __enter__(self) -> None:
         from rich.live import Live
 
-        self.live = Live(console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self.live = Live(
+            console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
         if self.console.is_terminal:
             self.live.start()
         else:
@@ -534,7 +605,9 @@ class Watch:
 
         for cell in self.todo:
             if not finished(cell):
-                cell.state = "running" if cell.folder and holder(cell.folder) is not None else "waiting"
+                cell.state = (
+                    "running" if cell.folder and holder(cell.folder) is not None else "waiting"
+                )
         if self.console.is_terminal:
             self.live.update(self._screen(), refresh=True)
             return
@@ -570,11 +643,14 @@ class Watch:
         running = [cell for cell in self.todo if cell.state == "running"]
         ended = sum(cell.state not in ("waiting", "running") for cell in self.cells)
         rows = [
-            Text(f"{cell}  {newest_epoch(cell)}", overflow="ellipsis", no_wrap=True, style="dim") for cell in running
+            Text(f"{cell}  {newest_epoch(cell)}", overflow="ellipsis", no_wrap=True, style="dim")
+            for cell in running
         ]
         spent = f"{clock(time.monotonic() - self.started)}: {self.counts()}"
         room = max(3, self.console.height - 4)
-        bar = Padding(ProgressBar(len(self.cells), ended), 0)  # which ends its line; the bar by itself does not
+        bar = Padding(
+            ProgressBar(len(self.cells), ended), 0
+        )  # which ends its line; the bar by itself does not
         return Group(Text(spent, no_wrap=True), bar, *rows[:room])
 
 
@@ -602,28 +678,46 @@ def clock(seconds: float) -> str:
 def print_cells(cells: list[Cell], seconds: float) -> None:
     """The table of all cells, on standard output, at most 80 columns wide."""
     styles = {"failed": "bold red", "elsewhere": "yellow", "complete": "dim"}
-    names = [name for name in cells[0].names if name != "protocol" or len({cell.names[name] for cell in cells}) > 1]
+    names = [
+        name
+        for name in cells[0].names
+        if name != "protocol" or len({cell.names[name] for cell in cells}) > 1
+    ]
     table = _table(names)
     for name in ("AUROC", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for cell in cells:
-        shown = (said(cell.result, "auroc", 4), said(cell.result, "seconds", 1)) if cell.result else ("", "")
-        table.add_row(*(cell.names[name] for name in names), *shown, cell.state, style=styles.get(cell.state))
+        shown = (
+            (said(cell.result, "auroc", 4), said(cell.result, "seconds", 1))
+            if cell.result
+            else ("", "")
+        )
+        table.add_row(
+            *(cell.names[name] for name in names), *shown, cell.state, style=styles.get(cell.state)
+        )
     console = screen.console()
     if not console.is_terminal:
         console = screen.console(width=WIDEST)
     width = min(80, console.width) if len(names) <= len(NAMED) else console.width
     console.print(table, width=width)
     if means := mean_rows(cells):
-        console.print(_mean_table(means, [name for name in names if name not in ("inlier", "seed")]), width=width)
+        console.print(
+            _mean_table(means, [name for name in names if name not in ("inlier", "seed")]),
+            width=width,
+        )
     count = Counter(cell.state for cell in cells)
     states = ", ".join(
-        f"{count[state]} {state}" for state in ("done", "complete", "elsewhere", "failed") if count[state]
+        f"{count[state]} {state}"
+        for state in ("done", "complete", "elsewhere", "failed")
+        if count[state]
     )
     console.print(f"{len(cells)} cells: {states}; {clock(seconds)}", soft_wrap=True)
     if count["elsewhere"]:
-        console.print("elsewhere: another process is running it; the same command shows the result", soft_wrap=True)
+        console.print(
+            "elsewhere: another process is running it; the same command shows the result",
+            soft_wrap=True,
+        )
     for line in next_commands(cells):
         console.print(line, soft_wrap=True)
 
@@ -640,7 +734,9 @@ def _table(names: Sequence[str]) -> Any:
 
 @dataclass
 class Mean:
-    """The mean AUROC of the cells that differ in class and seed alone: of each class's seeds first, then of the classes."""
+    """The mean AUROC of the cells that differ in class and seed alone: of each class's seeds first,
+    then of the classes.
+    """
 
     names: dict[str, str]
     auroc: float
@@ -651,7 +747,9 @@ class Mean:
 
 
 def mean_rows(cells: list[Cell]) -> list[Mean]:
-    """One mean per method, data set and whatever else was swept; [] where each would be of one cell."""
+    """One mean per method, data set and whatever else was swept; [] where each would be of one
+    cell.
+    """
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         key = tuple(value for name, value in cell.names.items() if name not in ("inlier", "seed"))
@@ -675,27 +773,40 @@ def _mean_table(means: list[Mean], names: Sequence[str]) -> Any:
     for name in ("mean AUROC", "classes", "seeds", "cells"):
         table.add_column(name, justify="right", no_wrap=True)
     for mean in means:
-        share = str(mean.cells) if mean.measured == mean.cells else f"{mean.measured} of {mean.cells}"
+        share = (
+            str(mean.cells) if mean.measured == mean.cells else f"{mean.measured} of {mean.cells}"
+        )
         numbers = (f"{mean.auroc:.4f}", str(mean.classes), str(mean.seeds), share)
         table.add_row(*(mean.names[name] for name in names), *numbers, style="bold")
     return table
 
 
 def next_commands(cells: list[Cell]) -> list[str]:
-    """What to type after a sweep: the report on its results, and what sends runs that W&B has kept on disk."""
+    """What to type after a sweep: the report on its results, and what sends runs that W&B has kept
+    on disk.
+    """
     folders = [cell.folder for cell in cells if cell.folder and cell.result]
     if not folders:
         return []
     outputs = list(dict.fromkeys(str(cell.output) for cell in cells if cell.output and cell.result))
     shared = (
-        os.path.commonpath(outputs) if len(outputs) > 1 and len({os.path.isabs(path) for path in outputs}) == 1 else ""
+        os.path.commonpath(outputs)
+        if len(outputs) > 1 and len({os.path.isabs(path) for path in outputs}) == 1
+        else ""
     )
     reported = [shared] if shared.strip("/") else outputs
-    lines = [f"tables and comparisons: python -m noveltylab.report {shlex.quote(path)}" for path in reported]
+    lines = [
+        f"tables and comparisons: python -m noveltylab.report {shlex.quote(path)}"
+        for path in reported
+    ]
     unsent = [path for folder in folders for path in offline_runs([folder])[:1]]
     if unsent:
-        quoted = " ".join(f"{shlex.quote(path)}/*/*/*/*/seed*/wandb/offline-run-*" for path in outputs)
-        lines.append(f"{len(unsent)} runs are kept on disk for W&B; to send them: wandb sync {quoted}")
+        quoted = " ".join(
+            f"{shlex.quote(path)}/*/*/*/*/seed*/wandb/offline-run-*" for path in outputs
+        )
+        lines.append(
+            f"{len(unsent)} runs are kept on disk for W&B; to send them: wandb sync {quoted}"
+        )
     return lines
 
 

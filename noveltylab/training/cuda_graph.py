@@ -1,8 +1,11 @@
-"""The whole `update` of a method as one CUDA graph: recorded once, then replayed without Python or launches in between.
+"""The whole `update` of a method as one CUDA graph: recorded once, then replayed without Python or
+launches in between.
 
-Generic over methods: `update` asks the device for nothing, its shapes are static, and `Method.phase` names what else decides
-which kernels run (OCGAN's mining, OLED's epochs of the mask module). The first iterations of each phase run eagerly, as real
-training: optimizers make their state, libraries choose their kernels. What cannot be recorded goes on eagerly, and says so.
+Generic over methods: `update` asks the device for nothing, its shapes are static, and
+`Method.phase` names what else decides which kernels run (OCGAN's mining, OLED's epochs of the mask
+module). The first iterations of each phase run eagerly, as real
+training: optimizers make their state, libraries choose their kernels. What cannot be recorded goes
+    on eagerly, and says so.
 """
 
 import logging
@@ -17,7 +20,8 @@ from noveltylab.errors import UserError
 log = logging.getLogger("noveltylab")
 
 Losses = dict[str, Tensor]
-#: takes what is to be recorded; returns a function that replays it, and the tensors that each replay fills
+#: takes what is to be recorded; returns a function that replays it, and the tensors that each
+#: replay fills
 Recorder = Callable[[Callable[[], Losses]], tuple[Callable[[], None], Losses]]
 #: eager iterations before a phase is recorded
 WARM_UP = 3
@@ -32,7 +36,9 @@ def record_cuda(function: Callable[[], Losses]) -> tuple[Callable[[], None], Los
 
 
 class Graphed:
-    """Called in place of a method's `update`, with x (B, C, H, W) channels last and index (B,), on the method's device."""
+    """Called in place of a method's `update`, with x (B, C, H, W) channels last and index (B,), on
+    the method's device.
+    """
 
     def __init__(self, method: Any, must: bool = False, record: Recorder = record_cuda) -> None:
         self.method, self.must, self.record = method, must, record
@@ -57,7 +63,9 @@ class Graphed:
         own.x.copy_(batch.x)
         own.index.copy_(batch.index)
         replay()
-        return {name: value.clone() for name, value in outputs.items()}  # the next replay overwrites them
+        return {
+            name: value.clone() for name, value in outputs.items()
+        }  # the next replay overwrites them
 
     def _eager(self, batch: Any) -> Losses:
         if batch.x.device.type != "cuda":
@@ -72,7 +80,8 @@ class Graphed:
     def _recorded(self, key: Hashable, batch: Any) -> bool:
         """Records the phase; False where that fails, and then for good."""
         own = type(batch)(batch.x.clone(memory_format=torch.preserve_format), batch.index.clone())
-        torch.clear_autocast_cache()  # casts made before belong to no graph, those made inside to no other
+        # casts made before belong to no graph, those made inside to no other
+        torch.clear_autocast_cache()
         for parameter in self.method.parameters():
             parameter.grad = None
         try:
@@ -83,7 +92,9 @@ class Graphed:
                 raise UserError(
                     f"trainer.cuda_graph=on: {type(self.method).__name__} cannot be recorded ({reason})"
                 ) from error
-            log.warning(f"no CUDA graph, training goes on without: {type(error).__name__}: {reason}")
+            log.warning(
+                f"no CUDA graph, training goes on without: {type(error).__name__}: {reason}"
+            )
             self.off = True
         torch.clear_autocast_cache()
         return not self.off
@@ -101,7 +112,9 @@ def why_not(method: Any, device: torch.device, precision: str) -> str | None:
 
 
 def graphed(method: Any, wanted: str, device: torch.device, precision: str) -> Graphed | None:
-    """`trainer.cuda_graph`: off, auto (where possible; the log says why not) or on (else a UserError)."""
+    """`trainer.cuda_graph`: off, auto (where possible; the log says why not) or on (else a
+    UserError).
+    """
     if wanted == "off":
         return None
     if reason := why_not(method, device, precision):

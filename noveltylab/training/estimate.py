@@ -1,8 +1,8 @@
 """How long a run will take, said before the time is spent.
 
 Scoring and validation are timed on a few images before training begins, training on its first
-iterations. No random number is drawn for it and no weight changes: a run's numbers are those of a run
-without an estimate.
+iterations. No random number is drawn for it and no weight changes: a run's numbers are those of a
+run without an estimate.
 """
 
 import logging
@@ -29,7 +29,8 @@ log = logging.getLogger("noveltylab")
 LONG = 3600.0
 #: An estimate of training is made of so many seconds of it, but a single chunk may take longer.
 TRAIN_SECONDS = 1.0
-#: A batch is measured that is GROWTH times as large as the one before, unless it is to take longer than this.
+#: A batch is measured that is GROWTH times as large as the one before, unless it is to take longer
+#: than this.
 PROBE_SECONDS, GROWTH = 0.6, 4
 #: What is said of a method that is fitted once is worth a line from so many seconds of scoring on.
 WORTH_A_LINE = 10.0
@@ -94,7 +95,9 @@ def measure_cost(run: Callable[[int], object], most: int) -> Cost:
 
 
 def _seconds(run: Callable[[int], object], count: int) -> float:
-    """The shorter of two times: another program's turn in between is not counted. A long one is taken once."""
+    """The shorter of two times: another program's turn in between is not counted. A long one is
+    taken once.
+    """
     start = time.perf_counter()
     run(count)
     first = time.perf_counter() - start
@@ -106,14 +109,17 @@ def _seconds(run: Callable[[int], object], count: int) -> float:
 
 
 class Estimate(Callback):
-    """What training and scoring will take, in seconds by the names under which a result has what they took.
+    """What training and scoring will take, in seconds by the names under which a result has what
+    they took.
 
     Attributes:
-        seconds: `train`, `score` and, with a rule that uses labels, `labelled`; for the whole run, what an
-            interrupted one had spent before included. Empty until it is known.
+        seconds: `train`, `score` and, with a rule that uses labels, `labelled`; for the whole run,
+            what an interrupted one had spent before included. Empty until it is known.
     """
 
-    def __init__(self, options: Options, data: NoveltyData, spent: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self, options: Options, data: NoveltyData, spent: Callable[[], dict[str, float]]
+    ) -> None:
         self.options, self.data, self.spent = options, data, spent
         self.seconds: dict[str, float] = {}
         #: of one look at the held-out inliers, and of one at labelled images
@@ -128,7 +134,8 @@ class Estimate(Callback):
     # Scoring, before training.
 
     def probe(self, method: Method, labelled_images: int) -> None:
-        """Times the score and the validation loss of a few images; warns where scoring alone will take long.
+        """Times the score and the validation loss of a few images; warns where scoring alone will
+        take long.
 
         Args:
             method: On its device, prepared; it need not be trained.
@@ -137,7 +144,9 @@ class Estimate(Callback):
         data, batch_size = self.data, self.options.trainer.score_batch_size
 
         def score(count: int) -> object:
-            return in_batches(method, data.preprocess, data.test[:count], method.novelty_score, batch_size)
+            return in_batches(
+                method, data.preprocess, data.test[:count], method.novelty_score, batch_size
+            )
 
         def look(count: int) -> float:
             return validation_loss(method, data.preprocess, data.val[:count], batch_size)
@@ -147,7 +156,9 @@ class Estimate(Callback):
             if method.iterative and len(data.val):
                 looking = measure_cost(look, min(batch_size, len(data.val))).divided(of_loss)
                 self.look["train"] = looking.of(len(data.val), batch_size)
-                if self.options.trainer.batch_norm == "anew":  # a pass over the training images besides
+                if (
+                    self.options.trainer.batch_norm == "anew"
+                ):  # a pass over the training images besides
                     self.look["train"] += looking.of(len(data.train), data.batch_size)
         # where columns are combined, the test takes the scores of the held-out inliers along
         combines = type(method).combine_scores is not Method.combine_scores
@@ -158,7 +169,10 @@ class Estimate(Callback):
             self._say_scoring()
             return
         if self.seconds["score"] > LONG:
-            self._warn(f"scoring {self._images()} will take about {in_words(self.seconds['score'])}", "scoring")
+            self._warn(
+                f"scoring {self._images()} will take about {in_words(self.seconds['score'])}",
+                "scoring",
+            )
 
     def _say_scoring(self) -> None:
         seconds = self.seconds["score"]
@@ -180,7 +194,9 @@ class Estimate(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.mark = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
+    ) -> None:
         """A chunk has ended, and its losses were read: the device waits for nothing."""
         if self.done:
             return
@@ -193,7 +209,9 @@ class Estimate(Callback):
         else:
             self.later = (self.later[0] + seconds, self.later[1] + iterations)
         # a second of later chunks is enough; where one chunk takes long, it has to be
-        if self.later[0] >= TRAIN_SECONDS or (not self.later[1] and self.first[0] >= 10 * TRAIN_SECONDS):
+        if self.later[0] >= TRAIN_SECONDS or (
+            not self.later[1] and self.first[0] >= 10 * TRAIN_SECONDS
+        ):
             self._settle(trainer, pl_module)
             self._say()
 
@@ -211,7 +229,8 @@ class Estimate(Callback):
         every = self.options.trainer.val_every
         looks = math.ceil(epochs / every) - (trainer.current_epoch // every)
         self.left = {
-            "train": seconds / iterations * max(0, planned - method.iteration) + looks * self.look["train"],
+            "train": seconds / iterations * max(0, planned - method.iteration)
+            + looks * self.look["train"],
             "labelled": looks * self.look["labelled"],
         }
         spent = self.spent()

@@ -1,7 +1,8 @@
 """Trains a method with Lightning's Trainer: seeds, checkpoints, selection, progress.
 
-Whatever is random in an epoch is a pure function of (seed, epoch): a run resumed from the checkpoint of any epoch ends with
-the numbers of a run that was never interrupted, whenever its checkpoints were written.
+Whatever is random in an epoch is a pure function of (seed, epoch): a run resumed from the
+checkpoint of any epoch ends with the numbers of a run that was never interrupted, whenever its
+checkpoints were written.
 """
 
 import io
@@ -39,7 +40,12 @@ from noveltylab.results.files import open_regular
 from noveltylab.results.phases import begins
 from noveltylab.results.record import write_atomic
 from noveltylab.scoring.aggregate import judge
-from noveltylab.scoring.apply import fresh_batch_norm, novelty_scores, renew_batch_norm, validation_loss
+from noveltylab.scoring.apply import (
+    fresh_batch_norm,
+    novelty_scores,
+    renew_batch_norm,
+    validation_loss,
+)
 from noveltylab.scoring.metrics import evaluate
 from noveltylab.training.cuda_graph import graphed
 from noveltylab.training.estimate import Estimate
@@ -47,13 +53,16 @@ from noveltylab.training.loggers import MetricsFile
 
 log = logging.getLogger("noveltylab")
 
-#: Images per `training_step`: many iterations, yet a progress bar that moves every few seconds on a CPU.
+#: Images per `training_step`: many iterations, yet a progress bar that moves every few seconds on a
+#: CPU.
 CHUNK_IMAGES = 1024
 
 
 @dataclass
 class Selected:
-    """One choice of weights: `rule`, the `epoch` they stand at (1 = after the first), the rule's `value`, the file."""
+    """One choice of weights: `rule`, the `epoch` they stand at (1 = after the first), the rule's
+    `value`, the file.
+    """
 
     rule: str
     epoch: int
@@ -62,13 +71,19 @@ class Selected:
 
 
 def first_process() -> bool:
-    """Whether this is the run's main process, not a helper that Lightning started for another of its devices."""
+    """Whether this is the run's main process, not a helper that Lightning started for another of
+    its devices.
+    """
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def save_weights(path: Path, method: Method, data: NoveltyData, **facts: Any) -> None:
-    """Weights of the method and of its preprocessing, with plain facts, loadable with `weights_only=True`."""
-    _save({"method": method.state_dict(), "preprocess": data.preprocess.state_dict(), **facts}, path)
+    """Weights of the method and of its preprocessing, with plain facts, loadable with
+    `weights_only=True`.
+    """
+    _save(
+        {"method": method.state_dict(), "preprocess": data.preprocess.state_dict(), **facts}, path
+    )
 
 
 def load_weights(path: Path, method: Method) -> None:
@@ -91,10 +106,14 @@ def _save(content: dict[str, Any], path: Path) -> None:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints are whole or absent, and are read back without running code."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         _save(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> Any:
         return _load(path, map_location or "cpu")
 
 
@@ -106,11 +125,15 @@ class Reseed(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         entropy = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)  # NumPy 1 shifts no uint64 by an int
+        torch.manual_seed(
+            int(entropy.generate_state(1, np.uint64)[0]) >> 1
+        )  # NumPy 1 shifts no uint64 by an int
 
 
 class Decay(Callback):
-    """Lets every learning rate fall linearly from a share of the epochs on; the last epoch still has more than 0."""
+    """Lets every learning rate fall linearly from a share of the epochs on; the last epoch still
+    has more than 0.
+    """
 
     def __init__(self, start: float) -> None:
         self.start = start
@@ -124,10 +147,12 @@ class Decay(Callback):
 
 
 class Average(WeightAveraging):
-    """Beside the weights that train, their exponential average: w <- w + (w_now - w) / n after every chunk of iterations.
+    """Beside the weights that train, their exponential average: w <- w + (w_now - w) / n after
+    every chunk of iterations.
 
-    n is the number of chunks in `epochs` epochs. What is validated and kept is the average; `last.ckpt` has both.
-    It begins anew with the epoch `begin`, counted from 1: no weights from before it are in it then.
+    n is the number of chunks in `epochs` epochs. What is validated and kept is the average;
+    `last.ckpt` has both. It begins anew with the epoch `begin`, counted from 1: no weights from
+    before it are in it then.
     """
 
     def __init__(self, epochs: float, begin: int = 1) -> None:
@@ -170,7 +195,9 @@ class Average(WeightAveraging):
 
 
 class Stop(Callback):
-    """On the first of SIGNALS training ends with the epoch, with a checkpoint; on the second at once."""
+    """On the first of SIGNALS training ends with the epoch, with a checkpoint; on the second at
+    once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -187,11 +214,14 @@ class Stop(Callback):
         if self.signal is not None:
             raise Interrupted(number)
         self.signal = number
-        log.warning("ending this epoch, then stopping with a checkpoint; once more (Ctrl-C) stops at once")
+        log.warning(
+            "ending this epoch, then stopping with a checkpoint; once more (Ctrl-C) stops at once"
+        )
 
 
 def first_whole_epoch(method: Method, settings: TrainerOptions) -> int:
-    """The first epoch, counted from 1, whose weights are those of the whole method; the last one where none is.
+    """The first epoch, counted from 1, whose weights are those of the whole method; the last one
+    where none is.
 
     1 with trainer.select_whole=false, which asks for weights of any epoch.
     """
@@ -203,17 +233,30 @@ def first_whole_epoch(method: Method, settings: TrainerOptions) -> int:
 class Checkpoints(Callback):
     """Keeps `last.ckpt` for resuming and the weights that the selection rules ask for.
 
-    Files: `last.pt`; `val_loss.pt`, lowest loss on held-out inliers; with select=outlier_val or oracle also, for each named
-    score, `<rule>-<score>.pt`, highest AUROC on labelled validation images or on the test itself (never the run's number).
+    Files: `last.pt`; `val_loss.pt`, lowest loss on held-out inliers; with select=outlier_val or
+    oracle also, for each named score, `<rule>-<score>.pt`, highest AUROC on labelled validation
+    images or on the test itself (never the run's number).
     """
 
     def __init__(
-        self, options: Options, data: NoveltyData, folder: Path, stop: Stop, average: Average | None = None
+        self,
+        options: Options,
+        data: NoveltyData,
+        folder: Path,
+        stop: Stop,
+        average: Average | None = None,
     ) -> None:
-        self.options, self.data, self.folder, self.stop, self.average = options, data, folder, stop, average
+        self.options, self.data, self.folder, self.stop, self.average = (
+            options,
+            data,
+            folder,
+            stop,
+            average,
+        )
         #: file stem -> {"value", "epoch"} of the weights kept there
         self.best: dict[str, dict[str, float | int]] = {}
-        #: epochs that have trained; looks since the last one with a lower loss; whether these were too many
+        #: epochs that have trained; looks since the last one with a lower loss; whether these were
+        #: too many
         self.trained, self.waited, self.stopped = 0, 0, False
         #: spent on rules that use labels, which no run needs
         self.labelled_seconds = 0.0
@@ -229,8 +272,13 @@ class Checkpoints(Callback):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of training so far, those before an interruption included; apart those of rules that use labels."""
-        return {"train": time.monotonic() - self.started_at - self.labelled_seconds, "labelled": self.labelled_seconds}
+        """Of training so far, those before an interruption included; apart those of rules that use
+        labels.
+        """
+        return {
+            "train": time.monotonic() - self.started_at - self.labelled_seconds,
+            "labelled": self.labelled_seconds,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         waiting = {"trained": self.trained, "waited": self.waited, "stopped": self.stopped}
@@ -238,7 +286,9 @@ class Checkpoints(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, seconds = state_dict["best"], state_dict["seconds"]
-        self.trained = state_dict.get("trained", 0)  # a checkpoint of before has none, nor the others
+        self.trained = state_dict.get(
+            "trained", 0
+        )  # a checkpoint of before has none, nor the others
         self.waited, self.stopped = state_dict.get("waited", 0), state_dict.get("stopped", False)
         self.labelled_seconds = seconds["labelled"]
         self.started_at = time.monotonic() - sum(seconds.values())
@@ -249,11 +299,18 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
-        epoch, epochs, settings = trainer.current_epoch + 1, int(trainer.max_epochs or 1), self.options.trainer
+        epoch, epochs, settings = (
+            trainer.current_epoch + 1,
+            int(trainer.max_epochs or 1),
+            self.options.trainer,
+        )
         pl_module.check_finite()
         self.trained = epoch
         if epoch % settings.val_every == 0 or epoch == epochs:
-            with self.average.shown(pl_module) if self.average else nullcontext(), self._batch_norm(pl_module):
+            with (
+                self.average.shown(pl_module) if self.average else nullcontext(),
+                self._batch_norm(pl_module),
+            ):
                 self._choose(pl_module, epoch, epochs, keep=trainer.is_global_zero)
         self.stopped = self._impatient(trainer, epoch, epochs)
         trainer.should_stop |= self.stopped
@@ -268,14 +325,18 @@ class Checkpoints(Callback):
             raise Interrupted(self.stop.signal or signal.SIGTERM)
 
     def _impatient(self, trainer: L.Trainer, epoch: int, epochs: int) -> bool:
-        """Whether training ends here, by trainer.patience; the first process decides, as each has looked for itself."""
+        """Whether training ends here, by trainer.patience; the first process decides, as each has
+        looked for itself.
+        """
         patience = self.options.trainer.patience
         if not patience:
             return False
         stops: bool = trainer.strategy.broadcast(self.waited >= patience and epoch < epochs)
         if stops:
             looks = f"{patience} look{'s' * (patience > 1)}"
-            log.info(f"stopped after epoch {epoch} of {epochs}: {looks} without a lower loss on held-out inliers")
+            log.info(
+                f"stopped after epoch {epoch} of {epochs}: {looks} without a lower loss on held-out inliers"
+            )
         return stops
 
     def _choose(self, method: Method, epoch: int, epochs: int, keep: bool) -> None:
@@ -292,7 +353,14 @@ class Checkpoints(Callback):
             if epoch >= first and better > before:
                 self.best[name] = {"better": better, "value": value, "epoch": epoch}
                 if keep:
-                    save_weights(self.folder / f"{name}.pt", method, self.data, rule=name, epoch=epoch, value=value)
+                    save_weights(
+                        self.folder / f"{name}.pt",
+                        method,
+                        self.data,
+                        rule=name,
+                        epoch=epoch,
+                        value=value,
+                    )
 
     def _batch_norm(self, method: Method) -> AbstractContextManager[None]:
         """Inside, batch norms have the statistics that trainer.batch_norm asks for."""
@@ -303,10 +371,14 @@ class Checkpoints(Callback):
     def _first_choice(self, method: Method, epochs: int) -> int:
         """The first epoch, counted from 1, whose weights a rule may choose."""
         settings = self.options.trainer
-        return max(math.floor(settings.select_from * epochs) + 1, first_whole_epoch(method, settings))
+        return max(
+            math.floor(settings.select_from * epochs) + 1, first_whole_epoch(method, settings)
+        )
 
     def _look(self, method: Method) -> dict[str, float]:
-        """The value of each rule's criterion now, by the stem of the file that keeps its best weights."""
+        """The value of each rule's criterion now, by the stem of the file that keeps its best
+        weights.
+        """
         data, batch_size = self.data, self.options.trainer.score_batch_size
         values: dict[str, float] = {}
         if len(data.val):
@@ -338,7 +410,11 @@ class Checkpoints(Callback):
     def labelled(self) -> dict[str, Selected]:
         """Score name -> the weights that the rule with outlier labels chose for it."""
         start = f"{self.options.labelled_rule}-"
-        return {stem.removeprefix(start): self._selected(stem) for stem in self.best if stem.startswith(start)}
+        return {
+            stem.removeprefix(start): self._selected(stem)
+            for stem in self.best
+            if stem.startswith(start)
+        }
 
     def _selected(self, stem: str) -> Selected:
         best = self.best[stem]
@@ -346,7 +422,9 @@ class Checkpoints(Callback):
 
 
 class ProgressBar(Callback):
-    """One bar for the whole training with losses and the time left; plain lines where there is no terminal."""
+    """One bar for the whole training with losses and the time left; plain lines where there is no
+    terminal.
+    """
 
     def __init__(self, title: str) -> None:
         self.console = console(stderr=True)
@@ -359,31 +437,53 @@ class ProgressBar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}", markup=False),
         )
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal or not first_process())
+        self.bar = Progress(
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal or not first_process(),
+        )
         self.task = self.bar.add_task(title, total=1.0, losses="")
         self.started = self.spoke = time.monotonic()
         self.begun = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
-        log.debug(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun")  # a sweep's view shows it
+        log.debug(
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun"
+        )  # a sweep's view shows it
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         chunks = max(int(trainer.num_training_batches), 1)
-        done = trainer.current_epoch + (trainer.fit_loop.epoch_loop.batch_progress.current.completed or 0) / chunks
-        self._show(pl_module, min(done / (trainer.max_epochs or 1), 1.0), trainer.current_epoch + 1, trainer.max_epochs)
+        done = (
+            trainer.current_epoch
+            + (trainer.fit_loop.epoch_loop.batch_progress.current.completed or 0) / chunks
+        )
+        self._show(
+            pl_module,
+            min(done / (trainer.max_epochs or 1), 1.0),
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+        )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._show(pl_module, 1.0, trainer.current_epoch, trainer.max_epochs, last=True)
         self.bar.stop()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self.bar.stop()
 
-    def _show(self, method: Method, done: float, epoch: int, epochs: int | None, last: bool = False) -> None:
-        shown = [f"{name} {value:.3g}" for name, value in method.losses.items() if name in ("mse", "val")]
-        losses = ", ".join(shown or [f"{name} {value:.3g}" for name, value in list(method.losses.items())[:2]])
+    def _show(
+        self, method: Method, done: float, epoch: int, epochs: int | None, last: bool = False
+    ) -> None:
+        shown = [
+            f"{name} {value:.3g}" for name, value in method.losses.items() if name in ("mse", "val")
+        ]
+        losses = ", ".join(
+            shown or [f"{name} {value:.3g}" for name, value in list(method.losses.items())[:2]]
+        )
         self.bar.update(self.task, completed=done, losses=losses)
         now = time.monotonic()
         if last or now - self.spoke >= 10:
@@ -403,18 +503,31 @@ def check_device(options: Options) -> None:
             f"trainer.accelerator={wanted}: no CUDA device is visible here; use trainer.accelerator=cpu or auto"
         )
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError("trainer.accelerator=mps: no Apple GPU here; use trainer.accelerator=cpu or auto")
-    if torch.cuda.is_available() and wanted != "cpu" and options.trainer.devices > torch.cuda.device_count():
+        raise UserError(
+            "trainer.accelerator=mps: no Apple GPU here; use trainer.accelerator=cpu or auto"
+        )
+    if (
+        torch.cuda.is_available()
+        and wanted != "cpu"
+        and options.trainer.devices > torch.cuda.device_count()
+    ):
         raise UserError(
             f"trainer.devices={options.trainer.devices}: {torch.cuda.device_count()} CUDA devices are visible here"
         )
     on_gpu = wanted != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
     if options.trainer.precision == "16-mixed" and not on_gpu:
-        raise UserError("trainer.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+        raise UserError(
+            "trainer.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true"
+        )
     try:
         with warnings.catch_warnings():
             build_trainer(options, [], [], options.folder)
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:  # Lightning's own are among these
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # Lightning's own are among these
         reason = " ".join(str(error).split())[:300]
         settings = options.trainer
         raise UserError(
@@ -424,12 +537,18 @@ def check_device(options: Options) -> None:
         ) from None
 
 
-def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Logger], folder: Path) -> L.Trainer:
+def build_trainer(
+    options: Options, callbacks: list[Callback], loggers: list[Logger], folder: Path
+) -> L.Trainer:
     """Lightning's Trainer with everything it would print or write by itself switched off."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers")  # data is resident: workers would copy it
-    warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.")  # Lightning 2.6.6 under torch 2.15
+    warnings.filterwarnings(
+        "ignore", message=".*does not have many workers"
+    )  # data is resident: workers would copy it
+    warnings.filterwarnings(
+        "ignore", message=".isinstance.treespec, LeafSpec."
+    )  # Lightning 2.6.6 under torch 2.15
     settings = options.trainer
     several = settings.devices > 1 and settings.accelerator != "mps"
     return L.Trainer(
@@ -438,7 +557,9 @@ def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Log
         accelerator=settings.accelerator,
         devices=settings.devices,
         # each network has its own loss, so no backward pass reaches every weight
-        strategy="ddp_find_unused_parameters_true" if several and settings.strategy == "auto" else settings.strategy,
+        strategy="ddp_find_unused_parameters_true"
+        if several and settings.strategy == "auto"
+        else settings.strategy,
         precision=settings.precision,
         deterministic=options.deterministic,
         callbacks=callbacks,
@@ -455,13 +576,17 @@ def build_trainer(options: Options, callbacks: list[Callback], loggers: list[Log
 
 
 def _iteration_of(last: Path) -> int:
-    """The iteration that a checkpoint stands at; 0 where there is none, or a damaged one, which is moved aside."""
+    """The iteration that a checkpoint stands at; 0 where there is none, or a damaged one, which is
+    moved aside.
+    """
     if not last.exists():
         return 0
     try:
         content = _load(last)
         iteration = int(content["iteration"])
-        for stem in content["callbacks"]["Checkpoints"]["best"]:  # all or none: they belong to one another
+        for stem in content["callbacks"]["Checkpoints"][
+            "best"
+        ]:  # all or none: they belong to one another
             _load(last.with_name(f"{stem}.pt"))
     except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
         damaged = last.rename(last.with_suffix(".damaged"))
@@ -475,14 +600,20 @@ def _iteration_of(last: Path) -> int:
     return iteration
 
 
-def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path) -> Checkpoints:
-    """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the selected weights."""
+def fit(
+    method: Method, data: NoveltyData, options: Options, loggers: list[Logger], folder: Path
+) -> Checkpoints:
+    """Trains, from `checkpoints/last.ckpt` if the folder has one; the returned callback knows the
+    selected weights.
+    """
     stop = Stop()
     settings, average = options.trainer, None
     if settings.average_epochs:
         average = Average(settings.average_epochs, first_whole_epoch(method, settings))
     checkpoints = Checkpoints(options, data, folder / "checkpoints", stop, average)
-    progress = ProgressBar(f"{options.method['name']} {options.data.title} inlier {options.inlier_index}")
+    progress = ProgressBar(
+        f"{options.method['name']} {options.data.title} inlier {options.inlier_index}"
+    )
     callbacks = [Reseed(options.seed), *([average] if average else []), checkpoints, progress, stop]
     callbacks.append(checkpoints.estimate)
     if options.trainer.lr_decay_from < 1:
@@ -509,10 +640,19 @@ def fit(method: Method, data: NoveltyData, options: Options, loggers: list[Logge
         if isinstance(logger, MetricsFile):
             logger.rewind(iteration)
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        trainer.fit(
+            method,
+            datamodule=data,
+            ckpt_path=str(last) if last.exists() else None,
+            weights_only=True,
+        )
     except SystemExit as exit:  # Lightning turns Ctrl-C into an exit
-        raise (exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit) from None
-    checkpoints.trained = checkpoints.trained or settings.max_epochs  # a checkpoint of before does not know
+        raise (
+            exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit
+        ) from None
+    checkpoints.trained = (
+        checkpoints.trained or settings.max_epochs
+    )  # a checkpoint of before does not know
     method.to(device)
     if average:
         average.put(method)

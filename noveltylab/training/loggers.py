@@ -22,7 +22,9 @@ from noveltylab.results.record import write_atomic
 
 
 class MetricsFile(Logger):
-    """Appends `iteration,name,value` rows to `metrics.csv`; a resumed run goes on where its checkpoint stands."""
+    """Appends `iteration,name,value` rows to `metrics.csv`; a resumed run goes on where its
+    checkpoint stands.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -80,25 +82,36 @@ class WandbRun(WandbLogger):
 
 
 def prepare(options: Options) -> None:
-    """Checks W&B's mode, key and settings before anything is created. UserError if they cannot be used."""
-    if not isinstance(options.logger, WandbOptions) or wandb_mode(options.logger.mode) == "disabled":
+    """Checks W&B's mode, key and settings before anything is created. UserError if they cannot be
+    used.
+    """
+    if (
+        not isinstance(options.logger, WandbOptions)
+        or wandb_mode(options.logger.mode) == "disabled"
+    ):
         return
     import wandb
 
     try:
         wandb.Settings().update_from_env_vars(dict(os.environ))
     except (ValueError, wandb.Error) as error:  # pydantic's error is a ValueError
-        raise UserError(f"the environment variables of W&B (WANDB_...): {_first_words(error)}") from None
+        raise UserError(
+            f"the environment variables of W&B (WANDB_...): {_first_words(error)}"
+        ) from None
 
 
 def _first_words(error: Exception) -> str:
     if isinstance(error, ValidationError):  # without the value, which may be a key
-        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        return "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
     return " ".join(str(error).split())[:300]
 
 
 def run_id(folder: Path) -> str:
-    """The run's id in W&B, kept in its folder: a run that goes on after an interruption is the same run there."""
+    """The run's id in W&B, kept in its folder: a run that goes on after an interruption is the same
+    run there.
+    """
     path = folder / "wandb-id"
     try:
         if re.fullmatch(r"[0-9a-f]{16}", kept := read_text(path).strip()):
@@ -116,12 +129,17 @@ def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> lis
         RunFailed: W&B cannot be reached, or does not take the run.
     """
     loggers: list[Logger] = [MetricsFile(folder / "metrics.csv")]
-    if isinstance(options.logger, WandbOptions) and (mode := wandb_mode(options.logger.mode)) != "disabled":
+    if (
+        isinstance(options.logger, WandbOptions)
+        and (mode := wandb_mode(options.logger.mode)) != "disabled"
+    ):
         loggers.append(_wandb_run(options, options.logger, mode, folder, config))
     return loggers
 
 
-def _wandb_run(options: Options, settings: WandbOptions, mode: str, folder: Path, config: dict[str, Any]) -> WandbRun:
+def _wandb_run(
+    options: Options, settings: WandbOptions, mode: str, folder: Path, config: dict[str, Any]
+) -> WandbRun:
     import wandb
 
     run = WandbRun(
@@ -129,7 +147,12 @@ def _wandb_run(options: Options, settings: WandbOptions, mode: str, folder: Path
         entity=settings.entity,
         name=f"{options.method['name']}-{options.data.title}-{options.inlier_index}-{options.seed}",
         group=f"{options.method['name']}-{options.data.title}-{options.protocol['name']}",
-        tags=[options.method["name"], options.data.title, options.protocol["name"], f"select-{options.select}"],
+        tags=[
+            options.method["name"],
+            options.data.title,
+            options.protocol["name"],
+            f"select-{options.select}",
+        ],
         save_dir=str(folder),
         id=run_id(folder),
         # not Lightning's `offline`, which sets WANDB_MODE for all later runs of the process
@@ -147,8 +170,11 @@ def _wandb_run(options: Options, settings: WandbOptions, mode: str, folder: Path
     return run
 
 
-def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = "") -> None:
-    """Puts the result and the pictures into W&B and closes the run, so that the next cell of a sweep gets its own.
+def finish(
+    loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = ""
+) -> None:
+    """Puts the result and the pictures into W&B and closes the run, so that the next cell of a
+    sweep gets its own.
 
     A run that failed has no result but a `reason`.
     """
@@ -157,9 +183,13 @@ def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, r
             import wandb
 
             if result is not None:
-                main = result["scores"][result["primary"]] or {}  # nothing without labelled outliers
+                main = (
+                    result["scores"][result["primary"]] or {}
+                )  # nothing without labelled outliers
                 summary = {name: value for name, value in main.items() if name != "auroc_ci"}
-                summary |= {f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()}
+                summary |= {
+                    f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()
+                }
                 if printed := printed_for(read_tables(), result):
                     summary |= {"published": printed[0], "published_in": printed[1]}
                 summary |= {
@@ -170,7 +200,10 @@ def finish(loggers: list[Logger], result: dict[str, Any] | None, folder: Path, r
                 }
                 logger.experiment.summary.update(summary)
                 logger.experiment.log(
-                    {path.stem: wandb.Image(str(path)) for path in sorted((folder / "figures").glob("*.png"))}
+                    {
+                        path.stem: wandb.Image(str(path))
+                        for path in sorted((folder / "figures").glob("*.png"))
+                    }
                 )
             else:
                 logger.experiment.summary.update({"failed": 1, "reason": reason})

@@ -55,7 +55,10 @@ def read(argument: str) -> object:
     override = OverridesParser.create().parse_override(argument)
     (again,) = BasicSweeper.split_arguments([override], None)[0]  # as a cell of a sweep gets it
     values = [OverridesParser.create().parse_override(text).value() for text in (argument, *again)]
-    contents = [OmegaConf.to_container(OmegaConf.create({"x": value}), resolve=True)["x"] for value in values]  # type: ignore[index,call-overload]
+    contents = [
+        OmegaConf.to_container(OmegaConf.create({"x": value}), resolve=True)["x"]
+        for value in values
+    ]  # type: ignore[index,call-overload]
     assert contents[0] == contents[1]
     return contents[0]
 
@@ -75,7 +78,11 @@ def test_any_path_is_taken_as_it_is(name: str) -> None:
     assert read(readable([f"data.root={name}"])[0]) == name
 
 
-@given(st.text(st.sampled_from(string.ascii_letters + " '\"()[]{}#&=~:\\äß零件"), min_size=1, max_size=12))
+@given(
+    st.text(
+        st.sampled_from(string.ascii_letters + " '\"()[]{}#&=~:\\äß零件"), min_size=1, max_size=12
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_reading_twice_changes_nothing(name: str) -> None:
     once = readable([f"output={name}"])
@@ -83,12 +90,20 @@ def test_reading_twice_changes_nothing(name: str) -> None:
 
 
 def test_quotes_of_ones_own_interpolations_and_null_stay() -> None:
-    kept = ["data.root='My Parts (2)'", "output=o/lr${method.lr}", "data.root=null", "seed=1,2", "method.lr=["]
+    kept = [
+        "data.root='My Parts (2)'",
+        "output=o/lr${method.lr}",
+        "data.root=null",
+        "seed=1,2",
+        "method.lr=[",
+    ]
     assert readable(kept) == kept
     assert readable(["output=o/ü${seed}"]) == ["output='o/ü${seed}'"]
 
 
-def test_a_list_of_paths_is_a_sweep_where_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_paths_is_a_sweep_where_one_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert readable(["-m", "data.root=a,b"])[1] == "data.root=a,b"
     assert readable(["experiment=x", "output=a,b"])[1] == "output=a,b"
@@ -106,7 +121,11 @@ def test_a_pattern_of_choices_may_have_brackets() -> None:
 def test_names_that_hydra_cannot_read_are_quoted() -> None:
     assert readable(["inlier=Größe"]) == ["inlier='Größe'"]
     assert readable(["-m", "inlier=Größe,klein"])[1] == "inlier='Größe','klein'"
-    assert readable(["-m", "inlier=range(0,10)", "inlier='a,b',c"]) == ["-m", "inlier=range(0,10)", "inlier='a,b',c"]
+    assert readable(["-m", "inlier=range(0,10)", "inlier='a,b',c"]) == [
+        "-m",
+        "inlier=range(0,10)",
+        "inlier='a,b',c",
+    ]
     assert readable(["logger.project=Prüfstand"]) == ["logger.project='Prüfstand'"]
 
 
@@ -151,7 +170,9 @@ def test_what_to_type_instead() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_repeated_run_takes_paths_as_they_are(name: str) -> None:
-    changes = read_changes([f"data.root={name}", f"output={name}", "data.limit_train=20", "trainer.accelerator=cpu"])
+    changes = read_changes(
+        [f"data.root={name}", f"output={name}", "data.limit_train=20", "trainer.accelerator=cpu"]
+    )
     assert (changes.data.root, changes.output) == (name, name)
     assert (changes.data.limit_train, changes.trainer.accelerator) == (20, "cpu")
 

@@ -64,7 +64,9 @@ def test_every_habit_belongs_to_an_option_of_some_method() -> None:
         keys = flat_keys(compose_choices(CONF, [f"method={method}", "logger=wandb"]))
         every |= {*keys, *(key.rpartition(".")[0] for key in keys)}
     assert HABITS.keys() <= every
-    assert not every & set(" ".join(HABITS.values()).split()), "the name of an option needs no habit"
+    assert not every & set(" ".join(HABITS.values()).split()), (
+        "the name of an option needs no habit"
+    )
 
 
 def test_a_name_is_near_or_not_said() -> None:

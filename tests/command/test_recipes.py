@@ -29,7 +29,13 @@ from noveltylab.command.recipes import (
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options
 from noveltylab.results.older import in_options_of_today
-from noveltylab.results.record import flat_options, flatten, kind_of_option, read_result, sha256_file
+from noveltylab.results.record import (
+    flat_options,
+    flatten,
+    kind_of_option,
+    read_result,
+    sha256_file,
+)
 from noveltylab.run.rerun import rerun
 from tests.conftest import TINY
 
@@ -67,30 +73,45 @@ def test_a_recipe_fits_every_data_set(
     method: str, recipe: str, plain: dict[str, Config], methods: dict[str, Config]
 ) -> None:
     for data in DATA:
-        config = merge({**plain[data], "method": methods[method]}, recipe_options(method, recipe, data))
+        config = merge(
+            {**plain[data], "method": methods[method]}, recipe_options(method, recipe, data)
+        )
         options = check_options(OmegaConf.create(config))
-        given = {key: value for key, value in options.method.items() if key not in ("name", "_target_", "primary")}
+        given = {
+            key: value
+            for key, value in options.method.items()
+            if key not in ("name", "_target_", "primary")
+        }
         check_arguments(find_method(options.method["_target_"]), given, "method")
         assert {key for key, value in given.items() if value is None} <= NOTHING.get(method, set())
         assert options.method["name"] == (method if recipe == "default" else f"{method}_{recipe}")
 
 
-@pytest.mark.parametrize(("method", "recipe"), [pair for pair in RECIPES if (FOLDER / pair[0]).is_dir()])
+@pytest.mark.parametrize(
+    ("method", "recipe"), [pair for pair in RECIPES if (FOLDER / pair[0]).is_dir()]
+)
 def test_hydra_takes_a_recipe_between_the_methods_file_and_the_command_line(
     method: str, recipe: str, plain: dict[str, Config], methods: dict[str, Config]
 ) -> None:
     config = composed(f"method={method}", "data=mnist", f"recipe={recipe}", "trainer.max_epochs=3")
-    expected = merge({**plain["mnist"], "method": methods[method]}, recipe_options(method, recipe, "mnist"))
+    expected = merge(
+        {**plain["mnist"], "method": methods[method]}, recipe_options(method, recipe, "mnist")
+    )
     expected = merge(expected, {"trainer": {"max_epochs": 3}, "recipe": recipe})
     assert config == expected
 
 
 def test_no_two_recipes_say_the_same() -> None:
-    bodies = [json.dumps(read_recipe("/".join(path.with_suffix("").parts[-2:]))) for path in FOLDER.glob("*/*.yaml")]
+    bodies = [
+        json.dumps(read_recipe("/".join(path.with_suffix("").parts[-2:])))
+        for path in FOLDER.glob("*/*.yaml")
+    ]
     assert len(set(bodies)) == len(bodies) > 20
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_a_recipe_is_of_a_method_and_of_data_sets_that_exist(path: Path) -> None:
     assert path.parent.name in METHODS and path.stem in MEANINGS
     for title, section in read_recipe(f"{path.parent.name}/{path.stem}").items():
@@ -104,7 +125,9 @@ def test_a_recipe_is_of_a_method_and_of_data_sets_that_exist(path: Path) -> None
 @pytest.mark.parametrize("method", ["ocgan", "ca_entropy", "oled", "nda"])
 def test_each_of_the_four_methods_has_its_paper_and_it_is_not_the_default(method: str) -> None:
     for data in ("mnist", "cifar10"):
-        assert flatten(recipe_options(method, "paper", data)) != flatten(recipe_options(method, "default", data))
+        assert flatten(recipe_options(method, "paper", data)) != flatten(
+            recipe_options(method, "default", data)
+        )
         assert recipe_options(method, "ours", data)["method"]["name"] == f"{method}_ours"
 
 
@@ -125,7 +148,9 @@ README = (CONF.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("command", "folder"), QUOTED.items())
-def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(command: str, folder: str) -> None:
+def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(
+    command: str, folder: str
+) -> None:
     kept = flat_options(read_result(KEPT / "learn" / folder)["config"])
     typed = flat_options(composed(*command.split()))
     for key in sorted((kept.keys() | typed.keys()) - {"select"}):
@@ -134,10 +159,14 @@ def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(co
 
 
 def test_the_first_commands_of_the_readme_are_among_them() -> None:
-    commands = re.findall(r"^python -m noveltylab (method=\S+ data=\S+(?: protocol=\S+)?)", README, re.MULTILINE)
-    assert {"method=ocgan data=cifar10", "method=oled data=mnist protocol=memae", "method=ocgan data=mnist"} <= set(
-        commands
+    commands = re.findall(
+        r"^python -m noveltylab (method=\S+ data=\S+(?: protocol=\S+)?)", README, re.MULTILINE
     )
+    assert {
+        "method=ocgan data=cifar10",
+        "method=oled data=mnist protocol=memae",
+        "method=ocgan data=mnist",
+    } <= set(commands)
     kept = [command for command in commands if re.search(r"data=(mnist|fmnist|cifar10)\b", command)]
     assert set(kept) <= QUOTED.keys()
 
@@ -151,8 +180,14 @@ OLD = {
         ({"preset": "readme", "w_lat": None, "w_mse": 7.0}, {"w_lat": 10.0, "w_mse": 7.0}),
     ],
     "nda": [
-        ({"preset": "adam", "lr": None, "momentum": None, "weight_decay": 0.1}, {"optimizer": "adam", "lr": 0.001}),
-        ({"preset": "sgd", "lr": None, "weight_decay": None}, {"optimizer": "sgd", "lr": 0.002, "weight_decay": 0.005}),
+        (
+            {"preset": "adam", "lr": None, "momentum": None, "weight_decay": 0.1},
+            {"optimizer": "adam", "lr": 0.001},
+        ),
+        (
+            {"preset": "sgd", "lr": None, "weight_decay": None},
+            {"optimizer": "sgd", "lr": 0.002, "weight_decay": 0.005},
+        ),
     ],
     "ca_entropy": [
         (
@@ -169,14 +204,22 @@ OLD = {
         ({"bounded_latent": False}, {"latent_bound": "none"}),
     ],
     "oled": [
-        ({"preset": "official", "gamma": None, "latent_size": None}, {"gamma": 12.5, "latent_size": 64, "mm_every": 3}),
-        ({"preset": "paper", "gamma": None, "latent_size": 16}, {"gamma": 50.0, "latent_size": 16, "mask_norm": "all"}),
+        (
+            {"preset": "official", "gamma": None, "latent_size": None},
+            {"gamma": 12.5, "latent_size": 64, "mm_every": 3},
+        ),
+        (
+            {"preset": "paper", "gamma": None, "latent_size": 16},
+            {"gamma": 50.0, "latent_size": 16, "mask_norm": "all"},
+        ),
     ],
     "memae": [({"slots": None}, {"slots": 100})],
 }
 
 
-@pytest.mark.parametrize(("method", "old", "today"), [(name, *case) for name, cases in OLD.items() for case in cases])
+@pytest.mark.parametrize(
+    ("method", "old", "today"), [(name, *case) for name, cases in OLD.items() for case in cases]
+)
 def test_a_recorded_null_becomes_the_number_that_it_stood_for(
     method: str, old: Config, today: Config, methods: dict[str, Config]
 ) -> None:
@@ -202,20 +245,30 @@ def test_a_recorded_null_becomes_the_number_that_it_stood_for(
         ({"name": "folder", "size": 32, "classes": "folders"}, None, None),  # not to be known
     ],
 )
-def test_numbers_of_oled_are_those_of_the_layers_that_it_chose(data: Config, shape: Any, gamma: Any) -> None:
-    method = {"name": "oled", "_target_": "noveltylab.methods.oled.OLED", "preset": "official", "gamma": None}
+def test_numbers_of_oled_are_those_of_the_layers_that_it_chose(
+    data: Config, shape: Any, gamma: Any
+) -> None:
+    method = {
+        "name": "oled",
+        "_target_": "noveltylab.methods.oled.OLED",
+        "preset": "official",
+        "gamma": None,
+    }
     assert in_options_of_today({"method": method, "data": data}, shape)["method"]["gamma"] == gamma
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe"), [("oled_ours", "ours"), ("deep_svdd_first_code", "first_code"), ("ocgan", "default")]
+    ("name", "recipe"),
+    [("oled_ours", "ours"), ("deep_svdd_first_code", "first_code"), ("ocgan", "default")],
 )
 def test_an_older_run_has_the_recipe_that_its_name_says(name: str, recipe: str) -> None:
     config = {"method": {"name": name, "_target_": "noveltylab.methods.pca.PCA"}, "data": {}}
     assert in_options_of_today(config)["recipe"] == recipe
 
 
-@pytest.mark.parametrize("broken", [{}, {"method": []}, {"method": {"_target_": 3}, "data": {}}, {"method": None}])
+@pytest.mark.parametrize(
+    "broken", [{}, {"method": []}, {"method": {"_target_": 3}, "data": {}}, {"method": None}]
+)
 def test_a_damaged_record_is_left_to_its_reader(broken: Config) -> None:
     assert in_options_of_today(broken).get("method") == broken.get("method")
 
@@ -252,7 +305,11 @@ def write_as_before(folder: Path) -> None:
 #: Kept results by method and data set: the columns of the README's table of minutes.
 KEPT_CELLS = {
     "ocgan": ("mnist/p2/ocgan", "fmnist/p1/ocgan", "cifar10/p2/ocgan"),
-    "ca_entropy": ("mnist/p2/ca_fixed_scale", "fmnist/p1/ca_fixed_scale", "cifar10/p2/ca_fixed_scale"),
+    "ca_entropy": (
+        "mnist/p2/ca_fixed_scale",
+        "fmnist/p1/ca_fixed_scale",
+        "cifar10/p2/ca_fixed_scale",
+    ),
     "oled": ("mnist_memae/memae/oled", "fmnist/p1/oled", "cifar10/p2/oled"),
     "nda": ("mnist/p2/nda", "fmnist/p1/nda", "cifar10/p2/nda"),
 }
@@ -265,7 +322,12 @@ def test_the_readme_says_how_long_a_cell_and_ten_of_them_take(method: str) -> No
 
 
 def minutes(folder: str) -> str:
-    """Of a cell on one core, and of ten on two, as `8 and 38`: from kept results, which had one thread each."""
-    results = [read_result(path.parent) for path in sorted((KEPT / "learn" / folder).glob("**/result.json"))]
+    """Of a cell on one core, and of ten on two, as `8 and 38`: from kept results, which had one
+    thread each.
+    """
+    results = [
+        read_result(path.parent)
+        for path in sorted((KEPT / "learn" / folder).glob("**/result.json"))
+    ]
     seconds = [result["seconds"]["total"] for result in results]
     return f"{median(seconds) / 60:.0f} and {10 * fmean(seconds) / 2 / 60:.0f}"

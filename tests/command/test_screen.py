@@ -10,7 +10,15 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from noveltylab.command.screen import LogLines, console, plain, plain_lines, say, say_error, terminal
+from noveltylab.command.screen import (
+    LogLines,
+    console,
+    plain,
+    plain_lines,
+    say,
+    say_error,
+    terminal,
+)
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\u202egpj.exe\u2066\ud800"
 
@@ -21,7 +29,17 @@ def obeyed(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["零件", "Teile_Größe", "é\u00a0x", "می\u200cخواهم", "a b", "[bold]x[/x]", ":smile:", "👩\u200d🔬"]
+    "text",
+    [
+        "零件",
+        "Teile_Größe",
+        "é\u00a0x",
+        "می\u200cخواهم",
+        "a b",
+        "[bold]x[/x]",
+        ":smile:",
+        "👩\u200d🔬",
+    ],
 )
 def test_text_of_ordinary_people_stays_as_it_is(text: str) -> None:
     assert plain(text) == text
@@ -95,7 +113,9 @@ def test_a_reader_that_leaves_ends_nothing(monkeypatch: pytest.MonkeyPatch, line
     assert done[-1] == "work"
 
 
-def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_pipe_that_breaks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with open(tmp_path / "screen", "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         with pytest.raises(BrokenPipeError), terminal():

@@ -1,4 +1,6 @@
-"""The DataModule: what batches hold, that their order is reproducible, and that Lightning's Trainer works with it."""
+"""The DataModule: what batches hold, that their order is reproducible, and that Lightning's Trainer
+works with it.
+"""
 
 from dataclasses import replace
 from itertools import chain
@@ -62,13 +64,20 @@ class Recorder(L.LightningModule):
         self.log("weight", self.weight)
 
 
-def fit(data: NoveltyData, path: Path, epochs: int, checkpoint: Path | None = None) -> tuple[Recorder, L.Trainer]:
+def fit(
+    data: NoveltyData, path: Path, epochs: int, checkpoint: Path | None = None
+) -> tuple[Recorder, L.Trainer]:
     module = Recorder(data)
     trainer = L.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, log_every_n_steps=1, default_root_dir=path,
     )  # fmt: skip
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=None if checkpoint is None else False)
+    trainer.fit(
+        module,
+        datamodule=data,
+        ckpt_path=checkpoint,
+        weights_only=None if checkpoint is None else False,
+    )
     return module, trainer
 
 
@@ -91,7 +100,9 @@ def test_every_epoch_is_another_whole_permutation(samples: Samples, tmp_path: Pa
     module, _ = fit(data, tmp_path, 3)
     orders = []
     for epoch in range(3):
-        assert [len(batch) for batch in module.seen[epoch]] == [15, 15, 5], "36 positions: 7 x 5, in threes"
+        assert [len(batch) for batch in module.seen[epoch]] == [15, 15, 5], (
+            "36 positions: 7 x 5, in threes"
+        )
         order = list(chain(*module.seen[epoch]))
         assert len(set(order)) == 35
         assert set(order) <= set(range(36))
@@ -155,7 +166,9 @@ def test_preprocessing_knows_the_training_inliers_only(samples: Samples) -> None
     data = make(samples, contrast="gcn", subtract_mean=True)
     chunk = data.gather(torch.arange(36)[None])
     assert chunk.x[0].mean(0).abs().max() < 1e-5
-    changed = Samples(samples.images.clone(), samples.labels, samples.official_test, samples.ids, False)
+    changed = Samples(
+        samples.images.clone(), samples.labels, samples.official_test, samples.ids, False
+    )
     changed.images[torch.from_numpy(samples.labels != 3)] = 0
     other = make(changed, contrast="gcn", subtract_mean=True)
     assert torch.equal(other.preprocess.mean, data.preprocess.mean)
@@ -166,7 +179,9 @@ def test_several_processes_share_one_permutation() -> None:
     orders = [list(EpochSampler(50, 4, seed=0, rank=rank, replicas=3)) for rank in range(3)]
     assert [len(order) for order in orders] == [16, 16, 16]
     assert len(set(chain(*orders))) == 48
-    with pytest.raises(UserError, match=r"10 training samples over 3 devices are fewer than data.batch_size=4"):
+    with pytest.raises(
+        UserError, match=r"10 training samples over 3 devices are fewer than data.batch_size=4"
+    ):
         EpochSampler(10, 4, seed=0, rank=0, replicas=3)
 
 
@@ -185,7 +200,9 @@ def test_loader_is_torchs_own_without_workers(samples: Samples) -> None:
         ({"contrast": "gnc"}, "did you mean 'gcn'"),
     ],
 )
-def test_bad_options_are_one_clear_error(samples: Samples, options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_one_clear_error(
+    samples: Samples, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         make(samples, **options)
 
@@ -193,9 +210,21 @@ def test_bad_options_are_one_clear_error(samples: Samples, options: dict[str, An
 def test_a_leaking_split_is_refused(samples: Samples) -> None:
     labels = samples.labels
     train, outlier = np.flatnonzero(labels == 3), np.flatnonzero(labels != 3)
-    leaking = Split(train[:5], outlier[:1], np.array([train[6], outlier[2]]), np.array([False, True]))
+    leaking = Split(
+        train[:5], outlier[:1], np.array([train[6], outlier[2]]), np.array([False, True])
+    )
     with pytest.raises(UserError, match="val part holds 1 outliers"):
-        NoveltyData(samples, leaking, 3, size=None, contrast="none", subtract_mean=False, batch_size=2, seed=0, chunk=1)
+        NoveltyData(
+            samples,
+            leaking,
+            3,
+            size=None,
+            contrast="none",
+            subtract_mean=False,
+            batch_size=2,
+            seed=0,
+            chunk=1,
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

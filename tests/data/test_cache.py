@@ -97,7 +97,9 @@ def test_a_pickle_in_the_cache_is_never_loaded() -> None:
     assert make.calls == 2
 
 
-def test_unwritable_folder_is_said_and_nothing_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
+def test_unwritable_folder_is_said_and_nothing_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
+) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "file" / "below"))
     assert cached("name", {}, Maker())["y"] == 3.5

@@ -29,15 +29,23 @@ from noveltylab.options import COIL_SEEDED, Options, check_options
 from tests.formats import turntable, write_coil
 
 LAYOUTS = {"coil100": COIL100, "coil20": COIL20}
-REAL = pytest.mark.skipif("NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data")
+REAL = pytest.mark.skipif(
+    "NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data"
+)
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 TINY = {
-    "ocgan": ["method.channels=4", "method.classifier_channels=4", "method.image_discriminator_channels=4"],
+    "ocgan": [
+        "method.channels=4",
+        "method.classifier_channels=4",
+        "method.image_discriminator_channels=4",
+    ],
     "ca_entropy": ["method.channels=4"],
     "nda": ["method.channels=4", "method.estimator_channels=8"],
     "oled": ["method.width=0.125"],
 }
-FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def read(name: str, root: Path, verify: bool = False, download: bool = False) -> base.Samples:
@@ -98,7 +106,13 @@ def test_contents_of_coil20(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", [*COIL100.folders, "."])
 def test_folders_and_what_lies_beside_the_pictures(tmp_path: Path, folder: str) -> None:
     where = write_coil(tmp_path, folder, (1,), (0, 5))
-    for name in ("._obj1__0.png", ".obj1__5.png", ".DS_Store", "convertGroupppm2png.pl", "Thumbs.db"):
+    for name in (
+        "._obj1__0.png",
+        ".obj1__5.png",
+        ".DS_Store",
+        "convertGroupppm2png.pl",
+        "Thumbs.db",
+    ):
         (where / name).write_bytes(b"nothing")
     (where.parent / "elsewhere.png").write_bytes(b"nothing")
     assert len(read("coil100", tmp_path).images) == 2
@@ -122,7 +136,13 @@ def test_counts(tmp_path: Path, four_views: None, name: str, step: int) -> None:
     assert samples.verified is None
     assert f"{folder.name}: all 8 views counted, 32 x 32 colour" in samples.notes[0]
     (folder / f"obj2__{2 * step}.png").unlink()
-    parts = [str(folder), "expected 8 views", "2 objects, 4 each", "found 7", f"missing: obj2__{2 * step}.png. "]
+    parts = [
+        str(folder),
+        "expected 8 views",
+        "2 objects, 4 each",
+        "found 7",
+        f"missing: obj2__{2 * step}.png. ",
+    ]
     refused(name, tmp_path, *parts, "data.verify=false", verify=True)
     incomplete = read(name, tmp_path)
     assert "only 7 of 8 views there" in incomplete.notes[0]
@@ -131,7 +151,11 @@ def test_counts(tmp_path: Path, four_views: None, name: str, step: int) -> None:
 
 def test_a_gap_is_told_by_its_first_files(tmp_path: Path) -> None:
     write_coil(tmp_path, objects=(1, 3), views=range(0, 360, 5), side=8)
-    parts = ["expected 7200 views", "found 144", "missing: obj2__0.png, obj2__5.png, obj2__10.png and 7053 more"]
+    parts = [
+        "expected 7200 views",
+        "found 144",
+        "missing: obj2__0.png, obj2__5.png, obj2__10.png and 7053 more",
+    ]
     refused("coil100", tmp_path, *parts, verify=True)
 
 
@@ -147,7 +171,10 @@ def test_originals_are_not_called_a_copy(tmp_path: Path) -> None:
     write_coil(tmp_path, objects=(1,), views=(0,), side=128)
     assert "in place of" not in read("coil100", tmp_path).notes[0]
     write_coil(tmp_path, "coil-20-proc", objects=(1,), views=(0,), channels=1, side=64)
-    assert "64 x 64 grey pixels in place of the original 128 x 128 grey" in read("coil20", tmp_path).notes[0]
+    assert (
+        "64 x 64 grey pixels in place of the original 128 x 128 grey"
+        in read("coil20", tmp_path).notes[0]
+    )
 
 
 # Names.
@@ -171,7 +198,9 @@ NAMES = st.one_of(
 @settings(deadline=None, max_examples=150)
 @given(name=NAMES, layout=st.sampled_from(list(LAYOUTS.values())))
 def test_a_parsed_name_is_the_one_written_for_it(name: str, layout: Layout) -> None:
-    """So two files can never be the same view: no sign, no leading zero, no foreign digits, no line end."""
+    """So two files can never be the same view: no sign, no leading zero, no foreign digits, no line
+    end.
+    """
     if (view := layout.parse(name)) is not None:
         k, n = view
         assert name == f"obj{k}__{n}.png"
@@ -182,24 +211,60 @@ def test_a_parsed_name_is_the_one_written_for_it(name: str, layout: Layout) -> N
 
 @pytest.mark.parametrize(
     "name",
-    ["obj1__007.png", "obj01__0.png", "obj0__0.png", "obj101__0.png", "obj1__3.png", "obj1__360.png", "OBJ1__0.PNG"],
+    [
+        "obj1__007.png",
+        "obj01__0.png",
+        "obj0__0.png",
+        "obj101__0.png",
+        "obj1__3.png",
+        "obj1__360.png",
+        "OBJ1__0.PNG",
+    ],
 )
 def test_strange_pictures_are_named(tmp_path: Path, name: str) -> None:
     folder = write_coil(tmp_path, objects=(1, 50), views=(0, 5, 355))
     (folder / "obj1__5.png").rename(folder / name)
-    refused("coil100", tmp_path, str(folder / name), "is no view of COIL-100", "k from 1 to 100", "0, 5, ..., 355")
+    refused(
+        "coil100",
+        tmp_path,
+        str(folder / name),
+        "is no view of COIL-100",
+        "k from 1 to 100",
+        "0, 5, ..., 355",
+    )
 
 
 def test_the_other_set_is_recognised(tmp_path: Path) -> None:
     write_coil(tmp_path / "a", "coil-100", (1, 20), range(72), side=8)
-    refused("coil100", tmp_path / "a", "holds views of COIL-20, such as obj1__1.png", "use data=coil20")
+    refused(
+        "coil100", tmp_path / "a", "holds views of COIL-20, such as obj1__1.png", "use data=coil20"
+    )
     write_coil(tmp_path / "b", "COIL-20/coil-20-32x32", (1,), (0, 1))
-    refused("coil100", tmp_path / "b", "COIL-100 (files", "not found", "looks like COIL-20: for it use data=coil20")
+    refused(
+        "coil100",
+        tmp_path / "b",
+        "COIL-100 (files",
+        "not found",
+        "looks like COIL-20: for it use data=coil20",
+    )
     write_coil(tmp_path / "c", "coil-20-proc", (1, 100), (0, 355))
-    refused("coil20", tmp_path / "c", "holds views of COIL-100, such as obj100__0.png", "use data=coil100")
-    refused("coil20", tmp_path / "c" / "coil-20-proc", "holds views of COIL-100", "use data=coil100")
+    refused(
+        "coil20",
+        tmp_path / "c",
+        "holds views of COIL-100, such as obj100__0.png",
+        "use data=coil100",
+    )
+    refused(
+        "coil20", tmp_path / "c" / "coil-20-proc", "holds views of COIL-100", "use data=coil100"
+    )
     write_coil(tmp_path / "d", "coil-100", (1,), (0, 5))
-    refused("coil20", tmp_path / "d", "COIL-20 (files", "not found", "looks like COIL-100: for it use data=coil100")
+    refused(
+        "coil20",
+        tmp_path / "d",
+        "COIL-20 (files",
+        "not found",
+        "looks like COIL-100: for it use data=coil100",
+    )
 
 
 @pytest.mark.parametrize(("name", "inside"), [("coil100", "coil-100"), ("coil20", "coil-20-proc")])
@@ -228,10 +293,18 @@ def test_the_official_archive_is_verified_and_another_refused(
     path = tmp_path / "coil-100.zip"
     zipped(write_coil(tmp_path / "loose", "coil-100", (1, 2), range(0, 20, 5), side=128), path)
     refused(
-        "coil100", tmp_path, str(path), "expected 130,688,843 bytes", "fcb4b8b01c07", "data.verify=false", verify=True
+        "coil100",
+        tmp_path,
+        str(path),
+        "expected 130,688,843 bytes",
+        "fcb4b8b01c07",
+        "data.verify=false",
+        verify=True,
     )
     content = path.read_bytes()
-    official = dataclasses.replace(coil100.COIL100, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    official = dataclasses.replace(
+        coil100.COIL100, size=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
     monkeypatch.setattr(coil100, "COIL100", official)
     samples = read("coil100", tmp_path, verify=True)
     assert samples.verified is True and samples.notes == ()
@@ -239,11 +312,20 @@ def test_the_official_archive_is_verified_and_another_refused(
     refused("coil100", tmp_path, "is not the official archive", official.sha256 or "", verify=True)
 
 
-@pytest.mark.parametrize(("name", "archive"), [("coil100", "coil-100.zip"), ("coil20", "coil-20-proc.zip")])
-def test_missing_files_say_what_to_get_and_where_to_put_it(tmp_path: Path, name: str, archive: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "archive"), [("coil100", "coil-100.zip"), ("coil20", "coil-20-proc.zip")]
+)
+def test_missing_files_say_what_to_get_and_where_to_put_it(
+    tmp_path: Path, name: str, archive: str
+) -> None:
     example = tmp_path / LAYOUTS[name].folders[0] / "obj1__0.png"
     message = refused(
-        name, tmp_path, f"not found in {tmp_path}.", f"Get {archive}", "Columbia University", str(example)
+        name,
+        tmp_path,
+        f"not found in {tmp_path}.",
+        f"Get {archive}",
+        "Columbia University",
+        str(example),
     )
     assert "http" not in message
     assert "cannot fetch" not in message
@@ -288,9 +370,15 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "without its end": (GOOD[:-12], "truncated or corrupt"),
     "header only": (GOOD[:33], "truncated or corrupt"),
     "flipped bit": (GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:], "truncated or corrupt"),
-    "pixels cut short": (png(header(32, 32), chunk(b"IDAT", zlib.compress(GOOD)[:20])), "truncated or corrupt"),
+    "pixels cut short": (
+        png(header(32, 32), chunk(b"IDAT", zlib.compress(GOOD)[:20])),
+        "truncated or corrupt",
+    ),
     "bomb": (BOMB, "found 100000 x 100000"),
-    "bomb behind a small header": (png(header(32, 32), header(99_999, 99_999), ROWS), "found 99999 x 99999"),
+    "bomb behind a small header": (
+        png(header(32, 32), header(99_999, 99_999), ROWS),
+        "found 99999 x 99999",
+    ),
     "no pixels": (png(header(0, 0), ROWS), "truncated or corrupt"),
     "not square": (encode("L", 32, 31), "found 32 x 31"),
     "large": (encode("L", MAX_SIDE + 1, MAX_SIDE + 1), f"at most {MAX_SIDE} pixels a side"),
@@ -298,15 +386,23 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "transparent": (encode("RGBA", 32, 32), "mode RGBA"),
     "16 bits": (encode("I;16", 32, 32), "mode I;16"),
     "a file too large": (GOOD + bytes(MAX_BYTES), f"more than the {MAX_BYTES:,}"),
-    "another size": (encode("L", 16, 16), "16 x 16 pixels in 1 channels, obj1__0.png has 32 x 32 in 1"),
-    "another mode": (encode("RGB", 32, 32), "32 x 32 pixels in 3 channels, obj1__0.png has 32 x 32 in 1"),
+    "another size": (
+        encode("L", 16, 16),
+        "16 x 16 pixels in 1 channels, obj1__0.png has 32 x 32 in 1",
+    ),
+    "another mode": (
+        encode("RGB", 32, 32),
+        "32 x 32 pixels in 3 channels, obj1__0.png has 32 x 32 in 1",
+    ),
     "broken animation": (png(header(32, 32), chunk(b"acTL", bytes(8)), ROWS), "Invalid APNG"),
 }
 
 
 @pytest.mark.parametrize("damage", CONTENTS)
 @pytest.mark.parametrize("verify", [True, False])
-def test_damaged_picture_among_good_ones_is_named(tmp_path: Path, four_views: None, damage: str, verify: bool) -> None:
+def test_damaged_picture_among_good_ones_is_named(
+    tmp_path: Path, four_views: None, damage: str, verify: bool
+) -> None:
     folder = write_coil(tmp_path, "coil-20-proc", (1, 2), range(4), channels=1)
     content, message = CONTENTS[damage]
     (folder / "obj2__3.png").write_bytes(content)
@@ -315,7 +411,12 @@ def test_damaged_picture_among_good_ones_is_named(tmp_path: Path, four_views: No
 
 def test_the_damaged_pictures_are_made_of_good_parts(tmp_path: Path) -> None:
     bomb_behind_the_pixels = png(header(32, 32), ROWS, header(99_999, 99_999))
-    for content in (GOOD, png(header(32, 32), ROWS), bomb_behind_the_pixels, encode("RGB", MAX_SIDE, MAX_SIDE)):
+    for content in (
+        GOOD,
+        png(header(32, 32), ROWS),
+        bomb_behind_the_pixels,
+        encode("RGB", MAX_SIDE, MAX_SIDE),
+    ):
         (tmp_path / "obj1__0.png").write_bytes(content)
         pixels = read_png(Stored(tmp_path / "obj1__0.png"))
         assert pixels.shape[1:] in ((32, 32), (MAX_SIDE, MAX_SIDE))
@@ -324,15 +425,25 @@ def test_the_damaged_pictures_are_made_of_good_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path)]
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.symlink_to(path),
+    ],
 )
-def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_what_is_no_file_is_named_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     folder = write_coil(tmp_path, objects=(1,), views=(0, 5))
     make(folder / "obj1__10.png")
     refused("coil100", tmp_path, f"Cannot read {folder / 'obj1__10.png'}: ")
 
 
-@pytest.mark.parametrize(("call", "message"), [("os.listdir", "Cannot look into"), ("os.open", "Cannot read")])
+@pytest.mark.parametrize(
+    ("call", "message"), [("os.listdir", "Cannot look into"), ("os.open", "Cannot read")]
+)
 def test_what_may_not_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, message: str
 ) -> None:
@@ -366,7 +477,9 @@ def read_or_refuse(file: Path, content: bytes) -> None:
 @given(data=st.data())
 def test_mutated_pictures_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from([encode("L", 8, 8), encode("RGB", 8, 8)])))
-    for position, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)))):
+    for position, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)))
+    ):
         content[position] = value
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(content))] * 2)))
     cut = data.draw(st.sampled_from([content, content[:stop], content[:start] + content[stop:]]))
@@ -380,7 +493,10 @@ CHUNKS = st.builds(
     st.one_of(
         st.binary(max_size=40),
         st.binary(max_size=40).map(zlib.compress),
-        st.builds(b"%s\0\0%s".__mod__, st.tuples(st.just(b"name"), st.binary(max_size=40).map(zlib.compress))),
+        st.builds(
+            b"%s\0\0%s".__mod__,
+            st.tuples(st.just(b"name"), st.binary(max_size=40).map(zlib.compress)),
+        ),
     ),
 )
 HEADERS = st.builds(
@@ -395,7 +511,9 @@ HEADERS = st.builds(
 
 @FUZZ
 @given(parts=st.tuples(HEADERS, st.lists(st.one_of(CHUNKS, HEADERS, st.just(ROWS)), max_size=5)))
-def test_chunks_with_right_checksums_are_read_or_refused(tmp_path: Path, parts: tuple[bytes, list[bytes]]) -> None:
+def test_chunks_with_right_checksums_are_read_or_refused(
+    tmp_path: Path, parts: tuple[bytes, list[bytes]]
+) -> None:
     read_or_refuse(tmp_path / "obj1__0.png", png(parts[0], *parts[1]))
 
 
@@ -405,7 +523,9 @@ def test_chunks_with_right_checksums_are_read_or_refused(tmp_path: Path, parts: 
 def circle(objects: int = 4, shuffled: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labels and facts of objects with 72 views each, in any order."""
     order = np.random.default_rng(shuffled).permutation(72 * objects)
-    return np.repeat(np.arange(objects), 72)[order], {"view": np.tile(np.arange(0, 360, 5), objects)[order]}
+    return np.repeat(np.arange(objects), 72)[order], {
+        "view": np.tile(np.arange(0, 360, 5), objects)[order]
+    }
 
 
 def arcs(views: np.ndarray) -> int:
@@ -426,9 +546,15 @@ def test_contiguous_parts_are_arcs(
     seed: int, shuffled: int, inlier: int, val_fraction: float, train_share: float
 ) -> None:
     labels, facts = circle(shuffled=shuffled)
-    arguments: dict[str, Any] = {"seed": seed, "val_fraction": val_fraction, "train_share": train_share}
+    arguments: dict[str, Any] = {
+        "seed": seed,
+        "val_fraction": val_fraction,
+        "train_share": train_share,
+    }
     parts = split("p1", labels, None, inlier, facts=facts, views="contiguous", **arguments)
-    views = [facts["view"][index] for index in (parts.train, parts.val, parts.test[~parts.is_outlier])]
+    views = [
+        facts["view"][index] for index in (parts.train, parts.val, parts.test[~parts.is_outlier])
+    ]
     own, tested = np.concatenate(views[:2]), views[2]
     assert len(own) + len(tested) == 70 and len(tested) == 72 - int(train_share * 72)
     assert [arcs(part) for part in views] == [1, int(len(parts.val) > 0), 1]
@@ -448,7 +574,16 @@ def test_the_start_of_the_arcs_depends_on_the_seed() -> None:
     starts = {
         int(
             facts["view"][
-                split("p1", labels, None, 0, seed=seed, val_fraction=0, facts=facts, views="contiguous").train[0]
+                split(
+                    "p1",
+                    labels,
+                    None,
+                    0,
+                    seed=seed,
+                    val_fraction=0,
+                    facts=facts,
+                    views="contiguous",
+                ).train[0]
             ]
         )
         for seed in range(200)
@@ -457,7 +592,12 @@ def test_the_start_of_the_arcs_depends_on_the_seed() -> None:
 
 
 def sizes(parts: Split) -> tuple[int, int, int, int]:
-    return len(parts.train), len(parts.val), int((~parts.is_outlier).sum()), int(parts.is_outlier.sum())
+    return (
+        len(parts.train),
+        len(parts.val),
+        int((~parts.is_outlier).sum()),
+        int(parts.is_outlier.sum()),
+    )
 
 
 @pytest.mark.parametrize("views", ["random", "contiguous"])
@@ -465,9 +605,16 @@ def test_sizes_under_p1_and_memae(views: str) -> None:
     labels, facts = circle()
     left_out = 2 if views == "contiguous" else 0
     for fraction, held_out in ((0.1, 5), (0.15, 8)):
-        parts = split("p1", labels, None, 2, seed=0, val_fraction=fraction, facts=facts, views=views)
+        parts = split(
+            "p1", labels, None, 2, seed=0, val_fraction=fraction, facts=facts, views=views
+        )
         assert sizes(parts) == (57 - held_out - left_out, held_out, 15, 15)
-    assert sizes(split("memae", labels, None, 2, seed=0, val_fraction=0.1, facts=facts)) == (44, 4, 24, 7)
+    assert sizes(split("memae", labels, None, 2, seed=0, val_fraction=0.1, facts=facts)) == (
+        44,
+        4,
+        24,
+        7,
+    )
 
 
 # Options.
@@ -475,7 +622,28 @@ def test_sizes_under_p1_and_memae(views: str) -> None:
 
 def test_twenty_objects_are_drawn_once() -> None:
     # written out: the draw has to be the same under every version of Python
-    assert COIL_SEEDED == [5, 12, 17, 27, 32, 33, 36, 38, 45, 49, 51, 53, 61, 62, 64, 65, 74, 79, 96, 97]
+    assert COIL_SEEDED == [
+        5,
+        12,
+        17,
+        27,
+        32,
+        33,
+        36,
+        38,
+        45,
+        49,
+        51,
+        53,
+        61,
+        62,
+        64,
+        65,
+        74,
+        79,
+        96,
+        97,
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -492,7 +660,9 @@ def test_recipes_fit_fifty_images(name: str) -> None:
     assert found["nda"].method["latent_size"] == 32
     assert found["ca_entropy"].data.batch_size == 15
     assert found["ca_entropy"].protocol["val_fraction"] == 0.15
-    assert all(each.data.batch_size <= 16 and each.trainer.max_epochs >= 200 for each in found.values())
+    assert all(
+        each.data.batch_size <= 16 and each.trainer.max_epochs >= 200 for each in found.values()
+    )
 
 
 def test_objects_by_position_name_or_all() -> None:
@@ -500,7 +670,12 @@ def test_objects_by_position_name_or_all() -> None:
     assert options("data=coil100", "inlier=obj37").inlier_name == "obj37"
     assert options("data=coil100", "data.classes=all100", "inlier=99").inlier_name == "obj100"
     assert options("data=coil20", "inlier=19").inlier_name == "obj20"
-    for wrong in (["inlier=20"], ["inlier=obj101"], ["data.classes=all100", "inlier=100"], ["data.classes=all"]):
+    for wrong in (
+        ["inlier=20"],
+        ["inlier=obj101"],
+        ["data.classes=all100", "inlier=100"],
+        ["data.classes=all"],
+    ):
         with pytest.raises(UserError, match=wrong[-1]):
             options("data=coil100", *wrong)
 
@@ -508,7 +683,9 @@ def test_objects_by_position_name_or_all() -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_protocols_that_fit(name: str) -> None:
     assert options(f"data={name}", "protocol=memae").protocol["name"] == "memae"
-    with pytest.raises(UserError, match=f"protocol=p2 does not fit data={name}; it can be p1, memae"):
+    with pytest.raises(
+        UserError, match=f"protocol=p2 does not fit data={name}; it can be p1, memae"
+    ):
         options(f"data={name}", "protocol=p2")
 
 
@@ -525,29 +702,57 @@ def small_coil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 # at 16 pixels: the principal components of 3,072 values take a core ten seconds
-@pytest.mark.parametrize("data", [["data=coil100", "data.size=16", "inlier=obj3"], ["data=coil20", "inlier=2"]])
+@pytest.mark.parametrize(
+    "data", [["data=coil100", "data.size=16", "inlier=obj3"], ["data=coil20", "inlier=2"]]
+)
 @pytest.mark.parametrize("views", ["random", "contiguous"])
 def test_a_run(
-    small_coil: Path, tmp_path: Path, run_here: Callable[..., dict[str, Any]], data: list[str], views: str
+    small_coil: Path,
+    tmp_path: Path,
+    run_here: Callable[..., dict[str, Any]],
+    data: list[str],
+    views: str,
 ) -> None:
-    result = run_here("method=pca", *data, "data.verify=false", f"protocol.views={views}", "trainer.accelerator=cpu")
+    result = run_here(
+        "method=pca",
+        *data,
+        "data.verify=false",
+        f"protocol.views={views}",
+        "trainer.accelerator=cpu",
+    )
     assert result["inlier_name"] == "obj3"
     train = 52 if views == "random" else 50
     missing = (7200 if result["data"] == "coil100" else 1440) - 3 * 72
-    assert result["n"] == {"train": train, "val": 5, "test_inliers": 15, "test_outliers": 15, "missing": missing}
+    assert result["n"] == {
+        "train": train,
+        "val": 5,
+        "test_inliers": 15,
+        "test_outliers": 15,
+        "missing": missing,
+    }
     note, unverified = result["warnings"][:2]
     assert "has no published checksums" in note and "; in coil-" in note
     assert "only 216 of" in note
     assert unverified == "data.verify=false: the data files were not checked"
-    with np.load(next(tmp_path.glob("outputs/p1/pca/coil*/inlier2/seed0/split.npz")), allow_pickle=False) as file:
+    with np.load(
+        next(tmp_path.glob("outputs/p1/pca/coil*/inlier2/seed0/split.npz")), allow_pickle=False
+    ) as file:
         trained = [int(name.removeprefix("obj3/")) for name in file["id"][file["part"] == "train"]]
     angles = np.array(trained) * (5 if result["data"] == "coil20" else 1)
     assert (arcs(angles) == 1) == (views == "contiguous")
 
 
 @pytest.mark.parametrize("method", TINY)
-def test_methods_run(small_coil: Path, run_here: Callable[..., dict[str, Any]], method: str) -> None:
-    few = ["trainer.max_epochs=2", "trainer.val_every=1", "trainer.accelerator=cpu", "data.verify=false", "inlier=obj2"]
+def test_methods_run(
+    small_coil: Path, run_here: Callable[..., dict[str, Any]], method: str
+) -> None:
+    few = [
+        "trainer.max_epochs=2",
+        "trainer.val_every=1",
+        "trainer.accelerator=cpu",
+        "data.verify=false",
+        "inlier=obj2",
+    ]
     result = run_here(f"method={method}", "data=coil20", *few, *TINY[method])
     assert result["n"]["train"] == (49 if method == "ca_entropy" else 52)
     assert not any("batch size" in warning for warning in result["warnings"])
@@ -568,5 +773,7 @@ def test_real_coil20() -> None:
     assert np.bincount(samples.labels).tolist() == [72] * 20
     assert len(set(samples.ids)) == 1440
     for inlier in range(20):
-        parts = split("p1", samples.labels, None, inlier, seed=0, val_fraction=0, facts=samples.facts)
+        parts = split(
+            "p1", samples.labels, None, inlier, seed=0, val_fraction=0, facts=samples.facts
+        )
         assert sizes(parts) == (57, 0, 15, 15)

@@ -1,4 +1,6 @@
-"""DCASE 2017: segments and labels against counts from the files themselves; damaged copies; the cache; whole runs."""
+"""DCASE 2017: segments and labels against counts from the files themselves; damaged copies; the
+cache; whole runs.
+"""
 
 import csv
 import math
@@ -27,7 +29,9 @@ from tests.formats import write_dcase
 librosa = pytest.importorskip("librosa", reason="the extra [audio] is not installed")
 soundfile = pytest.importorskip("soundfile", reason="the extra [audio] is not installed")
 
-pytestmark = pytest.mark.xdist_group("audio")  # librosa compiles itself for a minute: in one process only
+pytestmark = pytest.mark.xdist_group(
+    "audio"
+)  # librosa compiles itself for a minute: in one process only
 
 BEACH, PARK = dcase.SCENES.index("beach"), dcase.SCENES.index("park")
 FEATURES = pytest.mark.parametrize("features", ["logmel", "waveform"])
@@ -35,11 +39,19 @@ WHERE = Path("meta.yaml")
 SETTINGS = settings(deadline=None, max_examples=100)
 
 
-def read(root: Path, features: str = "logmel", inlier: int = PARK, verify: bool = False, cache: bool = False) -> Any:
+def read(
+    root: Path,
+    features: str = "logmel",
+    inlier: int = PARK,
+    verify: bool = False,
+    cache: bool = False,
+) -> Any:
     return base.load("dcase", root, verify, False, features=features, inlier=inlier, cache=cache)
 
 
-def expect(root: Path, *parts: str, inlier: int = PARK, features: str = "logmel", verify: bool = False) -> None:
+def expect(
+    root: Path, *parts: str, inlier: int = PARK, features: str = "logmel", verify: bool = False
+) -> None:
     """Reading raises one UserError of one line with all the parts in its message."""
     with pytest.raises(UserError) as caught:
         read(root, features, inlier, verify)
@@ -59,15 +71,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def samples_of(path: Path) -> NDArray[np.int64]:
     """The 24-bit numbers of a wav file, (samples, channels), read with the standard library."""
     with wave.open(str(path)) as file:
-        raw = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(-1, file.getnchannels(), 3)
-    value = raw[..., 0].astype(np.int64) | raw[..., 1].astype(np.int64) << 8 | raw[..., 2].astype(np.int64) << 16
+        raw = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(
+            -1, file.getnchannels(), 3
+        )
+    value = (
+        raw[..., 0].astype(np.int64)
+        | raw[..., 1].astype(np.int64) << 8
+        | raw[..., 2].astype(np.int64) << 16
+    )
     return np.where(value >= 1 << 23, value - (1 << 24), value)
 
 
 def listed(folder: Path) -> dict[str, list[str]]:
     """name -> the rest of its line, of the event lists in a part's folder."""
     lists = sorted((folder / "meta").glob("*.csv"))
-    return {row[0]: row[1:] for path in lists for row in csv.reader(path.read_text().splitlines(), delimiter="\t")}
+    return {
+        row[0]: row[1:]
+        for path in lists
+        for row in csv.reader(path.read_text().splitlines(), delimiter="\t")
+    }
 
 
 def path_of(root: Path, stem: str) -> Path:
@@ -87,7 +109,9 @@ def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: st
         inside = np.zeros(len(samples_of(path)), bool)
         if fields:
             inside[round(float(fields[0]) * 44100) : round(float(fields[1]) * 44100)] = True
-        label = {"babycry": 15, "glassbreak": 16, "gunshot": 17}.get(fields[2] if fields else "", PARK)
+        label = {"babycry": 15, "glassbreak": 16, "gunshot": 17}.get(
+            fields[2] if fields else "", PARK
+        )
         part = path.parents[2].name
         if features == "waveform":
             pieces = [inside[at : at + 4096] for at in range(0, len(inside) - 4095, 4096)]
@@ -128,7 +152,9 @@ def test_logmel_is_librosas_scaled_by_the_event_free_segments_of_devtrain(whole:
         sound, rate = soundfile.read(path_of(whole, stem))
         spectrum = librosa.stft(sound, n_fft=2048, hop_length=512, center=False)
         mel = librosa.filters.mel(sr=rate, n_fft=2048, n_mels=64) @ np.abs(spectrum) ** 2
-        levels += [10 * np.log10(np.maximum(mel[:, 64 * k : 64 * k + 64], 1e-10)) for k in range(count)]
+        levels += [
+            10 * np.log10(np.maximum(mel[:, 64 * k : 64 * k + 64], 1e-10)) for k in range(count)
+        ]
     truth = np.stack(levels)
     clean = truth[(samples.facts["part"] == "devtrain") & (samples.labels == PARK)]
     low, high = clean.min(), clean.max()
@@ -147,7 +173,11 @@ def test_scale_hears_neither_test_nor_events(tmp_path: Path) -> None:
             if part != "devtrain" or fields:
                 path = folder / "audio" / name
                 sound, rate = soundfile.read(path)
-                start, end = (round(float(field) * 44100) for field in fields[:2]) if part == "devtrain" else (0, None)
+                start, end = (
+                    (round(float(field) * 44100) for field in fields[:2])
+                    if part == "devtrain"
+                    else (0, None)
+                )
                 sound[start:end] = np.clip(30 * sound[start:end], -1, 1)
                 soundfile.write(path, sound, rate, subtype="PCM_24")
     after = read(tmp_path)
@@ -155,7 +185,9 @@ def test_scale_hears_neither_test_nor_events(tmp_path: Path) -> None:
     assert np.array_equal(before.images[train], after.images[train])
     tested = after.facts["part"] == "evaltest"
     assert after.images[tested].float().mean() > before.images[tested].float().mean() + 20
-    assert (after.images[tested] == 255).float().mean() > 10 * (before.images[tested] == 255).float().mean(), "clipped"
+    assert (after.images[tested] == 255).float().mean() > 10 * (
+        before.images[tested] == 255
+    ).float().mean(), "clipped"
 
 
 def test_waveform_is_the_stored_wave_in_rows(whole: Path) -> None:
@@ -174,7 +206,9 @@ def test_what_the_samples_are_pieces_of(whole: Path, features: str) -> None:
     samples = read(whole, features, BEACH)
     units = samples.units
     assert units.kind == "file"
-    assert len(units.ids) == 18 and (np.diff(units.of) >= 0).all() and set(units.of) == set(range(18))
+    assert (
+        len(units.ids) == 18 and (np.diff(units.of) >= 0).all() and set(units.of) == set(range(18))
+    )
     prefix = [str(name).rsplit("/", 1)[0] for name in samples.ids]
     parts = samples.facts["part"]
     assert prefix == [f"{part}/{units.ids[of]}" for part, of in zip(parts, units.of, strict=True)]
@@ -184,11 +218,18 @@ def test_what_the_samples_are_pieces_of(whole: Path, features: str) -> None:
     kinds = [stem.split("_")[2] for stem in units.ids]
     assert sorted(units.labels) == [BEACH] * 9 + [15] * 3 + [16] * 3 + [17] * 3
     assert all(
-        label in (BEACH, dcase.EVENT_LABELS[kind]) for label, kind in zip(units.labels.tolist(), kinds, strict=True)
+        label in (BEACH, dcase.EVENT_LABELS[kind])
+        for label, kind in zip(units.labels.tolist(), kinds, strict=True)
     )
     assert samples.verified is False
     result = split(
-        "scenes", samples.labels, samples.official_test, BEACH, seed=0, val_fraction=0.1, facts=samples.facts
+        "scenes",
+        samples.labels,
+        samples.official_test,
+        BEACH,
+        seed=0,
+        val_fraction=0.1,
+        facts=samples.facts,
     )
     assert set(parts[result.train]) == {"devtrain"} and set(parts[result.val]) == {"devtest"}
     assert np.array_equal(result.test, np.flatnonzero(parts == "evaltest"))
@@ -199,12 +240,16 @@ def test_a_track_is_the_recording_put_together_again(whole: Path, features: str)
     samples = read(whole, features)
     unit = int(np.flatnonzero(samples.units.labels > 14)[0])
     track = dcase.track(samples, unit)
-    fields = listed(path_of(whole, samples.units.ids[unit]).parents[1])[f"{samples.units.ids[unit]}.wav"]
+    fields = listed(path_of(whole, samples.units.ids[unit]).parents[1])[
+        f"{samples.units.ids[unit]}.wav"
+    ]
     assert track.events == [(float(fields[0]), float(fields[1]))]
     rows = np.flatnonzero(samples.units.of == unit)
     images = samples.images[rows, 0].numpy()
     if features == "logmel":
-        assert np.array_equal(track.picture, np.concatenate(list(images), axis=1).astype(np.float32) / 255)
+        assert np.array_equal(
+            track.picture, np.concatenate(list(images), axis=1).astype(np.float32) / 255
+        )
         assert track.seconds == len(rows) * 64 * 512 / 44100
     else:
         wave = images.reshape(-1).astype(float) / 32768
@@ -222,7 +267,9 @@ def test_a_track_is_the_recording_put_together_again(whole: Path, features: str)
 def test_another_rate_is_resampled_and_said(tmp_path: Path, whole: Path, rate: int) -> None:
     write_dcase(tmp_path, rate=rate)
     samples, original = read(tmp_path), read(whole)
-    assert any(note == f"18 files resampled to 44.1 kHz from {rate / 1000:g} kHz" for note in samples.notes)
+    assert any(
+        note == f"18 files resampled to 44.1 kHz from {rate / 1000:g} kHz" for note in samples.notes
+    )
     assert not any("resampled" in note for note in original.notes)
     assert np.array_equal(samples.labels, original.labels), "times stay what they were"
     unit = int(np.flatnonzero(samples.units.labels > 14)[0])
@@ -242,10 +289,13 @@ def test_channels_are_averaged_and_said(tmp_path: Path) -> None:
 
 def test_notes_say_what_a_copy_lacks(whole: Path) -> None:
     samples = read(whole, verify=True)
-    counts = "1,500 mixtures expected in each part, found 12 in devtrain, 12 in devtest, 12 in evaltest"
+    counts = (
+        "1,500 mixtures expected in each part, found 12 in devtrain, 12 in devtest, 12 in evaltest"
+    )
     assert f"not the whole set: {counts}" in samples.notes
     assert any(
-        note.startswith("scenes without recordings in the data: bus, cafe/restaurant, car") for note in samples.notes
+        note.startswith("scenes without recordings in the data: bus, cafe/restaurant, car")
+        for note in samples.notes
     )
     assert any("18 files do not last 30 s (2.5 to 2.5 s)" in note for note in samples.notes)
     left = 2.5 - 3 * 64 * 512 / 44100
@@ -259,11 +309,15 @@ def test_scene_names_and_their_order() -> None:
     assert dcase.EVENT_LABELS == {"babycry": 15, "glassbreak": 16, "gunshot": 17}
 
 
-@pytest.mark.parametrize(("said", "scene"), [("cafe/restaurant", 2), ("city center", 4), ("Residential_Area", 12)])
+@pytest.mark.parametrize(
+    ("said", "scene"), [("cafe/restaurant", 2), ("city center", 4), ("Residential_Area", 12)]
+)
 def test_scenes_with_spaces_and_slashes_are_found(tmp_path: Path, said: str, scene: int) -> None:
     write_dcase(tmp_path, scenes=("beach", said), mixtures=1)
     assert set(read(tmp_path, inlier=scene).labels) == {scene}
-    expect(tmp_path, "no recording of the scene park", f"scenes found: beach, {dcase.SCENES[scene]}.")
+    expect(
+        tmp_path, "no recording of the scene park", f"scenes found: beach, {dcase.SCENES[scene]}."
+    )
 
 
 # The cache.
@@ -287,12 +341,16 @@ def test_a_second_reading_opens_no_audio_and_gives_the_same_bytes(
     assert np.array_equal(first.images, read(tmp_path, features).images), "as without a cache"
 
 
-def test_the_cache_knows_features_scene_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_knows_features_scene_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = write_dcase(tmp_path)
     read(tmp_path, cache=True)
     calls: list[str] = []
     inner = dcase.read_segments
-    monkeypatch.setattr(dcase, "read_segments", lambda *given: calls.append(given[2]) or inner(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        dcase, "read_segments", lambda *given: calls.append(given[2]) or inner(*given)
+    )  # type: ignore[func-returns-value]
     read(tmp_path, "waveform", cache=True)
     read(tmp_path, inlier=BEACH, cache=True)
     assert calls == ["waveform", "logmel"]
@@ -335,20 +393,37 @@ def damage_header(path: Path, at: int, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), ["is truncated", "announces 330794 bytes"]),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+            ["is truncated", "announces 330794 bytes"],
+        ),
         (lambda path: path.write_bytes(path.read_bytes()[:30]), ["is truncated"]),
         (lambda path: path.write_bytes(b""), ["is not a wav file"]),
         (lambda path: damage_header(path, 0, b"FORM"), ["is not a wav file", "RIFF....WAVE"]),
         (lambda path: path.write_bytes(b"<html>" + bytes(100)), ["is not a wav file"]),
         (lambda path: damage_header(path, 12, b"junk"), ["is not a readable wav file"]),
         (lambda path: damage_header(path, 24, bytes(4)), ["wav"]),
-        (lambda path: damage_header(path, 24, b"\x01\0\0\0"), ["8000 to 384000 samples per second, found 1"]),
-        (lambda path: damage_header(path, 24, b"\xff\xff\xff\x7f"), ["samples per second, found 2147483647"]),
-        (lambda path: soundfile.write(path, np.zeros(44100), 44100, subtype="PCM_24"), ["lasts 1 s", "event is at 0."]),
-        (lambda path: soundfile.write(path, np.full(110_250, np.nan), 44100, subtype="FLOAT"), ["is damaged"]),
+        (
+            lambda path: damage_header(path, 24, b"\x01\0\0\0"),
+            ["8000 to 384000 samples per second, found 1"],
+        ),
+        (
+            lambda path: damage_header(path, 24, b"\xff\xff\xff\x7f"),
+            ["samples per second, found 2147483647"],
+        ),
+        (
+            lambda path: soundfile.write(path, np.zeros(44100), 44100, subtype="PCM_24"),
+            ["lasts 1 s", "event is at 0."],
+        ),
+        (
+            lambda path: soundfile.write(path, np.full(110_250, np.nan), 44100, subtype="FLOAT"),
+            ["is damaged"],
+        ),
     ],
 )
-def test_damaged_audio_is_named(tmp_path: Path, damage: Callable[[Path], None], parts: list[str]) -> None:
+def test_damaged_audio_is_named(
+    tmp_path: Path, damage: Callable[[Path], None], parts: list[str]
+) -> None:
     path = last_audio(write_dcase(tmp_path)["evaltest"])
     damage(path)
     expect(tmp_path, str(path), *parts)
@@ -358,7 +433,10 @@ def test_a_recording_without_a_whole_segment_is_refused(tmp_path: Path) -> None:
     path = last_audio(write_dcase(tmp_path)["devtest"], "_002_")
     soundfile.write(path, np.zeros(30_000), 44100, subtype="PCM_24")
     expect(tmp_path, str(path), "less than one segment (0.778 s)")
-    assert any("files do not last 30 s (0.68 to 2.5 s)" in note for note in read(tmp_path, "waveform").notes)
+    assert any(
+        "files do not last 30 s (0.68 to 2.5 s)" in note
+        for note in read(tmp_path, "waveform").notes
+    )
 
 
 def test_only_the_scenes_own_audio_is_opened(tmp_path: Path) -> None:
@@ -366,7 +444,11 @@ def test_only_the_scenes_own_audio_is_opened(tmp_path: Path) -> None:
     last_audio(folder).write_bytes(b"damaged")
     last_audio(folder, "_002_").unlink()
     assert len(read(tmp_path, inlier=BEACH).units.ids) == 18
-    said = ("1 of the 6 files of the scene park are missing", "mixture_devtrain_gunshot_002_", "data.verify=false")
+    said = (
+        "1 of the 6 files of the scene park are missing",
+        "mixture_devtrain_gunshot_002_",
+        "data.verify=false",
+    )
     expect(tmp_path, *said, verify=True)
 
 
@@ -376,7 +458,10 @@ def test_a_set_with_gaps_is_read_only_unverified_and_counted(tmp_path: Path) -> 
     assert whole.verified is None and whole.missing == 0
     last_audio(folders["devtrain"]).unlink()
     meta(folders["evaltest"], "gunshot").unlink()
-    said = ("mixture_recipes_evaltest_gunshot.yaml not found", "accept what is there with data.verify=false")
+    said = (
+        "mixture_recipes_evaltest_gunshot.yaml not found",
+        "accept what is there with data.verify=false",
+    )
     expect(tmp_path, *said, verify=True)
     part = read(tmp_path)
     assert len(part.units.ids) == 18 - 1 - 2 and part.verified is False and part.missing == 1
@@ -393,7 +478,10 @@ def test_archives_as_downloaded_are_read_in_place(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     # as published, in several archives for each of the two
-    for archive in ("TUT-rare-sound-events-2017-development", "TUT-rare-sound-events-2017-evaluation"):
+    for archive in (
+        "TUT-rare-sound-events-2017-development",
+        "TUT-rare-sound-events-2017-evaluation",
+    ):
         files = sorted(path for path in (tmp_path / "loose" / archive).rglob("*") if path.is_file())
         for at in range(2):
             with zipfile.ZipFile(root / f"{archive}.mixture_data.{at + 1}.zip", "w") as packed:
@@ -401,7 +489,10 @@ def test_archives_as_downloaded_are_read_in_place(tmp_path: Path) -> None:
                     packed.write(path, path.relative_to(tmp_path / "loose"))
                 packed.writestr("../../outside.wav", b"")
     loose, packed_samples = read(tmp_path / "loose"), read(root, cache=True)
-    assert torch.equal(loose.images, packed_samples.images) and loose.ids.tolist() == packed_samples.ids.tolist()
+    assert (
+        torch.equal(loose.images, packed_samples.images)
+        and loose.ids.tolist() == packed_samples.ids.tolist()
+    )
     assert len(list(root.iterdir())) == 4 and not list(tmp_path.rglob("outside.wav"))
     own = read(tmp_path / "loose" / "TUT-rare-sound-events-2017-development")
     assert torch.equal(own.images, loose.images)
@@ -429,13 +520,33 @@ def name_of(path: Path, at: int = 0) -> str:
 @pytest.mark.parametrize(
     ("suffix", "damage", "parts"),
     [
-        ("csv", lambda p: edit(p, "\tbabycry", "\tgunshot"), ["line 2", "onset, offset and 'babycry'"]),
+        (
+            "csv",
+            lambda p: edit(p, "\tbabycry", "\tgunshot"),
+            ["line 2", "onset, offset and 'babycry'"],
+        ),
         ("csv", lambda p: edit(p, "\t0.91", "\t0.92"), ["at 0.92", "recipe has it at 0.91"]),
-        ("csv", lambda p: p.write_text(p.read_text().split("\t")[0] + "\n"), ["does not list", "2 such"]),
-        ("csv", lambda p: edit(p, "\n", "\t0.1\t0.2\tbabycry\n"), ["0.1 to 0.2 s", "recipe has it at no time"]),
+        (
+            "csv",
+            lambda p: p.write_text(p.read_text().split("\t")[0] + "\n"),
+            ["does not list", "2 such"],
+        ),
+        (
+            "csv",
+            lambda p: edit(p, "\n", "\t0.1\t0.2\tbabycry\n"),
+            ["0.1 to 0.2 s", "recipe has it at no time"],
+        ),
         ("csv", lambda p: p.write_text(p.read_text() * 2), ["line 5", "listed twice"]),
-        ("csv", lambda p: p.write_text(p.read_text() + "mixture_devtest_babycry_999_0.wav\n"), ["there is no recipe"]),
-        ("csv", lambda p: p.write_text("mixture_devtest_babycry_../../../x.wav\n"), ["expected a name such as"]),
+        (
+            "csv",
+            lambda p: p.write_text(p.read_text() + "mixture_devtest_babycry_999_0.wav\n"),
+            ["there is no recipe"],
+        ),
+        (
+            "csv",
+            lambda p: p.write_text("mixture_devtest_babycry_../../../x.wav\n"),
+            ["expected a name such as"],
+        ),
         ("csv", lambda p: p.write_text("/etc/passwd\n"), ["line 1", "expected a name such as"]),
         ("csv", lambda p: edit(p, "\t0.910000", "\tnan"), ["cannot last from nan"]),
         ("csv", lambda p: edit(p, "\t0.91", "\t9e999"), ["cannot last from inf"]),
@@ -452,17 +563,59 @@ def name_of(path: Path, at: int = 0) -> str:
         ("yaml", lambda p: p.write_text("- &a {bg_path: x}\n- *a\n"), ["tag or reference 'a'"]),
         ("yaml", lambda p: p.write_text("- {<<: *a}\n"), ["tag or reference 'a'"]),
         ("yaml", lambda p: p.write_text("- {}\n---\n- {}\n"), ["has no bg_classname"]),
-        ("yaml", lambda p: edit(p, "bg_classname: park", "bg_classname: pork"), ["unknown scene 'pork'", "'park'"]),
-        ("yaml", lambda p: edit(p, "bg_classname: park", "bg_class: park"), ["recipe 3: has no bg_classname"]),
-        ("yaml", lambda p: edit(p, "event_present: true", "event_present: 1"), ["true or false, not '1'"]),
-        ("yaml", lambda p: edit(p, "event_present: true", "event_present: false"), ["recipe has it at no time"]),
-        ("yaml", lambda p: edit(p, "event_length_seconds", "event_long_seconds"), ["expected a time", "found ''"]),
-        ("yaml", lambda p: edit(p, "event_start_in_mixture_seconds: 0", "event_start_in_mixture_seconds: 1"), ["1.91"]),
-        ("yaml", lambda p: edit(p, "event_length_seconds: 0.", "event_length_seconds: 9."), ["its recipe has it at"]),
-        ("yaml", lambda p: edit(p, "event_length_seconds: 0", f"event_length_seconds: {'9' * 9999}"), ["to inf s"]),
-        ("yaml", lambda p: edit(p, "filename: mixture", "filename: ../../mixture"), ["found '../../mixture"]),
+        (
+            "yaml",
+            lambda p: edit(p, "bg_classname: park", "bg_classname: pork"),
+            ["unknown scene 'pork'", "'park'"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "bg_classname: park", "bg_class: park"),
+            ["recipe 3: has no bg_classname"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "event_present: true", "event_present: 1"),
+            ["true or false, not '1'"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "event_present: true", "event_present: false"),
+            ["recipe has it at no time"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "event_length_seconds", "event_long_seconds"),
+            ["expected a time", "found ''"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(
+                p, "event_start_in_mixture_seconds: 0", "event_start_in_mixture_seconds: 1"
+            ),
+            ["1.91"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "event_length_seconds: 0.", "event_length_seconds: 9."),
+            ["its recipe has it at"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "event_length_seconds: 0", f"event_length_seconds: {'9' * 9999}"),
+            ["to inf s"],
+        ),
+        (
+            "yaml",
+            lambda p: edit(p, "filename: mixture", "filename: ../../mixture"),
+            ["found '../../mixture"],
+        ),
         ("yaml", lambda p: edit(p, "filename: mixture", "filename: /mixture"), ["found '/mixture"]),
-        ("yaml", lambda p: edit(p, "filename: mixture_devtest", "filename: mixture_evaltest"), ["mixture_devtest_"]),
+        (
+            "yaml",
+            lambda p: edit(p, "filename: mixture_devtest", "filename: mixture_evaltest"),
+            ["mixture_devtest_"],
+        ),
         ("yaml", lambda p: p.write_text(p.read_text() * 2), ["recipe 5", "a second time"]),
     ],
 )
@@ -481,7 +634,11 @@ def test_a_hostile_yaml_tag_is_refused_and_runs_nothing(tmp_path: Path, where: s
     path = meta(write_dcase(tmp_path, seconds=1.6)["evaltest"], "gunshot")
     marker = tmp_path / "executed"
     attack = f'!!python/object/apply:os.system ["touch {marker}"]'
-    text = {"value": f"- {{bg_path: {attack}}}\n", "recipe": f"- {attack}\n", "list": f"{attack}\n"}[where]
+    text = {
+        "value": f"- {{bg_path: {attack}}}\n",
+        "recipe": f"- {attack}\n",
+        "list": f"{attack}\n",
+    }[where]
     path.write_text(text)
     expect(tmp_path, str(path), "tag:yaml.org,2002:python/object/apply:os.system")
     assert not marker.exists()
@@ -491,8 +648,16 @@ def test_a_hostile_yaml_tag_is_refused_and_runs_nothing(tmp_path: Path, where: s
 
 def test_parts_may_not_share_backgrounds(tmp_path: Path) -> None:
     folders = write_dcase(tmp_path, seconds=1.6)
-    edit(meta(folders["evaltest"]), "bg_path: audio/evaltest_babycry_3.wav", "bg_path: audio/devtrain_gunshot_0.wav")
-    expect(tmp_path, "audio/devtrain_gunshot_0.wav is used in devtrain and in evaltest", "must not share")
+    edit(
+        meta(folders["evaltest"]),
+        "bg_path: audio/evaltest_babycry_3.wav",
+        "bg_path: audio/devtrain_gunshot_0.wav",
+    )
+    expect(
+        tmp_path,
+        "audio/devtrain_gunshot_0.wav is used in devtrain and in evaltest",
+        "must not share",
+    )
 
 
 def test_missing_folders_and_scenes(tmp_path: Path) -> None:
@@ -504,7 +669,11 @@ def test_missing_folders_and_scenes(tmp_path: Path) -> None:
         "Put the archives",
     )
     folders = write_dcase(tmp_path, seconds=1.6)
-    expect(tmp_path, "no recording of the scene home; scenes found: beach, park.", inlier=dcase.SCENES.index("home"))
+    expect(
+        tmp_path,
+        "no recording of the scene home; scenes found: beach, park.",
+        inlier=dcase.SCENES.index("home"),
+    )
     folders["evaltest"].rename(tmp_path / "evaltest")
     expect(tmp_path, "bbb81504db15a03680a0044474633b67/audio", "evaltest. ")
 
@@ -531,7 +700,11 @@ def test_faulty_mixtures_are_left_out_as_their_publishers_did(tmp_path: Path) ->
     folders = write_dcase(tmp_path, mixtures=4, seconds=1.6)
     before = read(tmp_path)
     names = [name_of(meta(folders["devtrain"], suffix="csv"), at) for at in (4, 5, 6)]
-    synthesizer = tmp_path / "TUT-rare-sound-events-2017-development" / "TUT_Rare_sound_events_mixture_synthesizer"
+    synthesizer = (
+        tmp_path
+        / "TUT-rare-sound-events-2017-development"
+        / "TUT_Rare_sound_events_mixture_synthesizer"
+    )
     synthesizer.mkdir()
     (synthesizer / "affected_files.txt").write_text(f"{names[0]}\n{names[1]}\n")
     # their patch takes a mixture from the list and renames its audio; the recipe stays
@@ -539,7 +712,9 @@ def test_faulty_mixtures_are_left_out_as_their_publishers_did(tmp_path: Path) ->
         audio = folders["devtrain"] / "audio" / name
         audio.rename(f"{audio}_old_dontuse")
         path = meta(folders["devtrain"], suffix="csv")
-        path.write_text("".join(line for line in path.read_text().splitlines(True) if name not in line))
+        path.write_text(
+            "".join(line for line in path.read_text().splitlines(True) if name not in line)
+        )
     after = read(tmp_path)
     gone = {name.removesuffix(".wav") for name in names}
     assert set(before.units.ids) - set(after.units.ids) == gone
@@ -566,7 +741,10 @@ PLAUSIBLE = st.sampled_from(
      "true", "park", "mixture_devtest_gunshot_1.wav", "event_start_in_mixture_seconds", "event_length_seconds", "1.5",
      "-.inf", "\t", "gunshot", "&a ", "*a", "!!python/name:os.system ", "'", '"', "|", ">", "#", "---", "\0", "é", "1e999"]
 )  # fmt: skip
-TEXTS = st.one_of(st.binary(max_size=300), st.lists(PLAUSIBLE, max_size=40).map(lambda parts: "".join(parts).encode()))
+TEXTS = st.one_of(
+    st.binary(max_size=300),
+    st.lists(PLAUSIBLE, max_size=40).map(lambda parts: "".join(parts).encode()),
+)
 
 
 @SETTINGS
@@ -574,7 +752,9 @@ TEXTS = st.one_of(st.binary(max_size=300), st.lists(PLAUSIBLE, max_size=40).map(
 def test_recipe_parser_raises_nothing_but_user_errors(content: bytes) -> None:
     with suppress(UserError):
         found = dcase.parse_recipes(content, WHERE, "devtest", "gunshot")
-        assert all(name == mixture.name and 0 <= mixture.scene < 15 for name, mixture in found.items())
+        assert all(
+            name == mixture.name and 0 <= mixture.scene < 15 for name, mixture in found.items()
+        )
 
 
 @SETTINGS
@@ -597,7 +777,9 @@ def test_event_list_parser_raises_nothing_but_user_errors(content: bytes) -> Non
         unique_by=lambda row: row[0],
     )
 )
-def test_what_the_synthesizer_writes_is_read_back(rows: list[tuple[str, tuple[float, float] | None, str]]) -> None:
+def test_what_the_synthesizer_writes_is_read_back(
+    rows: list[tuple[str, tuple[float, float] | None, str]],
+) -> None:
     import yaml
 
     recipes, lines = [], ""
@@ -610,9 +792,13 @@ def test_what_the_synthesizer_writes_is_read_back(rows: list[tuple[str, tuple[fl
         lines += name + (f"\t{event[0]}\t{event[0] + event[1]}\tbabycry" if event else "") + "\n"
         recipes.append(recipe)
     spans = [event and (event[0], event[0] + event[1]) for _, event, _ in rows]
-    found = dcase.parse_recipes(yaml.dump(recipes, default_flow_style=False).encode(), WHERE, "evaltest", "babycry")
+    found = dcase.parse_recipes(
+        yaml.dump(recipes, default_flow_style=False).encode(), WHERE, "evaltest", "babycry"
+    )
     assert [mixture.span for mixture in found.values()] == spans
-    assert [dcase.SCENES[mixture.scene] for mixture in found.values()] == [scene for _, _, scene in rows]
+    assert [dcase.SCENES[mixture.scene] for mixture in found.values()] == [
+        scene for _, _, scene in rows
+    ]
     assert list(dcase.parse_events(lines.encode(), WHERE, "evaltest", "babycry").values()) == spans
 
 
@@ -624,20 +810,34 @@ def test_a_run_from_the_command(
     tmp_path: Path, whole: Path, run_here: Callable[..., dict[str, Any]], data: str, size: int
 ) -> None:
     options = ["protocol=scenes", "inlier=park", "trainer.accelerator=cpu", "method.components=4"]
-    result = run_here(f"data={data}", "method=pca", f"data.root={whole}", "data.batch_size=4", *options)
+    result = run_here(
+        f"data={data}", "method=pca", f"data.root={whole}", "data.batch_size=4", *options
+    )
     samples = read(whole, "logmel" if data == "dcase" else "waveform")
     tested = samples.labels[samples.official_test]
     assert result["n"]["test_outliers"] == (tested != PARK).sum() > 0
     assert result["n"]["test_inliers"] == (tested == PARK).sum() > 0
-    assert result["scores"]["residual"]["auroc"] > 0.75, "a loud tone stands out, unless it is cut off"
+    assert result["scores"]["residual"]["auroc"] > 0.75, (
+        "a loud tone stands out, unless it is cut off"
+    )
     assert result["config"]["data"]["size"] == size
     assert result["data"] == data
     assert any("not the whole set" in warning for warning in result["warnings"])
 
 
-def test_waves_are_not_resized(tmp_path: Path, whole: Path, run_here: Callable[..., dict[str, Any]]) -> None:
-    options = ["data=dcase", "data.features=waveform", "method=pca", f"data.root={whole}", "inlier=park"]
-    with pytest.raises(UserError, match="data.size=32: sound waves are not resized. Use data.size=64"):
+def test_waves_are_not_resized(
+    tmp_path: Path, whole: Path, run_here: Callable[..., dict[str, Any]]
+) -> None:
+    options = [
+        "data=dcase",
+        "data.features=waveform",
+        "method=pca",
+        f"data.root={whole}",
+        "inlier=park",
+    ]
+    with pytest.raises(
+        UserError, match="data.size=32: sound waves are not resized. Use data.size=64"
+    ):
         run_here(*options)
     assert not (tmp_path / "outputs").exists()
 

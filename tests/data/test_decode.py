@@ -64,7 +64,9 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     assert decode.decode(tmp_path / "x.jpg", 1, None).shape == (1, 12, 8)
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("L", False), ("1", False), ("RGB", True), ("P", False), ("LA", False)])
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("L", False), ("1", False), ("RGB", True), ("P", False), ("LA", False)]
+)
 def test_colour_is_known_from_the_header(tmp_path: Path, mode: str, colour: bool) -> None:
     assert is_colour(saved(tmp_path / "x.png", RAMP, mode)) is colour
 
@@ -73,17 +75,23 @@ def png(width: int, height: int) -> bytes:
     """A PNG file whose header promises so many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     """Kind -> (a file that is no good image, what is said of it)."""
     whole = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(whole, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
+        whole, "PNG"
+    )
     content = whole.getvalue()
     files = {
         "empty": (b"", "is empty"),
@@ -107,12 +115,28 @@ def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     found |= {name: (tmp_path / f"{name}.png", "no regular file") for name in ("folder", "pipe")}
-    return found | {"dangling": (tmp_path / "dangling.png", "No such file"), "loop": (tmp_path / "loop.png", "")}
+    return found | {
+        "dangling": (tmp_path / "dangling.png", "No such file"),
+        "loop": (tmp_path / "loop.png", ""),
+    }
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "text", "truncated", "flipped", "bomb", "lie", "eps", "nothing", "folder", "pipe", "dangling", "loop"],
+    [
+        "empty",
+        "text",
+        "truncated",
+        "flipped",
+        "bomb",
+        "lie",
+        "eps",
+        "nothing",
+        "folder",
+        "pipe",
+        "dangling",
+        "loop",
+    ],
 )
 def test_hostile_files_are_one_line(tmp_path: Path, kind: str) -> None:
     path, said = hostile(tmp_path)[kind]
@@ -141,11 +165,14 @@ def test_colour_of_16_bits_cannot_be_cut_to_a_camera_s(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 8, 2, 16, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * 2)), (b"IEND", b""))
     parts = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     ]
     path = tmp_path / "colour.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     assert is_deep(path) and brightest(path) == 12 << 8
     assert decode.decode(path, 3, None).max() == 12
-    with pytest.raises(Unreadable, match="16 bits in colour, of which data.bits=12 cannot be taken"):
+    with pytest.raises(
+        Unreadable, match="16 bits in colour, of which data.bits=12 cannot be taken"
+    ):
         decode.decode(path, 3, None, bits=12)

@@ -1,4 +1,6 @@
-"""A folder of one's own images: layouts, classes, what cannot be read, and runs that end without an AUROC."""
+"""A folder of one's own images: layouts, classes, what cannot be read, and runs that end without an
+AUROC.
+"""
 
 import json
 import shutil
@@ -42,7 +44,15 @@ def data_options(root: Path) -> DataOptions:
 
 def read(root: Path, **changes: Any) -> Samples:
     return folder.read(
-        root, **{"verify": False, "download": False, "inlier": 0, "size": 16, "on_error": "fail", **changes}
+        root,
+        **{
+            "verify": False,
+            "download": False,
+            "inlier": 0,
+            "size": 16,
+            "on_error": "fail",
+            **changes,
+        },
     )
 
 
@@ -60,7 +70,9 @@ def read(root: Path, **changes: Any) -> Samples:
         ({"train/ok": 5, "train/bad": 3, "test/ok": 2, "test/bad": 2}, ["bad", "ok"], 4),
     ],
 )
-def test_every_layout(tmp_path: Path, counts: dict[str, int], classes: list[str], tested: int | None) -> None:
+def test_every_layout(
+    tmp_path: Path, counts: dict[str, int], classes: list[str], tested: int | None
+) -> None:
     write_images(tmp_path / "own", counts)
     samples = read(tmp_path / "own")
     assert find_layout(tmp_path / "own").classes == classes
@@ -85,7 +97,8 @@ def test_unreadable_images_are_named_and_skipped_only_if_asked(tmp_path: Path) -
     (tmp_path / "0003.png").write_bytes(b"torn")
     (tmp_path / "zero.jpg").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"2 of 11 images cannot be read: 0003.png \(.*zero.jpg \(is empty\).*on_error=skip"
+        UserError,
+        match=r"2 of 11 images cannot be read: 0003.png \(.*zero.jpg \(is empty\).*on_error=skip",
     ):
         read(tmp_path)
     samples = read(tmp_path, on_error="skip")
@@ -97,7 +110,9 @@ def test_unreadable_images_are_named_and_skipped_only_if_asked(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("folder", ["", "train/good"])
-def test_links_that_lead_nowhere_are_images_that_cannot_be_read(tmp_path: Path, folder: str) -> None:
+def test_links_that_lead_nowhere_are_images_that_cannot_be_read(
+    tmp_path: Path, folder: str
+) -> None:
     write_images(tmp_path, {folder: 10})
     (tmp_path / folder / "loop.png").symlink_to("loop.png")
     (tmp_path / folder / "gone.png").symlink_to("nothing.png")
@@ -120,10 +135,22 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
         (lambda root: root.write_text("x"), "a file"),
         (lambda root: (root / "train").mkdir(parents=True), "holds no images"),
         (lambda root: write_images(root, {"train/good": 3, "test": 2}), "lie in no folder"),
-        (lambda root: write_images(root, {"bottle/train/good": 3}), "choose one: data.root=.*bottle"),
-        (lambda root: write_images(root, {"test/good": 3, "test/bad": 2}), "has test/ but no train/"),
-        (lambda root: write_images(root, {"train/good": 3, "Train/good": 2}), "holds Train, train; leave one"),
-        (lambda root: write_images(root, {"": 1, "bottle/train/good": 3}), "holds several sets, such as bottle"),
+        (
+            lambda root: write_images(root, {"bottle/train/good": 3}),
+            "choose one: data.root=.*bottle",
+        ),
+        (
+            lambda root: write_images(root, {"test/good": 3, "test/bad": 2}),
+            "has test/ but no train/",
+        ),
+        (
+            lambda root: write_images(root, {"train/good": 3, "Train/good": 2}),
+            "holds Train, train; leave one",
+        ),
+        (
+            lambda root: write_images(root, {"": 1, "bottle/train/good": 3}),
+            "holds several sets, such as bottle",
+        ),
         (
             lambda root: [
                 write_images(root, {"good": 3}),
@@ -131,10 +158,15 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
             ],
             r"no images .*\(3 files of kinds that are not read: 3 .avif\)",
         ),
-        (lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")), "found 1 entries, such as notes.txt"),
+        (
+            lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")),
+            "found 1 entries, such as notes.txt",
+        ),
     ],
 )
-def test_what_is_no_set_of_images_is_explained(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+def test_what_is_no_set_of_images_is_explained(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
     make(tmp_path / "own")
     with pytest.raises(UserError, match=said):
         find_layout(tmp_path / "own")
@@ -151,7 +183,9 @@ def test_what_is_no_set_of_images_is_explained(tmp_path: Path, make: Callable[[P
         (["train/screw", "test/screw", "test/bad"], "screw"),
     ],
 )
-def test_the_good_folder_trains_where_no_class_is_named(tmp_path: Path, folders: list[str], trained: str) -> None:
+def test_the_good_folder_trains_where_no_class_is_named(
+    tmp_path: Path, folders: list[str], trained: str
+) -> None:
     write_images(tmp_path, dict.fromkeys(folders, 2))
     data = data_options(tmp_path)
     assert data.names[resolve_inlier(None, data)] == trained
@@ -160,7 +194,10 @@ def test_the_good_folder_trains_where_no_class_is_named(tmp_path: Path, folders:
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["cat", "dog"], "it has the classes cat, dog, and none is called good, normal or ok; say which one trains"),
+        (
+            ["cat", "dog"],
+            "it has the classes cat, dog, and none is called good, normal or ok; say which one trains",
+        ),
         (["bad", "good", "normal"], "good, normal are all called good"),
         (["train/good", "test/Good", "test/bad"], "good, Good are all called good"),
         (["null", "good"], "has a class called null"),
@@ -194,7 +231,9 @@ def test_otherwise_it_is_asked_for(tmp_path: Path, folders: list[str], said: str
         (["a", "b"], True, "no such class in folder"),
     ],
 )
-def test_a_name_wins_over_a_position(tmp_path: Path, folders: list[str], inlier: Inlier, trained: str) -> None:
+def test_a_name_wins_over_a_position(
+    tmp_path: Path, folders: list[str], inlier: Inlier, trained: str
+) -> None:
     write_images(tmp_path, dict.fromkeys(folders, 1))
     data = data_options(tmp_path)
     if trained in folders:
@@ -205,7 +244,10 @@ def test_a_name_wins_over_a_position(tmp_path: Path, folders: list[str], inlier:
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
-    write_images(tmp_path, {"train/good": 4, "test/odd": 2, "test/dent": 2, "val/good": 1, "ground_truth/odd": 1})
+    write_images(
+        tmp_path,
+        {"train/good": 4, "test/odd": 2, "test/dent": 2, "val/good": 1, "ground_truth/odd": 1},
+    )
     assert read(tmp_path).notes == ("left out: folders that are neither train nor test (val)",)
     shutil.rmtree(tmp_path / "val")
     assert read(tmp_path).notes == ()
@@ -236,9 +278,13 @@ def test_class_folders_win_over_pictures_beside_them(tmp_path: Path) -> None:
     assert data.names == ["bad", "good"] and resolve_inlier(None, data) == 1
     samples = read(tmp_path, inlier=1)
     assert len(samples.ids) == 13
-    assert samples.notes == ("left out: 3 images beside the class folders (0000.png, 0001.png, 0002.png)",)
+    assert samples.notes == (
+        "left out: 3 images beside the class folders (0000.png, 0001.png, 0002.png)",
+    )
     write_images(tmp_path, {"": 10})
-    with pytest.raises(UserError, match="10 images lie beside its folders .*more than in good/.*or say inlier=good"):
+    with pytest.raises(
+        UserError, match="10 images lie beside its folders .*more than in good/.*or say inlier=good"
+    ):
         resolve_inlier(None, data)
     assert resolve_inlier("good", data) == 1
 
@@ -249,12 +295,16 @@ def test_a_folder_that_cannot_be_looked_into_ends_the_run(
 ) -> None:
     write_images(tmp_path, {"train/good": 4, "train/good/lot2": 4, "test/odd": 2})
     forbid(monkeypatch, tmp_path / closed)
-    with pytest.raises(UserError, match=rf"1 folders cannot be looked into: .*{closed} \(Permission denied\)"):
+    with pytest.raises(
+        UserError, match=rf"1 folders cannot be looked into: .*{closed} \(Permission denied\)"
+    ):
         read(tmp_path, on_error="skip")
 
 
 def write_deep(root: Path, bits: int, kind: str = "uint16") -> None:
-    """Images of 16 bits of which only the lower ones are used, and as many of 8 bits with the same content."""
+    """Images of 16 bits of which only the lower ones are used, and as many of 8 bits with the same
+    content.
+    """
     rng = np.random.default_rng(0)
     for where in ("deep/train/good", "plain/train/good"):
         (root / where).mkdir(parents=True)
@@ -266,8 +316,12 @@ def write_deep(root: Path, bits: int, kind: str = "uint16") -> None:
         Image.fromarray(deep).save(root / "deep/train/good" / f"{at}.tif")
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(10, "uint16"), (12, "uint16"), (12, "int32"), (8, "int32")])
-def test_a_camera_s_bits_in_16_are_noticed_and_can_be_said(tmp_path: Path, bits: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(10, "uint16"), (12, "uint16"), (12, "int32"), (8, "int32")]
+)
+def test_a_camera_s_bits_in_16_are_noticed_and_can_be_said(
+    tmp_path: Path, bits: int, kind: str
+) -> None:
     write_deep(tmp_path, bits, kind)
     (note,) = read(tmp_path / "deep").notes
     assert f"say data.bits={bits}" in note and f"{255 << (bits - 8):,} of 65,535" in note
@@ -320,14 +374,23 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
         *("data.label='Größe 2'", "pictures=true"),
     )
     assert result["scores"]["residual"]["auroc"] > 0.9
-    assert result["n"] == {"train": 32, "val": 8, "test_inliers": 8, "test_outliers": 12, "skipped": 1}
+    assert result["n"] == {
+        "train": 32,
+        "val": 8,
+        "test_inliers": 8,
+        "test_outliers": 12,
+        "skipped": 1,
+    }
     assert any("torn.png" in warning for warning in result["warnings"])
     assert result["inlier_name"] == "good" and result["input"]["shape"] == [3, 32, 32]
     # by kind of defect, and under the product's name
     scores = read_scores(tmp_path / "outputs/folder/pca/Größe 2/inlier0/seed0/scores.csv")
     assert result["data"] == "Größe 2" and result["data_verified"] is None
     assert scores.classes == [name.split("/")[1] for name in scores.ids]
-    assert {kind: metrics["outliers"] for kind, metrics in result["kinds"].items()} == {"hole": 6, "scratch": 6}
+    assert {kind: metrics["outliers"] for kind, metrics in result["kinds"].items()} == {
+        "hole": 6,
+        "scratch": 6,
+    }
     column = scores.columns["residual"]
     for kind, metrics in result["kinds"].items():
         own = column[[name == kind for name in scores.classes]]
@@ -341,7 +404,9 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     assert "Größe 2" in written["md"].read_text()
 
 
-@pytest.mark.parametrize("label", ["mnist", "a/b", "../up", ".hidden", "", "x" * 61, "tab\there", "a:b"])
+@pytest.mark.parametrize(
+    "label", ["mnist", "a/b", "../up", ".hidden", "", "x" * 61, "tab\there", "a:b"]
+)
 def test_a_label_is_a_name_that_leads_nowhere(label: str) -> None:
     with pytest.raises(ValueError, match="letters, digits|name of a data set"):
         usable_label(label)
@@ -351,7 +416,12 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     write_images(tmp_path / "own", {"": 130})
-    options = ("method=knn", "data=folder", f"data.root={tmp_path / 'own'}", f"output={tmp_path / 'outputs'}")
+    options = (
+        "method=knn",
+        "data=folder",
+        f"data.root={tmp_path / 'own'}",
+        f"output={tmp_path / 'outputs'}",
+    )
     for said in ("no labelled outliers among the 26 test samples", "complete already"):
         done = command(*options)
         assert done.returncode == 0, done.stderr
@@ -362,7 +432,10 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
     assert [row["fpr"] for row in result["thresholds"]["at"]] == [0.01, 0.05, 0.1]
     assert result["thresholds"]["held_out"] == 20 and result["thresholds"]["exact"]
     assert len(read_scores(path.parent / "calibration.csv")) == 20
-    assert {picture.name for picture in (path.parent / "figures").iterdir()} == {"scores.png", "cases.png"}
+    assert {picture.name for picture in (path.parent / "figures").iterdir()} == {
+        "scores.png",
+        "cases.png",
+    }
 
     found, written = report(tmp_path / "outputs")
     assert not found.runs and len(found.unmeasured) == 1
@@ -381,7 +454,11 @@ def test_another_folder_is_another_run(
     options = ("method=pca", "data=folder", f"output={tmp_path / 'outputs'}")
     assert command(*options, f"data.root={tmp_path / 'one'}").returncode == 0
     other = command(*options, f"data.root={tmp_path / 'two'}")
-    assert other.returncode == 2 and "data.root" in other.stderr and len(other.stderr.splitlines()) == 1
+    assert (
+        other.returncode == 2
+        and "data.root" in other.stderr
+        and len(other.stderr.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -392,14 +469,24 @@ def test_another_folder_is_another_run(
         (("data.root={root}", "inlier=bad"), "no such class in folder; Choose from: good, odd"),
         (("data.root={root}", "inlier=odd"), "no training images of it, only of good"),
         (("data.root={root}", "data.on_error=ignore"), "data.on_error=ignore"),
-        (("data.root={root}", "method=ocsvm", "select=oracle", "protocol=p1", "data.size=4"), "data.size=4"),
+        (
+            ("data.root={root}", "method=ocsvm", "select=oracle", "protocol=p1", "data.size=4"),
+            "data.size=4",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_created(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, options: tuple[str, ...], said: str
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    said: str,
 ) -> None:
     write_images(tmp_path / "own", {"train/good": 20, "test/odd": 4})
-    done = command("data=folder", f"output={tmp_path / 'outputs'}", *(o.format(root=tmp_path / "own") for o in options))
+    done = command(
+        "data=folder",
+        f"output={tmp_path / 'outputs'}",
+        *(o.format(root=tmp_path / "own") for o in options),
+    )
     assert done.returncode == 2
     assert said in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()

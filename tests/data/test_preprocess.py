@@ -1,4 +1,6 @@
-"""Preprocessing against independent NumPy arithmetic and, on the real MNIST, Deep SVDD's published constants."""
+"""Preprocessing against independent NumPy arithmetic and, on the real MNIST, Deep SVDD's published
+constants.
+"""
 
 import os
 from pathlib import Path
@@ -13,8 +15,30 @@ from noveltylab.data.preprocess import Preprocess, resize
 from noveltylab.errors import UserError
 from tests.formats import blobs
 
-LO = [-0.882657, -0.666146, -0.782045, -0.764577, -0.725392, -0.769850, -0.778418, -0.712978, -0.828040, -0.736996]
-HI = [9.001545, 20.108062, 11.665101, 12.895051, 12.683236, 13.103278, 10.457837, 12.057778, 10.581538, 10.697040]
+LO = [
+    -0.882657,
+    -0.666146,
+    -0.782045,
+    -0.764577,
+    -0.725392,
+    -0.769850,
+    -0.778418,
+    -0.712978,
+    -0.828040,
+    -0.736996,
+]
+HI = [
+    9.001545,
+    20.108062,
+    11.665101,
+    12.895051,
+    12.683236,
+    13.103278,
+    10.457837,
+    12.057778,
+    10.581538,
+    10.697040,
+]
 
 
 def images(n: int = 40, channels: int = 3, side: int = 32, seed: int = 0) -> torch.Tensor:
@@ -52,7 +76,9 @@ def test_gcn_equals_numpy_per_image_and_does_not_clip() -> None:
     assert np.allclose(outside, (gcn(test.numpy()) - lo) / (hi - lo), atol=1e-5)
     assert np.isfinite(outside).all()
     assert outside.min() < 0 or outside.max() > 1
-    assert torch.allclose(preprocess(test[3:4]), preprocess(test)[3:4]), "an image does not depend on its batch"
+    assert torch.allclose(preprocess(test[3:4]), preprocess(test)[3:4]), (
+        "an image does not depend on its batch"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -64,12 +90,19 @@ def test_gcn_image_is_gcn_stretched_to_one_range_image_by_image(channels: int) -
     y = Preprocess("gcn_image")(x)
     assert y.dtype == torch.float32
     for image, normalised in zip(y[1:].numpy(), gcn(x[1:].numpy()), strict=True):
-        middle, half = (normalised.max() + normalised.min()) / 2, (normalised.max() - normalised.min()) / 2
+        middle, half = (
+            (normalised.max() + normalised.min()) / 2,
+            (normalised.max() - normalised.min()) / 2,
+        )
         np.testing.assert_allclose(image, (normalised - middle) / half, atol=1e-6)
         assert (image.min(), image.max()) == (-1, 1)
     assert not y[0].any(), "a constant image has no contrast to stretch"
-    assert torch.equal(Preprocess("gcn_image")(x[3:4]), y[3:4]), "an image does not depend on its batch"
-    assert torch.equal(Preprocess("gcn_image").fit(images(seed=2, channels=channels))(x), y), "nor on the others"
+    assert torch.equal(Preprocess("gcn_image")(x[3:4]), y[3:4]), (
+        "an image does not depend on its batch"
+    )
+    assert torch.equal(Preprocess("gcn_image").fit(images(seed=2, channels=channels))(x), y), (
+        "nor on the others"
+    )
     assert torch.equal(Preprocess().to_unit(y), Preprocess("gcn_image").to_unit(y))
 
 
@@ -137,11 +170,15 @@ def test_enlarging_is_bilinear_without_antialiasing_at_half_pixel_centres() -> N
 def test_shrinking_is_antialiased_like_pillow() -> None:
     x = images(2, 3, 128)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in x]
-    pillow = np.stack([np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) for picture in pictures])
+    pillow = np.stack(
+        [np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) for picture in pictures]
+    )
     assert np.abs(resize(x, 32).permute(0, 2, 3, 1).numpy().astype(int) - pillow).max() <= 1
 
 
-def test_resize_leaves_the_right_size_alone_and_works_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resize_leaves_the_right_size_alone_and_works_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x = images(5, 3, 32)
     assert resize(x, 32) is x
     whole = resize(x, 40)
@@ -163,25 +200,33 @@ def test_sound_waves_are_divided_by_full_scale_and_shown_about_grey() -> None:
     assert y[0, 0, 0, :2].tolist() == [-1, 0]
     assert Preprocess().to_unit(y)[0, 0, 0, 1] == 0.5
     centred = Preprocess("none", True).fit(x)
-    assert np.allclose(centred(x).numpy(), (x.numpy() - x.numpy().mean(0, keepdims=True)) / 32768, atol=1e-6)
+    assert np.allclose(
+        centred(x).numpy(), (x.numpy() - x.numpy().mean(0, keepdims=True)) / 32768, atol=1e-6
+    )
 
 
 def test_sound_waves_refuse_what_is_for_pictures() -> None:
     with pytest.raises(UserError, match="data.contrast=gcn is for pictures"):
         Preprocess("gcn").fit(waves())
-    with pytest.raises(UserError, match="data.size=32: sound waves are not resized. Use data.size=8"):
+    with pytest.raises(
+        UserError, match="data.size=32: sound waves are not resized. Use data.size=8"
+    ):
         resize(waves(), 32)
     assert torch.equal(resize(waves(), 8), waves())
 
 
-@pytest.mark.skipif("NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data")
+@pytest.mark.skipif(
+    "NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data"
+)
 def test_deep_svdd_constants_of_mnist() -> None:
     if not (base.resolve_root(None) / "MNIST" / "raw").is_dir():
         pytest.skip("no MNIST in NOVELTYLAB_DATA")
     samples = base.load("mnist", None, True, False)
     assert samples.official_test is not None
     for label in range(10):
-        train = samples.images[torch.from_numpy(np.flatnonzero((samples.labels == label) & ~samples.official_test))]
+        train = samples.images[
+            torch.from_numpy(np.flatnonzero((samples.labels == label) & ~samples.official_test))
+        ]
         preprocess = Preprocess("gcn").fit(train)
         assert preprocess.lo.item() == pytest.approx(LO[label], abs=1e-3)
         assert preprocess.hi.item() == pytest.approx(HI[label], abs=1e-3)

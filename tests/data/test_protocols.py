@@ -17,18 +17,30 @@ SETTINGS = settings(deadline=None, max_examples=40)
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int, float]:
-    """Labels of 3 classes with 12 to 30 samples each, official_test flags, inlier, seed, val_fraction."""
+    """Labels of 3 classes with 12 to 30 samples each, official_test flags, inlier, seed,
+    val_fraction.
+    """
     counts = draw(st.lists(st.integers(12, 30), min_size=3, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     labels = np.concatenate([np.full(n, label) for label, n in enumerate(counts)])
     official = np.concatenate([np.arange(n) % 4 == 0 for n in counts])
     order = rng.permutation(len(labels))
-    return labels[order], official[order], draw(st.integers(0, 2)), draw(st.integers(0, 2**31)), draw(st.floats(0, 0.9))
+    return (
+        labels[order],
+        official[order],
+        draw(st.integers(0, 2)),
+        draw(st.integers(0, 2**31)),
+        draw(st.floats(0, 0.9)),
+    )
 
 
-def make(protocol: str, case: tuple[np.ndarray, np.ndarray, int, int, float], **options: Any) -> Split:
+def make(
+    protocol: str, case: tuple[np.ndarray, np.ndarray, int, int, float], **options: Any
+) -> Split:
     labels, official, inlier, seed, val_fraction = case
-    return split(protocol, labels, official, inlier, seed=seed, val_fraction=val_fraction, **options)
+    return split(
+        protocol, labels, official, inlier, seed=seed, val_fraction=val_fraction, **options
+    )
 
 
 def names(labels: np.ndarray) -> np.ndarray:
@@ -53,12 +65,17 @@ def test_parts_are_disjoint_and_only_the_test_holds_outliers(protocol: str, case
 @pytest.mark.parametrize("protocol", ["p1", "p2", "memae"])
 @SETTINGS
 @given(case=cases())
-def test_same_seed_same_split_and_train_order_differs_with_the_seed(protocol: str, case: Any) -> None:
+def test_same_seed_same_split_and_train_order_differs_with_the_seed(
+    protocol: str, case: Any
+) -> None:
     labels = case[0]
     ids = names(labels)
     digest = split_sha256(make(protocol, case), ids, labels)
     assert digest == split_sha256(make(protocol, case), ids, labels)
-    others = {split_sha256(make(protocol, (*case[:3], case[3] + step, case[4])), ids, labels) for step in range(1, 6)}
+    others = {
+        split_sha256(make(protocol, (*case[:3], case[3] + step, case[4])), ids, labels)
+        for step in range(1, 6)
+    }
     assert others != {digest}
 
 
@@ -78,13 +95,19 @@ def test_p2_is_complete(case: Any) -> None:
     labels, official, inlier, _, _ = case
     result = make("p2", case)
     assert np.array_equal(result.test, np.flatnonzero(official))
-    assert set(result.train) | set(result.val) == set(np.flatnonzero((labels == inlier) & ~official))
+    assert set(result.train) | set(result.val) == set(
+        np.flatnonzero((labels == inlier) & ~official)
+    )
 
 
 def test_memae_has_the_published_sizes_for_digit_8() -> None:
     labels = np.concatenate([np.full(6825, 8), np.zeros(5000, dtype=np.int64)])
     result = split("memae", labels, None, 8, seed=0, val_fraction=0)
-    assert (len(result.train), (~result.is_outlier).sum(), result.is_outlier.sum()) == (4550, 2275, 682)
+    assert (len(result.train), (~result.is_outlier).sum(), result.is_outlier.sum()) == (
+        4550,
+        2275,
+        682,
+    )
     total = split("memae", labels, None, 8, seed=0, val_fraction=0, anomaly_ratio_of="total")
     assert total.is_outlier.sum() == 975
     assert abs(total.is_outlier.mean() - 0.3) < 1e-3
@@ -101,12 +124,16 @@ def test_outliers_are_drawn_from_all_other_classes() -> None:
 def test_hash_changes_with_any_index(case: Any, data: st.DataObject) -> None:
     labels = case[0]
     result = make("p2", case)
-    part = data.draw(st.sampled_from([part for part in ("train", "val", "test") if len(getattr(result, part))]))
+    part = data.draw(
+        st.sampled_from([part for part in ("train", "val", "test") if len(getattr(result, part))])
+    )
     index = getattr(result, part).copy()
     position = data.draw(st.integers(0, len(index) - 1))
     index[position] = (index[position] + data.draw(st.integers(1, len(labels) - 1))) % len(labels)
     changed = dataclasses.replace(result, **{part: index})
-    assert split_sha256(changed, names(labels), labels) != split_sha256(result, names(labels), labels)
+    assert split_sha256(changed, names(labels), labels) != split_sha256(
+        result, names(labels), labels
+    )
 
 
 def test_hash_knows_ids_parts_and_flags() -> None:
@@ -116,7 +143,9 @@ def test_hash_knows_ids_parts_and_flags() -> None:
     assert digest != split_sha256(base, np.array(["a", "b", "c", "d"]), labels)
     moved = dataclasses.replace(base, train=np.array([0, 1]), val=np.array([], dtype=np.int64))
     assert digest != split_sha256(moved, names(labels), labels)
-    assert digest != split_sha256(dataclasses.replace(base, is_outlier=np.array([True, True])), names(labels), labels)
+    assert digest != split_sha256(
+        dataclasses.replace(base, is_outlier=np.array([True, True])), names(labels), labels
+    )
 
 
 @SETTINGS
@@ -205,7 +234,8 @@ def test_bad_input_is_one_clear_error(protocol: str, options: dict[str, Any], me
 
 
 @pytest.mark.parametrize(
-    ("protocol", "digest"), [("p1", "e3b9307b8b54fa1b"), ("p2", "2fc1903161df37bb"), ("memae", "5d874be2092defce")]
+    ("protocol", "digest"),
+    [("p1", "e3b9307b8b54fa1b"), ("p2", "2fc1903161df37bb"), ("memae", "5d874be2092defce")],
 )
 def test_splits_are_the_same_on_every_machine(protocol: str, digest: str) -> None:
     labels = np.arange(200) % 5

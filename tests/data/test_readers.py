@@ -1,4 +1,6 @@
-"""Readers against tiny files in the true formats, whole and damaged, and against the real files where there are any."""
+"""Readers against tiny files in the true formats, whole and damaged, and against the real files
+where there are any.
+"""
 
 import gzip
 import hashlib
@@ -19,7 +21,9 @@ from noveltylab.data import base, cifar10, mnist
 from noveltylab.errors import UserError
 from tests.formats import blobs, idx_bytes, python2_batch, write_cifar10, write_mnist
 
-REAL = pytest.mark.skipif("NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data")
+REAL = pytest.mark.skipif(
+    "NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data"
+)
 
 
 def read(name: str, root: Path, verify: bool = False) -> base.Samples:
@@ -42,11 +46,17 @@ def unofficial(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mnist", (1, 28, 28)), ("fmnist", (1, 28, 28)), ("cifar10", (3, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("mnist", (1, 28, 28)), ("fmnist", (1, 28, 28)), ("cifar10", (3, 32, 32))]
+)
 def test_contents(unofficial: Path, name: str, shape: tuple[int, int, int]) -> None:
     samples = read(name, unofficial)
     train, labels = blobs(400, shape[0], shape[1], 0)
-    order = np.concatenate([np.arange(i, 400, 5) for i in range(5)]) if name == "cifar10" else np.arange(400)
+    order = (
+        np.concatenate([np.arange(i, 400, 5) for i in range(5)])
+        if name == "cifar10"
+        else np.arange(400)
+    )
     assert samples.images.shape == (600, *shape)
     assert samples.images.is_contiguous()
     assert np.array_equal(samples.images[:400].numpy(), train[order])
@@ -55,7 +65,12 @@ def test_contents(unofficial: Path, name: str, shape: tuple[int, int, int]) -> N
     assert samples.labels.dtype == np.int64
     assert samples.official_test is not None
     assert np.array_equal(np.flatnonzero(samples.official_test), np.arange(400, 600))
-    assert samples.ids[[0, 399, 400, 599]].tolist() == ["train/00000", "train/00399", "test/00000", "test/00199"]
+    assert samples.ids[[0, 399, 400, 599]].tolist() == [
+        "train/00000",
+        "train/00399",
+        "test/00000",
+        "test/00199",
+    ]
     assert len(set(samples.ids)) == 600
     assert samples.verified is False
 
@@ -72,7 +87,9 @@ def test_digits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compressed", "plain"), [(True, False), (False, True)])
-def test_idx_needs_one_form_only_and_writes_nothing(tmp_path: Path, compressed: bool, plain: bool) -> None:
+def test_idx_needs_one_form_only_and_writes_nothing(
+    tmp_path: Path, compressed: bool, plain: bool
+) -> None:
     folder = write_mnist(tmp_path, compressed=compressed, plain=plain)
     before = sorted(folder.iterdir())
     folder.chmod(0o555)
@@ -84,11 +101,17 @@ def test_idx_needs_one_form_only_and_writes_nothing(tmp_path: Path, compressed: 
 
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_verify_refuses_another_checksum_and_says_how_to_accept(tmp_path: Path, name: str, plain: bool) -> None:
+def test_verify_refuses_another_checksum_and_says_how_to_accept(
+    tmp_path: Path, name: str, plain: bool
+) -> None:
     write_mnist(tmp_path, plain=plain)
     write_cifar10(tmp_path)
     kind = "md5" if name == "cifar10" or not plain else "sha256"
-    file = "data_batch_1" if name == "cifar10" else "train-images-idx3-ubyte" + ("" if plain else ".gz")
+    file = (
+        "data_batch_1"
+        if name == "cifar10"
+        else "train-images-idx3-ubyte" + ("" if plain else ".gz")
+    )
     expect(name, tmp_path, str(file), f"expected {kind}", "found", "data.verify=false", verify=True)
 
 
@@ -100,11 +123,19 @@ def test_verify_demands_official_counts(tmp_path: Path, monkeypatch: pytest.Monk
     assert read("mnist", tmp_path, verify=True).verified
 
 
-def test_verified_cifar10_passes_through_the_same_unpickler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verified_cifar10_passes_through_the_same_unpickler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_cifar10(tmp_path, 400, 80)
-    sums = [[name, _md5(folder / name)] for name in sorted(file.name for file in folder.iterdir()) if "batch_" in name]
+    sums = [
+        [name, _md5(folder / name)]
+        for name in sorted(file.name for file in folder.iterdir())
+        if "batch_" in name
+    ]
     monkeypatch.setattr(datasets.CIFAR10, "train_list", sums)
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", _md5(folder / "test_batch")]])
+    monkeypatch.setattr(
+        datasets.CIFAR10, "test_list", [["test_batch", _md5(folder / "test_batch")]]
+    )
     expect("cifar10", tmp_path, "expected 10000 labels and images, found 80", verify=True)
     monkeypatch.setattr(cifar10, "_COUNT", 80)
     assert read("cifar10", tmp_path, verify=True).verified
@@ -132,24 +163,54 @@ def _flip_middle(file: Path) -> None:
     ("file", "damage", "parts"),
     [
         ("train-images-idx3-ubyte", _truncate, ["announces 313616 bytes", "found 313516"]),
-        ("train-images-idx3-ubyte", _empty, ["expected it to start with 00000803", "found nothing"]),
+        (
+            "train-images-idx3-ubyte",
+            _empty,
+            ["expected it to start with 00000803", "found nothing"],
+        ),
         ("t10k-labels-idx1-ubyte", _truncate, ["announces 208 bytes", "found 108"]),
-        ("t10k-labels-idx1-ubyte", lambda file: file.write_bytes(b"\0\0\x08\x01\0"), ["is truncated"]),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda file: file.write_bytes(b"\0\0\x08\x01\0"),
+            ["is truncated"],
+        ),
         (
             "t10k-labels-idx1-ubyte",
             lambda file: file.write_bytes(b"\0\0\x08\x03" + bytes(204)),
             ["00000801", "00000803"],
         ),
-        ("train-images-idx3-ubyte.gz", _truncate, ["truncated or corrupt", "not a whole gzip file"]),
+        (
+            "train-images-idx3-ubyte.gz",
+            _truncate,
+            ["truncated or corrupt", "not a whole gzip file"],
+        ),
         ("train-images-idx3-ubyte.gz", _flip_middle, ["truncated or corrupt"]),
         ("train-images-idx3-ubyte.gz", _empty, ["found"]),
-        ("train-images-idx3-ubyte.gz", lambda file: file.write_bytes(gzip.compress(BOMB)), ["announces 4611", "found"]),
-        ("train-images-idx3-ubyte", lambda file: file.write_bytes(BOMB), ["announces 4611", "found 16"]),
-        ("t10k-images-idx3-ubyte.gz", lambda file: file.write_bytes(b"<html>404</html>"), ["truncated or corrupt"]),
-        ("t10k-images-idx3-ubyte.gz", lambda file: file.write_bytes(gzip.compress(b"nonsense")), ["not an IDX file"]),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda file: file.write_bytes(gzip.compress(BOMB)),
+            ["announces 4611", "found"],
+        ),
+        (
+            "train-images-idx3-ubyte",
+            lambda file: file.write_bytes(BOMB),
+            ["announces 4611", "found 16"],
+        ),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            lambda file: file.write_bytes(b"<html>404</html>"),
+            ["truncated or corrupt"],
+        ),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            lambda file: file.write_bytes(gzip.compress(b"nonsense")),
+            ["not an IDX file"],
+        ),
     ],
 )
-def test_damaged_idx_is_named(tmp_path: Path, file: str, damage: Callable[[Path], None], parts: list[str]) -> None:
+def test_damaged_idx_is_named(
+    tmp_path: Path, file: str, damage: Callable[[Path], None], parts: list[str]
+) -> None:
     folder = write_mnist(tmp_path, compressed=file.endswith("gz"), plain=not file.endswith("gz"))
     damage(folder / file)
     expect("mnist", tmp_path, str(folder / file), *parts)
@@ -160,10 +221,16 @@ def test_damaged_idx_is_named(tmp_path: Path, file: str, damage: Callable[[Path]
     [
         ("train-labels-idx1-ubyte", np.zeros(399, np.uint8), "400 images but 399 labels"),
         ("t10k-labels-idx1-ubyte", np.full(200, 10, np.uint8), "expected labels 0 to 9, found 10"),
-        ("t10k-images-idx3-ubyte", np.zeros((200, 8, 9), np.uint8), "expected images of 28 x 28 pixels, found 8 x 9"),
+        (
+            "t10k-images-idx3-ubyte",
+            np.zeros((200, 8, 9), np.uint8),
+            "expected images of 28 x 28 pixels, found 8 x 9",
+        ),
     ],
 )
-def test_inconsistent_idx_files_are_refused(tmp_path: Path, file: str, array: np.ndarray, message: str) -> None:
+def test_inconsistent_idx_files_are_refused(
+    tmp_path: Path, file: str, array: np.ndarray, message: str
+) -> None:
     folder = write_mnist(tmp_path, compressed=False)
     (folder / file).write_bytes(idx_bytes(array))
     expect("mnist", tmp_path, str(folder), message)
@@ -189,7 +256,13 @@ def test_missing_files_name_all_places_and_the_remedy(
         verify=True,
     )
     monkeypatch.delenv("NOVELTYLAB_DATA")
-    expect("fmnist", unofficial / "no", "(no such folder)", "NOVELTYLAB_DATA (not set)", str(Path("data").absolute()))
+    expect(
+        "fmnist",
+        unofficial / "no",
+        "(no such folder)",
+        "NOVELTYLAB_DATA (not set)",
+        str(Path("data").absolute()),
+    )
 
 
 def test_a_set_with_a_missing_file_is_read_only_unverified_and_counted(unofficial: Path) -> None:
@@ -209,12 +282,16 @@ def test_idx_files_may_lie_anywhere_sensible(unofficial: Path, tmp_path: Path, p
     (tmp_path / "other" / place).mkdir(parents=True, exist_ok=True)
     for path in (unofficial / "MNIST" / "raw").iterdir():
         shutil.copy(path, tmp_path / "other" / place)
-    np.testing.assert_array_equal(read("mnist", tmp_path / "other").images, read("mnist", unofficial).images)
+    np.testing.assert_array_equal(
+        read("mnist", tmp_path / "other").images, read("mnist", unofficial).images
+    )
     own = read("mnist", unofficial / "MNIST" / "raw")
     np.testing.assert_array_equal(own.images, read("mnist", unofficial).images)
 
 
-def test_one_set_is_not_taken_for_the_other(unofficial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_set_is_not_taken_for_the_other(
+    unofficial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = unofficial / "MNIST" / "raw"
     with mnist._opened(raw / mnist._TELLING) as (_, stream):
         digest = hashlib.sha256(stream.read()).hexdigest()
@@ -227,7 +304,9 @@ def test_cifar10_s_archive_is_read_in_place_and_its_folder_may_be_the_root(
     unofficial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loose = read("cifar10", unofficial)
-    np.testing.assert_array_equal(read("cifar10", unofficial / "cifar-10-batches-py").images, loose.images)
+    np.testing.assert_array_equal(
+        read("cifar10", unofficial / "cifar-10-batches-py").images, loose.images
+    )
     root = tmp_path / "root"
     root.mkdir()
     path = root / "cifar-10-python.tar.gz"
@@ -237,19 +316,29 @@ def test_cifar10_s_archive_is_read_in_place_and_its_folder_may_be_the_root(
         packed = read("cifar10", at)
         np.testing.assert_array_equal(packed.images, loose.images)
         assert packed.ids.tolist() == loose.ids.tolist() and packed.verified is False
-    expect("cifar10", root, "is not the official archive", "md5 c58f30108f718f92721af3b95e74349a", verify=True)
+    expect(
+        "cifar10",
+        root,
+        "is not the official archive",
+        "md5 c58f30108f718f92721af3b95e74349a",
+        verify=True,
+    )
     assert [file.name for file in root.iterdir()] == [path.name]
     path.write_bytes(path.read_bytes()[:-1000])
     expect("cifar10", root, str(path), "is truncated or corrupt")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fmnist", "cifar10"])
-def test_failed_download_says_what_to_do_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_failed_download_says_what_to_do_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise URLError(socket.gaierror("no network"))
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-    with pytest.raises(UserError, match=rf"Downloading .* failed .*no network.* Put .*gz.* into {tmp_path}"):
+    with pytest.raises(
+        UserError, match=rf"Downloading .* failed .*no network.* Put .*gz.* into {tmp_path}"
+    ):
         base.load(name, tmp_path / "a" / "b", True, True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a").mkdir()
@@ -258,7 +347,9 @@ def test_failed_download_says_what_to_do_by_hand(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_nothing_is_fetched_where_all_files_are_there(unofficial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_where_all_files_are_there(
+    unofficial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("went to the network")
 
@@ -273,7 +364,9 @@ def test_unknown_dataset_is_corrected(tmp_path: Path) -> None:
     expect("base", tmp_path, "no dataset 'base'")
 
 
-def test_root_is_option_environment_or_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_option_environment_or_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NOVELTYLAB_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/somebody")
     assert base.resolve_root("/option") == Path("/option")
@@ -295,18 +388,32 @@ class Hostile:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("verify", [True, False])
-def test_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path, protocol: int, verify: bool) -> None:
+def test_hostile_pickle_is_refused_and_runs_nothing(
+    tmp_path: Path, protocol: int, verify: bool
+) -> None:
     marker = tmp_path / "executed"
     file = write_cifar10(tmp_path) / "data_batch_2"
     file.write_bytes(pickle.dumps({"data": Hostile(marker), "labels": []}, protocol))
-    expect("cifar10", tmp_path, *([] if verify else [str(file), "refused", f"{os.name}.system"]), verify=verify)
+    expect(
+        "cifar10",
+        tmp_path,
+        *([] if verify else [str(file), "refused", f"{os.name}.system"]),
+        verify=verify,
+    )
     assert not marker.exists()
     pickle.loads(file.read_bytes())
     assert marker.exists(), "the attack itself has to work"
 
 
 @pytest.mark.parametrize(
-    "name", ["builtins eval", "numpy load", "numpy.core.multiarray scalar", "_codecs decode", "copyreg _reconstructor"]
+    "name",
+    [
+        "builtins eval",
+        "numpy load",
+        "numpy.core.multiarray scalar",
+        "_codecs decode",
+        "copyreg _reconstructor",
+    ],
 )
 def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str) -> None:
     file = write_cifar10(tmp_path) / "test_batch"
@@ -317,7 +424,9 @@ def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("keys", [str, str.encode])
-def test_reencoded_copies_are_read(tmp_path: Path, protocol: int, order: str, keys: Callable[[str], object]) -> None:
+def test_reencoded_copies_are_read(
+    tmp_path: Path, protocol: int, order: str, keys: Callable[[str], object]
+) -> None:
     folder = write_cifar10(tmp_path)
     data = blobs(80, 3, 32, 5)[0].reshape(80, -1)
     data = data if order == "C" else np.asfortranarray(data)
@@ -339,9 +448,18 @@ GOOD = np.zeros((4, 3072), np.uint8)
         (b"<html>404</html>", "truncated or corrupt"),
         (python2_batch("b", GOOD, [0, 1, 2]), "expected 4 labels and images, found 3 and 4"),
         (python2_batch("b", GOOD, [0, 1, 2, 10]), "expected labels 0 to 9, found 10"),
-        (python2_batch("b", GOOD[:, :1024], [0, 1, 2, 3]), r"expected data of shape \(n, 3072\), found \(4, 1024\)"),
-        (python2_batch("b", GOOD, [0, 1, 2, 3]).replace(b"U\x02u1", b"U\x02f4"), "expected an array of uint8.*type f4"),
-        (pickle.dumps({"data": GOOD.astype(object), "labels": [0] * 4}, 2), "expected an array of uint8"),
+        (
+            python2_batch("b", GOOD[:, :1024], [0, 1, 2, 3]),
+            r"expected data of shape \(n, 3072\), found \(4, 1024\)",
+        ),
+        (
+            python2_batch("b", GOOD, [0, 1, 2, 3]).replace(b"U\x02u1", b"U\x02f4"),
+            "expected an array of uint8.*type f4",
+        ),
+        (
+            pickle.dumps({"data": GOOD.astype(object), "labels": [0] * 4}, 2),
+            "expected an array of uint8",
+        ),
         (pickle.dumps({"labels": [0] * 4}, 2), r"expected an array 'data'.*\['labels'\]"),
         (pickle.dumps({"data": GOOD, "labels": [True] * 4}, 2), "found True"),
         (pickle.dumps([1]), "expected a dict, found list"),
@@ -355,7 +473,9 @@ def test_damaged_cifar10_files_are_named(tmp_path: Path, content: bytes, message
 
 
 def test_the_fixture_is_what_numpy_and_pickle_read(tmp_path: Path) -> None:
-    """The generated Python-2 opcodes are real: Python's own unpickler reads them (flags as NumPy 2 wants them)."""
+    """The generated Python-2 opcodes are real: Python's own unpickler reads them (flags as NumPy 2
+    wants them).
+    """
     content = python2_batch("b", GOOD + 7, [0, 1, 2, 3]).replace(b"numpy.core.", b"numpy._core.")
     content = content.replace(b"U\x02u1J\0\0\0\0J\1\0\0\0", b"U\x02u1\x89\x88")
     batch = pickle.loads(content, encoding="bytes")
@@ -372,7 +492,10 @@ def test_real_idx_files(name: str, folder: str) -> None:
     assert samples.images.shape == (70_000, 1, 28, 28)
     assert samples.verified
     if name == "mnist":
-        pooled, test = np.bincount(samples.labels).tolist(), np.bincount(samples.labels[samples.official_test]).tolist()
+        pooled, test = (
+            np.bincount(samples.labels).tolist(),
+            np.bincount(samples.labels[samples.official_test]).tolist(),
+        )
         assert pooled == [6903, 7877, 6990, 7141, 6824, 6313, 6876, 7293, 6825, 6958]
         assert test == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 

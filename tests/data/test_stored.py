@@ -1,4 +1,6 @@
-"""Archives by anybody: nothing leaves the folder that it is unpacked into, nothing grows without bound."""
+"""Archives by anybody: nothing leaves the folder that it is unpacked into, nothing grows without
+bound.
+"""
 
 import gzip
 import io
@@ -17,7 +19,9 @@ from noveltylab.errors import UserError
 Entry = tuple[str, bytes]
 
 
-def write_tar(path: Path, *entries: Entry, change: Callable[[tarfile.TarInfo], None] | None = None) -> Path:
+def write_tar(
+    path: Path, *entries: Entry, change: Callable[[tarfile.TarInfo], None] | None = None
+) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         for name, content in entries:
             entry = tarfile.TarInfo(name)
@@ -33,12 +37,15 @@ def any_name(name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["../out", "/tmp/out", "a/../../out", "a//b", ".hidden/a", "a\\b", "__MACOSX/a", "a\nb", "c:a"]
+    "name",
+    ["../out", "/tmp/out", "a/../../out", "a//b", ".hidden/a", "a\\b", "__MACOSX/a", "a\nb", "c:a"],
 )
 def test_names_that_lead_elsewhere_are_never_written(tmp_path: Path, name: str) -> None:
     path = write_tar(tmp_path / "a.tar.gz", (name, b"bad"), ("set/good", b"good"))
     folder = unpack(path, any_name, 100, 1000)
-    assert [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()] == ["set/good"]
+    assert [
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    ] == ["set/good"]
     packed = tmp_path / "a.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(name, b"bad")
@@ -46,7 +53,9 @@ def test_names_that_lead_elsewhere_are_never_written(tmp_path: Path, name: str) 
     assert list(zip_members(packed)) == ["set/good"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     def change(entry: tarfile.TarInfo) -> None:
         entry.type, entry.linkname, entry.size = kind, "/etc/passwd", 0
@@ -65,7 +74,9 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
         ([(f"set/{at}", b"x" * 100) for at in range(11)], "more than the 1,000 bytes"),
     ],
 )
-def test_what_is_too_large_is_refused_and_leaves_nothing(tmp_path: Path, entries: list[Entry], said: str) -> None:
+def test_what_is_too_large_is_refused_and_leaves_nothing(
+    tmp_path: Path, entries: list[Entry], said: str
+) -> None:
     path = write_tar(tmp_path / "a.tar.gz", *entries)
     with pytest.raises(UserError, match=said):
         unpack(path, any_name, 100, 1000)
@@ -100,7 +111,10 @@ def test_a_cache_that_cannot_be_written_is_said_with_the_way_out(
     path = write_tar(tmp_path / "a.tar.gz", ("set/a", b"1"))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"cannot be written.*NOVELTYLAB_CACHE.*unpack it yourself: tar xzf a\.tar\.gz"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot be written.*NOVELTYLAB_CACHE.*unpack it yourself: tar xzf a\.tar\.gz",
+    ):
         unpack(path, any_name, 100, 1000)
 
 
@@ -115,7 +129,9 @@ def test_a_member_is_read_up_to_its_limit_and_damage_is_named(tmp_path: Path) ->
     members = zip_members(path)
     assert sorted(members) == ["set/a.png", "set/bomb.png"]
     assert members["set/a.png"].read(100) == b"as it was"
-    with pytest.raises(UserError, match=r"a\.zip/set/bomb\.png is too large: expected at most 100 bytes"):
+    with pytest.raises(
+        UserError, match=r"a\.zip/set/bomb\.png is too large: expected at most 100 bytes"
+    ):
         members["set/bomb.png"].read(100)
     with pytest.raises(UserError, match="Cannot read .*nothing.png"):
         Stored(path, "set/nothing.png").read(100)

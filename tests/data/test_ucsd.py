@@ -25,7 +25,9 @@ from noveltylab.scoring.metrics import evaluate
 from tests.formats import write_ucsd
 
 REAL = Path(os.environ.get("NOVELTYLAB_DATA", "absent"))
-FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def tiny(root: Path, **options: Any) -> Samples:
@@ -57,24 +59,34 @@ def test_patches_are_the_frame_cut_row_by_row(tmp_path: Path) -> None:
     mine = tiny(tmp_path).images[2 * 6 : 3 * 6, 0].numpy()
     for at in range(6):
         row, column = divmod(at, 3)
-        np.testing.assert_array_equal(mine[at], frame[30 * row : 30 * row + 30, 30 * column : 30 * column + 30])
+        np.testing.assert_array_equal(
+            mine[at], frame[30 * row : 30 * row + 30, 30 * column : 30 * column + 30]
+        )
     np.testing.assert_array_equal(ucsd.fold(ucsd.unfold(frame)), frame)
 
 
 def test_motion_is_the_mean_change_to_the_frame_before(tmp_path: Path) -> None:
     folder = write_ucsd(tmp_path)
-    before, after = (np.asarray(Image.open(folder / "Test" / "Test002" / f"00{i}.tif"), np.int64) for i in (5, 6))
+    before, after = (
+        np.asarray(Image.open(folder / "Test" / "Test002" / f"00{i}.tif"), np.int64) for i in (5, 6)
+    )
     motion = tiny(tmp_path).facts["motion"].reshape(5, 8, 6)
-    np.testing.assert_allclose(motion[4, 5, 4], np.abs(after - before)[30:, 30:60].mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        motion[4, 5, 4], np.abs(after - before)[30:, 30:60].mean(), rtol=1e-6
+    )
     np.testing.assert_array_equal(motion[:, 0], motion[:, 1])
 
 
-def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(tmp_path: Path) -> None:
+def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(
+    tmp_path: Path,
+) -> None:
     write_ucsd(tmp_path)
     found = tiny(tmp_path)
     clip, motion = found.facts["clip"], found.facts["motion"]
     options = {"seed": 0, "val_fraction": 0.1, "facts": found.facts}
-    parts = split("frames", found.labels, found.official_test, 0, motion_filter=0.5, agg="mean", **options)
+    parts = split(
+        "frames", found.labels, found.official_test, 0, motion_filter=0.5, agg="mean", **options
+    )
     assert set(clip[parts.train]) == {0, 1}
     assert set(clip[parts.val]) == {2}
     assert set(clip[parts.test]) == {3, 4}
@@ -84,7 +96,11 @@ def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(
     assert len(parts.test) == (motion[clip > 2] >= threshold).sum()
     assert (parts.aggregate, parts.whole) == ("mean", True)
     everything = split("frames", found.labels, found.official_test, 0, motion_filter=0.0, **options)
-    assert [len(part) for part in (everything.train, everything.val, everything.test)] == [96, 48, 96]
+    assert [len(part) for part in (everything.train, everything.val, everything.test)] == [
+        96,
+        48,
+        96,
+    ]
 
 
 def test_a_run_measures_whole_frames_and_reports_patches_apart(
@@ -105,8 +121,12 @@ def test_a_run_measures_whole_frames_and_reports_patches_apart(
     for name in ("clips.png", "frames.png", "clip.gif", "cases.png"):
         with Image.open(folder / "figures" / name) as picture:
             picture.load()
-    frames = np.genfromtxt(folder / "scores.csv", delimiter=",", names=True, dtype=None, encoding=None)
-    patches = np.genfromtxt(folder / "scores_patches.csv", delimiter=",", names=True, dtype=None, encoding=None)
+    frames = np.genfromtxt(
+        folder / "scores.csv", delimiter=",", names=True, dtype=None, encoding=None
+    )
+    patches = np.genfromtxt(
+        folder / "scores_patches.csv", delimiter=",", names=True, dtype=None, encoding=None
+    )
     for frame in frames:
         mine = [patch["residual"] for patch in patches if patch["id"].startswith(f"{frame['id']}/")]
         assert frame["residual"] == (max(mine) if mine else frames["residual"].min())
@@ -121,9 +141,11 @@ def test_masks_label_the_patches_that_they_reach_into(tmp_path: Path, official: 
     samples = tiny(tmp_path)
     masked = samples.facts["masked"].reshape(5, 8, 2, 3)
     assert not masked[:3].any() and not masked[3:, :4].any()
-    # from frame 5 on the second square lies in the lower row, 5 pixels further left in each frame: columns 40 to 69, ...
+    # from frame 5 on the second square lies in the lower row, 5 pixels further left in each frame:
+    # columns 40 to 69, ...
     assert (
-        masked[3:, 4:, 1].tolist() == [[[False, True, True]] * 2 + [[False, True, False]] + [[True, True, False]]] * 2
+        masked[3:, 4:, 1].tolist()
+        == [[[False, True, True]] * 2 + [[False, True, False]] + [[True, True, False]]] * 2
     )
     assert not masked[:, :, 0].any()
     assert len(samples.notes) == 1
@@ -134,14 +156,26 @@ def test_a_run_measures_patches_labelled_by_masks_apart(
 ) -> None:
     """The unit of OLED's release: in it a patch of an abnormal frame may be an inlier."""
     write_ucsd(tmp_path, frames=12)
-    options = ("data=ucsd", "method=pca", f"data.root={tmp_path}", "data.verify=false", "protocol.motion_filter=0.3")
+    options = (
+        "data=ucsd",
+        "method=pca",
+        f"data.root={tmp_path}",
+        "data.verify=false",
+        "protocol.motion_filter=0.3",
+    )
     result = run_here(*options)
     folder = tmp_path / "outputs" / "frames" / "pca" / "ucsd" / "inlier0" / "seed0"
-    by_frame, by_mask = (read_scores(folder / f"scores_{name}.csv") for name in ("patches", "patches_by_mask"))
-    masked = dict(zip(tiny(tmp_path).ids.tolist(), tiny(tmp_path).facts["masked"].tolist(), strict=True))
+    by_frame, by_mask = (
+        read_scores(folder / f"scores_{name}.csv") for name in ("patches", "patches_by_mask")
+    )
+    masked = dict(
+        zip(tiny(tmp_path).ids.tolist(), tiny(tmp_path).facts["masked"].tolist(), strict=True)
+    )
     assert by_mask.is_outlier.tolist() == [masked[name] for name in by_mask.ids]
     assert by_mask.ids == by_frame.ids
-    assert (by_frame.is_outlier & ~by_mask.is_outlier).any() and not (by_mask.is_outlier & ~by_frame.is_outlier).any()
+    assert (by_frame.is_outlier & ~by_mask.is_outlier).any() and not (
+        by_mask.is_outlier & ~by_frame.is_outlier
+    ).any()
     np.testing.assert_array_equal(by_mask.columns["residual"], by_frame.columns["residual"])
     metrics = result["apart"]["patches_by_mask"]["residual"]
     assert metrics == evaluate(by_mask.columns["residual"], by_mask.is_outlier)
@@ -149,7 +183,9 @@ def test_a_run_measures_patches_labelled_by_masks_apart(
     assert check_run(folder, result) == ""
     changed = copy.deepcopy(result)
     changed["apart"]["patches_by_mask"]["residual"]["auroc"] += 0.001
-    with pytest.raises(UserError, match=r"apart\.patches_by_mask\.residual\.auroc is .*scores_patches_by_mask\.csv"):
+    with pytest.raises(
+        UserError, match=r"apart\.patches_by_mask\.residual\.auroc is .*scores_patches_by_mask\.csv"
+    ):
         check_run(folder, changed)
 
 
@@ -194,10 +230,15 @@ def test_masks_against_the_labels_of_frames_are_counted(tmp_path: Path) -> None:
     folder = write_ucsd(tmp_path) / "Test" / "Test001_gt"
     shutil.copy(folder / "008.bmp", folder / "001.bmp")
     shutil.copy(folder / "002.bmp", folder / "006.bmp")
-    assert tiny(tmp_path).notes[1] == "UCSD Ped2: masks and labels of 2 frames disagree; each is used as it is"
+    assert (
+        tiny(tmp_path).notes[1]
+        == "UCSD Ped2: masks and labels of 2 frames disagree; each is used as it is"
+    )
 
 
-def test_cache_gives_the_same_and_notices_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_gives_the_same_and_notices_a_changed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_ucsd(tmp_path)
     plain, first = tiny(tmp_path), tiny(tmp_path, cache=True)
     with monkeypatch.context() as patched:
@@ -236,7 +277,9 @@ def damage_size(folder: Path) -> None:
 
 
 def damage_bomb(folder: Path) -> None:
-    Image.new("1", (20_000, 20_000)).save(folder / "Train" / "Train001" / "001.tif", compression="group4")
+    Image.new("1", (20_000, 20_000)).save(
+        folder / "Train" / "Train001" / "001.tif", compression="group4"
+    )
 
 
 def damage_labels(folder: Path) -> None:
@@ -249,7 +292,9 @@ def damage_label_count(folder: Path) -> None:
 
 
 def damage_label_text(folder: Path) -> None:
-    (folder / "Test" / "UCSDped2.m").write_text("TestVideoFile{end+1}.gt_frame = [5:system('ls')];\n")
+    (folder / "Test" / "UCSDped2.m").write_text(
+        "TestVideoFile{end+1}.gt_frame = [5:system('ls')];\n"
+    )
 
 
 def damage_empty(folder: Path) -> None:
@@ -278,7 +323,9 @@ def damage_no_labels(folder: Path) -> None:
         (damage_no_labels, r"UCSDped2\.m not found"),
     ],
 )
-def test_damage_is_one_error_that_names_the_file(tmp_path: Path, damage: Callable[[Path], None], named: str) -> None:
+def test_damage_is_one_error_that_names_the_file(
+    tmp_path: Path, damage: Callable[[Path], None], named: str
+) -> None:
     damage(write_ucsd(tmp_path))
     with pytest.raises(UserError, match=named):
         tiny(tmp_path)
@@ -289,9 +336,17 @@ def test_damage_is_one_error_that_names_the_file(tmp_path: Path, damage: Callabl
     [
         (damage_clip, r"UCSDped2: train clip 02 is missing or empty.*data\.verify=false", 32),
         (damage_frame, r"Test001: frame 004 of 001 to 008 is missing.*data\.verify=false", 39),
-        (damage_labels, r"UCSDped2\.m: frames 5 to 80 of test clip 01, which has 8 frames.*data\.verify=false", 40),
+        (
+            damage_labels,
+            r"UCSDped2\.m: frames 5 to 80 of test clip 01, which has 8 frames.*data\.verify=false",
+            40,
+        ),
         (damage_empty, r"labels 2 clips, but there are 1 test clips.*data\.verify=false", 32),
-        (damage_last_frames, r"frames 5 to 8 of test clip 01, which has 6 frames.*data\.verify=false", 38),
+        (
+            damage_last_frames,
+            r"frames 5 to 8 of test clip 01, which has 6 frames.*data\.verify=false",
+            38,
+        ),
     ],
 )
 def test_a_set_with_gaps_is_read_only_unverified_and_counted(
@@ -308,11 +363,20 @@ def test_a_set_with_gaps_is_read_only_unverified_and_counted(
         assert label == (name.startswith("test") and int(name[-3:]) > 4), name
 
 
-def test_frames_of_another_size_are_not_the_official_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_another_size_are_not_the_official_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_ucsd(tmp_path)
-    for name, value in (("TRAIN_CLIPS", 3), ("TRAIN_FRAMES", 24), ("TEST_LENGTHS", (8, 8)), ("TEST_ABNORMAL", (4, 4))):
+    for name, value in (
+        ("TRAIN_CLIPS", 3),
+        ("TRAIN_FRAMES", 24),
+        ("TEST_LENGTHS", (8, 8)),
+        ("TEST_ABNORMAL", (4, 4)),
+    ):
         monkeypatch.setattr(ucsd, name, value)
-    with pytest.raises(UserError, match=r"expected \(240, 360\) as height and width of a frame, found \(60, 90\)"):
+    with pytest.raises(
+        UserError, match=r"expected \(240, 360\) as height and width of a frame, found \(60, 90\)"
+    ):
         load("ucsd", tmp_path, True, False, cache=False)
     assert "60 x 90 pixels in place of the original 240 x 360" in tiny(tmp_path).notes[0]
     monkeypatch.setattr(ucsd, "FRAME", (60, 90))
@@ -332,10 +396,14 @@ def test_the_archive_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     with tarfile.open(root / ucsd.ARCHIVE, "w:gz") as archive:
-        archive.add(tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2")
+        archive.add(
+            tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2"
+        )
     for at in (root, root, root / ucsd.ARCHIVE):
         for name in ("motion", "masked"):
-            np.testing.assert_array_equal(tiny(at).facts[name], tiny(tmp_path / "unpacked").facts[name])
+            np.testing.assert_array_equal(
+                tiny(at).facts[name], tiny(tmp_path / "unpacked").facts[name]
+            )
         np.testing.assert_array_equal(tiny(at).images, tiny(tmp_path / "unpacked").images)
     assert os.listdir(root) == [ucsd.ARCHIVE]
     assert len(os.listdir(tmp_path / "cache" / "unpacked")) == 1
@@ -346,7 +414,8 @@ def test_no_program_is_started_for_a_frame(tmp_path: Path, monkeypatch: pytest.M
     frame.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 60\n%%EndComments\nshowpage\n")
     started: list[str] = []
     monkeypatch.setattr(
-        "PIL.EpsImagePlugin.Ghostscript", lambda *arguments: started.append("gs") or Image.new("RGB", (90, 60))
+        "PIL.EpsImagePlugin.Ghostscript",
+        lambda *arguments: started.append("gs") or Image.new("RGB", (90, 60)),
     )
     with pytest.raises(UserError, match=r"Train001/002\.tif is not a readable image"):
         tiny(tmp_path)
@@ -363,7 +432,9 @@ def test_damaged_mat_file(tmp_path: Path) -> None:
 
 
 def test_absent_data_says_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"UCSDped2 \(or ped2\) not found in .*Put UCSD_Anomaly_Dataset"):
+    with pytest.raises(
+        UserError, match=r"UCSDped2 \(or ped2\) not found in .*Put UCSD_Anomaly_Dataset"
+    ):
         tiny(tmp_path)
 
 
@@ -379,7 +450,9 @@ def test_a_copy_with_other_counts_is_refused_unless_accepted(tmp_path: Path) -> 
         st.binary(max_size=200),
         st.text("TestVideoFile{end+1}.gt_frame = [0123456789:,];\n ", max_size=200).map(str.encode),
         st.lists(st.text("0123456789:, ", max_size=12)).map(
-            lambda spans: "\n".join(f"TestVideoFile{{end+1}}.gt_frame = [{span}];" for span in spans).encode()
+            lambda spans: "\n".join(
+                f"TestVideoFile{{end+1}}.gt_frame = [{span}];" for span in spans
+            ).encode()
         ),
     )
 )
@@ -400,7 +473,9 @@ def test_label_parser_knows_several_spans_and_single_frames(tmp_path: Path) -> N
 @pytest.mark.skipif(not (REAL / "ped2").is_dir(), reason="no ped2 in $NOVELTYLAB_DATA")
 def test_real_labels_agree_with_the_second_label_file() -> None:
     lengths = list(ucsd.TEST_LENGTHS)
-    first, second = (ucsd.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat"))
+    first, second = (
+        ucsd.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat")
+    )
     assert sum(int(clip.sum()) for clip in first) == 1648
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)

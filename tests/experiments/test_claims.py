@@ -34,7 +34,10 @@ def test_the_page_has_the_correlations_and_the_floors_that_are_printed() -> None
     page, level = (KEPT.parents[1] / "claims.md").read_text(), floors()
     rank = correlations(level)
     ours = rank["Ours"]
-    assert f"Spearman {ours[0]:.2f} with PCA's residual and {ours[1]:.2f} with nearest neighbours" in page
+    assert (
+        f"Spearman {ours[0]:.2f} with PCA's residual and {ours[1]:.2f} with nearest neighbours"
+        in page
+    )
     assert f"neighbours have {rank['Neighbour'][1]:.2f} with ours" in page
     assert f"OCGAN {rank['OCGAN'][1]:.2f}, RotNet {rank['RotNet'][1]:.2f}" in page
     means = [sum(floor.values()) / len(floor) for floor in level.values()]
@@ -48,7 +51,8 @@ def test_the_page_has_what_holds_of_ca_entropy() -> None:
     assert f"of 16 values (digit 2) between {lowest:.3f} and {highest:.3f}" in page
     above, context, score = context_beside_score()
     assert (
-        f"above the paper's score in {above} of ten classes, with a mean of {context:.3f} against {score:.3f}" in page
+        f"above the paper's score in {above} of ten classes, with a mean of {context:.3f} against {score:.3f}"
+        in page
     )
 
 
@@ -58,7 +62,9 @@ def test_a_correlation_is_that_of_the_ranks() -> None:
     printed = rankdata([line.number(at) or 0 for at in range(10)])
     pca = rankdata([level["pca"][inlier] for inlier in range(10)])
     centred = [ranks - ranks.mean() for ranks in (printed, pca)]
-    expected = (centred[0] @ centred[1]) / (centred[0] @ centred[0] * (centred[1] @ centred[1])) ** 0.5
+    expected = (centred[0] @ centred[1]) / (
+        centred[0] @ centred[0] * (centred[1] @ centred[1])
+    ) ** 0.5
     assert correlations(level)["DualGAN"][0] == pytest.approx(expected)
 
 
@@ -77,7 +83,9 @@ def test_a_diagnosis_stands_beside_the_runs_own_number() -> None:
     assert [*columns["evaluation"]] == list(range(10))
     first = runs[0].result
     assert columns["evaluation"][first.inlier] == first.scores["mse"].auroc
-    assert columns["apart"][first.inlier] == first.diagnosis["batch_statistics"]["apart"]["mse"].auroc
+    assert (
+        columns["apart"][first.inlier] == first.diagnosis["batch_statistics"]["apart"]["mse"].auroc
+    )
 
 
 def test_distance_and_rank_correlation_are_over_the_classes_that_were_run() -> None:
@@ -89,7 +97,12 @@ def test_distance_and_rank_correlation_are_over_the_classes_that_were_run() -> N
 
 @pytest.mark.parametrize(
     ("gap", "words"),
-    [(0.019, "no difference shown"), (-0.019, "no difference shown"), (0.021, "higher"), (-0.021, "lower")],
+    [
+        (0.019, "no difference shown"),
+        (-0.019, "no difference shown"),
+        (0.021, "higher"),
+        (-0.021, "lower"),
+    ],
 )
 def test_a_difference_is_said_from_twice_its_error_on(gap: float, words: str) -> None:
     assert verdict(gap, 0.01) == words
@@ -104,22 +117,33 @@ def test_a_difference_is_said_from_twice_its_error_on(gap: float, words: str) ->
         ([0.980, 0.900], [0.955, 0.925], False),  # the mean alone is right
     ],
 )
-def test_a_row_reproduces_by_its_mean_and_its_classes(printed: list[float], ours: list[float], holds: bool) -> None:
+def test_a_row_reproduces_by_its_mean_and_its_classes(
+    printed: list[float], ours: list[float], holds: bool
+) -> None:
     assert reproduces(printed, ours) is holds
 
 
 def test_the_readme_says_of_those_rows_that_they_reproduce_of_which_it_is_so() -> None:
-    section = (KEPT.parents[2] / "README.md").read_text().partition("### What reproduces")[2].partition("\n## ")[0]
+    section = (
+        (KEPT.parents[2] / "README.md")
+        .read_text()
+        .partition("### What reproduces")[2]
+        .partition("\n## ")[0]
+    )
     said = {}
     for line in section.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)][1:-1]
         if len(cells) == 4:
             name, *numbers, verdict = cells
-            printed, ours = ([float(number) for number in re.findall(r"\d\.\d+", text)] for text in numbers)
+            printed, ours = (
+                [float(number) for number in re.findall(r"\d\.\d+", text)] for text in numbers
+            )
             if len(printed) == len(ours) > 0:
                 said[name] = "**reproduces**" in verdict, reproduces(printed, ours)
     assert len(said) > 10 and any(word for word, _ in said.values())
-    assert {name: word for name, (word, _) in said.items()} == {name: holds for name, (_, holds) in said.items()}
+    assert {name: word for name, (word, _) in said.items()} == {
+        name: holds for name, (_, holds) in said.items()
+    }
 
 
 def test_ocgans_fashion_mnist_is_that_of_the_whole_method() -> None:

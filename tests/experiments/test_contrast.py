@@ -15,11 +15,17 @@ PAGE = Path(contrast.__file__).parent / "questions.md"
 
 def test_a_class_is_measured_as_numpy_does() -> None:
     rng = np.random.default_rng(0)
-    low = rng.normal(size=(60, 12)) @ rng.normal(size=(12, 3 * 4 * 4)) + 0.1 * rng.normal(size=(60, 48)) + 0.3
+    low = (
+        rng.normal(size=(60, 12)) @ rng.normal(size=(12, 3 * 4 * 4))
+        + 0.1 * rng.normal(size=(60, 48))
+        + 0.3
+    )
     images = rng.normal(size=(40, 48))
     images[:15] = low[:15] + 0.1 * rng.normal(size=(15, 48))
     is_outlier = np.arange(40) >= 15
-    train, test = (torch.tensor(part.reshape(-1, 3, 4, 4), dtype=torch.float32) for part in (low, images))
+    train, test = (
+        torch.tensor(part.reshape(-1, 3, 4, 4), dtype=torch.float32) for part in (low, images)
+    )
     seen = measure(train, test, torch.from_numpy(is_outlier))
     centred = low - low.mean(0)
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
@@ -47,7 +53,9 @@ def test_the_table_has_means_and_correlations_with_and_without_the_reported_clas
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("NOVELTYLAB_DATA"), reason="needs the real data sets: set NOVELTYLAB_DATA")
+@pytest.mark.skipif(
+    not os.environ.get("NOVELTYLAB_DATA"), reason="needs the real data sets: set NOVELTYLAB_DATA"
+)
 def test_the_page_has_what_the_command_prints() -> None:
     page = PAGE.read_text()
     for line in table(contrast.measure_all(), printed()):

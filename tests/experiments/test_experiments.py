@@ -1,4 +1,6 @@
-"""The papers' tables as experiment files: each composes, has the cells of its table, and one of them runs."""
+"""The papers' tables as experiment files: each composes, has the cells of its table, and one of
+them runs.
+"""
 
 import os
 import shutil
@@ -23,7 +25,14 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.options import COIL_SEEDED, Options, check_arguments, check_options
 from tests.conftest import TINY
-from tests.formats import write_cifar10, write_coil, write_dcase, write_faces, write_mnist, write_ucsd
+from tests.formats import (
+    write_cifar10,
+    write_coil,
+    write_dcase,
+    write_faces,
+    write_mnist,
+    write_ucsd,
+)
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., dict[str, Any]]
@@ -31,7 +40,8 @@ Run = Callable[..., dict[str, Any]]
 ROOT = PACKAGE.parent / "experiments"
 PUBLISHED = yaml.safe_load((ROOT / "published.yaml").read_text())["tables"]
 
-#: experiment -> method, data, protocol, cells as rows x inliers x seeds; counted from the papers and shared conventions
+#: experiment -> method, data, protocol, cells as rows x inliers x seeds; counted from the papers
+#: and shared conventions
 TABLES = {
     "ocgan/table1_mnist": ("ocgan", "mnist", "p1", 1 * 10 * 3),
     "ocgan/table1_coil100": ("ocgan", "coil100", "p1", 1 * 20 * 3),
@@ -42,7 +52,12 @@ TABLES = {
     "ca_entropy/table1_coil100": ("ca_entropy", "coil100", "p1", 1 * 20 * 3),
     "ca_entropy/table2_mnist": ("ca_entropy", "mnist", "p2", 1 * 10 * 3),
     "ca_entropy/table3_cifar10": ("ca_entropy", "cifar10", "p2", 1 * 10 * 3),
-    "ca_entropy/table4_cifar10": ("ca_entropy", "cifar10", "p2", 4 * 10 * 3),  # three in the paper, and attention alone
+    "ca_entropy/table4_cifar10": (
+        "ca_entropy",
+        "cifar10",
+        "p2",
+        4 * 10 * 3,
+    ),  # three in the paper, and attention alone
     "oled/table1_mnist": ("oled", "mnist", "memae", 1 * 10 * 3),
     "oled/table2_cifar10": ("oled", "cifar10", "p2", 1 * 10 * 3),
     "oled/table3_ucsd": ("oled", "ucsd", "frames", 1 * 1 * 3),
@@ -57,7 +72,8 @@ TABLES = {
     "nda/table5_dcase": ("nda", "dcase", "scenes", 1 * 15 * 3),
     "nda/table6_antispoofing": ("nda", "antispoofing", "cross", 2 * 1 * 3),
 }
-#: experiment -> its option, cells as for TABLES; sweeps over a hyperparameter, of which no paper prints numbers
+#: experiment -> its option, cells as for TABLES; sweeps over a hyperparameter, of which no paper
+#: prints numbers
 SWEEPS = {
     "oled/sweep_t": ("method.t", 4 * 10 * 3),
     "oled/sweep_lambda": ("method.lam", 4 * 10 * 3),
@@ -105,12 +121,20 @@ def options(name: str) -> list[Options]:
     """Every cell's checked options; composed once for cells that differ in inlier and seed alone."""
     rows: dict[tuple[str, ...], list[dict[str, int]]] = {}
     for cell in cells(name):
-        plain = {key: int(value) for key, value in (item.split("=") for item in cell) if key in ("inlier", "seed")}
-        rows.setdefault(tuple(item for item in cell if item.split("=")[0] not in plain), []).append(plain)
+        plain = {
+            key: int(value)
+            for key, value in (item.split("=") for item in cell)
+            if key in ("inlier", "seed")
+        }
+        rows.setdefault(tuple(item for item in cell if item.split("=")[0] not in plain), []).append(
+            plain
+        )
     found = []
     for row, plains in rows.items():
         config = composed(*row)
-        checked = check_options(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])).model_dump()
+        checked = check_options(
+            OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        ).model_dump()
         found += [Options.model_validate(checked | plain) for plain in plains]
     return found
 
@@ -154,12 +178,20 @@ def test_a_sweep_moves_one_option_and_has_the_papers_value_among_its_own(name: s
     for cell in options(name):
         check_arguments(find_method(cell.method["_target_"]), arguments(cell), "method")
         assert arguments(cell) | {option: table.method[option]} == arguments(table)
-        assert (cell.data, cell.protocol, cell.trainer) == (table.data, table.protocol, table.trainer)
+        assert (cell.data, cell.protocol, cell.trainer) == (
+            table.data,
+            table.protocol,
+            table.trainer,
+        )
         assert cell.method["name"] == f"{name.replace('/sweep_', '_')}{cell.method[option]}"
 
 
 def arguments(cell: Options) -> dict[str, Any]:
-    return {key: value for key, value in cell.method.items() if key not in ("name", "_target_", "primary")}
+    return {
+        key: value
+        for key, value in cell.method.items()
+        if key not in ("name", "_target_", "primary")
+    }
 
 
 @pytest.mark.parametrize("name", TABLES_HERE)
@@ -173,15 +205,24 @@ def test_cells_of_a_table(name: str) -> None:
     fixed = {"oled/table5_mnist": {8}, "oled/table3_ucsd": {0}, "nda/table6_antispoofing": {0}}
     assert inliers == fixed.get(name, set(options(name)[0].data.inliers))
     for cell in options(name):
-        assert (find_method(cell.method["_target_"]).__module__.split(".")[-1], cell.data.name) == (method, data)
+        assert (find_method(cell.method["_target_"]).__module__.split(".")[-1], cell.data.name) == (
+            method,
+            data,
+        )
         assert cell.protocol["name"] == protocol
         assert cell.output == f"outputs/{name}"
 
 
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_every_option_is_known(name: str) -> None:
-    for cell in options(name)[:: len(options(name)) // 8 + 1]:  # the others differ in inlier and seed
-        given = {key: value for key, value in cell.method.items() if key not in ("name", "_target_", "primary")}
+    for cell in options(name)[
+        :: len(options(name)) // 8 + 1
+    ]:  # the others differ in inlier and seed
+        given = {
+            key: value
+            for key, value in cell.method.items()
+            if key not in ("name", "_target_", "primary")
+        }
         check_arguments(find_method(cell.method["_target_"]), given, "method")
         given = {key: value for key, value in cell.protocol.items() if key != "name"}
         check_arguments(PROTOCOLS[cell.protocol["name"]], {**given, "seed": cell.seed}, "protocol")
@@ -189,19 +230,31 @@ def test_every_option_is_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_every_row_that_is_published_is_run(name: str) -> None:
-    """`published.yaml` says which of our methods, with which options, a paper's row is to be compared with."""
-    ours = [given for given in PUBLISHED[name]["counterparts"].values() if given["method"] == TABLES[name][0]]
+    """`published.yaml` says which of our methods, with which options, a paper's row is to be
+    compared with.
+    """
+    ours = [
+        given
+        for given in PUBLISHED[name]["counterparts"].values()
+        if given["method"] == TABLES[name][0]
+    ]
     assert ours
     for given in ours:
         wanted = given.get("options", {}).items()
-        found = [cell for cell in options(name) if all(cell.method[key] == value for key, value in wanted)]
+        found = [
+            cell
+            for cell in options(name)
+            if all(cell.method[key] == value for key, value in wanted)
+        ]
         single = ("oled/table5_mnist", "oled/table3_ucsd", "nda/table6_antispoofing")
         inliers = 1 if name in single else len(options(name)[0].data.inliers)
         assert len({(cell.inlier_index, cell.seed) for cell in found}) == inliers * 3
 
 
 def test_rows_are_named_after_their_files() -> None:
-    """So that they have folders of their own, whatever the output; names are unique over all tables."""
+    """So that they have folders of their own, whatever the output; names are unique over all
+    tables.
+    """
     rows = {path.stem: path for path in ROOT.glob("*/*/*.yaml")}
     assert len(rows) == len(list(ROOT.glob("*/*/*.yaml"))) == 4 + 7 + 4 + 2
     for name, path in rows.items():
@@ -211,7 +264,11 @@ def test_rows_are_named_after_their_files() -> None:
 
 
 def test_every_file_says_what_it_is() -> None:
-    for path in [*ROOT.glob("*/table*.yaml"), *ROOT.glob("*/table*/*.yaml"), *ROOT.glob("*/sweep_*.yaml")]:
+    for path in [
+        *ROOT.glob("*/table*.yaml"),
+        *ROOT.glob("*/table*/*.yaml"),
+        *ROOT.glob("*/sweep_*.yaml"),
+    ]:
         lines = path.read_text().splitlines()
         assert lines[0] == "# @package _global_", path
         assert lines[1].startswith("# ") and "PAPER" in path.read_text(), path
@@ -221,11 +278,15 @@ def test_every_file_says_what_it_is() -> None:
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_one_cell_of_each_table_runs(name: str, run_here: Run, tiny_data: None) -> None:
     method, data, protocol, _ = TABLES[name]
-    size = ("data.size=24",) if data in ("cifar10", "coil100") else ()  # PCA of 3,072 values takes seconds
+    size = (
+        ("data.size=24",) if data in ("cifar10", "coil100") else ()
+    )  # PCA of 3,072 values takes seconds
     result = run_here(*cells(name)[0], *SHORT, *SMALL[method], *size)
     assert (result["data"], result["protocol"], result["seed"]) == (data, protocol, 0)
     assert result["config"]["method"]["_target_"].startswith(f"noveltylab.methods.{method}.")
-    counterparts = [given for given in PUBLISHED[name]["counterparts"].values() if given["method"] == method]
+    counterparts = [
+        given for given in PUBLISHED[name]["counterparts"].values() if given["method"] == method
+    ]
     assert {given["score"] for given in counterparts if "score" in given} <= set(result["scores"])
 
 
@@ -238,7 +299,9 @@ def test_one_cell_of_each_sweep_runs(name: str, run_here: Run, tiny_data: None) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ocgan/table4_mnist", "ca_entropy/table4_cifar10", "oled/table4_mnist"])
+@pytest.mark.parametrize(
+    "name", ["ocgan/table4_mnist", "ca_entropy/table4_cifar10", "oled/table4_mnist"]
+)
 def test_every_row_of_an_ablation_runs(name: str, run_here: Run, tiny_data: None) -> None:
     rows = [cell for cell in cells(name) if {"seed=0", "inlier=0"} <= set(cell)]
     results = [run_here(*cell, *SHORT, *SMALL[TABLES[name][0]]) for cell in rows]
@@ -252,18 +315,36 @@ def test_every_row_of_nda_runs(run_here: Run, tiny_data: None) -> None:
     assert (rows[0][2], rows[-1][2]) == ("row=nda_full", "row=nda_contrastive")
     with pytest.raises(UserError, match="inlier4/seed2/checkpoints/val_loss.pt: not such weights"):
         run_here(*rows[-1], *SHORT, *SMALL["nda"])
-    results = {(result := run_here(*cell, *SHORT, *SMALL["nda"]))["method"]: result for cell in rows}
+    results = {
+        (result := run_here(*cell, *SHORT, *SMALL["nda"]))["method"]: result for cell in rows
+    }
     assert len(results) == 7
     start = Path(results["nda_contrastive"]["config"]["method"]["contrastive_from"])
-    assert start.is_file() and start.parts[-6:-1] == ("nda_full", "cifar10", "inlier4", "seed2", "checkpoints")
+    assert start.is_file() and start.parts[-6:-1] == (
+        "nda_full",
+        "cifar10",
+        "inlier4",
+        "seed2",
+        "checkpoints",
+    )
 
 
 # The command.
 
 
-def test_options_on_the_command_line_narrow_a_table(command: Cli, tiny_data: None, tmp_path: Path) -> None:
-    """Three cells of thirty, of which one is bad: a sweep without -m goes on, and says so with exit code 1."""
-    narrow = ("experiment=ocgan/table2_mnist", "method=pca", "seed=1", "data.verify=false", "trainer.accelerator=cpu")
+def test_options_on_the_command_line_narrow_a_table(
+    command: Cli, tiny_data: None, tmp_path: Path
+) -> None:
+    """Three cells of thirty, of which one is bad: a sweep without -m goes on, and says so with exit
+    code 1.
+    """
+    narrow = (
+        "experiment=ocgan/table2_mnist",
+        "method=pca",
+        "seed=1",
+        "data.verify=false",
+        "trainer.accelerator=cpu",
+    )
     done = command(*narrow, "inlier=3,11,4")
     assert done.returncode == 1, done.stderr
     assert "inlier=11: mnist has classes 0 to 9" in done.stderr
@@ -274,13 +355,22 @@ def test_options_on_the_command_line_narrow_a_table(command: Cli, tiny_data: Non
     ]
 
 
-def test_one_row_of_a_table_under_another_output(command: Cli, tiny_data: None, tmp_path: Path) -> None:
-    narrow = ("experiment=ocgan/table4_mnist", "row=ocgan_autoencoder,ocgan_latent_discriminator", "inlier=0", "seed=0")
+def test_one_row_of_a_table_under_another_output(
+    command: Cli, tiny_data: None, tmp_path: Path
+) -> None:
+    narrow = (
+        "experiment=ocgan/table4_mnist",
+        "row=ocgan_autoencoder,ocgan_latent_discriminator",
+        "inlier=0",
+        "seed=0",
+    )
     done = command(*narrow, *SHORT, "method.channels=4", f"output={tmp_path / 'try'}")
     assert done.returncode == 0, done.stderr
     found = sorted(path.parent for path in (tmp_path / "try").rglob("result.json"))
     names = ["ocgan_autoencoder", "ocgan_latent_discriminator"]
-    assert found == [tmp_path / "try" / "p2" / name / "mnist" / "inlier0" / "seed0" for name in names]
+    assert found == [
+        tmp_path / "try" / "p2" / name / "mnist" / "inlier0" / "seed0" for name in names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,8 +380,14 @@ def test_one_row_of_a_table_under_another_output(command: Cli, tiny_data: None, 
             ["experiment=ocgan/tabel2_mnist"],
             "experiment=ocgan/tabel2_mnist: no such choice; did you mean 'ocgan/table2_mnist'?",
         ),
-        (["experiment=zzz"], "experiment=zzz: no such choice; Choose from: ca_entropy/table1_coil100, "),
-        (["experiment=ocgan/table4_mnist/ocgan_full"], "no such choice; did you mean 'ocgan/table4_mnist'?"),
+        (
+            ["experiment=zzz"],
+            "experiment=zzz: no such choice; Choose from: ca_entropy/table1_coil100, ",
+        ),
+        (
+            ["experiment=ocgan/table4_mnist/ocgan_full"],
+            "no such choice; did you mean 'ocgan/table4_mnist'?",
+        ),
         (["experiment=learn/learn"], "experiment=learn/learn: no such choice"),
         (
             ["experiment=ocgan/table4_mnist", "row=autoencoder"],
@@ -302,17 +398,27 @@ def test_one_row_of_a_table_under_another_output(command: Cli, tiny_data: None, 
             "method.gama: no such option; did you mean 'method.gamma'?",
         ),
         (["row=nda_mse"], "method.recon: no such option"),
-        (["experiment=test/misspelt"], "method.latent_sise: no such option; did you mean 'method.latent_size'?"),
+        (
+            ["experiment=test/misspelt"],
+            "method.latent_sise: no such option; did you mean 'method.latent_size'?",
+        ),
         (["experiment=test/unknown"], "learning_rate: no such option; "),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_creates_nothing(
-    command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    command: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     """Hydra would add a misspelt key of an experiment file in silence."""
     store = ConfigStore.instance()
     monkeypatch.setitem(store.repo["experiment"], "test", {})
-    for name, node in (("misspelt", {"method": {"latent_sise": 3}}), ("unknown", {"learning_rate": 0.1})):
+    for name, node in (
+        ("misspelt", {"method": {"latent_sise": 3}}),
+        ("unknown", {"learning_rate": 0.1}),
+    ):
         store.store(name, DictConfig(node), "experiment/test", "_global_")
     done = command(*arguments)
     assert done.returncode == 2, done.stderr
@@ -334,7 +440,9 @@ def test_help_lists_the_experiments_and_shows_the_options_of_one(command: Cli) -
 def test_found_beside_the_code_when_installed(tmp_path: Path) -> None:
     """Where a wheel puts them."""
     for source, target in ((PACKAGE, ""), (CONF, "conf"), (ROOT, "experiments")):
-        shutil.copytree(source, tmp_path / "noveltylab" / target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            source, tmp_path / "noveltylab" / target, ignore=shutil.ignore_patterns("__pycache__")
+        )
     command = [
         sys.executable,
         "-P",
@@ -346,6 +454,8 @@ def test_found_beside_the_code_when_installed(tmp_path: Path) -> None:
         "row=ocgan_full",
     ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert "name: ocgan_full" in done.stdout
     assert "output: outputs/ocgan/table4_mnist" in done.stdout

@@ -24,7 +24,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "experiments"
 
 
-def test_the_pages_here_are_those_of_the_kept_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_pages_here_are_those_of_the_kept_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Nothing on them is typed by hand, and no kept result is damaged."""
     found = collect(keep.KEPT)
     assert not (found.damaged or found.unfinished or found.unmeasured)
@@ -46,14 +48,16 @@ def test_results_are_kept_under_a_name(
     text = (place / "result.json").read_text()
     assert str(tmp_path) not in text  # no folder of this machine
     whole = json.loads(next((tmp_path / "outputs").rglob("result.json")).read_text())
-    assert {key: value for key, value in json.loads(text).items() if key not in ("config", "provenance")} == {
-        key: value for key, value in whole.items() if key not in ("config", "provenance")
-    }
+    assert {
+        key: value for key, value in json.loads(text).items() if key not in ("config", "provenance")
+    } == {key: value for key, value in whole.items() if key not in ("config", "provenance")}
     assert keep.main([]) == 0
     next((tmp_path / "outputs").rglob("scores.csv")).write_text("edited")
     capsys.readouterr()
     assert keep.main([str(tmp_path / "outputs"), "ocgan/again"]) == 0
-    assert "not kept: " in (said := capsys.readouterr().err) and "scores.csv: is not the file" in said
+    assert (
+        "not kept: " in (said := capsys.readouterr().err) and "scores.csv: is not the file" in said
+    )
     assert not (here / "results" / "ocgan" / "again").exists()
 
 
@@ -67,7 +71,10 @@ def test_a_command_is_kept_without_its_folders() -> None:
     }
     assert keep.portable(here, "learn/pyod") == {
         "config": {"output": "outputs/learn/pyod", "seed": 1, "data": {"root": None, "size": 8}},
-        "provenance": {"command": "python -m noveltylab method=pyod output=outputs/learn/pyod seed=1", "commit": "c"},
+        "provenance": {
+            "command": "python -m noveltylab method=pyod output=outputs/learn/pyod seed=1",
+            "commit": "c",
+        },
     }
 
 
@@ -117,9 +124,13 @@ def as_planned(table: str, swept: tuple[str, ...], folder: Path, **options: Any)
         ("oled/table4_mnist", ("method.mask=random10",)),
     ],
 )
-def test_runs_of_a_table_are_kept_and_trials_are_not(tmp_path: Path, table: str, swept: tuple[str, ...]) -> None:
+def test_runs_of_a_table_are_kept_and_trials_are_not(
+    tmp_path: Path, table: str, swept: tuple[str, ...]
+) -> None:
     def why_not(**options: Any) -> str:
-        return "; ".join(keep.why_not(as_planned(table, swept, tmp_path, **options), Collected(), table, False))
+        return "; ".join(
+            keep.why_not(as_planned(table, swept, tmp_path, **options), Collected(), table, False)
+        )
 
     assert why_not() == ""
     assert why_not(trainer__accelerator="gpu", data__root="/elsewhere", data__verify=False) == ""
@@ -137,16 +148,23 @@ def test_a_trial_is_shown_where_it_was_made(
         capsys.readouterr()
         assert keep.main([str(tmp_path / "outputs"), name]) == 0
         said = capsys.readouterr().err
-        assert "not kept: " in said and f"page: {tmp_path / 'outputs' / 'report' / 'report.html'}" in said
+        assert (
+            "not kept: " in said
+            and f"page: {tmp_path / 'outputs' / 'report' / 'report.html'}" in said
+        )
         assert "shortened: the first 20 training images" in said
     assert not here.exists()
     assert keep.main([str(tmp_path / "outputs"), "studies/raw", "--shortened"]) == 0
     assert len(list(here.rglob("result.json"))) == 1
 
 
-def test_a_table_writes_one_page(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_table_writes_one_page(
+    here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """What is kept of it stands on no other paper's page."""
-    whole = as_planned("ocgan/table2_mnist", (), tmp_path / "p2" / "ocgan" / "mnist" / "inlier3" / "seed1")
+    whole = as_planned(
+        "ocgan/table2_mnist", (), tmp_path / "p2" / "ocgan" / "mnist" / "inlier3" / "seed1"
+    )
     monkeypatch.setattr(keep, "collect", lambda folder, check: Collected([whole], 1))
     content = whole.result.model_dump(exclude_unset=True) | {"files": {}}
     whole.folder.mkdir(parents=True)

@@ -59,7 +59,10 @@ def test_every_kept_result_was_made_by_its_plan_and_stands_on_the_page() -> None
         for method in plan["methods"]
         for cell in plan["cells"]
     }
-    kept = {(run.source, run.result.method, run.result.inlier, run.result.seed) for run in collect(keep.KEPT).runs}
+    kept = {
+        (run.source, run.result.method, run.result.inlier, run.result.seed)
+        for run in collect(keep.KEPT).runs
+    }
     assert {cell for cell in kept if cell[0].startswith("learn/")} <= cells
 
 
@@ -67,56 +70,99 @@ def test_every_kept_result_was_made_by_its_plan_and_stands_on_the_page() -> None
 def test_every_row_of_a_plan_is_a_run(name: str, method: str) -> None:
     plan = learn.read_plan(name)
     config = composed(*learn.overrides(name, plan, method, plan["cells"][0], Path("outputs")))
-    options = check_options(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    options = check_options(
+        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    )
     assert options.folder == Path("outputs", name) / learn.folder(plan, method, plan["cells"][0])
-    given = {key: value for key, value in options.method.items() if key not in ("name", "_target_", "primary")}
+    given = {
+        key: value
+        for key, value in options.method.items()
+        if key not in ("name", "_target_", "primary")
+    }
     check_arguments(find_method(options.method["_target_"]), given, "method")
 
 
 def test_runs_are_kept_and_stand_on_the_page(small: Path, tmp_path: Path) -> None:
     assert learn.main(["small", "--inlier", "8", "--output", str(tmp_path / "out")]) == 0
-    kept = {path.relative_to(small / "results").as_posix() for path in (small / "results").rglob("*.*")}
+    kept = {
+        path.relative_to(small / "results").as_posix() for path in (small / "results").rglob("*.*")
+    }
     places = {method: f"learn/small/p1/{method}/digits/inlier8/seed0" for method in ("ae", "four")}
-    assert kept == {f"{places['ae']}/result.json", f"{places['ae']}/metrics.csv", f"{places['four']}/result.json"}
-    result = json.loads((small / "results/learn/small/p1/ae/digits/inlier8/seed0/result.json").read_text())
+    assert kept == {
+        f"{places['ae']}/result.json",
+        f"{places['ae']}/metrics.csv",
+        f"{places['four']}/result.json",
+    }
+    result = json.loads(
+        (small / "results/learn/small/p1/ae/digits/inlier8/seed0/result.json").read_text()
+    )
     page = (small / "RESULTS.md").read_text()
     auroc = result["scores"]["mse"]["auroc"]
     logged = [float(line.split(",")[2]) for line in
               (small / "results/learn/small/p1/ae/digits/inlier8/seed0/metrics.csv").read_text().splitlines()
               if "val/oracle-mse," in line]  # fmt: skip
-    assert f"| ae | mse |  | **{auroc:.4f}** | **{auroc:.4f}** (1 of 2) | {max(logged) - min(logged):.3f} |" in page
+    assert (
+        f"| ae | mse |  | **{auroc:.4f}** | **{auroc:.4f}** (1 of 2) | {max(logged) - min(logged):.3f} |"
+        in page
+    )
     assert f"| floor: pca, 32 px |  |  | {result['floor']['pca']['auroc']:.4f} |" in page
     assert "A note." in page
 
 
-def test_a_plan_runs_its_first_classes_and_shows_their_mean_apart(small: Path, tmp_path: Path) -> None:
-    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "inliers": [1, 3, 8], "first": [8], "steady": []}))
+def test_a_plan_runs_its_first_classes_and_shows_their_mean_apart(
+    small: Path, tmp_path: Path
+) -> None:
+    (small / "small.yaml").write_text(
+        yaml.safe_dump({**PLAN, "inliers": [1, 3, 8], "first": [8], "steady": []})
+    )
     for inlier in ([], ["--inlier", "1"]):
-        assert learn.main(["small", "--method", "four", "--output", str(tmp_path / "out"), *inlier]) == 0
-    kept = {path.parts[-3]: json.loads(path.read_text()) for path in (small / "results").rglob("result.json")}
+        assert (
+            learn.main(["small", "--method", "four", "--output", str(tmp_path / "out"), *inlier])
+            == 0
+        )
+    kept = {
+        path.parts[-3]: json.loads(path.read_text())
+        for path in (small / "results").rglob("result.json")
+    }
     one, eight = (kept[f"inlier{inlier}"]["scores"]["residual"]["auroc"] for inlier in (1, 8))
     page = (small / "RESULTS.md").read_text()
     assert "| method | score | 1 | 3 | 8 | mean of 8 | mean |" in page
     both = f"**{(one + eight) / 2:.4f}** (2 of 3)"
-    assert f"| four | residual | **{one:.4f}** |  | **{eight:.4f}** | **{eight:.4f}** | {both} |" in page
+    assert (
+        f"| four | residual | **{one:.4f}** |  | **{eight:.4f}** | **{eight:.4f}** | {both} |"
+        in page
+    )
 
 
 def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
-    (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "inliers": [8], "seeds": [0, 2], "steady": []}))
+    (small / "small.yaml").write_text(
+        yaml.safe_dump({**PLAN, "inliers": [8], "seeds": [0, 2], "steady": []})
+    )
     assert learn.main(["small", "--method", "four", "--output", str(tmp_path / "out")]) == 0
     found = [
-        json.loads((small / f"results/learn/small/p1/four/digits/inlier8/seed{seed}/result.json").read_text())
+        json.loads(
+            (
+                small / f"results/learn/small/p1/four/digits/inlier8/seed{seed}/result.json"
+            ).read_text()
+        )
         for seed in (0, 2)
     ]
     first, second = (result["scores"]["residual"]["auroc"] for result in found)
     page = (small / "RESULTS.md").read_text()
     assert [result["seed"] for result in found] == [0, 2] and first != second
     assert "| method | score | 8, seed 0 | 8, seed 2 | mean |" in page
-    assert f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |" in page
+    assert (
+        f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |"
+        in page
+    )
 
 
-def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(small: Path, tmp_path: Path) -> None:
-    """The means over the last epoch against the run's own log; the highest floor against its result."""
+def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(
+    small: Path, tmp_path: Path
+) -> None:
+    """The means over the last epoch against the run's own log; the highest floor against its
+    result.
+    """
     methods = {"ae": ["data.contrast=gcn", "trainer.max_epochs=2"]}
     plan = {
         **PLAN,
@@ -137,8 +183,13 @@ def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(small: Path, tm
     page = (small / "RESULTS.md").read_text()
     assert "| method | train/mse | val/loss | train/other |" in page
     assert f"| ae | {means[0]:.4g} | {means[1]:.4g} |  |" in page
-    floors = {name: found["auroc"] for name, found in json.loads((folder / "result.json").read_text())["floor"].items()}
-    highest = max((name for name in floors if name.endswith("_seen")), key=lambda name: floors[name])
+    floors = {
+        name: found["auroc"]
+        for name, found in json.loads((folder / "result.json").read_text())["floor"].items()
+    }
+    highest = max(
+        (name for name in floors if name.endswith("_seen")), key=lambda name: floors[name]
+    )
     assert f"| floor of what ae sees: {highest} |  | {floors[highest]:.4f} |" in page
 
 
@@ -152,25 +203,43 @@ def test_the_plan_of_the_recipes_ours_measures_what_they_change() -> None:
     methods = [path.parent.name for path in (CONF / "recipe").glob("*/ours.yaml")]
     assert set(rows) == {*methods, *(f"{method}_ours" for method in methods)}
     for method in methods:
-        own = [text for text in rows[f"{method}_ours"] if text != f"method={method}" and text not in rows[method]]
+        own = [
+            text
+            for text in rows[f"{method}_ours"]
+            if text != f"method={method}" and text not in rows[method]
+        ]
         assert OmegaConf.from_dotlist(own) == read_recipe(f"{method}/ours")["every"]
 
 
 def test_the_first_code_of_deep_svdd_is_measured_as_its_recipe_has_it() -> None:
     rows = learn.read_plan("deep_svdd")["methods"]
-    own = [text for text in rows["deep_svdd_first_code"] if text not in ("method=deep_svdd", *rows["deep_svdd"])]
+    own = [
+        text
+        for text in rows["deep_svdd_first_code"]
+        if text not in ("method=deep_svdd", *rows["deep_svdd"])
+    ]
     assert OmegaConf.from_dotlist(own) == read_recipe("deep_svdd/first_code")["every"]
 
 
-@pytest.mark.parametrize("name", [name for name in learn.PLANS if (learn.keep.KEPT / "learn" / name).is_dir()])
+@pytest.mark.parametrize(
+    "name", [name for name in learn.PLANS if (learn.keep.KEPT / "learn" / name).is_dir()]
+)
 def test_a_plan_gives_the_very_options_that_its_kept_results_have(name: str) -> None:
     plan = learn.read_plan(name)
     for row in plan["methods"]:
-        kept = {cell: result for cell in plan["cells"] if (result := learn.kept(name, plan, row, cell))}
+        kept = {
+            cell: result for cell in plan["cells"] if (result := learn.kept(name, plan, row, cell))
+        }
         for cell, result in list(kept.items())[:1]:
             typed = learn.overrides(name, plan, row, cell, Path("outputs"))
-            changes = {key: value for key, value in flatten(parsed(typed)).items() if "." in key or key == "select"}
-            (method,) = {text.removeprefix("method=") for text in typed if text.startswith("method=")}
+            changes = {
+                key: value
+                for key, value in flatten(parsed(typed)).items()
+                if "." in key or key == "select"
+            }
+            (method,) = {
+                text.removeprefix("method=") for text in typed if text.startswith("method=")
+            }
             own = LATER | recipe_options(method, plan["data"], plan["protocol"], "", {}) | changes
             for key, value in flat_options(result["config"]).items():
                 if kind_of_option(key) == "numbers" and key != "protocol.folds":
@@ -194,10 +263,21 @@ def float_or_text(value: Any) -> Any:
 
 
 def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: Path) -> None:
-    methods = {**PLAN["methods"], "six": ["four", "method.components=6"], "eight": ["six", "method.components=8"]}
+    methods = {
+        **PLAN["methods"],
+        "six": ["four", "method.components=6"],
+        "eight": ["six", "method.components=8"],
+    }
     (small / "small.yaml").write_text(yaml.safe_dump({**PLAN, "methods": methods}, sort_keys=False))
-    assert learn.main(["small", "--method", "eight", "--inlier", "1", "--output", str(tmp_path / "out")]) == 0
-    result = json.loads((small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text())
+    assert (
+        learn.main(
+            ["small", "--method", "eight", "--inlier", "1", "--output", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    result = json.loads(
+        (small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text()
+    )
     assert result["config"]["method"]["components"] == 8
     assert learn.main(["small", "--report"]) == 0
 
@@ -205,7 +285,12 @@ def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: P
 def test_a_result_of_another_schedule_is_refused(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert learn.main(["small", "--method", "four", "--inlier", "8", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        learn.main(
+            ["small", "--method", "four", "--inlier", "8", "--output", str(tmp_path / "out")]
+        )
+        == 0
+    )
     path = small / "results/learn/small/p1/four/digits/inlier8/seed0/result.json"
     result = json.loads(path.read_text())
     result["config"]["trainer"]["val_every"] = 5

@@ -1,4 +1,6 @@
-"""The findings of kept studies follow from their results by one rule, and stand on the page as it gives them."""
+"""The findings of kept studies follow from their results by one rule, and stand on the page as it
+gives them.
+"""
 
 from collections.abc import Callable
 
@@ -26,7 +28,10 @@ def test_the_interval_is_students() -> None:
     low, high = interval([1.0, 2.0, 4.0])
     centre, error = 7 / 3, np.std([1, 2, 4], ddof=1) / 3**0.5
     half = 4.30265 * error
-    assert (low, high) == (pytest.approx(centre - half, rel=1e-4), pytest.approx(centre + half, rel=1e-4))
+    assert (low, high) == (
+        pytest.approx(centre - half, rel=1e-4),
+        pytest.approx(centre + half, rel=1e-4),
+    )
 
 
 @pytest.mark.parametrize("sentences", [mask.sentences, entropy.sentences], ids=["mask", "entropy"])
@@ -40,5 +45,7 @@ def test_the_printed_digits_of_table_5_are_those_of_the_kept_run() -> None:
     readme = (KEPT.parents[2] / "README.md").read_text()
     (digits,) = cells("mnist_memae").values()
     extra = digits[8, 0].extra
-    ours = ", ".join(f"{extra[f'segmentation_auroc_{kind}']:.3f}" for kind in ("inliers", "outliers"))
+    ours = ", ".join(
+        f"{extra[f'segmentation_auroc_{kind}']:.3f}" for kind in ("inliers", "outliers")
+    )
     assert f"| 0.850, 0.847 | {ours} |" in readme

@@ -38,7 +38,10 @@ def test_each_run_stands_below_its_title_in_the_order_given(
     assert image.getpixel((5, title + 10)) == (255, 0, 0)
     assert image.getpixel((45, title + 10)) == (255, 255, 255)
     assert image.getpixel((45, 2 * title + 30)) == (0, 0, 255)
-    written = [image.crop((0, top, 50, top + title)).convert("L").getextrema()[0] for top in (0, title + 20)]
+    written = [
+        image.crop((0, top, 50, top + title)).convert("L").getextrema()[0]
+        for top in (0, title + 20)
+    ]
     assert max(written) < 100
     assert str(output) in capsys.readouterr().err
     assert side_by_side.title(runs[1]).startswith("ocgan · digits · inlier 8")

@@ -16,11 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noveltylab.methods.base import Batch, Method, find_method
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
-METHODS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "pyod" or find_spec("pyod"))  # an extra
+METHODS = sorted(
+    path.stem for path in CONF.glob("*.yaml") if path.stem != "pyod" or find_spec("pyod")
+)  # an extra
 
 #: Smaller networks where the defaults are slow; a method that is not listed runs with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
-    "ocgan": {"channels": 8, "classifier_channels": 8, "image_discriminator_channels": 4, "lr": 2e-3},
+    "ocgan": {
+        "channels": 8,
+        "classifier_channels": 8,
+        "image_discriminator_channels": 4,
+        "lr": 2e-3,
+    },
     "nda": {"lr": 2e-3, "channels": 16, "estimator_channels": 32},
     "ca_entropy": {
         "channels": 8,
@@ -61,7 +68,9 @@ def method_config(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def make() -> Callable[..., Method]:
-    """make("ocgan", shape=(1, 32, 32), use_mining=False): the method as configured, small, with changes."""
+    """make("ocgan", shape=(1, 32, 32), use_mining=False): the method as configured, small, with
+    changes.
+    """
 
     def build(name: str, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Method:
         config = method_config(name)
@@ -74,7 +83,9 @@ def make() -> Callable[..., Method]:
     return build
 
 
-def blobs(count: int, shape: tuple[int, int, int] = (1, 32, 32), seed: int = 0, bars: bool = False) -> Tensor:
+def blobs(
+    count: int, shape: tuple[int, int, int] = (1, 32, 32), seed: int = 0, bars: bool = False
+) -> Tensor:
     """Inliers (a bright disc at a random place) or outliers (bars) in [-1, 1], (N, C, H, W).
 
     The disc stands on a flat base: it can be told which side is up.
@@ -93,31 +104,51 @@ def blobs(count: int, shape: tuple[int, int, int] = (1, 32, 32), seed: int = 0, 
 
 def states(method: Any, networks: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     """Copies of all parameters and buffers of the named networks."""
-    return {name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()} for name in networks}
+    return {
+        name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()}
+        for name in networks
+    }
 
 
 def changed(before: dict[str, dict[str, Tensor]], method: Any) -> set[str]:
     """Networks of `before` with any parameter or buffer that is not bit-identical now."""
     after = states(method, before)
-    return {name for name, old in before.items() if any(not torch.equal(old[k], after[name][k]) for k in old)}
+    return {
+        name
+        for name, old in before.items()
+        if any(not torch.equal(old[k], after[name][k]) for k in old)
+    }
 
 
 def spied_update(
     method: Any, step: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """One update without the optimizers' steps: the loss that each would have minimised, and the reported losses."""
+    """One update without the optimizers' steps: the loss that each would have minimised, and the
+    reported losses.
+    """
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     return minimised, {name: loss.item() for name, loss in method.update(step).items()}
 
 
 def layer(module: nn.Module) -> str:
     """A layer and every setting of it that changes what it computes."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        kind = {"Conv2d": "down", "ConvTranspose2d": "up"}.get(type(module).__name__, type(module).__name__.lower())
-        sizes = {"k": module.kernel_size, "s": module.stride, "p": module.padding, "more": module.output_padding}
+        kind = {"Conv2d": "down", "ConvTranspose2d": "up"}.get(
+            type(module).__name__, type(module).__name__.lower()
+        )
+        sizes = {
+            "k": module.kernel_size,
+            "s": module.stride,
+            "p": module.padding,
+            "more": module.output_padding,
+        }
         assert all(height == width for height, width in sizes.values())
-        setting = " ".join(f"{name}{side}" for name, (side, _) in sizes.items() if name != "more" or side)
+        setting = " ".join(
+            f"{name}{side}" for name, (side, _) in sizes.items() if name != "more" or side
+        )
         return f"{kind} {module.in_channels}>{module.out_channels} {setting} bias={module.bias is not None}"
     if isinstance(module, nn.Linear):
         return f"linear {module.in_features}>{module.out_features} bias={module.bias is not None}"
@@ -127,7 +158,9 @@ def layer(module: nn.Module) -> str:
         return f"norm {module.num_features}{eps}" + ("" if module.affine else " fixed")
     if isinstance(module, nn.LeakyReLU):
         return f"leaky {module.negative_slope}"
-    return f"dropout {module.p}" if isinstance(module, nn.Dropout) else type(module).__name__.lower()
+    return (
+        f"dropout {module.p}" if isinstance(module, nn.Dropout) else type(module).__name__.lower()
+    )
 
 
 def layers(network: nn.Module) -> list[str]:
@@ -136,10 +169,14 @@ def layers(network: nn.Module) -> list[str]:
 
 
 def assert_normal(values: Tensor, mean: float, deviation: float) -> None:
-    """Values (at least a few thousand) of a normal distribution: moments, and the share beyond two deviations."""
+    """Values (at least a few thousand) of a normal distribution: moments, and the share beyond two
+    deviations.
+    """
     assert values.mean().item() == pytest.approx(mean, abs=0.1 * deviation)
     assert values.std().item() == pytest.approx(deviation, rel=0.05)
-    assert ((values - mean).abs() > 2 * deviation).float().mean().item() == pytest.approx(0.0455, rel=0.3)
+    assert ((values - mean).abs() > 2 * deviation).float().mean().item() == pytest.approx(
+        0.0455, rel=0.3
+    )
 
 
 def assert_initialised_as_dcgan(method: nn.Module) -> None:
@@ -163,21 +200,31 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     (group,) = optimizer.param_groups
     plain = type(optimizer)([torch.zeros(1)]).defaults
     implementations = ("params", "fused", "foreach", "capturable", "differentiable")
-    changes = {name: value for name, value in group.items() if name not in implementations and value != plain[name]}
+    changes = {
+        name: value
+        for name, value in group.items()
+        if name not in implementations and value != plain[name]
+    }
     return {"kind": type(optimizer).__name__, "lr": group["lr"], **changes}
 
 
 def owners(method: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
     """Networks all of whose parameters an optimizer holds; it must hold no others."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    names = {name for name, network in method.named_children() if held >= {id(p) for p in network.parameters()}}
+    names = {
+        name
+        for name, network in method.named_children()
+        if held >= {id(p) for p in network.parameters()}
+    }
     owned = {id(p) for name in names for p in getattr(method, name).parameters()}
     assert held == owned
     return {name for name in names if list(getattr(method, name).parameters())}
 
 
 def train_until_images_differ(method: Any, step: Batch) -> None:
-    """Twenty updates: the images of an untrained network are all alike in evaluation mode, whatever it is shown."""
+    """Twenty updates: the images of an untrained network are all alike in evaluation mode, whatever
+    it is shown.
+    """
     for module in method.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 0.5  # its running statistics keep up
@@ -190,11 +237,22 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 class NoSync(TorchDispatchMode):
-    """Fails where a value is asked of the device: `.item()`, `float(t)`, `if t:`, a mask index, `.nonzero()`."""
+    """Fails where a value is asked of the device: `.item()`, `float(t)`, `if t:`, a mask index,
+    `.nonzero()`.
+    """
 
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "equal")
+    FORBIDDEN = (
+        "_local_scalar_dense",
+        "nonzero",
+        "is_nonzero",
+        "masked_select",
+        "_unique2",
+        "equal",
+    )
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         name = function._schema.name.removeprefix("aten::")
         assert name not in self.FORBIDDEN, f"{name} makes the host wait for the device"
         return function(*args, **(kwargs or {}))

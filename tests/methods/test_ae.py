@@ -1,4 +1,6 @@
-"""The auto-encoder under its four names: error and corruptions against NumPy, geometry, what reaches what."""
+"""The auto-encoder under its four names: error and corruptions against NumPy, geometry, what
+reaches what.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,10 +45,14 @@ def seen_by(method: Any) -> list[Tensor]:
 def test_loss_is_the_error_against_the_clean_image(make: Make, corruption: str) -> None:
     method = make("ae", **CORRUPTIONS[corruption]).train()
     outputs: list[np.ndarray] = []
-    method.decoder.register_forward_hook(lambda m, i, o: outputs.append(o.detach().double().numpy().copy()))
+    method.decoder.register_forward_hook(
+        lambda m, i, o: outputs.append(o.detach().double().numpy().copy())
+    )
     step = batch()
     losses = method.update(step)
-    assert losses["mse"].item() == pytest.approx(((step.x.double().numpy() - outputs[0]) ** 2).mean(), rel=1e-5)
+    assert losses["mse"].item() == pytest.approx(
+        ((step.x.double().numpy() - outputs[0]) ** 2).mean(), rel=1e-5
+    )
     assert set(losses) == {"mse"}
 
 
@@ -56,7 +62,11 @@ def test_score_and_validation_loss_are_the_error_of_the_clean_image(make: Make) 
     method.eval()
     seen, x = seen_by(method), blobs(6, seed=3)
     with torch.inference_mode():
-        score, validation, x_hat = method.novelty_score(x)["mse"], method.validation_loss(x), method.reconstruct(x)
+        score, validation, x_hat = (
+            method.novelty_score(x)["mse"],
+            method.validation_loss(x),
+            method.reconstruct(x),
+        )
     assert all(torch.equal(image, x) for image in seen)
     expected = ((x - x_hat).double().numpy() ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(score, expected, rtol=1e-5)
@@ -83,7 +93,9 @@ def test_noise_has_the_configured_deviation(make: Make) -> None:
     assert noise.mean().item() == pytest.approx(0, abs=0.01)
 
 
-def test_masking_hides_its_share_of_the_pixels_in_all_channels_and_keeps_the_rest(make: Make) -> None:
+def test_masking_hides_its_share_of_the_pixels_in_all_channels_and_keeps_the_rest(
+    make: Make,
+) -> None:
     x = torch.rand(64, 3, 32, 32) + 0.5  # no pixel is 0
     found = make("ae", (3, 32, 32), masking=0.4).corrupt(x)
     hidden = found == 0
@@ -121,7 +133,9 @@ def test_squares_fall_on_every_place_alike() -> None:
 
 
 def test_corruptions_add_up(make: Make) -> None:
-    found = make("ae", noise_std=0.1, masking=0.5, context=True, crop=16).corrupt(torch.ones(64, 1, 32, 32))
+    found = make("ae", noise_std=0.1, masking=0.5, context=True, crop=16).corrupt(
+        torch.ones(64, 1, 32, 32)
+    )
     shown = found[found != 0]
     assert shown.std().item() == pytest.approx(0.1, rel=0.05)  # the noise is hidden too
     assert (found == 0).float().mean().item() == pytest.approx(0.5 + 0.5 * 0.25, abs=0.01)

@@ -1,4 +1,6 @@
-"""ALOCC against its paper: losses against NumPy, who learns from what and when, layers, signs of the scores."""
+"""ALOCC against its paper: losses against NumPy, who learns from what and when, layers, signs of
+the scores.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -61,9 +63,13 @@ def test_reported_losses_equal_numpy(method: Any) -> None:
 def test_lambda_weighs_the_reconstruction(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     method = make("alocc", w_rec=3.0, r_steps=1).train()
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     losses = {name: value.item() for name, value in method.update(batch()).items()}
-    assert minimised["reconstructor"] == pytest.approx(losses["reconstructor"] + 3 * losses["mse"], rel=1e-5)
+    assert minimised["reconstructor"] == pytest.approx(
+        losses["reconstructor"] + 3 * losses["mse"], rel=1e-5
+    )
     assert minimised["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
 
 
@@ -102,14 +108,22 @@ def test_discriminator_goes_first_then_as_many_reconstructor_steps_as_asked(
     method = make("alocc", r_steps=steps).train()
     outputs, calls = recorded(method), []
     inner = method.minimise
-    monkeypatch.setattr(method, "minimise", lambda loss, name: (calls.append(name), inner(loss, name)))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: (calls.append(name), inner(loss, name))
+    )
     method.update(batch())
     assert calls == ["discriminator"] + steps * ["reconstructor"]
     reconstructions = outputs["reconstructor"]
     assert len(reconstructions) == steps  # one pass serves D's step and R's first
     assert all(not np.array_equal(a, b) for a, b in pairwise(reconstructions))
-    counts = {name: value.item() for name, value in method.named_buffers() if name.endswith("num_batches_tracked")}
-    assert {counts[name] for name in counts if name.startswith("discriminator")} == {2}  # R's steps leave D's alone
+    counts = {
+        name: value.item()
+        for name, value in method.named_buffers()
+        if name.endswith("num_batches_tracked")
+    }
+    assert {counts[name] for name in counts if name.startswith("discriminator")} == {
+        2
+    }  # R's steps leave D's alone
     assert {counts[name] for name in counts if name.startswith("reconstructor")} == {steps}
 
 
@@ -117,23 +131,31 @@ def test_the_reconstructor_sees_noise_and_the_discriminator_the_clean_image(make
     method = make("alocc", noise_std=0.3, r_steps=2).train()
     seen: dict[str, list[Tensor]] = {name: [] for name in NETWORKS}
     for name in NETWORKS:
-        getattr(method, name).register_forward_pre_hook(lambda m, inputs, n=name: seen[n].append(inputs[0].clone()))
+        getattr(method, name).register_forward_pre_hook(
+            lambda m, inputs, n=name: seen[n].append(inputs[0].clone())
+        )
     step = batch(64)
     for _ in range(2):
         method.update(step)
     noise = [image - step.x for image in seen["reconstructor"]]
-    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])  # anew for each iteration
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(
+        noise[0], noise[2]
+    )  # anew for each iteration
     assert noise[0].std().item() == pytest.approx(0.3, rel=0.02)
     assert torch.equal(seen["discriminator"][0], step.x)
 
 
-def test_each_term_falls_when_it_is_all_that_r_minimises(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_term_falls_when_it_is_all_that_r_minimises(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for weight, name in ((0.0, "reconstructor"), (1e6, "mse")):
         method = make("alocc", w_rec=weight, lr=1e-3).train()
         for _ in range(3):
             method.update(batch())
         x = blobs(16)
-        values = [method._update_reconstructor(x, method.reconstruct(x))[name].item() for _ in range(15)]
+        values = [
+            method._update_reconstructor(x, method.reconstruct(x))[name].item() for _ in range(15)
+        ]
         assert values[-1] < 0.9 * values[0], name
 
 
@@ -161,13 +183,19 @@ def test_layers_are_the_authors(make: Make) -> None:
         for layer in getattr(method, name):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 assert layer.kernel_size == (5, 5) and layer.stride == (2, 2)
-                layer.register_forward_hook(lambda m, i, o, n=name: shapes[n].append(tuple(o.shape[1:])))
+                layer.register_forward_hook(
+                    lambda m, i, o, n=name: shapes[n].append(tuple(o.shape[1:]))
+                )
     logits = method.discriminator(method.reconstruct(torch.rand(2, 1, 28, 28)))
     down, up = [(32, 14, 14), (64, 7, 7), (128, 4, 4)], [(32, 7, 7), (16, 14, 14), (1, 28, 28)]
     assert shapes["reconstructor"] == down + up
     assert shapes["discriminator"] == [(16, 14, 14), (32, 7, 7), (64, 4, 4), (128, 2, 2)]
     assert logits.shape == (2,)
-    spread = [m.weight.std().item() for m in method.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    spread = [
+        m.weight.std().item()
+        for m in method.modules()
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+    ]
     assert spread == pytest.approx([0.02] * len(spread), rel=0.15)
 
 
@@ -196,7 +224,11 @@ def test_scores_are_minus_the_logits_and_the_clean_images_error(method: Any) -> 
         of_image = sigmoid(method.discriminator(x).double().numpy())
     assert np.ptp(probability) > 1e-3 and np.ptp(of_image) > 1e-3
     error = ((x - x_hat).double().numpy() ** 2).mean((1, 2, 3))
-    np.testing.assert_allclose(scores["d_recon"], -np.log(probability / (1 - probability)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(scores["d_x"], -np.log(of_image / (1 - of_image)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        scores["d_recon"], -np.log(probability / (1 - probability)), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        scores["d_x"], -np.log(of_image / (1 - of_image)), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(scores["mse"], error, rtol=1e-5)
     np.testing.assert_allclose(validation, error, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""AnoGAN against its paper: losses against NumPy, who learns, the search, its independence of the batch, switches."""
+"""AnoGAN against its paper: losses against NumPy, who learns, the search, its independence of the
+batch, switches.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,25 +36,37 @@ def trained(make: Make, **changes: Any) -> Any:
 def test_bce_is_binary_cross_entropy_of_the_sigmoid() -> None:
     z = np.linspace(-8, 8, 33)
     for label, probability in ((1, sigmoid(z)), (0, 1 - sigmoid(z))):
-        np.testing.assert_allclose(bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9)
+        np.testing.assert_allclose(
+            bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9
+        )
 
 
 def test_errors_are_sums() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 4))
     expected = np.abs(x - y).reshape(5, -1).sum(1)
-    np.testing.assert_allclose(absolute_error(torch.tensor(x), torch.tensor(y)).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        absolute_error(torch.tensor(x), torch.tensor(y)).numpy(), expected, rtol=1e-9
+    )
 
 
-def test_reported_and_minimised_losses_equal_numpy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reported_and_minimised_losses_equal_numpy(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("anogan").train()
     logits: list[np.ndarray] = []
     inputs: list[Tensor] = []
     points: list[Tensor] = []
-    method.discriminator.register_forward_hook(lambda m, i, output: logits.append(output.detach().double().numpy()))
-    method.discriminator.register_forward_pre_hook(lambda m, i: inputs.append(i[0].detach().clone()))
+    method.discriminator.register_forward_hook(
+        lambda m, i, output: logits.append(output.detach().double().numpy())
+    )
+    method.discriminator.register_forward_pre_hook(
+        lambda m, i: inputs.append(i[0].detach().clone())
+    )
     method.generator.register_forward_pre_hook(lambda m, i: points.append(i[0].clone()))
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     step = batch(64)
     losses = {name: value.item() for name, value in method.update(step).items()}
     real, fake, fooling = logits
@@ -66,7 +80,9 @@ def test_reported_and_minimised_losses_equal_numpy(make: Make, monkeypatch: pyte
     assert torch.equal(inputs[1], inputs[2])  # the same fakes for both steps, from one pass
     (z,) = points
     assert z.shape == (64, 8) and z.min() < -0.9 and z.max() > 0.9 and z.abs().max() <= 1
-    assert z.mean().item() == pytest.approx(0, abs=0.1) and z.var().item() == pytest.approx(1 / 3, abs=0.05)
+    assert z.mean().item() == pytest.approx(0, abs=0.1) and z.var().item() == pytest.approx(
+        1 / 3, abs=0.05
+    )
 
 
 def test_discriminator_step_changes_the_discriminator_alone(make: Make) -> None:
@@ -108,7 +124,9 @@ def test_mapping_loss_is_eq_5(make: Make, lam: float) -> None:
         found = method.mapping_loss(x, f, z)
     residual = np.abs((x - x_hat).double().numpy()).reshape(4, -1).sum(1)
     discrimination = np.abs((f - f_hat).double().numpy()).sum(1)
-    np.testing.assert_allclose(found.numpy(), (1 - lam) * residual + lam * discrimination, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.numpy(), (1 - lam) * residual + lam * discrimination, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.1, 1.0])
@@ -200,7 +218,9 @@ def test_the_start_is_the_candidate_with_the_lowest_loss(make: Make, lam: float)
     lone = make("anogan", start_candidates=1)
     assert torch.equal(lone.search(x.float(), 0), lone.starts.expand(5, -1))
     torch.manual_seed(99)
-    assert torch.equal(AnoGAN((1, 32, 32), latent_size=8).starts, lone.starts)  # no seed of a run moves it
+    assert torch.equal(
+        AnoGAN((1, 32, 32), latent_size=8).starts, lone.starts
+    )  # no seed of a run moves it
 
 
 # Scores, networks, options.
@@ -219,16 +239,24 @@ def test_scores_are_eq_6_at_the_point_found(make: Make) -> None:
     discrimination = np.abs((f - f_hat).double().numpy()).sum(1)
     np.testing.assert_allclose(scores["residual"].numpy(), residual, rtol=1e-5)
     np.testing.assert_allclose(scores["discrimination"].numpy(), discrimination, rtol=1e-5)
-    np.testing.assert_allclose(scores["novelty"].numpy(), 0.75 * residual + 0.25 * discrimination, rtol=1e-5)
+    np.testing.assert_allclose(
+        scores["novelty"].numpy(), 0.75 * residual + 0.25 * discrimination, rtol=1e-5
+    )
     torch.testing.assert_close(scores["discriminator"], -logits)
-    np.testing.assert_allclose(loss.numpy(), np.abs((x - early).numpy()).reshape(5, -1).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss.numpy(), np.abs((x - early).numpy()).reshape(5, -1).sum(1), rtol=1e-5
+    )
 
 
 def test_sizes(make: Make) -> None:
     method = AnoGAN((3, 32, 32))
     widths = [m.out_channels for m in method.generator if isinstance(m, nn.ConvTranspose2d)]
     assert widths == [128, 64, 3]
-    assert [m.out_channels for m in method.discriminator.features if isinstance(m, nn.Conv2d)] == [64, 128, 256]
+    assert [m.out_channels for m in method.discriminator.features if isinstance(m, nn.Conv2d)] == [
+        64,
+        128,
+        256,
+    ]
     assert method.discriminator.features(torch.zeros(2, 3, 32, 32)).shape == (2, 256 * 4 * 4)
     assert (method.lam, method.search_steps, method.starts.shape) == (0.1, 500, (1, 100))
 
@@ -250,7 +278,10 @@ def test_optimizers_take_their_options(make: Make) -> None:
     optimizers = make("anogan", lr=0.3, beta1=0.4).build_optimizers()
     assert set(optimizers) == set(NETWORKS)
     for optimizer in optimizers.values():
-        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (0.3, (0.4, 0.999))
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (
+            0.3,
+            (0.4, 0.999),
+        )
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:

@@ -12,7 +12,9 @@ from tests.methods.conftest import blobs
 
 
 @pytest.mark.parametrize("name", ["ocgan", "ca_entropy", "oled", "nda"])
-def test_mixed_precision_sees_the_weights_as_they_are_now(make: Callable[..., Any], name: str) -> None:
+def test_mixed_precision_sees_the_weights_as_they_are_now(
+    make: Callable[..., Any], name: str
+) -> None:
     """Many iterations inside one autocast end where as many autocasts of one iteration each end."""
     states = []
     for together in (True, False):

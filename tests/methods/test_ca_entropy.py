@@ -63,7 +63,9 @@ def entropy(h: np.ndarray) -> np.ndarray:
 def test_discriminator_learns_label_1_for_the_first_and_0_for_the_second() -> None:
     real, fake = np.random.default_rng(0).normal(size=(2, 11))
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
-    np.testing.assert_allclose(discriminator_loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        discriminator_loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9
+    )
 
 
 def test_entropy_is_eq_4_of_the_softmax() -> None:
@@ -85,7 +87,9 @@ def test_attention_is_eq_5() -> None:
     torch.manual_seed(0)
     attention = ChannelAttention(32, 8)
     x = torch.randn(3, 32, 5, 6)
-    (w1, b1), (w2, b2) = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in (*attention.mlp[::2],)]
+    (w1, b1), (w2, b2) = [
+        (m.weight.detach().numpy(), m.bias.detach().numpy()) for m in (*attention.mlp[::2],)
+    ]
     assert w1.shape == (4, 32) and w2.shape == (32, 4)  # R = 8
 
     def mlp(pooled: np.ndarray) -> np.ndarray:
@@ -93,7 +97,9 @@ def test_attention_is_eq_5() -> None:
 
     maps = x.numpy()
     weight = sigmoid(mlp(maps.mean((2, 3))) + mlp(maps.max((2, 3))))
-    np.testing.assert_allclose(attention(x).detach().numpy(), maps * weight[:, :, None, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        attention(x).detach().numpy(), maps * weight[:, :, None, None], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_attention_keeps_four_hidden_units() -> None:
@@ -111,12 +117,19 @@ def feature_difference(f: np.ndarray, f_hat: np.ndarray, norm: str) -> np.ndarra
 def test_reported_losses_equal_numpy(make: Make, norm: str, temperature: float) -> None:
     """One whole iteration: each reported loss from recorded network outputs."""
     method = make("ca_entropy", **PLAIN, feature_norm=norm, temperature=temperature).train()
-    outputs: dict[str, list[Any]] = {"encoder": [], "decoder": [], "discriminator": [], "features": []}
+    outputs: dict[str, list[Any]] = {
+        "encoder": [],
+        "decoder": [],
+        "discriminator": [],
+        "features": [],
+    }
 
     def record(name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             parts = output if isinstance(output, tuple) else (output,)
-            outputs[name].append([p.detach().double().numpy().copy() for p in parts if isinstance(p, Tensor)])
+            outputs[name].append(
+                [p.detach().double().numpy().copy() for p in parts if isinstance(p, Tensor)]
+            )
 
         return hook
 
@@ -145,7 +158,12 @@ def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPat
     """Eq. 6."""
     method = make("ca_entropy", w_adv=2.0, w_con=3.0, w_fea=5.0, w_inf=7.0).train()
     found, losses = spied_update(method, batch(), monkeypatch)
-    expected = 2 * losses["generator"] + 3 * losses["context"] + 5 * losses["feature"] + 7 * losses["entropy"]
+    expected = (
+        2 * losses["generator"]
+        + 3 * losses["context"]
+        + 5 * losses["feature"]
+        + 7 * losses["entropy"]
+    )
     assert found["generator"] == pytest.approx(expected, rel=1e-5)
     assert found["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
 
@@ -180,12 +198,20 @@ def test_a_whole_update_trains_every_parameter(method: Any) -> None:
 
 def test_batch_statistics_move_once_for_g_and_twice_for_d(method: Any) -> None:
     method.update(batch())
-    counts = {name: value.item() for name, value in method.named_buffers() if name.endswith("num_batches_tracked")}
+    counts = {
+        name: value.item()
+        for name, value in method.named_buffers()
+        if name.endswith("num_batches_tracked")
+    }
     assert {counts[name] for name in counts if not name.startswith("discriminator")} == {1}
-    assert {counts[name] for name in counts if name.startswith("discriminator")} == {2}  # x and x_hat of its own step
+    assert {counts[name] for name in counts if name.startswith("discriminator")} == {
+        2
+    }  # x and x_hat of its own step
 
 
-def test_the_generator_step_meets_the_discriminator_just_updated(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_step_meets_the_discriminator_just_updated(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     for step in ("_update_discriminator", "_update_generator"):
         inner = getattr(method, step)
@@ -199,7 +225,9 @@ def plain_iteration(method: Any, optimizers: Any, x: Tensor, noise: Tensor) -> N
     bce_logits = F.binary_cross_entropy_with_logits
     one, zero = torch.ones(len(x)), torch.zeros(len(x))
     x_hat, h = method.generate(x + noise)
-    told = bce_logits(method.discriminator(x)[0], one) + bce_logits(method.discriminator(x_hat.detach())[0], zero)
+    told = bce_logits(method.discriminator(x)[0], one) + bce_logits(
+        method.discriminator(x_hat.detach())[0], zero
+    )
     for loss, name in ((told, "discriminator"), (None, "generator")):
         if loss is None:
             discriminator = copy.deepcopy(method.discriminator)
@@ -214,7 +242,9 @@ def plain_iteration(method: Any, optimizers: Any, x: Tensor, noise: Tensor) -> N
 
 
 def test_two_iterations_are_those_of_the_equations(make: Make) -> None:
-    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a gradient."""
+    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a
+    gradient.
+    """
     method = make("ca_entropy", **PLAIN).train()
     plain = copy.deepcopy(method)
 
@@ -248,7 +278,9 @@ def generator_gradients(method: Any, x: Tensor) -> dict[str, Tensor]:
 
 
 def test_features_of_x_are_a_constant_for_the_generator(make: Make) -> None:
-    """With L_fea alone: the gradient in G is the one of a target without a graph, even where x carries one."""
+    """With L_fea alone: the gradient in G is the one of a target without a graph, even where x
+    carries one.
+    """
     method = make("ca_entropy", **PLAIN, w_adv=0.0, w_con=0.0, w_inf=0.0).train()
     x = blobs(8).requires_grad_()
     x_hat, h = method.generate(x.detach())
@@ -280,11 +312,20 @@ def test_each_image_term_trains_encoder_decoder_and_attention(make: Make, term: 
     others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
     method = make("ca_entropy", **PLAIN, **others).train()
     gradients = generator_gradients(method, blobs(16))
-    for part in ("encoder.blocks.0", "decoder.blocks.0", "encoder.blocks.0.3.mlp.2", "decoder.blocks.2.3.mlp.2"):
-        assert any(gradient.any() for name, gradient in gradients.items() if name.startswith(part)), part
+    for part in (
+        "encoder.blocks.0",
+        "decoder.blocks.0",
+        "encoder.blocks.0.3.mlp.2",
+        "decoder.blocks.2.3.mlp.2",
+    ):
+        assert any(
+            gradient.any() for name, gradient in gradients.items() if name.startswith(part)
+        ), part
 
 
-@pytest.mark.parametrize(("term", "loss"), [("w_adv", "generator"), ("w_con", "context"), ("w_fea", "feature")])
+@pytest.mark.parametrize(
+    ("term", "loss"), [("w_adv", "generator"), ("w_con", "context"), ("w_fea", "feature")]
+)
 def test_each_term_falls_when_it_is_all_that_g_minimises(make: Make, term: str, loss: str) -> None:
     others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
     method = make("ca_entropy", **PLAIN, **others, noise_std=0.0).train()
@@ -338,7 +379,9 @@ def test_the_tables_of_the_specification_are_the_defaults() -> None:
     assert method.discriminator is not None
     for layer in method.discriminator.features:
         if isinstance(layer, nn.LeakyReLU):
-            layer.register_forward_hook(lambda m, i, o: shapes["discriminator"].append(tuple(o.shape[1:])))
+            layer.register_forward_hook(
+                lambda m, i, o: shapes["discriminator"].append(tuple(o.shape[1:]))
+            )
     x_hat, h = method.generate(torch.rand(2, 1, 32, 32))
     _, f = method.discriminator(x_hat)
     down = [(64, 16, 16), (128, 8, 8), (256, 4, 4)]
@@ -349,13 +392,23 @@ def test_the_tables_of_the_specification_are_the_defaults() -> None:
     assert not any(isinstance(m, ChannelAttention) for m in method.discriminator.modules())
     for part in (*method.encoder.blocks, *method.decoder.blocks):
         assert isinstance(part[1], nn.BatchNorm2d) and isinstance(part[-1], ChannelAttention)
-    assert isinstance(method.encoder.blocks[0][2], nn.LeakyReLU) and isinstance(method.decoder.blocks[0][2], nn.ReLU)
-    spread = [m.weight.std().item() for m in method.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert isinstance(method.encoder.blocks[0][2], nn.LeakyReLU) and isinstance(
+        method.decoder.blocks[0][2], nn.ReLU
+    )
+    spread = [
+        m.weight.std().item()
+        for m in method.modules()
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+    ]
     assert spread == pytest.approx([0.02] * len(spread), rel=0.15)
 
 
 def attention(channels: int, hidden: int) -> list[str]:
-    return [f"linear {channels}>{hidden} bias=True", "relu", f"linear {hidden}>{channels} bias=True"]
+    return [
+        f"linear {channels}>{hidden} bias=True",
+        "relu",
+        f"linear {hidden}>{channels} bias=True",
+    ]
 
 
 #: What the method's docstring says of the layers, one by one, for grey images of 32 pixels.
@@ -434,13 +487,23 @@ DEFAULTS = {
 
 def test_defaults_are_those_that_the_docstring_names() -> None:
     keywords = inspect.signature(CAEntropy).parameters.values()
-    assert {option.name: option.default for option in keywords if option.name != "image_shape"} == DEFAULTS
+    assert {
+        option.name: option.default for option in keywords if option.name != "image_shape"
+    } == DEFAULTS
 
 
 def test_the_recipe_paper_is_the_papers() -> None:
     paper = recipe_options("ca_entropy", "paper", "mnist")
     given = {"lr": 1e-3, "latent_bound": "none", "feature_norm": "l2", "score_norm": "l1"}
-    of_the_code = {"latent_size": 100, "w_adv": 1.0, "w_con": 50.0, "w_fea": 1.0, "lam": 0.9, "beta1": 0.5, "R": 16}
+    of_the_code = {
+        "latent_size": 100,
+        "w_adv": 1.0,
+        "w_con": 50.0,
+        "w_fea": 1.0,
+        "lam": 0.9,
+        "beta1": 0.5,
+        "R": 16,
+    }
     expected = {**given, **of_the_code, "channels": 64, "noise_std": 0.2, "w_inf": 1.0}
     assert {name: paper["method"][name] for name in expected} == expected
     assert (paper["data"]["batch_size"], paper["protocol"]["val_fraction"]) == (64, 0.15)
@@ -459,7 +522,10 @@ def test_the_score_weighs_with_its_default_lambda() -> None:
 def test_both_optimizers_are_plain_adam_of_their_own_networks(make: Make) -> None:
     method = make("ca_entropy", lr=3e-4, beta1=0.4)
     optimizers = method.build_optimizers()
-    owned = {"generator": (method.encoder, method.decoder), "discriminator": (method.discriminator,)}
+    owned = {
+        "generator": (method.encoder, method.decoder),
+        "discriminator": (method.discriminator,),
+    }
     assert optimizers.keys() == owned.keys()
     for name, networks in owned.items():
         assert type(optimizers[name]) is torch.optim.Adam
@@ -474,7 +540,9 @@ def test_whole_map_products_are_the_convolutions_of_the_specification() -> None:
     method = CAEntropy((1, 32, 32), channels=4, latent_size=6, channel_attention=False)
     maps, h = torch.randn(3, 16, 4, 4), torch.randn(3, 6)
     down, up = method.encoder.code[1].weight, method.decoder.blocks[0][0][0].weight
-    torch.testing.assert_close(method.encoder.code(maps), F.conv2d(maps, down.view(6, 16, 4, 4)).flatten(1))
+    torch.testing.assert_close(
+        method.encoder.code(maps), F.conv2d(maps, down.view(6, 16, 4, 4)).flatten(1)
+    )
     expected = F.conv_transpose2d(h[:, :, None, None], up.T.reshape(6, 16, 4, 4))
     torch.testing.assert_close(method.decoder.blocks[0][0](h), expected)
 
@@ -492,12 +560,21 @@ def test_whole_map_products_are_the_convolutions_of_the_specification() -> None:
     ],
 )
 def test_rows_of_table_4(
-    make: Make, monkeypatch: pytest.MonkeyPatch, switches: Any, uses_entropy: bool, uses_attention: bool
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    switches: Any,
+    uses_entropy: bool,
+    uses_attention: bool,
 ) -> None:
     method = make("ca_entropy", **switches).train()
     assert any(isinstance(m, ChannelAttention) for m in method.modules()) == uses_attention
     found, losses = spied_update(method, batch(), monkeypatch)
-    expected = losses["generator"] + 50 * losses["context"] + losses["feature"] + uses_entropy * losses["entropy"]
+    expected = (
+        losses["generator"]
+        + 50 * losses["context"]
+        + losses["feature"]
+        + uses_entropy * losses["entropy"]
+    )
     assert found["generator"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -506,7 +583,11 @@ def test_rows_of_table_4(
     [
         ({"adversarial": False}, True, {"generator"}),
         ({"feature_loss": False}, True, {"feature"}),
-        ({"adversarial": False, "feature_loss": False}, False, {"generator", "feature", "discriminator"}),
+        (
+            {"adversarial": False, "feature_loss": False},
+            False,
+            {"generator", "feature", "discriminator"},
+        ),
     ],
 )
 def test_loss_switches(
@@ -515,8 +596,16 @@ def test_loss_switches(
     method = make("ca_entropy", **switches).train()
     assert (method.discriminator is not None) == judged
     found, losses = spied_update(method, batch(), monkeypatch)
-    assert set(losses) == {"discriminator", "context", "entropy", "generator", "feature", "p_max"} - absent
-    terms = 50 * losses["context"] + losses["entropy"] + losses.get("generator", 0) + losses.get("feature", 0)
+    assert (
+        set(losses)
+        == {"discriminator", "context", "entropy", "generator", "feature", "p_max"} - absent
+    )
+    terms = (
+        50 * losses["context"]
+        + losses["entropy"]
+        + losses.get("generator", 0)
+        + losses.get("feature", 0)
+    )
     assert found["generator"] == pytest.approx(terms, rel=1e-5)
     assert method.score_names == (
         ("novelty", "context", "feature", "novelty_val") if judged else ("novelty", "context")
@@ -530,7 +619,9 @@ def test_d_feature_loss_adds_the_feature_gap_to_the_discriminators_loss(
     method = make("ca_entropy", d_feature_loss=True, w_fea=3.0, feature_norm=norm).train()
     found, losses = spied_update(method, batch(), monkeypatch)
     # D was not updated in between, so both steps see the same gap.
-    assert found["discriminator"] == pytest.approx(losses["discriminator"] + 3 * losses["feature"], rel=1e-4)
+    assert found["discriminator"] == pytest.approx(
+        losses["discriminator"] + 3 * losses["feature"], rel=1e-4
+    )
 
 
 def test_without_its_switches_no_network_is_made_and_the_score_is_the_context(make: Make) -> None:
@@ -549,7 +640,9 @@ def test_skip_lets_the_encoders_maps_into_the_decoder(make: Make) -> None:
         method = make("ca_entropy", skip=skip).eval()
         h, maps = method.encoder(x)
         with torch.no_grad():
-            same = torch.equal(method.decoder(h, maps), method.decoder(h, [torch.zeros_like(m) for m in maps]))
+            same = torch.equal(
+                method.decoder(h, maps), method.decoder(h, [torch.zeros_like(m) for m in maps])
+            )
         assert same == (not skip)
     assert method.decoder.image[0].in_channels == 16
 
@@ -558,7 +651,9 @@ def test_what_the_decoder_gets(make: Make) -> None:
     for choice in ("raw", "softmax"):
         method = make("ca_entropy", **PLAIN, latent_to_decoder=choice, temperature=0.5).eval()
         seen: list[Tensor] = []
-        method.decoder.register_forward_pre_hook(lambda m, inputs, seen=seen: seen.append(inputs[0]))
+        method.decoder.register_forward_pre_hook(
+            lambda m, inputs, seen=seen: seen.append(inputs[0])
+        )
         with torch.no_grad():
             _, h = method.generate(blobs(4))
         assert torch.equal(seen[0], h if choice == "raw" else F.softmax(2 * h, 1))
@@ -566,7 +661,10 @@ def test_what_the_decoder_gets(make: Make) -> None:
 
 def test_a_code_bounded_by_tanh_cannot_become_one_hot(make: Make) -> None:
     x = blobs(16)
-    bounded, free = make("ca_entropy", **PLAIN | {"latent_bound": "tanh"}), make("ca_entropy", **PLAIN)
+    bounded, free = (
+        make("ca_entropy", **PLAIN | {"latent_bound": "tanh"}),
+        make("ca_entropy", **PLAIN),
+    )
     for method in (bounded, free):
         method.encoder.code[1].weight.data.mul_(1e6)
     h = bounded.train().embed(x)
@@ -599,7 +697,9 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Make) -> None:
 def test_the_discriminator_and_the_context_see_the_clean_image(make: Make) -> None:
     method = make("ca_entropy", noise_std=5.0).train()
     seen: list[Tensor] = []
-    method.discriminator.features.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
+    method.discriminator.features.register_forward_pre_hook(
+        lambda m, inputs: seen.append(inputs[0].clone())
+    )
     step = batch()
     method.update(step)
     assert sum(torch.equal(image, step.x) for image in seen) == 2  # D's step, and f(x) of G's
@@ -628,7 +728,10 @@ def test_published_score_is_eq_7(make: Make, norm: str, feature_norm: str) -> No
         scores = {name: column.double().numpy() for name, column in method.novelty_score(x).items()}
         x_hat, _ = method.generate(x)  # no noise
         assert (method.generate(x + 0.2 * torch.randn_like(x))[0] - x_hat).abs().mean() > 1e-3
-        f, f_hat = method.discriminator(x)[1].double().numpy(), method.discriminator(x_hat)[1].double().numpy()
+        f, f_hat = (
+            method.discriminator(x)[1].double().numpy(),
+            method.discriminator(x_hat)[1].double().numpy(),
+        )
         validation = method.validation_loss(x).double().numpy()
     difference = (x.double() - x_hat.double()).flatten(1).numpy()
     context = np.abs(difference).mean(1) if norm == "l1" else (difference**2).mean(1)
@@ -636,7 +739,9 @@ def test_published_score_is_eq_7(make: Make, norm: str, feature_norm: str) -> No
     np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
     np.testing.assert_allclose(scores["feature"], feature, rtol=1e-4)
     np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * feature, rtol=1e-4)
-    np.testing.assert_allclose(validation, np.abs(difference).mean(1), rtol=1e-5)  # eq. 2, whatever the score's norm
+    np.testing.assert_allclose(
+        validation, np.abs(difference).mean(1), rtol=1e-5
+    )  # eq. 2, whatever the score's norm
 
 
 def test_combined_score_divides_by_the_held_out_inliers(make: Make) -> None:
@@ -644,7 +749,9 @@ def test_combined_score_divides_by_the_held_out_inliers(make: Make) -> None:
     test = {"context": torch.tensor([1.0, 4.0]), "feature": torch.tensor([30.0, 60.0])}
     val = {"context": torch.tensor([1.0, 3.0]), "feature": torch.tensor([10.0, 10.0, 10.0])}
     combined = method.combine_scores(test, val)
-    assert combined["novelty_val"].tolist() == pytest.approx([0.25 * 0.5 + 0.75 * 3, 0.25 * 2 + 0.75 * 6])
+    assert combined["novelty_val"].tolist() == pytest.approx(
+        [0.25 * 0.5 + 0.75 * 3, 0.25 * 2 + 0.75 * 6]
+    )
     assert method.combine_scores(test, {name: column[:0] for name, column in val.items()}) == {}
     assert method.combine_scores(test, {}) == {}
 
@@ -657,7 +764,9 @@ def test_the_effect_of_the_entropy_is_measured_on_clean_images(make: Make) -> No
     inliers, outliers = blobs(520, seed=1), blobs(3, seed=2, bars=True)
     with torch.no_grad():
         h, h_out = (method.embed(x).double().numpy() for x in (inliers, outliers))
-        scores = {name: column.double().numpy() for name, column in method.novelty_score(inliers).items()}
+        scores = {
+            name: column.double().numpy() for name, column in method.novelty_score(inliers).items()
+        }
     expected = {
         "entropy_inliers": entropy(2 * h).mean(),
         "p_max_inliers": softmax(2 * h).max(1).mean(),
@@ -667,7 +776,9 @@ def test_the_effect_of_the_entropy_is_measured_on_clean_images(make: Make) -> No
     }
     assert method.extra_metrics(inliers, outliers) == pytest.approx(expected, rel=1e-4)
     alone = make("ca_entropy", adversarial=False, feature_loss=False).eval()
-    assert alone.extra_metrics(inliers, outliers).keys() == expected.keys() - {"context_share_inliers"}
+    assert alone.extra_metrics(inliers, outliers).keys() == expected.keys() - {
+        "context_share_inliers"
+    }
 
 
 # Precision.
@@ -682,7 +793,10 @@ def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
             losses = [method.update(batch()) for _ in range(4)]
         assert all(loss.dtype == torch.float32 for loss in losses[-1].values())
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append({name: loss.item() for name, loss in losses[0].items()} | {"last": losses[-1]["context"].item()})
+        found.append(
+            {name: loss.item() for name, loss in losses[0].items()}
+            | {"last": losses[-1]["context"].item()}
+        )
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=0.05, abs=1e-3), name
 

@@ -40,7 +40,9 @@ def test_config_holds_every_keyword_with_its_default(name: str) -> None:
     config = method_config(name)
     parameters = inspect.signature(find_method(config["_target_"])).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert {key: value for key, value in config.items() if key not in ("name", "_target_", "primary")} == defaults
+    assert {
+        key: value for key, value in config.items() if key not in ("name", "_target_", "primary")
+    } == defaults
     assert config["name"] == name
     assert config["_target_"].startswith(f"noveltylab.methods.{name}.")
 
@@ -155,7 +157,10 @@ def test_a_diagnosis_leaves_the_method_as_it_was(make: Make, name: str) -> None:
 def test_rows_of_pictures_have_images_of_one_size(make: Make, name: str) -> None:
     """Repeatable, and whatever is random in them leaves no trace."""
     method = trained(make, name)
-    images = [((part + 1) * 127.5).to(torch.uint8) for part in (blobs(64)[:6], blobs(6, seed=1), blobs(6, bars=True))]
+    images = [
+        ((part + 1) * 127.5).to(torch.uint8)
+        for part in (blobs(64)[:6], blobs(6, seed=1), blobs(6, bars=True))
+    ]
     preprocess = Preprocess().fit(images[0])
     for title, stack in explanations(method, preprocess, images[1]).items():
         assert len(stack) == 6, title

@@ -1,4 +1,6 @@
-"""Deep SVDD against its paper: objectives, centre and radius against NumPy, the two phases, the network's properties."""
+"""Deep SVDD against its paper: objectives, centre and radius against NumPy, the two phases, the
+network's properties.
+"""
 
 import math
 from collections.abc import Callable
@@ -25,7 +27,8 @@ from noveltylab.methods.deep_svdd import (
 )
 from tests.methods.conftest import NoSync, blobs, changed, layers, owners, settings, states
 
-#: Patches that the dictionary of first filters is learned from here, where 10,000 would take a second.
+#: Patches that the dictionary of first filters is learned from here, where 10,000 would take a
+#: second.
 PATCHES = 400
 
 Make = Callable[..., Any]
@@ -98,7 +101,9 @@ def test_radius_is_the_quantile_that_minimises_eq_3(nu: float) -> None:
     distance = np.random.default_rng(1).gamma(2.0, size=201)
     radius = quantile_radius(torch.tensor(distance), nu).item()
     assert radius == pytest.approx(np.quantile(np.sqrt(distance), 1 - nu), rel=1e-6)
-    assert (np.sqrt(distance) > radius + 1e-9).mean() <= nu  # proposition 4: at most a share nu lies outside
+    assert (
+        np.sqrt(distance) > radius + 1e-9
+    ).mean() <= nu  # proposition 4: at most a share nu lies outside
 
     def objective(r: float) -> float:
         return float(r**2 + np.maximum(0, distance - r**2).mean() / nu)
@@ -120,7 +125,9 @@ def test_centre_is_that_of_an_initial_pass_in_evaluation_mode(make: Make) -> Non
                 module.running_var.fill_(4.0)
     method.train()
     method.prepare(blobs(1100))  # more than one block of the pass
-    np.testing.assert_allclose(method.centre, expected_centre(codes(method, blobs(1100))), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        method.centre, expected_centre(codes(method, blobs(1100))), rtol=1e-4, atol=1e-6
+    )
     assert method.encoder.training
 
 
@@ -130,7 +137,9 @@ def test_centre_is_that_of_an_initial_pass_in_evaluation_mode(make: Make) -> Non
 def test_pretraining_changes_both_networks_by_the_reconstruction_alone(make: Make) -> None:
     method = prepared(make)
     outputs: list[np.ndarray] = []
-    method.decoder.register_forward_hook(lambda m, i, o: outputs.append(o.detach().double().numpy().copy()))
+    method.decoder.register_forward_hook(
+        lambda m, i, o: outputs.append(o.detach().double().numpy().copy())
+    )
     before, centre, step = states(method, NETWORKS), method.centre.clone(), batch()
     losses = method.update(step)
     assert changed(before, method) == {"encoder", "decoder"}
@@ -170,7 +179,9 @@ def test_the_centre_is_placed_again_by_the_pretrained_encoder_and_only_once(make
     assert method.images is None  # no longer needed
 
 
-def test_without_pretraining_the_first_step_is_deep_svdds_around_the_initial_centre(make: Make) -> None:
+def test_without_pretraining_the_first_step_is_deep_svdds_around_the_initial_centre(
+    make: Make,
+) -> None:
     method = prepared(make, pretrain=0.0)
     initial = method.centre.clone()
     before = states(method, NETWORKS)
@@ -182,7 +193,9 @@ def test_without_pretraining_the_first_step_is_deep_svdds_around_the_initial_cen
 def test_one_class_loss_equals_numpy(make: Make) -> None:
     method = prepared(make, pretrain=0.0)
     outputs: list[np.ndarray] = []
-    method.encoder.register_forward_hook(lambda m, i, o: outputs.append(o.detach().double().numpy().copy()))
+    method.encoder.register_forward_hook(
+        lambda m, i, o: outputs.append(o.detach().double().numpy().copy())
+    )
     losses = method.update(batch())
     expected = ((outputs[0] - method.centre.double().numpy()) ** 2).sum(1).mean()
     assert losses["loss"].item() == losses["distance"].item() == pytest.approx(expected, rel=1e-5)
@@ -191,13 +204,17 @@ def test_one_class_loss_equals_numpy(make: Make) -> None:
 def test_soft_boundary_loss_equals_numpy(make: Make) -> None:
     method = prepared(make, **SOFT, nu=0.25)
     outputs: list[np.ndarray] = []
-    method.encoder.register_forward_hook(lambda m, i, o: outputs.append(o.detach().double().numpy().copy()))
+    method.encoder.register_forward_hook(
+        lambda m, i, o: outputs.append(o.detach().double().numpy().copy())
+    )
     losses = {name: value.item() for name, value in method.update(batch()).items()}
     distance = ((outputs[0] - method.centre.double().numpy()) ** 2).sum(1)
     squared = losses["radius"] ** 2
     assert losses["radius"] > 0
     assert losses["distance"] == pytest.approx(distance.mean(), rel=1e-5)
-    assert losses["loss"] == pytest.approx(squared + np.maximum(0, distance - squared).mean() / 0.25, rel=1e-5)
+    assert losses["loss"] == pytest.approx(
+        squared + np.maximum(0, distance - squared).mean() / 0.25, rel=1e-5
+    )
 
 
 def test_radius_is_set_before_every_epoch_from_the_distances_last_met(make: Make) -> None:
@@ -205,7 +222,9 @@ def test_radius_is_set_before_every_epoch_from_the_distances_last_met(make: Make
     initial = ((codes(method, blobs(64)) - method.centre.double().numpy()) ** 2).sum(1)
     met = initial.copy()
     outputs: list[np.ndarray] = []
-    method.encoder.register_forward_hook(lambda m, i, o: outputs.append(o.detach().double().numpy().copy()))
+    method.encoder.register_forward_hook(
+        lambda m, i, o: outputs.append(o.detach().double().numpy().copy())
+    )
     for epoch in range(2):
         method.progress = epoch / 2
         expected = np.quantile(np.sqrt(met), 0.8)
@@ -307,7 +326,9 @@ def test_score_and_validation_loss_are_eq_5_and_the_objective(make: Make, object
     assert (squared > 0) == (objective == "soft-boundary")
     np.testing.assert_allclose(score, distance - squared, rtol=1e-4, atol=1e-5)
     soft = squared + np.maximum(0, distance - squared) / 0.3
-    np.testing.assert_allclose(validation, soft if objective == "soft-boundary" else distance, rtol=1e-4)
+    np.testing.assert_allclose(
+        validation, soft if objective == "soft-boundary" else distance, rtol=1e-4
+    )
     np.testing.assert_allclose(method.embed(x).detach(), codes(method, x), rtol=1e-5, atol=1e-6)
 
 
@@ -321,8 +342,12 @@ def test_no_epoch_of_pretraining_can_be_selected(make: Make) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": "learned", "first_filters": "dictionary"}])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make, options: dict[str, Any]) -> None:
-    """What the checkpoint holds is enough in either phase; `prepare` runs again before it is loaded."""
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    make: Make, options: dict[str, Any]
+) -> None:
+    """What the checkpoint holds is enough in either phase; `prepare` runs again before it is
+    loaded.
+    """
 
     def epochs(method: Any, numbers: range) -> None:
         for epoch in numbers:
@@ -332,7 +357,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make, options: d
                 method.update(batch(32, start))
 
     for cut in (2, 3, 5):  # in pretraining, at its end, after it
-        whole, first, second = (prepared(make, objective="soft-boundary", warm_up=0.0, **options) for _ in range(3))
+        whole, first, second = (
+            prepared(make, objective="soft-boundary", warm_up=0.0, **options) for _ in range(3)
+        )
         epochs(whole, range(6))
         epochs(first, range(cut))
         checkpoint: dict[str, Any] = {}
@@ -351,12 +378,16 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make: Make, options: d
 
 
 @pytest.mark.parametrize("architecture", ["mnist", "cifar10"])
-def test_no_bias_and_no_bounded_activation_between_image_and_code(make: Make, architecture: str) -> None:
+def test_no_bias_and_no_bounded_activation_between_image_and_code(
+    make: Make, architecture: str
+) -> None:
     method = make("deep_svdd", (3, 32, 32), architecture=architecture)
     allowed = (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU, nn.MaxPool2d, nn.Flatten, nn.Linear)
     assert all(isinstance(module, allowed) for module in method.encoder)
     assert all(getattr(module, "bias", None) is None for module in method.modules())
-    assert all(module.weight is None for module in method.modules() if isinstance(module, nn.BatchNorm2d))
+    assert all(
+        module.weight is None for module in method.modules() if isinstance(module, nn.BatchNorm2d)
+    )
     x = torch.rand(2, 3, 32, 32)
     small, large = (method.eval().embed(scale * x) for scale in (1.0, 1000.0))
     torch.testing.assert_close(large, 1000 * small, rtol=1e-4, atol=1e-3)  # neither shift nor bound
@@ -370,7 +401,13 @@ LAYERS = {
         *["flatten", "linear 196>32 bias=False"],
     ],
     "decoder": [
-        *["norm 32 eps0.0001 fixed", "linear 32>196 bias=False", "unflatten", "leaky 0.01", "upsample"],
+        *[
+            "norm 32 eps0.0001 fixed",
+            "linear 32>196 bias=False",
+            "unflatten",
+            "leaky 0.01",
+            "upsample",
+        ],
         *["up 4>8 k5 s1 p2 bias=False", "norm 8 eps0.0001 fixed", "leaky 0.01", "upsample"],
         *["up 8>1 k5 s1 p2 bias=False"],
     ],
@@ -401,7 +438,9 @@ def test_both_optimizers_are_plain_adam(make: Make) -> None:
         ((1, 24, 24), "cifar10", [(32, 24, 24), (64, 12, 12), (128, 6, 6)], 128),
     ],
 )
-def test_layers_are_section_4_1(make: Make, shape: Any, architecture: str, maps: Any, latent: int) -> None:
+def test_layers_are_section_4_1(
+    make: Make, shape: Any, architecture: str, maps: Any, latent: int
+) -> None:
     method = make("deep_svdd", shape, architecture=architecture).eval()
     found: list[tuple[int, ...]] = []
     for module in method.encoder:
@@ -416,9 +455,13 @@ def test_layers_are_section_4_1(make: Make, shape: Any, architecture: str, maps:
 
 
 def test_sizes_that_do_not_halve_are_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"data\.size=30: method\.architecture=mnist takes a multiple of 4"):
+    with pytest.raises(
+        ValueError, match=r"data\.size=30: method\.architecture=mnist takes a multiple of 4"
+    ):
         make("deep_svdd", (1, 30, 30))
-    with pytest.raises(ValueError, match=r"data\.size=28: method\.architecture=cifar10 takes a multiple of 8"):
+    with pytest.raises(
+        ValueError, match=r"data\.size=28: method\.architecture=cifar10 takes a multiple of 8"
+    ):
         make("deep_svdd", (3, 28, 28))
 
 
@@ -466,7 +509,10 @@ def test_learned_batch_norm_scales_and_shifts(make: Make, training: bool) -> Non
     shuffle_norms(method)
     x = textures(6)
     expected = x.double().numpy()
-    for convolution, norm in ((method.encoder[0], method.encoder[1]), (method.encoder[4], method.encoder[5])):
+    for convolution, norm in (
+        (method.encoder[0], method.encoder[1]),
+        (method.encoder[4], method.encoder[5]),
+    ):
         maps = leaky(normalised(correlated(expected, convolution.weight, 2), norm, training))
         count, channels, height, width = maps.shape
         expected = maps.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))
@@ -477,14 +523,22 @@ def test_learned_batch_norm_scales_and_shifts(make: Make, training: bool) -> Non
 
 
 def test_scales_decay_while_pretraining_and_shifts_never(make: Make) -> None:
-    """The first code's penalties: all that Lasagne calls regularizable, then the layers' weights alone."""
+    """The first code's penalties: all that Lasagne calls regularizable, then the layers' weights
+    alone.
+    """
     method = make("deep_svdd", batch_norm="learned", weight_decay=1e-6, ae_weight_decay=1e-3)
     names = {id(parameter): name for name, parameter in method.named_parameters()}
-    norms = {name for name, module in method.named_modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)}
+    norms = {
+        name
+        for name, module in method.named_modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    }
     for optimizer, decay in (("autoencoder", 1e-3), ("encoder", 1e-6)):
         met = {}
         for group in method.build_optimizers()[optimizer].param_groups:
-            met.update({names[id(parameter)]: group["weight_decay"] for parameter in group["params"]})
+            met.update(
+                {names[id(parameter)]: group["weight_decay"] for parameter in group["params"]}
+            )
         assert len(met) == len(dict(method.named_parameters())) or optimizer == "encoder"
         for name, value in met.items():
             module, _, kind = name.rpartition(".")
@@ -493,16 +547,18 @@ def test_scales_decay_while_pretraining_and_shifts_never(make: Make) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_first_filters_are_atoms_of_standardised_patches_turned_by_180_degrees(channels: int) -> None:
+def test_first_filters_are_atoms_of_standardised_patches_turned_by_180_degrees(
+    channels: int,
+) -> None:
     images = textures(40, channels)
     filters = dictionary_filters(images, 8, 5, seed=3)
     # the same draws, taken one patch at a time
     random = np.random.default_rng(3)
     drawn = images.numpy()[random.choice(40, 40, replace=False)]
     places = [random.integers(limit, size=PATCHES) for limit in (40, 24, 24)]
-    patches = np.stack([drawn[n, :, i : i + 5, j : j + 5].ravel() for n, i, j in zip(*places, strict=True)]).astype(
-        float
-    )
+    patches = np.stack(
+        [drawn[n, :, i : i + 5, j : j + 5].ravel() for n, i, j in zip(*places, strict=True)]
+    ).astype(float)
     patches = (patches - patches.mean(0)) / patches.std(0)
     learner = MiniBatchDictionaryLearning(
         8, alpha=1, max_iter=1, batch_size=10, tol=0, max_no_improvement=None, random_state=3
@@ -531,7 +587,9 @@ def test_first_filters_are_set_before_the_centre_and_default_ones_draw_nothing(m
     torch.manual_seed(7)
     method.prepare(textures(64))
     assert torch.equal(method.encoder[0].weight, dictionary_filters(textures(64), 8, 5, seed))
-    np.testing.assert_allclose(method.centre, expected_centre(codes(method, textures(64))), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        method.centre, expected_centre(codes(method, textures(64))), rtol=1e-4, atol=1e-6
+    )
     before = torch.get_rng_state()
     make("deep_svdd", (1, 28, 28)).prepare(textures(64))
     torch.manual_seed(0)
@@ -542,7 +600,9 @@ def test_first_filters_are_set_before_the_centre_and_default_ones_draw_nothing(m
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("option", "gain"), [("all", math.sqrt(2 / 1.0001)), ("convolutions", 1.0)])
+@pytest.mark.parametrize(
+    ("option", "gain"), [("all", math.sqrt(2 / 1.0001)), ("convolutions", 1.0)]
+)
 def test_glorot_weights_and_their_gain(make: Make, option: str, gain: float) -> None:
     method = make("deep_svdd", (3, 32, 32), glorot_gain=option)
     for module in method.modules():
@@ -554,7 +614,9 @@ def test_glorot_weights_and_their_gain(make: Make, option: str, gain: float) -> 
         assert 0.99 * bound < module.weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize(("shape", "architecture"), [((1, 28, 28), "mnist"), ((3, 32, 32), "cifar10")])
+@pytest.mark.parametrize(
+    ("shape", "architecture"), [((1, 28, 28), "mnist"), ((3, 32, 32), "cifar10")]
+)
 def test_the_squeezed_decoder_is_the_authors(make: Make, shape: Any, architecture: str) -> None:
     method = make("deep_svdd", shape, decoder="squeezed", batch_norm="learned").eval()
     shuffle_norms(method)
@@ -576,9 +638,13 @@ def test_the_squeezed_decoder_is_the_authors(make: Make, shape: Any, architectur
 
 
 def test_the_squeezed_decoder_refuses_other_sizes(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"data\.size=32: method\.decoder=squeezed .*=mnist takes 28"):
+    with pytest.raises(
+        ValueError, match=r"data\.size=32: method\.decoder=squeezed .*=mnist takes 28"
+    ):
         make("deep_svdd", (1, 32, 32), decoder="squeezed")
-    with pytest.raises(ValueError, match=r"data\.size=40: method\.decoder=squeezed .*=cifar10 takes 32"):
+    with pytest.raises(
+        ValueError, match=r"data\.size=40: method\.decoder=squeezed .*=cifar10 takes 32"
+    ):
         make("deep_svdd", (3, 40, 40), decoder="squeezed")
 
 

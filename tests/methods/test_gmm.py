@@ -1,4 +1,6 @@
-"""The mixture's density against scikit-learn and SciPy; the number of Gaussians by held-out inliers."""
+"""The mixture's density against scikit-learn and SciPy; the number of Gaussians by held-out
+inliers.
+"""
 
 from collections.abc import Callable
 
@@ -40,8 +42,12 @@ def test_equals_scikit_learn(make: Make, covariance: str) -> None:
     # signs of eigenvectors are free, and the start of the mixture hangs on them: take ours
     codes = (flat - method.mean.numpy()) @ method.basis.numpy()
     np.testing.assert_allclose(np.abs(codes), np.abs(pca.transform(flat) / scale), atol=1e-8)
-    mixture = GaussianMixture(3, covariance_type=covariance, max_iter=300, random_state=method.seed).fit(codes)
-    expected = mixture.score_samples((x.flatten(1).double().numpy() - method.mean.numpy()) @ method.basis.numpy())
+    mixture = GaussianMixture(
+        3, covariance_type=covariance, max_iter=300, random_state=method.seed
+    ).fit(codes)
+    expected = mixture.score_samples(
+        (x.flatten(1).double().numpy() - method.mean.numpy()) @ method.basis.numpy()
+    )
     np.testing.assert_allclose(-method.novelty_score(x)["nll"].numpy(), expected, rtol=1e-9)
 
 
@@ -52,8 +58,12 @@ def test_density_is_that_of_the_kept_gaussians(make: Make) -> None:
     parts = []
     for weight, mean, whitener in zip(method.weights, method.means, method.whiteners, strict=True):
         covariance = np.linalg.inv((whitener @ whitener.T).numpy())
-        parts.append(float(weight.log()) + multivariate_normal(mean.numpy(), covariance).logpdf(codes))
-    np.testing.assert_allclose(-method.novelty_score(x)["nll"].numpy(), logsumexp(parts, axis=0), rtol=1e-8)
+        parts.append(
+            float(weight.log()) + multivariate_normal(mean.numpy(), covariance).logpdf(codes)
+        )
+    np.testing.assert_allclose(
+        -method.novelty_score(x)["nll"].numpy(), logsumexp(parts, axis=0), rtol=1e-8
+    )
 
 
 def test_what_lies_outside_the_principal_subspace_does_not_count(make: Make) -> None:
@@ -62,7 +72,9 @@ def test_what_lies_outside_the_principal_subspace_does_not_count(make: Make) -> 
     away = torch.randn(20, dtype=torch.float64)
     away -= method.basis @ torch.linalg.lstsq(method.basis, away[:, None]).solution[:, 0]
     moved = x.double() + 50 * away
-    torch.testing.assert_close(method.novelty_score(moved)["nll"], method.novelty_score(x)["nll"], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(
+        method.novelty_score(moved)["nll"], method.novelty_score(x)["nll"], rtol=1e-6, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -73,7 +85,9 @@ def test_as_many_gaussians_as_held_out_inliers_are_likeliest_under(make: Make, g
     codes = (train.flatten(1).double().numpy() - method.mean.numpy()) @ method.basis.numpy()
     held = np.arange(400) % 5 == 4
     likelihood = {
-        count: GaussianMixture(count, random_state=method.seed, max_iter=300).fit(codes[~held]).score(codes[held])
+        count: GaussianMixture(count, random_state=method.seed, max_iter=300)
+        .fit(codes[~held])
+        .score(codes[held])
         for count in (1, 2, 4, 8)
     }
     assert max(likelihood, key=likelihood.__getitem__) == groups
@@ -87,5 +101,7 @@ def test_few_images_get_one_gaussian() -> None:
 def test_too_few_images_and_too_many_gaussians(make: Make) -> None:
     with pytest.raises(ValueError, match="gmm needs 10 training images at least, here are 9"):
         fitted(make, clusters(9, 0))
-    with pytest.raises(ValueError, match=r"method\.components=11: more than the 10 training images"):
+    with pytest.raises(
+        ValueError, match=r"method\.components=11: more than the 10 training images"
+    ):
         fitted(make, clusters(10, 0), components=11)

@@ -28,7 +28,9 @@ def fitted(make: Make, train: Tensor, **options: object) -> Method:
 def test_equals_scikit_learn(make: Make, count: int, samples: int) -> None:
     train, x = noise(count, 0), torch.cat([noise(50, 1), 4 * noise(10, 2)])
     method = fitted(make, train, trees=25, samples=samples)
-    forest = IsolationForest(n_estimators=25, max_samples=min(samples, count), random_state=method.seed)
+    forest = IsolationForest(
+        n_estimators=25, max_samples=min(samples, count), random_state=method.seed
+    )
     expected = -forest.fit(train.flatten(1).numpy()).score_samples(x.flatten(1).numpy())
     np.testing.assert_allclose(method.novelty_score(x)["isolation"].numpy(), expected, rtol=1e-12)
 

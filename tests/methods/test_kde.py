@@ -1,4 +1,6 @@
-"""The exact density against float64 NumPy, scikit-learn's failure, and the bandwidth from inliers alone."""
+"""The exact density against float64 NumPy, scikit-learn's failure, and the bandwidth from inliers
+alone.
+"""
 
 from collections.abc import Callable
 
@@ -20,7 +22,9 @@ Array = NDArray[np.float64]
 def numpy_log_density(x: Array, train: Array, bandwidth: float) -> Array:
     """Differences image by image; logaddexp one kernel after the other."""
     normaliser = np.log(len(train)) + train.shape[1] / 2 * np.log(2 * np.pi * bandwidth**2)
-    found = [np.logaddexp.reduce(-((train - image) ** 2).sum(1) / (2 * bandwidth**2)) for image in x]
+    found = [
+        np.logaddexp.reduce(-((train - image) ** 2).sum(1) / (2 * bandwidth**2)) for image in x
+    ]
     return np.array(found) - normaliser
 
 
@@ -28,7 +32,12 @@ def leave_one_out(train: Array, bandwidth: float, rows: list[int] | None = None)
     rows = list(range(len(train))) if rows is None else rows
     others = [np.delete(train, row, axis=0) for row in rows]
     return float(
-        np.mean([numpy_log_density(train[[row]], rest, bandwidth) for row, rest in zip(rows, others, strict=True)])
+        np.mean(
+            [
+                numpy_log_density(train[[row]], rest, bandwidth)
+                for row, rest in zip(rows, others, strict=True)
+            ]
+        )
     )
 
 
@@ -48,7 +57,9 @@ def nll(method: Method, x: Array) -> Array:
 
 @pytest.mark.parametrize("bandwidth", [0.2, 1.0, 20.0])
 @pytest.mark.parametrize("pixels", [2, 784])
-def test_equals_numpy(make: Make, monkeypatch: pytest.MonkeyPatch, bandwidth: float, pixels: int) -> None:
+def test_equals_numpy(
+    make: Make, monkeypatch: pytest.MonkeyPatch, bandwidth: float, pixels: int
+) -> None:
     train, x = uniform(300, pixels, 0), uniform(20, pixels, 1)
     expected = numpy_log_density(x, train, bandwidth)
     method = fitted(make, train, bandwidth=bandwidth)
@@ -58,7 +69,9 @@ def test_equals_numpy(make: Make, monkeypatch: pytest.MonkeyPatch, bandwidth: fl
 
 
 def test_scikit_learn_is_wrong_in_784_dimensions_and_right_in_two(make: Make) -> None:
-    """Why the density is computed here; if this fails, scikit-learn has been mended and the docstring is out of date."""
+    """Why the density is computed here; if this fails, scikit-learn has been mended and the
+    docstring is out of date.
+    """
     for pixels, lowest, highest in ((2, 0.0, 1e-8), (784, 10.0, 100.0)):
         train, x = uniform(500, pixels, 0), uniform(50, pixels, 1)
         theirs = KernelDensity(bandwidth=1.0).fit(train).score_samples(x)
@@ -69,22 +82,30 @@ def test_scikit_learn_is_wrong_in_784_dimensions_and_right_in_two(make: Make) ->
 
 def test_bandwidth_is_the_likeliest_for_inliers_left_out(make: Make) -> None:
     train = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32).astype(float)
-    best = minimize_scalar(lambda h: -leave_one_out(train, np.exp(h)), bounds=(-3, 2), method="bounded")
+    best = minimize_scalar(
+        lambda h: -leave_one_out(train, np.exp(h)), bounds=(-3, 2), method="bounded"
+    )
     method = fitted(make, train)
     assert float(method.bandwidth) == pytest.approx(np.exp(best.x), rel=1e-3)
 
 
-def test_of_many_images_an_even_choice_votes_against_all(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_images_an_even_choice_votes_against_all(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kde, "VOTERS", 4)
     monkeypatch.setattr(kde, "BLOCK", 11)
     train = np.random.default_rng(1).normal(size=(61, 6)).astype(np.float32).astype(float)
     rows = [0, 20, 40, 60]
-    best = minimize_scalar(lambda h: -leave_one_out(train, np.exp(h), rows), bounds=(-3, 2), method="bounded")
+    best = minimize_scalar(
+        lambda h: -leave_one_out(train, np.exp(h), rows), bounds=(-3, 2), method="bounded"
+    )
     assert float(fitted(make, train).bandwidth) == pytest.approx(np.exp(best.x), rel=1e-3)
 
 
 def test_bandwidth_uses_inliers_only(make: Make) -> None:
-    """It stands after `prepare`, which sees nothing but training inliers, and no scored image moves it."""
+    """It stands after `prepare`, which sees nothing but training inliers, and no scored image moves
+    it.
+    """
     method = make("kde")
     method.prepare(blobs(40))
     chosen = method.bandwidth.clone()
@@ -103,9 +124,12 @@ def test_copies_of_an_image_do_not_shrink_the_bandwidth_to_nothing(make: Make) -
 
 
 @pytest.mark.parametrize(
-    ("count", "message"), [(1, "needs two training images"), (5, "all training images are the same")]
+    ("count", "message"),
+    [(1, "needs two training images"), (5, "all training images are the same")],
 )
 def test_bandwidth_cannot_be_chosen(make: Make, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fitted(make, np.full((count, 3), 0.5))
-    assert np.isfinite(nll(fitted(make, np.full((count, 3), 0.5), bandwidth=2.0), np.zeros((1, 3)))).all()
+    assert np.isfinite(
+        nll(fitted(make, np.full((count, 3), 0.5), bandwidth=2.0), np.zeros((1, 3)))
+    ).all()

@@ -1,4 +1,6 @@
-"""Training helps, on real images: the bundled digits, each method against its own untrained network."""
+"""Training helps, on real images: the bundled digits, each method against its own untrained
+network.
+"""
 
 from collections.abc import Callable
 
@@ -12,9 +14,11 @@ from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.metrics import evaluate
 from tests.methods.conftest import METHODS, method_config
 
-#: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, and ALOCC's score of D swings
+#: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, and ALOCC's
+#: score of D swings
 MARGIN = {"deep_svdd": 0.02, "alocc": 0.1}
-#: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is in the contract)
+#: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is
+#: in the contract)
 QUICK = {"ocgan", "ca_entropy", "oled", "nda", "ae"}
 ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
 
@@ -23,7 +27,15 @@ def digits(inlier: int, seed: int) -> NoveltyData:
     samples = load("digits", None, True, False)
     parts = split("p1", samples.labels, None, inlier, seed=seed, val_fraction=0.1)
     return NoveltyData(
-        samples, parts, inlier, size=32, contrast="none", subtract_mean=False, batch_size=16, seed=seed, chunk=1
+        samples,
+        parts,
+        inlier,
+        size=32,
+        contrast="none",
+        subtract_mean=False,
+        batch_size=16,
+        seed=seed,
+        chunk=1,
     )
 
 
@@ -33,7 +45,8 @@ def auroc(method: Method, data: NoveltyData, score: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ITERATIVE]
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ITERATIVE],
 )
 def test_training_helps(make: Callable[..., Method], name: str) -> None:
     check_gain(make, name, seeds=range(1))

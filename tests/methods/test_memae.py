@@ -1,4 +1,6 @@
-"""MemAE against its paper: addressing, shrinkage and losses by hand, who learns, switches, the loss of precision."""
+"""MemAE against its paper: addressing, shrinkage and losses by hand, who learns, switches, the loss
+of precision.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +23,9 @@ def batch(count: int = 16, shape: tuple[int, int, int] = (1, 32, 32)) -> Batch:
     return Batch(blobs(count, shape), torch.arange(count))
 
 
-def numpy_weights(z: np.ndarray, items: np.ndarray, similarity: str, threshold: float) -> np.ndarray:
+def numpy_weights(
+    z: np.ndarray, items: np.ndarray, similarity: str, threshold: float
+) -> np.ndarray:
     """Eqs. 4 to 7 and the normalisation, one query and one item at a time."""
     rows = []
     for query in z:
@@ -54,7 +58,9 @@ def test_memory_by_hand(similarity: str, shrinkage: float) -> None:
 
 def test_shrinkage_of_known_weights() -> None:
     weights = torch.tensor([[0.5, 0.3, 0.2], [0.34, 0.33, 0.33]], dtype=torch.float64)
-    np.testing.assert_allclose(shrink(weights, 0.25).numpy(), [[0.625, 0.375, 0], [0.34, 0.33, 0.33]], rtol=1e-9)
+    np.testing.assert_allclose(
+        shrink(weights, 0.25).numpy(), [[0.625, 0.375, 0], [0.34, 0.33, 0.33]], rtol=1e-9
+    )
     np.testing.assert_allclose(shrink(weights, 0.335).numpy(), [[1, 0, 0], [1, 0, 0]], rtol=1e-9)
     assert not shrink(weights, 0.6).any()  # not NaN
 
@@ -67,7 +73,9 @@ def test_cosine_is_blind_to_the_length_of_query_and_items() -> None:
 
 
 def test_entropy_is_that_of_the_weights_and_has_a_gradient_at_zero() -> None:
-    weights = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor(
+        [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True
+    )
     found = entropy(weights)
     expected = [np.log(2), 0, -(0.2 * np.log(0.2) + 0.3 * np.log(0.3) + 0.5 * np.log(0.5))]
     np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-9)
@@ -89,14 +97,18 @@ def test_items_that_no_query_uses_keep_their_place() -> None:
 def test_error_is_the_mean_over_pixels() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 4))
     expected = ((x - y) ** 2).reshape(5, -1).mean(1)
-    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y)).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        squared_error(torch.tensor(x), torch.tensor(y)).numpy(), expected, rtol=1e-9
+    )
 
 
 # Training.
 
 
 @pytest.mark.parametrize("query", ["image", "place"])
-def test_reported_and_minimised_losses_equal_numpy(make: Make, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+def test_reported_and_minimised_losses_equal_numpy(
+    make: Make, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
     method = make("memae", query=query, w_entropy=0.5).train()
     step = batch()
     codes: list[Tensor] = []
@@ -104,10 +116,14 @@ def test_reported_and_minimised_losses_equal_numpy(make: Make, monkeypatch: pyte
     method.encoder.register_forward_hook(lambda m, i, output: codes.append(output.detach()))
     method.decoder.register_forward_hook(lambda m, i, output: images.append(output.detach()))
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     losses = {name: value.item() for name, value in method.update(step).items()}
     z = codes[0].double().numpy()  # (B, S, h, w)
-    queries = z.reshape(16, -1) if query == "image" else z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
+    queries = (
+        z.reshape(16, -1) if query == "image" else z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
+    )
     assert method.memory.items.shape == (100, queries.shape[1])
     w = numpy_weights(queries, method.memory.items.detach().double().numpy(), "cosine", 0.01)
     expected = {
@@ -116,8 +132,12 @@ def test_reported_and_minimised_losses_equal_numpy(make: Make, monkeypatch: pyte
         "used": (w > 0).sum(1).mean(),
     }
     for name, value in expected.items():
-        assert losses[name] == pytest.approx(value, rel=2e-3), name  # a weight at the threshold may fall either way
-    assert minimised == {"networks": pytest.approx(expected["mse"] + 0.5 * expected["entropy"], rel=1e-3)}
+        assert losses[name] == pytest.approx(value, rel=2e-3), (
+            name
+        )  # a weight at the threshold may fall either way
+    assert minimised == {
+        "networks": pytest.approx(expected["mse"] + 0.5 * expected["entropy"], rel=1e-3)
+    }
 
 
 def test_an_update_trains_every_parameter_of_all_three(make: Make) -> None:
@@ -126,7 +146,9 @@ def test_an_update_trains_every_parameter_of_all_three(make: Make) -> None:
     method.update(batch())
     still = [name for name, p in method.named_parameters() if torch.equal(before[name], p)]
     # Before a batch norm a bias has no effect, and so no gradient but rounding.
-    assert [name for name in still if not (name.startswith("encoder") and name.endswith("bias"))] == []
+    assert [
+        name for name in still if not (name.startswith("encoder") and name.endswith("bias"))
+    ] == []
     assert {name.split(".")[0] for name in before} == set(NETWORKS)
 
 
@@ -211,8 +233,14 @@ def test_score_and_validation_are_the_error_of_the_reconstruction(make: Make) ->
     method.eval()
     x = blobs(6, seed=4)
     with torch.inference_mode():
-        score, loss, x_hat = method.novelty_score(x)["mse"], method.validation_loss(x), method.reconstruct(x)
-    np.testing.assert_allclose(score.numpy(), ((x - x_hat).numpy() ** 2).reshape(6, -1).mean(1), rtol=1e-5)
+        score, loss, x_hat = (
+            method.novelty_score(x)["mse"],
+            method.validation_loss(x),
+            method.reconstruct(x),
+        )
+    np.testing.assert_allclose(
+        score.numpy(), ((x - x_hat).numpy() ** 2).reshape(6, -1).mean(1), rtol=1e-5
+    )
     assert torch.equal(score, loss)
 
 

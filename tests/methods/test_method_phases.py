@@ -1,4 +1,6 @@
-"""The phases that a method says it has are those of its recorded options, and those that its updates go by."""
+"""The phases that a method says it has are those of its recorded options, and those that its
+updates go by.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +24,17 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_has_the_phases_that_its_recorded_options_say(name: str, make: Callable[..., Method]) -> None:
+def test_a_method_has_the_phases_that_its_recorded_options_say(
+    name: str, make: Callable[..., Method]
+) -> None:
     """For every combination in OPTIONS that the method takes."""
     config = method_config(name)
     for changes in OPTIONS:
         if changes.keys() <= config.keys():
             method = make(name, **changes)
-            assert method.phases == configured_phases({**config, **SMALL.get(name, {}), **changes}), changes
+            assert method.phases == configured_phases(
+                {**config, **SMALL.get(name, {}), **changes}
+            ), changes
             starts = [phase.start for phase in method.phases]
             assert starts == sorted(starts) and all(0 <= start <= 1 for start in starts)
             assert method.whole_from == (starts[-1] if starts else 0.0)

@@ -1,4 +1,6 @@
-"""NDA against its paper: losses against NumPy, the flow of gradients, negatives, the pyramid, switches."""
+"""NDA against its paper: losses against NumPy, the flow of gradients, negatives, the pyramid,
+switches.
+"""
 
 import colorsys
 import copy
@@ -38,7 +40,10 @@ EVERY = {"generator", "encoder", "global_estimator", "local_estimator"}
 
 def prepared(make: Make, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Any:
     method = make("nda", shape, **changes)
-    method.prepare(blobs(32, shape) + 0.05 * torch.randn(32, *shape, generator=torch.Generator().manual_seed(1)))
+    method.prepare(
+        blobs(32, shape)
+        + 0.05 * torch.randn(32, *shape, generator=torch.Generator().manual_seed(1))
+    )
     return method.train()
 
 
@@ -49,7 +54,10 @@ def batch(count: int = 16, shape: tuple[int, int, int] = (1, 32, 32)) -> Batch:
 def states(method: Any) -> dict[str, dict[str, Tensor]]:
     """Parameters and buffers of every network the method has."""
     present = [name for name in NETWORKS if getattr(method, name) is not None]
-    return {name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()} for name in present}
+    return {
+        name: {k: v.clone() for k, v in getattr(method, name).state_dict().items()}
+        for name in present
+    }
 
 
 def changed(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]]) -> set[str]:
@@ -70,12 +78,19 @@ def numpy_pyramid(x: np.ndarray) -> list[np.ndarray]:
         kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
         padded = np.pad(image, 2, mode="edge")
         height, width = image.shape
-        return np.array([[(padded[i : i + 5, j : j + 5] * kernel).sum() for j in range(width)] for i in range(height)])
+        return np.array(
+            [
+                [(padded[i : i + 5, j : j + 5] * kernel).sum() for j in range(width)]
+                for i in range(height)
+            ]
+        )
 
     def double(rows: np.ndarray) -> np.ndarray:
         """Bilinear doubling along the first axis: places -1/4 and 1/4 around each old one."""
         before, after = np.concatenate([rows[:1], rows[:-1]]), np.concatenate([rows[1:], rows[-1:]])
-        return np.stack([0.75 * rows + 0.25 * before, 0.75 * rows + 0.25 * after], 1).reshape(-1, rows.shape[1])
+        return np.stack([0.75 * rows + 0.25 * before, 0.75 * rows + 0.25 * after], 1).reshape(
+            -1, rows.shape[1]
+        )
 
     levels = []
     for _ in range(3):
@@ -92,7 +107,9 @@ def test_pyramid_levels_equal_numpy_and_kornia() -> None:
     assert [level.shape[-1] for level in levels] == [32, 16, 8, 4]
     for found, expected in zip(levels, numpy_pyramid(x[1, 2].double().numpy()), strict=True):
         np.testing.assert_allclose(found[1, 2].numpy(), expected, atol=1e-6)
-    for found, reference in zip(levels, build_laplacian_pyramid(x, 4, border_type="replicate"), strict=True):
+    for found, reference in zip(
+        levels, build_laplacian_pyramid(x, 4, border_type="replicate"), strict=True
+    ):
         torch.testing.assert_close(found, reference, rtol=0, atol=1e-6)
 
 
@@ -114,7 +131,9 @@ def test_pyramid_error_is_equation_1_per_pixel() -> None:
         sum(
             4**j * np.abs(a - b).sum()
             for channel in range(2)
-            for j, (a, b) in enumerate(zip(numpy_pyramid(x[i, channel]), numpy_pyramid(y[i, channel]), strict=True))
+            for j, (a, b) in enumerate(
+                zip(numpy_pyramid(x[i, channel]), numpy_pyramid(y[i, channel]), strict=True)
+            )
         )
         / (2 * 32 * 32)
         for i in range(3)
@@ -131,7 +150,9 @@ def test_jsd_loss_is_equation_3() -> None:
     positive, negative_ = rng.normal(size=(2, 5, 7)) * 3
     sigmoid = 1 / (1 + np.exp(-positive)), 1 / (1 + np.exp(-negative_))
     expected = -(np.log(sigmoid[0]).mean() + np.log(1 - sigmoid[1]).mean())
-    np.testing.assert_allclose(jsd_loss(torch.tensor(positive), torch.tensor(negative_)).item(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        jsd_loss(torch.tensor(positive), torch.tensor(negative_)).item(), expected, rtol=1e-9
+    )
     assert torch.isfinite(jsd_loss(torch.tensor([-1e4]), torch.tensor([1e4])))
 
 
@@ -148,10 +169,14 @@ def test_kl_moment_is_the_divergence_of_the_fitted_gaussian() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(0.7, 1.8, size=(50, 6))
     mean, variance = z.mean(0), z.var(0)
-    expected = sum(np.log(1 / np.sqrt(v)) + (v + m**2) / 2 - 0.5 for m, v in zip(mean, variance, strict=True))
+    expected = sum(
+        np.log(1 / np.sqrt(v)) + (v + m**2) / 2 - 0.5 for m, v in zip(mean, variance, strict=True)
+    )
     np.testing.assert_allclose(kl_moment(torch.tensor(z)).item(), expected, rtol=1e-9)
     fitted = torch.distributions.Normal(torch.tensor(mean), torch.tensor(variance).sqrt())
-    reference = torch.distributions.kl_divergence(fitted, torch.distributions.Normal(0.0, 1.0)).sum()
+    reference = torch.distributions.kl_divergence(
+        fitted, torch.distributions.Normal(0.0, 1.0)
+    ).sum()
     np.testing.assert_allclose(kl_moment(torch.tensor(z)).item(), reference.item(), rtol=1e-9)
     standard = (z - mean) / np.sqrt(variance)
     assert kl_moment(torch.tensor(standard)).item() == pytest.approx(0, abs=1e-12)
@@ -162,7 +187,9 @@ def test_kl_moment_is_the_divergence_of_the_fitted_gaussian() -> None:
 def test_reported_losses_and_their_sum_equal_numpy(
     make: Make, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
 ) -> None:
-    """One whole iteration: each reported loss from recorded network outputs, and the weighted sum that is minimised."""
+    """One whole iteration: each reported loss from recorded network outputs, and the weighted sum
+    that is minimised.
+    """
     method = prepared(make, w_recon=3.0, w_lat=5.0, w_mie=7.0, beta=0.4, gamma=0.3, **switches)
     inputs: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[np.ndarray]] = {}
@@ -180,7 +207,9 @@ def test_reported_losses_and_their_sum_equal_numpy(
             record(name, getattr(method, name))
     record("head", method.encoder.head)
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     data = batch()
     losses = {name: value.item() for name, value in method.update(data).items()}
 
@@ -195,12 +224,17 @@ def test_reported_losses_and_their_sum_equal_numpy(
     assert np.array_equal(maps[:16], inputs["head"][0])
     assert not np.isclose(maps[16:], maps[:16]).all((1, 2, 3)).any()
 
-    def contrast(logits: np.ndarray) -> float:  # the first half are images, the second their negatives
+    def contrast(
+        logits: np.ndarray,
+    ) -> float:  # the first half are images, the second their negatives
         return -0.4 * (log_sigmoid(logits[:16]).mean() + log_sigmoid(-logits[16:]).mean())
 
     expected = {
         "recon": np.mean(
-            [sum(np.abs(level).mean() for level in numpy_pyramid(x[i, 0] - x_hat[i, 0])) for i in range(16)]
+            [
+                sum(np.abs(level).mean() for level in numpy_pyramid(x[i, 0] - x_hat[i, 0]))
+                for i in range(16)
+            ]
         ),
         "lat": ((codes - z) ** 2).mean(),
         "global": contrast(outputs["global_estimator"][0]),
@@ -208,13 +242,22 @@ def test_reported_losses_and_their_sum_equal_numpy(
         "prior": 0.3 * (0.5 * (z.mean(0) ** 2 + z.var(0) - np.log(z.var(0)) - 1)).sum(),
     }
     if "prior" in switches:
-        logits = outputs["prior_estimator"]  # of the prior's noise, of z, and in the encoder's part of z
-        assert [np.array_equal(given, z) for given in inputs["prior_estimator"]] == [False, True, True][: len(logits)]
+        logits = outputs[
+            "prior_estimator"
+        ]  # of the prior's noise, of z, and in the encoder's part of z
+        assert [np.array_equal(given, z) for given in inputs["prior_estimator"]] == [
+            False,
+            True,
+            True,
+        ][: len(logits)]
         told_apart = -(log_sigmoid(logits[0]).mean() + log_sigmoid(-logits[1]).mean())
         if switches["prior"] == "coop":
             expected["prior"] = 0.3 * told_apart
         else:
-            expected |= {"prior": -0.3 * log_sigmoid(logits[2]).mean(), "prior_estimator": told_apart}
+            expected |= {
+                "prior": -0.3 * log_sigmoid(logits[2]).mean(),
+                "prior_estimator": told_apart,
+            }
     if "recon" in switches:
         expected["recon"] = ((x - x_hat) ** 2).mean()
     assert losses.keys() == {*expected, "alike"}
@@ -245,7 +288,9 @@ def test_pca_codes_equal_numpy(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [40, 300])
-def test_codes_are_found_where_single_precision_does_not_converge(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_found_where_single_precision_does_not_converge(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = torch.randn(count, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     images *= torch.linspace(0.1, 2, 144).view(12, 12)
     expected, eigh = pca_codes(images, 4, "whiten"), torch.linalg.eigh
@@ -258,7 +303,9 @@ def test_codes_are_found_where_single_precision_does_not_converge(count: int, mo
     monkeypatch.setattr(module.torch.linalg, "eigh", unstable)
     codes = pca_codes(images, 4, "whiten")
     assert codes.dtype == torch.float32
-    torch.testing.assert_close(codes * (codes * expected).sum(0).sign(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        codes * (codes * expected).sum(0).sign(), expected, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_codes_of_few_distinct_images_stay_finite_and_small() -> None:
@@ -286,7 +333,9 @@ def test_latent_init_is_what_it_says(make: Make, tmp_path: Path) -> None:
     fresh = states(contrastive)
     contrastive.prepare(train)
     with torch.no_grad():
-        torch.testing.assert_close(contrastive.latents, finished.eval().encoder(train), rtol=0, atol=0)
+        torch.testing.assert_close(
+            contrastive.latents, finished.eval().encoder(train), rtol=0, atol=0
+        )
     assert changed(fresh, states(contrastive)) == set()  # the new run starts afresh
     assert not contrastive.latents.requires_grad
     pca = make("nda", pca_norm="raw")
@@ -304,14 +353,18 @@ def test_unusable_contrastive_weights_are_refused(make: Make, tmp_path: Path, co
     elif content is not None:
         torch.save(content, path)
     method = make("nda", latent_init="contrastive", contrastive_from=str(path))
-    with pytest.raises(ValueError, match=r"method\.contrastive_from=.*weights\.pt: not such weights"):
+    with pytest.raises(
+        ValueError, match=r"method\.contrastive_from=.*weights\.pt: not such weights"
+    ):
         method.prepare(blobs(20))
 
 
 def test_the_batch_gets_the_codes_of_its_own_images(make: Make) -> None:
     method = prepared(make)
     seen: list[Tensor] = []
-    method.generator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach().clone()))
+    method.generator.register_forward_pre_hook(
+        lambda m, inputs: seen.append(inputs[0].detach().clone())
+    )
     index = torch.tensor([5, 0, 31, 7])
     method.update(Batch(blobs(4), index))
     assert torch.equal(seen[0], method.latents[index])
@@ -345,7 +398,9 @@ def test_an_update_changes_these_networks_and_no_other(
     assert not rows[16:].any()  # the images that are not in the batch
 
 
-def test_adversarial_step_changes_the_prior_estimator_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adversarial_step_changes_the_prior_estimator_alone(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = prepared(make, prior="adv")
     before = states(method)
     z = method.encoder(batch().x)
@@ -358,13 +413,19 @@ def test_adversarial_step_changes_the_prior_estimator_alone(make: Make, monkeypa
     method.zero_grad()
     monkeypatch.setattr(method, "minimise", lambda loss, name: None)
     method._prior_loss(method.encoder(batch().x), {}).backward()
-    assert all(p.grad is None for p in method.prior_estimator.parameters())  # frozen in the encoder's part
+    assert all(
+        p.grad is None for p in method.prior_estimator.parameters()
+    )  # frozen in the encoder's part
     assert all(p.requires_grad for p in method.parameters())
 
 
 @pytest.mark.parametrize(("prior", "direction"), [("adv", 1), ("coop", -1)])
-def test_prior_moves_codes_towards_the_prior_or_away(make: Make, prior: str, direction: int) -> None:
-    """The estimator's logit is large for the prior's samples: `adv` raises that of z, `coop` lowers it."""
+def test_prior_moves_codes_towards_the_prior_or_away(
+    make: Make, prior: str, direction: int
+) -> None:
+    """The estimator's logit is large for the prior's samples: `adv` raises that of z, `coop` lowers
+    it.
+    """
     method = prepared(make, prior=prior, gamma=1.0)
     z = torch.randn(64, 16, requires_grad=True)
     (gradient,) = torch.autograd.grad(method._prior_loss(z, {}), z)
@@ -391,35 +452,47 @@ def test_estimators_learn_to_prefer_images_over_their_negatives(make: Make) -> N
 
 
 def after_one_update(make: Make, **changes: Any) -> dict[str, dict[str, Tensor]]:
-    method = prepared(make, optimizer="sgd", **changes)  # Adam's first step would hide a loss's weight
+    method = prepared(
+        make, optimizer="sgd", **changes
+    )  # Adam's first step would hide a loss's weight
     torch.manual_seed(7)
     method.update(batch())
     return states(method)
 
 
 def test_fixed_codes_part_generator_and_encoder(make: Make) -> None:
-    """The reconstruction trains G alone, everything else C alone; `recon_through_C` and nothing else joins them."""
+    """The reconstruction trains G alone, everything else C alone; `recon_through_C` and nothing
+    else joins them.
+    """
     plain = after_one_update(make)
     assert changed(plain, after_one_update(make, w_recon=2.0)) == {"generator"}
     assert changed(plain, after_one_update(make, recon="mse")) == {"generator"}
     assert "generator" not in changed(plain, after_one_update(make, w_lat=2.0, w_mie=2.0))
     joined = after_one_update(make, recon_through_C=True)
     assert {"generator", "encoder"} <= changed(plain, joined)
-    assert {"generator", "encoder"} <= changed(joined, after_one_update(make, recon_through_C=True, w_recon=2.0))
+    assert {"generator", "encoder"} <= changed(
+        joined, after_one_update(make, recon_through_C=True, w_recon=2.0)
+    )
 
 
 def test_latent_and_prior_terms_reach_the_encoder_and_no_estimator(make: Make) -> None:
     plain = after_one_update(make)
     assert changed(plain, after_one_update(make, w_lat=2.0)) == {"encoder"}
     assert changed(plain, after_one_update(make, gamma=0.2)) == {"encoder"}
-    assert changed(plain, after_one_update(make, beta=1.0)) == {"encoder", "global_estimator", "local_estimator"}
+    assert changed(plain, after_one_update(make, beta=1.0)) == {
+        "encoder",
+        "global_estimator",
+        "local_estimator",
+    }
 
 
 def test_both_pairs_hold_the_code_of_the_image_itself(make: Make) -> None:
     method = prepared(make)
     seen: list[Tensor] = []
     for estimator in (method.global_estimator, method.local_estimator):
-        estimator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[1].detach().clone()))
+        estimator.register_forward_pre_hook(
+            lambda m, inputs: seen.append(inputs[1].detach().clone())
+        )
     codes: list[Tensor] = []
     method.encoder.head.register_forward_hook(lambda m, i, o: codes.append(o.detach().clone()))
     method.update(batch())
@@ -451,15 +524,25 @@ def equation_8(method: Any, data: Batch, negatives: Tensor) -> Tensor:
     for norm in norms:
         norm.momentum = 0.1
     codes = method.latents[data.index]
-    loss = pyramid_error(data.x, method.generator(codes), method.pyramid).mean() + F.mse_loss(z, codes)
+    loss = pyramid_error(data.x, method.generator(codes), method.pyramid).mean() + F.mse_loss(
+        z, codes
+    )
     for estimator in (method.global_estimator, method.local_estimator):
-        loss = loss - 0.5 * (F.logsigmoid(estimator(maps, z)).mean() + F.logsigmoid(-estimator(far, z)).mean())
+        loss = loss - 0.5 * (
+            F.logsigmoid(estimator(maps, z)).mean() + F.logsigmoid(-estimator(far, z)).mean()
+        )
     fitted = torch.distributions.Normal(z.mean(0), z.std(0, correction=0))
-    return loss + 0.1 * torch.distributions.kl_divergence(fitted, torch.distributions.Normal(0.0, 1.0)).sum()
+    return (
+        loss
+        + 0.1
+        * torch.distributions.kl_divergence(fitted, torch.distributions.Normal(0.0, 1.0)).sum()
+    )
 
 
 def test_two_iterations_minimise_equation_8(make: Make) -> None:
-    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a gradient."""
+    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a
+    gradient.
+    """
     method = prepared(make)
     plain = copy.deepcopy(method)
     method.build_optimizers = lambda: {"networks": torch.optim.SGD(method.parameters(), 0.05)}
@@ -488,7 +571,9 @@ def test_trained_codes_follow_their_own_gradient(make: Make) -> None:
     lat = latent_loss(leaf, twin.encoder(data.x), "mean")
     (gradient,) = torch.autograd.grad(twin._reconstruction_loss(data.x, leaf) + lat, leaf)
     method.update(data)
-    torch.testing.assert_close(method.latents[:8].detach(), codes[:8] - 0.5 * gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        method.latents[:8].detach(), codes[:8] - 0.5 * gradient, rtol=1e-4, atol=1e-6
+    )
     second = method.latents.detach().clone()
     method.update(Batch(blobs(8), torch.arange(8, 16)))
     assert torch.equal(method.latents[:8], second[:8])  # no gradient or momentum is left over
@@ -527,8 +612,23 @@ def test_trained_codes_survive_a_file(make: Make, tmp_path: Path) -> None:
 
 def with_draws(monkeypatch: pytest.MonkeyPatch, **draws: float) -> None:
     """The geometry's and the colour's draws, by name; those not named leave the image as it is."""
-    affine = {"area": 1.0, "shape": 0.5, "left": 0.5, "top": 0.5, "mirror": 0.9, "turn": 0.9, "quarter": 0.0}
-    colour = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5, "jitter": 0.9, "grey": 0.9}
+    affine = {
+        "area": 1.0,
+        "shape": 0.5,
+        "left": 0.5,
+        "top": 0.5,
+        "mirror": 0.9,
+        "turn": 0.9,
+        "quarter": 0.0,
+    }
+    colour = {
+        "brightness": 0.5,
+        "contrast": 0.5,
+        "saturation": 0.5,
+        "hue": 0.5,
+        "jitter": 0.9,
+        "grey": 0.9,
+    }
     gain = {"offset": 0.5, "chance": 0.9}
     chosen = {7: affine, 6: colour, 2: gain}
     for name, value in draws.items():
@@ -561,7 +661,9 @@ def test_mirror_and_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(negative(x, "image", Strength()), x.flip(-1), rtol=0, atol=1e-5)
     for quarter, turns in ((0.1, 1), (0.5, 2), (0.9, 3)):
         with_draws(monkeypatch, turn=0.4, quarter=quarter)
-        torch.testing.assert_close(negative(x, "image", Strength()), torch.rot90(x, turns, (-2, -1)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            negative(x, "image", Strength()), torch.rot90(x, turns, (-2, -1)), rtol=0, atol=1e-5
+        )
     with_draws(monkeypatch, turn=0.4, quarter=0.1, mirror=0.4)  # mirrored first, then turned
     torch.testing.assert_close(
         negative(x, "image", Strength()), torch.rot90(x.flip(-1), 1, (-2, -1)), rtol=0, atol=1e-5
@@ -570,13 +672,23 @@ def test_mirror_and_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_window_is_enlarged_to_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture()
-    inside = (..., slice(2, -2), slice(2, -2))  # at the window's rim the neighbours outside are seen as well
+    inside = (
+        ...,
+        slice(2, -2),
+        slice(2, -2),
+    )  # at the window's rim the neighbours outside are seen as well
     with_draws(monkeypatch, area=(0.25 - 0.08) / 0.92, left=0.0, top=1.0)
     quarter = F.interpolate(x[..., 16:, :16], scale_factor=2, mode="bilinear")
-    torch.testing.assert_close(negative(x, "image", Strength())[inside], quarter[inside], rtol=0, atol=1e-5)
-    with_draws(monkeypatch, area=1.0, shape=(0.25 - 0.08) / 0.92, top=0.0)  # a window of whole width, half height
+    torch.testing.assert_close(
+        negative(x, "image", Strength())[inside], quarter[inside], rtol=0, atol=1e-5
+    )
+    with_draws(
+        monkeypatch, area=1.0, shape=(0.25 - 0.08) / 0.92, top=0.0
+    )  # a window of whole width, half height
     half = F.interpolate(x[..., :16, :], size=(32, 32), mode="bilinear")
-    torch.testing.assert_close(negative(x, "spec", Strength())[inside], half[inside], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        negative(x, "spec", Strength())[inside], half[inside], rtol=0, atol=1e-5
+    )
 
 
 def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,22 +701,30 @@ def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"saturation": 0.0}, 0.6 * unit + 0.4 * luma),
     ):
         with_draws(monkeypatch, jitter=0.7, **draws)
-        torch.testing.assert_close(negative(x, "image", Strength()), 2 * expected - 1, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            negative(x, "image", Strength()), 2 * expected - 1, rtol=0, atol=1e-5
+        )
     with_draws(monkeypatch, grey=0.1)
-    torch.testing.assert_close(negative(x, "image", Strength()), (2 * luma - 1).expand_as(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        negative(x, "image", Strength()), (2 * luma - 1).expand_as(x), rtol=0, atol=1e-5
+    )
     with_draws(monkeypatch, jitter=0.7, hue=1.0)
     turned = (negative(x, "image", Strength()) + 1) / 2
     by_hand = [colorsys.rgb_to_hsv(*pixel) for pixel in unit[0, :, :4, 0].T.tolist()]
     expected = torch.tensor([colorsys.hsv_to_rgb((h + 0.1) % 1, s, v) for h, s, v in by_hand])
     torch.testing.assert_close(turned[0, :, :4, 0].T, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(turned.amax(1), unit.amax(1), rtol=0, atol=1e-5)  # value and chroma stay
+    torch.testing.assert_close(
+        turned.amax(1), unit.amax(1), rtol=0, atol=1e-5
+    )  # value and chroma stay
     assert not torch.allclose(turned, unit, atol=1e-2)
 
 
 def test_gain_is_an_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture(1)
     with_draws(monkeypatch, shape=1.0, chance=0.5, offset=1.0)
-    torch.testing.assert_close(negative(x, "spec", Strength()), (x + 0.8).clamp(-1, 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        negative(x, "spec", Strength()), (x + 0.8).clamp(-1, 1), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["image", "spec"])
@@ -620,7 +740,9 @@ def test_each_image_has_its_own_draw_that_a_seed_repeats(kind: str, channels: in
     assert first.shape == x.shape
     assert first.abs().max() <= 1
     assert alike(x, first) < 0.2
-    assert negative(4 * x, kind, Strength()).abs().max() <= 1  # data with contrast normalisation leaves [-1, 1]
+    assert (
+        negative(4 * x, kind, Strength()).abs().max() <= 1
+    )  # data with contrast normalisation leaves [-1, 1]
 
 
 def test_a_spectrogram_is_never_mirrored_or_turned() -> None:
@@ -639,7 +761,13 @@ def test_the_rate_of_every_switch_of_the_draw() -> None:
     assert 0.749 <= aspect.min() < 0.77 and 1.3 < aspect.max() <= 1.334
     mirrored = (torch.linalg.det(theta[:, :, :2]) < 0).float().mean()
     assert mirrored.item() == pytest.approx(0.5, abs=0.03)
-    angles = torch.atan2(theta[:, 1, 0] / height, theta[:, 1, 1] / height).div(torch.pi / 2).round().long() % 4
+    angles = (
+        torch.atan2(theta[:, 1, 0] / height, theta[:, 1, 1] / height)
+        .div(torch.pi / 2)
+        .round()
+        .long()
+        % 4
+    )
     shares = torch.bincount(angles, minlength=4) / 4000
     np.testing.assert_allclose(shares.numpy(), [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.03)
     corners = theta @ torch.tensor([[-1.0, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
@@ -663,7 +791,9 @@ def test_each_strength_changes_its_own_part_of_the_draw() -> None:
     assert mirrored.item() == pytest.approx(0.2, abs=0.02)
     angles = torch.atan2(theta[:, 1, 0] / height, theta[:, 1, 1] / height).div(torch.pi / 2).round()
     assert (angles != 0).float().mean().item() == pytest.approx(0.1, abs=0.02)
-    windows = module.random_affine(torch.zeros(4000, 1), "spec", Strength(crop_min=0.5, crop_max=0.6))
+    windows = module.random_affine(
+        torch.zeros(4000, 1), "spec", Strength(crop_min=0.5, crop_max=0.6)
+    )
     sides = torch.cat([windows[:, 0, 0], windows[:, 1, 1]]).square()
     assert 0.5 <= sides.min() < 0.501 and 0.599 < sides.max() <= 0.6001
 
@@ -681,10 +811,21 @@ def test_each_strength_changes_its_own_part_of_the_draw() -> None:
         assert grey.float().mean().item() == pytest.approx(share, abs=0.03)
 
 
-def test_the_strengths_are_those_of_the_options(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strengths_are_those_of_the_options(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Strength] = []
-    monkeypatch.setattr(module, "negative", lambda x, kind, strength: (seen.append(strength), -x)[1])
-    chosen = {"crop_min": 0.5, "crop_max": 0.9, "mirror": 0.1, "turn": 0.2, "jitter": 0.3, "grey": 0.4}
+    monkeypatch.setattr(
+        module, "negative", lambda x, kind, strength: (seen.append(strength), -x)[1]
+    )
+    chosen = {
+        "crop_min": 0.5,
+        "crop_max": 0.9,
+        "mirror": 0.1,
+        "turn": 0.2,
+        "jitter": 0.3,
+        "grey": 0.4,
+    }
     prepared(make).update(batch())
     prepared(make, **chosen).update(batch())
     assert seen == [Strength(0.08, 1.0, 0.5, 0.5, 0.4, 0.2), Strength(**chosen)]
@@ -746,15 +887,31 @@ def test_paper_sizes_are_the_defaults() -> None:
     assert sizes == [*encoder, (256, 4, 4), (128, 8, 8), (64, 16, 16), (3, 32, 32)]
 
     def widths(network: nn.Module) -> list[tuple[int, int]]:
-        return [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
+        return [
+            (m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)
+        ]
 
     assert widths(method.global_estimator) == [(512, 64), (128, 512), (512, 512), (512, 1)]
     assert widths(method.local_estimator) == [(128, 512), (64, 512), (512, 512), (512, 1)]
     assert widths(method.prior_estimator) == [(64, 1000), (1000, 200), (200, 1)]
-    assert [m.out_channels for m in method.global_estimator.down if isinstance(m, nn.Conv2d)] == [64, 32]
-    assert (method.w_recon, method.w_lat, method.w_mie, method.beta, method.gamma) == (1, 1, 1, 0.5, 0.1)
+    assert [m.out_channels for m in method.global_estimator.down if isinstance(m, nn.Conv2d)] == [
+        64,
+        32,
+    ]
+    assert (method.w_recon, method.w_lat, method.w_mie, method.beta, method.gamma) == (
+        1,
+        1,
+        1,
+        0.5,
+        0.1,
+    )
     paper = recipe_options("nda", "paper", "cifar10")["method"]
-    assert [paper[name] for name in ("optimizer", "lr", "momentum", "weight_decay")] == ["sgd", 0.002, 0.9, 0.005]
+    assert [paper[name] for name in ("optimizer", "lr", "momentum", "weight_decay")] == [
+        "sgd",
+        0.002,
+        0.9,
+        0.005,
+    ]
     assert [paper[name] for name in ("encoder", "recon", "lat_reduction", "w_recon")] == [
         "dcgan",
         "lap",
@@ -836,7 +993,9 @@ def test_networks_start_from_dcgans_weights_and_estimators_from_torchs(encoder: 
     torch.manual_seed(0)
     method = NDA((3, 32, 32), encoder=encoder, prior="adv")
     for network in (method.generator, method.encoder):
-        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        convolutions = [
+            m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+        ]
         weights = torch.cat([m.weight.detach().flatten() for m in convolutions])
         assert weights.mean().item() == pytest.approx(0, abs=1e-4)
         assert weights.std().item() == pytest.approx(0.02, rel=0.01)
@@ -846,7 +1005,9 @@ def test_networks_start_from_dcgans_weights_and_estimators_from_torchs(encoder: 
         assert scales.mean().item() == pytest.approx(1, abs=0.005)
         assert scales.std().item() == pytest.approx(0.02, rel=0.15)
         assert all(not norm.bias.any() for norm in norms)
-    for layer in (m for m in method.encoder.head if isinstance(m, nn.Linear) and m.weight.numel() > 100_000):
+    for layer in (
+        m for m in method.encoder.head if isinstance(m, nn.Linear) and m.weight.numel() > 100_000
+    ):
         assert layer.weight.abs().max().item() == pytest.approx(layer.in_features**-0.5, rel=0.01)
     for name in ("global_estimator", "local_estimator", "prior_estimator"):
         for layer in getattr(method, name).modules():
@@ -859,7 +1020,9 @@ def test_networks_start_from_dcgans_weights_and_estimators_from_torchs(encoder: 
 def prior_noise(method: Any) -> Tensor:
     """What the prior's estimator first sees beside 4000 codes."""
     seen: list[Tensor] = []
-    method.prior_estimator.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
+    method.prior_estimator.register_forward_pre_hook(
+        lambda m, inputs: seen.append(inputs[0].detach())
+    )
     method._prior_loss(torch.zeros(4000, 16), {})
     return seen[0]
 
@@ -905,24 +1068,36 @@ def test_geometry(make: Make, shape: tuple[int, int, int], encoder: str) -> None
         ({"use_local": False}, {"local"}),
         ({"use_prior": False}, {"prior"}),
         ({"use_global": False, "use_local": False}, {"global", "local", "alike"}),
-        ({"use_global": False, "use_local": False, "use_prior": False}, {"global", "local", "prior", "alike"}),
+        (
+            {"use_global": False, "use_local": False, "use_prior": False},
+            {"global", "local", "prior", "alike"},
+        ),
         ({"recon": "none"}, {"recon"}),
     ],
 )
-def test_ablation_switches_remove_losses(make: Make, switches: dict[str, Any], missing: set[str]) -> None:
+def test_ablation_switches_remove_losses(
+    make: Make, switches: dict[str, Any], missing: set[str]
+) -> None:
     method = prepared(make, **switches)
-    assert set(method.update(batch())) == {"recon", "lat", "global", "local", "prior", "alike"} - missing
+    assert (
+        set(method.update(batch()))
+        == {"recon", "lat", "global", "local", "prior", "alike"} - missing
+    )
     assert set(prepared(make, recon_through_C=True).update(batch())) >= {"recon_through_C"}
 
 
-@pytest.mark.parametrize(("switch", "name"), [("use_z", "global_estimator"), ("use_zA", "local_estimator")])
+@pytest.mark.parametrize(
+    ("switch", "name"), [("use_z", "global_estimator"), ("use_zA", "local_estimator")]
+)
 def test_an_estimator_sees_z_where_it_should(make: Make, switch: str, name: str) -> None:
     maps = torch.rand(4, 32, 8, 8)
     for on in (True, False):
         estimator = getattr(make("nda", **{switch: on}), name)
         same = torch.equal(estimator(maps, torch.zeros(4, 16)), estimator(maps, torch.ones(4, 16)))
         assert same is not on
-        assert not torch.equal(estimator(maps, torch.ones(4, 16)), estimator(-maps, torch.ones(4, 16)))
+        assert not torch.equal(
+            estimator(maps, torch.ones(4, 16)), estimator(-maps, torch.ones(4, 16))
+        )
 
 
 def test_local_estimator_is_the_same_network_at_every_place(make: Make) -> None:
@@ -934,7 +1109,9 @@ def test_local_estimator_is_the_same_network_at_every_place(make: Make) -> None:
     hidden = torch.cat([maps, z[:, :, None, None].expand(-1, -1, 8, 8)], 1)
     for number, layer in enumerate(weights):
         weight = first if number == 0 else layer.weight
-        hidden = F.conv2d(hidden if number == 0 else hidden.relu(), weight[:, :, None, None], layer.bias)
+        hidden = F.conv2d(
+            hidden if number == 0 else hidden.relu(), weight[:, :, None, None], layer.bias
+        )
     torch.testing.assert_close(estimator(maps, z), hidden.flatten(1), rtol=1e-4, atol=1e-5)
 
 
@@ -950,7 +1127,9 @@ def test_options_that_do_not_go_together_are_refused(make: Make) -> None:
         make("nda", latent_init="contrastive")
     with pytest.raises(ValueError, match=r"method\.latent_init=pca"):
         make("nda", contrastive_from="weights.pt")
-    with pytest.raises(ValueError, match=r"method\.latent_size=16: 16 training images.* take method.latent_size=15"):
+    with pytest.raises(
+        ValueError, match=r"method\.latent_size=16: 16 training images.* take method.latent_size=15"
+    ):
         make("nda").prepare(blobs(16))
     make("nda").prepare(blobs(17))
 
@@ -962,7 +1141,11 @@ def test_the_optimizer_has_its_numbers(make: Make, name: str) -> None:
     assert isinstance(optimizer, {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name])
     group = optimizer.param_groups[0]
     momentum = group["momentum"] if name == "sgd" else group["betas"][0]
-    assert {"lr": group["lr"], "momentum": momentum, "weight_decay": group["weight_decay"]} == numbers
+    assert {
+        "lr": group["lr"],
+        "momentum": momentum,
+        "weight_decay": group["weight_decay"],
+    } == numbers
 
 
 def test_the_optimizers_have_nothing_beside_their_numbers(make: Make) -> None:
@@ -977,15 +1160,28 @@ def test_the_optimizers_have_nothing_beside_their_numbers(make: Make) -> None:
     latents = prepared(make, train_z=True, latent_lr=3.0).build_optimizers()["latents"]
     group = latents.param_groups[0]
     assert isinstance(latents, torch.optim.SGD)
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (3.0, 0, 0, False)
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (
+        3.0,
+        0,
+        0,
+        False,
+    )
 
 
 def test_every_parameter_has_one_optimizer(make: Make) -> None:
-    for switches in ({}, {"prior": "adv"}, {"prior": "coop"}, {"train_z": True}, {"use_global": False}):
+    for switches in (
+        {},
+        {"prior": "adv"},
+        {"prior": "coop"},
+        {"train_z": True},
+        {"use_global": False},
+    ):
         method = prepared(make, **switches)
         groups = [g["params"] for o in method.build_optimizers().values() for g in o.param_groups]
         held = [id(p) for group in groups for p in group]
-        owned = [id(p) for p in method.parameters()] + ([id(method.latents)] if method.train_z else [])
+        owned = [id(p) for p in method.parameters()] + (
+            [id(method.latents)] if method.train_z else []
+        )
         assert sorted(held) == sorted(owned)
 
 
@@ -995,7 +1191,11 @@ def test_scores_by_hand(make: Make) -> None:
     method.eval()
     x = blobs(6, seed=4)
     with torch.inference_mode():
-        scores, x_hat, loss = method.novelty_score(x), method.generator(method.encoder(x)), method.validation_loss(x)
+        scores, x_hat, loss = (
+            method.novelty_score(x),
+            method.generator(method.encoder(x)),
+            method.validation_loss(x),
+        )
         assert torch.equal(method.reconstruct(x), x_hat)
     difference = (x - x_hat).double().numpy()[:, 0]
     np.testing.assert_allclose(scores["mse"].numpy(), (difference**2).mean((1, 2)), rtol=1e-5)
@@ -1004,7 +1204,9 @@ def test_scores_by_hand(make: Make) -> None:
     assert torch.equal(loss, scores["mse"])
 
 
-@pytest.mark.parametrize("switches", [{}, {"train_z": True, "prior": "adv", "recon_through_C": True}])
+@pytest.mark.parametrize(
+    "switches", [{}, {"train_z": True, "prior": "adv", "recon_through_C": True}]
+)
 def test_bf16_stays_close(make: Make, switches: dict[str, Any]) -> None:
     plain, mixed = prepared(make, **switches), prepared(make, **switches)
     data = batch()

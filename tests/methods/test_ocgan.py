@@ -49,19 +49,27 @@ def ocgan(make: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.parametrize("loss", [classifier_loss, latent_loss, visual_loss])
-def test_judges_learn_label_1_for_the_first_and_0_for_the_second(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_judges_learn_label_1_for_the_first_and_0_for_the_second(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=11), rng.normal(size=11)
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
-    np.testing.assert_allclose(loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        loss(torch.tensor(real), torch.tensor(fake)).item(), expected, rtol=1e-9
+    )
 
 
 def test_squared_error_averages_or_sums_the_pixels() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 3, 2, 4, 4))
     total = ((x - y) ** 2).reshape(3, -1)
-    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y)).numpy(), total.mean(1), rtol=1e-9)
-    np.testing.assert_allclose(squared_error(torch.tensor(x), torch.tensor(y), "sum").numpy(), total.sum(1), rtol=1e-9)
+    np.testing.assert_allclose(
+        squared_error(torch.tensor(x), torch.tensor(y)).numpy(), total.mean(1), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        squared_error(torch.tensor(x), torch.tensor(y), "sum").numpy(), total.sum(1), rtol=1e-9
+    )
 
 
 def test_reported_losses_equal_numpy(ocgan: Any) -> None:
@@ -131,9 +139,16 @@ def test_generator_step_changes_encoder_and_decoder_alone(ocgan: Any) -> None:
     assert all(p.grad is None for p in ocgan.image_discriminator.parameters())
 
 
-def test_order_is_classifier_discriminators_mining_generator(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_is_classifier_discriminators_mining_generator(
+    ocgan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
-    for step in ("_update_classifier", "_update_discriminators", "_mine_latents", "_update_generator"):
+    for step in (
+        "_update_classifier",
+        "_update_discriminators",
+        "_mine_latents",
+        "_update_generator",
+    ):
         inner = getattr(ocgan, step)
         monkeypatch.setattr(ocgan, step, lambda *a, s=step, f=inner: (calls.append(s), f(*a))[1])
     x = blobs(16)
@@ -143,7 +158,12 @@ def test_order_is_classifier_discriminators_mining_generator(ocgan: Any, monkeyp
     calls.clear()
     ocgan.progress = 0.75
     ocgan.update(Batch(x, torch.arange(16)))
-    assert calls == ["_update_classifier", "_update_discriminators", "_mine_latents", "_update_generator"]
+    assert calls == [
+        "_update_classifier",
+        "_update_discriminators",
+        "_mine_latents",
+        "_update_generator",
+    ]
 
 
 def test_image_term_trains_the_decoder_not_the_encoder(make: Callable[..., Any]) -> None:
@@ -166,7 +186,10 @@ def plain_sgd(method: Any) -> dict[str, torch.optim.Optimizer]:
         "discriminators": (method.latent_discriminator, method.image_discriminator),
         "classifier": (method.classifier,),
     }
-    return {name: torch.optim.SGD([p for m in parts for p in m.parameters()], 0.05) for name, parts in networks.items()}
+    return {
+        name: torch.optim.SGD([p for m in parts for p in m.parameters()], 0.05)
+        for name, parts in networks.items()
+    }
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -175,13 +198,17 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def algorithm_1(method: Any, optimizers: Any, x: Tensor, noise: Tensor, uniform: Tensor, mines: bool) -> None:
+def algorithm_1(
+    method: Any, optimizers: Any, x: Tensor, noise: Tensor, uniform: Tensor, mines: bool
+) -> None:
     """One iteration written plainly; what must stay as it is works as a copy."""
     bce_logits = nn.functional.binary_cross_entropy_with_logits
     one, zero = torch.ones(len(x)), torch.zeros(len(x))
     codes = method.encoder(x + noise)
     x_hat, fake = method.decoder(codes), method.decoder(uniform)
-    told = bce_logits(method.classifier(x_hat.detach()), one) + bce_logits(method.classifier(fake.detach()), zero)
+    told = bce_logits(method.classifier(x_hat.detach()), one) + bce_logits(
+        method.classifier(fake.detach()), zero
+    )
     descend(told, optimizers["classifier"])
     latent = method.latent_discriminator
     spread = bce_logits(latent(uniform), one) + bce_logits(latent(codes.detach()), zero)
@@ -243,10 +270,14 @@ def test_every_network_sees_what_algorithm_1_gives_it(ocgan: Any) -> None:
     assert (noisy - x).abs().max() > 0
 
 
-def test_discriminators_minimise_the_sum_of_their_losses(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discriminators_minimise_the_sum_of_their_losses(
+    ocgan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     minimised: dict[str, float] = {}
     monkeypatch.setattr(ocgan, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
-    losses = {name: loss.item() for name, loss in ocgan.update(Batch(blobs(16), torch.arange(16))).items()}
+    losses = {
+        name: loss.item() for name, loss in ocgan.update(Batch(blobs(16), torch.arange(16))).items()
+    }
     total = losses["latent_discriminator"] + losses["image_discriminator"]
     assert minimised["discriminators"] == pytest.approx(total, rel=1e-6)
     assert minimised["classifier"] == pytest.approx(losses["classifier"], rel=1e-6)
@@ -277,7 +308,9 @@ def train_classifier(method: Any, steps: int = 20) -> None:
         method.update(Batch(blobs(32), torch.arange(32)))
 
 
-def test_mining_moves_towards_what_the_classifier_calls_out_of_class(make: Callable[..., Any]) -> None:
+def test_mining_moves_towards_what_the_classifier_calls_out_of_class(
+    make: Callable[..., Any],
+) -> None:
     method = make("ocgan", dropout=0.0, mining_start=1.0).train()
     train_classifier(method)
     latents = method.sample_latents(32)
@@ -290,7 +323,9 @@ def test_mining_moves_towards_what_the_classifier_calls_out_of_class(make: Calla
     assert mined < before < opposite
 
 
-def test_one_mining_step_is_gradient_descent_on_each_latents_own_loss(make: Callable[..., Any]) -> None:
+def test_one_mining_step_is_gradient_descent_on_each_latents_own_loss(
+    make: Callable[..., Any],
+) -> None:
     method = make("ocgan", dropout=0.0, mining_steps=1, mining_step_size=0.1).train()
     train_classifier(method, 3)
     latents = method.sample_latents(8).requires_grad_()
@@ -299,7 +334,9 @@ def test_one_mining_step_is_gradient_descent_on_each_latents_own_loss(make: Call
     )
     (gradient,) = torch.autograd.grad(loss, latents)
     expected = (latents - 0.1 * gradient).clamp(-1, 1)
-    torch.testing.assert_close(method._mine_latents(latents.detach()), expected.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        method._mine_latents(latents.detach()), expected.detach(), rtol=1e-4, atol=1e-6
+    )
 
 
 def slopes(function: Callable[[Tensor], Tensor], logits: np.ndarray) -> np.ndarray:
@@ -312,14 +349,20 @@ def slopes(function: Callable[[Tensor], Tensor], logits: np.ndarray) -> np.ndarr
 def test_both_forms_of_mining_push_the_logit_down_and_one_keeps_its_slope() -> None:
     """By central differences of the two probabilities' logarithms in float64."""
     logits, step = np.array([-9.0, -3.0, 0.0, 2.0]), 1e-4
-    forms = {"saturated": lambda a: -np.log(1 - sigmoid(a)), "unsaturated": lambda a: np.log(sigmoid(a))}
+    forms = {
+        "saturated": lambda a: -np.log(1 - sigmoid(a)),
+        "unsaturated": lambda a: np.log(sigmoid(a)),
+    }
     found = {}
     for form, value in forms.items():
         losses = informative_negative_loss(torch.tensor(logits), form)
         np.testing.assert_allclose(losses.numpy(), value(logits), rtol=1e-6, atol=1e-9)
         found[form] = slopes(lambda a, form=form: informative_negative_loss(a, form), logits)
         np.testing.assert_allclose(
-            found[form], (value(logits + step) - value(logits - step)) / (2 * step), rtol=1e-5, atol=1e-7
+            found[form],
+            (value(logits + step) - value(logits - step)) / (2 * step),
+            rtol=1e-5,
+            atol=1e-7,
         )
         assert (found[form] > 0).all()
     assert found["saturated"][0] < 2e-4
@@ -328,28 +371,43 @@ def test_both_forms_of_mining_push_the_logit_down_and_one_keeps_its_slope() -> N
 
 @pytest.mark.parametrize("form", ["saturated", "unsaturated"])
 def test_the_configured_form_is_descended(make: Callable[..., Any], form: str) -> None:
-    method = make("ocgan", dropout=0.0, mining_steps=1, mining_step_size=0.05, mining_loss=form).train()
+    method = make(
+        "ocgan", dropout=0.0, mining_steps=1, mining_step_size=0.05, mining_loss=form
+    ).train()
     train_classifier(method, 3)
     latents = method.sample_latents(8).requires_grad_()
     probability = torch.sigmoid(method.classifier(method.decoder(latents)))
     loss = -torch.log(1 - probability) if form == "saturated" else torch.log(probability)
     (gradient,) = torch.autograd.grad(loss.sum(), latents)
     expected = (latents - 0.05 * gradient).clamp(-1, 1)
-    torch.testing.assert_close(method._mine_latents(latents.detach()), expected.detach(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        method._mine_latents(latents.detach()), expected.detach(), rtol=1e-3, atol=1e-6
+    )
 
 
-def test_the_log_says_how_far_mining_moves_and_what_the_classifier_says(make: Callable[..., Any]) -> None:
-    """Distance and probabilities against NumPy, from recorded latents and logits; nothing is logged before mining."""
+def test_the_log_says_how_far_mining_moves_and_what_the_classifier_says(
+    make: Callable[..., Any],
+) -> None:
+    """Distance and probabilities against NumPy, from recorded latents and logits; nothing is logged
+    before mining.
+    """
     method = make("ocgan", mining_start=0.5).train()
     train_classifier(method, 3)
     logged = {"mining_distance", "classifier_before_mining", "classifier_after_mining"}
     assert not logged & set(method.update(Batch(blobs(16), torch.arange(16))))
     decoded: list[np.ndarray] = []
     logits: list[np.ndarray] = []
-    method.decoder.register_forward_hook(lambda m, inputs, out: decoded.append(inputs[0].detach().numpy().copy()))
-    method.classifier.register_forward_hook(lambda m, i, out: logits.append(out.detach().double().numpy().copy()))
+    method.decoder.register_forward_hook(
+        lambda m, inputs, out: decoded.append(inputs[0].detach().numpy().copy())
+    )
+    method.classifier.register_forward_hook(
+        lambda m, i, out: logits.append(out.detach().double().numpy().copy())
+    )
     method.progress = 0.5
-    losses = {name: value.item() for name, value in method.update(Batch(blobs(16), torch.arange(16))).items()}
+    losses = {
+        name: value.item()
+        for name, value in method.update(Batch(blobs(16), torch.arange(16))).items()
+    }
     moved = (decoded[-1] - decoded[1]).reshape(16, -1)
     assert losses["mining_distance"] == pytest.approx(np.sqrt((moved**2).sum(1)).mean(), rel=1e-5)
     assert losses["mining_distance"] > 0
@@ -358,7 +416,9 @@ def test_the_log_says_how_far_mining_moves_and_what_the_classifier_says(make: Ca
     assert losses["classifier_after_mining"] < losses["classifier_before_mining"]
 
 
-def test_the_log_of_mining_changes_nothing(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_mining_changes_nothing(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = []
     for measured in (True, False):
         method = make("ocgan", mining_start=0.0).train()
@@ -368,18 +428,28 @@ def test_the_log_of_mining_changes_nothing(make: Callable[..., Any], monkeypatch
         for _ in range(2):
             method.update(Batch(blobs(16), torch.arange(16)))
         trained.append(states(method, NETWORKS))
-    assert all(torch.equal(trained[0][net][key], trained[1][net][key]) for net in NETWORKS for key in trained[0][net])
+    assert all(
+        torch.equal(trained[0][net][key], trained[1][net][key])
+        for net in NETWORKS
+        for key in trained[0][net]
+    )
 
 
 def test_a_logit_squashed_twice_has_5_to_43_times_less_gradient() -> None:
-    """The factor between one and two sigmoids, from the probabilities alone, against the network's own last layer."""
+    """The factor between one and two sigmoids, from the probabilities alone, against the network's
+    own last layer.
+    """
     logits = np.array([-3.0, 0.0])
     single = 1 - sigmoid(logits)
     double = (1 - sigmoid(sigmoid(logits))) * sigmoid(logits) * (1 - sigmoid(logits))
     np.testing.assert_allclose(single / double, [43.2, 5.3], rtol=2e-3)
     for double_sigmoid, expected in ((False, single), (True, double)):
         layers = list(latent_judge(16, double_sigmoid))
-        last = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear) and layer.out_features == 1)
+        last = next(
+            i
+            for i, layer in enumerate(layers)
+            if isinstance(layer, nn.Linear) and layer.out_features == 1
+        )
         after_logit = nn.Sequential(*layers[last + 1 :])
 
         def loss(a: Tensor, tail: nn.Module = after_logit) -> Tensor:
@@ -428,7 +498,9 @@ def test_latents_stay_in_the_cube(make: Callable[..., Any]) -> None:
     assert method.encoder(blobs(8)).abs().max() <= 1
 
 
-def test_discriminators_never_see_mined_latents(ocgan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discriminators_never_see_mined_latents(
+    ocgan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = torch.full((16, *ocgan.latent_shape), 0.123)
     monkeypatch.setattr(ocgan, "_mine_latents", lambda latents: marker)
     seen: dict[str, Any] = {}
@@ -440,11 +512,15 @@ def test_discriminators_never_see_mined_latents(ocgan: Any, monkeypatch: pytest.
 
     monkeypatch.setattr(ocgan, "_update_discriminators", spy)
     decoded: list[Tensor] = []
-    ocgan.decoder.register_forward_hook(lambda m, inputs, out: decoded.append(inputs[0].detach().clone()))
+    ocgan.decoder.register_forward_hook(
+        lambda m, inputs, out: decoded.append(inputs[0].detach().clone())
+    )
     ocgan.progress = 0.9
     ocgan.update(Batch(blobs(16), torch.arange(16)))
     assert not torch.equal(seen["l2"], marker)
-    assert torch.equal(decoded[1], seen["l2"])  # the fakes of steps 1 and 2 come from fresh latents ...
+    assert torch.equal(
+        decoded[1], seen["l2"]
+    )  # the fakes of steps 1 and 2 come from fresh latents ...
     assert torch.equal(decoded[-1], marker)  # ... and the generator's from the mined ones
     assert not seen["fake"].requires_grad
 
@@ -550,8 +626,22 @@ def test_defaults_are_those_of_the_docstring() -> None:
 
 #: Loss weights and noise: the paper read literally, and the two settings of the authors' code.
 RECIPES = {
-    "paper": {"w_lat": 1.0, "w_vis": 1.0, "w_mse": 10.0, "mse_reduction": "sum", "noise_std": 0.447, "dropout": 0.0},
-    "readme": {"w_lat": 10.0, "w_vis": 1.0, "w_mse": 5.0, "mse_reduction": "mean", "noise_std": 0.2, "dropout": 0.5},
+    "paper": {
+        "w_lat": 1.0,
+        "w_vis": 1.0,
+        "w_mse": 10.0,
+        "mse_reduction": "sum",
+        "noise_std": 0.447,
+        "dropout": 0.0,
+    },
+    "readme": {
+        "w_lat": 10.0,
+        "w_vis": 1.0,
+        "w_mse": 5.0,
+        "mse_reduction": "mean",
+        "noise_std": 0.2,
+        "dropout": 0.5,
+    },
     "release": {
         "w_lat": 10.0,
         "w_vis": 1.0,
@@ -601,14 +691,27 @@ def test_a_size_that_does_not_fit_is_refused(make: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("switches", "losses"),
     [
-        ({"use_latent_discriminator": False, "use_image_discriminator": False, "use_mining": False}, {"mse"}),
+        (
+            {
+                "use_latent_discriminator": False,
+                "use_image_discriminator": False,
+                "use_mining": False,
+            },
+            {"mse"},
+        ),
         (
             {"use_image_discriminator": False, "use_mining": False},
             {"mse", "latent_discriminator", "generator_latent"},
         ),
         (
             {"use_mining": False},
-            {"mse", "latent_discriminator", "generator_latent", "image_discriminator", "generator_image"},
+            {
+                "mse",
+                "latent_discriminator",
+                "generator_latent",
+                "image_discriminator",
+                "generator_image",
+            },
         ),
     ],
 )
@@ -624,10 +727,14 @@ def test_ablation_switches_remove_networks_and_losses(
         assert method.score_names == ("mse",)
 
 
-def test_weights_scale_their_own_terms(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_scale_their_own_terms(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("ocgan", w_lat=2.0, w_vis=3.0, w_mse=5.0).train()
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     losses = method.update(Batch(blobs(16), torch.arange(16)))
     expected = 5 * losses["mse"] + 2 * losses["generator_latent"] + 3 * losses["generator_image"]
     assert minimised["generator"] == pytest.approx(expected.item(), rel=1e-5)
@@ -656,8 +763,12 @@ def test_published_scores(make: Callable[..., Any]) -> None:
         x_hat = method.decoder(method.encoder(x))
         noisy = method.decoder(method.encoder(x + method.score_noise_image))
         assert (noisy - x_hat).abs().mean() > 1e-3
-        assert scores["mse"].numpy() == pytest.approx(((x - x_hat) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5)
-        assert scores["mse"].numpy() != pytest.approx(((x - noisy) ** 2).mean((1, 2, 3)).numpy(), rel=1e-4)
+        assert scores["mse"].numpy() == pytest.approx(
+            ((x - x_hat) ** 2).mean((1, 2, 3)).numpy(), rel=1e-5
+        )
+        assert scores["mse"].numpy() != pytest.approx(
+            ((x - noisy) ** 2).mean((1, 2, 3)).numpy(), rel=1e-4
+        )
         assert torch.equal(clean_loss, scores["mse"])
         assert_normal(method.score_noise_image, 0.0, method.noise_std)
         for name, image in (("dv_x", x), ("dv_recon", x_hat), ("dv_recon_noisy", noisy)):
@@ -688,14 +799,19 @@ def test_a_path_leads_from_one_inlier_to_the_other(make: Callable[..., Any]) -> 
         rows = method.image_rows(blobs(2), inliers, blobs(2, bars=True))["latent_paths"]
         codes = method.encoder(inliers)
         middle = method.decoder((codes[2:3] + codes[3:4]) / 2)
-    assert [row.title for row in rows] == ["inliers 1 to 2", "inliers 3 to 4"]  # the fifth has no partner
+    assert [row.title for row in rows] == [
+        "inliers 1 to 2",
+        "inliers 3 to 4",
+    ]  # the fifth has no partner
     path = rows[1].images
     assert torch.equal(path[[0, -1]], inliers[2:4])
     torch.testing.assert_close(path[[1, -2]], method.reconstruct(inliers[2:4]))
     torch.testing.assert_close(path[len(path) // 2], middle[0])
 
 
-def test_pictures_of_latents_before_and_after_mining(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_latents_before_and_after_mining(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("ocgan").eval()
     latents = torch.linspace(-1, 1, 44 * 16).view(44, 16, 1, 1)
     monkeypatch.setattr(method, "sample_latents", lambda count: latents[:count])
@@ -708,12 +824,19 @@ def test_pictures_of_latents_before_and_after_mining(make: Callable[..., Any], m
     mined = [row.images for row in pictures["mined_latents"]]
     assert torch.equal(pictures["random_latents"][0].images, mined[0])
     torch.testing.assert_close(mined, [before, after])
-    assert "mined_latents" not in make("ocgan", use_mining=False).eval().image_rows(blobs(2), blobs(2), blobs(2))
+    assert "mined_latents" not in make("ocgan", use_mining=False).eval().image_rows(
+        blobs(2), blobs(2), blobs(2)
+    )
 
 
 def test_the_distance_from_uniform_is_scipys(make: Callable[..., Any]) -> None:
-    codes = torch.tanh(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 3.0]))
-    expected = [kstest(column, "uniform", args=(-1, 2)).statistic for column in codes.double().T.numpy()]
+    codes = torch.tanh(
+        torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([0.1, 1.0, 3.0])
+    )
+    expected = [
+        kstest(column, "uniform", args=(-1, 2)).statistic for column in codes.double().T.numpy()
+    ]
     np.testing.assert_allclose(distance_from_uniform(codes.double()).numpy(), expected, rtol=1e-6)
     even = torch.linspace(-1, 1, 101).view(-1, 1)
     assert distance_from_uniform(even).item() < 0.011
@@ -730,4 +853,7 @@ def test_accuracies_are_shares_of_right_logits(make: Callable[..., Any]) -> None
     assert accuracy(torch.zeros(4), torch.zeros(4)) == 0
     losses = make("ocgan").train().update(Batch(blobs(16), torch.arange(16)))
     names = {name for name in losses if name.startswith("accuracy")}
-    assert names == {f"accuracy_{network}" for network in ("classifier", "latent_discriminator", "image_discriminator")}
+    assert names == {
+        f"accuracy_{network}"
+        for network in ("classifier", "latent_discriminator", "image_discriminator")
+    }

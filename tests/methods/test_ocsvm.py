@@ -1,4 +1,6 @@
-"""The kept support vectors against scikit-learn's decision function; gamma by consistency against the rule itself."""
+"""The kept support vectors against scikit-learn's decision function; gamma by consistency against
+the rule itself.
+"""
 
 from collections.abc import Callable
 
@@ -71,7 +73,10 @@ def rejected(train: np.ndarray, gamma: float, nu: float) -> float:
         np.mean(
             np.concatenate(
                 [
-                    OneClassSVM(nu=nu, gamma=gamma).fit(train[fold != held]).decision_function(train[fold == held]) < 0
+                    OneClassSVM(nu=nu, gamma=gamma)
+                    .fit(train[fold != held])
+                    .decision_function(train[fold == held])
+                    < 0
                     for held in range(ocsvm.FOLDS)
                 ]
             )
@@ -88,7 +93,9 @@ def test_consistent_gamma_is_the_largest_that_inliers_bear(make: Make, nu: float
     borne = [rejected(flat(train), multiple * scale, nu) <= bound for multiple in multiples]
     assert any(borne)
     assert not all(borne)
-    largest = max(multiple for multiple, consistent in zip(multiples, borne, strict=True) if consistent)
+    largest = max(
+        multiple for multiple, consistent in zip(multiples, borne, strict=True) if consistent
+    )
     method = fitted(make, train, nu=nu, gamma="consistent")
     assert float(method.gamma) == pytest.approx(largest * scale, rel=1e-6)
 
@@ -102,7 +109,9 @@ def test_gamma_uses_inliers_only(make: Make) -> None:
     assert torch.equal(method.gamma, chosen)
 
 
-def test_where_nothing_is_consistent_the_smallest_gamma_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_is_consistent_the_smallest_gamma_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ocsvm, "rejected_share", lambda *_: 1.0)
     train = noise(20, 0).flatten(1)
     assert ocsvm.consistent_gamma(train, 0.1) == 2.0**-6 * ocsvm.scale_gamma(train)
@@ -110,5 +119,7 @@ def test_where_nothing_is_consistent_the_smallest_gamma_is_taken(monkeypatch: py
 
 def test_images_that_are_all_the_same(make: Make) -> None:
     method = fitted(make, torch.full((20, 1, 2, 2), 0.3))
-    scores = method.novelty_score(torch.tensor([0.3, 0.5]).view(2, 1, 1, 1).expand(2, 1, 2, 2))["outside"]
+    scores = method.novelty_score(torch.tensor([0.3, 0.5]).view(2, 1, 1, 1).expand(2, 1, 2, 2))[
+        "outside"
+    ]
     assert scores[0] < scores[1]

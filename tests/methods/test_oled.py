@@ -1,4 +1,6 @@
-"""OLED against its paper: losses against NumPy, who is trained by what, the threshold unit, layer tables, scores, switches."""
+"""OLED against its paper: losses against NumPy, who is trained by what, the threshold unit, layer
+tables, scores, switches.
+"""
 
 import copy
 import math
@@ -56,7 +58,9 @@ def states(method: Any, buffers: bool = True) -> dict[str, dict[str, Tensor]]:
 
 def changed(before: dict[str, dict[str, Tensor]], method: Any, buffers: bool = True) -> set[str]:
     after = states(method, buffers)
-    return {n for n in NETWORKS if any(not torch.equal(before[n][k], after[n][k]) for k in before[n])}
+    return {
+        n for n in NETWORKS if any(not torch.equal(before[n][k], after[n][k]) for k in before[n])
+    }
 
 
 def record(method: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -64,8 +68,12 @@ def record(method: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     given: list[Tensor] = []
     returned: list[Tensor] = []
     masks: list[Tensor] = []
-    method.encoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].detach().clone()))
-    method.decoder.register_forward_hook(lambda module, inputs, out: returned.append(out.detach().clone()))
+    method.encoder.register_forward_pre_hook(
+        lambda module, inputs: given.append(inputs[0].detach().clone())
+    )
+    method.decoder.register_forward_hook(
+        lambda module, inputs, out: returned.append(out.detach().clone())
+    )
     inner = method.masks
     method.masks = lambda x: (masks.append(inner(x)), masks[-1])[1]
     return given, returned, masks
@@ -91,11 +99,14 @@ def test_squared_and_context_error_equal_numpy() -> None:
     x, x_hat = rng.normal(size=(2, 5, 3, 4, 4))
     masked = (rng.random((5, 1, 4, 4)) < 0.3).astype(float)
     np.testing.assert_allclose(
-        squared_error(torch.tensor(x), torch.tensor(x_hat)).numpy(), ((x - x_hat) ** 2).mean((1, 2, 3)), rtol=1e-12
+        squared_error(torch.tensor(x), torch.tensor(x_hat)).numpy(),
+        ((x - x_hat) ** 2).mean((1, 2, 3)),
+        rtol=1e-12,
     )
     np.testing.assert_allclose(
         context_error(torch.tensor(x), torch.tensor(x_hat), torch.tensor(masked)).numpy(),
-        np.abs(masked * x - masked * x_hat).sum((1, 2, 3)) / 48,  # over ALL values, not the hidden ones
+        np.abs(masked * x - masked * x_hat).sum((1, 2, 3))
+        / 48,  # over ALL values, not the hidden ones
         rtol=1e-12,
     )
 
@@ -141,10 +152,14 @@ def test_weights_scale_their_own_terms(make: Make) -> None:
 def separate_gradients(method: Any, x: Tensor, cont_weight: float) -> dict[str, dict[str, Tensor]]:
     """The same gradients written plainly, each from its own forward pass on copies of the networks."""
     copies = copy.deepcopy(method)
-    m = threshold(copies.mask_generator(x), copies.t, copies.mask_eps, copies.mask_grad, copies.mask_tau)
+    m = threshold(
+        copies.mask_generator(x), copies.t, copies.mask_eps, copies.mask_grad, copies.mask_tau
+    )
     masked = (m == 0).to(x)
     x_hat_m = copies.decoder(copies.encoder(x * m))
-    climbs = (x - x_hat_m).pow(2).mean() + cont_weight * (masked * x - masked * x_hat_m).abs().mean()
+    climbs = (x - x_hat_m).pow(2).mean() + cont_weight * (
+        masked * x - masked * x_hat_m
+    ).abs().mean()
     up = torch.autograd.grad(-climbs, list(copies.mask_generator.parameters()))
     x_hat = copies.decoder(copies.encoder(x))
     x_hat_m = copies.decoder(copies.encoder((x * m).detach()))
@@ -155,7 +170,9 @@ def separate_gradients(method: Any, x: Tensor, cont_weight: float) -> dict[str, 
     )
     reconstructor = [*copies.encoder.parameters(), *copies.decoder.parameters()]
     down = iter(torch.autograd.grad(descends, reconstructor))
-    found = {"mask_generator": dict(zip(dict(method.mask_generator.named_parameters()), up, strict=True))}
+    found = {
+        "mask_generator": dict(zip(dict(method.mask_generator.named_parameters()), up, strict=True))
+    }
     for name in ("encoder", "decoder"):
         found[name] = {key: next(down) for key, _ in getattr(method, name).named_parameters()}
     return found
@@ -163,9 +180,17 @@ def separate_gradients(method: Any, x: Tensor, cont_weight: float) -> dict[str, 
 
 @pytest.mark.parametrize("mask_grad", ["eps", "ste"])
 @pytest.mark.parametrize(("objective", "weight"), [("mask", 0.0), ("mask_cont", 7.0)])
-def test_gradients_are_those_of_eq_8(make: Make, mask_grad: str, objective: str, weight: float) -> None:
+def test_gradients_are_those_of_eq_8(
+    make: Make, mask_grad: str, objective: str, weight: float
+) -> None:
     # float64, and an eps that gives more than near-ties a gradient
-    options = {"mask_grad": mask_grad, "mask_objective": objective, "mask_eps": 1e-3, "gamma": 7.0, "lam": 2.0}
+    options = {
+        "mask_grad": mask_grad,
+        "mask_objective": objective,
+        "mask_eps": 1e-3,
+        "gamma": 7.0,
+        "lam": 2.0,
+    }
     method = make("oled", **options).train().double()
     x = textured().double()
     expected = separate_gradients(method, x, weight)
@@ -199,7 +224,10 @@ def test_the_mask_module_climbs_while_r_stands_still(make: Make, objective: str)
     course = []
     for _ in range(30):
         losses = method.update(Batch(x, INDEX))
-        course.append(losses["mask"].item() + (method.gamma * losses["cont"].item() if objective == "mask_cont" else 0))
+        course.append(
+            losses["mask"].item()
+            + (method.gamma * losses["cont"].item() if objective == "mask_cont" else 0)
+        )
     assert changed(before, method, buffers=False) == {"mask_generator"}
     assert np.mean(course[-5:]) > 1.05 * np.mean(course[:5])
 
@@ -209,7 +237,10 @@ def test_the_mask_modules_step_changes_it_alone(oled: Any) -> None:
     m = oled.masks(x)
     x_m = (x * m).detach().requires_grad_()
     x_hat_m = oled.decoder(oled.encoder(x_m))
-    losses = {"mask": squared_error(x, x_hat_m).mean(), "cont": context_error(x, x_hat_m, (m == 0).to(x)).mean()}
+    losses = {
+        "mask": squared_error(x, x_hat_m).mean(),
+        "cont": context_error(x, x_hat_m, (m == 0).to(x)).mean(),
+    }
     before = states(oled)
     norm = oled._update_mask_module(x, m, x_m, losses)
     assert changed(before, oled) == {"mask_generator"}
@@ -219,7 +250,9 @@ def test_the_mask_modules_step_changes_it_alone(oled: Any) -> None:
     assert norm > 0
 
 
-def test_the_mask_module_moves_in_every_nth_epoch(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mask_module_moves_in_every_nth_epoch(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("oled", mask_grad="ste", mm_every=3).train()
     assert method.current_epoch == 0  # without a Trainer
     for epoch in range(7):
@@ -227,7 +260,9 @@ def test_the_mask_module_moves_in_every_nth_epoch(make: Make, monkeypatch: pytes
         before = states(method, buffers=False)
         losses = method.update(Batch(textured(), INDEX))
         moves = epoch % 3 == 0
-        assert changed(before, method, buffers=False) == ({*NETWORKS} if moves else {"encoder", "decoder"})
+        assert changed(before, method, buffers=False) == (
+            {*NETWORKS} if moves else {"encoder", "decoder"}
+        )
         assert ("mask_gradient" in losses) == moves
 
 
@@ -253,7 +288,10 @@ def test_a_chunk_counts_its_iterations_one_by_one_and_means_are_of_those_that_ha
 
     def update(batch: Batch) -> dict[str, Tensor]:
         iterations.append(method.iteration)
-        return {"always": torch.tensor(2.0), **({"mask_gradient": torch.tensor(3.0)} if method.phase else {})}
+        return {
+            "always": torch.tensor(2.0),
+            **({"mask_gradient": torch.tensor(3.0)} if method.phase else {}),
+        }
 
     method.update = update
     x = torch.zeros(3, 4, 1, 16, 16)
@@ -264,7 +302,9 @@ def test_a_chunk_counts_its_iterations_one_by_one_and_means_are_of_those_that_ha
 
 
 def test_a_frozen_mask_generator_masks_and_is_never_trained(make: Make) -> None:
-    learned, frozen = (make("oled", mask=mask, mask_grad="ste").train() for mask in ("learned", "frozen"))
+    learned, frozen = (
+        make("oled", mask=mask, mask_grad="ste").train() for mask in ("learned", "frozen")
+    )
     x = textured()
     assert torch.equal(learned.masks(x), frozen.masks(x))
     assert set(frozen.build_optimizers()) == {"reconstructor"}
@@ -276,19 +316,29 @@ def test_a_frozen_mask_generator_masks_and_is_never_trained(make: Make) -> None:
     assert "mask_gradient" not in losses
 
 
-def test_no_gradient_is_made_where_the_mask_module_rests(oled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gradient_is_made_where_the_mask_module_rests(
+    oled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_epoch(monkeypatch, 1)
     needed: list[bool] = []
-    oled.mask_generator.register_forward_hook(lambda module, inputs, out: needed.append(out.requires_grad))
-    oled.encoder.register_forward_pre_hook(lambda module, inputs: needed.append(inputs[0].requires_grad))
+    oled.mask_generator.register_forward_hook(
+        lambda module, inputs, out: needed.append(out.requires_grad)
+    )
+    oled.encoder.register_forward_pre_hook(
+        lambda module, inputs: needed.append(inputs[0].requires_grad)
+    )
     oled.update(Batch(textured(), INDEX))
     assert needed == [False, False, False]
 
 
 def test_one_forward_of_each_serves_both(oled: Any) -> None:
-    """Batch-norm statistics mix intact and masked images: two passes of R, one of MG, for both updates together."""
+    """Batch-norm statistics mix intact and masked images: two passes of R, one of MG, for both
+    updates together.
+    """
     oled.update(Batch(textured(), INDEX))
-    seen = {n: {int(b) for k, b in getattr(oled, n).named_buffers() if "tracked" in k} for n in NETWORKS}
+    seen = {
+        n: {int(b) for k, b in getattr(oled, n).named_buffers() if "tracked" in k} for n in NETWORKS
+    }
     assert seen == {"encoder": {2}, "decoder": set(), "mask_generator": {1}}
 
 
@@ -307,9 +357,9 @@ def test_adam_has_the_papers_numbers() -> None:
 @pytest.mark.parametrize(("side", "count"), [(28, 99), (30, 114), (32, 129)])
 @pytest.mark.parametrize("mask_grad", ["eps", "ste"])
 def test_threshold_hides_the_top_of_each_map(side: int, count: int, mask_grad: str) -> None:
-    activation = torch.rand(6, 1, side, side, generator=torch.Generator().manual_seed(2)) * torch.arange(1, 7).view(
-        -1, 1, 1, 1
-    )
+    activation = torch.rand(
+        6, 1, side, side, generator=torch.Generator().manual_seed(2)
+    ) * torch.arange(1, 7).view(-1, 1, 1, 1)
     m = threshold(activation, 87.5, 1e-12, mask_grad, 0.1)
     assert m.shape == activation.shape
     assert ((m == 0).flatten(1).sum(1) == count).all()
@@ -324,7 +374,10 @@ def test_threshold_hides_the_top_of_each_map(side: int, count: int, mask_grad: s
 def test_t_is_the_percentage_that_is_kept() -> None:
     activation = torch.rand(2, 1, 20, 20, generator=torch.Generator().manual_seed(2))
     for t, count in ((50.0, 201), (75.0, 101), (99.9, 2)):
-        assert (threshold(activation, t, 1e-12, "eps", 0.1) == 0).flatten(1).sum(1).tolist() == [count, count]
+        assert (threshold(activation, t, 1e-12, "eps", 0.1) == 0).flatten(1).sum(1).tolist() == [
+            count,
+            count,
+        ]
 
 
 def test_a_dead_map_halves_the_image() -> None:
@@ -340,7 +393,9 @@ def test_a_dead_map_halves_the_image() -> None:
 
 
 def maps_with_margins(margins: list[float], dtype: torch.dtype) -> Tensor:
-    """One map of 28 x 28 with s = 1, 98 pixels above it, and pixels at the given margins below; the rest 0.5 below."""
+    """One map of 28 x 28 with s = 1, 98 pixels above it, and pixels at the given margins below; the
+    rest 0.5 below.
+    """
     flat = torch.full((784,), 0.5, dtype=dtype)
     flat[:98], flat[98] = 2.0, 1.0
     flat[99 : 99 + len(margins)] = 1 - torch.tensor(margins, dtype=dtype)
@@ -348,7 +403,9 @@ def maps_with_margins(margins: list[float], dtype: torch.dtype) -> Tensor:
 
 
 def test_gradient_of_eq_2() -> None:
-    """dm/dr = eps / (r + eps)^2 at each pixel below s, its negative sum at the pixel that s is, nothing above."""
+    """dm/dr = eps / (r + eps)^2 at each pixel below s, its negative sum at the pixel that s is,
+    nothing above.
+    """
     margins, eps = [1e-6, 1e-4, 1e-2, 0.1], 1e-5
     activation = maps_with_margins(margins, torch.float64)
     threshold(activation, 87.5, eps, "eps", 0.1).sum().backward()
@@ -367,13 +424,17 @@ def test_gradient_of_eq_2_in_float32() -> None:
     m = threshold(activation, 87.5, 1e-12, "eps", 0.1)
     m.sum().backward()
     r = np.array([2.0**-20, 2.0**-7, 2.0**-4])
-    np.testing.assert_allclose(activation.grad.flatten()[99:102].numpy(), -1e-12 / (r + 1e-12) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        activation.grad.flatten()[99:102].numpy(), -1e-12 / (r + 1e-12) ** 2, rtol=1e-5
+    )
     assert (m.flatten()[:99] == 0).all()
     np.testing.assert_allclose(m.detach().flatten()[99:].numpy(), 1, atol=2e-6)
 
 
 def test_gradient_of_the_straight_through_mask() -> None:
-    """Exactly 0 and 1 forward; backward sigmoid((s - A) / tau), whose share at s itself is the negative sum."""
+    """Exactly 0 and 1 forward; backward sigmoid((s - A) / tau), whose share at s itself is the
+    negative sum.
+    """
     tau = 0.2
     activation = maps_with_margins([0.01, 0.1, 0.3], torch.float64)
     m = threshold(activation, 87.5, 1e-12, "ste", tau)
@@ -392,12 +453,16 @@ def test_float32_under_mixed_precision(make: Make) -> None:
     losses = full.update(Batch(x, INDEX))
     dtypes: dict[str, torch.dtype] = {}
     for name in ("encoder", "mask_generator"):
-        getattr(half, name).register_forward_hook(lambda m, i, o, n=name: dtypes.update({n: o.dtype}))
+        getattr(half, name).register_forward_hook(
+            lambda m, i, o, n=name: dtypes.update({n: o.dtype})
+        )
     _, _, masks = record(half)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         mixed = half.update(Batch(x, INDEX))
     assert dtypes == {"encoder": torch.bfloat16, "mask_generator": torch.float32}
-    assert torch.equal(masks[0], threshold(make("oled").train().mask_generator(x), 87.5, 1e-12, "eps", 0.1))
+    assert torch.equal(
+        masks[0], threshold(make("oled").train().mask_generator(x), 87.5, 1e-12, "eps", 0.1)
+    )
     assert set(mixed) == set(losses)
     for name in ("rec", "mask", "cont"):
         assert mixed[name].item() == pytest.approx(losses[name].item(), rel=0.03), name
@@ -449,7 +514,15 @@ def layers(network: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]
             (3, 32, 32),
             [(128, 16, 16), (256, 8, 8), (512, 4, 4), (768, 4, 4), (256,)],
             [(2048,), (768, 4, 4), (512, 8, 8), (256, 16, 16), (128, 32, 32), (3, 32, 32)],
-            [(32, 16, 16), (48, 8, 8), (64, 4, 4), (64, 4, 4), (48, 8, 8), (32, 16, 16), (1, 32, 32)],
+            [
+                (32, 16, 16),
+                (48, 8, 8),
+                (64, 4, 4),
+                (64, 4, 4),
+                (48, 8, 8),
+                (32, 16, 16),
+                (1, 32, 32),
+            ],
         ),
         (
             (1, 30, 30),
@@ -460,7 +533,9 @@ def layers(network: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]
     ],
 )
 def test_layer_tables(shape: Any, encoder: Any, decoder: Any, mask_generator: Any) -> None:
-    """The tables of the authors' code; an upsampling there follows a convolution, here it is part of the next one."""
+    """The tables of the authors' code; an upsampling there follows a convolution, here it is part
+    of the next one.
+    """
     method = OLED(shape, latent_size=encoder[-1][0]).eval()
     x = textured(2, shape)
     with torch.no_grad():
@@ -485,30 +560,44 @@ def test_batch_norms_and_slopes() -> None:
         "mask_generator": 1,
     }
     slopes = {
-        n: {m.negative_slope for m in getattr(method, n).modules() if isinstance(m, nn.LeakyReLU)} for n in NETWORKS
+        n: {m.negative_slope for m in getattr(method, n).modules() if isinstance(m, nn.LeakyReLU)}
+        for n in NETWORKS
     }
     assert slopes == {"encoder": {0.2}, "decoder": {0.2}, "mask_generator": {0.3}}
-    assert kinds["mask_generator"].index(nn.BatchNorm2d) > kinds["mask_generator"].index(nn.LeakyReLU)  # second block
+    assert kinds["mask_generator"].index(nn.BatchNorm2d) > kinds["mask_generator"].index(
+        nn.LeakyReLU
+    )  # second block
     everywhere = OLED((3, 32, 32), width=0.1, mask_norm="all").mask_generator
     assert sum(isinstance(m, nn.BatchNorm2d) for m in everywhere.modules()) == 6
     assert not isinstance(everywhere[-2], nn.Sequential)  # the last convolution stands bare
     decoder = OLED((3, 32, 32), width=0.1, norm="all").decoder
     assert [[type(layer) for layer in block] for block in decoder[2:-2]] == [
-        [layer, nn.BatchNorm2d, nn.LeakyReLU] for layer in (nn.Conv2d, UpsampledConv, UpsampledConv, UpsampledConv)
+        [layer, nn.BatchNorm2d, nn.LeakyReLU]
+        for layer in (nn.Conv2d, UpsampledConv, UpsampledConv, UpsampledConv)
     ]
     assert type(decoder[-2]) is nn.Conv2d
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 30, 30)])
 def test_each_layer_in_its_order(shape: Any) -> None:
-    """Convolution, batch norm where there is one, activation; the last convolution of R bare, of MG with ReLU."""
+    """Convolution, batch norm where there is one, activation; the last convolution of R bare, of MG
+    with ReLU.
+    """
     method = OLED(shape, width=0.1)
     shrink, slope, clipped = [nn.Conv2d, nn.BatchNorm2d], nn.LeakyReLU, nn.Identity
-    blocks = {name: [block for block in getattr(method, name) if isinstance(block, nn.Sequential)] for name in NETWORKS}
+    blocks = {
+        name: [block for block in getattr(method, name) if isinstance(block, nn.Sequential)]
+        for name in NETWORKS
+    }
     assert all([type(layer) for layer in block] == [*shrink, slope] for block in blocks["encoder"])
-    assert [type(layer) for layer in method.encoder[len(blocks["encoder"]) :]] == [nn.Flatten, nn.Linear]
+    assert [type(layer) for layer in method.encoder[len(blocks["encoder"]) :]] == [
+        nn.Flatten,
+        nn.Linear,
+    ]
     assert [type(layer) for layer in method.decoder[:2]] == [nn.Linear, nn.Unflatten]
-    assert all(isinstance(block[0], nn.Conv2d) and type(block[1]) is slope for block in blocks["decoder"])
+    assert all(
+        isinstance(block[0], nn.Conv2d) and type(block[1]) is slope for block in blocks["decoder"]
+    )
     assert isinstance(method.decoder[-2], nn.Conv2d) and type(method.decoder[-1]) is clipped
     normed = [index for index, block in enumerate(blocks["mask_generator"]) if len(block) == 3]
     assert normed == [1]
@@ -526,22 +615,34 @@ def test_the_activation_map_is_a_relu_of_the_last_convolution(make: Make) -> Non
     method.mask_generator[-2].register_forward_hook(lambda module, inputs, out: before.append(out))
     activation = method.mask_generator(textured(4))
     assert (before[0] < 0).any() and (before[0] > 0).any()
-    np.testing.assert_array_equal(activation.detach().numpy(), np.maximum(before[0].detach().numpy(), 0))
+    np.testing.assert_array_equal(
+        activation.detach().numpy(), np.maximum(before[0].detach().numpy(), 0)
+    )
 
 
 def test_defaults_are_the_papers_and_the_codes() -> None:
     method = OLED((1, 28, 28), width=0.1)
     assert (method.t, method.lam, method.mask, method.mask_grad) == (87.5, 1.0, "learned", "eps")
-    assert (method.mask_eps, method.mask_tau, method.average, method.out_act) == (1e-12, 0.1, "minmax", "linear_clip")
+    assert (method.mask_eps, method.mask_tau, method.average, method.out_act) == (
+        1e-12,
+        0.1,
+        "minmax",
+        "linear_clip",
+    )
     assert (method.mm_turn, method.validation) == (None, "rec_mask")
 
 
 def test_each_optimizer_has_the_weights_of_its_networks_and_no_decay() -> None:
     method = OLED((1, 28, 28), width=0.1)
-    networks = {"reconstructor": [method.encoder, method.decoder], "mask_module": [method.mask_generator]}
+    networks = {
+        "reconstructor": [method.encoder, method.decoder],
+        "mask_module": [method.mask_generator],
+    }
     for name, optimizer in method.build_optimizers().items():
         (group,) = optimizer.param_groups
-        assert [id(p) for p in group["params"]] == [id(p) for network in networks[name] for p in network.parameters()]
+        assert [id(p) for p in group["params"]] == [
+            id(p) for network in networks[name] for p in network.parameters()
+        ]
         assert not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
 
 
@@ -559,7 +660,9 @@ def test_initial_weights_are_glorot() -> None:
             assert (layer.bias == 0).all()
             fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
             if fan_in * fan_out > 10_000:
-                assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (fan_in + fan_out)), rel=0.06)
+                assert layer.weight.std().item() == pytest.approx(
+                    math.sqrt(2 / (fan_in + fan_out)), rel=0.06
+                )
         if isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all() and (layer.bias == 0).all()
 
@@ -586,11 +689,15 @@ def test_auto_chooses_by_side_and_colour(make: Make, shape: Any, name: str) -> N
 
 
 def test_what_cannot_work_is_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"data\.size=30: method\.architecture=mnist takes a multiple of 4"):
+    with pytest.raises(
+        ValueError, match=r"data\.size=30: method\.architecture=mnist takes a multiple of 4"
+    ):
         make("oled", (1, 30, 30), architecture="mnist")
     with pytest.raises(ValueError, match=r"data\.size=31: .*ucsd takes a multiple of 2"):
         make("oled", (1, 31, 31))
-    with pytest.raises(ValueError, match=r"method\.mask=random10 needs data\.size of at least 10, not 8"):
+    with pytest.raises(
+        ValueError, match=r"method\.mask=random10 needs data\.size of at least 10, not 8"
+    ):
         make("oled", (1, 8, 8), mask="random10")
 
 
@@ -606,16 +713,32 @@ def test_recipes_are_the_codes_and_the_papers() -> None:
     names = ("gamma", "mm_every", "mask_objective", "mask_norm", "norm")
     assert set(ARCHITECTURES) == set(official)
     for data, numbers in official.items():
-        for recipe, expected in (("default", numbers), ("paper", (50.0, 1, "mask_cont", "all", "all"))):
+        for recipe, expected in (
+            ("default", numbers),
+            ("paper", (50.0, 1, "mask_cont", "all", "all")),
+        ):
             options = method_config("oled") | recipe_options("oled", recipe, data)["method"]
             assert tuple(options[name] for name in names) == expected
-    sizes = {data: recipe_options("oled", "paper", data)["method"]["latent_size"] for data in official}
+    sizes = {
+        data: recipe_options("oled", "paper", data)["method"]["latent_size"] for data in official
+    }
     assert sizes == {"mnist": 64, "cifar10": 256, "ucsd": 128}
-    assert [recipe_options("oled", "default", data)["method"]["latent_size"] for data in ("cifar10", "ucsd")] == [
+    assert [
+        recipe_options("oled", "default", data)["method"]["latent_size"]
+        for data in ("cifar10", "ucsd")
+    ] == [
         256,
         128,
     ]
-    shared = {"lr": 5e-4, "beta1": 0.5, "beta2": 0.9, "t": 87.5, "lam": 1.0, "mask_grad": "eps", "width": 1.0}
+    shared = {
+        "lr": 5e-4,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "t": 87.5,
+        "lam": 1.0,
+        "mask_grad": "eps",
+        "width": 1.0,
+    }
     paper = recipe_options("oled", "paper", "mnist")["method"]
     assert {name: paper[name] for name in shared} == shared
 
@@ -700,7 +823,9 @@ def test_crops_are_random_in_training_and_fixed_by_the_image_in_evaluation(make:
     masks = method.masks(x)
     assert torch.equal(masks, method.masks(x))
     assert torch.equal(masks[5:6], method.masks(x[5:6]))
-    assert torch.equal(masks, make("oled", mask="random10", lr=0.1).eval().masks(x))  # no seed in it
+    assert torch.equal(
+        masks, make("oled", mask="random10", lr=0.1).eval().masks(x)
+    )  # no seed in it
     distinct = len(x.flatten(1).unique(dim=0))
     assert len(masks.flatten(1).unique(dim=0)) > 0.8 * distinct
     many = method.masks(textured(2000)).mean((0, 1))
@@ -721,12 +846,18 @@ def test_scores_by_hand(make: Make, shape: Any, mask: str) -> None:
         scores = method.novelty_score(x)
         loss = method.validation_loss(x)
         m = method.masks(x)
-        x_hat, x_hat_m = (method.decoder(method.encoder(image)).double().clamp(-1, 1).numpy() for image in (x, x * m))
+        x_hat, x_hat_m = (
+            method.decoder(method.encoder(image)).double().clamp(-1, 1).numpy()
+            for image in (x, x * m)
+        )
     image, masked = x.double().numpy(), (m == 0).numpy()
     rec, err = ((image - x_hat) ** 2).sum((1, 2, 3)), ((image - x_hat_m) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(scores["s_rec"].numpy(), rec, rtol=1e-4)
     np.testing.assert_allclose(scores["s_mask"].numpy(), err, rtol=1e-4)
-    cont = [np.abs(a - b)[np.broadcast_to(c, a.shape)].sum() for a, b, c in zip(image, x_hat_m, masked, strict=True)]
+    cont = [
+        np.abs(a - b)[np.broadcast_to(c, a.shape)].sum()
+        for a, b, c in zip(image, x_hat_m, masked, strict=True)
+    ]
     np.testing.assert_allclose(scores["s_cont"].numpy(), cont, rtol=1e-4)
     np.testing.assert_allclose(loss.numpy(), (rec + err) / x[0].numel(), rtol=1e-4)
     method.validation = "rec"
@@ -748,7 +879,9 @@ def test_averages_by_hand(make: Make) -> None:
     val = columns([1.0, 3.0], [10.0, 15.0], [2.0, 1.0])
     combined = method.combine_scores(test, val)
     assert list(combined) == ["s_avg", "s_avg_val"]
-    np.testing.assert_allclose(combined["s_avg"], [(0 + 0 + 1) / 3, (0.25 + 1 + 0) / 3, (1 + 0.5 + 0.5) / 3])
+    np.testing.assert_allclose(
+        combined["s_avg"], [(0 + 0 + 1) / 3, (0.25 + 1 + 0) / 3, (1 + 0.5 + 0.5) / 3]
+    )
     np.testing.assert_allclose(
         combined["s_avg_val"], [(-0.5 + 0 + 2) / 3, (0 + 4 + 0) / 3, (1.5 + 2 + 1) / 3], rtol=1e-6
     )
@@ -763,8 +896,13 @@ def test_z_scores_by_hand(make: Make) -> None:
     test, val = (columns(*rng.gamma(2.0, size=(3, n)).tolist()) for n in (9, 6))
     combined = make("oled", average="zscore").combine_scores(test, val)
     for name, reference in (("s_avg", test), ("s_avg_val", val)):
-        parts = [(test[c].numpy() - reference[c].numpy().mean()) / reference[c].numpy().std() for c in COLUMNS]
-        np.testing.assert_allclose(combined[name].numpy(), np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+        parts = [
+            (test[c].numpy() - reference[c].numpy().mean()) / reference[c].numpy().std()
+            for c in COLUMNS
+        ]
+        np.testing.assert_allclose(
+            combined[name].numpy(), np.mean(parts, axis=0), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_averages_without_held_out_inliers_or_without_spread(make: Make) -> None:
@@ -781,7 +919,9 @@ def test_rank_auroc_counts_pairs_and_ties() -> None:
     values, positive = rng.integers(0, 6, 80).astype(np.float32), rng.random(80) < 0.4
     pairs = values[positive][:, None] - values[~positive][None]
     expected = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
-    assert rank_auroc(torch.tensor(values), torch.tensor(positive)) == pytest.approx(expected, abs=1e-12)
+    assert rank_auroc(torch.tensor(values), torch.tensor(positive)) == pytest.approx(
+        expected, abs=1e-12
+    )
     assert math.isnan(rank_auroc(torch.rand(3), torch.ones(3, dtype=torch.bool)))
 
 
@@ -790,7 +930,9 @@ def segmentation(method: Any, inliers: Tensor, outliers: Tensor) -> dict[str, fl
     return {name: value for name, value in metrics.items() if name.startswith("segmentation")}
 
 
-def test_segmentation_compares_the_activation_map_with_the_digit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segmentation_compares_the_activation_map_with_the_digit(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("oled").eval()
     inliers, outliers = blobs(600, seed=1), blobs(30, seed=2, bars=True)
 
@@ -799,19 +941,25 @@ def test_segmentation_compares_the_activation_map_with_the_digit(make: Make, mon
         "segmentation_auroc_inliers": 1.0,
         "segmentation_auroc_outliers": 1.0,
     }
-    images = torch.where(inliers > 0, inliers * torch.rand(inliers.shape), inliers)  # grey values count as digit too
+    images = torch.where(
+        inliers > 0, inliers * torch.rand(inliers.shape), inliers
+    )  # grey values count as digit too
     monkeypatch.setattr(method.mask_generator, "forward", lambda x: -x)
     assert segmentation(method, images, outliers) == {
         "segmentation_auroc_inliers": 0.0,
         "segmentation_auroc_outliers": 0.0,
     }
     assert make("oled", mask="random10").extra_metrics(inliers, outliers) == {}
-    assert make("oled", (3, 32, 32)).extra_metrics(blobs(4, (3, 32, 32)), blobs(4, (3, 32, 32))) == {}
+    assert (
+        make("oled", (3, 32, 32)).extra_metrics(blobs(4, (3, 32, 32)), blobs(4, (3, 32, 32))) == {}
+    )
     plain = make("oled").eval().extra_metrics(inliers, -torch.ones_like(outliers))
     assert set(plain) == {"segmentation_auroc_inliers", "hidden_share_inliers"}
 
 
-def test_the_share_of_the_digit_that_is_hidden_by_hand(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_the_digit_that_is_hidden_by_hand(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("oled").eval()
     images = -torch.ones(2, 1, 32, 32)
     images[:, :, :4] = 1.0
@@ -826,7 +974,9 @@ def test_the_share_of_the_digit_that_is_hidden_by_hand(make: Make, monkeypatch: 
 @pytest.mark.parametrize(("auroc", "count"), [(0.35, 1), (0.5, 1), (0.599, 1), (0.6, 0), (0.9, 0)])
 def test_a_segmentation_near_chance_is_a_warning(make: Make, auroc: float, count: int) -> None:
     method = make("oled")
-    doubts = method.doubts({"segmentation_auroc_inliers": auroc, "segmentation_auroc_outliers": 0.5})
+    doubts = method.doubts(
+        {"segmentation_auroc_inliers": auroc, "segmentation_auroc_outliers": 0.5}
+    )
     assert len(doubts) == count
     assert all(f"AUROC {auroc:.3f} is near chance or below" in doubt for doubt in doubts)
     assert method.doubts({}) == []

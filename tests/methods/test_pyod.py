@@ -1,4 +1,6 @@
-"""PyOD by name: the same numbers as PyOD itself, none of its pickles, and one clear line for everything wrong."""
+"""PyOD by name: the same numbers as PyOD itself, none of its pickles, and one clear line for
+everything wrong.
+"""
 
 import importlib
 import random
@@ -23,7 +25,9 @@ def noise(count: int, seed: int) -> torch.Tensor:
 
 
 def fitted(make: Make, train: torch.Tensor, detector: str, **arguments: Any) -> Method:
-    method = make("pyod", shape=tuple(train.shape[1:]), detector=detector, arguments=arguments or None)
+    method = make(
+        "pyod", shape=tuple(train.shape[1:]), detector=detector, arguments=arguments or None
+    )
     method.prepare(train)
     return method
 
@@ -33,11 +37,14 @@ def flat(x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("KNN", {"n_neighbors": 3, "method": "mean"}), ("LOF", {}), ("OCSVM", {})]
+    ("name", "arguments"),
+    [("KNN", {"n_neighbors": 3, "method": "mean"}), ("LOF", {}), ("OCSVM", {})],
 )
 def test_equals_pyod(make: Make, name: str, arguments: dict[str, Any]) -> None:
     train, x = noise(100, 0), noise(20, 1)
-    detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)(**arguments).fit(flat(train))
+    detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)(
+        **arguments
+    ).fit(flat(train))
     found = fitted(make, train, name, **arguments).novelty_score(x)["decision"]
     np.testing.assert_allclose(found.numpy(), detector.decision_function(flat(x)), rtol=1e-6)
 
@@ -64,7 +71,8 @@ def test_the_list_holds_detectors_of_images_only() -> None:
 @pytest.mark.parametrize("name", ["EOCD", "os.system", "BaseDetector", "pyod.models.lof.LOF", ""])
 def test_only_detectors_of_pyod_are_accepted(make: Make, name: str) -> None:
     with pytest.raises(
-        UserError, match=rf"^method\.detector={name}: PyOD has no such detector; .*Choose from: ABOD, .*VAE$"
+        UserError,
+        match=rf"^method\.detector={name}: PyOD has no such detector; .*Choose from: ABOD, .*VAE$",
     ):
         make("pyod", detector=name)
 
@@ -73,7 +81,8 @@ def test_unknown_names_get_the_nearest(make: Make) -> None:
     with pytest.raises(UserError, match="did you mean 'ECOD'"):
         make("pyod", detector="EOCD")
     with pytest.raises(
-        UserError, match=r"method\.arguments\.neighbors: LOF has no such argument; did you mean 'n_neighbors'"
+        UserError,
+        match=r"method\.arguments\.neighbors: LOF has no such argument; did you mean 'n_neighbors'",
     ):
         make("pyod", detector="LOF", arguments={"neighbors": 3})
 
@@ -85,7 +94,8 @@ def test_without_pyod_one_line_names_the_extra(make: Make, monkeypatch: pytest.M
     adapter.detectors.cache_clear()
     monkeypatch.setattr(adapter.importlib, "import_module", missing)
     with pytest.raises(
-        UserError, match=r"^method=pyod: PyOD is not installed; install it with: pip install 'noveltylab\[pyod\]'$"
+        UserError,
+        match=r"^method=pyod: PyOD is not installed; install it with: pip install 'noveltylab\[pyod\]'$",
     ):
         adapter.PyOD((1, 4, 4))
     monkeypatch.undo()
@@ -100,21 +110,27 @@ def test_a_detector_without_its_own_requirements(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(adapter.importlib, "import_module", missing)
     with pytest.raises(
-        UserError, match=r"method\.detector=SUOD: it needs a package of its own \(No module named 'suod'\)"
+        UserError,
+        match=r"method\.detector=SUOD: it needs a package of its own \(No module named 'suod'\)",
     ):
         adapter.find_detector("SUOD")
 
 
 def test_what_a_detector_raises_is_one_line(make: Make) -> None:
     with pytest.raises(
-        ValueError, match=r"method\.detector=MAD: fails on 30 training images of 12 pixels: .*univariate"
+        ValueError,
+        match=r"method\.detector=MAD: fails on 30 training images of 12 pixels: .*univariate",
     ):
         fitted(make, noise(30, 0), "MAD")
-    with pytest.raises(ValueError, match=r"method\.detector=KNN: fails on 30 training images of 12 pixels: "):
+    with pytest.raises(
+        ValueError, match=r"method\.detector=KNN: fails on 30 training images of 12 pixels: "
+    ):
         fitted(make, noise(30, 0), "KNN", n_neighbors="many")
 
 
-def test_scores_that_are_not_finite_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_are_not_finite_are_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = fitted(make, noise(30, 0), "KNN")
     monkeypatch.setattr(method, "_decide", lambda x: np.array([1.0, np.inf, np.nan]))
     with pytest.raises(UserError, match="2 of 3 scores are not finite"):
@@ -158,8 +174,12 @@ def test_global_generators_are_left_as_they_were(make: Make) -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-def test_a_detector_that_looks_at_the_batch_scores_one_by_one(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """ECOD pools training and scored samples: its score of a sample together with others is another one."""
+def test_a_detector_that_looks_at_the_batch_scores_one_by_one(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ECOD pools training and scored samples: its score of a sample together with others is another
+    one.
+    """
     train, x = noise(50, 0), 3 * noise(6, 1)
     method = fitted(make, train, "ECOD")
     assert bool(method.one_by_one)

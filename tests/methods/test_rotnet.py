@@ -24,7 +24,9 @@ def right_probability(logits: np.ndarray, count: int) -> np.ndarray:
     """Softmax of the right turn (4, B), one image at a time."""
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    return np.array([[p[turn * count + image, turn] for image in range(count)] for turn in range(4)])
+    return np.array(
+        [[p[turn * count + image, turn] for image in range(count)] for turn in range(4)]
+    )
 
 
 def test_turns_are_quarter_turns_of_every_image() -> None:
@@ -44,12 +46,16 @@ def test_log_probability_picks_the_right_turn() -> None:
     assert log_probability(torch.tensor(logits).bfloat16()).dtype == torch.float32
 
 
-def test_reported_and_minimised_loss_equal_numpy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reported_and_minimised_loss_equal_numpy(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("rotnet").train()
     seen: list[Tensor] = []
     method.network.register_forward_hook(lambda m, i, output: seen.append(output.detach()))
     minimised: dict[str, float] = {}
-    monkeypatch.setattr(method, "minimise", lambda loss, name: minimised.update({name: loss.item()}))
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
     losses = {name: value.item() for name, value in method.update(batch()).items()}
     (logits,) = (output.double().numpy() for output in seen)  # one pass for all turns
     loss = -np.log(right_probability(logits, 16)).mean()
@@ -72,8 +78,15 @@ def test_scores_by_hand_one_turn_at_a_time(make: Make) -> None:
     method.eval()
     x = blobs(6, seed=4)
     with torch.inference_mode():
-        scores, loss, embedding = method.novelty_score(x), method.validation_loss(x), method.embed(x)
-        p = [method.network(torch.rot90(x, turn, (2, 3))).double().softmax(1)[:, turn].numpy() for turn in range(4)]
+        scores, loss, embedding = (
+            method.novelty_score(x),
+            method.validation_loss(x),
+            method.embed(x),
+        )
+        p = [
+            method.network(torch.rot90(x, turn, (2, 3))).double().softmax(1)[:, turn].numpy()
+            for turn in range(4)
+        ]
         assert torch.equal(method.network[-1](embedding), method.network(x))
     np.testing.assert_allclose(scores["nll"].numpy(), -np.log(p).mean(0), rtol=1e-4)
     np.testing.assert_allclose(scores["probability"].numpy(), -np.mean(p, 0), rtol=1e-4)
@@ -96,14 +109,18 @@ def test_inliers_without_an_upper_side_teach_it_nothing(make: Make) -> None:
 
 def test_the_network_is_the_wide_residual_network_10_4(make: Make) -> None:
     method = RotNet((3, 32, 32))
-    convolutions = [m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    convolutions = [
+        m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
     assert [(m.out_channels, m.stride[0]) for m in convolutions] == [
         (16, 1),
         *((64, 1), (64, 1)),
         *((128, 2), (128, 1)),
         *((256, 2), (256, 1)),
     ]
-    shortcuts = [m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    shortcuts = [
+        m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
+    ]
     assert [(m.in_channels, m.out_channels) for m in shortcuts] == [(16, 64), (64, 128), (128, 256)]
     assert method.network[-1].in_features == 256 and method.network[-1].out_features == 4
     assert method.embed(torch.zeros(2, 3, 32, 32)).shape == (2, 256)
@@ -112,7 +129,9 @@ def test_the_network_is_the_wide_residual_network_10_4(make: Make) -> None:
 @pytest.mark.parametrize(("depth", "width", "count"), [(10, 1.0, 7), (16, 0.5, 13), (22, 2.0, 19)])
 def test_depth_and_width(depth: int, width: float, count: int) -> None:
     network = wide_residual_network(1, depth, width)
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    convolutions = [
+        m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
     assert len(convolutions) == count
     assert convolutions[0].out_channels == 16 * min(width, 1)
     assert convolutions[-1].out_channels == 64 * width
@@ -126,7 +145,9 @@ def test_a_residual_block_adds_its_input_where_shapes_allow() -> None:
     for block in (same, other):
         nn.init.zeros_(block.body[-1].weight)
     assert torch.equal(same(x), x)
-    strided = nn.functional.conv2d(other.enter(x), other.shortcut.weight, None, 2)  # the paper's shortcut
+    strided = nn.functional.conv2d(
+        other.enter(x), other.shortcut.weight, None, 2
+    )  # the paper's shortcut
     torch.testing.assert_close(other(x), strided)
 
 

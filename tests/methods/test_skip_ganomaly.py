@@ -1,4 +1,6 @@
-"""Skip-GANomaly against its paper and the authors' layers: losses against NumPy, who learns, switches, scores."""
+"""Skip-GANomaly against its paper and the authors' layers: losses against NumPy, who learns,
+switches, scores.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +35,9 @@ def test_reported_losses_equal_numpy(method: Any) -> None:
     images: list[np.ndarray] = []
     judged: list[tuple[np.ndarray, np.ndarray]] = []
     features: list[np.ndarray] = []
-    method.generator.register_forward_hook(lambda m, i, output: images.append(output.detach().double().numpy()))
+    method.generator.register_forward_hook(
+        lambda m, i, output: images.append(output.detach().double().numpy())
+    )
     method.discriminator.register_forward_hook(
         lambda m, i, output: judged.append(tuple(part.detach().double().numpy() for part in output))
     )
@@ -64,11 +68,15 @@ def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPat
     assert found["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
 
 
-def test_d_latent_loss_adds_the_gap_to_the_discriminators_loss(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d_latent_loss_adds_the_gap_to_the_discriminators_loss(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = make("skip_ganomaly", d_latent_loss=True, w_lat=3.0).train()
     found, losses = spied_update(method, batch(), monkeypatch)
     # D was not updated in between, so both steps see the same gap.
-    assert found["discriminator"] == pytest.approx(losses["discriminator"] + 3 * losses["latent"], rel=1e-4)
+    assert found["discriminator"] == pytest.approx(
+        losses["discriminator"] + 3 * losses["latent"], rel=1e-4
+    )
 
 
 # Who changes when.
@@ -93,7 +101,9 @@ def test_generator_step_changes_the_generator_alone(method: Any) -> None:
     assert all(p.requires_grad for p in method.parameters())
 
 
-def test_the_generator_step_meets_the_discriminator_just_updated(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_step_meets_the_discriminator_just_updated(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     for step in ("_update_discriminator", "_update_generator"):
         inner = getattr(method, step)
@@ -140,8 +150,20 @@ def test_the_authors_unet_at_32_pixels() -> None:
     assert convolutions(SkipGANomaly((3, 32, 32)).generator) == down + up
     network = unet(1, 4, 6).eval()
     assert network(torch.zeros(2, 1, 64, 64)).shape == (2, 1, 64, 64)
-    norms = [m.num_features for m in SkipGANomaly((3, 32, 32)).generator.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert sorted(norms) == [64, 128, 128, 256, 256, 512, 512]  # none on the first, the last and the bottom layer
+    norms = [
+        m.num_features
+        for m in SkipGANomaly((3, 32, 32)).generator.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
+    assert sorted(norms) == [
+        64,
+        128,
+        128,
+        256,
+        256,
+        512,
+        512,
+    ]  # none on the first, the last and the bottom layer
 
 
 def test_skips_carry_every_map_past_what_is_inside() -> None:
@@ -156,7 +178,11 @@ def test_skips_carry_every_map_past_what_is_inside() -> None:
 
 def test_discriminator_is_dcgans() -> None:
     discriminator = SkipGANomaly((3, 32, 32)).discriminator
-    assert [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)] == [64, 128, 256]
+    assert [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)] == [
+        64,
+        128,
+        256,
+    ]
     logits, f = discriminator(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4,) and f.shape == (4, 100)
     torch.testing.assert_close(logits, f @ discriminator.logit.weight[0])
@@ -179,9 +205,18 @@ def test_impossible_sizes_are_refused(make: Make) -> None:
 
 def test_defaults_are_the_authors() -> None:
     method = SkipGANomaly((1, 32, 32))
-    assert (method.w_adv, method.w_con, method.w_lat, method.lam, method.score_norm) == (1, 50, 1, 0.9, "l2")
+    assert (method.w_adv, method.w_con, method.w_lat, method.lam, method.score_norm) == (
+        1,
+        50,
+        1,
+        0.9,
+        "l2",
+    )
     for optimizer in method.build_optimizers().values():
-        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (2e-4, (0.5, 0.999))
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (
+            2e-4,
+            (0.5, 0.999),
+        )
 
 
 # Scores.
@@ -197,7 +232,10 @@ def test_scores_by_hand(make: Make, norm: str) -> None:
     with torch.inference_mode():
         scores = {name: column.double().numpy() for name, column in method.novelty_score(x).items()}
         x_hat, loss = method.generator(x), method.validation_loss(x).double().numpy()
-        f, f_hat = method.discriminator(x)[1].double().numpy(), method.discriminator(x_hat)[1].double().numpy()
+        f, f_hat = (
+            method.discriminator(x)[1].double().numpy(),
+            method.discriminator(x_hat)[1].double().numpy(),
+        )
         assert torch.equal(method.reconstruct(x), x_hat)
     gap = (x.double() - x_hat.double()).flatten(1).numpy()
     context = np.abs(gap).mean(1) if norm == "l1" else (gap**2).mean(1)
@@ -205,7 +243,9 @@ def test_scores_by_hand(make: Make, norm: str) -> None:
     np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
     np.testing.assert_allclose(scores["latent"], latent, rtol=1e-4)
     np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * latent, rtol=1e-4)
-    np.testing.assert_allclose(loss, np.abs(gap).mean(1), rtol=1e-5)  # L1, whatever the score's norm
+    np.testing.assert_allclose(
+        loss, np.abs(gap).mean(1), rtol=1e-5
+    )  # L1, whatever the score's norm
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:

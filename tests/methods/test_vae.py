@@ -1,4 +1,6 @@
-"""The VAE against its paper: both terms of the bound against NumPy and by integration, draws, switches."""
+"""The VAE against its paper: both terms of the bound against NumPy and by integration, draws,
+switches.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +23,9 @@ def batch(count: int = 16) -> Batch:
     return Batch(blobs(count), torch.arange(count))
 
 
-def numpy_terms(x: np.ndarray, mean: np.ndarray, log_var: np.ndarray, logits: np.ndarray, std: float) -> dict[str, Any]:
+def numpy_terms(
+    x: np.ndarray, mean: np.ndarray, log_var: np.ndarray, logits: np.ndarray, std: float
+) -> dict[str, Any]:
     """Means over the batch for the Gaussian likelihood."""
     kl = -0.5 * (1 + log_var - mean**2 - np.exp(log_var)).sum(1)  # appendix B
     log_density = -0.5 * ((x - np.tanh(logits)) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
@@ -58,13 +62,19 @@ def test_bernoulli_likelihood_is_the_cross_entropy_of_grey_values() -> None:
     x, logits = rng.uniform(-1, 1, size=(4, 3, 5, 5)), 3 * rng.normal(size=(4, 3, 5, 5))
     grey, p = (x + 1) / 2, sigmoid(logits)
     expected = -(grey * np.log(p) + (1 - grey) * np.log(1 - p)).reshape(4, -1).sum(1)
-    np.testing.assert_allclose(bernoulli_nll(torch.tensor(x), torch.tensor(logits)), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        bernoulli_nll(torch.tensor(x), torch.tensor(logits)), expected, rtol=1e-9
+    )
     beyond = torch.full((1, 1, 1, 1), 7.0)  # a test image may leave [-1, 1]
-    assert bernoulli_nll(beyond, torch.zeros_like(beyond)).item() == pytest.approx(np.log(2), rel=1e-6)
+    assert bernoulli_nll(beyond, torch.zeros_like(beyond)).item() == pytest.approx(
+        np.log(2), rel=1e-6
+    )
 
 
 def test_the_bound_holds_and_is_tight_for_a_linear_gaussian_model() -> None:
-    """x = z + 0.5 e has log p(x) in closed form; the expected bound is below it, and equals it for the true posterior."""
+    """x = z + 0.5 e has log p(x) in closed form; the expected bound is below it, and equals it for
+    the true posterior.
+    """
     std, x = 0.5, 0.8
     log_p = -0.5 * x**2 / (1 + std**2) - 0.5 * np.log(2 * np.pi * (1 + std**2))
     noise = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -101,7 +111,9 @@ def test_reported_losses_equal_numpy(make: Make) -> None:
 
 
 def test_the_code_is_drawn_with_the_mean_and_deviation_that_the_encoder_gives(make: Make) -> None:
-    """Section 2.4, the reparameterisation: recorded codes minus the mean, over the deviation, are standard normal."""
+    """Section 2.4, the reparameterisation: recorded codes minus the mean, over the deviation, are
+    standard normal.
+    """
     method = make("vae", latent_size=64).train()
     method.minimise = lambda loss, name: None
     recorded: dict[str, list[Tensor]] = {"encoder": [], "decoder": []}
@@ -147,18 +159,25 @@ def test_minus_the_bound_falls(make: Make, likelihood: str) -> None:
 def test_beta_weighs_the_divergence_in_loss_and_score(make: Make) -> None:
     method = make("vae", beta=3.0).train()
     losses = method.update(batch())
-    assert losses["elbo"].item() == pytest.approx((losses["recon"] + 3 * losses["kl"]).item(), rel=1e-5)
+    assert losses["elbo"].item() == pytest.approx(
+        (losses["recon"] + 3 * losses["kl"]).item(), rel=1e-5
+    )
     scores = method.eval().novelty_score(blobs(4))
     torch.testing.assert_close(scores["elbo"], scores["recon"] + 3 * scores["kl"])
 
 
 def test_likelihoods_use_the_decoders_output_their_own_way(make: Make) -> None:
     x = blobs(3)
-    for likelihood, link in (("gaussian", torch.tanh), ("bernoulli", lambda o: 2 * torch.sigmoid(o) - 1)):
+    for likelihood, link in (
+        ("gaussian", torch.tanh),
+        ("bernoulli", lambda o: 2 * torch.sigmoid(o) - 1),
+    ):
         method = make("vae", likelihood=likelihood).eval()
         mean, log_var = method.encode(x)
         logits = method.decoder(mean)
-        expected = gaussian_nll(x, logits, 0.5) if likelihood == "gaussian" else bernoulli_nll(x, logits)
+        expected = (
+            gaussian_nll(x, logits, 0.5) if likelihood == "gaussian" else bernoulli_nll(x, logits)
+        )
         torch.testing.assert_close(method.novelty_score(x)["recon"], expected)
         torch.testing.assert_close(method.novelty_score(x)["kl"], divergence(mean, log_var))
         torch.testing.assert_close(method.reconstruct(x), link(logits))
@@ -187,7 +206,10 @@ def test_draws_are_averaged_and_the_same_for_every_image_and_call(make: Make) ->
     x = blobs(2).repeat(2, 1, 1, 1)
     scores = method.novelty_score(x)
     mean, log_var = method.encode(x)
-    by_hand = [gaussian_nll(x, method.decoder(mean + (0.5 * log_var).exp() * noise), 0.5) for noise in method.draws]
+    by_hand = [
+        gaussian_nll(x, method.decoder(mean + (0.5 * log_var).exp() * noise), 0.5)
+        for noise in method.draws
+    ]
     torch.testing.assert_close(scores["recon"], sum(by_hand) / 3)
     for column in scores.values():
         torch.testing.assert_close(column[:2], column[2:])

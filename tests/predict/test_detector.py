@@ -65,7 +65,9 @@ def as_pixels(x: torch.Tensor) -> torch.Tensor:
 def test_copies_of_a_held_out_image_have_its_score_and_p_value(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, for every score: alone, among others, as a file or an array, by one thread or three."""
+    """To the last bit, for every score: alone, among others, as a file or an array, by one thread
+    or three.
+    """
     method, preprocess = fitted(name), Preprocess()
     noise = 0.1 * torch.randn(40, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     held_out = as_pixels((blobs(40, seed=2) + noise).clamp(-1, 1))
@@ -76,7 +78,9 @@ def test_copies_of_a_held_out_image_have_its_score_and_p_value(
             continue
         options: Any = SimpleNamespace(method={"name": name})
         reader = Reader("image", 1, 32, "", (0, 0), "mean")
-        detector = Detector(tmp_path, options, method, preprocess, key, (1, 32, 32), columns, reader)
+        detector = Detector(
+            tmp_path, options, method, preprocess, key, (1, 32, 32), columns, reader
+        )
         highest = int(column.argmax())
         copies = held_out[highest].expand(20, 1, 32, 32)
         for images in (copies, copies[:1], torch.cat([held_out[:7], copies, held_out[:3]])):
@@ -94,9 +98,15 @@ def test_copies_of_a_held_out_image_have_its_score_and_p_value(
         assert [row[1] for row in rows] == column.tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative])
-def test_runs_that_scored_their_held_out_inliers_otherwise_call_no_copy_of_them_novel(name: str) -> None:
-    """As old runs did: by the network as it trains, all at once; the tolerance covers the difference."""
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
+)
+def test_runs_that_scored_their_held_out_inliers_otherwise_call_no_copy_of_them_novel(
+    name: str,
+) -> None:
+    """As old runs did: by the network as it trains, all at once; the tolerance covers the
+    difference.
+    """
     method, preprocess = fitted(name), Preprocess()
     noise = 0.1 * torch.randn(40, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     held_out = as_pixels((blobs(40, seed=2) + noise).clamp(-1, 1))

@@ -1,4 +1,6 @@
-"""The exported graph gives the run's own scores, for any batch; a method that cannot be exported says why."""
+"""The exported graph gives the run's own scores, for any batch; a method that cannot be exported
+says why.
+"""
 
 import json
 import re
@@ -32,7 +34,9 @@ CASES = [
     for form in export.SUFFIXES
     if not find_method(method_config(method)["_target_"]).not_exportable
 ]
-CANNOT = [method for method in METHODS if find_method(method_config(method)["_target_"]).not_exportable]
+CANNOT = [
+    method for method in METHODS if find_method(method_config(method)["_target_"]).not_exportable
+]
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +47,20 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run_of(go: Callable[..., dict[str, Any]], method: str, *options: str) -> Path:
-    common = ("data=folder", "data.root=own", "data.batch_size=16", "data.subtract_mean=true", *options)
+    common = (
+        "data=folder",
+        "data.root=own",
+        "data.batch_size=16",
+        "data.subtract_mean=true",
+        *options,
+    )
     return trained(go, Path("outputs").absolute(), method, *common)
 
 
 @pytest.mark.parametrize(("method", "form"), CASES)
-def test_exported_scores_are_those_of_the_run(run_here: Callable[..., dict[str, Any]], method: str, form: str) -> None:
+def test_exported_scores_are_those_of_the_run(
+    run_here: Callable[..., dict[str, Any]], method: str, form: str
+) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
@@ -73,7 +85,9 @@ def test_exported_scores_are_those_of_the_run(run_here: Callable[..., dict[str, 
         for column, values in found.items():
             assert values.dtype == np.float32 and values.shape == (len(rows),)
             expected = scores.columns[column]
-            assert (np.abs(values - expected) <= 1e-4 * np.maximum(np.abs(expected), 1)).all(), column
+            assert (np.abs(values - expected) <= 1e-4 * np.maximum(np.abs(expected), 1)).all(), (
+                column
+            )
 
 
 @pytest.mark.parametrize("method", CANNOT)
@@ -106,7 +120,9 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["run=nowhere", "format=torch_export"], "run=nowhere: no such folder, so no run is there"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export.main(arguments) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
@@ -121,10 +137,14 @@ def test_the_run_folder_is_not_written_to(
 
 
 @pytest.mark.parametrize(
-    ("held_out", "options"), [(12, ()), (24, ("protocol.val_fraction=0.5",)), (40, ("protocol.folds=40",))]
+    ("held_out", "options"),
+    [(12, ()), (24, ("protocol.val_fraction=0.5",)), (40, ("protocol.folds=40",))],
 )
 def test_the_lines_of_the_readme_decide_as_predict_does(
-    run_here: Callable[..., dict[str, Any]], held_out: int, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    run_here: Callable[..., dict[str, Any]],
+    held_out: int,
+    options: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """README's example, run from its text; with 12 held-out inliers neither decides."""
     pytest.importorskip("onnxruntime")
@@ -133,7 +153,9 @@ def test_the_lines_of_the_readme_decide_as_predict_does(
     write_images(Path("odd"), {"bar": 6}, channels=3)
     for path in Path("odd/bar").iterdir():
         path.rename(f"new/odd{path.name}")
-    folder = run_of(run_here, "pca", *(options or ("protocol.val_fraction=0.25",)), "data.limit_train=40")
+    folder = run_of(
+        run_here, "pca", *(options or ("protocol.val_fraction=0.25",)), "data.limit_train=40"
+    )
     assert len(read_scores(folder / "calibration.csv")) == held_out
     assert export.main([f"run={folder}", "format=onnx", "output=ca_entropy.onnx"]) == 0
     assert predict.main([f"run={folder}", "input=new"]) == 0
@@ -146,17 +168,26 @@ def test_the_lines_of_the_readme_decide_as_predict_does(
     for path, p_value, novel in zip(names["paths"], names["p_values"], names["novel"], strict=True):
         assert rows[str(path)]["decision"] == decided[None if novel is None else bool(novel)]
         assert float(rows[str(path)]["p_value"]) == pytest.approx(p_value, abs=1e-12)
-    assert {row["decision"] for row in rows.values()} == ({"novel", "inlier"} if held_out > 18 else {""})
+    assert {row["decision"] for row in rows.values()} == (
+        {"novel", "inlier"} if held_out > 18 else {""}
+    )
     result = json.loads((folder / "result.json").read_text())
     note = names["run"]
     thresholds = {f"{row['fpr']:g}": row["threshold"] for row in result["thresholds"]["at"]}
-    assert note["thresholds"] == thresholds and note["weights_sha256"] == result["weights"]["sha256"]
-    assert note["run"] == "folder/pca/folder/inlier0/seed0" and note["folds"] == result.get("folds", 0)
+    assert (
+        note["thresholds"] == thresholds and note["weights_sha256"] == result["weights"]["sha256"]
+    )
+    assert note["run"] == "folder/pca/folder/inlier0/seed0" and note["folds"] == result.get(
+        "folds", 0
+    )
     # again over its own file, not over another's
     assert export.main([f"run={folder}", "format=onnx", "output=ca_entropy.onnx"]) == 0
     Path("mine.onnx").write_bytes(b"mine")
     assert export.main([f"run={folder}", "format=onnx", "output=mine.onnx"]) == 2
-    assert "was not written by export" in capsys.readouterr().err and Path("mine.onnx").read_bytes() == b"mine"
+    assert (
+        "was not written by export" in capsys.readouterr().err
+        and Path("mine.onnx").read_bytes() == b"mine"
+    )
 
 
 def test_a_torch_export_carries_the_decision(run_here: Callable[..., dict[str, Any]]) -> None:

@@ -21,4 +21,6 @@ def test_a_folder_that_cannot_be_looked_into_is_an_item_with_its_error(
     items = [read_item(path, READER) for path in expand(str(tmp_path / given), READER)]
     assert [item.path.name for item in items if item.images is not None] == ["0000.png", "0001.png"]
     (bad,) = [item for item in items if item.images is None]
-    assert bad.path == closed and bad.error == "this folder cannot be looked into (Permission denied)"
+    assert (
+        bad.path == closed and bad.error == "this folder cannot be looked into (Permission denied)"
+    )

@@ -1,4 +1,6 @@
-"""The command that scores new files: the same scores as the run's, any input, broken files, bounded memory, the page."""
+"""The command that scores new files: the same scores as the run's, any input, broken files, bounded
+memory, the page.
+"""
 
 import csv
 import html
@@ -35,7 +37,14 @@ Rows = dict[str, dict[str, str]]
 def trained(go: Callable[..., dict[str, Any]], output: Path, method: str, *options: str) -> Path:
     """The folder of a short run."""
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
-    go(f"method={method}", f"output={output}", "trainer.accelerator=cpu", "trainer.max_epochs=1", *small, *options)
+    go(
+        f"method={method}",
+        f"output={output}",
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=1",
+        *small,
+        *options,
+    )
     (path,) = output.rglob("result.json")
     return path.parent
 
@@ -43,7 +52,9 @@ def trained(go: Callable[..., dict[str, Any]], output: Path, method: str, *optio
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(
-        tmp_path_factory.mktemp("images") / "own", {"train/good": 120, "test/good": 12, "test/odd": 12}, channels=3
+        tmp_path_factory.mktemp("images") / "own",
+        {"train/good": 120, "test/good": 12, "test/odd": 12},
+        channels=3,
     )
 
 
@@ -61,9 +72,15 @@ def rows_of(path: Path) -> Rows:
 
 @pytest.mark.parametrize("method", ["ca_entropy", "pca"])
 def test_files_get_the_scores_of_the_run(
-    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str, capsys: pytest.CaptureFixture[str]
+    run_here: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    own: Path,
+    method: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = trained(run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}", "select=last")
+    folder = trained(
+        run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}", "select=last"
+    )
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert predict.main([f"run={folder}", f"input={own / 'test'}", "fpr=0.1"]) == 0
     found, run = rows_of(Path("scores.csv")), read_scores(folder / "scores.csv")
@@ -85,16 +102,23 @@ def test_files_get_the_scores_of_the_run(
 def test_a_run_on_digits_scores_pictures_of_digits(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, contrast: str
 ) -> None:
-    """The run's own preprocessing: enlarged from 8 to 32 pixels, contrast normalised, the mean image subtracted."""
+    """The run's own preprocessing: enlarged from 8 to 32 pixels, contrast normalised, the mean
+    image subtracted.
+    """
     from noveltylab.data import digits
 
     options = ("inlier=3", f"data.contrast={contrast}", "data.subtract_mean=true")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
-    run, samples = read_scores(folder / "scores.csv"), digits.read(None, verify=True, download=False)
+    run, samples = (
+        read_scores(folder / "scores.csv"),
+        digits.read(None, verify=True, download=False),
+    )
     for name in run.ids[:20]:
         at = samples.ids.tolist().index(name)
         pixels = samples.images[at, 0].numpy()
-        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(f"{at:04d}.png")  # as colour, as many tools save them
+        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(
+            f"{at:04d}.png"
+        )  # as colour, as many tools save them
     assert predict.main([f"run={folder}", "input=./*.png"]) == 0
     found = rows_of(Path("scores.csv"))
     for name, score in list(zip(run.ids, run.columns["residual"], strict=True))[:20]:
@@ -111,7 +135,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
         return trained(run_in(root), root / "outputs", "pca", "data=folder", f"data.root={own}")
 
 
-def test_broken_huge_empty_and_hostile_files(run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_huge_empty_and_hostile_files(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     new = Path("new")
     new.mkdir()
     bad = {path.name for path, _ in hostile(new).values()}
@@ -135,7 +161,12 @@ def test_broken_huge_empty_and_hostile_files(run_folder: Path, own: Path, capsys
 def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
     from scipy.stats import false_discovery_control
 
-    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "fdr=0.3", "output=deep/er/out.csv"]) == 0
+    assert (
+        predict.main(
+            [f"run={run_folder}", f"input={own / 'test'}", "fdr=0.3", "output=deep/er/out.csv"]
+        )
+        == 0
+    )
     rows = rows_of(Path("deep/er/out.csv")).values()
     adjusted = false_discovery_control([float(row["p_value"]) for row in rows])
     assert [row["decision"] == "novel" for row in rows] == (adjusted <= 0.3 + 1e-9).tolist()
@@ -157,7 +188,10 @@ def test_the_page_shows_the_most_novel_first(
     rows = [row for row in rows_of(Path("scores.csv")).values() if row["score"]]
     order = [row["file"] for row in sorted(rows, key=lambda row: -float(row["score"]))]
     shown = re.findall(r'<p class="name">(.*?)</p>', page)
-    assert len(shown) == 25 and [name.replace("&lt;", "<").replace("&gt;", ">") for name in shown] == order
+    assert (
+        len(shown) == 25
+        and [name.replace("&lt;", "<").replace("&gt;", ">") for name in shown] == order
+    )
     assert "<img src=x" not in page and "torn.png" in page
     pictures = {
         "pca": ["error map"],
@@ -170,7 +204,10 @@ def test_the_page_shows_the_most_novel_first(
         "oled": "Right of each image: masked image, reconstruction, activation map, and where its reconstruction differs, ",
     }
     assert lead.get(method, "<h1>") in page
-    assert "default-src 'none'; img-src data:" in page.replace("&#39;", "'") and "http" not in page.split("<body>")[1]
+    assert (
+        "default-src 'none'; img-src data:" in page.replace("&#39;", "'")
+        and "http" not in page.split("<body>")[1]
+    )
 
 
 def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,28 +224,46 @@ def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     alive = 0
     for count, _ in enumerate(load_detector(run_folder).stream(iter(paths))):
         if count % 100 == 50:
-            alive = max(alive, sum(type(o) is torch.Tensor and o.shape[-3:] == (3, 32, 32) for o in gc.get_objects()))
+            alive = max(
+                alive,
+                sum(
+                    type(o) is torch.Tensor and o.shape[-3:] == (3, 32, 32)
+                    for o in gc.get_objects()
+                ),
+            )
     assert 0 < alive < 80
 
 
 def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
-    """The rows do not depend on how many threads share the files, and torch keeps its threads afterwards."""
+    """The rows do not depend on how many threads share the files, and torch keeps its threads
+    afterwards.
+    """
     paths = sorted(own.rglob("*.png"))
     before, found = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            found.append([(row[0], row[2], row[3]) for row in load_detector(run_folder).stream(iter(paths * 3))])
+            found.append(
+                [
+                    (row[0], row[2], row[3])
+                    for row in load_detector(run_folder).stream(iter(paths * 3))
+                ]
+            )
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
-    assert [row[0] for row in found[0]] == [row[0] for row in found[1]] and len(found[0]) == 3 * len(paths)
+    assert [row[0] for row in found[0]] == [row[0] for row in found[1]] and len(
+        found[0]
+    ) == 3 * len(paths)
     for one, three in zip(*found, strict=True):
         assert one[2] == three[2] and one[1] == pytest.approx(three[1], rel=1e-5, nan_ok=True)
 
 
 def test_no_held_out_inliers_no_p_values(
-    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+    run_here: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    own: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ("data=folder", f"data.root={own}", "protocol.val_fraction=0", "select=last")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
@@ -216,7 +271,11 @@ def test_no_held_out_inliers_no_p_values(
     rows = rows_of(Path("scores.csv")).values()
     assert {(row["p_value"], row["decision"]) for row in rows} == {("", "")}
     said = "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: 19 are needed"
-    for text in (capsys.readouterr().out, Path("scores.html").read_text(), *(row["note"] for row in rows)):
+    for text in (
+        capsys.readouterr().out,
+        Path("scores.html").read_text(),
+        *(row["note"] for row in rows),
+    ):
         assert said in text
 
 
@@ -227,11 +286,19 @@ def write_wav(path: Path, seconds: float = 2.0) -> None:
         file.writeframes((rng.normal(0, 2000, int(44_100 * seconds))).astype("<i2").tobytes())
 
 
-def test_recordings_of_a_run_on_sound(run_here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_recordings_of_a_run_on_sound(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     root = tmp_path / "sound"
     write_dcase(root)
     folder = trained(
-        run_here, tmp_path / "outputs", "pca", "data=dcase", f"data.root={root}", "inlier=park", "data.verify=false"
+        run_here,
+        tmp_path / "outputs",
+        "pca",
+        "data=dcase",
+        f"data.root={root}",
+        "inlier=park",
+        "data.verify=false",
     )
     test = sorted(path for path in root.rglob("*.wav") if "evaltest" in str(path))
     write_wav(Path("noise.wav"))
@@ -242,13 +309,17 @@ def test_recordings_of_a_run_on_sound(run_here: Callable[..., dict[str, Any]], t
     files = read_scores(folder / "scores_files.csv")
     assert predict.main([f"run={folder}", f"input={test[0].parent}"]) == 0
     expected = dict(zip(files.ids, files.columns["residual"], strict=True))
-    seen = {Path(name).stem: float(row["score"]) for name, row in rows_of(Path("scores.csv")).items()}
+    seen = {
+        Path(name).stem: float(row["score"]) for name, row in rows_of(Path("scores.csv")).items()
+    }
     assert expected.keys() <= seen.keys()
     for name, score in expected.items():
         assert seen[name] == pytest.approx(score, rel=1e-4)
 
 
-def test_a_video_without_its_library_names_the_extra(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_without_its_library_names_the_extra(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "av", None)
@@ -296,7 +367,9 @@ def test_frames_of_a_video(run_folder: Path, own: Path, monkeypatch: pytest.Monk
 
 
 def test_frames_of_a_real_video(run_folder: Path, own: Path) -> None:
-    """Each frame gets the score of a PNG file of its decoded pixels; a file cut off in its header is named."""
+    """Each frame gets the score of a PNG file of its decoded pixels; a file cut off in its header
+    is named.
+    """
     av = pytest.importorskip("av")
     size = 32
     with av.open("belt.mp4", "w") as container:
@@ -315,7 +388,9 @@ def test_frames_of_a_real_video(run_folder: Path, own: Path) -> None:
     assert len(rows) == 12
     assert predict.main([f"run={run_folder}", "input=stills"]) == 0
     for name, row in rows_of(Path("scores.csv")).items():
-        assert float(rows[f"belt.mp4#{Path(name).stem}"]["score"]) == pytest.approx(float(row["score"]), rel=1e-6)
+        assert float(rows[f"belt.mp4#{Path(name).stem}"]["score"]) == pytest.approx(
+            float(row["score"]), rel=1e-6
+        )
     Path("torn.mp4").write_bytes(Path("belt.mp4").read_bytes()[:200])
     assert predict.main([f"run={run_folder}", "input=torn.mp4"]) == 1
     assert "unreadable: " in next(iter(rows_of(Path("scores.csv")).values()))["decision"]
@@ -326,7 +401,10 @@ BAD = [
     (["input=x"], "run= is missing"),
     (["run={run}", "inputt=x"], "inputt=x: no such option; did you mean 'input='"),
     (["run={run}", "input=x", "-v"], "-v: no such option"),
-    (["run={run}", "input=nowhere"], "input=nowhere: no such file or folder; this run takes images and videos"),
+    (
+        ["run={run}", "input=nowhere"],
+        "input=nowhere: no such file or folder; this run takes images and videos",
+    ),
     (["run={run}", "input=*.bmp"], "no file fits this pattern"),
     (["run={run}", "input=empty"], "holds no images and videos"),
     (["run={run}", "input=sound.wav"], "input=sound.wav: this run takes images and videos"),
@@ -336,13 +414,34 @@ BAD = [
     (["run={run}", "input={own}", "output=scores.txt"], "the scores are a CSV file"),
     (["run={run}", "input={own}", "output={run}/scores.csv"], "lies in the run's own folder"),
     (["run={run}", "input={own}", "accelerator=tpu"], "it can be auto, cpu or gpu"),
-    (["run=nowhere", "input={own}"], "run=nowhere: no such folder, so no run is there; no run lies below . either"),
-    (["run=/nowhere/p1/ocgan", "input={own}"], "no such folder, so no run is there; nor any folder on the way to it"),
-    (["run=/nowhere", "input={own}"], "no such folder, so no run is there; nor any folder on the way to it"),
-    (["run={run}/../seed7", "input={own}"], "seed7: no such folder, so no run is there; runs below {run}/..: {run}"),
-    (["run={outputs}", "input={own}"], "no run is there (it holds no result.json); runs below {outputs}: {run}"),
-    (["run={run}/scores.csv", "input={own}"], "is a file, and a run is a folder; runs below {run}: {run}"),
-    (["run=begun", "input={own}"], "run=begun: this run is not complete; the command that began it goes on with it"),
+    (
+        ["run=nowhere", "input={own}"],
+        "run=nowhere: no such folder, so no run is there; no run lies below . either",
+    ),
+    (
+        ["run=/nowhere/p1/ocgan", "input={own}"],
+        "no such folder, so no run is there; nor any folder on the way to it",
+    ),
+    (
+        ["run=/nowhere", "input={own}"],
+        "no such folder, so no run is there; nor any folder on the way to it",
+    ),
+    (
+        ["run={run}/../seed7", "input={own}"],
+        "seed7: no such folder, so no run is there; runs below {run}/..: {run}",
+    ),
+    (
+        ["run={outputs}", "input={own}"],
+        "no run is there (it holds no result.json); runs below {outputs}: {run}",
+    ),
+    (
+        ["run={run}/scores.csv", "input={own}"],
+        "is a file, and a run is a folder; runs below {run}: {run}",
+    ),
+    (
+        ["run=begun", "input={own}"],
+        "run=begun: this run is not complete; the command that began it goes on with it",
+    ),
     (
         ["run={run}", "input={own}", "output=mine.csv"],
         "mine.csv: is there already (was not written by predict)",
@@ -355,7 +454,10 @@ BAD = [
         ["run={run}", "input={own}", "output=pipe.csv"],
         "pipe.csv: is there already (is a pipe, not a regular file)",
     ),
-    (["run={run}", "input={own}", "output=shop.csv", "--html"], "shop.html: is there already (was not"),
+    (
+        ["run={run}", "input={own}", "output=shop.csv", "--html"],
+        "shop.html: is there already (was not",
+    ),
 ]
 
 
@@ -391,44 +493,79 @@ def test_an_earlier_prediction_is_replaced_and_that_is_said(
     assert predict.main(arguments) == 0
     assert "in place of" not in capsys.readouterr().out
     assert predict.main([*arguments, "fpr=0.2"]) == 0
-    assert "in place of an earlier prediction: scores.csv and scores.html" in capsys.readouterr().out
+    assert (
+        "in place of an earlier prediction: scores.csv and scores.html" in capsys.readouterr().out
+    )
     # one without decisions is known as well
     assert predict.main([*arguments, "fpr=0.001"]) == 0
     assert predict.main(arguments) == 0
 
 
 RULES = [
-    (("fpr=0.01",), "24 held-out inliers cannot give p <= 0.01", "99 are needed", "fpr=0.04 can be decided"),
-    (("fpr=1e-300",), "24 held-out inliers cannot give p <= 1e-300", "1e+300 are needed", "fpr=0.04"),
-    (("fdr=0.03",), "24 held-out inliers cannot decide 24 files by fdr=0.03", "are needed", "fpr=0.04"),
+    (
+        ("fpr=0.01",),
+        "24 held-out inliers cannot give p <= 0.01",
+        "99 are needed",
+        "fpr=0.04 can be decided",
+    ),
+    (
+        ("fpr=1e-300",),
+        "24 held-out inliers cannot give p <= 1e-300",
+        "1e+300 are needed",
+        "fpr=0.04",
+    ),
+    (
+        ("fdr=0.03",),
+        "24 held-out inliers cannot decide 24 files by fdr=0.03",
+        "are needed",
+        "fpr=0.04",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("rule", "said"), [(rule, said) for rule, *said in RULES])
 def test_nothing_is_called_inlier_where_nothing_could_be_novel(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str], rule: tuple[str, ...], said: list[str]
+    run_folder: Path,
+    own: Path,
+    capsys: pytest.CaptureFixture[str],
+    rule: tuple[str, ...],
+    said: list[str],
 ) -> None:
     pytest.importorskip("pandas")
     capsys.readouterr()
     assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "--html", *rule]) == 0
     rows = rows_of(Path("scores.csv")).values()
-    assert {row["decision"] for row in rows} == {""} and all(float(row["p_value"]) > 0.03 for row in rows)
+    assert {row["decision"] for row in rows} == {""} and all(
+        float(row["p_value"]) > 0.03 for row in rows
+    )
     page = html.unescape(Path("scores.html").read_text())
-    assert page.count(", p = ") == 24 and "<strong>inlier" not in page and "<strong>novel" not in page
+    assert (
+        page.count(", p = ") == 24 and "<strong>inlier" not in page and "<strong>novel" not in page
+    )
     rates = {key: float(value) for key, _, value in (text.partition("=") for text in rule)}
     screen = capsys.readouterr().out
     table = load_detector(run_folder).frame(str(own / "test"), **rates)
     assert table.novel.isna().all() and table.p_value.notna().all()
     for part in said:
-        for text in (screen, page, *(row["note"] for row in rows), table.attrs["undecided"], capsys.readouterr().err):
+        for text in (
+            screen,
+            page,
+            *(row["note"] for row in rows),
+            table.attrs["undecided"],
+            capsys.readouterr().err,
+        ):
             assert part in text or not text, text
 
 
-def test_one_held_out_inlier_more_decides(run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_held_out_inlier_more_decides(
+    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The rate that the sentence names can be decided, and no note is left."""
     assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "fpr=0.04"]) == 0
     rows = rows_of(Path("scores.csv")).values()
-    assert {row["decision"] for row in rows} == {"novel", "inlier"} and "note" not in next(iter(rows))
+    assert {row["decision"] for row in rows} == {"novel", "inlier"} and "note" not in next(
+        iter(rows)
+    )
     assert "not decided" not in capsys.readouterr().out
 
 
@@ -443,7 +580,9 @@ EXPRESSION = re.compile(r"images(?:\[[^]]*\])?\.\w+\([\d, ]+\)(?:\[None\])?|imag
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expression(channels: int) -> None:
+def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expression(
+    channels: int,
+) -> None:
     """What the refusal names is run, and gives the very pictures."""
     pictures = np.random.default_rng(0).integers(0, 256, (5, 3, 24, 20), dtype=np.uint8)
     detector = blind_detector(channels)
@@ -453,7 +592,9 @@ def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expressi
         *shifted(pictures[0], (0, 1, 2)),  # one picture (3, H, W), or three grey ones
         *shifted(pictures, (0, 2, 3, 1)),
         *shifted(pictures.astype(np.float32) / 255, (0, 2, 3, 1)),
-        np.concatenate([pictures, pictures[:, :1]], 1).transpose(0, 2, 3, 1),  # with an alpha channel
+        np.concatenate([pictures, pictures[:, :1]], 1).transpose(
+            0, 2, 3, 1
+        ),  # with an alpha channel
         np.concatenate([pictures, pictures[:, :1]], 1)[0].transpose(1, 2, 0),
         np.concatenate([pictures, pictures[:, :1]], 1)[0],
     ]
@@ -472,10 +613,22 @@ def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expressi
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 3, 8, 3), (2, 1, 8, 1), (3, 8, 8), (4, 8, 8), (2, 2, 8, 8), (8,), (1, 2, 3, 8, 8), (0, 1, 8, 8)]
+    "shape",
+    [
+        (2, 3, 8, 3),
+        (2, 1, 8, 1),
+        (3, 8, 8),
+        (4, 8, 8),
+        (2, 2, 8, 8),
+        (8,),
+        (1, 2, 3, 8, 8),
+        (0, 1, 8, 8),
+    ],
 )
 def test_other_layouts_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"images are \(N, C, H, W\) with C = 1 or 3, or grey \(N, H, W\), not"):
+    with pytest.raises(
+        UserError, match=r"images are \(N, C, H, W\) with C = 1 or 3, or grey \(N, H, W\), not"
+    ):
         blind_detector(1).fit(np.zeros(shape, np.uint8))
 
 
@@ -483,7 +636,11 @@ def test_what_is_no_array_of_images_is_refused() -> None:
     detector = blind_detector(1)
     flipped = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8)[:, :, ::-1]
     assert torch.equal(detector.fit(flipped), detector.fit(flipped.copy()))
-    for images in (np.zeros((2, 8, 8), np.uint16), np.full((2, 8, 8), None), np.zeros((2, 8, 8), np.int64)):
+    for images in (
+        np.zeros((2, 8, 8), np.uint16),
+        np.full((2, 8, 8), None),
+        np.zeros((2, 8, 8), np.int64),
+    ):
         with pytest.raises(UserError, match="images are uint8, or floats"):
             detector.fit(images)
     pytest.importorskip("pandas")
@@ -495,7 +652,10 @@ def test_what_is_no_array_of_images_is_refused() -> None:
 def blind_detector(channels: int) -> Detector:
     """One that takes images of 16 pixels a side, without a run behind it."""
     detector = Detector.__new__(Detector)
-    detector.shape, detector.reader = (channels, 16, 16), Reader("image", channels, 16, "", (0, 0), "mean")
+    detector.shape, detector.reader = (
+        (channels, 16, 16),
+        Reader("image", channels, 16, "", (0, 0), "mean"),
+    )
     return detector
 
 
@@ -522,20 +682,35 @@ def test_a_hostile_or_damaged_run_folder_is_refused(
         path = folder / "checkpoints" / "last.pt"
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        change(lambda result: result.update(weights={"file": "checkpoints/last.pt", "sha256": digest}))(folder)
+        change(
+            lambda result: result.update(weights={"file": "checkpoints/last.pt", "sha256": digest})
+        )(folder)
 
     cases: list[tuple[Callable[[Path], object], str]] = [
-        (change(lambda r: r["config"]["method"].update(_target_="os.system")), "which is no method of noveltylab"),
         (
-            change(lambda r: r["config"]["method"].update(_target_="noveltylab.methods.base.find_method")),
+            change(lambda r: r["config"]["method"].update(_target_="os.system")),
             "which is no method of noveltylab",
         ),
-        (change(lambda r: r["config"]["method"].update(components="${oc.env:HOME}")), "interpolation"),
+        (
+            change(
+                lambda r: r["config"]["method"].update(
+                    _target_="noveltylab.methods.base.find_method"
+                )
+            ),
+            "which is no method of noveltylab",
+        ),
+        (
+            change(lambda r: r["config"]["method"].update(components="${oc.env:HOME}")),
+            "interpolation",
+        ),
         (change(lambda r: r["weights"].update(file="../../x.pt")), "weights.file: "),
         (change(lambda r: r["input"].update(shape=[3, 10**9, 10**9])), "input.shape.1: "),
         (change(lambda r: r.pop("weights")), "does not say weights"),
         (change(lambda r: r.update(primary="zzz")), "primary is 'zzz'"),
-        (lambda folder: (folder / "calibration.csv").write_text("id\n"), "calibration.csv damaged or changed"),
+        (
+            lambda folder: (folder / "calibration.csv").write_text("id\n"),
+            "calibration.csv damaged or changed",
+        ),
         (lambda folder: (folder / "scores.csv").unlink(), "scores.csv damaged or changed"),
         (
             lambda folder: (folder / "checkpoints" / "last.pt").write_bytes(b"PK"),
@@ -562,12 +737,24 @@ def test_a_frame_of_rows(run_folder: Path, own: Path) -> None:
     table = detector.frame([*paths, "torn.png"], fpr=0.2)
     assert list(table.columns) == ["file", "score", "p_value", "novel", "error"]
     assert table.file.tolist() == [*map(str, paths), "torn.png"]
-    assert math.isnan(table.score.iloc[-1]) and "known format" in table.error.iloc[-1] and table.novel.iloc[-1] is None
+    assert (
+        math.isnan(table.score.iloc[-1])
+        and "known format" in table.error.iloc[-1]
+        and table.novel.iloc[-1] is None
+    )
     assert table.novel.iloc[:-1].tolist() == (table.p_value.iloc[:-1] <= 0.2).tolist()
 
-    pixels = [np.asarray(Image.open(path).convert("RGB").resize((16, 16))).transpose(2, 0, 1) for path in paths]
+    pixels = [
+        np.asarray(Image.open(path).convert("RGB").resize((16, 16))).transpose(2, 0, 1)
+        for path in paths
+    ]
     stacked = np.stack(pixels)
-    arrays = [stacked, torch.from_numpy(stacked), stacked.astype(np.float32) / 255, torch.from_numpy(stacked[:, :1])]
+    arrays = [
+        stacked,
+        torch.from_numpy(stacked),
+        stacked.astype(np.float32) / 255,
+        torch.from_numpy(stacked[:, :1]),
+    ]
     tables = [detector.frame(array) for array in arrays]
     for other in tables[1:]:
         assert np.allclose(other.score, tables[0].score, rtol=1e-5)
@@ -590,11 +777,14 @@ def test_a_pattern_below_a_folder_with_brackets(tmp_path: Path, folder: str) -> 
     assert list(expand(f"{tmp_path}/{folder}/bad/*.png", reader)) == files
     assert list(expand(f"{tmp_path}/{folder}/**/[12].png", reader)) == files[1:]
     assert list(expand(f"{tmp_path}/{folder}/bad", reader)) == files
-    assert list(expand(f"{tmp_path}/[ab][15]/bad/0.png", reader))[:1] == [tmp_path / "a1" / "bad" / "0.png"]
+    assert list(expand(f"{tmp_path}/[ab][15]/bad/0.png", reader))[:1] == [
+        tmp_path / "a1" / "bad" / "0.png"
+    ]
 
 
 def test_a_bracket_that_fits_nothing_says_how_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no file fits this pattern \(a bracket that belongs to a name is written \[\[\]\)"
+        UserError,
+        match=r"no file fits this pattern \(a bracket that belongs to a name is written \[\[\]\)",
     ):
         expand(f"{tmp_path}/a[1]/*.png", Reader("image", 1, 32, "", (0.0, 1.0), "max"))

@@ -25,7 +25,13 @@ def run_folder(output: Path, protocol: str, method: str, data: str, inlier: int,
 
 
 def result_of(
-    method: str, data: str, protocol: str, inlier: int, seed: int, scores: dict[str, Any], floor: dict[str, Any]
+    method: str,
+    data: str,
+    protocol: str,
+    inlier: int,
+    seed: int,
+    scores: dict[str, Any],
+    floor: dict[str, Any],
 ) -> dict[str, Any]:
     """A result.json as a run writes it; `scores` and `floor` are name -> metrics."""
     names = CLASSES.get(data, [str(label) for label in range(10)])
@@ -62,7 +68,11 @@ def result_of(
             "inlier": inlier,
             "seed": seed,
             "output": "outputs",
-            "method": {"name": method, "_target_": f"noveltylab.methods.{method}.X", "primary": next(iter(scores))},
+            "method": {
+                "name": method,
+                "_target_": f"noveltylab.methods.{method}.X",
+                "primary": next(iter(scores)),
+            },
             "protocol": {"name": protocol},
             "data": {"name": data, "classes": names, "limit_train": None},
             "trainer": {"max_epochs": 700},  # as many as any method has: a whole run
@@ -74,7 +84,13 @@ def result_of(
 def flat_metrics(auroc: float, half: float = 0.01) -> dict[str, Any]:
     """Metrics with a given AUROC and half width of its interval."""
     interval = [max(auroc - half, 0.0), min(auroc + half, 1.0)]
-    return {"auroc": auroc, "auroc_ci": interval, "average_precision": 0.9, "eer": 0.1, "fpr95": 0.2}
+    return {
+        "auroc": auroc,
+        "auroc_ci": interval,
+        "average_precision": 0.9,
+        "eer": 0.1,
+        "fpr95": 0.2,
+    }
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -88,9 +104,11 @@ def outputs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_run(outputs: Path) -> WriteRun:
-    """write_run("ocgan", "mnist", "p2", 3, 0): a complete run with scores.csv, metrics.csv and a picture.
+    """write_run("ocgan", "mnist", "p2", 3, 0): a complete run with scores.csv, metrics.csv and a
+    picture.
 
-    With auroc=0.9 (or {"mse": 0.9, ...}) its numbers are these, and there is no scores.csv; `change` edits the result.
+    With auroc=0.9 (or {"mse": 0.9, ...}) its numbers are these, and there is no scores.csv;
+    `change` edits the result.
     """
 
     def write(
@@ -133,13 +151,18 @@ def write_run(outputs: Path) -> WriteRun:
 def _scored(folder: Path, inlier: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng([inlier, seed])
     is_outlier = np.arange(100) >= 40
-    columns = {name: rng.normal(size=100) + gap * is_outlier for name, gap in (("mse", 1.5), ("dv_x", 0.5))}
+    columns = {
+        name: rng.normal(size=100) + gap * is_outlier for name, gap in (("mse", 1.5), ("dv_x", 0.5))
+    }
     write_scores(
         folder / "scores.csv",
         Scores([f"test/{i}" for i in range(100)], np.where(is_outlier, 1, 0), is_outlier, columns),
     )
     floors = {name: rng.normal(size=100) + is_outlier for name in ("pca", "knn")}
-    metrics = [{name: evaluate(values, is_outlier) for name, values in group.items()} for group in (columns, floors)]
+    metrics = [
+        {name: evaluate(values, is_outlier) for name, values in group.items()}
+        for group in (columns, floors)
+    ]
     return metrics[0], metrics[1]
 
 

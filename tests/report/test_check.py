@@ -73,12 +73,18 @@ def test_a_run_as_it_was_made_is_sound(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "number"),
     [
-        (put("scores", "mse", "auroc", 0.999), "scores.mse.auroc is 0.999, but scores.csv gives 0."),
+        (
+            put("scores", "mse", "auroc", 0.999),
+            "scores.mse.auroc is 0.999, but scores.csv gives 0.",
+        ),
         (put("scores", "mse", "average_precision", 0.999), "scores.mse.average_precision"),
         (put("scores", "dv_x", "eer", 0.001), "scores.dv_x.eer"),
         (put("scores", "dv_recon", "fpr95", 0.0), "scores.dv_recon.fpr95"),
         (put("scores", "mse", "auroc_ci", [0.0, 0.01]), "scores.mse.auroc_ci"),
-        (put("scores", "mse", "auroc_ci", [0.0, 1.0]), "scores.mse.auroc_ci, low is 0, but scores.csv gives 0."),
+        (
+            put("scores", "mse", "auroc_ci", [0.0, 1.0]),
+            "scores.mse.auroc_ci, low is 0, but scores.csv gives 0.",
+        ),
         (put("floor", "pca", "auroc", 0.5), "floor.pca.auroc is 0.5, but floors.csv"),
         (put("floor", "knn", "eer", 0.5), "floor.knn.eer"),
         (put("labelled", "oracle", "mse", "auroc", 0.999), "labelled.oracle.mse.auroc"),
@@ -91,7 +97,10 @@ def test_a_run_as_it_was_made_is_sound(run: Path) -> None:
         (put("n", "test_outliers", 5000), "n.test_outliers is 5000"),
         (put("split_sha256", "0" * 64), "split_sha256"),
         (put("primary", "dv_x"), "primary"),
-        (put("config", "trainer", "max_epochs", 400), "config.trainer.max_epochs is 400, but config.yaml has 4"),
+        (
+            put("config", "trainer", "max_epochs", 400),
+            "config.trainer.max_epochs is 400, but config.yaml has 4",
+        ),
         (put("config", "data", "limit_train", 10), "config.data.limit_train"),
         (put("weights", "sha256", "0" * 64), "checkpoints/val_loss.pt: is not the file"),
         (lambda result: result["scores"].pop("dv_recon"), "'dv_recon' stands in scores.csv alone"),
@@ -117,7 +126,9 @@ def rewrite(folder: Path, name: str, change: Callable[[list[dict[str, str]]], No
     edit(folder, put("files", name, sha256_file(folder / name)))
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores_oracle.csv", "calibration.csv", "floors.csv"])
+@pytest.mark.parametrize(
+    "name", ["scores.csv", "scores_oracle.csv", "calibration.csv", "floors.csv"]
+)
 def test_scores_edited_together_with_their_checksum_are_named(run: Path, name: str) -> None:
     column = "pca" if name == "floors.csv" else "mse"
 
@@ -131,7 +142,10 @@ def test_scores_edited_together_with_their_checksum_are_named(run: Path, name: s
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("id", "another", "does not hold the test samples"), ("label", "77", "other labels than split.npz")],
+    [
+        ("id", "another", "does not hold the test samples"),
+        ("label", "77", "other labels than split.npz"),
+    ],
 )
 def test_scores_of_other_samples_are_named(run: Path, key: str, value: str, said: str) -> None:
     rewrite(run, "scores.csv", lambda lines: lines[0].update({key: value}))
@@ -193,9 +207,15 @@ def test_a_damaged_run_ends_the_check_with_1(run: Path, capsys: pytest.CaptureFi
 def test_the_second_computation_agrees_with_the_first_and_with_sklearn(count: int) -> None:
     rng = np.random.default_rng(count)
     flags = np.arange(count) % 3 == 0
-    for scores in (rng.normal(size=count) + flags, rng.integers(0, 3, count).astype(float), np.zeros(count)):
+    for scores in (
+        rng.normal(size=count) + flags,
+        rng.integers(0, 3, count).astype(float),
+        np.zeros(count),
+    ):
         again = recompute(scores, flags)
         first = evaluate(scores, flags)
         assert again == pytest.approx({name: first[name] for name in again}, abs=1e-12)
         assert again["auroc"] == pytest.approx(roc_auc_score(flags, scores), abs=1e-12)
-        assert again["average_precision"] == pytest.approx(average_precision_score(flags, scores), abs=1e-12)
+        assert again["average_precision"] == pytest.approx(
+            average_precision_score(flags, scores), abs=1e-12
+        )

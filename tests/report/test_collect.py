@@ -18,7 +18,9 @@ def only_damage(outputs: Path, check: bool = False) -> str:
     return found.damaged[0][1]
 
 
-def test_reads_a_real_run(run_here: Callable[..., dict[str, Any]], small_data: Path, outputs: Path) -> None:
+def test_reads_a_real_run(
+    run_here: Callable[..., dict[str, Any]], small_data: Path, outputs: Path
+) -> None:
     written = run_here("data=mnist", "data.verify=false", "inlier=3", "select=oracle", *TINY)
     found = collect(outputs, check=True)
     assert not found.damaged and not found.unfinished
@@ -29,10 +31,14 @@ def test_reads_a_real_run(run_here: Callable[..., dict[str, Any]], small_data: P
     assert run.options["trainer.max_epochs"] == "4"
 
 
-def test_finds_runs_at_any_depth_and_passes_over_moved_and_hidden_ones(outputs: Path, write_run: WriteRun) -> None:
+def test_finds_runs_at_any_depth_and_passes_over_moved_and_hidden_ones(
+    outputs: Path, write_run: WriteRun
+) -> None:
     write_run(auroc=0.9)
     write_run(auroc=0.9, output=outputs / "ocgan" / "table2_mnist")
-    shutil.copytree(write_run(seed=1, auroc=0.9), outputs / "p2/ocgan/mnist/inlier0/seed1.20260101-120000")
+    shutil.copytree(
+        write_run(seed=1, auroc=0.9), outputs / "p2/ocgan/mnist/inlier0/seed1.20260101-120000"
+    )
     shutil.copytree(outputs / "p2", outputs / ".trash" / "p2")
     found = collect(outputs)
     assert sorted((run.source, run.cell) for run in found.runs) == [
@@ -50,7 +56,9 @@ def test_folders_that_cannot_be_looked_into_are_named(
     closed = write_run("nda").parents[1]
     forbid(monkeypatch, closed)
     found = collect(outputs)
-    assert len(found.runs) == 1 and found.damaged == [(closed, "cannot be looked into (Permission denied)")]
+    assert len(found.runs) == 1 and found.damaged == [
+        (closed, "cannot be looked into (Permission denied)")
+    ]
 
 
 def test_a_single_run_folder_is_a_folder_of_runs(write_run: WriteRun) -> None:
@@ -86,7 +94,9 @@ def test_damaged_json_is_named(outputs: Path, write_run: WriteRun, text: str, re
         ({"warnings": None}, "warnings: input should be a valid list"),
     ],
 )
-def test_wrong_contents_are_named(outputs: Path, write_run: WriteRun, values: dict[str, Any], reason: str) -> None:
+def test_wrong_contents_are_named(
+    outputs: Path, write_run: WriteRun, values: dict[str, Any], reason: str
+) -> None:
     edit(write_run(auroc=0.9), **values)
     assert reason in only_damage(outputs)
 
@@ -104,7 +114,9 @@ def test_check_compares_the_files_with_their_checksums(outputs: Path, write_run:
     with open(folder / "scores.csv", "a") as file:
         file.write("test/100,1,1,0.5,0.5\n")
     assert len(collect(outputs).runs) == 1
-    assert "scores.csv: is not the file that result.json records" in only_damage(outputs, check=True)
+    assert "scores.csv: is not the file that result.json records" in only_damage(
+        outputs, check=True
+    )
     (folder / "scores.csv").unlink()
     assert "scores.csv: cannot be read" in only_damage(outputs, check=True)
 
@@ -118,7 +130,10 @@ def test_check_reads_nothing_outside_the_run(outputs: Path, write_run: WriteRun)
     ("log", "reason"),
     [
         (None, "no run.log"),
-        ("10:00:00 run folder x\n10:00:01 epoch 1 of 4\n", "running or killed: 10:00:01 epoch 1 of 4"),
+        (
+            "10:00:00 run folder x\n10:00:01 epoch 1 of 4\n",
+            "running or killed: 10:00:01 epoch 1 of 4",
+        ),
         (
             "10:00:00 run folder x\n10:00:01 Traceback (most recent call last):\n  File\n10:00:01 ValueError: no\n\n",
             "failed: 10:00:01 ValueError: no",
@@ -130,7 +145,9 @@ def test_check_reads_nothing_outside_the_run(outputs: Path, write_run: WriteRun)
         ),
     ],
 )
-def test_unfinished_runs_say_how_far_they_got(outputs: Path, write_run: WriteRun, log: str | None, reason: str) -> None:
+def test_unfinished_runs_say_how_far_they_got(
+    outputs: Path, write_run: WriteRun, log: str | None, reason: str
+) -> None:
     folder = write_run(auroc=0.9)
     (folder / "result.json").unlink()
     if log is not None:
@@ -142,7 +159,9 @@ def test_unfinished_runs_say_how_far_they_got(outputs: Path, write_run: WriteRun
 
 def test_nothing_of_a_run_is_executed(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(auroc=0.9)
-    (folder / "config.yaml").write_text(f"x: !!python/object/apply:os.mkdir ['{tmp_path / 'pwned'}']\n")
+    (folder / "config.yaml").write_text(
+        f"x: !!python/object/apply:os.mkdir ['{tmp_path / 'pwned'}']\n"
+    )
     assert len(collect(outputs, check=False).runs) == 1
     assert not (tmp_path / "pwned").exists()
 
@@ -158,6 +177,10 @@ def test_refuses_a_folder_without_runs(tmp_path: Path) -> None:
 def test_the_family_of_a_renamed_method_is_its_class(outputs: Path, write_run: WriteRun) -> None:
     folder = write_run("ocgan_full", auroc=0.9)
     config = json.loads((folder / "result.json").read_text())["config"]
-    edit(folder, config=config | {"method": config["method"] | {"_target_": "noveltylab.methods.ocgan.OCGAN"}})
+    edit(
+        folder,
+        config=config
+        | {"method": config["method"] | {"_target_": "noveltylab.methods.ocgan.OCGAN"}},
+    )
     (run,) = collect(outputs).runs
     assert (run.result.method, run.family) == ("ocgan_full", "ocgan")

@@ -9,7 +9,9 @@ from tests.report.conftest import WriteRun
 
 
 def lines(*values: float, name: str = "train/mse") -> str:
-    return "iteration,name,value\n" + "".join(f"{i},{name},{value}\n" for i, value in enumerate(values))
+    return "iteration,name,value\n" + "".join(
+        f"{i},{name},{value}\n" for i, value in enumerate(values)
+    )
 
 
 def test_a_line_is_the_mean_over_seeds(outputs: Path, write_run: WriteRun) -> None:
@@ -23,11 +25,16 @@ def test_a_line_is_the_mean_over_seeds(outputs: Path, write_run: WriteRun) -> No
 
 
 @pytest.mark.parametrize(
-    "rest", ["3,train/mse", "x,y,z\n", "4,train/mse,nan\n5,train/mse,inf\n", "\x00\n", "6,train/mse,1e\n"]
+    "rest",
+    ["3,train/mse", "x,y,z\n", "4,train/mse,nan\n5,train/mse,inf\n", "\x00\n", "6,train/mse,1e\n"],
 )
-def test_what_a_damaged_file_still_holds_is_drawn(outputs: Path, write_run: WriteRun, rest: str) -> None:
+def test_what_a_damaged_file_still_holds_is_drawn(
+    outputs: Path, write_run: WriteRun, rest: str
+) -> None:
     (write_run(auroc=0.9) / "metrics.csv").write_text(lines(1, 2) + rest)
-    assert training_curves("ocgan", collect(outputs).runs).panels == {"train/mse": {"0": [(0, 1), (1, 2)]}}
+    assert training_curves("ocgan", collect(outputs).runs).panels == {
+        "train/mse": {"0": [(0, 1), (1, 2)]}
+    }
 
 
 def test_no_file_no_curves(outputs: Path, write_run: WriteRun) -> None:
@@ -36,10 +43,14 @@ def test_no_file_no_curves(outputs: Path, write_run: WriteRun) -> None:
 
 
 @pytest.mark.parametrize("count", [POINTS, POINTS + 1, 1000, 1001])
-def test_long_curves_are_thinned_and_keep_their_ends(outputs: Path, write_run: WriteRun, count: int) -> None:
+def test_long_curves_are_thinned_and_keep_their_ends(
+    outputs: Path, write_run: WriteRun, count: int
+) -> None:
     (write_run(auroc=0.9) / "metrics.csv").write_text(lines(*range(count)))
     (points,) = training_curves("ocgan", collect(outputs).runs).panels["train/mse"].values()
-    assert len(points) <= POINTS + 1 and points[0] == (0, 0) and points[-1] == (count - 1, count - 1)
+    assert (
+        len(points) <= POINTS + 1 and points[0] == (0, 0) and points[-1] == (count - 1, count - 1)
+    )
 
 
 def test_a_panel_is_logarithmic_over_a_wide_range_of_positive_values() -> None:

@@ -27,7 +27,9 @@ def made(outputs: Path, write_run: WriteRun) -> Path:
     """Whole and shortened runs, two seeds, hostile names, more rows than a page holds."""
     for label in range(10):
         for seed in (0, 1):
-            write_run("ocgan", inlier=label, seed=seed, auroc={"mse": 0.9 + seed / 100, "dv_x": 0.6})
+            write_run(
+                "ocgan", inlier=label, seed=seed, auroc={"mse": 0.9 + seed / 100, "dv_x": 0.6}
+            )
             write_run("oled", inlier=label, seed=seed, auroc=0.8)
         write_run("nda", inlier=label, auroc=0.99, change=shortened)
         write_run("a method of some length & more_of it", inlier=label, auroc=0.7)
@@ -50,14 +52,20 @@ def tables(outputs: Path, *chosen: str) -> dict[str, str]:
 def test_each_table_is_whole(made: Path) -> None:
     files = tables(made)
     labels = [label for text in files.values() for label in re.findall(r"\\label\{(.*?)\}", text)]
-    captions = [caption for text in files.values() for caption in re.findall(r"\\caption\{(.*)\}", text)]
+    captions = [
+        caption for text in files.values() for caption in re.findall(r"\\caption\{(.*)\}", text)
+    ]
     assert len(labels) == len(set(labels)) == len(files) == len(set(captions)) == len(captions)
     for name, text in files.items():
         assert text.isascii(), name
         for kind in ("table", "tabular"):
             assert text.count(f"\\begin{{{kind}}}") == text.count(f"\\end{{{kind}}}") == 1
-        ((layout, body),) = re.findall(r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.S)
-        rows = [line for line in body.splitlines() if not re.fullmatch(r"\\(top|mid|bottom)rule", line)]
+        ((layout, body),) = re.findall(
+            r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.S
+        )
+        rows = [
+            line for line in body.splitlines() if not re.fullmatch(r"\\(top|mid|bottom)rule", line)
+        ]
         assert 2 <= len(rows) <= ROWS + 1
         for row in rows:
             assert row.endswith(r" \\") and row.count("{") == row.count("}")
@@ -70,7 +78,10 @@ def test_the_best_whole_run_is_bold_with_its_deviation(made: Path) -> None:
     assert ocgan.endswith(r"& \textbf{0.905} $\pm$ 0.007 \\")
     (trial,) = [line for line in text.splitlines() if line.startswith(r"nda$^{\dagger}$ &")]
     assert "0.990" in trial and "textbf" not in trial
-    assert r"$^{\dagger}$Shortened runs, not compared with whole ones (nda$^{\dagger}$: the first 50" in text
+    assert (
+        r"$^{\dagger}$Shortened runs, not compared with whole ones (nda$^{\dagger}$: the first 50"
+        in text
+    )
     assert r"a method of some length \& more\_of it &" in text
 
 
@@ -81,7 +92,10 @@ def test_what_differs_is_under_the_table(made: Path) -> None:
 
 def test_rows_that_fill_more_than_a_page_go_on(made: Path) -> None:
     files = tables(made, "ocgan/table3_cifar10")
-    assert "ocgan_table3_cifar10_1" in files and "Continued (2 of 2)" in files["ocgan_table3_cifar10_2"]
+    assert (
+        "ocgan_table3_cifar10_1" in files
+        and "Continued (2 of 2)" in files["ocgan_table3_cifar10_2"]
+    )
 
 
 def test_it_compiles_and_nothing_runs_off_the_page(made: Path) -> None:
@@ -89,7 +103,9 @@ def test_it_compiles_and_nothing_runs_off_the_page(made: Path) -> None:
         pytest.skip("no pdflatex here (Debian: texlive-latex-base, texlive-latex-recommended)")
     main([str(made)])
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
-    done = subprocess.run(command, cwd=made / "report", capture_output=True, text=True, errors="replace", timeout=120)
+    done = subprocess.run(
+        command, cwd=made / "report", capture_output=True, text=True, errors="replace", timeout=120
+    )
     log = (made / "report" / "report.log").read_text(errors="replace")
     assert done.returncode == 0, log[-2000:]
     assert not re.findall(r"Overfull.*|Float too large.*|multiply defined.*", log)

@@ -22,7 +22,9 @@ def run_report(*arguments: object, cwd: Path | None = None) -> subprocess.Comple
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
 
 
 def refusal(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,10 +44,19 @@ def test_writes_four_files_without_torch(outputs: Path, write_run: WriteRun) -> 
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.splitlines()[-1] == "[]"
     written = sorted(path.name for path in (outputs / "report").iterdir())
-    assert written == ["report.csv", "report.html", "report.md", "report.tex", "side_by_side", "tex"]
+    assert written == [
+        "report.csv",
+        "report.html",
+        "report.md",
+        "report.tex",
+        "side_by_side",
+        "tex",
+    ]
     for name in written[:-2]:
         assert str(outputs / "report" / name) in done.stdout
-        assert str(outputs) not in (outputs / "report" / name).read_text()  # nothing says where it was made
+        assert (
+            str(outputs) not in (outputs / "report" / name).read_text()
+        )  # nothing says where it was made
 
 
 def test_the_default_folder_is_outputs(outputs: Path, write_run: WriteRun) -> None:
@@ -90,13 +101,18 @@ def test_damaged_and_unfinished_runs_are_named(
     (write_run(seed=1, auroc=0.9) / "result.json").write_text("{")
     folder = write_run(seed=2, auroc=0.9)
     (folder / "result.json").unlink()
-    (folder / "run.log").write_text("10:00 Traceback (most recent call last):\n10:00 \x1b[31mValueError: <b>no</b>\n")
+    (folder / "run.log").write_text(
+        "10:00 Traceback (most recent call last):\n10:00 \x1b[31mValueError: <b>no</b>\n"
+    )
     main([str(outputs)])
     said = capsys.readouterr().out
     assert "damaged 1" in said and "unfinished 1" in said and "\x1b" not in said
     text = (outputs / "report" / "report.md").read_text()
     assert "1 runs, 1 unfinished, 1 damaged." in text
-    assert "inlier0/seed1: " in text and "failed: 10:00 \\[31mValueError: &lt;b&gt;no&lt;/b&gt;" in text
+    assert (
+        "inlier0/seed1: " in text
+        and "failed: 10:00 \\[31mValueError: &lt;b&gt;no&lt;/b&gt;" in text
+    )
 
 
 def test_names_that_are_no_text_are_reported(outputs: Path, write_run: WriteRun) -> None:
@@ -107,7 +123,16 @@ def test_names_that_are_no_text_are_reported(outputs: Path, write_run: WriteRun)
         pass
     done = run_report(outputs)
     assert done.returncode == 0 and "unfinished 1" in done.stdout
-    (outputs / "p2" / "ocgan" / "mnist" / "inlier0" / "seed0" / "figures" / os.fsdecode(b"\xff.png")).touch()
+    (
+        outputs
+        / "p2"
+        / "ocgan"
+        / "mnist"
+        / "inlier0"
+        / "seed0"
+        / "figures"
+        / os.fsdecode(b"\xff.png")
+    ).touch()
     assert run_report(outputs).returncode == 0
     assert "figures/%FF.png" in (outputs / "report" / "report.html").read_text()
 
@@ -128,7 +153,9 @@ def test_refuses_bad_input(
     said = refusal([str(outputs), "--table", "ocgan/table2_mnst"], capsys)
     assert "did you mean 'ocgan/table2_mnist'" in said
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refusal([str(outputs), "--output", str(tmp_path / "file")], capsys)
+    assert "cannot be written" in refusal(
+        [str(outputs), "--output", str(tmp_path / "file")], capsys
+    )
     assert not (outputs / "report").exists()
 
 
@@ -147,10 +174,14 @@ def test_a_signal_ends_it_by_its_exit_code(
 
 @pytest.mark.slow
 def test_two_thousand_runs_in_under_ten_seconds(outputs: Path) -> None:
-    """20 rows of 10 classes and 10 seeds: 5 methods, 2 protocols, 2 data; processor time, so that others do not count."""
+    """20 rows of 10 classes and 10 seeds: 5 methods, 2 protocols, 2 data; processor time, so that
+    others do not count.
+    """
     rng = np.random.default_rng(0)
     curve = "iteration,name,value\n" + "".join(
-        f"{16 * i},train/{name},{1 / i}\n" for i in range(1, 25) for name in ("mse", "a", "b", "c", "d", "e")
+        f"{16 * i},train/{name},{1 / i}\n"
+        for i in range(1, 25)
+        for name in ("mse", "a", "b", "c", "d", "e")
     )
     count = 0
     for protocol in ("p1", "p2"):
@@ -162,8 +193,14 @@ def test_two_thousand_runs_in_under_ten_seconds(outputs: Path) -> None:
                         (folder / "figures").mkdir(parents=True)
                         for name in ("roc", "scores", "cases"):
                             (folder / "figures" / f"{name}.png").touch()
-                        scores = {name: flat_metrics(float(rng.uniform(0.6, 0.9))) for name in ("mse", "a", "b", "c")}
-                        floor = {name: flat_metrics(float(rng.uniform(0.6, 0.9))) for name in ("pca", "knn")}
+                        scores = {
+                            name: flat_metrics(float(rng.uniform(0.6, 0.9)))
+                            for name in ("mse", "a", "b", "c")
+                        }
+                        floor = {
+                            name: flat_metrics(float(rng.uniform(0.6, 0.9)))
+                            for name in ("pca", "knn")
+                        }
                         result = result_of(method, data, protocol, inlier, seed, scores, floor)
                         (folder / "result.json").write_text(json.dumps(result, indent=1))
                         (folder / "metrics.csv").write_text(curve)
@@ -173,7 +210,9 @@ def test_two_thousand_runs_in_under_ten_seconds(outputs: Path) -> None:
     start = time.monotonic()
     done = run_report(outputs)
     after = os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
+    used = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]"
     print(f"2,000 runs: {used:.1f} s of one core, {time.monotonic() - start:.1f} s on the clock")
     assert used < 10

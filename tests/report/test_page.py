@@ -79,16 +79,26 @@ def test_hostile_names_are_text(hostile: Path) -> None:
     assert not {"img", "iframe", "object", "link", "base", "form"} & {tag for tag, _ in reader.tags}
     for _, attributes in reader.tags:
         assert not any(name.startswith("on") or name == "style" for name in attributes)
-    assert sum(SCRIPT in part for part in reader.text) > 5 and any(HOSTILE in part for part in reader.text)
-    assert not {"\x1b", "\u202e", "\u2069"} & set(text) and "red \\x1b[31m and \\u202eturned" in text
+    assert sum(SCRIPT in part for part in reader.text) > 5 and any(
+        HOSTILE in part for part in reader.text
+    )
+    assert (
+        not {"\x1b", "\u202e", "\u2069"} & set(text) and "red \\x1b[31m and \\u202eturned" in text
+    )
     for kind in ("md", "tex", "csv"):
         written = hostile.with_suffix(f".{kind}").read_text()
         assert ("<script" in written) == (kind == "csv")  # data, not a page
 
 
 def test_links_are_relative_and_lead_to_files(hostile: Path) -> None:
-    links = [str(attributes["href"]) for tag, attributes in Reader(hostile.read_text()).tags if tag == "a"]
-    inside, outside = ([link for link in links if link.startswith("#") == here] for here in (True, False))
+    links = [
+        str(attributes["href"])
+        for tag, attributes in Reader(hostile.read_text()).tags
+        if tag == "a"
+    ]
+    inside, outside = (
+        [link for link in links if link.startswith("#") == here] for here in (True, False)
+    )
     assert inside == ["#s1"] and len(outside) == 2 * 3
     for link in outside:
         assert link.startswith("../") and ":" not in link
@@ -120,7 +130,9 @@ def test_nothing_may_load_and_only_our_script_may_run(outputs: Path, write_run: 
 
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -134,7 +146,9 @@ def test_heat_map_is_legible_and_told_apart_by_lightness() -> None:
     found = re.findall(r"\.h(\d+) \{ background: (#\w{6}); color: (#\w{6}); \}", style)
     assert [int(step) for step, _, _ in found] == [*range(HEAT_STEPS)] * 2  # light, then dark
     assert all(contrast(back, text) >= 4.5 for _, back, text in found)
-    light, dark = ([luminance(back) for _, back, _ in found[i : i + HEAT_STEPS]] for i in (0, HEAT_STEPS))
+    light, dark = (
+        [luminance(back) for _, back, _ in found[i : i + HEAT_STEPS]] for i in (0, HEAT_STEPS)
+    )
     assert light == sorted(light, reverse=True) and dark == sorted(dark)
     assert [heat(value) for value in (0.0, 0.5, 0.999, 1.0)] == ["h0", "h6", "h11", "h11"]
 
@@ -144,7 +158,10 @@ def test_text_of_the_page_is_legible() -> None:
     for block in re.findall(r":root \{(.*?)\}", style, re.S)[:2]:
         colours = dict(re.findall(r"--(\w+): (#\w{6})", block))
         for name in ("text", "dim", "link"):
-            assert min(contrast(colours[name], colours[back]) for back in ("back", "panel", "ours")) >= 4.5, name
+            assert (
+                min(contrast(colours[name], colours[back]) for back in ("back", "panel", "ours"))
+                >= 4.5
+            ), name
         for index in range(7):
             assert contrast(colours[f"c{index}"], colours["back"]) >= 3  # lines
 
@@ -169,18 +186,23 @@ class Opened:
     """A page in the browser, with all that it complained about or asked the network for."""
 
     def __init__(self, browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
-        self.page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+        self.page = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme
+        ).new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on(
+            "dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss())
+        )
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
     def column(self, table: str, index: int) -> list[str]:
         found: list[str] = self.page.eval_on_selector_all(
-            f"{table} tbody tr", f"rows => rows.filter(r => !r.hidden).map(r => r.cells[{index}].textContent.trim())"
+            f"{table} tbody tr",
+            f"rows => rows.filter(r => !r.hidden).map(r => r.cells[{index}].textContent.trim())",
         )
         return found
 
@@ -195,9 +217,13 @@ def two_sections(outputs: Path, write_run: WriteRun) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "light"), (360, "dark")])
-def test_opens_without_a_complaint_and_fits(browser: Any, two_sections: Path, width: int, scheme: str) -> None:
+def test_opens_without_a_complaint_and_fits(
+    browser: Any, two_sections: Path, width: int, scheme: str
+) -> None:
     opened = Opened(browser, two_sections, width, scheme)
-    opened.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    opened.page.evaluate(
+        "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+    )
     assert opened.complaints == [] and opened.requests == [two_sections.as_uri()]
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width
     back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -207,14 +233,21 @@ def test_opens_without_a_complaint_and_fits(browser: Any, two_sections: Path, wi
 def test_sorts_by_mouse_and_by_keyboard(browser: Any, two_sections: Path) -> None:
     opened = Opened(browser, two_sections)
     table = "section:nth-of-type(2) figure:has(figcaption:text-matches('^AUROC by class')) table"
-    opened.page.evaluate("document.querySelectorAll('table').forEach((t, i) => { t.id = 't' + i; })")
+    opened.page.evaluate(
+        "document.querySelectorAll('table').forEach((t, i) => { t.id = 't' + i; })"
+    )
     selector = f"#{opened.page.locator(table).get_attribute('id')}"
     header = opened.page.locator(f"{selector} thead th").nth(4)  # digit 3
     expected = sorted(opened.column(selector, 4), key=float)
     header.locator("button").click()
-    assert opened.column(selector, 4) == expected and header.get_attribute("aria-sort") == "ascending"
+    assert (
+        opened.column(selector, 4) == expected and header.get_attribute("aria-sort") == "ascending"
+    )
     opened.page.keyboard.press("Enter")
-    assert opened.column(selector, 4) == expected[::-1] and header.get_attribute("aria-sort") == "descending"
+    assert (
+        opened.column(selector, 4) == expected[::-1]
+        and header.get_attribute("aria-sort") == "descending"
+    )
     opened.page.locator(f"{selector} thead button").first.focus()
     opened.page.keyboard.press("Space")
     names = opened.column(selector, 0)
@@ -224,10 +257,14 @@ def test_sorts_by_mouse_and_by_keyboard(browser: Any, two_sections: Path) -> Non
 def test_cells_without_a_number_come_last(browser: Any, outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9)
     opened = Opened(browser, page_of(outputs))
-    table = opened.page.locator("figure table").first  # a printed table: others' rows have no number for digit 0
+    table = opened.page.locator(
+        "figure table"
+    ).first  # a printed table: others' rows have no number for digit 0
     for reverse in (False, True):
         table.locator("thead button").nth(1).click()
-        shown = table.evaluate("t => [...t.tBodies[0].rows].map(row => row.cells[1].textContent.trim())")
+        shown = table.evaluate(
+            "t => [...t.tBodies[0].rows].map(row => row.cells[1].textContent.trim())"
+        )
         numbers = [text for text in shown if text != "-"]
         assert shown == numbers + ["-"] * (len(shown) - len(numbers)) and len(numbers) < len(shown)
         assert numbers == sorted(numbers, reverse=reverse, key=float)
@@ -242,8 +279,9 @@ def test_filters_by_method_data_and_protocol(browser: Any, two_sections: Path) -
     box.fill("NDA mnist")
     rows = opened.page.locator("section tbody tr:visible").all_text_contents()
     assert rows and all("nda" in row.lower() for row in rows)
-    assert f"{opened.page.locator('section tbody tr:not([hidden]), section .item:not([hidden])').count()} of" in (
-        opened.page.get_by_role("status").text_content()
+    assert (
+        f"{opened.page.locator('section tbody tr:not([hidden]), section .item:not([hidden])').count()} of"
+        in (opened.page.get_by_role("status").text_content())
     )
     box.fill("no such thing")
     assert opened.page.locator("section:visible").count() == 0
@@ -261,7 +299,9 @@ def test_prints_all_that_is_folded(browser: Any, two_sections: Path) -> None:
 
 def test_hostile_names_do_nothing_in_a_browser(browser: Any, hostile: Path) -> None:
     opened = Opened(browser, hostile, 360)
-    opened.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    opened.page.evaluate(
+        "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+    )
     assert opened.page.evaluate("window.pwned") is None
     assert opened.complaints == [] and len(opened.requests) == 1
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 360

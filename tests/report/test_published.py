@@ -50,11 +50,18 @@ def test_printed_means_agree_with_their_classes_but_for_those_that_are_noted() -
     for table in TABLES.values():
         for line in table.rows if table.by_class else ():
             printed = line.number(table.main)
-            values = [line.number(i) for i, column in enumerate(table.columns) if column.inlier is not None]
+            values = [
+                line.number(i)
+                for i, column in enumerate(table.columns)
+                if column.inlier is not None
+            ]
             numbers = [value for value in values if value is not None]
             assert len(numbers) == len(values)
             if printed is not None and abs(sum(numbers) / len(numbers) - printed) > 0.0006:
-                assert any(line.row in note and str(printed) in note for note in table.notes), (table.ident, line.row)
+                assert any(line.row in note and str(printed) in note for note in table.notes), (
+                    table.ident,
+                    line.row,
+                )
 
 
 def test_counterparts_are_rows_of_their_tables() -> None:
@@ -70,12 +77,19 @@ def test_a_row_of_an_ablation_is_the_whole_method_of_no_other_table() -> None:
     ablations = [table for table in read_tables().values() if table.ablation]
     for table in ablations:
         for row, counterpart in table.counterparts.items():
-            run = yaml.safe_load((CONF / "method" / f"{counterpart.method}.yaml").read_text()) | counterpart.options
+            run = (
+                yaml.safe_load((CONF / "method" / f"{counterpart.method}.yaml").read_text())
+                | counterpart.options
+            )
             for other in ablations:
                 if other.ident == table.ident or other.paper != table.paper or row == table.full:
                     continue
                 whole = other.counterparts[str(other.full)].options
-                assert any(run[key] != value for key, value in whole.items()), (table.ident, row, other.ident)
+                assert any(run[key] != value for key, value in whole.items()), (
+                    table.ident,
+                    row,
+                    other.ident,
+                )
 
 
 def test_is_found_inside_an_installed_package_too(tmp_path: Path) -> None:
@@ -107,7 +121,9 @@ def test_choose_by_table_or_paper() -> None:
         (("ocgan", "digits", "p1", "mse", 3), None),
     ],
 )
-def test_the_number_printed_for_a_run(run: tuple[str, str, str, str, int], expected: str | None) -> None:
+def test_the_number_printed_for_a_run(
+    run: tuple[str, str, str, str, int], expected: str | None
+) -> None:
     keys = ("method", "data", "protocol", "primary", "inlier")
     found = printed_for(TABLES, {**dict(zip(keys, run, strict=True)), "config": {"method": {}}})
     if expected is None:

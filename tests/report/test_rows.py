@@ -62,7 +62,9 @@ def as_formats(outputs: Path, folder: Path) -> dict[str, str]:
         having(data__classes="folders", data__root="/somewhere/else"),
     ],
 )
-def test_runs_with_other_options_or_images_share_no_row(outputs: Path, write_run: WriteRun, change: Change) -> None:
+def test_runs_with_other_options_or_images_share_no_row(
+    outputs: Path, write_run: WriteRun, change: Change
+) -> None:
     write_run(seed=0, auroc=0.9)
     write_run(seed=1, auroc=0.5, change=change)
     rows = rows_in(outputs)
@@ -85,10 +87,18 @@ def test_another_primary_score_is_another_row(outputs: Path, write_run: WriteRun
         having(data__root="/elsewhere", data__download=True),
         having(select="oracle"),
         having(data__limit_train=100_000),  # more than there are: nothing was left out
-        having(provenance={"commit": "1" * 40, "versions": {"torch": "2.16.0"}, "hardware": {"gpu": "H100"}}),
+        having(
+            provenance={
+                "commit": "1" * 40,
+                "versions": {"torch": "2.16.0"},
+                "hardware": {"gpu": "H100"},
+            }
+        ),
     ],
 )
-def test_what_makes_no_number_tears_no_row_apart(outputs: Path, write_run: WriteRun, change: Change) -> None:
+def test_what_makes_no_number_tears_no_row_apart(
+    outputs: Path, write_run: WriteRun, change: Change
+) -> None:
     write_run(seed=0, auroc=0.9)
     write_run(seed=1, auroc=0.5, change=change)
     (row,) = rows_in(outputs)
@@ -102,7 +112,9 @@ def test_epochs_are_no_option_of_a_method_without_them(outputs: Path, write_run:
     assert not row.shortened
 
 
-def test_two_folders_of_ones_own_images_are_told_apart_by_name(outputs: Path, write_run: WriteRun) -> None:
+def test_two_folders_of_ones_own_images_are_told_apart_by_name(
+    outputs: Path, write_run: WriteRun
+) -> None:
     for seed, folder in enumerate(("/a/bolts", "/b/nuts", "/c/nuts")):
         write_run(seed=seed, auroc=0.9, change=having(data__classes="folders", data__root=folder))
     assert [row.name for row in rows_in(outputs)] == [
@@ -113,17 +125,27 @@ def test_two_folders_of_ones_own_images_are_told_apart_by_name(outputs: Path, wr
 
 
 @pytest.mark.parametrize(("images", "rows"), [("1" * 64, 1), ("2" * 64, 2)])
-def test_ones_own_images_are_known_by_their_content(outputs: Path, write_run: WriteRun, images: str, rows: int) -> None:
+def test_ones_own_images_are_known_by_their_content(
+    outputs: Path, write_run: WriteRun, images: str, rows: int
+) -> None:
     """Copied elsewhere they are the same; other images under the same names are not."""
     for seed, content in enumerate(("1" * 64, images)):
-        options = {"data__classes": "folders", "data__root": f"/{seed}/parts", "data_verified": None}
+        options = {
+            "data__classes": "folders",
+            "data__root": f"/{seed}/parts",
+            "data_verified": None,
+        }
         write_run(seed=seed, auroc=0.9, change=having(images_sha256=content, **options))
     assert len(rows_in(outputs)) == rows
 
 
 def test_every_format_says_what_differs(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run("ocgan", seed=0, auroc=0.9)
-    other = {"commit": "abcdef0123456-dirty", "versions": {"torch": "9.9.9"}, "hardware": {"gpu": "a GPU"}}
+    other = {
+        "commit": "abcdef0123456-dirty",
+        "versions": {"torch": "9.9.9"},
+        "hardware": {"gpu": "a GPU"},
+    }
     write_run("ocgan", seed=1, auroc=0.9, change=having(provenance=other))
     write_run("oled", seed=0, auroc=0.9, change=having(data_verified=False))
     for name, text in as_formats(outputs, tmp_path).items():
@@ -141,9 +163,13 @@ def test_cells_are_paired_on_the_same_split_alone(outputs: Path, write_run: Writ
     assert list(first) == list(second) == [(0, 0)]
 
 
-def test_ones_own_images_are_paired_where_they_are_the_same(outputs: Path, write_run: WriteRun) -> None:
+def test_ones_own_images_are_paired_where_they_are_the_same(
+    outputs: Path, write_run: WriteRun
+) -> None:
     for method, images in (("ocgan", "1"), ("oled", "1"), ("nda", "2")):
-        write_run(method, auroc=0.9, change=having(data__classes="folders", images_sha256=images * 64))
+        write_run(
+            method, auroc=0.9, change=having(data__classes="folders", images_sha256=images * 64)
+        )
     nda, ocgan, oled = rows_in(outputs)
     assert paired_cells(ocgan, oled) == (ocgan.cells(), oled.cells())
     assert paired_cells(ocgan, nda) == ({}, {})
@@ -172,7 +198,9 @@ def test_every_way_to_shorten_is_marked_in_every_format(
         assert reason in text and "†" in text, name
     assert "0.9900" in formats["md"] and "0.9450" not in formats["md"]  # no mean of both
     assert f"**{method}**" in formats["md"]
-    assert not [line for line in formats["md"].splitlines() if "†" in line and "**" in line]  # never bold
+    assert not [
+        line for line in formats["md"].splitlines() if "†" in line and "**" in line
+    ]  # never bold
     records = list(csv.DictReader(io.StringIO(formats["csv"])))
     marked = [record for record in records if record["shortened"]]
     assert {record["kind"] for record in marked} == {"ours", "run"}
@@ -181,17 +209,25 @@ def test_every_way_to_shorten_is_marked_in_every_format(
 
 def test_whole_is_what_the_runs_own_recipe_has() -> None:
     options = {"trainer.max_epochs": 25, "data.size": 32, "protocol.val_fraction": 0.1}
-    literal = compare_to_recipe("ocgan", "mnist", "p2", "", options | {"recipe": "paper"}, 5000, False)
+    literal = compare_to_recipe(
+        "ocgan", "mnist", "p2", "", options | {"recipe": "paper"}, 5000, False
+    )
     assert literal.shorter == ("25 of 201 epochs",)
-    unknown = compare_to_recipe("ocgan", "mnist", "p2", "", options | {"recipe": "../paper"}, 5000, False)
+    unknown = compare_to_recipe(
+        "ocgan", "mnist", "p2", "", options | {"recipe": "../paper"}, 5000, False
+    )
     assert unknown.shorter == ("25 of 200 epochs",)
     labelled = {"trainer.max_epochs": 99, "data.name": "folder", "data.classes": "folders"}
     own = compare_to_recipe("ca_entropy", "bottle", "folder", "", labelled, 60, False)
     assert own.shorter == ("99 of 100 epochs",)
     whole = compare_to_recipe("ocgan", "mnist", "p2", "", options, 5000, False)
     assert not whole.shorter and not whole.fewer_images and whole.other_input == 0
-    hostile = compare_to_recipe("../ocgan", "../mnist", "/etc/passwd", "../..", options, 5000, False)
-    assert hostile.shorter == ("25 of 200 epochs",)  # conf/trainer's own; nothing outside conf/ is read
+    hostile = compare_to_recipe(
+        "../ocgan", "../mnist", "/etc/passwd", "../..", options, 5000, False
+    )
+    assert hostile.shorter == (
+        "25 of 200 epochs",
+    )  # conf/trainer's own; nothing outside conf/ is read
 
 
 def trial(**options: Any) -> Change:
@@ -205,7 +241,12 @@ def trial(**options: Any) -> Change:
 
 @pytest.mark.parametrize(
     "change",
-    [trial(data__limit_train=10), trial(protocol__val_fraction=0.8), trial(data__size=8), trial(trainer__max_epochs=1)],
+    [
+        trial(data__limit_train=10),
+        trial(protocol__val_fraction=0.8),
+        trial(data__size=8),
+        trial(trainer__max_epochs=1),
+    ],
 )
 def test_a_trial_changes_no_floor(outputs: Path, write_run: WriteRun, change: Change) -> None:
     write_run("ocgan", auroc=0.9, floor=0.8)
@@ -222,13 +263,17 @@ def test_a_floor_counts_once_for_each_split(outputs: Path, write_run: WriteRun) 
     assert floor_cells(rows_in(outputs), "pca")[0, 0][0] == pytest.approx(0.7)
 
 
-def test_floors_of_trials_alone_are_marked(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+def test_floors_of_trials_alone_are_marked(
+    outputs: Path, write_run: WriteRun, tmp_path: Path
+) -> None:
     write_run(auroc=0.9, change=having(data__limit_train=10))
     formats = as_formats(outputs, tmp_path)
     assert "floor: pca †" in formats["md"] and "only shortened runs" in formats["csv"]
 
 
-def test_shortened_runs_are_not_ranked_against_whole_ones(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+def test_shortened_runs_are_not_ranked_against_whole_ones(
+    outputs: Path, write_run: WriteRun, tmp_path: Path
+) -> None:
     for label in range(3):
         write_run("ocgan", inlier=label, auroc=0.9)
         write_run("oled", inlier=label, auroc=0.95, change=having(data__limit_train=10))

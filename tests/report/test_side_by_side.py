@@ -23,8 +23,12 @@ LOSSES = "iteration,name,value\n" + "".join(
 )
 
 
-def keep_images(folder: Path, grey: int, ids: tuple[str, ...] = ("a", "b", "c"), **changed: Any) -> None:
-    """Reconstructions of one grey each, the second of them of an outlier; images of the greys 1, 2, 3."""
+def keep_images(
+    folder: Path, grey: int, ids: tuple[str, ...] = ("a", "b", "c"), **changed: Any
+) -> None:
+    """Reconstructions of one grey each, the second of them of an outlier; images of the greys 1, 2,
+    3.
+    """
     stack = np.ones((len(ids), 1, 4, 4), np.uint8)
     arrays: dict[str, Any] = {
         "id": np.array(ids),
@@ -55,12 +59,25 @@ def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
         keep_images(folder, grey)
     made = picture(outputs)
     assert made.name == "p2_mnist_inlier8" and made.missing == ()
-    texts = [element.text for element in ElementTree.fromstring(made.svg).iter() if element.tag == "text"]
-    for expected in ("nda", "ocgan", "val/loss", "train/nda", "train/ocgan", "input", "inliers", "outliers"):
+    texts = [
+        element.text for element in ElementTree.fromstring(made.svg).iter() if element.tag == "text"
+    ]
+    for expected in (
+        "nda",
+        "ocgan",
+        "val/loss",
+        "train/nda",
+        "train/ocgan",
+        "input",
+        "inliers",
+        "outliers",
+    ):
         assert expected in texts, expected
     assert made.svg.count("<polyline") == 4  # the constant one is no loss
     lines = re.findall(r'points="([^"]+)"', made.svg)
-    assert len(set(lines)) == 1  # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
+    assert (
+        len(set(lines)) == 1
+    )  # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
     # inliers a and c, then the outlier b: the images, then what each method makes of them
     assert greys(made.svg) == [1, 3, 2, 70, 70, 70, 90, 90, 90]
 
@@ -87,7 +104,9 @@ def test_the_seed_is_one_that_most_rows_have(outputs: Path, write_run: WriteRun)
 
 
 @pytest.mark.parametrize("names", [("nda",), ("nda", "oled")])
-def test_one_method_alone_makes_no_picture(outputs: Path, write_run: WriteRun, names: tuple[str, ...]) -> None:
+def test_one_method_alone_makes_no_picture(
+    outputs: Path, write_run: WriteRun, names: tuple[str, ...]
+) -> None:
     for name in names:
         (write_run(name, auroc=0.9) / "metrics.csv").unlink()
     (rows,) = group(collect(outputs).runs).values()
@@ -130,7 +149,9 @@ def test_names_are_escaped_in_the_picture(outputs: Path, write_run: WriteRun) ->
     ElementTree.fromstring(made.svg)
 
 
-def test_the_report_writes_the_picture_and_shows_it_on_its_page(outputs: Path, write_run: WriteRun) -> None:
+def test_the_report_writes_the_picture_and_shows_it_on_its_page(
+    outputs: Path, write_run: WriteRun
+) -> None:
     for name in ("nda", "oled"):
         keep_images(write_run(name, inlier=2, auroc=0.9), 5)
     _, paths = report(outputs)

@@ -8,11 +8,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
-from noveltylab.report.stats import LEVEL, Cells, Paired, Spread, add, compare, correct, rank, summarise, tie_reasons
+from noveltylab.report.stats import (
+    LEVEL,
+    Cells,
+    Paired,
+    Spread,
+    add,
+    compare,
+    correct,
+    rank,
+    summarise,
+    tie_reasons,
+)
 from noveltylab.scoring.auroc import place
 
 VALUES = st.dictionaries(
-    st.tuples(st.integers(0, 4), st.integers(0, 3)), st.floats(0, 1).map(lambda x: round(x, 3)), min_size=1
+    st.tuples(st.integers(0, 4), st.integers(0, 3)),
+    st.floats(0, 1).map(lambda x: round(x, 3)),
+    min_size=1,
 )
 
 
@@ -21,7 +34,9 @@ def cells(values: dict[tuple[int, int], float], error: float | None = 0.01) -> C
 
 
 def test_summary_of_a_full_table() -> None:
-    values = {(label, seed): 0.1 * label + 0.01 * seed**2 for label in range(5) for seed in range(3)}
+    values = {
+        (label, seed): 0.1 * label + 0.01 * seed**2 for label in range(5) for seed in range(3)
+    }
     found = summarise(cells(values, 0.02))
     assert found is not None
     table = np.array([[values[label, seed] for seed in range(3)] for label in range(5)])
@@ -41,7 +56,9 @@ def test_a_class_with_more_seeds_does_not_count_more() -> None:
 
 def test_interval_is_students_over_the_class_means() -> None:
     values = np.random.default_rng(1).normal(0.7, 0.05, (10, 4))
-    summary = summarise(cells({(i, s): float(values[i, s]) for i in range(10) for s in range(4)}, 0.001))
+    summary = summarise(
+        cells({(i, s): float(values[i, s]) for i in range(10) for s in range(4)}, 0.001)
+    )
     assert summary is not None and summary.interval is not None
     half = t.ppf(0.975, 9) * values.mean(1).std(ddof=1) / np.sqrt(10)
     np.testing.assert_allclose(summary.interval, (values.mean() - half, values.mean() + half))
@@ -49,7 +66,10 @@ def test_interval_is_students_over_the_class_means() -> None:
 
 def test_interval_is_no_narrower_than_the_test_images_make_it_and_stays_within_0_and_1() -> None:
     perfect = summarise(cells({(i, 0): 1.0 for i in range(4)}, 0.02))
-    assert perfect is not None and perfect.interval == (pytest.approx(1 - 1.96 * 0.02 / 2, abs=1e-4), 1.0)
+    assert perfect is not None and perfect.interval == (
+        pytest.approx(1 - 1.96 * 0.02 / 2, abs=1e-4),
+        1.0,
+    )
 
 
 def test_interval_of_one_class_is_over_its_seeds_and_the_test_images() -> None:
@@ -73,7 +93,11 @@ def test_summary_lies_within_its_cells(values: dict[tuple[int, int], float]) -> 
     assert (summary.interval is None) == (len(values) < 2)
     if summary.interval is not None:
         low, high = summary.interval
-        assert 0 <= low <= summary.mean + 1e-9 and summary.mean - 1e-9 <= high <= 1 and high - low > 0.001
+        assert (
+            0 <= low <= summary.mean + 1e-9
+            and summary.mean - 1e-9 <= high <= 1
+            and high - low > 0.001
+        )
 
 
 def test_no_cells_no_summary() -> None:
@@ -88,7 +112,10 @@ def signed_rank_p(gaps: list[float]) -> float:
     total = order.sum()
     statistic = min(order[np.array(gaps) > 0].sum(), order[np.array(gaps) < 0].sum())
     sums = [
-        min(s, total - s) for s in (order[np.array(signs)].sum() for signs in product([False, True], repeat=len(gaps)))
+        min(s, total - s)
+        for s in (
+            order[np.array(signs)].sum() for signs in product([False, True], repeat=len(gaps))
+        )
     ]
     return float(np.mean(np.array(sums) <= statistic))
 
@@ -112,7 +139,10 @@ def test_p_is_that_of_all_sign_changes(gaps: list[float]) -> None:
 
 def test_p_of_many_classes_is_scipys() -> None:
     gaps = np.random.default_rng(3).normal(0.02, 0.1, 40)
-    found = compare(cells({(i, 0): float(gap) for i, gap in enumerate(gaps)}), cells({(i, 0): 0.0 for i in range(40)}))
+    found = compare(
+        cells({(i, 0): float(gap) for i, gap in enumerate(gaps)}),
+        cells({(i, 0): 0.0 for i in range(40)}),
+    )
     assert found is not None
     assert found.p == pytest.approx(float(wilcoxon(gaps, method="exact").pvalue))
 
@@ -136,7 +166,8 @@ def test_wins_ties_and_losses_go_by_the_standard_error() -> None:
     second = {(0, 0): (0.89, 0.01), (1, 0): (0.70, 0.01), (2, 0): (0.71, 0.005), (3, 0): (0.1, 0.1)}
     found = compare(dict(first), dict(second))
     assert found is not None
-    # 0.01 under 0.02: tie; 0.1: win; 0.01 is not under 0.01: loss (floats: 0.71 - 0.70 is a bit more)
+    # 0.01 under 0.02: tie; 0.1: win; 0.01 is not under 0.01: loss (floats: 0.71 - 0.70 is a bit
+    # more)
     assert (found.wins, found.ties, found.losses, found.pairs) == (1, 1, 1, 3)
 
 
@@ -250,9 +281,13 @@ def at_most(share: float) -> float:
 
 @pytest.mark.parametrize("rows", [2, 4])
 @pytest.mark.parametrize(
-    "seeds", [[1] * 10, [3] * 10, [5] * 10, [1] * 5 + [5] * 5, [3] * 3, [3] * 6], ids=lambda seeds: f"{seeds}"
+    "seeds",
+    [[1] * 10, [3] * 10, [5] * 10, [1] * 5 + [5] * 5, [3] * 3, [3] * 6],
+    ids=lambda seeds: f"{seeds}",
 )
-def test_equal_methods_are_told_apart_no_more_often_than_the_level(rows: int, seeds: list[int]) -> None:
+def test_equal_methods_are_told_apart_no_more_often_than_the_level(
+    rows: int, seeds: list[int]
+) -> None:
     rng = np.random.default_rng(0)
     wrong, missed = 0, 0
     for _ in range(REPEATS):
@@ -294,7 +329,9 @@ def test_a_real_difference_is_seen() -> None:
 def one_class(
     rng: np.random.Generator, seeds: int, seed_spread: float
 ) -> tuple[Cells, Cells, dict[tuple[int, int], Spread]]:
-    """Two detectors that are equal on average on one class, over the same images, and what DeLong says of each seed."""
+    """Two detectors that are equal on average on one class, over the same images, and what DeLong
+    says of each seed.
+    """
     is_outlier = np.arange(120) >= 50
     common = rng.normal(size=120)
     first, second, spreads = Cells(), Cells(), {}
@@ -311,7 +348,9 @@ def one_class(
     return first, second, spreads
 
 
-@pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (2, 0.3), (3, 0.0), (3, 0.3), (5, 0.3)])
+@pytest.mark.parametrize(
+    ("seeds", "seed_spread"), [(1, 0.0), (2, 0.3), (3, 0.0), (3, 0.3), (5, 0.3)]
+)
 def test_equal_methods_are_not_told_apart_on_one_class(seeds: int, seed_spread: float) -> None:
     rng = np.random.default_rng(0)
     wrong, missed = 0, 0
@@ -342,12 +381,16 @@ def test_one_class_without_scores_of_every_shared_seed_has_no_test() -> None:
         (0.005, "cifar10", None, None, 0),
     ],
 )
-def test_tie_reasons(gap: float, data: str, error: float | None, seed_std: float | None, count: int) -> None:
+def test_tie_reasons(
+    gap: float, data: str, error: float | None, seed_std: float | None, count: int
+) -> None:
     assert len(tie_reasons(gap, data, error, seed_std)) == count
 
 
 def test_critical_difference_of_demsar() -> None:
-    """Demsar 2006, section 3.2.4: four classifiers on 14 data sets, CD = 2.569 sqrt(4 5 / (6 14)) = 1.25."""
+    """Demsar 2006, section 3.2.4: four classifiers on 14 data sets, CD = 2.569 sqrt(4 5 / (6 14)) =
+    1.25.
+    """
     ranks = rank({name: {i: 0.1 * k + i for i in range(14)} for k, name in enumerate("abcd")})
     assert ranks is not None
     assert ranks.critical == pytest.approx(1.25, abs=0.005)
@@ -355,31 +398,56 @@ def test_critical_difference_of_demsar() -> None:
 
 
 def test_ranks_take_the_classes_that_all_rows_have_and_share_ties() -> None:
-    ranks = rank({"a": {0: 0.9, 1: 0.8, 2: 0.5}, "b": {0: 0.9, 1: 0.7}, "c": {0: 0.1, 1: 0.75, 2: 0.9}})
+    ranks = rank(
+        {"a": {0: 0.9, 1: 0.8, 2: 0.5}, "b": {0: 0.9, 1: 0.7}, "c": {0: 0.1, 1: 0.75, 2: 0.9}}
+    )
     assert ranks is not None
     assert ranks.mean == {"a": 1.25, "b": 2.25, "c": 2.5} and ranks.classes == 2
     assert ranks.critical is None  # two classes: nothing could be told
-    assert rank({"a": {0: 0.9}, "b": {0: 0.9}}) is None and rank({"a": {0: 0.9, 1: 0.8}}) is None and rank({}) is None
+    assert (
+        rank({"a": {0: 0.9}, "b": {0: 0.9}}) is None
+        and rank({"a": {0: 0.9, 1: 0.8}}) is None
+        and rank({}) is None
+    )
 
 
 def test_rows_that_differ_in_their_last_bit_share_their_ranks() -> None:
     values = np.random.default_rng(0).random(8)
-    rows = [{i: float(value * (1 + shift * 2e-16)) for i, value in enumerate(values)} for shift in (-2, 0, 1)]
-    ranks = rank({"a": rows[0], "b": rows[1], "c": rows[2], "lower": {i: value - 1e-6 for i, value in rows[1].items()}})
+    rows = [
+        {i: float(value * (1 + shift * 2e-16)) for i, value in enumerate(values)}
+        for shift in (-2, 0, 1)
+    ]
+    ranks = rank(
+        {
+            "a": rows[0],
+            "b": rows[1],
+            "c": rows[2],
+            "lower": {i: value - 1e-6 for i, value in rows[1].items()},
+        }
+    )
     assert ranks is not None and ranks.mean == {"a": 2, "b": 2, "c": 2, "lower": 4}
-    first, third = (cells({(i, 0): value for i, value in row.items()}, 0.0) for row in (rows[0], rows[2]))
+    first, third = (
+        cells({(i, 0): value for i, value in row.items()}, 0.0) for row in (rows[0], rows[2])
+    )
     pair = compare(first, third)
     assert pair is not None and (pair.p, pair.wins, pair.ties, pair.losses) == (1.0, 0, 8, 0)
 
 
 @pytest.mark.parametrize("classes", [2, 4, 5, 6, 8, 10])
 @pytest.mark.parametrize("rows", [2, 4])
-def test_ranks_of_equal_methods_differ_no_more_often_than_the_level(rows: int, classes: int) -> None:
+def test_ranks_of_equal_methods_differ_no_more_often_than_the_level(
+    rows: int, classes: int
+) -> None:
     rng = np.random.default_rng(0)
     apart = 0
     for _ in range(REPEATS):
         values = rng.random((rows, classes))
-        ranks = rank({str(row): dict(enumerate(of_row.tolist())) for row, of_row in enumerate(values)})
+        ranks = rank(
+            {str(row): dict(enumerate(of_row.tolist())) for row, of_row in enumerate(values)}
+        )
         assert ranks is not None
-        apart += ranks.critical is not None and max(ranks.mean.values()) - min(ranks.mean.values()) > ranks.critical
+        apart += (
+            ranks.critical is not None
+            and max(ranks.mean.values()) - min(ranks.mean.values()) > ranks.critical
+        )
     assert apart / REPEATS <= at_most(LEVEL)

@@ -42,13 +42,22 @@ def rows(document: Document, caption: str, name: str) -> list[dict[str, str]]:
 
 def bullets(document: Document, title: str) -> list[str]:
     blocks = [block for section in document.sections for block in section.blocks] + document.end
-    return [text for block in blocks if isinstance(block, Bullets) and block.title == title for text in block.points]
+    return [
+        text
+        for block in blocks
+        if isinstance(block, Bullets) and block.title == title
+        for text in block.points
+    ]
 
 
 def auroc_of(folder: Path, column: str) -> float:
     with open(folder / "scores.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    return float(roc_auc_score([int(line["is_outlier"]) for line in lines], [float(line[column]) for line in lines]))
+    return float(
+        roc_auc_score(
+            [int(line["is_outlier"]) for line in lines], [float(line[column]) for line in lines]
+        )
+    )
 
 
 def ablation(use_mining: bool) -> Any:
@@ -65,17 +74,26 @@ def ablation(use_mining: bool) -> Any:
 
 def test_numbers_follow_from_the_scores_files(outputs: Path, write_run: WriteRun) -> None:
     aurocs = np.array(
-        [[auroc_of(write_run(inlier=label, seed=seed), "mse") for seed in range(2)] for label in range(10)]
+        [
+            [auroc_of(write_run(inlier=label, seed=seed), "mse") for seed in range(2)]
+            for label in range(10)
+        ]
     )
     document, lines = make(outputs)
     ours = [line for line in lines if line["kind"] == "ours" and line["score"] == "mse"]
     by_column = {line["column"]: line for line in ours}
     for label in range(10):
-        assert float(by_column[str(label)]["value"]) == pytest.approx(aurocs[label].mean(), abs=1e-12)
+        assert float(by_column[str(label)]["value"]) == pytest.approx(
+            aurocs[label].mean(), abs=1e-12
+        )
     assert float(by_column["mean"]["value"]) == pytest.approx(aurocs.mean(), abs=1e-12)
     assert float(by_column["mean"]["std"]) == pytest.approx(aurocs.mean(0).std(ddof=1), abs=1e-12)
     assert by_column["mean"]["cells"] == "20"
-    runs = {(line["column"], line["seed"]): float(line["value"]) for line in lines if line["kind"] == "run"}
+    runs = {
+        (line["column"], line["seed"]): float(line["value"])
+        for line in lines
+        if line["kind"] == "run"
+    }
     assert runs["7", "1"] == pytest.approx(aurocs[7, 1], abs=1e-12)
 
     (shown,) = rows(document, "Our numbers", "ocgan")[:1]
@@ -107,7 +125,9 @@ def test_a_table_of_a_paper_beside_ours(outputs: Path, write_run: WriteRun) -> N
     assert not any("Missing" in text for text in bullets(document, "Remarks"))
 
 
-def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(outputs: Path, write_run: WriteRun) -> None:
+def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(
+    outputs: Path, write_run: WriteRun
+) -> None:
     def with_seen(result: dict[str, Any]) -> None:
         result["floor"] |= {"knn_seen": flat_metrics(0.7), "norm_seen": flat_metrics(0.97)}
 
@@ -118,7 +138,11 @@ def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(outputs: Path,
     (floor,) = rows(document, "Printed numbers", "floor: norm_seen of ocgan")
     assert floor["Mean"] == "0.9700"
     header = "minus the highest floor of what it sees"
-    details = {row["row"]: row[header] for name in ("ocgan", "oled") for row in rows(document, "Our numbers", name)}
+    details = {
+        row["row"]: row[header]
+        for name in ("ocgan", "oled")
+        for row in rows(document, "Our numbers", name)
+    }
     assert details == {"ocgan": "-0.0200 (norm_seen)", "oled": "-"}
     run = rows(document, "All runs", "ocgan")[0]
     assert run["highest floor of what it sees"] == "0.9700 (norm_seen)"
@@ -131,12 +155,20 @@ def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_cl
     for label, seed in ((0, 0), (0, 1), (0, 2), (8, 1)):
         write_run(inlier=label, seed=seed, auroc=0.95, change=ablation(True))
     document, _ = make(outputs)
-    assert bullets(document, "Remarks") == ["Missing cells of ocgan: inlier 1-7, 9: seeds 0-2; inlier 8: seeds 0, 2"]
+    assert bullets(document, "Remarks") == [
+        "Missing cells of ocgan: inlier 1-7, 9: seeds 0-2; inlier 8: seeds 0, 2"
+    ]
     (ours,) = rows(document, "Printed numbers", "ours: ocgan, mse")[:1]
     assert ours["Mean"] == "0.9500 (2 of 10)" and ours["cells"] == "4 of 30" and ours["3"] == "-"
     by_class, whole = rows(document, "Ours against", "ocgan, mse")
-    assert by_class["printed"] == f"{(0.998 + 0.939) / 2:.4f}" and "over the 2 classes" in by_class["what it says"]
-    assert whole["what it says"] == "not compared: 2 of 10 classes were run" and whole["difference"] == "-"
+    assert (
+        by_class["printed"] == f"{(0.998 + 0.939) / 2:.4f}"
+        and "over the 2 classes" in by_class["what it says"]
+    )
+    assert (
+        whole["what it says"] == "not compared: 2 of 10 classes were run"
+        and whole["difference"] == "-"
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +180,9 @@ def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_cl
         ("mnist", 0.9720, 0.001, "below the printed row"),
     ],
 )
-def test_ties_are_marked(outputs: Path, write_run: WriteRun, data: str, auroc: float, half: float, said: str) -> None:
+def test_ties_are_marked(
+    outputs: Path, write_run: WriteRun, data: str, auroc: float, half: float, said: str
+) -> None:
     def narrow(result: dict[str, Any]) -> None:
         result["scores"] = {"mse": flat_metrics(auroc, half)}
 
@@ -179,7 +213,9 @@ def test_labels_of_outliers_are_reported_apart(outputs: Path, write_run: WriteRu
     (shown,) = rows(document, "Our numbers", "ocgan")
     assert shown["mean"].startswith("0.8000") and shown["oracle"] == "0.9600 (+0.0600, 1 cells)"
     assert "outlier_val" not in shown
-    assert [line["value"] for line in lines if line["kind"] == "oracle" and line["column"] == "mean"] == ["0.96"]
+    assert [
+        line["value"] for line in lines if line["kind"] == "oracle" and line["column"] == "mean"
+    ] == ["0.96"]
 
 
 def test_runs_that_differ_are_said(outputs: Path, write_run: WriteRun) -> None:
@@ -194,11 +230,17 @@ def test_runs_that_differ_are_said(outputs: Path, write_run: WriteRun) -> None:
     trial = "ocgan (limit_train 50, max_epochs 1, data not verified) †"
     order = rows(document, "Our numbers", "ocgan") + rows(document, "Our numbers", trial)
     assert [row["schedule"] for row in order] == ["700 epochs", "1 epochs, limit_train 50"]
-    assert f"{trial}: the data of 1 runs was not verified by checksum" in bullets(document, "Remarks")
-    assert f"Not the same data everywhere: not verified ({trial}); verified (ocgan)" in bullets(document, "Made with")
+    assert f"{trial}: the data of 1 runs was not verified by checksum" in bullets(
+        document, "Remarks"
+    )
+    assert f"Not the same data everywhere: not verified ({trial}); verified (ocgan)" in bullets(
+        document, "Made with"
+    )
 
 
-def test_an_option_that_came_later_tells_no_old_run_apart(outputs: Path, write_run: WriteRun) -> None:
+def test_an_option_that_came_later_tells_no_old_run_apart(
+    outputs: Path, write_run: WriteRun
+) -> None:
     def with_average(**options: float) -> Callable[[dict[str, Any]], None]:
         def change(result: dict[str, Any]) -> None:
             ablation(True)(result)
@@ -211,22 +253,42 @@ def test_an_option_that_came_later_tells_no_old_run_apart(outputs: Path, write_r
     write_run("new", inlier=0, auroc=0.9, change=with_average(average_epochs=0.0))
     assert not [text for text in bullets(make(outputs)[0], "Remarks") if "told apart" in text]
     write_run("averaged", inlier=0, auroc=0.9, change=with_average(average_epochs=1.0))
-    assert "averaged is told apart by trainer.average_epochs=1.0" in bullets(make(outputs)[0], "Remarks")
-
-
-def test_rows_of_a_sweep_over_a_hyperparameter_are_in_no_papers_table(outputs: Path, write_run: WriteRun) -> None:
-    write_run(
-        "oled_t75.0", protocol="memae", auroc={"s_mask": 0.5}, output=outputs / "oled" / "sweep_t", change=of_oled
+    assert "averaged is told apart by trainer.average_epochs=1.0" in bullets(
+        make(outputs)[0], "Remarks"
     )
-    write_run("oled", protocol="memae", auroc={"s_mask": 0.9}, output=outputs / "oled" / "table1_mnist", change=of_oled)
+
+
+def test_rows_of_a_sweep_over_a_hyperparameter_are_in_no_papers_table(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    write_run(
+        "oled_t75.0",
+        protocol="memae",
+        auroc={"s_mask": 0.5},
+        output=outputs / "oled" / "sweep_t",
+        change=of_oled,
+    )
+    write_run(
+        "oled",
+        protocol="memae",
+        auroc={"s_mask": 0.9},
+        output=outputs / "oled" / "table1_mnist",
+        change=of_oled,
+    )
     document, _ = make(outputs)
-    assert {row["ours"].partition(", ")[0] for row in against(document)} == {"oled (oled/table1_mnist)"}
+    assert {row["ours"].partition(", ")[0] for row in against(document)} == {
+        "oled (oled/table1_mnist)"
+    }
     assert rows(document, "Our numbers", "oled_t75.0 (oled/sweep_t)")
 
 
 def of_oled(result: dict[str, Any]) -> None:
     result["primary"] = "s_mask"
-    result["config"]["method"] |= {"_target_": "noveltylab.methods.oled.OLED", "primary": "s_mask", "mask": "learned"}
+    result["config"]["method"] |= {
+        "_target_": "noveltylab.methods.oled.OLED",
+        "primary": "s_mask",
+        "mask": "learned",
+    }
 
 
 def against(document: Document) -> list[dict[str, str]]:
@@ -264,9 +326,15 @@ def test_rows_from_several_outputs_are_kept_apart(outputs: Path, write_run: Writ
 
 def test_columns_that_are_no_classes(outputs: Path, write_run: WriteRun) -> None:
     def segmentation(result: dict[str, Any]) -> None:
-        result["extra"] = {"segmentation_auroc_inliers": 0.5, "segmentation_auroc_outliers": 0.75, "note": "x"}
+        result["extra"] = {
+            "segmentation_auroc_inliers": 0.5,
+            "segmentation_auroc_outliers": 0.75,
+            "note": "x",
+        }
 
-    write_run("oled", protocol="memae", inlier=8, auroc={"s_mask": 0.9, "s_rec": 0.8}, change=segmentation)
+    write_run(
+        "oled", protocol="memae", inlier=8, auroc={"s_mask": 0.9, "s_rec": 0.8}, change=segmentation
+    )
     write_run("oled", protocol="memae", inlier=3, auroc={"s_mask": 0.9, "s_rec": 0.8})
     document, _ = make(outputs, "oled/table5_mnist")
     (ours,) = rows(document, "Printed numbers", "ours: oled, s_mask")
@@ -295,7 +363,10 @@ def test_comparisons_are_over_shared_cells(outputs: Path, write_run: WriteRun) -
     document, lines = make(outputs)
     (pair,) = [row for row in rows(document, "Paired", "ocgan") if row["second"] == "oled"]
     assert (pair["classes"], pair["cells"], pair["wins-ties-losses"]) == ("8", "8", "8-0-0")
-    assert (pair["p"], pair["Holm p"]) == ("0.00781", "0.0391")  # 2 / 2**8, five comparisons with the floors
+    assert (pair["p"], pair["Holm p"]) == (
+        "0.00781",
+        "0.0391",
+    )  # 2 / 2**8, five comparisons with the floors
     assert pair["what it says"] == "first is higher"
     (record,) = [line for line in lines if line["row"] == "ocgan minus oled"]
     assert float(record["value"]) == pytest.approx(0.1035) and float(record["p"]) == 2 / 2**8
@@ -307,19 +378,27 @@ def test_few_classes_are_said_plainly(outputs: Path, write_run: WriteRun) -> Non
     write_run("ocgan", auroc=0.9)
     write_run("oled", auroc=0.8)
     document, _ = make(outputs)
-    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "no test of one class without the scores of both"
+    assert (
+        rows(document, "Paired", "ocgan")[0]["what it says"]
+        == "no test of one class without the scores of both"
+    )
     for label in range(1, 5):
         write_run("ocgan", inlier=label, auroc=0.9)
         write_run("oled", inlier=label, auroc=0.8)
     document, _ = make(outputs)
-    assert rows(document, "Paired", "ocgan")[0]["what it says"] == "no test: 5 classes, at least 6 are needed"
+    assert (
+        rows(document, "Paired", "ocgan")[0]["what it says"]
+        == "no test: 5 classes, at least 6 are needed"
+    )
 
 
 def test_a_table_that_was_not_run_says_so(outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9)
     document, _ = make(outputs, "nda/table5_dcase")
     assert [section.title for section in document.sections] == ["scenes · dcase"]
-    assert any(getattr(block, "text", "").startswith("Not run") for block in document.sections[0].blocks)
+    assert any(
+        getattr(block, "text", "").startswith("Not run") for block in document.sections[0].blocks
+    )
 
 
 def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
@@ -332,7 +411,9 @@ def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
     assert (shown["unit"], shown["mean"]) == ("clips", "0.7000")
 
 
-@pytest.mark.parametrize(("target", "column", "other"), [("replay", 0, 1), ("Replay", 0, 1), ("oulu", None, 0)])
+@pytest.mark.parametrize(
+    ("target", "column", "other"), [("replay", 0, 1), ("Replay", 0, 1), ("oulu", None, 0)]
+)
 def test_the_error_rate_across_sets_stands_beside_the_printed_one(
     outputs: Path, write_run: WriteRun, target: str, column: int | None, other: int
 ) -> None:
@@ -362,7 +443,9 @@ def test_formulas_are_disarmed_in_the_csv_file(outputs: Path, write_run: WriteRu
 
 
 def mined(epochs: int) -> Callable[[dict[str, Any]], None]:
-    """Of 12 epochs, the last 3 of which mine; an old result, which does not record what its weights have seen."""
+    """Of 12 epochs, the last 3 of which mine; an old result, which does not record what its weights
+    have seen.
+    """
 
     def change(result: dict[str, Any]) -> None:
         ablation(True)(result)
@@ -373,42 +456,67 @@ def mined(epochs: int) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def test_weights_that_have_not_seen_the_whole_method_get_no_verdict(outputs: Path, write_run: WriteRun) -> None:
+def test_weights_that_have_not_seen_the_whole_method_get_no_verdict(
+    outputs: Path, write_run: WriteRun
+) -> None:
     """Of ten runs seven were never mined: so the row is marked in text, CSV and verdict."""
     for label in range(10):
         write_run(inlier=label, auroc=0.975, change=mined(0 if label < 7 else 1))
     document, lines = make(outputs, "ocgan/table2_mnist")
     words = "scored weights without mining in 7 of 10 runs"
     row = document_row(document)
-    (against,) = [shown for shown in rows(document, "Ours against", f"{row}, mse") if shown["printed row"] == "OCGAN"]
+    (against,) = [
+        shown
+        for shown in rows(document, "Ours against", f"{row}, mse")
+        if shown["printed row"] == "OCGAN"
+    ]
     assert against["what it says"] == f"not the whole method, so no verdict: {words}"
     title = "Not the whole method: weights from before its last phase began"
     assert bullets(document, title) == [f"{row}: {words}"]
-    assert rows(document, "Our numbers", row)[0]["weights"] == "val_loss, epoch 9 to 10; without mining in 7 of 10 runs"
+    assert (
+        rows(document, "Our numbers", row)[0]["weights"]
+        == "val_loss, epoch 9 to 10; without mining in 7 of 10 runs"
+    )
     assert all(words in str(line["note"]) for line in lines if line["kind"] == "ours")
     listed = [shown["weights"] for shown in rows(document, "All runs", row)]
     assert listed == ["val_loss, epoch 9; without mining"] * 7 + ["val_loss, epoch 10"] * 3
 
 
-def test_weights_that_have_seen_mining_in_one_epoch_get_one(outputs: Path, write_run: WriteRun) -> None:
+def test_weights_that_have_seen_mining_in_one_epoch_get_one(
+    outputs: Path, write_run: WriteRun
+) -> None:
     for label in range(10):
         write_run(inlier=label, auroc=0.975, change=mined(1))
     document, _ = make(outputs, "ocgan/table2_mnist")
     row = document_row(document)
-    (against,) = [shown for shown in rows(document, "Ours against", f"{row}, mse") if shown["printed row"] == "OCGAN"]
+    (against,) = [
+        shown
+        for shown in rows(document, "Ours against", f"{row}, mse")
+        if shown["printed row"] == "OCGAN"
+    ]
     assert against["what it says"].startswith("= tie")
     assert not [text for _, text in all_bullets(document) if "without mining" in text]
 
 
 def document_row(document: Document) -> str:
     """The name of the only row of ours."""
-    (name,) = {row.cells[0].text for grid in grids(document) if grid.caption == "Our numbers" for row in grid.rows}
+    (name,) = {
+        row.cells[0].text
+        for grid in grids(document)
+        if grid.caption == "Our numbers"
+        for row in grid.rows
+    }
     return name
 
 
 def all_bullets(document: Document) -> list[tuple[str, str]]:
     blocks = [block for section in document.sections for block in section.blocks]
-    return [(block.title, text) for block in blocks if isinstance(block, Bullets) for text in block.points]
+    return [
+        (block.title, text)
+        for block in blocks
+        if isinstance(block, Bullets)
+        for text in block.points
+    ]
 
 
 def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half(

@@ -27,7 +27,12 @@ def test_a_markdown_row_stays_one_row(name: str) -> None:
 
 def test_markdown_of_hostile_names() -> None:
     text = to_markdown(with_name(HOSTILE))
-    assert "<script" not in text and r"\[z\](javascript:1)" in text and r"\*x\*" in text and "a_b" in text
+    assert (
+        "<script" not in text
+        and r"\[z\](javascript:1)" in text
+        and r"\*x\*" in text
+        and "a_b" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,4 +70,7 @@ def test_one_line_is_one_line(text: str) -> None:
 
 
 def test_plain_names_stay_readable_in_markdown() -> None:
-    assert escape_markdown("s_avg_val (outputs/a-b), 0.95 +0.01 =") == "s_avg_val (outputs/a-b), 0.95 +0.01 ="
+    assert (
+        escape_markdown("s_avg_val (outputs/a-b), 0.95 +0.01 =")
+        == "s_avg_val (outputs/a-b), 0.95 +0.01 ="
+    )

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from noveltylab.results.files import open_regular, read_bytes, read_json, read_tail, read_text, read_yaml, sha256_file
+from noveltylab.results.files import (
+    open_regular,
+    read_bytes,
+    read_json,
+    read_tail,
+    read_text,
+    read_yaml,
+    sha256_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +52,9 @@ READERS = (open_regular, read_bytes, read_text, read_json, read_yaml, sha256_fil
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     ODD[kind](path := Path("odd"))
     for read in READERS:
@@ -97,7 +107,8 @@ JSON = {
     "long number": "1" * 10_000,
 }
 LAUGHS = 'a: &a ["lol","lol"]\n' + "".join(
-    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 YAML = {
     "bomb of references": LAUGHS,
@@ -138,7 +149,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path, read: Callable[[Path
 def test_what_a_run_writes_is_read_as_it_was(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    config = {"lr": 1e-5, "name": "é", "text": "1e-3", "day": "2024-01-01", "on": "yes", "list": [1, None, True, -0.0]}
+    config = {
+        "lr": 1e-5,
+        "name": "é",
+        "text": "1e-3",
+        "day": "2024-01-01",
+        "on": "yes",
+        "list": [1, None, True, -0.0],
+    }
     path = tmp_path / "config.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     assert read_yaml(path) == config

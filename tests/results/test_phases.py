@@ -1,4 +1,6 @@
-"""Which phases of a method the scored weights have seen, and that selection asks for the whole method."""
+"""Which phases of a method the scored weights have seen, and that selection asks for the whole
+method.
+"""
 
 import math
 from collections.abc import Callable
@@ -42,16 +44,22 @@ MINING = [Phase("without mining", 0.0), Phase("with mining", 0.75)]
         (0.999, 10, 11),
     ],
 )
-def test_a_phase_begins_with_the_epoch_before_which_its_share_is_over(start: float, epochs: int, first: int) -> None:
+def test_a_phase_begins_with_the_epoch_before_which_its_share_is_over(
+    start: float, epochs: int, first: int
+) -> None:
     assert begins(start, epochs) == first
-    assert begins(start, epochs) == next((e for e in range(1, epochs + 1) if (e - 1) / epochs >= start), epochs + 1)
+    assert begins(start, epochs) == next(
+        (e for e in range(1, epochs + 1) if (e - 1) / epochs >= start), epochs + 1
+    )
 
 
 def test_the_first_epoch_is_exact_for_every_share_of_two_digits() -> None:
     for epochs in range(1, 60):
         for percent in range(101):
             start = percent / 100
-            expected = next((e for e in range(1, epochs + 1) if (e - 1) / epochs >= start), epochs + 1)
+            expected = next(
+                (e for e in range(1, epochs + 1) if (e - 1) / epochs >= start), epochs + 1
+            )
             assert begins(start, epochs) == expected, (start, epochs)
 
 
@@ -98,7 +106,11 @@ def test_a_configuration_that_somebody_else_wrote_is_no_trouble(epochs: Any, sta
     assert seen_by({"epoch": 8}, {"method": method, "trainer": {"max_epochs": epochs}}) is not None
     assert seen_by({"epoch": 8}, {"method": method}) is not None
     selects_nothing_else(
-        {"method._target_": method["_target_"], "method.use_mining": True, "method.mining_start": start}
+        {
+            "method._target_": method["_target_"],
+            "method.use_mining": True,
+            "method.mining_start": start,
+        }
     )
 
 
@@ -112,7 +124,9 @@ def test_a_configuration_that_somebody_else_wrote_is_no_trouble(epochs: Any, sta
         ({"select": "last", "trainer.average_epochs": 1.0}, False),
     ],
 )
-def test_an_option_that_changes_nothing_tells_no_runs_apart(changes: dict[str, Any], nothing: bool) -> None:
+def test_an_option_that_changes_nothing_tells_no_runs_apart(
+    changes: dict[str, Any], nothing: bool
+) -> None:
     config = {"method": method_config("ocgan"), "trainer": {}, "select": "val_loss"}
     for key, value in changes.items():
         group, _, name = key.rpartition(".")
@@ -167,7 +181,9 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 
 
 @pytest.mark.parametrize("rule", ["val_loss", "last", "oracle"])
-def test_a_result_says_which_phases_its_weights_have_seen(mined: Callable[[str], dict[str, Any]], rule: str) -> None:
+def test_a_result_says_which_phases_its_weights_have_seen(
+    mined: Callable[[str], dict[str, Any]], rule: str
+) -> None:
     selected = mined(rule)["selected"]
     assert selected["phases"] == [
         {"name": "without mining", "epochs": 2},
@@ -176,7 +192,9 @@ def test_a_result_says_which_phases_its_weights_have_seen(mined: Callable[[str],
     assert not [text for text in mined(rule)["warnings"] if "whole method" in text]
 
 
-def test_rules_that_use_labels_choose_among_the_same_epochs(mined: Callable[[str], dict[str, Any]]) -> None:
+def test_rules_that_use_labels_choose_among_the_same_epochs(
+    mined: Callable[[str], dict[str, Any]],
+) -> None:
     assert all(metrics["epoch"] >= 3 for metrics in mined("oracle")["labelled"]["oracle"].values())
 
 
@@ -190,7 +208,9 @@ def test_a_run_too_short_for_the_whole_method_warns(run_here: Run) -> None:
 def test_an_average_begins_with_the_whole_method(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With as long an average as can be, one chunk an epoch: the first mined epoch's weights are copied."""
+    """With as long an average as can be, one chunk an epoch: the first mined epoch's weights are
+    copied.
+    """
     ends: list[dict[str, torch.Tensor]] = []
     step = train.Method.training_step
 
@@ -214,7 +234,10 @@ def test_an_average_begins_with_the_whole_method(
 
 def test_a_kept_run_is_repeated_by_the_selection_that_it_had() -> None:
     """OCGAN's weights were chosen among all epochs once, and `rerun` does so again."""
-    folder = Path(__file__).parents[2] / "experiments/results/learn/questions/p2/ocgan/mnist/inlier2/seed0"
+    folder = (
+        Path(__file__).parents[2]
+        / "experiments/results/learn/questions/p2/ocgan/mnist/inlier2/seed0"
+    )
     result = read_result(folder)
     for later in ("select_whole", "patience", "batch_norm"):
         result["config"]["trainer"].pop(later, None)  # as a result of before

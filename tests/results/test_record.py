@@ -13,7 +13,14 @@ import pytest
 
 from noveltylab.errors import UserError
 from noveltylab.results.files import read_json
-from noveltylab.results.record import commit, provenance, read_result, sha256_file, write_atomic, write_result
+from noveltylab.results.record import (
+    commit,
+    provenance,
+    read_result,
+    sha256_file,
+    write_atomic,
+    write_result,
+)
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -63,9 +70,12 @@ def test_result_round_trip_keeps_order_and_every_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(float("nan"), ValueError), (float("inf"), ValueError), (Path(), TypeError)]
+    ("value", "error"),
+    [(float("nan"), ValueError), (float("inf"), ValueError), (Path(), TypeError)],
 )
-def test_what_json_cannot_hold_is_refused_before_writing(tmp_path: Path, value: Any, error: type[Exception]) -> None:
+def test_what_json_cannot_hold_is_refused_before_writing(
+    tmp_path: Path, value: Any, error: type[Exception]
+) -> None:
     write_result(tmp_path, {"auroc": 0.5})
     with pytest.raises(error):
         write_result(tmp_path, {"auroc": value})
@@ -104,11 +114,17 @@ def test_provenance_is_complete_and_in_utc() -> None:
     }  # fmt: skip
     assert found["versions"]["torch"]
     assert found["hardware"]["gpu"] == "a GPU"
-    assert found["hardware"]["cores"] >= 1 and found["hardware"]["memory_gib"] > 0 and found["hardware"]["cpu"]
+    assert (
+        found["hardware"]["cores"] >= 1
+        and found["hardware"]["memory_gib"] > 0
+        and found["hardware"]["cpu"]
+    )
     json.dumps(found, allow_nan=False)
 
 
-def test_commit_is_of_the_checkout_that_tracks_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_is_of_the_checkout_that_tracks_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
         return subprocess.run(

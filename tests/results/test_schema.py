@@ -1,4 +1,6 @@
-"""A run folder with anything in it: every reader has an answer or one line that names the folder and the field."""
+"""A run folder with anything in it: every reader has an answer or one line that names the folder
+and the field.
+"""
 
 import copy
 import io
@@ -123,17 +125,27 @@ VALUES = st.one_of(
     st.sampled_from([-1, 0, 2**63, 2**64, 10**400]),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(["../../x", "/etc", "a\x1b[2J", "${oc.env:HOME}", "NaN", "\ud800", "x" * 5000, "os.system"]),
+    st.sampled_from(
+        ["../../x", "/etc", "a\x1b[2J", "${oc.env:HOME}", "NaN", "\ud800", "x" * 5000, "os.system"]
+    ),
     st.just([]),
     st.just({}),
     st.lists(st.one_of(st.integers(), st.text(max_size=3), st.none()), max_size=3),
-    st.dictionaries(st.text(max_size=4), st.one_of(st.integers(), st.none(), st.text(max_size=3)), max_size=3),
+    st.dictionaries(
+        st.text(max_size=4), st.one_of(st.integers(), st.none(), st.text(max_size=3)), max_size=3
+    ),
 )
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where in a JSON value something can be replaced or taken away."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, part in items:
         yield (*place, key)
         yield from places(part, (*place, key))
@@ -191,7 +203,9 @@ def test_no_value_in_any_place_is_a_traceback(made: Path, name: str, value: Any)
     assert tracebacks == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_no_change_of_a_result_or_config_is_a_traceback(made: Path, data: st.DataObject) -> None:
     whole = read_result(made)
@@ -226,7 +240,10 @@ def test_no_change_of_a_result_or_config_is_a_traceback(made: Path, data: st.Dat
     [
         (lambda result: result.pop("seconds"), "seconds: field required"),
         (lambda result: result["scores"]["residual"].update(auroc="0.9"), "scores.residual.auroc"),
-        (lambda result: result["scores"]["residual"].update(auroc=float("nan")), "scores.residual.auroc"),
+        (
+            lambda result: result["scores"]["residual"].update(auroc=float("nan")),
+            "scores.residual.auroc",
+        ),
         (lambda result: result.update(files=[]), "files"),
         (lambda result: result.update(files={"/proc/kmsg": "0" * 64}), "files."),
         (lambda result: result.update(files={"../x": "0" * 64}), "files."),

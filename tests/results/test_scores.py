@@ -19,7 +19,9 @@ from noveltylab.results.scores import Scores, read_scores, write_scores
 
 NAMES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
 INT64 = st.integers(-(2**63), 2**63 - 1)
-ROWS = st.lists(st.tuples(NAMES, INT64, st.booleans(), st.floats(), st.floats(width=32)), min_size=1)
+ROWS = st.lists(
+    st.tuples(NAMES, INT64, st.booleans(), st.floats(), st.floats(width=32)), min_size=1
+)
 
 
 def some() -> Scores:
@@ -27,9 +29,13 @@ def some() -> Scores:
     return Scores(["a", "b", "c"], np.array([8, 8, 1]), np.array([False, False, True]), columns)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(ROWS)
-def test_round_trip_is_bit_identical(tmp_path: Path, rows: list[tuple[str, int, bool, float, float]]) -> None:
+def test_round_trip_is_bit_identical(
+    tmp_path: Path, rows: list[tuple[str, int, bool, float, float]]
+) -> None:
     ids, labels, flags, first, second = zip(*rows, strict=True)
     columns = {"a, \"b\"": np.array(first), "float32": np.array(second, np.float32)}  # fmt: skip
     write_scores(tmp_path / "s.csv", Scores(list(ids), np.array(labels), np.array(flags), columns))
@@ -42,7 +48,9 @@ def test_round_trip_is_bit_identical(tmp_path: Path, rows: list[tuple[str, int, 
         assert back.columns[name].dtype == np.float64
         np.testing.assert_array_equal(back.columns[name], column.astype(np.float64))
         finite = ~np.isnan(column)  # a NaN has many bit patterns and only one name
-        np.testing.assert_array_equal(np.signbit(back.columns[name][finite]), np.signbit(column[finite]))
+        np.testing.assert_array_equal(
+            np.signbit(back.columns[name][finite]), np.signbit(column[finite])
+        )
 
 
 def test_layout_is_plain_csv(tmp_path: Path) -> None:
@@ -57,7 +65,9 @@ def test_layout_is_plain_csv(tmp_path: Path) -> None:
 
 def test_ids_may_be_file_names_that_are_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
-    write_scores(tmp_path / "s.csv", Scores([name], np.array([0]), np.array([False]), {"s": np.array([1.0])}))
+    write_scores(
+        tmp_path / "s.csv", Scores([name], np.array([0]), np.array([False]), {"s": np.array([1.0])})
+    )
     assert read_scores(tmp_path / "s.csv").ids == [name]
 
 
@@ -94,7 +104,9 @@ HEADER = "id,label,is_outlier,mse\n"
         (HEADER + 'a,1,0,"1\n', "no CSV"),
     ],
 )
-def test_damage_is_named_with_the_file_and_the_remedy(tmp_path: Path, text: str | None, message: str) -> None:
+def test_damage_is_named_with_the_file_and_the_remedy(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
     path = tmp_path / "s.csv"
     if text is not None:
         path.write_text(text)
@@ -121,7 +133,9 @@ def test_failed_write_keeps_the_old_scores(tmp_path: Path, monkeypatch: pytest.M
         ({"ids": ["a", "b\rc", "d"]}, UserError, "line break"),
     ],
 )
-def test_scores_that_do_not_fit_are_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_scores_that_do_not_fit_are_refused(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
     parts = {"ids": ["a", "b", "c"], "labels": [1, 2, 3], "is_outlier": [0, 0, 1], "columns": {}}
     with pytest.raises(error, match=message):
         Scores(**(parts | changes))  # type: ignore[arg-type]
@@ -150,8 +164,14 @@ def test_class_names_are_a_column_of_their_own(tmp_path: Path) -> None:
         again = read_scores(tmp_path / f"{name}.csv")
         assert again.classes == scores.classes and list(again.columns) == ["mse"]
         np.testing.assert_array_equal(again.columns["mse"], columns["mse"])
-    assert (tmp_path / "plain.csv").read_text().startswith("id,label,is_outlier,mse\n")  # as it always was
-    assert (tmp_path / "named.csv").read_text().startswith("id,label,is_outlier,class,mse\na,0,0,good,0.5\n")
+    assert (
+        (tmp_path / "plain.csv").read_text().startswith("id,label,is_outlier,mse\n")
+    )  # as it always was
+    assert (
+        (tmp_path / "named.csv")
+        .read_text()
+        .startswith("id,label,is_outlier,class,mse\na,0,0,good,0.5\n")
+    )
     with pytest.raises(ValueError, match="class"):
         replace(plain, columns={"class": columns["mse"]})
     with pytest.raises(ValueError, match="2 ids"):

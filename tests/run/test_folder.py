@@ -49,7 +49,9 @@ while taken < 20:
 def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that runs the run of `folder`."""
     command = [sys.executable, "-c", HOLD, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
@@ -64,7 +66,9 @@ def test_a_held_run_is_busy_and_says_by_whom(tmp_path: Path) -> None:
         assert owner is not None
         assert (owner["pid"], owner["host"]) == (process.pid, socket.gethostname())
         with (
-            pytest.raises(Busy, match=f"{folder} is being run by process {process.pid} on .* since 20"),
+            pytest.raises(
+                Busy, match=f"{folder} is being run by process {process.pid} on .* since 20"
+            ),
             locked(folder),
         ):
             pass
@@ -88,7 +92,13 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
 
 def test_only_one_of_many_holds_it(tmp_path: Path) -> None:
     """Four processes take and drop one lock, with its folder made and removed each time."""
-    command = [sys.executable, "-c", CROWD, str(tmp_path / "made" / "seed0"), str(tmp_path / "marker")]
+    command = [
+        sys.executable,
+        "-c",
+        CROWD,
+        str(tmp_path / "made" / "seed0"),
+        str(tmp_path / "marker"),
+    ]
     crowd = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [(process.communicate()[1], process.returncode) for process in crowd] == [("", 0)] * 4
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -159,8 +169,12 @@ def test_a_run_made_before_an_option_existed_is_complete(
         run_here("method=pca", "trainer.cuda_graph=auto")
 
 
-@pytest.mark.parametrize("content", ["5", "[]", '"x"', "{}", "null", '{"pid": 1}', "not JSON", "[" * 5000, "x" * 10000])
-def test_whatever_a_lock_file_holds_a_held_one_is_busy_and_a_free_one_is_taken(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["5", "[]", '"x"', "{}", "null", '{"pid": 1}', "not JSON", "[" * 5000, "x" * 10000]
+)
+def test_whatever_a_lock_file_holds_a_held_one_is_busy_and_a_free_one_is_taken(
+    tmp_path: Path, content: str
+) -> None:
     folder = tmp_path / "seed0"
     lock_path(folder).write_text(content)
     assert holder(folder) is None

@@ -27,9 +27,16 @@ from noveltylab.run.pictures import (
 
 @pytest.mark.parametrize(
     ("positions", "count", "chosen"),
-    [([3, 5, 9], 5, [3, 5, 9]), ([3, 5, 9, 11], 2, [3, 11]), ([2, 4, 6, 8, 10], 3, [2, 6, 10]), ([], 4, [])],
+    [
+        ([3, 5, 9], 5, [3, 5, 9]),
+        ([3, 5, 9, 11], 2, [3, 11]),
+        ([2, 4, 6, 8, 10], 3, [2, 6, 10]),
+        ([], 4, []),
+    ],
 )
-def test_few_positions_lie_evenly_over_all(positions: list[int], count: int, chosen: list[int]) -> None:
+def test_few_positions_lie_evenly_over_all(
+    positions: list[int], count: int, chosen: list[int]
+) -> None:
     assert evenly(np.array(positions, np.int64), count).tolist() == chosen
 
 
@@ -49,9 +56,13 @@ def test_pictures_are_of_the_first_training_images_and_of_test_images_of_each_ki
     test = 100 + torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     is_outlier = np.arange(60) >= 20
     preprocess = Preprocess().fit(train)
-    data = SimpleNamespace(train=train, test=test, test_is_outlier=is_outlier, preprocess=preprocess)
+    data = SimpleNamespace(
+        train=train, test=test, test_is_outlier=is_outlier, preprocess=preprocess
+    )
     drawn: dict[str, dict[str, np.ndarray]] = {}
-    monkeypatch.setattr(figures, "plot_rows", lambda path, rows: drawn.update({path.name: dict(rows)}))
+    monkeypatch.setattr(
+        figures, "plot_rows", lambda path, rows: drawn.update({path.name: dict(rows)})
+    )
     draw_rows(Pictured((1, 8, 8)), data, tmp_path)  # type: ignore[arg-type]  # what it reads of the data
     assert set(drawn) == {"given.png", "outliers.png"}
 
@@ -59,7 +70,18 @@ def test_pictures_are_of_the_first_training_images_and_of_test_images_of_each_ki
         return (255 * stack[:, 0, 0, 0]).round().astype(int).tolist()
 
     assert pixels(drawn["given.png"]["train"]) == list(range(SHOWN))
-    assert pixels(drawn["given.png"]["inliers"]) == [100, 102, 104, 106, 108, 111, 113, 115, 117, 119]
+    assert pixels(drawn["given.png"]["inliers"]) == [
+        100,
+        102,
+        104,
+        106,
+        108,
+        111,
+        113,
+        115,
+        117,
+        119,
+    ]
     outliers = pixels(drawn["outliers.png"]["outliers"])
     assert outliers[0] == 120 and outliers[-1] == 159 and len(outliers) == SHOWN
     torch.manual_seed(0)
@@ -75,7 +97,10 @@ def test_as_many_outliers_as_inliers_are_embedded_and_always_the_same() -> None:
     np.testing.assert_array_equal(positions, draw_balanced(is_outlier, EMBEDDED))
     assert np.diff(positions[:500]).min() < 0  # drawn at random
     few = np.arange(30) >= 9
-    assert sorted(draw_balanced(few, 20)[:9].tolist()) == list(range(9)) and len(draw_balanced(few, 20)) == 9 + 20
+    assert (
+        sorted(draw_balanced(few, 20)[:9].tolist()) == list(range(9))
+        and len(draw_balanced(few, 20)) == 9 + 20
+    )
 
 
 class Embedded(PCA):
@@ -88,12 +113,18 @@ class Embedded(PCA):
         return -x
 
 
-def test_the_embedding_is_drawn_of_the_images_that_were_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedding_is_drawn_of_the_images_that_were_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     test = torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     is_outlier = np.arange(60) % 3 > 0
     data = SimpleNamespace(test=test, test_is_outlier=is_outlier, preprocess=Preprocess().fit(test))
     drawn = []
-    monkeypatch.setattr(figures, "plot_embedding", lambda path, points, flags: drawn.append((path.name, points, flags)))
+    monkeypatch.setattr(
+        figures,
+        "plot_embedding",
+        lambda path, points, flags: drawn.append((path.name, points, flags)),
+    )
     draw_embedding(Embedded((1, 8, 8)), data, tmp_path)  # type: ignore[arg-type]  # what it reads of the data
     ((name, points, flags),) = drawn
     assert (name, len(points)) == ("embedding.png", 60)
@@ -107,21 +138,28 @@ def test_a_few_test_images_are_kept_with_their_reconstructions(tmp_path: Path) -
     test = torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     ids = np.array([f"test/{number}" for number in range(60)])
     data = SimpleNamespace(
-        test=test, test_is_outlier=np.arange(60) >= 20, test_ids=ids, preprocess=Preprocess().fit(test)
+        test=test,
+        test_is_outlier=np.arange(60) >= 20,
+        test_ids=ids,
+        preprocess=Preprocess().fit(test),
     )
     keep_reconstructions(Embedded((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]  # as above
     found = read_reconstructions(tmp_path)
     assert found is not None
     pixels = found.images[:, 0, 0, 0].tolist()
     assert found.ids == [f"test/{pixel}" for pixel in pixels]
-    assert len(pixels) == 2 * SHOWN and found.is_outlier.tolist() == [pixel >= 20 for pixel in pixels]
+    assert len(pixels) == 2 * SHOWN and found.is_outlier.tolist() == [
+        pixel >= 20 for pixel in pixels
+    ]
     assert found.made[:, 0, 0, 0].tolist() == [255 - pixel for pixel in pixels]
 
 
 @pytest.mark.parametrize("kind", ["sound", "method"])
 def test_nothing_is_kept_of_sounds_or_without_reconstructions(tmp_path: Path, kind: str) -> None:
     test = torch.zeros(6, 1, 8, 8, dtype=torch.int16 if kind == "sound" else torch.uint8)
-    data = SimpleNamespace(test=test, test_is_outlier=np.arange(6) > 2, test_ids=np.arange(6).astype(str))
+    data = SimpleNamespace(
+        test=test, test_is_outlier=np.arange(6) > 2, test_ids=np.arange(6).astype(str)
+    )
     data.preprocess = Preprocess().fit(torch.zeros(6, 1, 8, 8, dtype=torch.uint8))
     keep_reconstructions(KNN((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]  # as above
     assert not (tmp_path / "figures").exists()

@@ -1,4 +1,6 @@
-"""A whole run: what it leaves behind, that it repeats itself, resumes to the same numbers and refuses to mix."""
+"""A whole run: what it leaves behind, that it repeats itself, resumes to the same numbers and
+refuses to mix.
+"""
 
 import csv
 import json
@@ -29,9 +31,13 @@ def folder_of(tmp_path: Path) -> Path:
     return result.parent
 
 
-def test_no_pictures_if_none_are_asked_for(run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_pictures_if_none_are_asked_for(
+    run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_here("method=pca", "pictures=false")
-    assert not (folder_of(tmp_path) / "figures").exists() and "figures" not in capsys.readouterr().out
+    assert (
+        not (folder_of(tmp_path) / "figures").exists() and "figures" not in capsys.readouterr().out
+    )
     run_here("method=pca", "pictures=true")  # the same numbers: complete already
     assert "complete already" in capsys.readouterr().out
 
@@ -61,7 +67,9 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     assert set(scores.columns) == {"mse", "dv_x", "dv_recon", "dv_recon_noisy"}
     assert np.array_equal(scores.is_outlier, scores.labels != 3)
     for name, column in scores.columns.items():
-        assert result["scores"][name]["auroc"] == pytest.approx(roc_auc_score(scores.is_outlier, column), abs=1e-12)
+        assert result["scores"][name]["auroc"] == pytest.approx(
+            roc_auc_score(scores.is_outlier, column), abs=1e-12
+        )
 
     split = load_split(folder / "split.npz")
     assert result["n"] == {
@@ -123,7 +131,9 @@ class Killed(BaseException):
 def test_a_killed_run_resumes_to_the_same_bytes(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, option: str
 ) -> None:
-    """Killed after `epoch` of 4 epochs, in the middle of the next one (or before scoring): mining starts in the last."""
+    """Killed after `epoch` of 4 epochs, in the middle of the next one (or before scoring): mining
+    starts in the last.
+    """
     arguments = (*TINY, "trainer.checkpoint_seconds=0", option)
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
     step = train.Method.training_step
@@ -135,7 +145,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(train.Method, "training_step", kill)
     if epoch == 4:
-        monkeypatch.setattr("noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed()))
+        monkeypatch.setattr(
+            "noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed())
+        )
     torch.rand(7)
     with pytest.raises(Killed):
         run_here(*arguments)
@@ -149,13 +161,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         assert next(first).read_bytes() == next(second).read_bytes()
 
 
-def test_learning_rates_fall_linearly_after_their_share(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rates_fall_linearly_after_their_share(
+    run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 4 epochs with a decay from the first quarter on: all, all, 2/3, 1/3; without, all."""
     seen: list[set[float]] = []
     monkeypatch.setattr(
         train.Method,
         "on_train_epoch_end",
-        lambda self: seen.append({g["lr"] for o in self.trainer.optimizers for g in o.param_groups}),
+        lambda self: seen.append(
+            {g["lr"] for o in self.trainer.optimizers for g in o.param_groups}
+        ),
     )
     run_here(*TINY, "method.lr=3e-3", "trainer.lr_decay_from=0.25")
     assert [next(iter(rates)) for rates in seen] == pytest.approx([3e-3, 3e-3, 2e-3, 1e-3])
@@ -175,11 +191,19 @@ def test_the_kept_weights_are_the_average(
 
     def watched(self: Any, chunk: Any, index: int) -> None:
         step(self, chunk, index)
-        seen.append({name: value.detach().double().clone() for name, value in self.state_dict().items()})
+        seen.append(
+            {name: value.detach().double().clone() for name, value in self.state_dict().items()}
+        )
 
     monkeypatch.setattr(train.Method, "training_step", watched)
     monkeypatch.setattr("noveltylab.run.pipeline.CHUNK_IMAGES", 32)
-    arguments = (f"method={method}", "method.channels=4", *TINY[3:], "select=last", "trainer.max_epochs=3")
+    arguments = (
+        f"method={method}",
+        "method.channels=4",
+        *TINY[3:],
+        "select=last",
+        "trainer.max_epochs=3",
+    )
     run_here(*arguments, "trainer.average_epochs=1.5")
     trained = list(seen)
     chunks = 1.5 * len(trained) / 3
@@ -191,7 +215,9 @@ def test_the_kept_weights_are_the_average(
     for name, value in torch.load(kept, weights_only=True)["method"].items():
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
-    assert any(not torch.allclose(trained[-1][name], expected[name], atol=1e-4) for name in expected)
+    assert any(
+        not torch.allclose(trained[-1][name], expected[name], atol=1e-4) for name in expected
+    )
     seen.clear()
     run_here(*arguments, "force=true")
     assert all(torch.equal(seen[-1][name], trained[-1][name]) for name in expected)
@@ -217,7 +243,9 @@ def test_an_output_that_cannot_be_made_is_one_clear_error(run_here: Run, tmp_pat
         run_here(f"output={tmp_path / 'file'}", "method=pca")
 
 
-def test_force_over_missing_data_leaves_the_old_run_alone(run_here: Run, tmp_path: Path, small_data: Path) -> None:
+def test_force_over_missing_data_leaves_the_old_run_alone(
+    run_here: Run, tmp_path: Path, small_data: Path
+) -> None:
     arguments = ("data=mnist", "data.verify=false", "inlier=3", "method=pca")
     run_here(*arguments)
     folder = folder_of(tmp_path)
@@ -226,20 +254,28 @@ def test_force_over_missing_data_leaves_the_old_run_alone(run_here: Run, tmp_pat
     assert (folder / "result.json").is_file()
 
 
-def test_a_complete_run_is_not_run_again(run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_is_not_run_again(
+    run_here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_here("method=pca")
     folder = folder_of(tmp_path)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
     again = run_here("method=pca", "trainer.accelerator=cpu")
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")} == before
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")
+    } == before
     assert "complete already" in capsys.readouterr().out
     assert again["method"] == "pca"
 
 
-def test_other_hyperparameters_in_the_same_folder_are_refused(run_here: Run, tmp_path: Path) -> None:
+def test_other_hyperparameters_in_the_same_folder_are_refused(
+    run_here: Run, tmp_path: Path
+) -> None:
     run_here("method=pca")
     before = (folder_of(tmp_path) / "result.json").read_bytes()
-    with pytest.raises(UserError, match=r"method\.components: 32 there, 8 here.*output=.*force=true"):
+    with pytest.raises(
+        UserError, match=r"method\.components: 32 there, 8 here.*output=.*force=true"
+    ):
         run_here("method=pca", "method.components=8")
     assert (folder_of(tmp_path) / "result.json").read_bytes() == before
 
@@ -248,13 +284,26 @@ def test_force_runs_again_and_keeps_the_old_folder(run_here: Run, tmp_path: Path
     run_here("method=pca")
     old = (folder_of(tmp_path) / "result.json").read_bytes()
     run_here("method=pca", "method.components=8", "force=true")
-    kept = [path for path in (tmp_path / "outputs").rglob("result.json") if path.parent.name != "seed0"]
+    kept = [
+        path for path in (tmp_path / "outputs").rglob("result.json") if path.parent.name != "seed0"
+    ]
     assert [path.read_bytes() for path in kept] == [old]
 
 
-def test_outliers_never_reach_training_or_selection(run_here: Run, small_data: Path, tmp_path: Path) -> None:
-    """Destroying every outlier image must not change the trained weights, the selection or the preprocessing."""
-    arguments = ("data=mnist", "data.verify=false", "inlier=3", "data.contrast=gcn", "data.subtract_mean=true", *TINY)
+def test_outliers_never_reach_training_or_selection(
+    run_here: Run, small_data: Path, tmp_path: Path
+) -> None:
+    """Destroying every outlier image must not change the trained weights, the selection or the
+    preprocessing.
+    """
+    arguments = (
+        "data=mnist",
+        "data.verify=false",
+        "inlier=3",
+        "data.contrast=gcn",
+        "data.subtract_mean=true",
+        *TINY,
+    )
     first = run_here(f"output={tmp_path / 'outputs' / 'a'}", *arguments)
     raw = small_data / "MNIST" / "raw"
     for stem in ("train", "t10k"):
@@ -267,7 +316,9 @@ def test_outliers_never_reach_training_or_selection(run_here: Run, small_data: P
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(images)
     second = run_here(f"output={tmp_path / 'outputs' / 'b'}", *arguments)
     assert second["selected"] == {**first["selected"]}
-    weights = [next((tmp_path / "outputs" / part).rglob("val_loss.pt")).read_bytes() for part in "ab"]
+    weights = [
+        next((tmp_path / "outputs" / part).rglob("val_loss.pt")).read_bytes() for part in "ab"
+    ]
     assert weights[0] == weights[1]
 
 
@@ -275,7 +326,9 @@ def test_outliers_never_reach_training_or_selection(run_here: Run, small_data: P
 def test_rules_with_outlier_labels_are_reported_apart(
     run_here: Run, tmp_path: Path, small_data: Path, rule: str
 ) -> None:
-    """The run's number stays that of val_loss; the labelled rule has its own columns, weights and file."""
+    """The run's number stays that of val_loss; the labelled rule has its own columns, weights and
+    file.
+    """
     arguments = ("data=mnist", "data.verify=false", "inlier=3", *TINY)
     plain = run_here(f"output={tmp_path / 'outputs' / 'plain'}", *arguments)
     result = run_here(f"output={tmp_path / 'outputs' / rule}", f"select={rule}", *arguments)
@@ -286,7 +339,9 @@ def test_rules_with_outlier_labels_are_reported_apart(
     (folder,) = (path.parent for path in (tmp_path / "outputs" / rule).rglob("result.json"))
     columns = read_scores(folder / f"scores_{rule}.csv")
     for name, metrics in result["labelled"][rule].items():
-        assert metrics["auroc"] == pytest.approx(roc_auc_score(columns.is_outlier, columns.columns[name]), abs=1e-12)
+        assert metrics["auroc"] == pytest.approx(
+            roc_auc_score(columns.is_outlier, columns.columns[name]), abs=1e-12
+        )
         if rule == "oracle":
             assert metrics["auroc"] >= result["scores"][name]["auroc"]
     split = load_split(folder / "split.npz")
@@ -314,7 +369,9 @@ def test_what_a_methods_own_metrics_put_in_doubt_is_said(
 ) -> None:
     from noveltylab.methods.pca import PCA
 
-    monkeypatch.setattr(PCA, "extra_metrics", lambda self, inliers, outliers: {"share": len(inliers) / 100})
+    monkeypatch.setattr(
+        PCA, "extra_metrics", lambda self, inliers, outliers: {"share": len(inliers) / 100}
+    )
     monkeypatch.setattr(PCA, "doubts", lambda self, metrics: [f"a share of {metrics['share']:.2f}"])
     result = run_here("method=pca")
     assert result["extra"] == {"share": 0.35}
@@ -335,4 +392,9 @@ def test_a_run_leaves_the_logging_of_its_process_as_it_was(run_here: Run) -> Non
     logger = logging.getLogger("noveltylab")
     before = (logger.level, logger.propagate, list(logger.handlers), logging.raiseExceptions)
     run_here("method=pca")
-    assert (logger.level, logger.propagate, list(logger.handlers), logging.raiseExceptions) == before
+    assert (
+        logger.level,
+        logger.propagate,
+        list(logger.handlers),
+        logging.raiseExceptions,
+    ) == before

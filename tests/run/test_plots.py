@@ -53,7 +53,15 @@ def test_roc(tmp_path: Path) -> None:
         np.full(N, -1e12),
         1e12 + np.arange(N) * 1e-4,
     ],
-    ids=["normal", "heavy tails", "log", "hundreds of decades", "zeros", "constant", "nearly constant"],
+    ids=[
+        "normal",
+        "heavy tails",
+        "log",
+        "hundreds of decades",
+        "zeros",
+        "constant",
+        "nearly constant",
+    ],
 )
 def test_histogram_of_any_scale(tmp_path: Path, scores: NDArray[np.float64]) -> None:
     plot_histogram(tmp_path / "h.png", scores, IS_OUTLIER, "mse")
@@ -78,17 +86,31 @@ def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dty
     rebuilt[0] = np.nan
     scores = RNG.normal(size=N)
     inputs, names = images.astype(dtype), ["a very/long/name.png"] * N
-    plot_reconstructions(tmp_path / "both.png", inputs, {"reconstruction": rebuilt}, scores, IS_OUTLIER, names, cases=3)
+    plot_reconstructions(
+        tmp_path / "both.png",
+        inputs,
+        {"reconstruction": rebuilt},
+        scores,
+        IS_OUTLIER,
+        names,
+        cases=3,
+    )
     plot_reconstructions(tmp_path / "inputs.png", inputs, {}, scores, IS_OUTLIER, cases=3)
-    tall = [matplotlib.image.imread(tmp_path / name).shape[0] for name in ("inputs.png", "both.png")]
+    tall = [
+        matplotlib.image.imread(tmp_path / name).shape[0] for name in ("inputs.png", "both.png")
+    ]
     assert tall[0] < tall[1]
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$", "a_$x^$", "漢字.png", "𝔸.png"])
 def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
     images = RNG.random((2, 1, 4, 4))
-    plot_reconstructions(tmp_path / "a.png", images, {}, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2)
-    plot_recording(tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name)
+    plot_reconstructions(
+        tmp_path / "a.png", images, {}, np.array([0.0, 1.0]), np.array([False, True]), [name] * 2
+    )
+    plot_recording(
+        tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name
+    )
 
 
 def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -96,11 +118,25 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
     errors = np.abs(images - made).mean(1)
     scores, names = RNG.normal(size=N), [f"{at}.png" for at in range(N)]
     kinds = ["$dent" if outlier else "good" for outlier in IS_OUTLIER]
-    for path, extra in {"plain": {}, "errors": {"errors": errors}, "both": {"errors": errors, "kinds": kinds}}.items():
+    for path, extra in {
+        "plain": {},
+        "errors": {"errors": errors},
+        "both": {"errors": errors, "kinds": kinds},
+    }.items():
         plot_reconstructions(
-            tmp_path / f"{path}.png", images, {"reconstruction": made}, scores, IS_OUTLIER, names, cases=3, **extra
+            tmp_path / f"{path}.png",
+            images,
+            {"reconstruction": made},
+            scores,
+            IS_OUTLIER,
+            names,
+            cases=3,
+            **extra,
         )
-    heights = [matplotlib.image.imread(tmp_path / f"{path}.png").shape[0] for path in ("plain", "errors", "both")]
+    heights = [
+        matplotlib.image.imread(tmp_path / f"{path}.png").shape[0]
+        for path in ("plain", "errors", "both")
+    ]
     assert heights == sorted(set(heights))
     coloured = colour_errors(errors)
     assert coloured.shape == (N, 8, 8, 3)
@@ -114,10 +150,18 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
 def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
     images = RNG.random((2, 1, 4, 4))
     plot_reconstructions(
-        tmp_path / "two.png", images, {"reconstruction": images}, np.array([0.0, 1.0]), np.array([False, True])
+        tmp_path / "two.png",
+        images,
+        {"reconstruction": images},
+        np.array([0.0, 1.0]),
+        np.array([False, True]),
     )
     plot_reconstructions(
-        tmp_path / "inlier.png", images, {"reconstruction": images}, np.array([0.0, 1.0]), np.array([False, False])
+        tmp_path / "inlier.png",
+        images,
+        {"reconstruction": images},
+        np.array([0.0, 1.0]),
+        np.array([False, False]),
     )
     assert inked(tmp_path / "two.png") > 0.05 and inked(tmp_path / "inlier.png") > 0.05
 
@@ -126,20 +170,28 @@ def test_rows_stand_below_each_other_in_their_order(tmp_path: Path) -> None:
     dark, bright = np.zeros((4, 1, 8, 8)), np.ones((3, 3, 8, 8)) * [[[1.0]], [[0.0]], [[0.0]]]
     plot_rows(tmp_path / "one.png", [("dark", dark)])
     plot_rows(tmp_path / "two.png", [("$dark", dark), ("red", bright)])
-    one, two = (matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("one.png", "two.png"))
+    one, two = (
+        matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("one.png", "two.png")
+    )
     assert one.shape[1] == two.shape[1]
     assert one.shape[0] < two.shape[0]
     lines = {name: np.flatnonzero((np.abs(two - colour).max(-1) < 0.01).sum(1) > 200)
              for name, colour in {"dark": [0, 0, 0], "red": [1, 0, 0]}.items()}  # fmt: skip
     assert lines["dark"].max() < lines["red"].min()
     share = {
-        name: (np.abs(two - colour).max(-1) < 0.01).sum() for name, colour in {"dark": 0, "red": [1, 0, 0]}.items()
+        name: (np.abs(two - colour).max(-1) < 0.01).sum()
+        for name, colour in {"dark": 0, "red": [1, 0, 0]}.items()
     }
     assert share["red"] / share["dark"] == pytest.approx(3 / 4, abs=0.03)
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
-def test_extreme_cases_are_extreme_and_survive_taking_the_subset(rows: list[tuple[int, bool]], cases: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30),
+    st.integers(1, 5),
+)
+def test_extreme_cases_are_extreme_and_survive_taking_the_subset(
+    rows: list[tuple[int, bool]], cases: int
+) -> None:
     scores, is_outlier = np.array([s for s, _ in rows], float), np.array([o for _, o in rows])
     groups = extreme_cases(scores, is_outlier, cases)
     assert list(groups) == list(GROUPS)
@@ -160,9 +212,15 @@ def test_waves_are_shown_about_grey(tmp_path: Path) -> None:
     shown = waves.astype(np.float32) / 65536 + 0.5
     for name, images in {"wave": waves, "picture": shown}.items():
         plot_reconstructions(
-            tmp_path / f"{name}.png", images, {"reconstruction": shown}, np.arange(4.0), np.arange(4) > 1
+            tmp_path / f"{name}.png",
+            images,
+            {"reconstruction": shown},
+            np.arange(4.0),
+            np.arange(4) > 1,
         )
-    wave, picture = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("wave", "picture"))
+    wave, picture = (
+        matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("wave", "picture")
+    )
     assert np.abs(wave - picture).max() < 0.01
 
 
@@ -171,9 +229,13 @@ def test_recording_shows_picture_scores_and_events(tmp_path: Path, shape: tuple[
     times, scores = np.arange(10) + 0.5, 1e6 * RNG.random(10)
     title = "mixture_evaltest_babycry_000"
     plot_recording(tmp_path / "none.png", RNG.random(shape), 10, [], times, scores, title)
-    plot_recording(tmp_path / "two.png", RNG.random(shape), 10, [(2, 3.5), (6, 9.9)], times, scores, title)
+    plot_recording(
+        tmp_path / "two.png", RNG.random(shape), 10, [(2, 3.5), (6, 9.9)], times, scores, title
+    )
     shade = 0.75 + 0.25 * np.array([0xD5, 0x5E, 0x00]) / 255  # a quarter of orange over white
-    none, two = (matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("none.png", "two.png"))
+    none, two = (
+        matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("none.png", "two.png")
+    )
     shaded = [(np.abs(image - shade) < 0.02).all(-1).sum(0) > 20 for image in (none, two)]
     assert not shaded[0].any()
     columns = np.flatnonzero(shaded[1])
@@ -184,7 +246,15 @@ def test_recording_shows_picture_scores_and_events(tmp_path: Path, shape: tuple[
 
 
 def test_recording_of_one_segment(tmp_path: Path) -> None:
-    plot_recording(tmp_path / "one.png", np.zeros((64, 64)), 0.74, [(0.0, 0.2)], np.array([0.37]), np.zeros(1), "short")
+    plot_recording(
+        tmp_path / "one.png",
+        np.zeros((64, 64)),
+        0.74,
+        [(0.0, 0.2)],
+        np.array([0.37]),
+        np.zeros(1),
+        "short",
+    )
     assert inked(tmp_path / "one.png") > 0.1
 
 

@@ -76,29 +76,45 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "score": (
-        lambda folder: (folder / "scores.csv").write_text((folder / "scores.csv").read_text().replace(",0,", ",1,", 1)),
+        lambda folder: (folder / "scores.csv").write_text(
+            (folder / "scores.csv").read_text().replace(",0,", ",1,", 1)
+        ),
         "scores.csv: is not the file that result.json records",
     ),
-    "label with its checksum": (lambda folder: edited_with_checksum(folder), "other samples outliers than split.npz"),
+    "label with its checksum": (
+        lambda folder: edited_with_checksum(folder),
+        "other samples outliers than split.npz",
+    ),
     "AUROC": (
-        lambda folder: changed(folder, lambda result: result["scores"]["residual"].update(auroc=0.999)),
+        lambda folder: changed(
+            folder, lambda result: result["scores"]["residual"].update(auroc=0.999)
+        ),
         "scores.residual.auroc is 0.999, but scores.csv gives",
     ),
     "false positives": (
-        lambda folder: changed(folder, lambda result: result["scores"]["residual"].update(fpr95=0.0)),
+        lambda folder: changed(
+            folder, lambda result: result["scores"]["residual"].update(fpr95=0.0)
+        ),
         "scores.residual.fpr95 is 0, but",
     ),
     "a score more": (
-        lambda folder: changed(folder, lambda result: result["scores"].update(better=result["scores"]["residual"])),
+        lambda folder: changed(
+            folder, lambda result: result["scores"].update(better=result["scores"]["residual"])
+        ),
         "scores: 'better' stands in result.json alone",
     ),
-    "link out of the folder": (lambda folder: replaced_by_link(folder / "split.npz"), "leads out of its folder"),
+    "link out of the folder": (
+        lambda folder: replaced_by_link(folder / "split.npz"),
+        "leads out of its folder",
+    ),
 }
 
 
 def edited_with_checksum(folder: Path) -> None:
     lines = (folder / "scores.csv").read_text().splitlines(keepends=True)
-    (folder / "scores.csv").write_text("".join([lines[0], lines[1].replace(",0,", ",1,"), *lines[2:]]))
+    (folder / "scores.csv").write_text(
+        "".join([lines[0], lines[1].replace(",0,", ",1,"), *lines[2:]])
+    )
     digest = sha256_file(folder / "scores.csv")
     changed(folder, lambda result: result["files"].update({"scores.csv": digest}))
 
@@ -110,7 +126,9 @@ def replaced_by_link(path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_runs")
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_run_is_not_believed(folder: Path, capsys: pytest.CaptureFixture[str], edit: str) -> None:
+def test_an_edited_run_is_not_believed(
+    folder: Path, capsys: pytest.CaptureFixture[str], edit: str
+) -> None:
     change, said = EDITS[edit]
     change(folder)
     assert main([str(folder)]) == 2
@@ -149,7 +167,9 @@ def test_a_folder_decides_only_what_makes_numbers(folder: Path, tmp_path: Path) 
     assert options.logger.name == "csv" and not options.force and options.resources.num_cpus is None
     assert options.data.root is None and not options.data.download and not options.data.cache
     assert options.trainer.strategy == "auto" and options.trainer.checkpoint_seconds == 60
-    assert not {"victim", "stranger", "surprise", "/etc"} & set(json.dumps(config).replace('"', " ").split())
+    assert not {"victim", "stranger", "surprise", "/etc"} & set(
+        json.dumps(config).replace('"', " ").split()
+    )
     first, _ = fresh_options(folder, read_result(folder), ["output=x", "data.root=y", "seed=1"])
     second, _ = fresh_options(folder, read_result(folder), ["output=x"])
     assert first.folder.is_relative_to("x") and first.data.root == "y" and first.seed == 1
@@ -172,7 +192,20 @@ def test_one_of_the_twenty_objects_is_the_same_again(folder: Path) -> None:
     assert options.inlier_index == 97
 
 
-NAMES = ("../../x", "/etc/x", "a/b", "a\\b", "..", ".hidden", "", "a\x1b[2J", "a\nb", "x" * 300, " x", "a\u202eb")
+NAMES = (
+    "../../x",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    "..",
+    ".hidden",
+    "",
+    "a\x1b[2J",
+    "a\nb",
+    "x" * 300,
+    " x",
+    "a\u202eb",
+)
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -206,7 +239,11 @@ def test_a_name_leads_nowhere(folder: Path, capsys: pytest.CaptureFixture[str], 
     ],
 )
 def test_a_hostile_or_broken_record_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: Change, said: str
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change,
+    said: str,
 ) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(folder.parents[5] / "here")

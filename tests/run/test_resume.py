@@ -1,4 +1,6 @@
-"""What a run may go on from: the same images, the same split, and code that is named where it changed."""
+"""What a run may go on from: the same images, the same split, and code that is named where it
+changed.
+"""
 
 import json
 import math
@@ -24,7 +26,13 @@ from tests.methods.conftest import METHODS, method_config
 from tests.run.test_pipeline import Killed
 
 Run = Callable[..., dict[str, Any]]
-SMALL_AE = ("method=ae", "method.channels=4", "trainer.max_epochs=2", "trainer.val_every=1", "trainer.accelerator=cpu")
+SMALL_AE = (
+    "method=ae",
+    "method.channels=4",
+    "trainer.max_epochs=2",
+    "trainer.val_every=1",
+    "trainer.accelerator=cpu",
+)
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> None:
@@ -72,7 +80,10 @@ CHANGES = {
     "added": (add, r"1 image added \(train/good/new\.png\)"),
     "removed": (remove, r"1 image removed \(train/good/007\.png\)"),
     "changed": (replace, r"1 image changed \(test/bad/001\.png\)"),
-    "moved": (relabel, r"1 image added \(test/good/002b\.png\); 1 image removed \(test/bad/002\.png\)"),
+    "moved": (
+        relabel,
+        r"1 image added \(test/good/002b\.png\); 1 image removed \(test/bad/002\.png\)",
+    ),
 }
 
 
@@ -83,11 +94,22 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("complete", [False, True])
 def test_a_run_over_changed_images_is_refused_with_what_changed(
-    run_here: Run, tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, kind: str, complete: bool
+    run_here: Run,
+    tmp_path: Path,
+    parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    complete: bool,
 ) -> None:
     """Interrupted after its first epoch, or complete already."""
     change, message = CHANGES[kind]
-    arguments = ("data=folder", f"data.root={parts}", "data.size=8", *SMALL_AE, "trainer.checkpoint_seconds=0")
+    arguments = (
+        "data=folder",
+        f"data.root={parts}",
+        "data.size=8",
+        *SMALL_AE,
+        "trainer.checkpoint_seconds=0",
+    )
     step = train.Method.training_step
 
     def kill(self: Any, chunk: Any, index: int) -> None:
@@ -120,17 +142,23 @@ def test_the_same_images_written_again_are_the_same(
     assert "complete already" in capsys.readouterr().out
 
 
-def test_a_split_of_other_code_is_refused(run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_of_other_code_is_refused(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_here("method=pca")
     (path,) = (tmp_path / "outputs").rglob("result.json")
     path.unlink()
     rng = np.random.default_rng
-    monkeypatch.setattr("noveltylab.data.protocols.np.random.default_rng", lambda seed: rng([7, seed]))
+    monkeypatch.setattr(
+        "noveltylab.data.protocols.np.random.default_rng", lambda seed: rng([7, seed])
+    )
     with pytest.raises(UserError, match="begun with other images"):
         run_here("method=pca")
 
 
-def test_checkpoints_without_a_record_of_their_images_are_set_aside(run_here: Run, tmp_path: Path) -> None:
+def test_checkpoints_without_a_record_of_their_images_are_set_aside(
+    run_here: Run, tmp_path: Path
+) -> None:
     whole = run_here(*SMALL_AE)
     (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("result.json"))
     (folder / "result.json").unlink()
@@ -170,7 +198,14 @@ def test_the_hash_of_the_sources_sees_every_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["scoring/floors.py", "methods/pca.py", "methods/knn.py", "scoring/apply.py", "data/preprocess.py"]
+    "module",
+    [
+        "scoring/floors.py",
+        "methods/pca.py",
+        "methods/knn.py",
+        "scoring/apply.py",
+        "data/preprocess.py",
+    ],
 )
 def test_a_changed_floor_is_computed_anew(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
@@ -182,7 +217,9 @@ def test_a_changed_floor_is_computed_anew(
     assert len(list(cache.glob("floors-*.npz"))) == 1
     read = Path.read_bytes
     monkeypatch.setattr(
-        Path, "read_bytes", lambda path: read(path) + (b"#" if path.as_posix().endswith(module) else b"")
+        Path,
+        "read_bytes",
+        lambda path: read(path) + (b"#" if path.as_posix().endswith(module) else b""),
     )
     run_here("method=pca", "output=" + str(tmp_path / "c"))
     assert len(list(cache.glob("floors-*.npz"))) == 2
@@ -194,9 +231,13 @@ def test_the_key_of_the_floors_names_all_that_computes_them() -> None:
 
     known = modules()
     reached = {"methods.pca", "methods.knn", "scoring.apply"}
-    while more := {name for module in reached for name in imported_modules(known[module])} - reached:
+    while (
+        more := {name for module in reached for name in imported_modules(known[module])} - reached
+    ):
         reached |= more
-    compute = {module for module in reached if room_of(module) not in ("errors", "results", "command")}
+    compute = {
+        module for module in reached if room_of(module) not in ("errors", "results", "command")
+    }
     assert compute | {"scoring.floors"} == set(FLOOR_CODE)
 
 
@@ -221,7 +262,10 @@ NDA = (
 
 
 REFUSED = {
-    "method at its fit": (("method=nda", "method.latent_size=200"), ("method=nda", "method.latent_size=8")),
+    "method at its fit": (
+        ("method=nda", "method.latent_size=200"),
+        ("method=nda", "method.latent_size=8"),
+    ),
     "graph": (("method=ae", "trainer.cuda_graph=on"), ("method=ae",)),
     "detector": (
         ("method=pyod", "method.detector=KNN", "+method.arguments.n_neighbors=500"),
@@ -231,11 +275,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_run_leaves_nothing_and_the_corrected_one_works(run_here: Run, tmp_path: Path, case: str) -> None:
+def test_a_refused_run_leaves_nothing_and_the_corrected_one_works(
+    run_here: Run, tmp_path: Path, case: str
+) -> None:
     if case == "detector":
         pytest.importorskip("pyod")
     wrong, right = REFUSED[case]
-    common = ("trainer.max_epochs=1", "trainer.select_from=0", "trainer.accelerator=cpu", "data.limit_train=64")
+    common = (
+        "trainer.max_epochs=1",
+        "trainer.select_from=0",
+        "trainer.accelerator=cpu",
+        "data.limit_train=64",
+    )
     with pytest.raises(UserError):
         run_here(*wrong, *common)
     assert not (tmp_path / "outputs").exists()
@@ -250,7 +301,9 @@ def test_a_refused_force_puts_the_old_run_back(run_here: Run, tmp_path: Path) ->
     assert contents(tmp_path / "outputs") == before
 
 
-def test_a_refusal_in_a_folder_of_somebody_leaves_what_was_there(run_here: Run, tmp_path: Path) -> None:
+def test_a_refusal_in_a_folder_of_somebody_leaves_what_was_there(
+    run_here: Run, tmp_path: Path
+) -> None:
     folder = tmp_path / "outputs" / "p1" / "nda" / "digits" / "inlier8" / "seed0"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
@@ -262,8 +315,12 @@ def test_a_refusal_in_a_folder_of_somebody_leaves_what_was_there(run_here: Run, 
 # As many images as a method needs.
 
 
-def check(method: str, train: int, val: int, select: str = "val_loss", fraction: float = 0.2) -> None:
-    options = SimpleNamespace(method={"name": method}, protocol={"val_fraction": fraction}, select=select, folds=0)
+def check(
+    method: str, train: int, val: int, select: str = "val_loss", fraction: float = 0.2
+) -> None:
+    options = SimpleNamespace(
+        method={"name": method}, protocol={"val_fraction": fraction}, select=select, folds=0
+    )
     parts = SimpleNamespace(train=np.zeros(train), val=np.zeros(val))
     least = find_method(method_config(method)["_target_"]).least_images
     run.check_count(options, parts, least)  # type: ignore[arg-type]  # what it looks at of both
@@ -275,7 +332,9 @@ def test_one_training_image_is_refused_by_the_number_that_a_method_needs(method:
     if least == 1:
         check(method, 1, 29)
         return
-    with pytest.raises(UserError, match=rf"method={method} needs {least} training images at least.*has 1 and 29"):
+    with pytest.raises(
+        UserError, match=rf"method={method} needs {least} training images at least.*has 1 and 29"
+    ):
         check(method, 1, 29, fraction=0.98)
 
 
@@ -285,13 +344,24 @@ def test_one_training_image_is_refused_by_the_number_that_a_method_needs(method:
         ((1, 29, "val_loss", 0.98), r"take protocol\.val_fraction=0\.04 or select=last"),
         ((4, 0, "val_loss", 0.2), r"take protocol\.val_fraction=0\.25 or select=last"),
         ((139, 0, "val_loss", 0.0), r"take protocol\.val_fraction=0\.01 or select=last"),
-        ((2, 0, "val_loss", 0.2), r"that takes 3 images, 5 with this protocol\.val_fraction; add some or select=last"),
-        ((1, 0, "val_loss", 0.2), r"that takes 3 images, 5 with this protocol\.val_fraction; add some$"),
+        (
+            (2, 0, "val_loss", 0.2),
+            r"that takes 3 images, 5 with this protocol\.val_fraction; add some or select=last",
+        ),
+        (
+            (1, 0, "val_loss", 0.2),
+            r"that takes 3 images, 5 with this protocol\.val_fraction; add some$",
+        ),
         ((1, 29, "last", 0.98), r"has 1 and 29 held out .*: take protocol\.val_fraction=0$"),
-        ((1, 0, "last", 0.2), r"that takes 2 images, 2 with this protocol\.val_fraction; add some$"),
+        (
+            (1, 0, "last", 0.2),
+            r"that takes 2 images, 2 with this protocol\.val_fraction; add some$",
+        ),
     ],
 )
-def test_too_few_images_are_told_what_helps(split: tuple[int, int, str, float], advice: str) -> None:
+def test_too_few_images_are_told_what_helps(
+    split: tuple[int, int, str, float], advice: str
+) -> None:
     with pytest.raises(UserError, match=advice):
         check("ae", *split)
 
@@ -299,7 +369,12 @@ def test_too_few_images_are_told_what_helps(split: tuple[int, int, str, float], 
 @pytest.mark.parametrize("method", ["ae", "pca", "iforest", "nda", "gmm"])
 def test_what_is_advised_is_enough(run_here: Run, tmp_path: Path, method: str) -> None:
     write_images(tmp_path / "parts", 9)
-    arguments = (f"method={method}", "data=folder", f"data.root={tmp_path / 'parts'}", "trainer.max_epochs=1")
+    arguments = (
+        f"method={method}",
+        "data=folder",
+        f"data.root={tmp_path / 'parts'}",
+        "trainer.max_epochs=1",
+    )
     for _ in range(4):
         try:
             run_here(*arguments, "trainer.select_from=0", "trainer.accelerator=cpu")

@@ -1,4 +1,6 @@
-"""The closing screen says every number, how the weights were chosen and every warning, at 80 columns."""
+"""The closing screen says every number, how the weights were chosen and every warning, at 80
+columns.
+"""
 
 import io
 from typing import Any
@@ -13,7 +15,13 @@ FOLDER = "outputs/a-rather-long-name-of-an-output-folder/p2/ocgan/cifar10/inlier
 
 def metrics(auroc: float) -> dict[str, Any]:
     low, high = auroc - 0.01, auroc + 0.01
-    return {"auroc": auroc, "auroc_ci": [low, high], "average_precision": 0.91, "eer": 0.12, "fpr95": 0.34}
+    return {
+        "auroc": auroc,
+        "auroc_ci": [low, high],
+        "average_precision": 0.91,
+        "eer": 0.12,
+        "fpr95": 0.34,
+    }
 
 
 def shown(encoding: str = "utf-8", color_system: Any = None, **changes: Any) -> str:
@@ -36,21 +44,30 @@ def shown(encoding: str = "utf-8", color_system: Any = None, **changes: Any) -> 
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding=encoding, write_through=True) as text:
         terminal = color_system is not None
-        console = Console(file=text, width=80, highlight=False, color_system=color_system, force_terminal=terminal)
+        console = Console(
+            file=text, width=80, highlight=False, color_system=color_system, force_terminal=terminal
+        )
         print_summary(result | changes, FOLDER, console)
         return raw.getvalue().decode(encoding)
 
 
 def test_every_number_is_there_at_80_columns() -> None:
     text = shown()
-    for part in ("ocgan · cifar10 · inlier 3 (cat) · p2 · seed 7", "0.6023 - 0.6223", "4500 train", "81.2 train"):
+    for part in (
+        "ocgan · cifar10 · inlier 3 (cat) · p2 · seed 7",
+        "0.6023 - 0.6223",
+        "4500 train",
+        "81.2 train",
+    ):
         assert part in text
     rows = [line.split() for line in text.splitlines()]
     numbers = ["0.9100", "0.1200", "0.3400"]
     assert ["mse", "0.6123", "0.6023", "-", "0.6223", *numbers] in rows
     assert ["floor:", "pca", "0.5711", "0.5611", "-", "0.5811", *numbers] in rows
     assert max(len(line) for line in text.splitlines() if "folder" not in line) <= 80
-    assert [text.index(name) for name in ("mse ", "floor: pca", "floor: knn", "latent_discriminator ")] == sorted(
+    assert [
+        text.index(name) for name in ("mse ", "floor: pca", "floor: knn", "latent_discriminator ")
+    ] == sorted(
         text.index(name) for name in ("mse ", "floor: pca", "floor: knn", "latent_discriminator ")
     )
 
@@ -66,7 +83,10 @@ def test_ascii_output_is_possible() -> None:
 @pytest.mark.parametrize(
     ("selected", "words"),
     [
-        ({"rule": "val_loss", "epoch": 35, "value": 0.0224572}, "epoch 35, lowest loss on held-out inliers (0.02246)"),
+        (
+            {"rule": "val_loss", "epoch": 35, "value": 0.0224572},
+            "epoch 35, lowest loss on held-out inliers (0.02246)",
+        ),
         ({"rule": "last", "epoch": 40, "value": None}, "of the last epoch, 40"),
         ({"rule": "last", "epoch": 0, "value": None}, "fitted once"),
         (
@@ -74,7 +94,10 @@ def test_ascii_output_is_possible() -> None:
                 "rule": "last",
                 "epoch": 20,
                 "value": None,
-                "phases": [{"name": "without mining", "epochs": 19}, {"name": "with mining", "epochs": 1}],
+                "phases": [
+                    {"name": "without mining", "epochs": 19},
+                    {"name": "with mining", "epochs": 1},
+                ],
             },
             "of the last epoch, 20 (19 without mining, 1 with mining); no outlier used",
         ),
@@ -86,7 +109,11 @@ def test_selection_is_said_in_words(selected: dict[str, Any], words: str) -> Non
 
 def test_weights_that_have_not_seen_the_whole_method_stand_out() -> None:
     """Of an older result, by its options."""
-    method = {"_target_": "noveltylab.methods.ocgan.OCGAN", "use_mining": True, "mining_start": 0.75}
+    method = {
+        "_target_": "noveltylab.methods.ocgan.OCGAN",
+        "use_mining": True,
+        "mining_start": 0.75,
+    }
     config = {"method": method, "trainer": {"max_epochs": 1400}}
     words = "epoch 1035 (1035 without mining, none with mining), lowest loss"
     assert f"\x1b[33m{words}" in shown(color_system="standard", config=config)
@@ -95,7 +122,10 @@ def test_weights_that_have_not_seen_the_whole_method_stand_out() -> None:
 
 
 def test_numbers_that_used_outlier_labels_stand_apart() -> None:
-    text = shown(labelled={"oracle": {"mse": {**metrics(0.7), "epoch": 12}}}, transductive=["latent_discriminator"])
+    text = shown(
+        labelled={"oracle": {"mse": {**metrics(0.7), "epoch": 12}}},
+        transductive=["latent_discriminator"],
+    )
     assert "oracle: mse" in text
     assert "TEST labels, an optimistic bound; not the result" in text
     assert text.index("floor: knn") < text.index("oracle: mse")
@@ -118,7 +148,9 @@ def test_warnings_are_whole_and_in_bold_red() -> None:
 
 
 def test_long_names_of_further_numbers_keep_their_distance() -> None:
-    assert "segmentation_auroc_inliers 0.8499" in shown(extra={"segmentation_auroc_inliers": 0.8499})
+    assert "segmentation_auroc_inliers 0.8499" in shown(
+        extra={"segmentation_auroc_inliers": 0.8499}
+    )
 
 
 def test_kinds_of_defects_have_rows_of_their_own() -> None:
@@ -128,13 +160,19 @@ def test_kinds_of_defects_have_rows_of_their_own() -> None:
 
 def test_floors_of_what_the_method_sees_are_explained_and_the_highest_is_named() -> None:
     assert "_seen" not in shown()
-    floors = {name: metrics(value) for name, value in (("pca", 0.57), ("pca_seen", 0.61), ("norm_seen", 0.66))}
+    floors = {
+        name: metrics(value)
+        for name, value in (("pca", 0.57), ("pca_seen", 0.61), ("norm_seen", 0.66))
+    }
     text = shown(floor=floors)
     assert "floor: norm_seen" in text
     assert "the highest is norm_seen, 0.6600" in text
 
 
 def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half() -> None:
-    warnings = ["mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.", "another"]
+    warnings = [
+        "mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.",
+        "another",
+    ]
     for auroc, lines in ((0.45, 2), (0.495, 1)):
         assert shown(warnings=warnings, scores={"mse": metrics(auroc)}).count("WARNING") == lines

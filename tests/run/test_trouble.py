@@ -1,4 +1,6 @@
-"""What a machine runs out of, and what breaks under way: one clear error, nothing half-written, nothing lost."""
+"""What a machine runs out of, and what breaks under way: one clear error, nothing half-written,
+nothing lost.
+"""
 
 import errno
 import os
@@ -42,7 +44,9 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunFailed, match="No space left on device; what was finished before is intact"):
+    with pytest.raises(
+        RunFailed, match="No space left on device; what was finished before is intact"
+    ):
         run_here(*arguments)
     monkeypatch.undo()
     assert not list(folder_of(tmp_path).rglob("*.tmp"))
@@ -58,7 +62,9 @@ def test_a_file_that_may_not_grow_is_one_line_and_exit_code_1(tmp_path: Path) ->
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, preexec_fn=limit, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: cannot read or write" in done.stderr
@@ -70,11 +76,15 @@ def test_out_of_memory_names_the_options(run_here: Run, monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(OCGAN, "update", update)
-    with pytest.raises(RunFailed, match=r"out of memory .*data\.batch_size=16.*trainer\.score_batch_size=512"):
+    with pytest.raises(
+        RunFailed, match=r"out of memory .*data\.batch_size=16.*trainer\.score_batch_size=512"
+    ):
         run_here(*TINY)
 
 
-def test_broken_weights_are_never_kept(run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_weights_are_never_kept(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that turn NaN while the losses are still finite: the last good checkpoint stays."""
     step = train.Method.training_step
 
@@ -86,13 +96,16 @@ def test_broken_weights_are_never_kept(run_here: Run, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(train.Method, "training_step", poison)
     with pytest.raises(
-        Diverged, match=r"weights not finite after epoch 2: losses .*networks with such weights: encoder"
+        Diverged,
+        match=r"weights not finite after epoch 2: losses .*networks with such weights: encoder",
     ):
         run_here(*TINY, "trainer.checkpoint_seconds=0")
     monkeypatch.undo()
     kept = torch.load(folder_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 1
-    assert all(value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point()
+    )
     assert run_here(*TINY, "trainer.checkpoint_seconds=0")["scores"]
 
 
@@ -117,11 +130,15 @@ class Opened:
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "val_loss.pt"])
-def test_a_hostile_checkpoint_is_set_aside_and_never_run(run_here: Run, tmp_path: Path, name: str) -> None:
+def test_a_hostile_checkpoint_is_set_aside_and_never_run(
+    run_here: Run, tmp_path: Path, name: str
+) -> None:
     whole = run_here(*TINY)
     folder = folder_of(tmp_path)
     (folder / "result.json").unlink()
-    torch.save({"iteration": 4, "method": Opened(tmp_path / "pwned")}, folder / "checkpoints" / name)
+    torch.save(
+        {"iteration": 4, "method": Opened(tmp_path / "pwned")}, folder / "checkpoints" / name
+    )
     assert run_here(*TINY)["scores"] == whole["scores"]
     assert not (tmp_path / "pwned").exists()
 
@@ -137,7 +154,9 @@ def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) 
         "trainer.val_every=100",
     ]
     command = [sys.executable, "-m", "noveltylab", *options, "trainer.checkpoint_seconds=1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         metrics = folder_of(tmp_path) / "metrics.csv"
         deadline = time.monotonic() + 240
         while not metrics.is_file() and time.monotonic() < deadline:
@@ -152,9 +171,13 @@ def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) 
     assert 0 < last["iteration"] < 400 * 8
 
 
-def test_a_vanished_output_is_one_error(run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vanished_output_is_one_error(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gone(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder_of(tmp_path) / "scores.csv"))
+        raise OSError(
+            errno.ESTALE, os.strerror(errno.ESTALE), str(folder_of(tmp_path) / "scores.csv")
+        )
 
     monkeypatch.setattr("noveltylab.run.pipeline.write_scores", gone)
     with pytest.raises(RunFailed, match=r"cannot read or write .*scores\.csv: Stale file handle"):
@@ -178,7 +201,9 @@ def test_a_damaged_file_of_a_finished_run_is_named_and_made_again(
     folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
     before = (folder / "scores.csv").read_bytes()
     content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content + b"#" if cut is None else content[: int(cut * len(content))])
+    (folder / name).write_bytes(
+        content + b"#" if cut is None else content[: int(cut * len(content))]
+    )
     if name == "config.yaml" and cut is not None:
         with pytest.raises(UserError, match="other options|config.yaml: damaged"):
             run_here("method=pca")
@@ -193,14 +218,18 @@ def test_a_damaged_file_of_a_finished_run_is_named_and_made_again(
 def test_a_hostile_config_in_a_run_folder_is_refused(run_here: Run, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier8" / "seed0"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"method: !!python/object/apply:os.system ['touch {tmp_path / 'pwned'}']\n")
+    (folder / "config.yaml").write_text(
+        f"method: !!python/object/apply:os.system ['touch {tmp_path / 'pwned'}']\n"
+    )
     with pytest.raises(UserError, match=r"config\.yaml: damaged"):
         run_here("method=pca")
     assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.parametrize("where", ["run.log", "config.yaml", "checkpoints"])
-def test_a_folder_in_the_place_of_a_file_is_one_error(run_here: Run, tmp_path: Path, where: str) -> None:
+def test_a_folder_in_the_place_of_a_file_is_one_error(
+    run_here: Run, tmp_path: Path, where: str
+) -> None:
     path = folder_of(tmp_path) / where
     path.parent.mkdir(parents=True)
     path.mkdir() if where != "checkpoints" else path.write_text("a file")
@@ -229,7 +258,9 @@ def test_after_an_out_of_memory_in_scoring_the_advice_works_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(images, size, *arguments)
 
-    monkeypatch.setattr("noveltylab.run.pipeline.novelty_scores", lambda *a, **k: short(torch.zeros(1), 512))
+    monkeypatch.setattr(
+        "noveltylab.run.pipeline.novelty_scores", lambda *a, **k: short(torch.zeros(1), 512)
+    )
     with pytest.raises(RunFailed, match=r"trainer\.score_batch_size=512 if it was scoring"):
         run_here(*TINY)
     monkeypatch.undo()

@@ -16,7 +16,9 @@ SETTINGS = settings(deadline=None, max_examples=60)
 def pieces(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     count = draw(st.integers(1, 6))
     whole = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=30))
-    scores = draw(st.lists(st.floats(-1e6, 1e6, width=32), min_size=len(whole), max_size=len(whole)))
+    scores = draw(
+        st.lists(st.floats(-1e6, 1e6, width=32), min_size=len(whole), max_size=len(whole))
+    )
     return np.array(scores), np.array(whole), count
 
 
@@ -35,7 +37,9 @@ def test_aggregates_agree_with_a_loop(how: str, case: tuple[np.ndarray, np.ndarr
 
 
 def test_a_frame_without_patches_gets_the_lowest_score() -> None:
-    np.testing.assert_array_equal(aggregate(np.array([3.0, 5.0]), np.array([0, 2]), 4, "max"), [3, 3, 5, 3])
+    np.testing.assert_array_equal(
+        aggregate(np.array([3.0, 5.0]), np.array([0, 2]), 4, "max"), [3, 3, 5, 3]
+    )
 
 
 def test_nothing_to_aggregate_and_unknown_ways_are_errors() -> None:
@@ -46,8 +50,13 @@ def test_nothing_to_aggregate_and_unknown_ways_are_errors() -> None:
 
 
 @SETTINGS
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(-100, 100)), min_size=1, max_size=30), st.integers(0, 5))
-def test_scaling_clips_keeps_order_within_and_bounds(rows: list[tuple[str, float]], drop: int) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(-100, 100)), min_size=1, max_size=30),
+    st.integers(0, 5),
+)
+def test_scaling_clips_keeps_order_within_and_bounds(
+    rows: list[tuple[str, float]], drop: int
+) -> None:
     groups, scores = np.array([name for name, _ in rows]), np.array([score for _, score in rows])
     scaled, kept = scale_groups(scores, groups, drop)
     assert 0 <= scaled.min() <= scaled.max() <= 1
@@ -67,7 +76,12 @@ def wholes(main: bool) -> Wholes:
 
 
 def test_the_protocol_says_what_the_number_is_measured_on() -> None:
-    patches = Scores(list("abcd"), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), {"s": np.array([1.0, 2, 3, 0])})
+    patches = Scores(
+        list("abcd"),
+        np.array([0, 0, 1, 1]),
+        np.array([0, 0, 1, 1]),
+        {"s": np.array([1.0, 2, 3, 0])},
+    )
     assert judge(patches, None) == (patches, {})
     main, apart = judge(patches, wholes(main=True))
     assert main.ids == ["test/01/000", "test/01/001", "test/02/000"]

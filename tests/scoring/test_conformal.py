@@ -1,4 +1,6 @@
-"""p-values and thresholds against their definitions, and the false-positive rate that they promise against the realised one."""
+"""p-values and thresholds against their definitions, and the false-positive rate that they promise
+against the realised one.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +31,20 @@ RATES = st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.29, 0.5, 0.9])
 
 
 @given(SCORES, SCORES)
-def test_p_values_are_their_definition_with_ties(held_out: list[float], scores: list[float]) -> None:
+def test_p_values_are_their_definition_with_ties(
+    held_out: list[float], scores: list[float]
+) -> None:
     found = Calibration(np.array(held_out)).p_values(scores)
-    expected = [(1 + sum(other >= score for other in held_out)) / (len(held_out) + 1) for score in scores]
+    expected = [
+        (1 + sum(other >= score for other in held_out)) / (len(held_out) + 1) for score in scores
+    ]
     assert found.tolist() == expected
 
 
 @given(SCORES, SCORES, RATES)
-def test_the_threshold_says_what_the_p_value_says(held_out: list[float], scores: list[float], fpr: float) -> None:
+def test_the_threshold_says_what_the_p_value_says(
+    held_out: list[float], scores: list[float], fpr: float
+) -> None:
     calibration = Calibration(np.array(held_out))
     threshold = calibration.threshold(fpr)
     novel = calibration.p_values(scores) <= fpr + 1e-12
@@ -46,7 +54,9 @@ def test_the_threshold_says_what_the_p_value_says(held_out: list[float], scores:
 
 
 @given(SCORES, SCORES, RATES)
-def test_benjamini_hochberg_is_that_of_scipy(held_out: list[float], scores: list[float], fdr: float) -> None:
+def test_benjamini_hochberg_is_that_of_scipy(
+    held_out: list[float], scores: list[float], fdr: float
+) -> None:
     calibration = Calibration(np.array(held_out))
     ranks = calibration.ranks(scores)
     cut = fdr_rank(np.bincount(ranks - 1, minlength=len(held_out) + 1), fdr)
@@ -55,7 +65,9 @@ def test_benjamini_hochberg_is_that_of_scipy(held_out: list[float], scores: list
 
 
 def test_the_law_of_the_realised_rate() -> None:
-    """Over draws of held-out inliers: the mean rate is k / (n + 1), and `upper` is exceeded by 5 percent of the draws."""
+    """Over draws of held-out inliers: the mean rate is k / (n + 1), and `upper` is exceeded by 5
+    percent of the draws.
+    """
     rng = np.random.default_rng(0)
     n, fpr, draws = 59, 0.1, 4000
     held_out = np.sort(rng.uniform(size=(draws, n)), 1)
@@ -77,7 +89,9 @@ def test_few_held_out_inliers_promise_no_small_rate() -> None:
 
 @given(st.integers(1, 3000), st.floats(1e-4, 0.999))
 def test_how_many_held_out_inliers_a_rate_needs(n: int, fpr: float) -> None:
-    """By the definition: the rule decides from so many on; and the rate that is offered instead can be decided."""
+    """By the definition: the rule decides from so many on; and the rate that is offered instead can
+    be decided.
+    """
     assert (Calibration(np.zeros(n)).allowed(fpr) > 0) == (n >= needed(fpr))
     assert 1 / (n + 1) <= float(smallest_rate(n)) < 1.2 / (n + 1)
     assert decide(Calibration(np.zeros(n)), [], float(smallest_rate(n))).cut
@@ -87,10 +101,14 @@ def test_how_many_held_out_inliers_a_rate_needs(n: int, fpr: float) -> None:
 def test_nothing_is_decided_where_no_file_could_be_novel(
     held_out: list[float], scores: list[float], rate: float, batch: bool
 ) -> None:
-    """Decided or not: by SciPy's rule for the batch, in which one file lies above all that is held out."""
+    """Decided or not: by SciPy's rule for the batch, in which one file lies above all that is held
+    out.
+    """
     calibration = Calibration(np.array(held_out))
     counts = np.bincount(calibration.ranks(scores) - 1, minlength=len(held_out) + 1)
-    decision = decide(calibration, counts, 0.5, rate) if batch else decide(calibration, counts, rate)
+    decision = (
+        decide(calibration, counts, 0.5, rate) if batch else decide(calibration, counts, rate)
+    )
     if max(scores) <= max(held_out):
         scores = [100.0, *sorted(scores)[1:]]
     p_values = calibration.p_values(scores)
@@ -100,13 +118,17 @@ def test_nothing_is_decided_where_no_file_could_be_novel(
 
 
 def test_scores_apart_by_rounding_are_ties() -> None:
-    """Against "novel": what another processor or batch adds to a held-out image's score leaves its p-value."""
+    """Against "novel": what another processor or batch adds to a held-out image's score leaves its
+    p-value.
+    """
     held_out = np.array([-40.0, -3.0, 1e-7, 0.5, 20.0, 90.0])
     size = np.maximum(np.abs(held_out), np.median(np.abs(held_out)))
     for moved in (held_out, held_out - 9e-5 * size, held_out + 9e-5 * size):
         assert Calibration(held_out).ranks(moved).tolist() == [7, 6, 5, 4, 3, 2]
     assert Calibration(held_out).ranks(held_out + 2e-4 * size).tolist() == [6, 5, 4, 3, 2, 1]
-    close = 1000 + 0.01 * np.arange(40)  # apart by a tenth of TOLERANCE, and told apart all the same
+    close = 1000 + 0.01 * np.arange(
+        40
+    )  # apart by a tenth of TOLERANCE, and told apart all the same
     assert Calibration(close).ranks(close + 0.005).tolist() == list(range(40, 0, -1))
 
 
@@ -122,7 +144,8 @@ def test_bad_rates_are_refused(fpr: float) -> None:
         Calibration(np.ones(3)).threshold(fpr)
 
 
-#: data -> (writes it, its inlier, options): all with a few hundred inliers, so that the rate can be seen
+#: data -> (writes it, its inlier, options): all with a few hundred inliers, so that the rate can be
+#: seen
 SETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "digits": (lambda root: None, "3"),
     "mnist": (lambda root: write_mnist(root, n_train=3000, n_test=100), "3"),
@@ -134,10 +157,18 @@ METHODS = ("pca", "knn", "gmm", "iforest", "ca_entropy")
 @pytest.mark.parametrize("data", SETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_realised_rate_on_fresh_inliers_is_the_chosen_one(
-    run_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, data: str
+    run_here: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    data: str,
 ) -> None:
-    """Test inliers that no stage has seen: their false positives follow the beta-binomial law of fresh and held-out ones."""
-    monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)  # the pictures take longer than all the rest
+    """Test inliers that no stage has seen: their false positives follow the beta-binomial law of
+    fresh and held-out ones.
+    """
+    monkeypatch.setattr(
+        "noveltylab.run.pipeline.draw", lambda *_: None
+    )  # the pictures take longer than all the rest
     SETS[data][0](tmp_path)
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
     root = tmp_path / "own" if data == "folder" else tmp_path

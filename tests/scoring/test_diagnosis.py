@@ -1,4 +1,6 @@
-"""Batch norm in training mode at test: beside a run's number, never in it, and nothing of the method changes."""
+"""Batch norm in training mode at test: beside a run's number, never in it, and nothing of the
+method changes.
+"""
 
 import json
 import shutil
@@ -22,7 +24,13 @@ from noveltylab.results.record import read_result, sha256_file
 from noveltylab.run.diagnose import main, parse
 from noveltylab.scoring import diagnosis
 from noveltylab.scoring.apply import novelty_scores
-from noveltylab.scoring.diagnosis import ORDERS, batch_statistics, check, score_in_order, split_evenly
+from noveltylab.scoring.diagnosis import (
+    ORDERS,
+    batch_statistics,
+    check,
+    score_in_order,
+    split_evenly,
+)
 from noveltylab.scoring.metrics import evaluate
 from tests.conftest import run_in
 
@@ -52,11 +60,18 @@ class Shifted(Method):
 
 
 def synthetic() -> Any:
-    """Inliers of mean 0 and two classes of outliers of means -0.1 and 0.1, each value with deviation 0.2."""
+    """Inliers of mean 0 and two classes of outliers of means -0.1 and 0.1, each value with
+    deviation 0.2.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 512)
     means = np.array([-0.1, 0.0, 0.1])[labels][:, None, None, None]
-    images = (127.5 * (rng.normal(means, 0.2, (len(labels), 1, 2, 2)) + 1)).round().clip(0, 255).astype(np.uint8)
+    images = (
+        (127.5 * (rng.normal(means, 0.2, (len(labels), 1, 2, 2)) + 1))
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     shuffled = rng.permutation(len(labels))
     return SimpleNamespace(
         test=torch.from_numpy(images[shuffled]),
@@ -90,7 +105,9 @@ def test_a_score_stands_where_its_image_stands() -> None:
     batches = split_evenly(rows)
     column = score_in_order(method, data, batches)["move"]
     x = data.preprocess(data.test[torch.from_numpy(batches[3])])
-    by_hand = (x - 0.2 * (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()).square().mean((1, 2, 3))
+    by_hand = (
+        (x - 0.2 * (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()).square().mean((1, 2, 3))
+    )
     np.testing.assert_allclose(column[batches[3]], by_hand.numpy(), rtol=1e-4)
 
 
@@ -123,7 +140,9 @@ def test_every_test_image_is_scored_once_in_each_order(order: str) -> None:
 
 def test_modes_weights_and_buffers_are_unchanged_afterwards() -> None:
     method = NDA((1, 32, 32), channels=4, estimator_channels=4, latent_size=4)
-    images = torch.randint(0, 256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     method.prepare(Preprocess()(images))
     method.train()
     method.update(Batch(Preprocess()(images[:16]), torch.arange(16)))
@@ -172,7 +191,11 @@ def test_a_finished_run_is_diagnosed_without_training_to_the_same_numbers(
 ) -> None:
     shutil.copytree(made / "plain", tmp_path / "copy")
     folder = tmp_path / "copy" / PLACE
-    before = {path: sha256_file(path) for path in folder.rglob("*") if path.is_file() and path.name != "result.json"}
+    before = {
+        path: sha256_file(path)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "result.json"
+    }
     assert main([f"run={folder}"]) == 0
     said = capsys.readouterr().out
     result = read_result(folder)
@@ -205,7 +228,10 @@ def test_the_report_has_a_section_of_its_own_for_it(made: Path, tmp_path: Path) 
     report(made / "outputs", markdown=page)
     result = read_result(made / PLACE)
     by_order = result["diagnosis"]["batch_statistics"]
-    numbers = [result["scores"]["mse"]["auroc"], *(by_order[order]["mse"]["auroc"] for order in ORDERS)]
+    numbers = [
+        result["scores"]["mse"]["auroc"],
+        *(by_order[order]["mse"]["auroc"] for order in ORDERS),
+    ]
     text = page.read_text()
     assert "Diagnosis, no numbers of these methods" in text
     assert f"| mse | {' | '.join(f'{number:.4f}' for number in numbers)} | 1 |" in text
@@ -218,10 +244,15 @@ def test_a_complete_run_names_the_command_that_diagnoses_it(
 ) -> None:
     shutil.copytree(made / "plain", tmp_path / "copy")
     run_in(tmp_path / "copy")(*NDA_RUN, "diagnose=batch_statistics")
-    assert f"python -m noveltylab.run.diagnose run={tmp_path / 'copy' / PLACE}" in capsys.readouterr().err
+    assert (
+        f"python -m noveltylab.run.diagnose run={tmp_path / 'copy' / PLACE}"
+        in capsys.readouterr().err
+    )
 
 
-def test_methods_without_batch_norm_are_refused_and_nothing_is_created(run_here: Run, tmp_path: Path) -> None:
+def test_methods_without_batch_norm_are_refused_and_nothing_is_created(
+    run_here: Run, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"diagnose=batch_statistics: method=pca is fitted once"):
         run_here("method=pca", "data=digits", "diagnose=batch_statistics")
     assert not (tmp_path / "outputs").exists()
@@ -263,4 +294,7 @@ def test_a_run_that_cannot_be_diagnosed_is_refused(
 
 
 def test_the_command_takes_a_run_and_the_callers_options() -> None:
-    assert parse(["run=a/b", "data.root=/data", "diagnose=batch_statistics"]) == (Path("a/b"), ["data.root=/data"])
+    assert parse(["run=a/b", "data.root=/data", "diagnose=batch_statistics"]) == (
+        Path("a/b"),
+        ["data.root=/data"],
+    )

@@ -1,4 +1,6 @@
-"""The floors of raw pixels and of what the method sees, against NumPy; on real data against the published measurements."""
+"""The floors of raw pixels and of what the method sees, against NumPy; on real data against the
+published measurements.
+"""
 
 import os
 from pathlib import Path
@@ -31,10 +33,20 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     return load("mnist", root, False, False)
 
 
-def data_of(samples: Samples, contrast: str = "none", subtract_mean: bool = False, size: int = 16) -> NoveltyData:
+def data_of(
+    samples: Samples, contrast: str = "none", subtract_mean: bool = False, size: int = 16
+) -> NoveltyData:
     parts = split("p2", samples.labels, samples.official_test, 3, seed=0, val_fraction=0.1)
     return NoveltyData(
-        samples, parts, 3, size=size, contrast=contrast, subtract_mean=subtract_mean, batch_size=8, seed=0, chunk=1
+        samples,
+        parts,
+        3,
+        size=size,
+        contrast=contrast,
+        subtract_mean=subtract_mean,
+        batch_size=8,
+        seed=0,
+        chunk=1,
     )
 
 
@@ -42,7 +54,9 @@ def floors_of(*arguments: Any) -> dict[str, NDArray[np.float64]]:
     return {floor.name: floor.scores for floor in floor_scores(data_of(*arguments), 64)}
 
 
-def by_numpy(train: NDArray[np.float64], test: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def by_numpy(
+    train: NDArray[np.float64], test: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     """Residual of 32 components, mean distance to 5 neighbours and mean square, in float64."""
     train, test = (images.reshape(len(images), -1) for images in (train, test))
     mean = train.mean(0)
@@ -61,8 +75,12 @@ def test_a_method_that_sees_raw_pixels_has_their_floors_alone(samples: Samples) 
     assert set(floors_of(samples)) == RAW
 
 
-@pytest.mark.parametrize(("contrast", "subtract_mean"), [("gcn", True), ("gcn_image", False), ("none", True)])
-def test_floors_of_what_the_method_sees_equal_numpy(samples: Samples, contrast: str, subtract_mean: bool) -> None:
+@pytest.mark.parametrize(
+    ("contrast", "subtract_mean"), [("gcn", True), ("gcn_image", False), ("none", True)]
+)
+def test_floors_of_what_the_method_sees_equal_numpy(
+    samples: Samples, contrast: str, subtract_mean: bool
+) -> None:
     floors = floors_of(samples, contrast, subtract_mean)
     assert set(floors) == RAW | SEEN
     data = data_of(samples, contrast, subtract_mean)
@@ -77,19 +95,31 @@ def test_floors_of_what_the_method_sees_equal_numpy(samples: Samples, contrast: 
 def test_kept_floors_are_those_of_the_same_preprocessing(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another preprocessing left in the cache is never taken; the floors of raw pixels are shared."""
+    """What another preprocessing left in the cache is never taken; the floors of raw pixels are
+    shared.
+    """
     alone = {}
-    settings = [("none", False), ("gcn", False), ("gcn", True), ("gcn_image", False), ("gcn_image", True)]
+    settings = [
+        ("none", False),
+        ("gcn", False),
+        ("gcn", True),
+        ("gcn_image", False),
+        ("gcn_image", True),
+    ]
     for setting in settings:
         monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / f"{setting}"))
         alone[setting] = floors_of(samples, *setting)
     monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "shared"))
     for setting in settings * 2:
         together = floors_of(samples, *setting)
-        assert all(np.array_equal(together[name], column) for name, column in alone[setting].items())
+        assert all(
+            np.array_equal(together[name], column) for name, column in alone[setting].items()
+        )
     assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings)
     assert floors_of(samples, "none", False, 8).keys() == RAW
-    assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings) + 1  # another size
+    assert (
+        len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings) + 1
+    )  # another size
 
 
 def test_norm_is_large_where_the_image_leaves_the_mean(samples: Samples) -> None:
@@ -126,9 +156,12 @@ def test_a_score_that_the_preprocessing_alone_reaches_is_warned_of(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("NOVELTYLAB_DATA"), reason="needs the real data sets: set NOVELTYLAB_DATA")
+@pytest.mark.skipif(
+    not os.environ.get("NOVELTYLAB_DATA"), reason="needs the real data sets: set NOVELTYLAB_DATA"
+)
 @pytest.mark.parametrize(
-    ("name", "expected"), [("mnist", {PCA: 0.9553, KNN: 0.9542}), ("fmnist", {PCA: 0.9051, KNN: 0.9231})]
+    ("name", "expected"),
+    [("mnist", {PCA: 0.9553, KNN: 0.9542}), ("fmnist", {PCA: 0.9051, KNN: 0.9231})],
 )
 def test_mean_auroc_over_ten_classes(name: str, expected: dict[type[PCA | KNN], float]) -> None:
     samples = load(name, None, True, False)
@@ -136,7 +169,15 @@ def test_mean_auroc_over_ten_classes(name: str, expected: dict[type[PCA | KNN], 
     for inlier in range(10):
         parts = split("p2", samples.labels, samples.official_test, inlier, seed=0, val_fraction=0.1)
         data = NoveltyData(
-            samples, parts, inlier, size=None, contrast="none", subtract_mean=False, batch_size=64, seed=0, chunk=1
+            samples,
+            parts,
+            inlier,
+            size=None,
+            contrast="none",
+            subtract_mean=False,
+            batch_size=64,
+            seed=0,
+            chunk=1,
         )
         for floor in expected:
             method = floor(data.image_shape)

@@ -1,4 +1,6 @@
-"""Folds: the rate that they promise against the realised one, and a run that has its threshold from few images."""
+"""Folds: the rate that they promise against the realised one, and a run that has its threshold from
+few images.
+"""
 
 import json
 from collections.abc import Callable
@@ -38,7 +40,9 @@ def scores_of(method: Folds, train: Tensor) -> np.ndarray[Any, Any]:
     fold = fold_of(len(train), len(method.members))
     (name,) = method.score_names
     inside = np.flatnonzero(fold >= 0)
-    rows = [method.member(int(fold[row])).novelty_score(train[row : row + 1])[name] for row in inside]
+    rows = [
+        method.member(int(fold[row])).novelty_score(train[row : row + 1])[name] for row in inside
+    ]
     return torch.cat(rows).numpy()
 
 
@@ -100,18 +104,28 @@ def test_every_image_is_scored_by_the_copy_that_has_not_seen_it(count: int, fold
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """60 good images, and a few broken ones."""
     monkeypatch.chdir(tmp_path)
-    return write_images(tmp_path / "parts", {"train/good": 60, "test/good": 20, "test/odd": 5}, channels=3)
+    return write_images(
+        tmp_path / "parts", {"train/good": 60, "test/good": 20, "test/odd": 5}, channels=3
+    )
 
 
 def run_with(
     go: Callable[..., dict[str, Any]], images: Path, method: str, *options: str
 ) -> tuple[Path, dict[str, Any]]:
-    result = go(f"method={method}", "data=folder", f"data.root={images}", "trainer.accelerator=cpu", *options)
+    result = go(
+        f"method={method}",
+        "data=folder",
+        f"data.root={images}",
+        "trainer.accelerator=cpu",
+        *options,
+    )
     (path,) = images.parent.joinpath("outputs").rglob(f"{method}/**/result.json")
     return path.parent, result
 
 
-@pytest.mark.parametrize(("method", "folds", "held_out"), [("pca", 100, 60), ("knn", 60, 60), ("iforest", 7, 56)])
+@pytest.mark.parametrize(
+    ("method", "folds", "held_out"), [("pca", 100, 60), ("knn", 60, 60), ("iforest", 7, 56)]
+)
 def test_sixty_images_give_a_threshold_that_predict_uses(
     run_here: Callable[..., dict[str, Any]], small: Path, method: str, folds: int, held_out: int
 ) -> None:
@@ -119,7 +133,9 @@ def test_sixty_images_give_a_threshold_that_predict_uses(
     options = [f"protocol.folds={folds}", *(["method.trees=10"] if method == "iforest" else [])]
     folder, result = run_with(run_here, small, method, *options)
     calibration = read_scores(folder / "calibration.csv")
-    assert len(calibration) == result["thresholds"]["held_out"] == held_out and result["n"]["val"] == 0
+    assert (
+        len(calibration) == result["thresholds"]["held_out"] == held_out and result["n"]["val"] == 0
+    )
     assert result["folds"] == result["thresholds"]["folds"] == min(folds, 60)
     assert predict.main([f"run={folder}", f"input={small / 'test'}"]) == 0
     rows, run = rows_of(Path("scores.csv")), read_scores(folder / "scores.csv")
@@ -130,7 +146,10 @@ def test_sixty_images_give_a_threshold_that_predict_uses(
         assert row["decision"] == ("novel" if float(row["score"]) > threshold else "inlier")
     if method != "iforest":
         assert {row["decision"] for name, row in rows.items() if "odd" in name} == {"novel"}
-    before = {name: (folder / name).read_bytes() for name in ("scores.csv", "calibration.csv", "split.npz")}
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("scores.csv", "calibration.csv", "split.npz")
+    }
     (folder / "result.json").unlink()  # as an interrupted run
     run_with(run_here, small, method, *options)
     assert before == {name: (folder / name).read_bytes() for name in before}
@@ -154,7 +173,10 @@ def test_the_number_of_folds_in_a_foreign_folder_is_checked(
         (("method=ocgan", "protocol.folds=5"), "protocol.folds=5: this method trains in epochs"),
         (("method=pca", "protocol.folds=1"), "protocol.folds=1: 0 for none, else 2 to 200"),
         (("method=pca", "protocol.folds=201"), "protocol.folds=201: 0 for none, else 2 to 200"),
-        (("method=pca", "protocol.folds=60", "data.size=512"), "take too much memory; take protocol.folds=11 or fewer"),
+        (
+            ("method=pca", "protocol.folds=60", "data.size=512"),
+            "take too much memory; take protocol.folds=11 or fewer",
+        ),
     ],
 )
 def test_what_cannot_be_folded_is_refused(
@@ -175,7 +197,11 @@ def test_a_run_with_too_few_says_what_helps(
     assert "protocol.val_fraction=0.32 or protocol.folds=60; fpr=0.077 has a threshold" in screen
     assert [row.get("more_images") for row in result["thresholds"]["at"]] == [435, 35, None]
     for remedy in ("protocol.val_fraction=0.32", "protocol.folds=60"):
-        run_here("method=pca", "data=folder", f"data.root={small}", remedy, "output=other", "force=true")
+        run_here(
+            "method=pca", "data=folder", f"data.root={small}", remedy, "output=other", "force=true"
+        )
         (path,) = Path("other").rglob("seed0/result.json")
-        rows = {row["fpr"]: row["threshold"] for row in read_result(path.parent)["thresholds"]["at"]}
+        rows = {
+            row["fpr"]: row["threshold"] for row in read_result(path.parent)["thresholds"]["at"]
+        }
         assert rows[0.05] is not None

@@ -35,7 +35,9 @@ def case(n: int = 500, shift: float = 1.0, outliers: float = 0.3, seed: int = 0)
 
 @st.composite
 def tied_cases(draw: st.DrawFn) -> Case:
-    flags = draw(st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda flags: len(set(flags)) == 2))
+    flags = draw(
+        st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda flags: len(set(flags)) == 2)
+    )
     levels = st.integers(0, draw(st.integers(0, 12)))
     return np.array([draw(levels) for _ in flags], np.float64), np.array(flags)
 
@@ -43,7 +45,9 @@ def tied_cases(draw: st.DrawFn) -> Case:
 def reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> dict[str, float]:
     """By scikit-learn, and EER by bisection on its interpolated curve."""
     fpr, tpr, _ = roc_curve(is_outlier, scores)
-    along = np.arange(len(fpr), dtype=float)  # FPR and TPR may both jump: go along the curve, not along one axis
+    along = np.arange(
+        len(fpr), dtype=float
+    )  # FPR and TPR may both jump: go along the curve, not along one axis
     low, high = 0.0, along[-1]
     for _ in range(100):
         middle = (low + high) / 2
@@ -109,7 +113,10 @@ def test_fpr95_needs_95_percent_and_no_more() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(tied_cases(), st.sampled_from([np.exp, np.cbrt, lambda s: 1e12 * s - 7, lambda s: 1e-12 * s, np.arctan]))
+@given(
+    tied_cases(),
+    st.sampled_from([np.exp, np.cbrt, lambda s: 1e12 * s - 7, lambda s: 1e-12 * s, np.arctan]),
+)
 def test_strictly_monotone_maps_change_nothing(drawn: Case, mapped: Any) -> None:
     scores, is_outlier = drawn
     assert evaluate(mapped(scores), is_outlier) == evaluate(scores, is_outlier)
@@ -131,16 +138,20 @@ def test_roc_is_scikit_learns_without_importing_torch() -> None:
     scores = np.round(scores, 1)
     fpr, tpr, _ = roc_curve(is_outlier, scores, drop_intermediate=False)
     np.testing.assert_allclose(roc(scores, is_outlier), (fpr, tpr), atol=1e-15)
-    code = (
-        "import sys; from noveltylab.scoring.metrics import roc; roc([1, 2], [0, 1]); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from noveltylab.scoring.metrics import roc; roc([1, 2], [0, 1]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def rates(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_], threshold: float) -> tuple[float, float]:
+def rates(
+    scores: NDArray[np.float64], is_outlier: NDArray[np.bool_], threshold: float
+) -> tuple[float, float]:
     """FAR and FRR by counting, sample by sample."""
-    accepted = sum(score <= threshold for score, flag in zip(scores, is_outlier, strict=True) if flag)
-    rejected = sum(score > threshold for score, flag in zip(scores, is_outlier, strict=True) if not flag)
+    accepted = sum(
+        score <= threshold for score, flag in zip(scores, is_outlier, strict=True) if flag
+    )
+    rejected = sum(
+        score > threshold for score, flag in zip(scores, is_outlier, strict=True) if not flag
+    )
     return accepted / is_outlier.sum(), rejected / (~is_outlier).sum()
 
 
@@ -148,24 +159,34 @@ def rates(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_], threshold:
 @given(tied_cases(), st.floats(-1, 13))
 def test_half_total_error_rate_counts_both_errors(drawn: Case, threshold: float) -> None:
     scores, is_outlier = drawn
-    assert half_total_error_rate(scores, is_outlier, threshold) == pytest.approx(sum(rates(*drawn, threshold)) / 2)
+    assert half_total_error_rate(scores, is_outlier, threshold) == pytest.approx(
+        sum(rates(*drawn, threshold)) / 2
+    )
 
 
 @settings(deadline=None, max_examples=60)
 @given(tied_cases())
 def test_equal_error_threshold_is_the_best_of_all(drawn: Case) -> None:
-    """Every other threshold, between the scores too, leaves the two rates further apart, or as far with a larger sum."""
+    """Every other threshold, between the scores too, leaves the two rates further apart, or as far
+    with a larger sum.
+    """
     found = rates(*drawn, equal_error_threshold(*drawn))
     for threshold in np.arange(-0.5, 13.5, 0.5):
         other = rates(*drawn, threshold)
         gaps = abs(np.diff(found)[0]), abs(np.diff(other)[0])
-        assert gaps[0] < gaps[1] - 1e-9 or (gaps[0] < gaps[1] + 1e-9 and sum(found) < sum(other) + 1e-9)
+        assert gaps[0] < gaps[1] - 1e-9 or (
+            gaps[0] < gaps[1] + 1e-9 and sum(found) < sum(other) + 1e-9
+        )
 
 
 def test_half_total_error_rate_across_two_sets_by_hand() -> None:
     threshold = equal_error_threshold([1, 2, 3, 4, 3.5, 5, 6, 7], [0, 0, 0, 0, 1, 1, 1, 1])
-    assert threshold == 3.5  # one of four live faces is above it (4), one of four attacks is not (3.5)
-    assert half_total_error_rate([3, 4, 3, 4, 9], [0, 0, 1, 1, 1], threshold) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert (
+        threshold == 3.5
+    )  # one of four live faces is above it (4), one of four attacks is not (3.5)
+    assert half_total_error_rate([3, 4, 3, 4, 9], [0, 0, 1, 1, 1], threshold) == pytest.approx(
+        (1 / 2 + 1 / 3) / 2
+    )
     many = case(20_000, outliers=0.5)
     at_eer = half_total_error_rate(*many, equal_error_threshold(*many))
     assert at_eer == pytest.approx(reference(*many)["eer"], abs=1e-3)  # on the source set itself
@@ -190,7 +211,12 @@ def test_half_total_error_rate_needs_a_threshold() -> None:
     ],
 )
 def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: str) -> None:
-    for measure in (evaluate, roc, equal_error_threshold, lambda *case: half_total_error_rate(*case, 0.0)):
+    for measure in (
+        evaluate,
+        roc,
+        equal_error_threshold,
+        lambda *case: half_total_error_rate(*case, 0.0),
+    ):
         with pytest.raises(UserError, match=message):
             measure(scores, is_outlier)
 
@@ -212,8 +238,12 @@ def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: st
         (np.zeros(100), 0.5, ["only 1 distinct scores", "hardly vary"]),
     ],
 )
-def test_collapse_is_said_in_one_sentence_each(scores: NDArray[np.float64], auroc: float, said: list[str]) -> None:
-    found = collapse_warnings("mse", scores, {"auroc": auroc, "auroc_ci": [auroc - 0.01, auroc + 0.01]})
+def test_collapse_is_said_in_one_sentence_each(
+    scores: NDArray[np.float64], auroc: float, said: list[str]
+) -> None:
+    found = collapse_warnings(
+        "mse", scores, {"auroc": auroc, "auroc_ci": [auroc - 0.01, auroc + 0.01]}
+    )
     assert len(found) == len(said)
     for sentence, part in zip(found, said, strict=True):
         assert sentence.startswith("mse: ") and part in sentence and sentence.endswith(".")
@@ -224,7 +254,10 @@ def test_inverted_is_said_where_the_interval_lies_below_a_half(high: float, said
     """Also of an older result, which has the warning for any AUROC below 0.5; other warnings stay."""
     metrics = {"auroc": 0.45, "auroc_ci": [0.38, high]}
     assert bool(collapse_warnings("mse", np.arange(1000.0), metrics)) is said
-    old = ["mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.", "another"]
+    old = [
+        "mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.",
+        "another",
+    ]
     assert standing(old, "mse", metrics["auroc_ci"]) == (old if said else ["another"])
 
 
@@ -232,7 +265,9 @@ def test_each_kind_of_outlier_is_measured_against_all_inliers() -> None:
     rng = np.random.default_rng(0)
     classes = ["good"] * 30 + ["scratch"] * 10 + ["hole"] * 20
     is_outlier = np.array([name != "good" for name in classes])
-    scores = rng.normal(size=60) + np.array([{"good": 0, "scratch": 0.5, "hole": 5}[name] for name in classes])
+    scores = rng.normal(size=60) + np.array(
+        [{"good": 0, "scratch": 0.5, "hole": 5}[name] for name in classes]
+    )
     kinds = evaluate_kinds(scores, is_outlier, classes)
     assert list(kinds) == ["hole", "scratch"]
     for kind, metrics in kinds.items():

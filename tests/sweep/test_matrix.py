@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.formats import write_cifar10, write_coil, write_dcase, write_faces, write_mnist, write_ucsd
+from tests.formats import (
+    write_cifar10,
+    write_coil,
+    write_dcase,
+    write_faces,
+    write_mnist,
+    write_ucsd,
+)
 from tests.methods.conftest import SMALL
 
 #: dataset -> (what writes a tiny one under a root, its inlier)
@@ -47,11 +54,20 @@ def test_every_method_runs_on_every_dataset(
     if data == "antispoofing":
         options += ["data.source=casia", "data.target=replay"]
     result = run_here(
-        f"method={method}", f"data={data}", f"inlier={SETS[data][1]}", f"data.root={root}", *TINY, *options
+        f"method={method}",
+        f"data={data}",
+        f"inlier={SETS[data][1]}",
+        f"data.root={root}",
+        *TINY,
+        *options,
     )
     for metrics in (*result["scores"].values(), *result["floor"].values()):
         assert 0 <= metrics["auroc"] <= 1
     assert 12 < result["n"]["train"] <= 32
     assert result["data"] == data
-    apart = {"ucsd": {"patches", "patches_by_mask", "clips"}, "antispoofing": {"images"}, "dcase": {"files"}}
+    apart = {
+        "ucsd": {"patches", "patches_by_mask", "clips"},
+        "antispoofing": {"images"},
+        "dcase": {"files"},
+    }
     assert set(result["apart"]) == apart.get(data, set())

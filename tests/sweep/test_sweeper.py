@@ -1,4 +1,6 @@
-"""Sweeps: what is missing is run and nothing else, a failure stays a cell's own, and every launcher gives the same."""
+"""Sweeps: what is missing is run and nothing else, a failure stays a cell's own, and every launcher
+gives the same.
+"""
 
 import errno
 import io
@@ -28,7 +30,14 @@ from noveltylab.results.record import sha256_file, write_result
 from noveltylab.run.folder import holder, locked
 from noveltylab.run.read import read_and_split
 from noveltylab.sweep import sweeper as sweep
-from noveltylab.sweep.sweeper import Cell, Watch, fit_launcher, mean_rows, newest_epoch, next_commands
+from noveltylab.sweep.sweeper import (
+    Cell,
+    Watch,
+    fit_launcher,
+    mean_rows,
+    newest_epoch,
+    next_commands,
+)
 from tests.conftest import TINY
 from tests.report.conftest import flat_metrics, result_of
 from tests.run.test_folder import held_by_another
@@ -51,12 +60,18 @@ def stamps(root: Path) -> dict[Path, tuple[int, bytes]]:
 def states(table: str) -> list[str]:
     """The last column of the printed table, in the order of the cells."""
     table, _, _ = table.partition("mean AUROC")
-    return [line.split()[-1] for line in table.splitlines() if re.match(r" (\w+ +)+(digits|mnist) ", line)]
+    return [
+        line.split()[-1]
+        for line in table.splitlines()
+        if re.match(r" (\w+ +)+(digits|mnist) ", line)
+    ]
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that read and split their data and then have a result at once: AUROC 0.5, 0.55, 0.6, ... by inlier."""
+    """Runs that read and split their data and then have a result at once: AUROC 0.5, 0.55, 0.6, ...
+    by inlier.
+    """
 
     def result_only(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
         read_and_split(options)
@@ -72,7 +87,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             {},
         )
         files = {"config.yaml": sha256_file(folder / "config.yaml")}
-        result |= {"config": config, "files": files, "seconds": {"train": 10.0, "score": 2.34, "total": 12.34}}
+        result |= {
+            "config": config,
+            "files": files,
+            "seconds": {"train": 10.0, "score": 2.34, "total": 12.34},
+        }
         write_result(folder, result)
         return result
 
@@ -83,8 +102,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_failed_cell_leaves_the_others_and_its_reason(command: Cli, tmp_path: Path, small_data: Path) -> None:
-    """Missing data fails the cells of one data set, in the worker; with the data there the same command mends them."""
+def test_a_failed_cell_leaves_the_others_and_its_reason(
+    command: Cli, tmp_path: Path, small_data: Path
+) -> None:
+    """Missing data fails the cells of one data set, in the worker; with the data there the same
+    command mends them.
+    """
     grid = (*PCA, "data=digits,mnist", "data.verify=false", "inlier=3,4")
     done = command(*grid, f"data.root={tmp_path / 'nowhere'}")
     assert done.returncode == 1
@@ -93,11 +116,15 @@ def test_a_failed_cell_leaves_the_others_and_its_reason(command: Cli, tmp_path: 
     assert "4 cells: 2 done, 2 failed" in done.stdout
     assert "2 of 4 cells failed; the same command tries them again" in done.stderr
     assert re.search(
-        r"^  pca mnist inlier 3 seed 0  .*not found in .*nowhere.*data\.download=true\.$", done.stderr, re.M
+        r"^  pca mnist inlier 3 seed 0  .*not found in .*nowhere.*data\.download=true\.$",
+        done.stderr,
+        re.M,
     )
     assert "\n  pca mnist inlier 4 seed 0  the same\n" in done.stderr
     failures = sorted((here / ".sweep" / "failed").iterdir())
-    assert [path.name for path in failures] == [f"p2-pca-mnist-inlier{inlier}-seed0.json" for inlier in (3, 4)]
+    assert [path.name for path in failures] == [
+        f"p2-pca-mnist-inlier{inlier}-seed0.json" for inlier in (3, 4)
+    ]
     assert "UserError" in json.loads(failures[0].read_text())["traceback"]
 
     before = stamps(here)
@@ -109,13 +136,18 @@ def test_a_failed_cell_leaves_the_others_and_its_reason(command: Cli, tmp_path: 
 
 
 @pytest.mark.usefixtures("quick")
-def test_repeating_a_complete_sweep_touches_nothing_and_loads_no_torch(cli: Cli, command: Cli, tmp_path: Path) -> None:
+def test_repeating_a_complete_sweep_touches_nothing_and_loads_no_torch(
+    cli: Cli, command: Cli, tmp_path: Path
+) -> None:
     grid = (*PCA, "inlier=3,4", "seed=0,1")
     assert command(*grid).returncode == 0
     before = stamps(tmp_path)
     probe = "import sys; from noveltylab.__main__ import main; main(); assert 'torch' not in sys.modules"
     again = subprocess.run(
-        [sys.executable, "-c", probe, *grid], cwd=tmp_path / "elsewhere", capture_output=True, text=True
+        [sys.executable, "-c", probe, *grid],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
     )
     assert again.returncode == 0, again.stderr
     assert states(again.stdout) == ["complete"] * 4
@@ -147,21 +179,41 @@ REFUSED = {
         "method.component: no such option of method=pca; did you mean",
     ),
     "wrong type": (["inlier=1,2", "method.components=x"], "method.components=x: "),
-    "value that the method refuses": (["inlier=1,2", "method.components=0"], "method.components=0: "),
-    "value that the protocol refuses": (["inlier=1,2", "protocol.train_share=x"], "protocol.train_share=x: "),
+    "value that the method refuses": (
+        ["inlier=1,2", "method.components=0"],
+        "method.components=0: ",
+    ),
+    "value that the protocol refuses": (
+        ["inlier=1,2", "protocol.train_share=x"],
+        "protocol.train_share=x: ",
+    ),
     "no cell has a class": (["inlier=11,12"], "inlier=11: digits has classes 0 to 9"),
     "one unknown method": (["method=pca,knnn"], "method=knnn: no such choice; did you mean 'knn'?"),
-    "cells in one folder": (["method.components=4,5"], "would share the folder outputs/p1/pca/digits/inlier8/seed0"),
-    "unknown launcher": (["hydra/launcher=rey"], "hydra/launcher=rey: no such choice; did you mean 'ray'?"),
+    "cells in one folder": (
+        ["method.components=4,5"],
+        "would share the folder outputs/p1/pca/digits/inlier8/seed0",
+    ),
+    "unknown launcher": (
+        ["hydra/launcher=rey"],
+        "hydra/launcher=rey: no such choice; did you mean 'ray'?",
+    ),
     "SLURM without SLURM": (["hydra/launcher=submitit_slurm"], "no sbatch and srun here"),
-    "shares of several GPUs": (["resources.num_gpus=1.5"], "one GPU can be shared (0.25), several are whole (2)"),
+    "shares of several GPUs": (
+        ["resources.num_gpus=1.5"],
+        "one GPU can be shared (0.25), several are whole (2)",
+    ),
     "no core": (["resources.num_cpus=0"], "resources.num_cpus=0: "),
-    "resources per cell": (["resources.num_cpus=1,2"], "all cells of a sweep get the same resources"),
+    "resources per cell": (
+        ["resources.num_cpus=1,2"],
+        "all cells of a sweep get the same resources",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_option_is_refused_once_before_anything(command: Cli, tmp_path: Path, case: str) -> None:
+def test_a_bad_option_is_refused_once_before_anything(
+    command: Cli, tmp_path: Path, case: str
+) -> None:
     arguments, message = REFUSED[case]
     done = command(*PCA, *arguments)
     assert done.returncode == 2, done.stderr
@@ -177,7 +229,10 @@ def test_other_options_in_all_folders_are_refused(command: Cli, tmp_path: Path) 
     before = stamps(tmp_path)
     done = command(*PCA, "inlier=3,4", "method.components=8")
     assert done.returncode == 2
-    assert "inlier3/seed0 holds a run with other options (method.components: 32 there, 8 here)" in done.stderr
+    assert (
+        "inlier3/seed0 holds a run with other options (method.components: 32 there, 8 here)"
+        in done.stderr
+    )
     assert stamps(tmp_path) == before
 
 
@@ -197,7 +252,9 @@ def test_a_launcher_that_is_not_installed_names_the_extra(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_cell_that_runs_elsewhere_is_no_failure_and_not_done(command: Cli, tmp_path: Path) -> None:
+def test_a_cell_that_runs_elsewhere_is_no_failure_and_not_done(
+    command: Cli, tmp_path: Path
+) -> None:
     busy = tmp_path / "elsewhere" / "outputs" / "p1" / "pca" / "digits" / "inlier3" / "seed0"
     with held_by_another(busy):
         done = command(*PCA, "inlier=3,4")
@@ -246,7 +303,9 @@ def test_a_full_disk_fails_the_cells_of_a_sweep_and_says_so(
 
 
 @pytest.mark.usefixtures("quick")
-def test_choices_may_come_from_a_file_and_the_command_line_narrows_them(command: Cli, tmp_path: Path) -> None:
+def test_choices_may_come_from_a_file_and_the_command_line_narrows_them(
+    command: Cli, tmp_path: Path
+) -> None:
     """As the files of experiments do it: no -m, hydra.mode and hydra.sweeper.params instead."""
     (tmp_path / "conf" / "mine").mkdir(parents=True)
     (tmp_path / "conf" / "mine" / "table.yaml").write_text(
@@ -264,7 +323,16 @@ def test_the_table_fits_80_columns(command: Cli) -> None:
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     header = next(line for line in lines if "AUROC" in line)
-    assert header.split() == ["protocol", "method", "data", "inlier", "seed", "AUROC", "seconds", "state"]
+    assert header.split() == [
+        "protocol",
+        "method",
+        "data",
+        "inlier",
+        "seed",
+        "AUROC",
+        "seconds",
+        "state",
+    ]
     rows = [line.split() for line in lines if " digits " in line][:4]
     assert [row[5:] for row in rows] == [["0.6500", "12.3", "done"]] * 4
     assert {(row[0], row[4]) for row in rows} == {
@@ -274,16 +342,42 @@ def test_the_table_fits_80_columns(command: Cli) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_every_swept_option_is_seen(command: Cli) -> None:
-    """In the table, in the lines while it runs and in the list of failures; means are of cells with the same options."""
+    """In the table, in the lines while it runs and in the list of failures; means are of cells with
+    the same options.
+    """
     grid = (*PCA, "inlier=3,4", "protocol.val_fraction=0.2,0.3", "method.components=8,x")
     done = command(*grid, "output='o/v${protocol.val_fraction}, k${method.components}'")
     lines = done.stdout.splitlines()
-    header = ["method", "data", "inlier", "seed", "val_fraction", "components", "AUROC", "seconds", "state"]
+    header = [
+        "method",
+        "data",
+        "inlier",
+        "seed",
+        "val_fraction",
+        "components",
+        "AUROC",
+        "seconds",
+        "state",
+    ]
     assert next(line.split() for line in lines if "seconds" in line) == header
-    assert [line.split()[4:6] for line in lines if line.rstrip().endswith(" done")] == [["0.2", "8"], ["0.3", "8"]] * 2
-    assert re.search(r"^done    pca digits inlier 3 seed 0 val_fraction 0.3 components 8: AUROC", done.stderr, re.M)
-    assert re.search(r"^  pca digits inlier 3 seed 0 val_fraction 0.2 components x  method.comp", done.stderr, re.M)
-    means = [line.split() for line in lines[lines.index(next(line for line in lines if "mean" in line)) :]]
+    assert [line.split()[4:6] for line in lines if line.rstrip().endswith(" done")] == [
+        ["0.2", "8"],
+        ["0.3", "8"],
+    ] * 2
+    assert re.search(
+        r"^done    pca digits inlier 3 seed 0 val_fraction 0.3 components 8: AUROC",
+        done.stderr,
+        re.M,
+    )
+    assert re.search(
+        r"^  pca digits inlier 3 seed 0 val_fraction 0.2 components x  method.comp",
+        done.stderr,
+        re.M,
+    )
+    means = [
+        line.split()
+        for line in lines[lines.index(next(line for line in lines if "mean" in line)) :]
+    ]
     assert [row[2:] for row in means if row[:1] == ["pca"]] == [
         [v, "8", "0.6750", "2", "1", "2"] for v in ("0.2", "0.3")
     ]
@@ -294,13 +388,17 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
 def test_plain_lines_without_a_terminal(command: Cli) -> None:
     done = command(*PCA, "inlier=3,4,11")
     assert done.stderr.startswith("sweep: 0 of 3 done, 0 running, 1 failed\n")
-    assert re.search(r"^done    pca digits inlier 4 seed 0: AUROC 0\.7000, 12 s \(2 of 3 done", done.stderr, re.M)
+    assert re.search(
+        r"^done    pca digits inlier 4 seed 0: AUROC 0\.7000, 12 s \(2 of 3 done", done.stderr, re.M
+    )
     assert "epoch" not in done.stderr
     assert "average" not in done.stdout, "the tables of single runs are left out"
 
 
 def test_the_view_follows_the_folders(tmp_path: Path) -> None:
-    """Cells that others run, finish or fail show up as such, with the newest line of a running cell's log."""
+    """Cells that others run, finish or fail show up as such, with the newest line of a running
+    cell's log.
+    """
     cells = [
         Cell(
             [],
@@ -313,7 +411,9 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
     screen = io.StringIO()
     result = result_of("pca", "digits", "p1", 0, 0, {"mse": flat_metrics(0.9)}, {})
     result["seconds"] = {"train": 6.0, "score": 1.0, "total": 7.0}
-    with Watch(cells, Console(file=screen, force_terminal=True, width=100, height=20, highlight=False)):
+    with Watch(
+        cells, Console(file=screen, force_terminal=True, width=100, height=20, highlight=False)
+    ):
         (tmp_path / "c0").mkdir()
         (tmp_path / "c0" / "result.json").write_text(json.dumps(result))
         (tmp_path / "f1.json").write_text('{"reason": "the disk is full"}')
@@ -338,7 +438,10 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
     [
         (None, "starting"),
         ("12:00:00 run folder c\n12:00:01 1 threads, visible GPUs: all\n", "no epoch yet"),
-        ("12:00:00 run folder c\n12:00:01 epoch 1 of 9: begun\n12:00:02 resuming\n", "epoch 1 of 9: begun"),
+        (
+            "12:00:00 run folder c\n12:00:01 epoch 1 of 9: begun\n12:00:02 resuming\n",
+            "epoch 1 of 9: begun",
+        ),
         ("12:00:01 epoch 7 of 9: mse 1\n12:00:02 run folder c\n", "no epoch yet"),
         ("x" * 20_000 + "\n12:00:01 epoch 7 of 9: mse 1\n", "epoch 7 of 9: mse 1"),
     ],
@@ -350,11 +453,29 @@ def test_the_newest_epoch_of_a_log(tmp_path: Path, log: str | None, shown: str) 
 
 
 def cell_of(
-    method: str, inlier: int, seed: int, auroc: float | None, folder: Path | None = None, **chosen: str
+    method: str,
+    inlier: int,
+    seed: int,
+    auroc: float | None,
+    folder: Path | None = None,
+    **chosen: str,
 ) -> Cell:
-    names = {"protocol": "p1", "method": method, "data": "digits", "inlier": str(inlier), "seed": str(seed), **chosen}
+    names = {
+        "protocol": "p1",
+        "method": method,
+        "data": "digits",
+        "inlier": str(inlier),
+        "seed": str(seed),
+        **chosen,
+    }
     state = "failed" if auroc is None else "done"
-    return Cell([], names, folder, state=state, result={} if auroc is None else {"auroc": auroc, "seconds": 1.0})
+    return Cell(
+        [],
+        names,
+        folder,
+        state=state,
+        result={} if auroc is None else {"auroc": auroc, "seconds": 1.0},
+    )
 
 
 def test_means_average_the_seeds_of_a_class_first() -> None:
@@ -379,15 +500,22 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
         return Path(output) / "p1" / "pca" / "digits" / "inlier3" / "seed0"
 
     assert next_commands([cell_of("pca", 3, 0, None, folder("outputs"))]) == []
-    (line,) = next_commands([cell_of("pca", 3, seed, 0.5, folder("My Parts (2)")) for seed in (0, 1)])
+    (line,) = next_commands(
+        [cell_of("pca", 3, seed, 0.5, folder("My Parts (2)")) for seed in (0, 1)]
+    )
     assert line == "tables and comparisons: python -m noveltylab.report 'My Parts (2)'"
-    (line,) = next_commands([cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("o/v0.2", "o/v0.3")])
+    (line,) = next_commands(
+        [cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("o/v0.2", "o/v0.3")]
+    )
     assert line.endswith("noveltylab.report o")
     assert len(next_commands([cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("a", "b")])) == 2
     (folder(str(tmp_path)) / "wandb" / "offline-run-1-a").mkdir(parents=True)
     sent = next_commands([cell_of("pca", 3, 0, 0.5, folder(str(tmp_path)))])[1]
     pattern = sent.partition("wandb sync ")[2]
-    assert sent.startswith("1 runs are kept on disk for W&B") and len(list(Path("/").glob(pattern[1:]))) == 1
+    assert (
+        sent.startswith("1 runs are kept on disk for W&B")
+        and len(list(Path("/").glob(pattern[1:]))) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -402,17 +530,23 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_automatic_shares_on_ray(
-    monkeypatch: pytest.MonkeyPatch, have: dict[str, float], asked: tuple[Any, Any], share: tuple[float, int]
+    monkeypatch: pytest.MonkeyPatch,
+    have: dict[str, float],
+    asked: tuple[Any, Any],
+    share: tuple[float, int],
 ) -> None:
     monkeypatch.setattr(sweep, "start_ray", lambda _: have)
     launcher = _launcher("RayLauncher", *asked)
-    config = OmegaConf.create({"resources": {"num_cpus": asked[1]}, "trainer": {"accelerator": "auto"}})
+    config = OmegaConf.create(
+        {"resources": {"num_cpus": asked[1]}, "trainer": {"accelerator": "auto"}}
+    )
     assert fit_launcher(launcher, config)[0] == [f"resources.num_cpus={share[1]}"]
     assert (launcher.ray_cfg.remote.num_gpus, launcher.ray_cfg.remote.num_cpus) == share
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cpus", "message"), [(1, None, "num_gpus=1: Ray has 0"), (0, 3, "num_cpus=3: Ray has 2")]
+    ("gpus", "cpus", "message"),
+    [(1, None, "num_gpus=1: Ray has 0"), (0, 3, "num_cpus=3: Ray has 2")],
 )
 def test_more_than_there_is_is_refused(
     monkeypatch: pytest.MonkeyPatch, gpus: float, cpus: int | None, message: str
@@ -424,7 +558,9 @@ def test_more_than_there_is_is_refused(
         fit_launcher(_launcher("RayLauncher", gpus, cpus), config)
 
 
-def test_submitit_local_starts_no_more_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submitit_local_starts_no_more_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sweep, "cores", lambda: 8)
     for gpus, cpus, at_once in ((None, None, 8), (None, 3, 2), (1, None, 1)):
         config = OmegaConf.create({"resources": {"num_cpus": cpus, "num_gpus": gpus}})
@@ -433,7 +569,11 @@ def test_submitit_local_starts_no_more_than_there_are_cores(monkeypatch: pytest.
 
 def _launcher(name: str, gpus: float | None, cpus: int | None) -> Any:
     remote = OmegaConf.create({"num_gpus": gpus, "num_cpus": cpus})
-    return type(name, (), {"ray_cfg": SimpleNamespace(remote=remote, init=OmegaConf.create({"address": "local"}))})()
+    return type(
+        name,
+        (),
+        {"ray_cfg": SimpleNamespace(remote=remote, init=OmegaConf.create({"address": "local"}))},
+    )()
 
 
 def test_threads_of_a_run_are_set_and_kept(run_here: Callable[..., dict[str, Any]]) -> None:
@@ -467,7 +607,10 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
 ) -> None:
     pytest.importorskip("submitit")
     script = tmp_path / "script.sh"
-    monkeypatch.setenv("PATH", _fake_slurm(tmp_path / "bin", f'cp "$1" {script}; echo "no such partition" >&2; exit 1'))
+    monkeypatch.setenv(
+        "PATH",
+        _fake_slurm(tmp_path / "bin", f'cp "$1" {script}; echo "no such partition" >&2; exit 1'),
+    )
     settings = ("partition=gpu", "timeout_min=90", "array_parallelism=2")
     done = command(
         *(*PCA, "inlier=1,2,3", "seed=0", "hydra/launcher=submitit_slurm"),
@@ -487,7 +630,9 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
 
 @pytest.mark.slow
 def test_a_sweep_through_slurm(cli: Cli, tmp_path: Path) -> None:
-    """sbatch, srun and sacct are stand-ins; the array, its pickles and the runs under SLURM's variables are real."""
+    """sbatch, srun and sacct are stand-ins; the array, its pickles and the runs under SLURM's
+    variables are real.
+    """
     pytest.importorskip("submitit")
     sbatch = """
         echo "Submitted batch job 4711"
@@ -503,7 +648,10 @@ def test_a_sweep_through_slurm(cli: Cli, tmp_path: Path) -> None:
     done = cli(*grid, env=environment)
     assert done.returncode == 0, done.stderr
     assert states(done.stdout) == ["done"] * 2
-    hardware = [json.loads(path.read_text())["provenance"]["hardware"] for path in results(tmp_path).values()]
+    hardware = [
+        json.loads(path.read_text())["provenance"]["hardware"]
+        for path in results(tmp_path).values()
+    ]
     assert sorted(found["visible_gpus"] for found in hardware) == ["0", "1"]
     assert [found["threads"] for found in hardware] == [1, 1]
     assert states(cli(*grid, env=environment).stdout) == ["complete"] * 2
@@ -527,7 +675,9 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     (tmp_path / "elsewhere").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "noveltylab", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=tmp_path / "elsewhere", stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=tmp_path / "elsewhere", stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def wait_for(found: Callable[[], Any], seconds: float = 200) -> Any:
@@ -555,27 +705,45 @@ def test_a_sweep_on_ray(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_four_runs_at_half_a_gpu_share_two(cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    gpus = ("resources.num_gpus=0.5", "hydra.launcher.ray.init.num_gpus=2", "hydra.launcher.ray.init.num_cpus=4")
+    gpus = (
+        "resources.num_gpus=0.5",
+        "hydra.launcher.ray.init.num_gpus=2",
+        "hydra.launcher.ray.init.num_cpus=4",
+    )
     done = cli(*PCA, "inlier=1,2", "seed=0,1", "hydra/launcher=ray", *gpus)
     assert done.returncode == 0, done.stderr
     seen = [
-        json.loads(path.read_text())["provenance"]["hardware"]["visible_gpus"] for path in results(tmp_path).values()
+        json.loads(path.read_text())["provenance"]["hardware"]["visible_gpus"]
+        for path in results(tmp_path).values()
     ]
     assert Counter(seen) == {"0": 2, "1": 2}
 
 
 @pytest.mark.slow
 def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
-    """Relative folders mean those of the sweep, wherever the cluster was started; nothing at an address is bad input."""
+    """Relative folders mean those of the sweep, wherever the cluster was started; nothing at an
+    address is bad input.
+    """
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"hydra.launcher.ray.init.address=127.0.0.1:{port}"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
+    ray = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--include-dashboard=false",
+    ]
     command = [*ray, "--num-cpus=2", f"--port={port}"]
-    with open(tmp_path / "ray.log", "w+") as log, subprocess.Popen(command, env=environment, stdout=log) as cluster:
+    with (
+        open(tmp_path / "ray.log", "w+") as log,
+        subprocess.Popen(command, env=environment, stdout=log) as cluster,
+    ):
         try:
             wait_for(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text())
             done = cli(*PCA, "inlier=1,2", "hydra/launcher=ray", address, env=environment)
@@ -592,8 +760,12 @@ def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["parent", "worker"])
-def test_a_killed_sweep_on_ray_is_completed_once(cli: Cli, command: Cli, tmp_path: Path, victim: str) -> None:
-    """SIGKILL while some cells are done and others under way: the former stay as they are, the latter go on."""
+def test_a_killed_sweep_on_ray_is_completed_once(
+    cli: Cli, command: Cli, tmp_path: Path, victim: str
+) -> None:
+    """SIGKILL while some cells are done and others under way: the former stay as they are, the
+    latter go on.
+    """
     pytest.importorskip("ray")
     options = (*TINY, "trainer.max_epochs=12", "trainer.checkpoint_seconds=0")
     assert command("-m", "inlier=1,2", *options).returncode == 0
@@ -608,7 +780,9 @@ def test_a_killed_sweep_on_ray_is_completed_once(cli: Cli, command: Cli, tmp_pat
         if victim == "parent":
             process.kill()
             process.wait()
-            wait_for(lambda: not any(holder(path.parent / "seed0") for path in here.rglob(".seed0.lock")))
+            wait_for(
+                lambda: not any(holder(path.parent / "seed0") for path in here.rglob(".seed0.lock"))
+            )
             assert not (killed / "result.json").exists()
         else:
             os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
@@ -640,11 +814,15 @@ def test_a_cell_that_kills_its_worker_does_not_stop_the_others(cli: Cli, tmp_pat
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     once = "hydra.launcher.ray.remote.max_retries=0"
-    done = cli(*PCA, "method._target_=killer.Killer", "inlier=1,2", "seed=0,1", *RAY, once, env=environment)
+    done = cli(
+        *PCA, "method._target_=killer.Killer", "inlier=1,2", "seed=0,1", *RAY, once, env=environment
+    )
     assert done.returncode == 1
     assert states(done.stdout) == ["done", "failed", "done", "failed"]
     assert re.search(
-        r"^  pca digits inlier 1 seed 1  its process died at every try; WorkerCrashedError", done.stderr, re.M
+        r"^  pca digits inlier 1 seed 1  its process died at every try; WorkerCrashedError",
+        done.stderr,
+        re.M,
     )
     assert "\n  pca digits inlier 2 seed 1  the same\n" in done.stderr
 

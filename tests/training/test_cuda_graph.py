@@ -19,12 +19,16 @@ CAPTURABLE = ["ocgan", "ca_entropy", "oled", "nda"]
 
 
 def fake_recorder(method: Any) -> Any:
-    """As CUDA's: recording leaves everything as it was, a replay does it all on the recorded inputs and fills the outputs."""
+    """As CUDA's: recording leaves everything as it was, a replay does it all on the recorded inputs
+    and fills the outputs.
+    """
 
     def record(function: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
         method.recordings = getattr(method, "recordings", 0) + 1
         before = copy.deepcopy(method.state_dict())
-        optimizers = [copy.deepcopy(one.state_dict()) for one in method._optimizers_by_name.values()]
+        optimizers = [
+            copy.deepcopy(one.state_dict()) for one in method._optimizers_by_name.values()
+        ]
         random = torch.get_rng_state()
         outputs = function()
         method.load_state_dict(before)
@@ -64,7 +68,9 @@ def test_replaying_trains_as_running_does(make: Callable[..., Any], name: str) -
         torch.testing.assert_close(replayed.state_dict()[key], value, msg=key)
 
 
-def test_what_cannot_be_recorded_goes_on_and_says_so(make: Callable[..., Any], monkeypatch: Any) -> None:
+def test_what_cannot_be_recorded_goes_on_and_says_so(
+    make: Callable[..., Any], monkeypatch: Any
+) -> None:
     def record(function: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -75,7 +81,9 @@ def test_what_cannot_be_recorded_goes_on_and_says_so(make: Callable[..., Any], m
     for _ in range(WARM_UP + 3):
         assert update(batch)
     assert len(said) == 1
-    assert said[0].startswith("no CUDA graph, training goes on without: RuntimeError: operation not permitted")
+    assert said[0].startswith(
+        "no CUDA graph, training goes on without: RuntimeError: operation not permitted"
+    )
     must = Graphed(method, must=True, record=record)
     for _ in range(WARM_UP):
         must(batch)
@@ -96,7 +104,9 @@ def test_only_where_it_can_be(make: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)
-def test_shapes_are_static_and_optimizers_count_on_the_device(make: Callable[..., Any], name: str) -> None:
+def test_shapes_are_static_and_optimizers_count_on_the_device(
+    make: Callable[..., Any], name: str
+) -> None:
     method = make(name).train()
     method.prepare(blobs(64))
     optimizers = method.build_optimizers()

@@ -1,4 +1,6 @@
-"""One run over several devices: two processes on a CPU train as one does, and one of them says and writes everything."""
+"""One run over several devices: two processes on a CPU train as one does, and one of them says and
+writes everything.
+"""
 
 import csv
 import json
@@ -24,7 +26,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def in_two(cli: Cli, tmp_path: Path, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
-    done = cli(*SHORT, f"method={name}", "data.batch_size=16", "trainer.devices=2", "output=two", *options)
+    done = cli(
+        *SHORT, f"method={name}", "data.batch_size=16", "trainer.devices=2", "output=two", *options
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights ") == 1
     (path,) = (tmp_path / "elsewhere" / "two").rglob("result.json")
@@ -32,12 +36,15 @@ def in_two(cli: Cli, tmp_path: Path, name: str, *options: str) -> tuple[Path, di
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "ae" else pytest.mark.slow) for name in ITERATIVE]
+    "name",
+    [pytest.param(name, marks=() if name == "ae" else pytest.mark.slow) for name in ITERATIVE],
 )
 def test_two_processes_train_as_one(
     cli: Cli, run_here: Callable[..., dict[str, Any]], tmp_path: Path, name: str
 ) -> None:
-    """Half the batch each, the same losses; other random numbers and statistics of batches leave a tolerance."""
+    """Half the batch each, the same losses; other random numbers and statistics of batches leave a
+    tolerance.
+    """
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(name, {}).items()]
     folder, two = in_two(cli, tmp_path, name, *small)
     one = run_here(*SHORT, f"method={name}", "data.batch_size=32", "trainer.devices=1", *small)
@@ -58,7 +65,10 @@ def test_two_processes_train_as_one(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("method=pca", "data=digits"), "trainer.devices=2: method=pca is fitted once, on one device"),
+        (
+            ("method=pca", "data=digits"),
+            "trainer.devices=2: method=pca is fitted once, on one device",
+        ),
         (("-m", "method=ae", "data=digits", "inlier=0,1"), "each run of a sweep has one device"),
     ],
 )

@@ -1,4 +1,6 @@
-"""How long a run will take: the arithmetic by a clock of our own, and that measuring changes no number."""
+"""How long a run will take: the arithmetic by a clock of our own, and that measuring changes no
+number.
+"""
 
 import logging
 import random
@@ -41,14 +43,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (2400, "40 min"), (9000, "2.5 h"), (21 * 3600 + 60, "21 h"), (35820, "10 h")],
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (2400, "40 min"),
+        (9000, "2.5 h"),
+        (21 * 3600 + 60, "21 h"),
+        (35820, "10 h"),
+    ],
 )
 def test_lengths_of_time_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
-@pytest.mark.parametrize(("batch", "image"), [(0.02, 0.001), (0.0, 0.05), (0.03, 0.0), (1e-4, 1e-5)])
-def test_what_a_batch_and_what_an_image_costs_are_told_apart(clock: Clock, batch: float, image: float) -> None:
+@pytest.mark.parametrize(
+    ("batch", "image"), [(0.02, 0.001), (0.0, 0.05), (0.03, 0.0), (1e-4, 1e-5)]
+)
+def test_what_a_batch_and_what_an_image_costs_are_told_apart(
+    clock: Clock, batch: float, image: float
+) -> None:
     counts: list[int] = []
 
     def run(count: int) -> None:
@@ -94,7 +107,9 @@ def test_no_random_number_is_taken_away() -> None:
 def trained(
     clock: Clock, chunk_seconds: list[float], spent: float = 0.0, epoch: int = 0, patience: int = 0
 ) -> Estimate:
-    """An estimate after chunks of 8 iterations: 10 epochs of 800 images in batches of 10, a look after every second."""
+    """An estimate after chunks of 8 iterations: 10 epochs of 800 images in batches of 10, a look
+    after every second.
+    """
     options: Any = SimpleNamespace(
         trainer=SimpleNamespace(val_every=2, patience=patience),
         method={"channels": 64, "search_steps": 500, "width": None},
@@ -116,19 +131,27 @@ def trained(
     return made
 
 
-def test_training_is_estimated_by_the_chunks_after_the_first(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_is_estimated_by_the_chunks_after_the_first(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="noveltylab")
     made = trained(clock, [4.0, 0.6, 0.6, 9.0], spent=5.2)
     # 800 iterations, 24 done, at 1.2 s for 16; five looks
     assert made.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
     assert made.seconds["labelled"] == pytest.approx(5 * 2.0)
-    assert [record.message for record in caplog.records] == ["about 2 min of training, 30 s of scoring at this rate"]
+    assert [record.message for record in caplog.records] == [
+        "about 2 min of training, 30 s of scoring at this rate"
+    ]
 
 
-def test_a_training_that_may_stop_early_takes_at_most_so_long(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_that_may_stop_early_takes_at_most_so_long(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="noveltylab")
     trained(clock, [4.0, 0.6, 0.6], patience=3)
-    assert [record.message for record in caplog.records] == ["at most 2 min of training, 30 s of scoring at this rate"]
+    assert [record.message for record in caplog.records] == [
+        "at most 2 min of training, 30 s of scoring at this rate"
+    ]
 
 
 def test_a_resumed_run_counts_what_was_spent_and_is_told_what_is_left(clock: Clock) -> None:
@@ -145,7 +168,11 @@ def test_one_long_chunk_is_enough_and_a_training_that_is_over_says_nothing(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message.startswith("WARNING: about 67 min of training")
-    for advice in ("data.limit_train (now 800 images)", "method.search_steps (now 500)", "method.channels (now 64)"):
+    for advice in (
+        "data.limit_train (now 800 images)",
+        "method.search_steps (now 500)",
+        "method.channels (now 64)",
+    ):
         assert advice in record.message
     assert "width" not in record.message
     caplog.clear()
@@ -154,7 +181,12 @@ def test_one_long_chunk_is_enough_and_a_training_that_is_over_says_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [TINY, ("method=anogan", "method.channels=4", "method.search_steps=30", *TINY[3:]), ("method=pca",)]
+    "arguments",
+    [
+        TINY,
+        ("method=anogan", "method.channels=4", "method.search_steps=30", *TINY[3:]),
+        ("method=pca",),
+    ],
 )
 def test_an_estimate_changes_no_byte_and_stands_beside_what_it_took(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
@@ -165,7 +197,9 @@ def test_an_estimate_changes_no_byte_and_stands_beside_what_it_took(
     without = run_here(f"output={tmp_path / 'b'}", *arguments)
     assert with_estimate["files"]["scores.csv"] == without["files"]["scores.csv"]
     assert with_estimate["scores"] == without["scores"]
-    assert with_estimate["estimated"].keys() == ({"score"} if "method=pca" in arguments else {"train", "score"})
+    assert with_estimate["estimated"].keys() == (
+        {"score"} if "method=pca" in arguments else {"train", "score"}
+    )
     assert with_estimate["estimated"]["score"] >= 0
 
 

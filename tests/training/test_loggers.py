@@ -31,7 +31,12 @@ def test_metrics_file_rewinds_to_a_checkpoint_and_drops_a_torn_row(tmp_path: Pat
     sink.rewind(20)
     sink.log_metrics({"train/mse": 0.5}, step=30)
     rows = sink.path.read_text().splitlines()
-    assert rows == ["iteration,name,value", f"10,train/mse,{10 / 7!r}", f"20,train/mse,{20 / 7!r}", "30,train/mse,0.5"]
+    assert rows == [
+        "iteration,name,value",
+        f"10,train/mse,{10 / 7!r}",
+        f"20,train/mse,{20 / 7!r}",
+        "30,train/mse,0.5",
+    ]
 
 
 @pytest.fixture
@@ -53,8 +58,12 @@ def test_without_a_key_wandb_stays_offline(no_key: Path) -> None:
         wandb_mode("online")
 
 
-@pytest.mark.parametrize("place", ["environment", "netrc", "NETRC", "token", "settings", "own server"])
-def test_a_key_is_found_where_wandb_keeps_it(no_key: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+@pytest.mark.parametrize(
+    "place", ["environment", "netrc", "NETRC", "token", "settings", "own server"]
+)
+def test_a_key_is_found_where_wandb_keeps_it(
+    no_key: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     host = "wandb.example.org" if place == "own server" else "api.wandb.ai"
     entry = f"machine {host}\n  login user\n  password {KEY}\n"
     if place == "environment":
@@ -79,9 +88,12 @@ def test_a_key_is_found_where_wandb_keeps_it(no_key: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("said", "mode"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")]
+    ("said", "mode"),
+    [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")],
 )
-def test_wandbs_own_variable_is_heeded(no_key: Path, monkeypatch: pytest.MonkeyPatch, said: str, mode: str) -> None:
+def test_wandbs_own_variable_is_heeded(
+    no_key: Path, monkeypatch: pytest.MonkeyPatch, said: str, mode: str
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_MODE", said)
     assert wandb_mode("auto") == mode
@@ -100,7 +112,12 @@ def test_wandbs_own_variable_is_heeded(no_key: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_wandb_would_stumble_over_is_refused(
-    command: Cli, no_key: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+    command: Cli,
+    no_key: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
     done = command("logger=wandb", *TINY)
@@ -126,7 +143,9 @@ def test_a_disabled_wandb_leaves_nothing(
 
 def inspect(file: Path, *flags: str) -> str:
     wandb = Path(sys.executable).with_name("wandb")
-    return subprocess.run([wandb, "leet", "inspect", *flags, file], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [wandb, "leet", "inspect", *flags, file], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def history(file: Path) -> list[dict[str, Any]]:
@@ -150,7 +169,9 @@ def test_an_interrupted_run_goes_on_as_the_same_run(
             run_here("logger=wandb", *TINY)
     run_here("logger=wandb", *TINY)
     (folder,) = (path.parent for path in no_key.rglob("wandb-id"))
-    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(
+        folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns
+    )
     assert [file.name for file in files] == [f"run-{run_id(folder)}.wandb"] * 2
     rows = [row for file in files for row in history(file) if "iteration" in row]
     steps = [row["iteration"] for row in rows]
@@ -163,7 +184,10 @@ def test_an_interrupted_run_goes_on_as_the_same_run(
 def test_what_was_sent_is_not_named(tmp_path: Path) -> None:
     run = tmp_path / "My Parts (2)" / "wandb" / "offline-run-1-a"
     run.mkdir(parents=True)
-    assert offline_runs([tmp_path / "My Parts (2)"]) == [f"offline in {run}", f"to send it: wandb sync '{run}'"]
+    assert offline_runs([tmp_path / "My Parts (2)"]) == [
+        f"offline in {run}",
+        f"to send it: wandb sync '{run}'",
+    ]
     (run / "run-a.wandb.synced").touch()
     assert offline_runs([tmp_path / "My Parts (2)"]) == []
 
@@ -175,7 +199,9 @@ def test_offline_run_holds_config_history_and_summary(no_key: Path, cli: Cli) ->
     (file,) = (no_key / "elsewhere").rglob("*.wandb")
     assert file.parent.name.startswith("offline-run")
     folder = file.parent.relative_to(no_key / "elsewhere")
-    assert f"W&B       offline in {folder}\n          to send it: wandb sync {folder}\n" in done.stdout
+    assert (
+        f"W&B       offline in {folder}\n          to send it: wandb sync {folder}\n" in done.stdout
+    )
     (result,) = (no_key / "elsewhere").rglob("result.json")
     losses = {row["iteration"]: row["train/mse"] for row in history(file) if "train/mse" in row}
     assert len(losses) == 4

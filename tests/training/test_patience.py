@@ -1,4 +1,6 @@
-"""trainer.patience: training ends after so many looks without a lower loss on held-out inliers, killed or not."""
+"""trainer.patience: training ends after so many looks without a lower loss on held-out inliers,
+killed or not.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,20 @@ from tests.conftest import TINY
 
 Run = Callable[..., dict[str, Any]]
 #: An auto-encoder of seconds; a look after each of 8 epochs.
-SHORT = ("method=ae", "method.channels=4", *TINY[3:], "trainer.max_epochs=8", "trainer.select_from=0")
+SHORT = (
+    "method=ae",
+    "method.channels=4",
+    *TINY[3:],
+    "trainer.max_epochs=8",
+    "trainer.select_from=0",
+)
 
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """losses(3, 2, ...): what the looks after epochs 1, 2, ... find; counted by iterations, as a resumed run goes on."""
+    """losses(3, 2, ...): what the looks after epochs 1, 2, ... find; counted by iterations, as a
+    resumed run goes on.
+    """
 
     def look(*values: float) -> None:
         def loss(method: Any, *_: Any) -> float:
@@ -60,10 +70,20 @@ def test_training_ends_after_so_many_looks_without_a_lower_loss(
 
 
 @pytest.mark.parametrize("whole", ["true", "false"])
-def test_patience_begins_with_the_whole_method(run_here: Run, losses: Callable[..., None], whole: str) -> None:
-    """Mining begins in epoch 5 and schedules keep to the planned epochs, whichever weights may be chosen."""
+def test_patience_begins_with_the_whole_method(
+    run_here: Run, losses: Callable[..., None], whole: str
+) -> None:
+    """Mining begins in epoch 5 and schedules keep to the planned epochs, whichever weights may be
+    chosen.
+    """
     losses(1, 2, 3, 4, 9, 9, 9, 9)
-    options = (*TINY, "trainer.max_epochs=8", "method.mining_start=0.5", "trainer.select_from=0", "trainer.patience=2")
+    options = (
+        *TINY,
+        "trainer.max_epochs=8",
+        "method.mining_start=0.5",
+        "trainer.select_from=0",
+        "trainer.patience=2",
+    )
     result = run_here(*options, f"trainer.select_whole={whole}")
     assert result["selected"]["epoch"] == (5 if whole == "true" else 1)
     assert result["epochs"]["trained"] == (7 if whole == "true" else 6)
@@ -83,7 +103,9 @@ def test_a_killed_run_stops_where_it_would_have(
     epoch: int,
     option: str,
 ) -> None:
-    """Killed in the second look without a lower loss, or when all training is over: the result is the same."""
+    """Killed in the second look without a lower loss, or when all training is over: the result is
+    the same.
+    """
     losses(3, 1, 2, 2, 2, 2, 2, 2)
     arguments = (*SHORT, "trainer.patience=2", "trainer.checkpoint_seconds=0", option)
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
@@ -96,7 +118,9 @@ def test_a_killed_run_stops_where_it_would_have(
 
     monkeypatch.setattr(train.Method, "training_step", kill)
     if epoch == 4:  # never reached: it ends before
-        monkeypatch.setattr("noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed()))
+        monkeypatch.setattr(
+            "noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed())
+        )
     with pytest.raises(Killed):
         run_here(*arguments)
     monkeypatch.setattr(train.Method, "training_step", step)
@@ -116,7 +140,9 @@ def test_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]  # all it reads
     for first, own in ((True, 0), (False, 5)):
         checkpoints.waited = own
-        trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _, decided=first: decided))
+        trainer = SimpleNamespace(
+            strategy=SimpleNamespace(broadcast=lambda _, decided=first: decided)
+        )
         assert checkpoints._impatient(trainer, 3, 8) is first  # type: ignore[arg-type]  # a stand-in
 
 
@@ -126,7 +152,8 @@ def test_the_estimate_and_the_screen_say_so(
     losses(3, 1, 2, 2, 2, 2, 2, 2)
     run_here(*SHORT, "trainer.patience=2")
     assert (
-        "epoch 2, lowest loss on held-out inliers (1), stopped after 4 of 8; no outlier used" in capsys.readouterr().out
+        "epoch 2, lowest loss on held-out inliers (1), stopped after 4 of 8; no outlier used"
+        in capsys.readouterr().out
     )
     (text,) = [path.read_text() for path in tmp_path.rglob("run.log")]
     assert "stopped after epoch 4 of 8: 2 looks without a lower loss on held-out inliers" in text

@@ -1,4 +1,6 @@
-"""Whatever precision a CPU is offered trains every method, resumes, and is scored in float32 as `predict` scores."""
+"""Whatever precision a CPU is offered trains every method, resumes, and is scored in float32 as
+`predict` scores.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,8 @@ SHORT = (
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "ae" else pytest.mark.slow) for name in ITERATIVE]
+    "name",
+    [pytest.param(name, marks=() if name == "ae" else pytest.mark.slow) for name in ITERATIVE],
 )
 def test_every_precision_trains_every_method(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, name: str, precision: str

@@ -1,12 +1,14 @@
-"""Strided convolutions and dropout for CPUs: torch's layers with the same parameters and values, in less time.
+"""Strided convolutions and dropout for CPUs: torch's layers with the same parameters and values, in
+less time.
 
-oneDNN's kernels for a strided convolution of a small map reach a fraction of what the matrix product of the same machine does,
-most of all in its gradients and in bfloat16 (benchmarks/README.md has the measurements). Between many channels the windows of
-the map are therefore laid out as rows of a matrix. The transposed convolution, which is also the gradient at the input, is one
-product for each of the stride x stride phases of its output, so that nothing has to be added up afterwards. Towards an image of
-few channels the phases are channels of one convolution of stride 1. In training and in float32, where there are enough windows
-to pay for it, layers of many channels go through Winograd's algorithm (nets/winograd.py). On other devices these layers are
-torch's own.
+oneDNN's kernels for a strided convolution of a small map reach a fraction of what the matrix
+product of the same machine does, most of all in its gradients and in bfloat16 (benchmarks/README.md
+has the measurements). Between many channels the windows of the map are therefore laid out as rows
+of a matrix. The transposed convolution, which is also the gradient at the input, is one product for
+each of the stride x stride phases of its output, so that nothing has to be added up afterwards.
+Towards an image of few channels the phases are channels of one convolution of stride 1. In training
+and in float32, where there are enough windows to pay for it, layers of many channels go through
+Winograd's algorithm (nets/winograd.py). On other devices these layers are torch's own.
 """
 
 import math
@@ -19,16 +21,21 @@ from torch.nn import functional as F
 
 from noveltylab.nets.cpu import winograd
 
-#: Weights in a layer from which matrix products win; below, laying out the windows costs more than it saves.
+#: Weights in a layer from which matrix products win; below, laying out the windows costs more than
+#: it saves.
 WORTHWHILE = {torch.float32: 256 * 128 * 5 * 5, torch.bfloat16: 128 * 64 * 4 * 4}
-#: The same for Winograd's algorithm, and the tiles of a batch from which its transforms of the weights pay.
+#: The same for Winograd's algorithm, and the tiles of a batch from which its transforms of the
+#: weights pay.
 WINOGRAD_WORTHWHILE, WINOGRAD_TILES = {torch.float32: 128 * 64 * 4 * 4}, 64
 #: Channels up to which a map counts as an image.
 IMAGE = 4
 
 
-def windows(x: Tensor, top: int, left: int, kernel: tuple[int, int], stride: int, size: tuple[int, int]) -> Tensor:
-    """Rows of size[0] x size[1] windows of maps x (B, H, W, C), the first at (top, left), zeros outside.
+def windows(
+    x: Tensor, top: int, left: int, kernel: tuple[int, int], stride: int, size: tuple[int, int]
+) -> Tensor:
+    """Rows of size[0] x size[1] windows of maps x (B, H, W, C), the first at (top, left), zeros
+    outside.
 
     -> (B size[0] size[1], kernel[0] kernel[1] C)
     """
@@ -38,7 +45,9 @@ def windows(x: Tensor, top: int, left: int, kernel: tuple[int, int], stride: int
     # negative amounts cut off what no window sees
     x = F.pad(x, (0, 0, -left, right, -top, bottom)).contiguous()
     b, h, w, c = x.stride()
-    laid = x.as_strided((batch, *size, *kernel, channels), (b, h * stride, w * stride, h, w, c), x.storage_offset())
+    laid = x.as_strided(
+        (batch, *size, *kernel, channels), (b, h * stride, w * stride, h, w, c), x.storage_offset()
+    )
     return laid.reshape(batch * size[0] * size[1], -1)
 
 
@@ -53,18 +62,26 @@ def as_maps(rows: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
 
 
 def spread(x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> Tensor:
-    """Transposed convolution: maps x (B, I, h, w), weight (I, O, k, k) -> (B, O, *size), channels last in memory."""
+    """Transposed convolution: maps x (B, I, h, w), weight (I, O, k, k) -> (B, O, *size), channels
+    last in memory.
+    """
     (inputs, outputs, side, _), (height, width) = weight.shape, size
     out = x.new_empty(len(x), height, width, outputs)
     taps = weight.permute(2, 3, 0, 1).contiguous()
-    # out[stride i + phase] adds weight[tap] x[i + (phase + padding - tap) / stride] over the taps that divide.
-    # Windows along a row only, whole rows in front: then those of a tap further down are a slice, not another copy.
+    # out[stride i + phase] adds weight[tap] x[i + (phase + padding - tap) / stride] over the taps
+    # that divide. Windows along a row only, whole rows in front: then those of a tap further down
+    # are a slice, not another copy.
     low, high = -((side - 1 - padding) // stride), (stride - 1 + padding) // stride
     rows, columns = -(-height // stride), -(-width // stride)
-    x = F.pad(x.permute(2, 0, 3, 1), (0, 0, -low, columns + high - x.shape[3], 0, 0, -low, rows + high - x.shape[2]))
+    x = F.pad(
+        x.permute(2, 0, 3, 1),
+        (0, 0, -low, columns + high - x.shape[3], 0, 0, -low, rows + high - x.shape[2]),
+    )
     x = x.contiguous()
     a, b, w, c = x.stride()
-    laid = x.as_strided((len(x), x.shape[1], columns, high - low + 1, inputs), (a, b, w, w, c), x.storage_offset())
+    laid = x.as_strided(
+        (len(x), x.shape[1], columns, high - low + 1, inputs), (a, b, w, w, c), x.storage_offset()
+    )
     laid = laid.reshape(len(x), -1, (high - low + 1) * inputs)
     for row in range(stride):
         for column in range(stride):
@@ -79,18 +96,26 @@ def spread(x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int
                 found = seen @ matrix if found is None else found.addmm_(seen, matrix)
             phase = out[:, row::stride, column::stride]
             assert found is not None
-            phase.copy_(found.view(rows, -1, columns, outputs).transpose(0, 1)[:, : phase.shape[1], : phase.shape[2]])
+            phase.copy_(
+                found.view(rows, -1, columns, outputs).transpose(0, 1)[
+                    :, : phase.shape[1], : phase.shape[2]
+                ]
+            )
     return out.permute(0, 3, 1, 2)
 
 
 def as_image(x: Tensor, weight: Tensor, padding: int, bias: Tensor | None = None) -> Tensor:
-    """Transposed convolution of stride 2 that doubles the sides: x (B, I, h, w), weight (I, O, k, k) -> (B, O, 2h, 2w)."""
+    """Transposed convolution of stride 2 that doubles the sides: x (B, I, h, w), weight (I, O, k,
+    k) -> (B, O, 2h, 2w).
+    """
     inputs, outputs, side, _ = weight.shape
     # out[2i + phase] adds weight[phase + padding - 2d] x[i + d] over d = -1, 0, 1
     ends = (2 - padding, padding + 4 - side)
     taps = F.pad(weight, (*ends, *ends)).view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
     taps = taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
-    return F.pixel_shuffle(F.conv2d(x, taps, None if bias is None else bias.repeat_interleave(4), padding=1), 2)
+    return F.pixel_shuffle(
+        F.conv2d(x, taps, None if bias is None else bias.repeat_interleave(4), padding=1), 2
+    )
 
 
 class _FromImage(torch.autograd.Function):
@@ -109,7 +134,17 @@ class _FromImage(torch.autograd.Function):
         for_weight = None
         if ctx.needs_input_grad[1]:
             for_weight = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, [2, 2], [padding] * 2, [1, 1], False, [0, 0], 1, [False, True, False]
+                gradient,
+                x,
+                weight,
+                None,
+                [2, 2],
+                [padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [False, True, False],
             )[1]
         return for_x, for_weight, None
 
@@ -141,15 +176,21 @@ class _Convolution(torch.autograd.Function):
 
 class _Transposed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int, int]
+    ) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.geometry = (stride, padding, x.shape[2:])
         return spread(x, weight, stride, padding, size)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (x, weight), (stride, padding, size) = ctx.saved_tensors, ctx.geometry
-        rows = windows(gradient.permute(0, 2, 3, 1), -padding, -padding, weight.shape[2:], stride, size)
+        rows = windows(
+            gradient.permute(0, 2, 3, 1), -padding, -padding, weight.shape[2:], stride, size
+        )
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
             for_x = as_maps(rows @ as_rows(weight).view(len(weight), -1).T, len(gradient), size)
@@ -179,10 +220,14 @@ def _as_products(x: Tensor, weight: Tensor) -> bool:
 def _as_winograd(
     layer: "Conv2d | ConvTranspose2d", x: Tensor, weight: Tensor, size: Sequence[int], padding: int
 ) -> bool:
-    """Whether a layer whose larger maps have that size trains by Winograd's algorithm; scores never come from it."""
+    """Whether a layer whose larger maps have that size trains by Winograd's algorithm; scores never
+    come from it.
+    """
     if not (layer.training and torch.is_grad_enabled() and layer.winograd):
         return False
-    if weight.numel() < WINOGRAD_WORTHWHILE.get(x.dtype, math.inf) or not winograd.fits(weight.shape[2], padding, size):
+    if weight.numel() < WINOGRAD_WORTHWHILE.get(x.dtype, math.inf) or not winograd.fits(
+        weight.shape[2], padding, size
+    ):
         return False
     return winograd.tiles(len(x), size) >= WINOGRAD_TILES
 
@@ -223,22 +268,32 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     winograd = False
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        (stride, _), (padding, _), (more, _) = self.stride, map(int, self.padding), self.output_padding
+        (stride, _), (padding, _), (more, _) = (
+            self.stride,
+            map(int, self.padding),
+            self.output_padding,
+        )
         if _ours(x) and stride == 2:
             maps, weight = _cast(x, self.weight)
-            size = tuple((side - 1) * stride - 2 * padding + weight.shape[2] + more for side in x.shape[2:])
+            size = tuple(
+                (side - 1) * stride - 2 * padding + weight.shape[2] + more for side in x.shape[2:]
+            )
             doubles = size == (2 * x.shape[2], 2 * x.shape[3])
             if doubles and _as_winograd(self, maps, weight, size, padding):
                 return _with(self.bias, winograd.Transposed.apply(maps, weight, padding))
             if _as_products(maps, weight):
                 return _with(self.bias, _Transposed.apply(maps, weight, stride, padding, size))
             if weight.shape[1] <= IMAGE and doubles and padding <= 2:
-                return as_image(maps, weight, padding, None if self.bias is None else self.bias.to(maps.dtype))
+                return as_image(
+                    maps, weight, padding, None if self.bias is None else self.bias.to(maps.dtype)
+                )
         return super().forward(x, output_size)
 
 
 class Dropout(nn.Dropout):
-    """torch's, its probability in steps of 1/65536: 16 random bits an element, where torch draws a double for each."""
+    """torch's, its probability in steps of 1/65536: 16 random bits an element, where torch draws a
+    double for each.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p or x.device.type != "cpu":

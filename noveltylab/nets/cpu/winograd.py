@@ -1,11 +1,13 @@
-"""Strided convolutions of kernels 4 and 5 by Winograd's algorithm (Lavin and Gray, CVPR 2016), float32, for training on CPUs.
+"""Strided convolutions of kernels 4 and 5 by Winograd's algorithm (Lavin and Gray, CVPR 2016),
+float32, for training on CPUs.
 
-A convolution of stride 2 is a sum of four of stride 1, one for each phase (even or odd rows and columns) of its input, with 2
-x 2 or 3 x 3 taps. A tile of 4 x 4 outputs then takes 4 n n products for a pair of channels (n = 5 or 6: 100 or 144), where the
-definition takes 256 or 400. Those of one of the n n positions, in all tiles and channels, are one matrix product. The
-gradients at input and weight are the adjoints of the same three transforms, as is the transposed convolution. Rounding differs
-from the definition's by less than 1e-5 of the largest value (tests/nets/cpu/test_winograd.py). nets/cpu/conv.py says
-when it is used.
+A convolution of stride 2 is a sum of four of stride 1, one for each phase (even or odd rows and
+columns) of its input, with 2 x 2 or 3 x 3 taps. A tile of 4 x 4 outputs then takes 4 n n products
+for a pair of channels (n = 5 or 6: 100 or 144), where the definition takes 256 or 400. Those of one
+of the n n positions, in all tiles and channels, are one matrix product. The gradients at input and
+weight are the adjoints of the same three transforms, as is the transposed convolution. Rounding
+differs from the definition's by less than 1e-5 of the largest value
+(tests/nets/cpu/test_winograd.py). nets/cpu/conv.py says when it is used.
 """
 
 import math
@@ -21,12 +23,19 @@ from torch import Tensor
 TILE = 4
 #: Even and odd rows and columns.
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
-#: Taps in a row of a phase -> A^T, G and B^T of F(4, taps), for the points 0, 1, -1, 2, (-2,) and infinity
+#: Taps in a row of a phase -> A^T, G and B^T of F(4, taps), for the points 0, 1, -1, 2, (-2,) and
+#: infinity
 MATRICES = {
     2: (
         ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 0), (0, 1, -1, 8, 1)),
         ((1 / 2, 0), (-1 / 2, -1 / 2), (-1 / 6, 1 / 6), (1 / 6, 1 / 3), (0, 1)),
-        ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1)),
+        (
+            (2, -1, -2, 1, 0),
+            (0, -2, -1, 1, 0),
+            (0, 2, -3, 1, 0),
+            (0, -1, 0, 1, 0),
+            (0, 2, -1, -2, 1),
+        ),
     ),
     3: (
         ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
@@ -52,12 +61,18 @@ MATRICES = {
 
 def halves(kernel: int, padding: int, size: Sequence[int]) -> bool:
     """Whether a convolution of stride 2 halves maps of that size."""
-    return all(side % 2 == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size)
+    return all(
+        side % 2 == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size
+    )
 
 
 def fits(kernel: int, padding: int, size: Sequence[int]) -> bool:
     """Whether it does so into whole tiles, by a kernel worth it (3 x 3 is not)."""
-    return kernel in (4, 5) and all(side % (2 * TILE) == 0 for side in size) and halves(kernel, padding, size)
+    return (
+        kernel in (4, 5)
+        and all(side % (2 * TILE) == 0 for side in size)
+        and halves(kernel, padding, size)
+    )
 
 
 def tiles(batch: int, size: Sequence[int]) -> int:
@@ -67,13 +82,17 @@ def tiles(batch: int, size: Sequence[int]) -> int:
 
 @cache
 def matrices(taps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A^T (4, n), G (n, taps) and B^T (n, n), n = taps + 3: outputs are A^T((G weight) * (B^T inputs)), row by row."""
+    """A^T (4, n), G (n, taps) and B^T (n, n), n = taps + 3: outputs are A^T((G weight) * (B^T
+    inputs)), row by row.
+    """
     found = tuple(torch.tensor(rows, dtype=torch.float64).to(dtype) for rows in MATRICES[taps])
     return found[0], found[1], found[2]
 
 
 class _Scratch(threading.local):
-    """Memory of this thread that every layer writes over: fresh pages would cost as much as the transforms."""
+    """Memory of this thread that every layer writes over: fresh pages would cost as much as the
+    transforms.
+    """
 
     def __init__(self) -> None:
         self.flat: dict[tuple[str, torch.dtype], Tensor] = {}
@@ -105,7 +124,9 @@ def fresh(x: Tensor) -> Tensor:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, in memory that the next product writes over."""
-    return torch.bmm(left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2]))
+    return torch.bmm(
+        left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2])
+    )
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -114,7 +135,9 @@ def channels_last(maps: Tensor) -> Tensor:
 
 
 class Geometry:
-    """Of a convolution that halves the sides of maps (batch, height, width, channels), all sides of tiles whole."""
+    """Of a convolution that halves the sides of maps (batch, height, width, channels), all sides of
+    tiles whole.
+    """
 
     def __init__(self, shape: torch.Size, kernel: int, padding: int) -> None:
         self.batch, self.height, self.width, self.channels = shape
@@ -132,7 +155,12 @@ class Geometry:
         edge = self.padding
         bottom, right = edge + self.height, edge + self.width
         padded = _scratch.take("padded", x, batch, rows, columns, channels)
-        for border in (padded[:, :edge], padded[:, bottom:], padded[:, :, :edge], padded[:, :, right:]):
+        for border in (
+            padded[:, :edge],
+            padded[:, bottom:],
+            padded[:, :, :edge],
+            padded[:, :, right:],
+        ):
             border.zero_()
         padded[:, edge:bottom, edge:right] = x
         b, h, w, _ = padded.stride()
@@ -146,11 +174,19 @@ class Geometry:
 
     def inputs_adjoint(self, found: Tensor) -> Tensor:
         """(n n, tiles, 4 C) -> maps (B, H, W, C)."""
-        n, batch, channels, down, across = self.side, self.batch, self.channels, self.down, self.across
+        n, batch, channels, down, across = (
+            self.side,
+            self.batch,
+            self.channels,
+            self.down,
+            self.across,
+        )
         seen = _scratch.take("seen", found, n, n, batch, down, across, 2, 2 * channels)
         transform(matrices(self.taps, found.dtype)[2].T, found.view(n, n, -1), seen.view(n, n, -1))
         # Tiles overlap by n - 4 rows and columns: those are added to the next tile's first ones.
-        padded = _scratch.take("padded", found, batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels)
+        padded = _scratch.take(
+            "padded", found, batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels
+        )
         padded[:, down].zero_()
         padded[:, :, :, :, across].zero_()
         parts = seen.permute(2, 3, 0, 5, 4, 1, 6)
@@ -179,7 +215,9 @@ class Geometry:
         """(n n, O, 4 C) -> (O, C, k, k)."""
         taps, n, outputs = self.taps, self.side, found.shape[1]
         phases = _scratch.take("seen", found, taps, taps, outputs, 2, 2, self.channels)
-        transform(matrices(taps, found.dtype)[1].T, found.view(n, n, -1), phases.view(taps, taps, -1))
+        transform(
+            matrices(taps, found.dtype)[1].T, found.view(n, n, -1), phases.view(taps, taps, -1)
+        )
         weight = channels_last(found.new_empty(outputs, self.kernel, self.kernel, self.channels))
         for row, column in PHASES:
             part = weight[:, :, row::2, column::2].permute(2, 3, 0, 1)
@@ -191,7 +229,9 @@ class Geometry:
         n, outputs = self.side, found.shape[2]
         parts = _scratch.take("seen", found, TILE, TILE, self.tiles * outputs)
         transform(matrices(self.taps, found.dtype)[0], found.view(n, n, -1), parts)
-        parts = parts.view(TILE, TILE, self.batch, self.down, self.across, outputs).permute(2, 3, 0, 4, 1, 5)
+        parts = parts.view(TILE, TILE, self.batch, self.down, self.across, outputs).permute(
+            2, 3, 0, 4, 1, 5
+        )
         return fresh(parts).view(self.batch, self.height // 2, self.width // 2, outputs)
 
     def outputs_adjoint(self, maps: Tensor) -> Tensor:
@@ -199,12 +239,17 @@ class Geometry:
         n, outputs = self.side, maps.shape[3]
         shape = (TILE, TILE, self.batch, self.down, self.across, outputs)
         parts = _scratch.take("seen", maps, *shape)
-        parts.copy_(maps.reshape(self.batch, self.down, TILE, self.across, TILE, outputs).permute(2, 4, 0, 1, 3, 5))
+        parts.copy_(
+            maps.reshape(self.batch, self.down, TILE, self.across, TILE, outputs).permute(
+                2, 4, 0, 1, 3, 5
+            )
+        )
         found = maps.new_empty(n, n, self.tiles * outputs)
         transform(matrices(self.taps, maps.dtype)[0].T, parts.view(TILE, TILE, -1), found)
         return found.view(n * n, self.tiles, outputs)
 
-    # The layer and its two gradients, between what is transformed already; maps are (B, C, H, W), channels last in memory.
+    # The layer and its two gradients, between what is transformed already; maps are (B, C, H, W),
+    # channels last in memory.
 
     def convolve(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """-> (B, O, H/2, W/2); also the transposed layer's gradient at its input."""
@@ -222,11 +267,15 @@ class Geometry:
 def keep(ctx: Any, geometry: Geometry, for_weight: Tensor, for_x: Tensor) -> None:
     """What the gradients at the weight and at x are made from, where they are wanted."""
     ctx.geometry = geometry
-    ctx.save_for_backward(for_weight if ctx.needs_input_grad[1] else None, for_x if ctx.needs_input_grad[0] else None)
+    ctx.save_for_backward(
+        for_weight if ctx.needs_input_grad[1] else None, for_x if ctx.needs_input_grad[0] else None
+    )
 
 
 class Convolution(torch.autograd.Function):
-    """x (B, C, H, W), weight (O, C, k, k), stride 2, a padding that halves the sides -> (B, O, H/2, W/2)."""
+    """x (B, C, H, W), weight (O, C, k, k), stride 2, a padding that halves the sides -> (B, O, H/2,
+    W/2).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -241,11 +290,17 @@ class Convolution(torch.autograd.Function):
         (inputs, weights), geometry = ctx.saved_tensors, ctx.geometry
         outputs = geometry.outputs_adjoint(gradient.permute(0, 2, 3, 1))
         for_x = geometry.transpose(outputs, weights) if ctx.needs_input_grad[0] else None
-        return for_x, geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None, None
+        return (
+            for_x,
+            geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None,
+            None,
+        )
 
 
 class Transposed(torch.autograd.Function):
-    """x (B, I, h, w), weight (I, O, k, k), stride 2, a padding that doubles the sides -> (B, O, 2h, 2w)."""
+    """x (B, I, h, w), weight (I, O, k, k), stride 2, a padding that doubles the sides -> (B, O, 2h,
+    2w).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -261,4 +316,8 @@ class Transposed(torch.autograd.Function):
         (outputs, weights), geometry = ctx.saved_tensors, ctx.geometry
         inputs = geometry.inputs(gradient.permute(0, 2, 3, 1))
         for_x = geometry.convolve(inputs, weights) if ctx.needs_input_grad[0] else None
-        return for_x, geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None, None
+        return (
+            for_x,
+            geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None,
+            None,
+        )

@@ -78,8 +78,12 @@ def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
     assert torch.equal(layer.eval()(x), x)
 
 
-@pytest.mark.parametrize("layer", [conv.Conv2d(8, 16, 5, 2, 2), conv.ConvTranspose2d(8, 16, 5, 2, 2)])
-def test_an_exported_graph_has_torchs_own(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "layer", [conv.Conv2d(8, 16, 5, 2, 2), conv.ConvTranspose2d(8, 16, 5, 2, 2)]
+)
+def test_an_exported_graph_has_torchs_own(
+    layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For other machines, and any batch."""
     monkeypatch.setitem(conv.WORTHWHILE, torch.float32, 0)
     x, batch = torch.randn(4, 8, 6, 6), torch.export.Dim("batch")

@@ -28,7 +28,11 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ],
 )
 def test_threads_spin_long_only_on_an_idle_machine(
-    unset: pytest.MonkeyPatch, share: int | None, idle: bool, set_already: dict[str, str], spins: str | None
+    unset: pytest.MonkeyPatch,
+    share: int | None,
+    idle: bool,
+    set_already: dict[str, str],
+    spins: str | None,
 ) -> None:
     for name, value in set_already.items():
         unset.setenv(name, value)
@@ -42,9 +46,7 @@ def test_idle_looks_at_the_cores_of_this_process_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: int, found: bool
 ) -> None:
     stat = tmp_path / "stat"
-    lines = (
-        "cpu  {all} 0 0 0 0 0 0 0 0 0\ncpu0 900 0 0 {other} 0 0 0 0 0 0\ncpu3 {busy} 0 0 {idle} 0 0 0 0 0 0\nintr 5\n"
-    )
+    lines = "cpu  {all} 0 0 0 0 0 0 0 0 0\ncpu0 900 0 0 {other} 0 0 0 0 0 0\ncpu3 {busy} 0 0 {idle} 0 0 0 0 0 0\nintr 5\n"
     stat.write_text(lines.format(all=0, other=0, busy=100, idle=5000))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
 

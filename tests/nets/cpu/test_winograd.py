@@ -1,4 +1,6 @@
-"""Winograd's algorithm against the definition of a convolution: values, gradients, rounding, and where it is used."""
+"""Winograd's algorithm against the definition of a convolution: values, gradients, rounding, and
+where it is used.
+"""
 
 from typing import Any
 
@@ -30,8 +32,13 @@ def maps(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tens
 def test_the_matrices_convolve(taps: int) -> None:
     """Eq. 5 of the paper, one row: A^T((G g) * (B^T d)) is the correlation of d with g."""
     forward, weights, inputs = winograd.matrices(taps, torch.float64)
-    g, d = torch.arange(1.0, taps + 1).double(), torch.arange(winograd.TILE + taps - 1).double() ** 2
-    expected = [float(sum(g[tap] * d[at + tap] for tap in range(taps))) for at in range(winograd.TILE)]
+    g, d = (
+        torch.arange(1.0, taps + 1).double(),
+        torch.arange(winograd.TILE + taps - 1).double() ** 2,
+    )
+    expected = [
+        float(sum(g[tap] * d[at + tap] for tap in range(taps))) for at in range(winograd.TILE)
+    ]
     assert (forward @ ((weights @ g) * (inputs @ d))).tolist() == pytest.approx(expected)
 
 
@@ -41,8 +48,14 @@ def test_the_matrices_convolve(taps: int) -> None:
 def test_convolutions_and_their_gradients_are_torchs(
     kernel: int, padding: int, size: tuple[int, int], batch: int
 ) -> None:
-    x, weight = maps(batch, 3, *size).requires_grad_(), maps(5, 3, kernel, kernel, seed=1).requires_grad_()
-    ours, theirs = winograd.Convolution.apply(x, weight, padding), F.conv2d(x, weight, None, 2, padding)
+    x, weight = (
+        maps(batch, 3, *size).requires_grad_(),
+        maps(5, 3, kernel, kernel, seed=1).requires_grad_(),
+    )
+    ours, theirs = (
+        winograd.Convolution.apply(x, weight, padding),
+        F.conv2d(x, weight, None, 2, padding),
+    )
     compare(ours, theirs, x, weight)
     small = maps(batch, 5, size[0] // 2, size[1] // 2, seed=2).requires_grad_()
     ours = winograd.Transposed.apply(small, weight, padding)
@@ -66,11 +79,21 @@ def test_a_frozen_side_gets_no_gradient(layer: Any, needed: tuple[bool, bool]) -
     x.requires_grad_(needed[0]), weight.requires_grad_(needed[1])
     layer.apply(x, weight, 1).sum().backward()
     for part, gradient, wanted in zip((x, weight), expected, needed, strict=True):
-        assert torch.equal(part.grad, gradient) if wanted and part.grad is not None else part.grad is None
+        assert (
+            torch.equal(part.grad, gradient)
+            if wanted and part.grad is not None
+            else part.grad is None
+        )
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(KERNELS), st.sampled_from(SIZES), st.integers(1, 3), st.integers(1, 4), st.integers(0, 1000))
+@given(
+    st.sampled_from(KERNELS),
+    st.sampled_from(SIZES),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 1000),
+)
 def test_the_transforms_and_their_adjoints_are_transposes(
     kernel: tuple[int, int], size: tuple[int, int], batch: int, channels: int, seed: int
 ) -> None:
@@ -89,16 +112,23 @@ def test_the_transforms_and_their_adjoints_are_transposes(
     ):
         y = torch.randn(shape).double()
         assert there(x).shape == shape
-        assert float((there(x) * y).sum()) == pytest.approx(float((x * back(y)).sum()), rel=1e-9, abs=1e-9)
+        assert float((there(x) * y).sum()) == pytest.approx(
+            float((x * back(y)).sum()), rel=1e-9, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16)])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_no_result_lies_in_memory_that_the_next_layer_writes_over(size: tuple[int, int], batch: int) -> None:
+def test_no_result_lies_in_memory_that_the_next_layer_writes_over(
+    size: tuple[int, int], batch: int
+) -> None:
     found: list[Tensor] = []
     for seed in (0, 1):
         for channels in (1, 4):
-            x, weight = maps(batch, channels, *size, seed=seed), maps(channels, channels, 5, 5, seed=seed + 2)
+            x, weight = (
+                maps(batch, channels, *size, seed=seed),
+                maps(channels, channels, 5, 5, seed=seed + 2),
+            )
             x, weight = x.requires_grad_(), weight.requires_grad_()
             for layer in (winograd.Convolution, winograd.Transposed):
                 y = layer.apply(x, weight, 2)
@@ -110,8 +140,12 @@ def test_no_result_lies_in_memory_that_the_next_layer_writes_over(size: tuple[in
 
 
 @pytest.mark.parametrize(("kernel", "padding"), KERNELS)
-def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(kernel: int, padding: int) -> None:
-    """Larger than the definition's 1e-6, as the paper's section 5.3 has it; far below what a step of Adam sees."""
+def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(
+    kernel: int, padding: int
+) -> None:
+    """Larger than the definition's 1e-6, as the paper's section 5.3 has it; far below what a step
+    of Adam sees.
+    """
     x, weight = maps(64, 64, 16, 16), maps(128, 64, kernel, kernel, seed=1)
     leaves = [part.float().requires_grad_() for part in (x, weight)]
     y = winograd.Convolution.apply(*leaves, padding)
@@ -119,7 +153,9 @@ def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(kernel: int
     exact = F.conv2d(x, weight, None, 2, padding)
     pull = maps(*exact.shape, seed=3)
     found = (y, *torch.autograd.grad(y, leaves, pull.float()))
-    for mine, other in zip(found, (exact, *torch.autograd.grad(exact, (x, weight), pull)), strict=True):
+    for mine, other in zip(
+        found, (exact, *torch.autograd.grad(exact, (x, weight), pull)), strict=True
+    ):
         error = float((mine - other).detach().abs().max() / other.detach().abs().max())
         assert 0 < error < 1e-5
 
@@ -138,7 +174,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     for function in (winograd.Convolution, winograd.Transposed):
 
-        def apply(*arguments: Any, name: str = function.__name__, plain: Any = function.apply) -> Any:
+        def apply(
+            *arguments: Any, name: str = function.__name__, plain: Any = function.apply
+        ) -> Any:
             calls.append(name)
             return plain(*arguments)
 
@@ -146,7 +184,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def run(both: list[nn.Module], batch: int = 64, dtype: torch.dtype = torch.float32, size: int = 16) -> None:
+def run(
+    both: list[nn.Module], batch: int = 64, dtype: torch.dtype = torch.float32, size: int = 16
+) -> None:
     for layer, channels, side in zip(both, (64, 128), (size, size // 2), strict=True):
         layer.to(dtype)(maps(batch, channels, side, side, dtype=dtype))
 
@@ -197,7 +237,8 @@ def test_runs_use_it_except_those_recorded_before_there_was_such_an_option(
 ) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose(
-            "train", ["method=ocgan", "data=digits", "method.channels=4", "method.classifier_channels=4"]
+            "train",
+            ["method=ocgan", "data=digits", "method.channels=4", "method.classifier_channels=4"],
         )
     assert composed.trainer.winograd is True
     with open_dict(composed):
@@ -207,5 +248,9 @@ def test_runs_use_it_except_those_recorded_before_there_was_such_an_option(
             composed.trainer.winograd = recorded
     options = check_options(composed)
     _, method = build(options, *read_and_split(options))
-    strided = [layer for layer in method.modules() if isinstance(layer, (conv.Conv2d, conv.ConvTranspose2d))]
+    strided = [
+        layer
+        for layer in method.modules()
+        if isinstance(layer, (conv.Conv2d, conv.ConvTranspose2d))
+    ]
     assert strided and all(layer.winograd is expected for layer in strided)
