@@ -39,8 +39,9 @@ def images(count: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from noveltylab.data.base import NoveltyData, Samples
+    from noveltylab.data.datamodule import NoveltyData
     from noveltylab.data.protocols import split
+    from noveltylab.data.samples import Samples
     from noveltylab.methods.pca import PCA
     from noveltylab.scoring.apply import novelty_scores
 

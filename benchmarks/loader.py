@@ -25,8 +25,10 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from noveltylab.data.base import NoveltyData, Samples, load
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.load import load
 from noveltylab.data.protocols import Split
+from noveltylab.data.samples import Samples
 
 
 def write_digits(root: Path, n: int) -> None:

@@ -107,7 +107,7 @@ def idx_files(name: str) -> OneByOne:
 def cifar10() -> OneByOne:
     from PIL import Image
 
-    from noveltylab.data.base import load  # a pickle is read by the safe reader here as well
+    from noveltylab.data.load import load  # a pickle is read by the safe reader here as well
 
     samples = load("cifar10", ROOT, False, False)
     rows = np.flatnonzero((samples.labels == 0) & ~np.asarray(samples.official_test)).tolist()

@@ -22,7 +22,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from noveltylab.__main__ import CONF
-from noveltylab.data.base import NoveltyData
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results.record import provenance

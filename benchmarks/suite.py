@@ -69,7 +69,7 @@ def images(shape: str, count: int) -> Any:
     import numpy as np
     import torch
 
-    from noveltylab.data.base import load
+    from noveltylab.data.load import load
 
     if os.environ.get("NOVELTYLAB_DATA"):
         found = load(shape, None, False, False).images[:count]
@@ -139,8 +139,8 @@ class Contender:
         import numpy as np
         import torch
 
-        from noveltylab.data.base import Samples
         from noveltylab.data.protocols import Split
+        from noveltylab.data.samples import Samples
 
         warnings.filterwarnings(
             "ignore"

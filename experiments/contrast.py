@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from noveltylab.data.base import load
+from noveltylab.data.load import load
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import split
 from noveltylab.report.published import read_tables

@@ -33,8 +33,9 @@ FLOORS = (
     ),
     Floor(
         "data",
-        "antispoofing base cache cifar10 coil100 coil20 dcase dcase_waveform decode "
-        "digits fmnist folder layout mnist preprocess protocols stored ucsd wholes",
+        "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_waveform "
+        "decode digits fmnist folder layout load mnist preprocess protocols root samples "
+        "stored ucsd wholes",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),

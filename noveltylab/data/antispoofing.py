@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from noveltylab.data.base import Samples, Units, missing
 from noveltylab.data.folder import read_images
 from noveltylab.data.layout import shown, walk_images
+from noveltylab.data.root import missing
+from noveltylab.data.samples import Samples, Units
 from noveltylab.data.stored import names_in
 from noveltylab.errors import UserError
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from noveltylab.data.base import Samples, fetch, missing, resolve_root
+from noveltylab.data.root import fetch, missing, resolve_root
+from noveltylab.data.samples import Samples
 from noveltylab.data.stored import Stored, check_archive, find_archive, tar_files
 from noveltylab.errors import UserError
 

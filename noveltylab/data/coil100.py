@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
-from noveltylab.data.base import Samples, missing, resolve_root
+from noveltylab.data.root import missing, resolve_root
+from noveltylab.data.samples import Samples
 from noveltylab.data.stored import Stored, check_archive, find_archive, names_in, zip_members
 from noveltylab.errors import UserError
 

@@ -7,8 +7,8 @@ from 0 to 71.
 
 from pathlib import Path
 
-from noveltylab.data.base import Samples
 from noveltylab.data.coil100 import COIL20, read_layout
+from noveltylab.data.samples import Samples
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:

@@ -28,8 +28,9 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
+from noveltylab.data.root import missing, resolve_root
+from noveltylab.data.samples import Samples, Units
 from noveltylab.data.stored import Stored, names_in, zip_members
 from noveltylab.errors import UserError, nearest
 from noveltylab.results.files import open_regular

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from noveltylab.data.base import Samples
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 
 COUNT = 1797

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from noveltylab.data.base import Samples
 from noveltylab.data.mnist import read_idx
+from noveltylab.data.samples import Samples
 
 # of the extracted files, as in mnist.py
 SHA256 = {

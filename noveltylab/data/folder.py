@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noveltylab.data.base import Samples
 from noveltylab.data.decode import Unreadable, brightest, decode, in_order, is_colour, is_deep
 from noveltylab.data.layout import find_layout, shown
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 
 #: files that an error or a note names

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from noveltylab.data.base import Samples, fetch, missing, resolve_root
+from noveltylab.data.root import fetch, missing, resolve_root
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from noveltylab.results.files import open_regular
 

@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from noveltylab.data.base import Samples, Units, missing, resolve_root
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
+from noveltylab.data.root import missing, resolve_root
+from noveltylab.data.samples import Samples, Units
 from noveltylab.data.stored import Stored, find_archive, names_in, unpack
 from noveltylab.errors import UserError
 from noveltylab.results.record import cores

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from noveltylab.data import dcase
-from noveltylab.data.base import NoveltyData, Samples
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.samples import Samples
 from noveltylab.data.wholes import Wholes
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.record import write_atomic

@@ -29,8 +29,10 @@ from omegaconf import OmegaConf
 from rich.text import Text
 
 from noveltylab.command.screen import LogLines, console, say
-from noveltylab.data.base import EpochSampler, NoveltyData, Samples
+from noveltylab.data.batches import EpochSampler
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.protocols import Split, save_split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.methods.base import Method, find_method
 from noveltylab.nets.cpu.conv import use_winograd

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from noveltylab.data.base import Samples, load
+from noveltylab.data.load import load
 from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, Split, draw_val_outliers, split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError, nearest
 from noveltylab.options import Options, check_arguments
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from noveltylab.data.base import NoveltyData
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.results.scores import Scores, read_scores, write_scores

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from noveltylab.data.base import NoveltyData
 from noveltylab.data.cache import cached, code_key
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from noveltylab.data.base import NoveltyData
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.scoring.apply import in_batches, validation_loss

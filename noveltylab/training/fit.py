@@ -31,7 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from noveltylab.command.screen import console
 from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
-from noveltylab.data.base import NoveltyData
+from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.methods.base import Method

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noveltylab.data.base import Samples, load
+from noveltylab.data.load import load
 from noveltylab.data.protocols import Split, split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from noveltylab.methods.pca import PCA
 from noveltylab.predict.detector import load_detector

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from noveltylab.__main__ import CONF
-from noveltylab.data import base, coil20, coil100
+from noveltylab.data import coil20, coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Layout, read_png
+from noveltylab.data.load import load
 from noveltylab.data.protocols import Split, split
+from noveltylab.data.samples import Samples
 from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
 from noveltylab.options import COIL_SEEDED, Options, check_options
@@ -48,8 +50,8 @@ FUZZ = settings(
 )
 
 
-def read(name: str, root: Path, verify: bool = False, download: bool = False) -> base.Samples:
-    return base.load(name, root, verify, download)
+def read(name: str, root: Path, verify: bool = False, download: bool = False) -> Samples:
+    return load(name, root, verify, download)
 
 
 def refused(name: str, root: Path, *parts: str, **options: bool) -> str:
@@ -765,7 +767,7 @@ def test_methods_run(
 @REAL
 def test_real_coil20() -> None:
     try:
-        samples = base.load("coil20", None, True, False)
+        samples = load("coil20", None, True, False)
     except UserError as error:
         if "not found" not in str(error):
             raise

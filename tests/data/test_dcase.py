@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from noveltylab.__main__ import CONF
-from noveltylab.data import base, dcase
+from noveltylab.data import dcase
+from noveltylab.data.load import load
 from noveltylab.data.protocols import split
+from noveltylab.data.root import resolve_root
 from noveltylab.errors import UserError
 from tests.formats import write_dcase
 
@@ -46,7 +48,7 @@ def read(
     verify: bool = False,
     cache: bool = False,
 ) -> Any:
-    return base.load("dcase", root, verify, False, features=features, inlier=inlier, cache=cache)
+    return load("dcase", root, verify, False, features=features, inlier=inlier, cache=cache)
 
 
 def expect(
@@ -843,7 +845,7 @@ def test_waves_are_not_resized(
 
 
 def test_real_files() -> None:
-    root = base.resolve_root(None)
+    root = resolve_root(None)
     if not list(root.glob("TUT-rare-sound-events-2017-*")):
         pytest.skip("NOVELTYLAB_DATA names no folder with TUT Rare Sound Events 2017")
     samples = read(root, "waveform")

@@ -18,9 +18,9 @@ from PIL import Image
 
 from noveltylab.__main__ import CONF
 from noveltylab.data import folder
-from noveltylab.data.base import Samples
 from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from noveltylab.options import DataOptions, Inlier, resolve_inlier, usable_label
 from noveltylab.report.__main__ import report

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from noveltylab.data import base
+from noveltylab.data.load import load
 from noveltylab.data.preprocess import Preprocess, resize
+from noveltylab.data.root import resolve_root
 from noveltylab.errors import UserError
 from tests.formats import blobs
 
@@ -219,9 +220,9 @@ def test_sound_waves_refuse_what_is_for_pictures() -> None:
     "NOVELTYLAB_DATA" not in os.environ, reason="NOVELTYLAB_DATA names no folder with real data"
 )
 def test_deep_svdd_constants_of_mnist() -> None:
-    if not (base.resolve_root(None) / "MNIST" / "raw").is_dir():
+    if not (resolve_root(None) / "MNIST" / "raw").is_dir():
         pytest.skip("no MNIST in NOVELTYLAB_DATA")
-    samples = base.load("mnist", None, True, False)
+    samples = load("mnist", None, True, False)
     assert samples.official_test is not None
     for label in range(10):
         train = samples.images[

@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from noveltylab.data import base, cifar10, mnist
+from noveltylab.data import cifar10, mnist
+from noveltylab.data.load import load
+from noveltylab.data.root import resolve_root
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from tests.formats import blobs, idx_bytes, python2_batch, write_cifar10, write_mnist
 
@@ -26,8 +29,8 @@ REAL = pytest.mark.skipif(
 )
 
 
-def read(name: str, root: Path, verify: bool = False) -> base.Samples:
-    return base.load(name, root, verify, False)
+def read(name: str, root: Path, verify: bool = False) -> Samples:
+    return load(name, root, verify, False)
 
 
 def expect(name: str, root: Path, *parts: str, verify: bool = False) -> None:
@@ -339,11 +342,11 @@ def test_failed_download_says_what_to_do_by_hand(
     with pytest.raises(
         UserError, match=rf"Downloading .* failed .*no network.* Put .*gz.* into {tmp_path}"
     ):
-        base.load(name, tmp_path / "a" / "b", True, True)
+        load(name, tmp_path / "a" / "b", True, True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="Downloading"):
-        base.load(name, tmp_path / "a", True, True)
+        load(name, tmp_path / "a", True, True)
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
@@ -356,12 +359,12 @@ def test_nothing_is_fetched_where_all_files_are_there(
     monkeypatch.setattr(datasets.MNIST, "download", forbidden)
     monkeypatch.setattr(datasets.CIFAR10, "download", forbidden)
     for name in ("mnist", "cifar10"):
-        assert len(base.load(name, unofficial, False, True).images) == 600
+        assert len(load(name, unofficial, False, True).images) == 600
 
 
 def test_unknown_dataset_is_corrected(tmp_path: Path) -> None:
     expect("cifar", tmp_path, "no dataset 'cifar'", "did you mean 'cifar10'?")
-    expect("base", tmp_path, "no dataset 'base'")
+    expect("samples", tmp_path, "no dataset 'samples'")
 
 
 def test_root_is_option_environment_or_working_directory(
@@ -369,11 +372,11 @@ def test_root_is_option_environment_or_working_directory(
 ) -> None:
     monkeypatch.setenv("NOVELTYLAB_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert base.resolve_root("/option") == Path("/option")
-    assert base.resolve_root("~/data") == Path("/home/somebody/data")
-    assert base.resolve_root(None) == tmp_path
+    assert resolve_root("/option") == Path("/option")
+    assert resolve_root("~/data") == Path("/home/somebody/data")
+    assert resolve_root(None) == tmp_path
     monkeypatch.setenv("NOVELTYLAB_DATA", "")
-    assert base.resolve_root(None) == Path("data")
+    assert resolve_root(None) == Path("data")
 
 
 class Hostile:
@@ -486,9 +489,9 @@ def test_the_fixture_is_what_numpy_and_pickle_read(tmp_path: Path) -> None:
 @REAL
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fmnist", "FashionMNIST")])
 def test_real_idx_files(name: str, folder: str) -> None:
-    if not (base.resolve_root(None) / folder / "raw").is_dir():
+    if not (resolve_root(None) / folder / "raw").is_dir():
         pytest.skip(f"no {folder} in NOVELTYLAB_DATA")
-    samples = base.load(name, None, True, False)
+    samples = load(name, None, True, False)
     assert samples.images.shape == (70_000, 1, 28, 28)
     assert samples.verified
     if name == "mnist":
@@ -502,9 +505,9 @@ def test_real_idx_files(name: str, folder: str) -> None:
 
 @REAL
 def test_real_cifar10_has_the_official_counts() -> None:
-    if not (base.resolve_root(None) / "cifar-10-batches-py").is_dir():
+    if not (resolve_root(None) / "cifar-10-batches-py").is_dir():
         pytest.skip("no cifar-10-batches-py in NOVELTYLAB_DATA")
-    samples = base.load("cifar10", None, False, False)
+    samples = load("cifar10", None, False, False)
     assert samples.images.shape == (60_000, 3, 32, 32)
     assert samples.official_test is not None
     assert np.bincount(samples.labels[~samples.official_test]).tolist() == [5000] * 10

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from noveltylab.data import ucsd
-from noveltylab.data.base import Samples, load
+from noveltylab.data.load import load
 from noveltylab.data.protocols import split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from noveltylab.report.check import check_run
 from noveltylab.results.scores import read_scores

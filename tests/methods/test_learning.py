@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from noveltylab.data.base import NoveltyData, load
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.methods.base import Batch, Method, find_method
 from noveltylab.scoring.apply import novelty_scores

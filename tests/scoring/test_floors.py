@@ -11,9 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from noveltylab.data.base import NoveltyData, Samples, load
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.load import load
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import split
+from noveltylab.data.samples import Samples
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.run.pipeline import floor_warnings

@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from noveltylab.data import base
-from noveltylab.data.base import Chunk, EpochSampler, NoveltyData, Samples, load
+from noveltylab.data import datamodule
+from noveltylab.data.batches import Chunk, EpochSampler
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.load import load
 from noveltylab.data.preprocess import resize
 from noveltylab.data.protocols import Split, split
+from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
 from tests.formats import write_mnist
 
@@ -246,9 +249,9 @@ def test_taken_images_are_those_at_the_index(
     monkeypatch: pytest.MonkeyPatch, size: int | None, index: list[int]
 ) -> None:
     """In blocks, or as a view of one large piece, never another image."""
-    monkeypatch.setattr(base, "_BLOCK", 2)
+    monkeypatch.setattr(datamodule, "_BLOCK", 2)
     images = torch.arange(10 * 2 * 4 * 4, dtype=torch.uint8).view(10, 2, 4, 4)
-    taken = base._take(images, np.array(index, np.int64), size)
+    taken = datamodule._take(images, np.array(index, np.int64), size)
     plain = images[torch.tensor(index, dtype=torch.int64)]
     assert torch.equal(taken, resize(plain, size) if size == 6 and index else plain)
     shares = taken.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()

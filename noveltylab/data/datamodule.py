@@ -1,203 +1,25 @@
-"""Samples in memory and the batches made of them.
+"""One split of a data set in memory, and the batches made of it.
 
-A dataset is one uint8 tensor. The loader hands out positions only; the images are gathered,
+A data set is one uint8 tensor. The loader hands out positions only; the images are gathered,
 converted and scaled where they lie, a chunk of several iterations at a time.
 """
-
-import importlib
-import inspect
-import os
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
-import noveltylab.data
+from noveltylab.data.batches import Chunk, EpochSampler, Positions
 from noveltylab.data.preprocess import Preprocess, resize
 from noveltylab.data.protocols import Split
+from noveltylab.data.samples import Samples
 from noveltylab.data.wholes import Wholes, aggregate
-from noveltylab.errors import UserError, nearest
+from noveltylab.errors import UserError
 from noveltylab.results.scores import Scores
 
-_NOT_READERS = {
-    "base",
-    "cache",
-    "decode",
-    "layout",
-    "preprocess",
-    "protocols",
-    "stored",
-    "wholes",
-}
 _BLOCK = 1024  # images resized at once
-
-
-@dataclass(frozen=True, eq=False)
-class Units:
-    """What the samples are pieces of, in order of time: the frames of videos, whole videos, or
-    sound files.
-
-    kind "frame", "video" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels
-    int64, groups (the clip or file) and test bool, each (U,); grid: rows and columns of the patches
-    of a frame.
-    """
-
-    kind: str
-    of: NDArray[np.int64]
-    ids: NDArray[np.str_]
-    labels: NDArray[np.int64]
-    groups: NDArray[np.str_]
-    test: NDArray[np.bool_]
-    grid: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """What a reader returns.
-
-    images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,);
-    official_test bool (N,), None without such a split; ids (N,) such as "train/00012"; verified:
-    the files were compared with the official checksums, None where there are none to compare with;
-    facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for
-    the run's result; skipped: files that could not be read; missing: files (or images) of the
-    official set that are not there; names: of the classes by label, where kinds of outliers are
-    told apart; scale: of log-mel images, the decibels of 0 and of 255.
-    """
-
-    images: Tensor
-    labels: NDArray[np.int64]
-    official_test: NDArray[np.bool_] | None
-    ids: NDArray[np.str_]
-    verified: bool | None
-    facts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    units: Units | None = None
-    notes: tuple[str, ...] = ()
-    skipped: int = 0
-    missing: int = 0
-    names: tuple[str, ...] = ()
-    scale: tuple[float, float] | None = None
-
-
-class Chunk(NamedTuple):
-    """K training batches at once: x float32 (K, B, C, H, W) preprocessed; rows int64 (K, B),
-    positions in the train part.
-    """
-
-    x: Tensor
-    rows: Tensor
-
-
-def resolve_root(root: str | Path | None) -> Path:
-    """The data folder: option data.root, else environment NOVELTYLAB_DATA, else ``data`` in the
-    working directory.
-    """
-    chosen = Path(root or os.environ.get("NOVELTYLAB_DATA") or "data")
-    try:
-        return chosen.expanduser()
-    except RuntimeError:
-        raise UserError(f"data.root={chosen}: there is no such home folder") from None
-
-
-def missing(what: str, folder: Path, remedy: str) -> UserError:
-    """The one error for absent files: what was looked for, all places looked at, what to do."""
-    environment = os.environ.get("NOVELTYLAB_DATA")
-    return UserError(
-        f"{what} not found in {folder}{'' if folder.is_dir() else ' (no such folder)'}. The data folder is the option "
-        f"data.root, else the environment variable NOVELTYLAB_DATA ({environment or 'not set'}), else "
-        f"{Path('data').absolute()}. {remedy}"
-    )
-
-
-def fetch(download: Callable[[], object], what: str, remedy: str, folder: Path) -> None:
-    """Run a library's downloader; whatever goes wrong becomes one UserError that says how to do it
-    by hand.
-
-    folder: where the files go. It and its parents are removed again if they were made for nothing.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        download()
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"Downloading {what} failed ({reason}). {remedy}") from error
-    finally:
-        for path in made:
-            with suppress(OSError):  # it holds something, or is gone
-                path.rmdir()
-
-
-def load(
-    name: str, root: str | Path | None, verify: bool, download: bool, **options: Any
-) -> Samples:
-    """Read dataset `name` with ``noveltylab.data.<name>.read``. UserError for an unknown name or
-    unusable files.
-
-    options: what only some readers take (`features`, `cache`, `inlier`, `size`, `on_error`); a
-    reader gets those that it has a parameter for.
-    """
-    readers = {
-        module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)
-    } - _NOT_READERS
-    if name not in readers:
-        raise UserError(f"There is no dataset '{name}': {nearest(name, readers)}")
-    reader = importlib.import_module(f"noveltylab.data.{name}")
-    wanted = {
-        key: options[key]
-        for key in inspect.signature(reader.read).parameters.keys() & options.keys()
-    }
-    return cast(
-        Samples, reader.read(resolve_root(root), verify=verify, download=download, **wanted)
-    )
-
-
-class Positions(Dataset[int]):
-    """The positions 0..n-1; a batch of them is one int64 tensor."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return torch.tensor(indices, dtype=torch.int64)
-
-
-class EpochSampler(DistributedSampler[int]):
-    """A permutation of 0..n-1 that is a pure function of (seed, epoch), truncated to a multiple of
-    batch_size.
-
-    So a resumed run sees the order that it would have seen. Several processes take turns in the
-    same permutation.
-    """
-
-    def __init__(
-        self, n: int, batch_size: int, seed: int, *, rank: int = 0, replicas: int = 1
-    ) -> None:
-        super().__init__(Positions(n), num_replicas=replicas, rank=rank, seed=seed)
-        self.n = n
-        self.num_samples = n // replicas // batch_size * batch_size
-        if self.num_samples == 0:
-            raise UserError(
-                f"{n} training samples over {replicas} devices are fewer than data.batch_size={batch_size} each. "
-                "Lower data.batch_size or use fewer devices."
-            )
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        return iter(order[self.rank :: self.num_replicas][: self.num_samples].tolist())
 
 
 class NoveltyData(L.LightningDataModule):
