@@ -150,7 +150,8 @@ def main() -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    from noveltylab.results.record import provenance, write_atomic
+    from noveltylab.results.files import write_atomic
+    from noveltylab.results.provenance import provenance
 
     facts: dict[str, Any] = provenance()
     lines = [

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.reference import REFERENCES
 from benchmarks.suite import BATCH, Contender, peaks, rows_for
 from noveltylab.methods.base import Batch
-from noveltylab.results.record import provenance
+from noveltylab.results.provenance import provenance
 
 Key = TypeVar("Key")
 

@@ -20,7 +20,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
 from noveltylab.methods.ocgan import decoder, encoder
-from noveltylab.results.record import provenance
+from noveltylab.results.provenance import provenance
 
 
 def plain(network: nn.Module) -> nn.Module:

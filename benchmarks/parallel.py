@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from noveltylab.results.record import provenance, read_result
+from noveltylab.results.provenance import provenance
+from noveltylab.results.record import read_result
 
 SHORT = ["method=ocgan", "data=digits", "trainer.max_epochs=10"]
 

@@ -206,7 +206,7 @@ def main() -> None:
 
         print(json.dumps({"ours": ours, "plain": plain}[asked.one](asked.sets[0])))
         return
-    from noveltylab.results.record import provenance
+    from noveltylab.results.provenance import provenance
 
     facts = provenance()
     print(

@@ -25,7 +25,7 @@ from noveltylab.__main__ import CONF
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
-from noveltylab.results.record import provenance
+from noveltylab.results.provenance import provenance
 from noveltylab.run.pipeline import build
 from noveltylab.run.read import read_and_split
 from noveltylab.training.fit import fit

@@ -520,7 +520,7 @@ def main() -> None:
     nursery = Processes()
     import torch
 
-    from noveltylab.results.record import provenance
+    from noveltylab.results.provenance import provenance
 
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device is visible here")

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from experiments.rule import aurocs, cells, compared
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import write_atomic
 from noveltylab.scoring.auroc import standard_error
 
 PAGE = Path(__file__).parent / "claims.md"

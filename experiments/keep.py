@@ -19,7 +19,8 @@ from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import Collected, Run, collect
-from noveltylab.results.record import read_result, write_atomic, write_result
+from noveltylab.results.files import write_atomic
+from noveltylab.results.record import read_result, write_result
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"

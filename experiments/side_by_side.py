@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
-from noveltylab.results.record import read_result, write_atomic
+from noveltylab.results.files import write_atomic
+from noveltylab.results.record import read_result
 
 #: Height of a run's title and size of its letters, in pixels.
 TITLE, LETTERS = 44, 28

@@ -173,7 +173,7 @@ def test_ids_that_are_formulas_are_text_in_scores(tmp_path: Path) -> None:
 def test_secrets_on_the_command_line_are_not_kept(
     monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
-    from noveltylab.results.record import provenance
+    from noveltylab.results.provenance import provenance
 
     monkeypatch.setattr("sys.argv", ["noveltylab", "method=pca", argument])
     assert "SECRET" not in provenance()["command"] and "***" in provenance()["command"]
@@ -193,7 +193,7 @@ def test_a_signal_leaves_no_temporary_file(
     module: str,
     number: int,
 ) -> None:
-    from noveltylab.results.record import open_atomic
+    from noveltylab.results.files import open_atomic
 
     def interrupted(*_: object) -> None:
         with open_atomic(tmp_path / "scores.csv") as file:

@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
+from noveltylab.results.files import write_atomic
 from noveltylab.results.phases import lacking, seen_by
-from noveltylab.results.record import LATER, read_result, write_atomic
+from noveltylab.results.record import LATER, read_result
 
 HERE = Path(__file__).parent
 PLANS = sorted(

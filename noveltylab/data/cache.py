@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.results.files import open_regular
-from noveltylab.results.record import open_atomic, remove_leftovers
+from noveltylab.results.files import open_atomic, open_regular, remove_leftovers
 
 log = logging.getLogger("noveltylab")
 Arrays = dict[str, NDArray[Any]]

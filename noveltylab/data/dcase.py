@@ -34,7 +34,7 @@ from noveltylab.data.samples import Samples, Units
 from noveltylab.data.stored import Stored, names_in, zip_members
 from noveltylab.errors import UserError, nearest
 from noveltylab.results.files import open_regular
-from noveltylab.results.record import cores
+from noveltylab.results.provenance import cores
 
 SCENES = (
     "beach", "bus", "cafe/restaurant", "car", "city_center", "forest_path", "grocery_store", "home", "library",

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from noveltylab.data.preprocess import resize
 from noveltylab.results.files import open_regular
-from noveltylab.results.record import cores
+from noveltylab.results.provenance import cores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError, nearest
-from noveltylab.results.files import open_regular
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import open_regular, write_atomic
 
 Index = NDArray[np.int64]
 Labels = NDArray[np.int64]

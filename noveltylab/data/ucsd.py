@@ -30,7 +30,7 @@ from noveltylab.data.root import missing, resolve_root
 from noveltylab.data.samples import Samples, Units
 from noveltylab.data.stored import Stored, find_archive, names_in, unpack
 from noveltylab.errors import UserError
-from noveltylab.results.record import cores
+from noveltylab.results.provenance import cores
 
 PATCH = 30
 #: height and width of a frame, and how many frames (of them abnormal) the official clips have

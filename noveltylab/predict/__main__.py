@@ -148,7 +148,7 @@ def predict(request: Request) -> Summary:
         load_detector,  # imports torch: only once the command line is known to be good
     )
     from noveltylab.predict.inputs import expand
-    from noveltylab.results.record import open_atomic
+    from noveltylab.results.files import open_atomic
     from noveltylab.scoring.conformal import decide
 
     detector = load_detector(request.run, request.accelerator)

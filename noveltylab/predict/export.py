@@ -89,7 +89,8 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
         )
     if detector.method.not_exportable:
         raise RunFailed(f"{name} cannot be exported: {detector.method.not_exportable}")
-    from noveltylab.results.record import open_atomic, read_result
+    from noveltylab.results.files import open_atomic
+    from noveltylab.results.record import read_result
 
     try:
         with tempfile.TemporaryDirectory() as scratch, open_atomic(output) as whole:
@@ -293,7 +294,7 @@ def onnx_session(path: Path) -> Any:
     """onnxruntime's session of a file, on the CPU, with as many threads as this process may use."""
     import onnxruntime
 
-    from noveltylab.results.record import cores
+    from noveltylab.results.provenance import cores
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()

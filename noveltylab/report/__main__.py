@@ -23,7 +23,7 @@ from noveltylab.report.published import choose, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import write_atomic
 
 NAMED = 5
 #: Folders of a report with a file for each table or picture.

@@ -12,9 +12,17 @@ import io
 import json
 import math
 import os
+import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: Bytes of a text that describes a run: result.json, config.yaml, a lock.
 MAX_TEXT_BYTES = 8 << 20
@@ -223,3 +231,59 @@ def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | No
             digest.update(block)
             left -= len(block)
     return digest.hexdigest()
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: after any failure the old file stands and no temporary file is
+    left.
+
+    Args:
+        path: The file; its folder is made if missing.
+        data: The contents; text is written as UTF-8.
+    """
+    with open_atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which appears whole under `path` when the block ends, or not
+    at all.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            _mark_as_written(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _mark_as_written(file: BinaryIO) -> None:
+    """Holds a lock on a temporary file for as long as somebody writes it (see `remove_leftovers`)."""
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of `open_atomic` in a folder that a killed process has left."""
+    if fcntl is None:
+        return
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError), open_regular(path) as file:
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # BlockingIOError: somebody is writing it
+            path.unlink()

@@ -1,32 +1,13 @@
 """A run's result.json: written atomically and last, so that its presence means the run is complete."""
 
-import hashlib
 import json
-import os
 import pkgutil
-import platform
 import re
-import secrets
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from typing import Any
 
 from noveltylab.errors import UserError
-from noveltylab.results.files import open_regular, read_json, read_yaml
-from noveltylab.results.files import (
-    sha256_file as sha256_file,
-)  # beside what else is asked of a run folder
+from noveltylab.results.files import read_json, read_yaml, write_atomic
 from noveltylab.results.older import in_options_of_today
 from noveltylab.results.phases import selects_nothing_else
 from noveltylab.results.schema import Result, Unmeasured, check_config, check_result
@@ -34,7 +15,6 @@ from noveltylab.results.schema import Result, Unmeasured, check_config, check_re
 PACKAGE = Path(__file__).resolve().parents[1]
 #: Ends the name of a floor of the images as the method sees them, which differ from raw pixels.
 SEEN = "_seen"
-PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 #: Options that came later, and the value under which a run is what it was before there was such an
 #: option.
 LATER: dict[str, Any] = {
@@ -85,15 +65,6 @@ LATER_OF_METHOD: dict[str, dict[str, Any]] = {
         "method.grey": 0.2,
     },
 }
-#: A key whose value is nobody else's business.
-_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
-#: The same inside a mapping such as {api_key: x, mode: online}, or in a URL with a password.
-_SECRET_INSIDE = re.compile(
-    r"""((?:key|token|secret|passw|credential|auth)\w*["']?\s*[:=]\s*|://[^/@\s:]*:)(?:"[^"]*"|'[^']*'|[^,}@\s]+)""",
-    re.IGNORECASE,
-)
-
-
 #: Options that change no number: where, how fast and how visibly a run is made.
 FREE = {
     "recipe",  # its numbers are recorded one by one
@@ -170,62 +141,6 @@ def flat_options(config: Any) -> dict[str, Any]:
     if selects_nothing_else(options):
         del options["trainer.select_whole"]
     return options
-
-
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: after any failure the old file stands and no temporary file is
-    left.
-
-    Args:
-        path: The file; its folder is made if missing.
-        data: The contents; text is written as UTF-8.
-    """
-    with open_atomic(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-
-
-@contextmanager
-def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, which appears whole under `path` when the block ends, or not
-    at all.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            _mark_as_written(file)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _mark_as_written(file: BinaryIO) -> None:
-    """Holds a lock on a temporary file for as long as somebody writes it (see `remove_leftovers`)."""
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of `open_atomic` in a folder that a killed process has left."""
-    if fcntl is None:
-        return
-    for path in folder.glob(".*.tmp"):
-        with suppress(OSError), open_regular(path) as file:
-            fcntl.flock(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # BlockingIOError: somebody is writing it
-            path.unlink()
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> None:
@@ -317,122 +232,3 @@ def is_own_method(target: str) -> bool:
     }
     match = re.fullmatch(r"noveltylab\.methods\.(\w+)\.([A-Za-z]\w*)", target, re.ASCII)
     return match is not None and match[1] in modules
-
-
-def provenance(
-    started: datetime | None = None, gpu: str | None = None, threads: int | None = None
-) -> dict[str, Any]:
-    """What a number was made with.
-
-    Args:
-        started: When the run began; now if not given.
-        gpu: Name of the accelerator, from the caller, since this module does not import torch.
-        threads: How many torch computes with on a CPU, likewise; another number rounds sums
-            elsewhere.
-
-    Returns:
-        ``versions`` (package -> version, None where not installed), ``commit``, ``hardware``
-        (``cpu``, ``cores`` usable, ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the
-        launcher set it), ``command`` and ``time`` (ISO 8601, UTC, seconds).
-    """
-    return {
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES},
-        "commit": commit(),
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": cores(),
-            "threads": threads,
-            "memory_gib": _memory_gib(),
-            "gpu": gpu,
-            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        },
-        "command": " ".join(map(masked, sys.argv)),
-        "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def masked(argument: str) -> str:
-    """An argument of a command line without what nobody else may read: values of keys, tokens,
-    secrets and passwords.
-    """
-    key, equals, _ = argument.partition("=")
-    if equals and (_SECRET.search(key) or "env_set" in key):
-        return f"{key}=***"
-    return _SECRET_INSIDE.sub(r"\1***", argument)
-
-
-def commit(package: Path = PACKAGE) -> str | None:
-    """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
-
-    Returns:
-        40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one
-        does not track the package (a virtual environment inside another project).
-    """
-    head = _git(package, "rev-parse", "HEAD")
-    if head is None or not _git(package, "ls-files", "--", "__init__.py"):
-        return None
-    return head if _git(package, "status", "--porcelain") == "" else f"{head}-dirty"
-
-
-@cache
-def sources_sha256(package: Path = PACKAGE) -> str:
-    """One hash of all Python files of the package: tells two uncommitted states apart.
-
-    Read once in a process, as the code is.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        contents = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()} {len(contents)}\n".encode())
-        digest.update(contents)
-    return digest.hexdigest()
-
-
-def code_state() -> dict[str, Any]:
-    """Which code runs: `commit`, the hash of the package's `sources`, and the `versions` below it."""
-    versions = {name: _version(name) for name in ("torch", "lightning", "numpy")}
-    return {"commit": commit(), "sources": sources_sha256(), "versions": versions}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    # inside a git hook these variables would point at another repository
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env=environment, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-def cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # counts what a container or taskset leaves us
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None

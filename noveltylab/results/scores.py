@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.errors import UserError
-from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, write_atomic
 from noveltylab.results.spreadsheet import quote, unquote
 
 FIXED = ("id", "label", "is_outlier")

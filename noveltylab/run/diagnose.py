@@ -16,7 +16,8 @@ from noveltylab.command.arguments import read_changes
 from noveltylab.command.screen import terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.results.record import read_result, sha256_file, write_result
+from noveltylab.results.files import sha256_file
+from noveltylab.results.record import read_result, write_result
 from noveltylab.results.runs import require_run
 from noveltylab.run.folder import damage, locked
 from noveltylab.run.rerun import fresh_options

@@ -27,15 +27,9 @@ except ImportError:  # not on Windows, where runs are not locked
 from noveltylab.command.screen import plain, say
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options
-from noveltylab.results.files import open_regular, read_json, sha256_file
-from noveltylab.results.record import (
-    code_state,
-    flat_options,
-    kind_of_option,
-    read_config,
-    read_result,
-    write_atomic,
-)
+from noveltylab.results.files import open_regular, read_json, sha256_file, write_atomic
+from noveltylab.results.provenance import code_state
+from noveltylab.results.record import flat_options, kind_of_option, read_config, read_result
 
 log = logging.getLogger("noveltylab")
 

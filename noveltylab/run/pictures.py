@@ -13,7 +13,7 @@ from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.samples import Samples
 from noveltylab.data.wholes import Wholes
 from noveltylab.methods.base import RECONSTRUCTION, Method
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores, read_scores
 from noveltylab.run import plots as figures
 from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors

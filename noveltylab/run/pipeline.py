@@ -37,9 +37,10 @@ from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.methods.base import Method, find_method
 from noveltylab.nets.cpu.conv import use_winograd
 from noveltylab.options import Options, check_arguments
-from noveltylab.results.files import open_regular
+from noveltylab.results.files import open_regular, sha256_file, write_atomic
 from noveltylab.results.phases import Seen, in_words, lacking, seen_after
-from noveltylab.results.record import SEEN, provenance, sha256_file, write_atomic, write_result
+from noveltylab.results.provenance import provenance
+from noveltylab.results.record import SEEN, write_result
 from noveltylab.results.schema import APART
 from noveltylab.results.scores import Scores, read_scores, write_scores
 from noveltylab.run.folder import (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,7 +29,9 @@ from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import COIL_OBJECTS, Options, check_options
 from noveltylab.report.check import check_file, check_run
-from noveltylab.results.record import cores, read_result, recorded_config, sha256_file
+from noveltylab.results.files import sha256_file
+from noveltylab.results.provenance import cores
+from noveltylab.results.record import read_result, recorded_config
 from noveltylab.results.scores import read_scores
 
 #: What a folder decides: the options that make numbers. The rest is the caller's.

@@ -40,7 +40,8 @@ from noveltylab.command import screen
 from noveltylab.command.screen import plain, say, say_error, show
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.results.files import read_tail
-from noveltylab.results.record import cores, read_result
+from noveltylab.results.provenance import cores
+from noveltylab.results.record import read_result
 from noveltylab.run.summary import offline_runs
 
 #: Plugin package -> the extra that installs it.

@@ -36,9 +36,8 @@ from noveltylab.data.protocols import VAL_LABELLED
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import Options, TrainerOptions
-from noveltylab.results.files import open_regular
+from noveltylab.results.files import open_regular, write_atomic
 from noveltylab.results.phases import begins
-from noveltylab.results.record import write_atomic
 from noveltylab.scoring.aggregate import judge
 from noveltylab.scoring.apply import (
     fresh_batch_norm,

@@ -17,8 +17,7 @@ from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options, WandbOptions
 from noveltylab.report.published import printed_for, read_tables
-from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, read_text
-from noveltylab.results.record import write_atomic
+from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, read_text, write_atomic
 
 
 class MetricsFile(Logger):

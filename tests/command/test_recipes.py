@@ -28,14 +28,9 @@ from noveltylab.command.recipes import (
 )
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options
+from noveltylab.results.files import sha256_file
 from noveltylab.results.older import in_options_of_today
-from noveltylab.results.record import (
-    flat_options,
-    flatten,
-    kind_of_option,
-    read_result,
-    sha256_file,
-)
+from noveltylab.results.record import flat_options, flatten, kind_of_option, read_result
 from noveltylab.run.rerun import rerun
 from tests.conftest import TINY
 

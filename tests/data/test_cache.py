@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from noveltylab.data.cache import cache_folder, cached, code_key, fingerprint
-from noveltylab.results.record import open_atomic
+from noveltylab.results.files import open_atomic
 
 
 class Maker:

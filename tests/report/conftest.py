@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noveltylab.results.record import sha256_file
+from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import Scores, write_scores
 from noveltylab.scoring.auroc import METHOD
 from noveltylab.scoring.metrics import evaluate

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from noveltylab.report.__main__ import main
 from noveltylab.report.check import recompute
 from noveltylab.report.collect import collect
-from noveltylab.results.record import sha256_file
+from noveltylab.results.files import sha256_file
 from noveltylab.scoring.metrics import evaluate
 from tests.conftest import TINY, run_in
 from tests.report.conftest import WriteRun

@@ -11,7 +11,7 @@ from noveltylab.report.collect import collect
 from noveltylab.report.compare import class_means, compare_all, ranked
 from noveltylab.report.rows import Row, group
 from noveltylab.report.stats import Paired
-from noveltylab.results.record import sha256_file
+from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import Scores, read_scores, write_scores
 from noveltylab.scoring.metrics import evaluate
 from tests.report.conftest import WriteRun, edit, flat_metrics

@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 
 from noveltylab.errors import UserError
-from noveltylab.results.files import read_json
-from noveltylab.results.record import (
-    commit,
-    provenance,
-    read_result,
-    sha256_file,
-    write_atomic,
-    write_result,
-)
+from noveltylab.results.files import read_json, sha256_file, write_atomic
+from noveltylab.results.provenance import commit, provenance
+from noveltylab.results.record import read_result, write_result
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noveltylab.errors import UserError
-from noveltylab.results.record import sha256_file
+from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import Scores, read_scores, write_scores
 
 NAMES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from noveltylab.data.protocols import load_split
 from noveltylab.errors import UserError
-from noveltylab.results.record import sha256_file
+from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import read_scores
 from noveltylab.training import fit as train
 from tests.conftest import TINY

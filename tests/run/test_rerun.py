@@ -10,7 +10,8 @@ import pytest
 
 import noveltylab.run.rerun
 from noveltylab.errors import UserError
-from noveltylab.results.record import read_result, sha256_file
+from noveltylab.results.files import sha256_file
+from noveltylab.results.record import read_result
 from noveltylab.run.rerun import check_files, fresh_options, main
 
 Run = Callable[..., dict[str, Any]]

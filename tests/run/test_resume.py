@@ -18,7 +18,7 @@ from PIL import Image
 
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
-from noveltylab.results import record as results
+from noveltylab.results import provenance as results
 from noveltylab.run import folder as ledger
 from noveltylab.run import pipeline as run
 from noveltylab.training import fit as train

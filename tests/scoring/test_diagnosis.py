@@ -20,7 +20,8 @@ from noveltylab.methods.base import Batch, Method
 from noveltylab.methods.nda import NDA
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import collect
-from noveltylab.results.record import read_result, sha256_file
+from noveltylab.results.files import sha256_file
+from noveltylab.results.record import read_result
 from noveltylab.run.diagnose import main, parse
 from noveltylab.scoring import diagnosis
 from noveltylab.scoring.apply import novelty_scores

@@ -26,7 +26,8 @@ from rich.console import Console
 
 from noveltylab.errors import UserError
 from noveltylab.options import Options
-from noveltylab.results.record import sha256_file, write_result
+from noveltylab.results.files import sha256_file
+from noveltylab.results.record import write_result
 from noveltylab.run.folder import holder, locked
 from noveltylab.run.read import read_and_split
 from noveltylab.sweep import sweeper as sweep

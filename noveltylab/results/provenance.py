@@ -1,0 +1,142 @@
+"""What a number was made with: code, versions of packages, machine, command and time."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGES = ("noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
+#: A key whose value is nobody else's business.
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+#: The same inside a mapping such as {api_key: x, mode: online}, or in a URL with a password.
+_SECRET_INSIDE = re.compile(
+    r"""((?:key|token|secret|passw|credential|auth)\w*["']?\s*[:=]\s*|://[^/@\s:]*:)(?:"[^"]*"|'[^']*'|[^,}@\s]+)""",
+    re.IGNORECASE,
+)
+
+
+def provenance(
+    started: datetime | None = None, gpu: str | None = None, threads: int | None = None
+) -> dict[str, Any]:
+    """What a number was made with.
+
+    Args:
+        started: When the run began; now if not given.
+        gpu: Name of the accelerator, from the caller, since this module does not import torch.
+        threads: How many torch computes with on a CPU, likewise; another number rounds sums
+            elsewhere.
+
+    Returns:
+        ``versions`` (package -> version, None where not installed), ``commit``, ``hardware``
+        (``cpu``, ``cores`` usable, ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the
+        launcher set it), ``command`` and ``time`` (ISO 8601, UTC, seconds).
+    """
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
+        "commit": commit(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": cores(),
+            "threads": threads,
+            "memory_gib": _memory_gib(),
+            "gpu": gpu,
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        },
+        "command": " ".join(map(masked, sys.argv)),
+        "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def masked(argument: str) -> str:
+    """An argument of a command line without what nobody else may read: values of keys, tokens,
+    secrets and passwords.
+    """
+    key, equals, _ = argument.partition("=")
+    if equals and (_SECRET.search(key) or "env_set" in key):
+        return f"{key}=***"
+    return _SECRET_INSIDE.sub(r"\1***", argument)
+
+
+def commit(package: Path = PACKAGE) -> str | None:
+    """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
+
+    Returns:
+        40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one
+        does not track the package (a virtual environment inside another project).
+    """
+    head = _git(package, "rev-parse", "HEAD")
+    if head is None or not _git(package, "ls-files", "--", "__init__.py"):
+        return None
+    return head if _git(package, "status", "--porcelain") == "" else f"{head}-dirty"
+
+
+@cache
+def sources_sha256(package: Path = PACKAGE) -> str:
+    """One hash of all Python files of the package: tells two uncommitted states apart.
+
+    Read once in a process, as the code is.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        contents = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(contents)}\n".encode())
+        digest.update(contents)
+    return digest.hexdigest()
+
+
+def code_state() -> dict[str, Any]:
+    """Which code runs: `commit`, the hash of the package's `sources`, and the `versions` below it."""
+    versions = {name: _version(name) for name in ("torch", "lightning", "numpy")}
+    return {"commit": commit(), "sources": sources_sha256(), "versions": versions}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # inside a git hook these variables would point at another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, env=environment, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # counts what a container or taskset leaves us
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
