@@ -27,8 +27,8 @@ from torchvision import datasets, transforms
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.load import load
-from noveltylab.data.protocols import Split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 
 
 def write_digits(root: Path, n: int) -> None:

@@ -139,8 +139,8 @@ class Contender:
         import numpy as np
         import torch
 
-        from noveltylab.data.protocols import Split
         from noveltylab.data.samples import Samples
+        from noveltylab.data.split import Split
 
         warnings.filterwarnings(
             "ignore"

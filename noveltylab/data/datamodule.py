@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from noveltylab.data.batches import Chunk, EpochSampler, Positions
 from noveltylab.data.preprocess import Preprocess, resize
-from noveltylab.data.protocols import Split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 from noveltylab.data.wholes import Wholes, aggregate
 from noveltylab.errors import UserError
 from noveltylab.results.scores import Scores

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.protocols import Split, split_sha256
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split, split_sha256
 from noveltylab.errors import UserError
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular

@@ -31,8 +31,8 @@ from rich.text import Text
 from noveltylab.command.screen import LogLines, console, say
 from noveltylab.data.batches import EpochSampler
 from noveltylab.data.datamodule import NoveltyData
-from noveltylab.data.protocols import Split, save_split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split, save_split
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.methods.base import Method, find_method
 from noveltylab.nets.cpu.conv import use_winograd

@@ -3,8 +3,9 @@
 from typing import Any
 
 from noveltylab.data.load import load
-from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, Split, draw_val_outliers, split
+from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, draw_val_outliers, split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.options import Options, check_arguments
 

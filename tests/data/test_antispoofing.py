@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from noveltylab.data.load import load
-from noveltylab.data.protocols import Split, split
+from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 from noveltylab.errors import UserError
 from noveltylab.methods.pca import PCA
 from noveltylab.predict.detector import load_detector

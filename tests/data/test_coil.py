@@ -23,8 +23,9 @@ from noveltylab.__main__ import CONF
 from noveltylab.data import coil20, coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Layout, read_png
 from noveltylab.data.load import load
-from noveltylab.data.protocols import Split, split
+from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
 from noveltylab.options import COIL_SEEDED, Options, check_options

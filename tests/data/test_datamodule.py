@@ -18,8 +18,9 @@ from noveltylab.data.batches import Chunk, EpochSampler
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.load import load
 from noveltylab.data.preprocess import resize
-from noveltylab.data.protocols import Split, split
+from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
+from noveltylab.data.split import Split
 from noveltylab.errors import UserError
 from tests.formats import write_mnist
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noveltylab.data.protocols import Split, load_split, save_split, split, split_sha256
+from noveltylab.data.protocols import split
+from noveltylab.data.split import Split, load_split, save_split, split_sha256
 from noveltylab.errors import UserError
 
 SETTINGS = settings(deadline=None, max_examples=40)

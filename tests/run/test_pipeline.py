@@ -15,7 +15,7 @@ import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from noveltylab.data.protocols import load_split
+from noveltylab.data.split import load_split
 from noveltylab.errors import UserError
 from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import read_scores
