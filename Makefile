@@ -68,7 +68,7 @@ table: $(STAMP) ## run one of the papers' tables, keep whole runs, write its pap
 	$(BIN)/python -m experiments.keep $(MADE) $(T) && exit $$status
 
 latex: $(STAMP) ## compile the tables of the kept results (or R=outputs) to <report>/report.pdf; needs pdflatex
-	$(BIN)/python -m noveltylab.report $(or $(R),experiments/results) --output outputs/latex
+	$(BIN)/python -m noveltylab report $(or $(R),experiments/results) --output outputs/latex
 	cd outputs/latex && pdflatex -interaction=nonstopmode -halt-on-error report.tex > pdflatex.txt || { tail -20 pdflatex.txt; exit 1; }
 	@! grep -n Overfull outputs/latex/report.log && echo outputs/latex/report.pdf
 

@@ -1,6 +1,8 @@
-"""`python -m noveltylab`: composes conf/ with the command line and hands the config to `run`.
+"""The command `noveltylab`, which is also `python -m noveltylab`.
 
-Torch is not imported here: `--help`, `--cfg job` and most bad input answer at once.
+Without a word it composes conf/ with the command line and hands the config to `run`; with one, as
+in `noveltylab predict ...`, it calls the module of that word (command/words.py). Torch is not
+imported here: `--help`, `--cfg job` and most bad input answer at once.
 """
 
 import os
@@ -25,6 +27,7 @@ from noveltylab.command.recipes import PACKAGE as PACKAGE
 from noveltylab.command.recipes import recipes_of, register_recipes
 from noveltylab.command.screen import say, say_error, terminal
 from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
+from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.nets.cpu.threads import settle_waiting
 from noveltylab.sweep import sweeper as sweep
@@ -118,11 +121,17 @@ def main() -> None:
     3: a sweep without failures of which some cells are not done, since other processes are running
     them. 129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
     """
+    arguments = sys.argv[1:]
     with terminal():
-        if {"-h", "--help"} & set(sys.argv[1:]):
+        if arguments and arguments[0] in MODULES:
+            sys.exit(run_word(arguments[0], arguments[1:]))
+        mistake = wrong_word(arguments[0]) if arguments else None
+        if mistake:
+            _refuse(mistake)
+        if {"-h", "--help"} & set(arguments):
             from noveltylab.help import print_help
 
-            print_help(CONF, sys.argv[1:], EXPERIMENTS)
+            print_help(CONF, arguments, EXPERIMENTS)
             return
         _run_command()
 

@@ -13,11 +13,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
+from noveltylab.command import words
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
 from noveltylab.results.record import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
-USAGE = """\
+WORDS = "\n".join(
+    f"  {'python -m noveltylab ' + word + ' ...':59} {meaning}"
+    for word, meaning in words.MEANINGS.items()
+)
+USAGE = f"""\
 noveltylab trains a novelty detector on one class and scores every test sample.
 
   python -m noveltylab                                        OCGAN on the bundled digits, offline
@@ -27,6 +32,10 @@ noveltylab trains a novelty detector on one class and scores every test sample.
   python -m noveltylab experiment=ocgan/table2_mnist inlier=3 seed=0 trainer.max_epochs=1     part of it, shortened
   python -m noveltylab method=knn data=mnist --help           the options of other choices
   python -m noveltylab --cfg job                              the composed configuration
+
+`noveltylab` alone is the same as `python -m noveltylab`. A word before the options does something else:
+
+{WORDS}
 
 Options are written key=value. A finished run is not run again; an interrupted one goes on; `--hydra-help` shows
 Hydra's own flags."""

@@ -23,7 +23,7 @@ FLOORS = (
     Floor("errors", "", ""),
     Floor(
         "command",
-        "arguments hints recipes screen signals wandb_mode",
+        "arguments hints recipes screen signals wandb_mode words",
         "hydra omegaconf rich yaml",
     ),
     Floor(

@@ -49,7 +49,7 @@ def is_sweep(arguments: list[str]) -> bool:
     flags = parser.parse_args(arguments)
     if flags.experimental_rerun:
         raise UserError(
-            "--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab.run.rerun"
+            "--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab rerun"
         )
     shown = flags.cfg or flags.info
     if (flags.resolve or flags.package) and not shown:

@@ -1,8 +1,8 @@
 """Scores new files with a finished run: novelty score, p-value and decision of each, as a CSV file and on request a page.
 
-    python -m noveltylab.predict run=outputs/folder/ca_entropy/folder/inlier0/seed0 input=new/
-    python -m noveltylab.predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
-    python -m noveltylab.predict run=<run folder> input=belt.mp4 fdr=0.1
+    python -m noveltylab predict run=outputs/folder/ca_entropy/folder/inlier0/seed0 input=new/
+    python -m noveltylab predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
+    python -m noveltylab predict run=<run folder> input=belt.mp4 fdr=0.1
 
 run          the folder of a finished run: its method, weights, preprocessing and held-out inliers are used
 input        an image, a folder with its subfolders, a pattern, a video (each frame is scored); for a run on sound, wav files

@@ -1,6 +1,6 @@
 """A finished run as something that scores new images: its method, weights, preprocessing and held-out inliers.
 
-    from noveltylab.predict.detector import load_detector
+    from noveltylab import load_detector
     detector = load_detector("outputs/folder/ca_entropy/folder/inlier0/seed0")
     table = detector.frame(["new/0001.png", "new/0002.png"])        # a pandas data frame
 

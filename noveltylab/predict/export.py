@@ -1,7 +1,7 @@
 """Writes a finished run as one graph, preprocessing and score together, for use without noveltylab.
 
-    python -m noveltylab.predict.export run=outputs/folder/ca_entropy/folder/inlier0/seed0 format=onnx
-    python -m noveltylab.predict.export run=<run folder> format=torch_export output=parts.pt2
+    python -m noveltylab export run=outputs/folder/ca_entropy/folder/inlier0/seed0 format=onnx
+    python -m noveltylab export run=<run folder> format=torch_export output=parts.pt2
 
 run      the folder of a finished run
 format   onnx (extra [onnx]) or torch_export (torch.export.load reads it)

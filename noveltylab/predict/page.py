@@ -1,4 +1,4 @@
-"""The page of `python -m noveltylab.predict --html`: the most novel files first, beside each what
+"""The page of `python -m noveltylab predict --html`: the most novel files first, beside each what
 its score compares it with.
 
 One file that needs no network; nothing else may load, and every text is escaped.

@@ -1,4 +1,4 @@
-"""`python -m noveltylab.report [folder]`: writes report.md, .csv, .tex and .html from the results
+"""`python -m noveltylab report [folder]`: writes report.md, .csv, .tex and .html from the results
 below a folder.
 """
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m noveltylab.report", description=__doc__.partition("`: ")[2]
+        prog="python -m noveltylab report", description=__doc__.partition("`: ")[2]
     )
     made.add_argument(
         "folder",

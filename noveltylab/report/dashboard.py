@@ -1,7 +1,7 @@
 """The W&B workspace as code: method x class AUROC, against published numbers and floors, curves, pictures, failures.
 
-    python -m noveltylab.report.dashboard --entity me --project noveltylab            # prints it as JSON, needs no key
-    python -m noveltylab.report.dashboard --entity me --project noveltylab --push     # saves it in the project
+    python -m noveltylab dashboard --entity me --project noveltylab            # prints it as JSON, needs no key
+    python -m noveltylab dashboard --entity me --project noveltylab --push     # saves it in the project
 
 Runs logged offline, however many, are sent first: find outputs -type d -name 'offline-run-*' -exec wandb sync --yes {} +
 """
@@ -115,7 +115,7 @@ def serialise(workspace: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="noveltylab.report.dashboard",
+        prog="python -m noveltylab dashboard",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

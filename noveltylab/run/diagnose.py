@@ -1,7 +1,7 @@
 """Adds a diagnosis to a finished run without training: its scores under a fault of evaluation.
 
-    python -m noveltylab.run.diagnose run=outputs/p2/nda/mnist/inlier2/seed0
-    python -m noveltylab.run.diagnose run=<run folder> data.root=/srv/data
+    python -m noveltylab diagnose run=outputs/p2/nda/mnist/inlier2/seed0
+    python -m noveltylab diagnose run=<run folder> data.root=/srv/data
 
 diagnose=batch_statistics (the only one, and the default): batch norm in training mode at test, the test set in class order, in
 random order, and with inliers and outliers in separate batches. The section `diagnosis` of the run's result.json has
@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> tuple[Path, list[str]]:
     ]
     if len(runs) != 1:
         raise UserError(
-            "name one run folder: python -m noveltylab.run.diagnose run=outputs/p2/nda/mnist/inlier2/seed0"
+            "name one run folder: python -m noveltylab diagnose run=outputs/p2/nda/mnist/inlier2/seed0"
         )
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"diagnose={wrong[0]}: no such diagnosis; choose from {', '.join(KINDS)}")

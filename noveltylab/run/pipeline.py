@@ -116,7 +116,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     print_summary(done, folder)
     if options.diagnose != "none" and "diagnosis" not in done:
         say(
-            f"to diagnose this finished run: python -m noveltylab.run.diagnose run={shlex.quote(str(folder))}"
+            f"to diagnose this finished run: python -m noveltylab diagnose run={shlex.quote(str(folder))}"
         )
     return done
 

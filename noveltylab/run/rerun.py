@@ -1,7 +1,7 @@
 """Repeats a finished run from what its folder holds, and says whether it gave the same scores.
 
-    python -m noveltylab.run.rerun outputs/p1/pca/digits/inlier8/seed0
-    python -m noveltylab.run.rerun <run folder> data.root=/srv/data output=/scratch/reruns
+    python -m noveltylab rerun outputs/p1/pca/digits/inlier8/seed0
+    python -m noveltylab rerun <run folder> data.root=/srv/data output=/scratch/reruns
 
 Before anything runs, the folder's files are compared with its checksums, and its numbers with its scores. Of its options it
 decides those that make numbers. Where to write, what to fetch and whom to tell is yours: output=reruns,

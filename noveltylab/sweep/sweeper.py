@@ -797,7 +797,7 @@ def next_commands(cells: list[Cell]) -> list[str]:
     )
     reported = [shared] if shared.strip("/") else outputs
     lines = [
-        f"tables and comparisons: python -m noveltylab.report {shlex.quote(path)}"
+        f"tables and comparisons: python -m noveltylab report {shlex.quote(path)}"
         for path in reported
     ]
     unsent = [path for folder in folders for path in offline_runs([folder])[:1]]

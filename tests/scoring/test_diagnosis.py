@@ -246,8 +246,7 @@ def test_a_complete_run_names_the_command_that_diagnoses_it(
     shutil.copytree(made / "plain", tmp_path / "copy")
     run_in(tmp_path / "copy")(*NDA_RUN, "diagnose=batch_statistics")
     assert (
-        f"python -m noveltylab.run.diagnose run={tmp_path / 'copy' / PLACE}"
-        in capsys.readouterr().err
+        f"python -m noveltylab diagnose run={tmp_path / 'copy' / PLACE}" in capsys.readouterr().err
     )
 
 

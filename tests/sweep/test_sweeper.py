@@ -382,7 +382,7 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
     assert [row[2:] for row in means if row[:1] == ["pca"]] == [
         [v, "8", "0.6750", "2", "1", "2"] for v in ("0.2", "0.3")
     ]
-    assert lines[-1] == "tables and comparisons: python -m noveltylab.report o"
+    assert lines[-1] == "tables and comparisons: python -m noveltylab report o"
 
 
 @pytest.mark.usefixtures("quick")
@@ -504,11 +504,11 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
     (line,) = next_commands(
         [cell_of("pca", 3, seed, 0.5, folder("My Parts (2)")) for seed in (0, 1)]
     )
-    assert line == "tables and comparisons: python -m noveltylab.report 'My Parts (2)'"
+    assert line == "tables and comparisons: python -m noveltylab report 'My Parts (2)'"
     (line,) = next_commands(
         [cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("o/v0.2", "o/v0.3")]
     )
-    assert line.endswith("noveltylab.report o")
+    assert line.endswith("noveltylab report o")
     assert len(next_commands([cell_of("pca", 3, 0, 0.5, folder(name)) for name in ("a", "b")])) == 2
     (folder(str(tmp_path)) / "wandb" / "offline-run-1-a").mkdir(parents=True)
     sent = next_commands([cell_of("pca", 3, 0, 0.5, folder(str(tmp_path)))])[1]

@@ -1,0 +1,198 @@
+"""The words of the command, and modules that are no command."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import noveltylab
+from noveltylab.__main__ import PACKAGE
+from noveltylab.command.words import (
+    MODULES,
+    commands,
+    nearest_command,
+    refuse_other_modules,
+    requested_module,
+)
+from noveltylab.results.record import write_result
+from tests.report.conftest import flat_metrics, result_of
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def module_names() -> list[str]:
+    """Every module and package of noveltylab, as `python -m` takes them."""
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        names.append(".".join(parts))
+    return names
+
+
+def runs_something(name: str) -> bool:
+    """Whether `python -m name` calls a main."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    return source.exists() and '__name__ == "__main__"' in source.read_text()
+
+
+def run_python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=100
+    )
+
+
+@pytest.mark.parametrize("word", MODULES)
+def test_a_word_calls_the_main_of_its_module(
+    command: Cli, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    calls = []
+
+    def main(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return 7
+
+    monkeypatch.setattr(import_module(MODULES[word]), "main", main)
+    assert command(word, "run=somewhere", "--html").returncode == 7
+    assert calls == [["run=somewhere", "--html"]]
+
+
+@pytest.mark.parametrize("word", MODULES)
+def test_the_help_of_a_word_needs_no_torch(tmp_path: Path, word: str) -> None:
+    probe = (
+        f"import sys; sys.argv = ['noveltylab', '{word}', '--help']\n"
+        "from noveltylab.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = run_python("-c", probe, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m noveltylab {word} " in done.stdout
+
+
+def test_a_word_that_ends_well_has_exit_code_0(command: Cli, tmp_path: Path) -> None:
+    result = result_of("pca", "digits", "p1", 3, 0, {"residual": flat_metrics(0.9)}, {})
+    write_result(tmp_path / "elsewhere" / "outputs" / "seed0", result)
+    done = command("report", "outputs")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "elsewhere").rglob("report.html"))
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("predct", "'predict'"), ("reprot", "'report'"), ("dash", ""), ("outputs/", "")],
+)
+def test_a_wrong_word_is_one_line_with_the_nearest(command: Cli, word: str, hint: str) -> None:
+    done = command(word, "--html", "run=somewhere", "input=new")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot read '{word}' on the command line; ")
+    assert ("did you mean" in done.stderr) == bool(hint)
+    assert hint in done.stderr
+    assert "predict, report, export, rerun, dashboard, diagnose" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_lists_every_word(command: Cli) -> None:
+    text = command("--help").stdout
+    for word in MODULES:
+        assert f"python -m noveltylab {word} ..." in text
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_a_module_is_a_command_or_says_which_is_meant(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    line = ["python", "-m", name, "seed=1"]
+    if runs_something(name):
+        assert name in commands()
+        refuse_other_modules(line)
+        return
+    assert name not in commands()
+    with pytest.raises(SystemExit) as end:
+        refuse_other_modules(line)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {name} is no command; type: {nearest_command(name)}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "noveltylab.training.fit"], "type: python -m noveltylab\n"),
+        (["-um", "noveltylab.predict.detector"], "type: python -m noveltylab predict\n"),
+        (["-mnoveltylab.rerun"], "type: python -m noveltylab rerun\n"),
+    ],
+)
+def test_python_m_of_no_command_ends_with_2(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = run_python(*arguments, "method=pca", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["noveltylab.report", "noveltylab.predict", "noveltylab.run.rerun"]
+)
+def test_modules_with_a_main_go_on_working(tmp_path: Path, name: str) -> None:
+    done = run_python("-m", name, "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "python -m noveltylab " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["python", "-m", "noveltylab.x"], "noveltylab.x"),
+        (["python", "-X", "importtime", "-Ximporttime", "-m", "noveltylab"], "noveltylab"),
+        (["python", "-W", "error", "-Pmnoveltylab.x"], "noveltylab.x"),
+        (["python", "-m", "pytest", "noveltylab.x"], None),
+        (["python", "-m", "noveltylabs"], None),
+        (["python", "-m"], None),
+        (["python", "train.py", "-x"], None),
+    ],
+)
+def test_the_module_is_read_from_the_interpreters_arguments(
+    arguments: list[str], module: str | None
+) -> None:
+    assert requested_module(arguments) == module
+
+
+def test_every_word_names_a_module_with_a_main() -> None:
+    for name in MODULES.values():
+        path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
+        functions = ast.parse(path.read_text()).body
+        assert "main" in {node.name for node in functions if isinstance(node, ast.FunctionDef)}
+
+
+def test_public_names_are_loaded_when_used(tmp_path: Path) -> None:
+    probe = (
+        "import sys, noveltylab\n"
+        "assert {'Method', 'load_detector', '__version__'} <= set(dir(noveltylab))\n"
+        "assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)\n"
+        "from noveltylab import Method, load_detector\n"
+        "assert Method.__module__ == 'noveltylab.methods.base'\n"
+        "assert load_detector.__module__ == 'noveltylab.predict.detector'\n"
+        "assert 'torch' in sys.modules\n"
+    )
+    done = run_python("-c", probe, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="has no attribute 'load_detectr'"):
+        _ = noveltylab.load_detectr
+
+
+def test_the_console_script_is_the_command() -> None:
+    import tomllib
+
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"noveltylab": "noveltylab.__main__:main"}
