@@ -66,7 +66,7 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "diagnose folder identity pictures pipeline plots read rerun stamp summary",
+        "diagnose failures folder identity lock pictures pipeline plots read rerun stamp summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor("sweep", "sweeper", "hydra omegaconf ray rich"),

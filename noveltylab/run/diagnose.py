@@ -19,7 +19,8 @@ from noveltylab.errors import RunFailed, UserError
 from noveltylab.results.files import sha256_file
 from noveltylab.results.record import read_result, write_result
 from noveltylab.results.runs import require_run
-from noveltylab.run.folder import damage, locked
+from noveltylab.run.folder import damage
+from noveltylab.run.lock import locked
 from noveltylab.run.rerun import fresh_options
 from noveltylab.run.summary import print_summary
 

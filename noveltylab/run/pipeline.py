@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 import os
-import re
 import shlex
 import shutil
 import time
@@ -43,15 +42,16 @@ from noveltylab.results.provenance import provenance
 from noveltylab.results.record import SEEN, write_result
 from noveltylab.results.schema import APART
 from noveltylab.results.scores import Scores, read_scores, write_scores
+from noveltylab.run.failures import OutOfMemory, explained
 from noveltylab.run.folder import (
-    locked,
+    code_in_words,
     previous,
     record_code,
-    said,
     set_damaged_aside,
     set_unknown_aside,
 )
 from noveltylab.run.identity import check_complete, check_same, hash_images, images_sha256
+from noveltylab.run.lock import locked
 from noveltylab.run.pictures import draw
 from noveltylab.run.read import read_and_split
 from noveltylab.run.stamp import files_stamp
@@ -145,7 +145,8 @@ def _run(options: Options, config: dict[str, Any], folder: Path) -> dict[str, An
         digest = save_split(folder / "split.npz", parts, samples.ids, samples.labels, hashes)
         code, before = record_code(folder)
         doubts = [
-            f"trained in part by other code: {said(state)}; now {said(code)}" for state in before
+            f"trained in part by other code: {code_in_words(state)}; now {code_in_words(code)}"
+            for state in before
         ]
         for doubt in doubts:
             log.warning(doubt)
@@ -455,32 +456,6 @@ def written(
                 handler.close()
         level, log.propagate, logging.raiseExceptions = before
         log.setLevel(level)
-
-
-class OutOfMemory(RunFailed):
-    """The machine has too little memory for the options."""
-
-
-@contextmanager
-def explained(folder: Path, options: Options) -> Iterator[None]:
-    """Turns what the machine ran out of into a RunFailed that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename2 or error.filename or folder
-        raise RunFailed(
-            f"cannot read or write {where}: {error.strerror or error}; what was finished before is intact, and the same "
-            "command goes on when that is mended"
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search(
-            r"out of memory|can't allocate", str(error)
-        ):
-            raise
-        raise OutOfMemory(
-            f"out of memory ({' '.join(str(error).split())[:120]}); lower data.batch_size={options.data.batch_size} if this "
-            f"was training, trainer.score_batch_size={options.trainer.score_batch_size} if it was scoring"
-        ) from error
 
 
 def score(

@@ -252,7 +252,8 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     so, else waiting.
     """
     from noveltylab.options import check_options
-    from noveltylab.run.folder import failure_path, previous
+    from noveltylab.run.failures import failure_path
+    from noveltylab.run.folder import previous
     from noveltylab.run.stamp import files_changed
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping at the top
@@ -476,7 +477,8 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     the others run. Where the file cannot be written (a full disk), the reason is returned.
     """
     from noveltylab.options import check_options
-    from noveltylab.run.folder import Busy, failure_path, write_failure
+    from noveltylab.run.failures import failure_path, write_failure
+    from noveltylab.run.lock import Busy
 
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
@@ -526,7 +528,7 @@ def quiet() -> Iterator[None]:
 
 def finished(cell: Cell) -> bool:
     """Whether the cell was done or failed since the sweep began; takes over its numbers or reason."""
-    from noveltylab.run.folder import read_failure
+    from noveltylab.run.failures import read_failure
 
     if cell.folder is None or cell.failure is None or cell.state in ("done", "failed", "complete"):
         return True
@@ -544,7 +546,7 @@ def finished(cell: Cell) -> bool:
 
 def left_behind(cell: Cell) -> bool:
     """Whether a process died while it ran the cell."""
-    from noveltylab.run.folder import holder, lock_path
+    from noveltylab.run.lock import holder, lock_path
 
     assert cell.folder is not None
     return not finished(cell) and lock_path(cell.folder).exists() and holder(cell.folder) is None
@@ -586,7 +588,7 @@ class Watch:
 
     def conclude(self) -> None:
         """What is neither done nor failed now: another process runs it, or nobody does."""
-        from noveltylab.run.folder import holder
+        from noveltylab.run.lock import holder
 
         for cell in self.todo:
             if finished(cell) or cell.folder is None:
@@ -602,7 +604,7 @@ class Watch:
 
     def look(self) -> None:
         """Brings the states up to date and shows what changed."""
-        from noveltylab.run.folder import holder
+        from noveltylab.run.lock import holder
 
         for cell in self.todo:
             if not finished(cell):

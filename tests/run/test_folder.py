@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from noveltylab.errors import UserError
-from noveltylab.run import folder as ledger
-from noveltylab.run.folder import Busy, holder, lock_path, locked
+from noveltylab.run import lock
+from noveltylab.run.folder import previous
+from noveltylab.run.lock import Busy, holder, lock_path, locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from noveltylab.run.folder import locked
+from noveltylab.run.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -31,7 +32,7 @@ with locked(Path(sys.argv[1])):
 CROWD = """
 import sys, time
 from pathlib import Path
-from noveltylab.run.folder import Busy, locked
+from noveltylab.run.lock import Busy, locked
 folder, marker, taken = Path(sys.argv[1]), Path(sys.argv[2]), 0
 while taken < 20:
     try:
@@ -120,7 +121,7 @@ def test_without_locks_it_runs_and_says_so_once(
     def flock(*_: Any) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
-    monkeypatch.setattr(ledger.fcntl, "flock", flock)
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
     monkeypatch.setattr(sys, "__stderr__", sys.stderr)
     for seed in (0, 1):
         with locked(tmp_path / f"seed{seed}"):
@@ -144,7 +145,7 @@ def test_a_run_completed_while_it_waited_for_the_lock_is_not_run_again(
     run_here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_here("method=pca")
-    real, calls = ledger.previous, []
+    real, calls = previous, []
 
     def late(*arguments: Any) -> Any:
         calls.append(arguments)

@@ -19,7 +19,7 @@ from PIL import Image
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.results import provenance as results
-from noveltylab.run import folder as ledger
+from noveltylab.run import folder as run_folder
 from noveltylab.run import pipeline as run
 from noveltylab.training import fit as train
 from tests.methods.conftest import METHODS, method_config
@@ -176,7 +176,7 @@ def test_other_code_since_the_interruption_is_said_and_recorded(
     (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("result.json"))
     (folder / "result.json").unlink()
     old = results.code_state()
-    monkeypatch.setattr(ledger, "code_state", lambda: {**old, "sources": "f" * 64})
+    monkeypatch.setattr(run_folder, "code_state", lambda: {**old, "sources": "f" * 64})
     second = run_here(*SMALL_AE)
     assert second["provenance"]["resumed"] == [old]
     assert second["provenance"]["sources"] == "f" * 64

@@ -28,7 +28,7 @@ from noveltylab.errors import UserError
 from noveltylab.options import Options
 from noveltylab.results.files import sha256_file
 from noveltylab.results.record import write_result
-from noveltylab.run.folder import holder, locked
+from noveltylab.run.lock import holder, locked
 from noveltylab.run.read import read_and_split
 from noveltylab.sweep import sweeper as sweep
 from noveltylab.sweep.sweeper import (
@@ -293,7 +293,7 @@ def test_a_full_disk_fails_the_cells_of_a_sweep_and_says_so(
         )
     else:
         monkeypatch.setattr("noveltylab.run.pipeline._run", full)
-    monkeypatch.setattr("noveltylab.run.folder.write_atomic", full)
+    monkeypatch.setattr("noveltylab.run.failures.write_atomic", full)
     done = command(*PCA, "inlier=3,4")
     assert done.returncode == 1
     assert "2 cells: 2 failed" in done.stdout
