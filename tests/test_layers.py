@@ -28,7 +28,7 @@ FLOORS = (
     ),
     Floor(
         "results",
-        "files inverted older phases provenance record runs schema scores spreadsheet",
+        "archive files inverted older phases provenance record runs schema scores spreadsheet",
         "numpy pydantic yaml",
     ),
     Floor(

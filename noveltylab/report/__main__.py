@@ -23,6 +23,7 @@ from noveltylab.report.published import choose, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
+from noveltylab.results.archive import archive_of, without_suffix
 from noveltylab.results.files import write_atomic
 
 NAMED = 5
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         default=Path("outputs"),
-        help="runs, at any depth (default outputs)",
+        help="runs, at any depth, or an archive of kept results (default outputs)",
     )
     made.add_argument("--output", type=Path, help="where the report goes (default <folder>/report)")
     made.add_argument(
@@ -91,7 +92,7 @@ def report(
     """Writes the report.
 
     Args:
-        folder: Of the runs.
+        folder: Of the runs, or an archive of kept results.
         output: Of the report; `<folder>/report` if not given.
         tables: Names of the papers' tables that it is about; all that runs match if none.
         markdown: Write Markdown to this file and nothing else.
@@ -109,11 +110,13 @@ def report(
     chosen = choose(known, tables)
     found = collect(folder, check)
     found.runs = [run for run in found.runs if run.source.partition("/")[0] not in leave_out]
-    document, records = build(found, known, name or folder.resolve().name, chosen)
+    # of an archive: the report lies in the folder that it stands for
+    place = without_suffix(folder) if archive_of(folder) else folder
+    document, records = build(found, known, name or place.resolve().name, chosen)
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:
-        output = output or folder / "report"
+        output = output or place / "report"
         latex = latex_tables(found, known, chosen)
         texts = {
             output / "report.html": to_html(document, output.resolve()),

@@ -13,6 +13,7 @@ from typing import Any
 from noveltylab.errors import UserError
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
+from noveltylab.results.archive import SUFFIX, archive_of, is_archive, read_archive, without_suffix
 from noveltylab.results.files import read_tail
 from noveltylab.results.inverted import standing
 from noveltylab.results.phases import lacking, seen_by
@@ -34,7 +35,7 @@ class Run:
     """One complete run.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it lies: a folder, or a path into an archive.
         source: Its output folder below the report's folder, "" for that folder itself.
         result: Its numbers.
     """
@@ -46,6 +47,11 @@ class Run:
     @property
     def cell(self) -> tuple[int, int]:
         return self.result.inlier, self.result.seed
+
+    @property
+    def place(self) -> Path:
+        """What can be opened of it: its folder, or the archive that holds it."""
+        return archive_of(self.folder) or self.folder
 
     def interval(self, metrics: Metrics) -> tuple[float, float]:
         """95 percent interval of one of its AUROCs over the test images.
@@ -189,25 +195,29 @@ def collect(folder: Path, check: bool = False) -> Collected:
     """Reads every run below a folder; nothing of it is executed.
 
     Args:
-        folder: Of one or several outputs, at any depth.
+        folder: Of one or several outputs, at any depth, or an archive of kept results.
         check: Compare the files of each run with the checksums that its result holds, and compute
             its numbers again.
 
     Raises:
         UserError: There is no such folder, or no run in it.
     """
-    if not folder.is_dir():
+    top = folder.resolve()
+    if not (top.is_dir() or archive_of(top)):
         raise UserError(
             f"{folder}: no such folder. Name the output folder of runs, as in output=..."
         )
     found = Collected()
-    top = folder.resolve()
-    unreadable: list[OSError] = []
-    for path, complete in _run_folders(top, unreadable):
+    faults: list[tuple[Path, str]] = []
+    archived: set[Path] = set()
+    for path, complete in _places(top, faults):
         if not complete:
             found.unfinished.append((path, _why_unfinished(path)))
             continue
         try:
+            if (place := without_suffix(path)) in archived:
+                raise UserError("a folder and an archive both hold this run; move one of them away")
+            archived.add(place)
             content, read = _read(path, top)
             if check:
                 if reason := check_run(path, content):
@@ -220,9 +230,7 @@ def collect(folder: Path, check: bool = False) -> Collected:
                 found.unmeasured.append((path, " ".join(read.unmeasured.split())))
         except UserError as error:
             found.damaged.append((path, " ".join(str(error).split())))
-    found.damaged += [
-        (Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable
-    ]
+    found.damaged += faults
     if not (found.runs or found.unmeasured or found.damaged or found.unfinished):
         raise UserError(
             f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
@@ -230,12 +238,24 @@ def collect(folder: Path, check: bool = False) -> Collected:
     return found
 
 
-def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, bool]]:
-    """Each run folder, and whether it is complete; folders that force=true moved aside are passed
-    over.
+def _places(top: Path, faults: list[tuple[Path, str]]) -> list[tuple[Path, bool]]:
+    """Each run folder and row of an archive, in the order of paths, and whether it is complete.
 
-    What cannot be looked into is added to `unreadable`.
+    What cannot be looked into is added to `faults`, with the reason.
     """
+    archive = archive_of(top)
+    if archive is not None:
+        rows = [path for path in _rows(archive, faults) if path.is_relative_to(top)]
+        places = [(path, True) for path in rows]
+    else:
+        places = list(_run_folders(top, faults))
+    # a folder stands before the archive of the same name
+    return sorted(places, key=lambda place: (without_suffix(place[0]).parts, place[0].parts))
+
+
+def _run_folders(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Path, bool]]:
+    """Each run folder and row of an archive; folders that force=true moved aside are passed over."""
+    unreadable: list[OSError] = []
     for name, folders, files in os.walk(top, onerror=unreadable.append):
         folders[:] = sorted(
             child for child in folders if not child.startswith(".") and not MOVED_ASIDE.match(child)
@@ -246,6 +266,28 @@ def _run_folders(top: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, b
         if complete or ("config.yaml" in names and RUN_FOLDER.match(path.name)):
             folders.clear()
             yield path, complete
+            continue
+        for file in sorted(files):
+            if file.endswith(SUFFIX) and not file.startswith("."):
+                for row in _rows(path / file, faults):
+                    yield row, True
+    faults += [
+        (Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable
+    ]
+
+
+def _rows(archive: Path, faults: list[tuple[Path, str]]) -> Iterator[Path]:
+    """The rows of an archive as paths into it; none of a file that only ends as an archive does."""
+    try:
+        if archive.is_symlink() or not is_archive(archive):
+            return
+        index = read_archive(archive)
+    except OSError as error:
+        faults.append((archive, f"cannot be read ({error.strerror})"))
+        return
+    faults += [(archive, fault) for fault in index.faults]
+    for folder in index.lines:
+        yield archive / folder
 
 
 def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
@@ -262,8 +304,12 @@ def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
     if isinstance(result, Unmeasured):
         return content, result
     output = folder.parents[4]
-    inside = output.is_relative_to(top) and output != top
-    return content, Run(folder, output.relative_to(top).as_posix() if inside else "", result)
+    source = ""
+    if output.is_relative_to(top) and output != top:
+        source = output.relative_to(top).as_posix()
+        if archive_of(output):
+            source = source.removesuffix(SUFFIX)
+    return content, Run(folder, source, result)
 
 
 def _why_unfinished(folder: Path) -> str:

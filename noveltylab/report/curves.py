@@ -9,7 +9,7 @@ from pathlib import Path
 
 from noveltylab.report.blocks import Curves
 from noveltylab.report.collect import Run
-from noveltylab.results.files import read_bytes
+from noveltylab.results.archive import read_kept_file
 
 #: Bytes of a metrics.csv that are read: a million values.
 MAX_METRICS_BYTES = 64 << 20
@@ -28,7 +28,7 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
         lambda: defaultdict(list)
     )
     for run in runs:
-        for iteration, what, value in _read(run.folder / "metrics.csv"):
+        for iteration, what, value in _read(run.folder):
             values[what, run.result.inlier_name][iteration].append(value)
     panels: defaultdict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
     for (what, line), points in values.items():
@@ -52,10 +52,11 @@ def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     return {what: points for what, lines in curves.panels.items() for points in lines.values()}
 
 
-def _read(path: Path) -> Iterator[tuple[int, str, float]]:
-    """Its readable lines; a file cut short or damaged gives what it still holds."""
+def _read(folder: Path) -> Iterator[tuple[int, str, float]]:
+    """The readable lines of its metrics.csv; a file cut short or damaged gives what it still holds."""
     try:
-        text = read_bytes(path, MAX_METRICS_BYTES, within=path.parent).decode("utf-8", "replace")
+        content = read_kept_file(folder, "metrics.csv", MAX_METRICS_BYTES)
+        text = content.decode("utf-8", "replace")
         for row in csv.reader(io.StringIO(text, newline="")):
             try:
                 iteration, name, value = int(row[0]), row[1], float(row[2])

@@ -337,7 +337,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         ),
         number(minutes, 1),
         Cell(" ".join(run.warnings)),
-        Cell("", links=(("folder", run.folder), *_pictures(run.folder))),
+        Cell("", links=(("folder", run.place), *_pictures(run.folder))),
     )
 
 

@@ -1,5 +1,6 @@
 """A run's result.json: written atomically and last, so that its presence means the run is complete."""
 
+import errno
 import json
 import pkgutil
 import re
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noveltylab.errors import UserError
+from noveltylab.results.archive import archive_of, find_row
 from noveltylab.results.files import read_json, read_yaml, write_atomic
 from noveltylab.results.older import in_options_of_today
 from noveltylab.results.phases import selects_nothing_else
@@ -157,6 +159,8 @@ def write_result(folder: str | Path, result: dict[str, Any]) -> None:
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The contents of ``folder/result.json``, with every field that a reader uses (see schema.py).
 
+    The folder may be the row of an archive (see archive.py).
+
     Raises:
         UserError: The file is missing or damaged; names the field.
     """
@@ -167,7 +171,7 @@ def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured
     """As `read_result`, and the same as checked values."""
     path = Path(folder) / "result.json"
     try:
-        content = read_json(path, within=path.parent)
+        content = _content(path)
         result = check_result(content)
     except OSError as error:
         raise UserError(
@@ -177,6 +181,16 @@ def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured
         raise UserError(f"{path}: damaged ({_line(error)}). Move it away and run again.") from None
     config = in_options_of_today(result.config, result.input.get("shape"))
     return {**content, "config": config}, result.model_copy(update={"config": config})
+
+
+def _content(path: Path) -> Any:
+    """What a result.json holds, of a run's folder or of the row of an archive."""
+    if archive_of(path) is None:
+        return read_json(path, within=path.parent)
+    row = find_row(path.parent)
+    if row is None:
+        raise FileNotFoundError(errno.ENOENT, "no such row in the archive", str(path))
+    return row.result
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

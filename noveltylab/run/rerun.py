@@ -2,6 +2,7 @@
 
     python -m noveltylab rerun outputs/p1/pca/digits/inlier8/seed0
     python -m noveltylab rerun <run folder> data.root=/srv/data output=/scratch/reruns
+    python -m noveltylab rerun experiments/results/learn/mnist.jsonl/p2/ocgan/mnist/inlier8/seed0
 
 Before anything runs, the folder's files are compared with its checksums, and its numbers with its scores. Of its options it
 decides those that make numbers. Where to write, what to fetch and whom to tell is yours: output=reruns,
@@ -201,9 +202,7 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
             return False
         screen.print(Text.assemble(("the same scores", "bold"), f", byte for byte: {new}"))
         return True
-    if not (
-        old / "scores.csv"
-    ).is_file():  # as in experiments/results, which keeps its checksum alone
+    if not (old / "scores.csv").is_file():  # as in an archive, which keeps its checksum alone
         for name, metrics in here["scores"].items():
             there = result["scores"].get(name)
             if metrics and there:

@@ -8,6 +8,7 @@ import pytest
 
 from noveltylab.errors import UserError
 from noveltylab.report.collect import collect
+from noveltylab.results.archive import Row, line_of
 from tests.conftest import TINY, forbid
 from tests.report.conftest import WriteRun, edit
 
@@ -184,3 +185,52 @@ def test_the_family_of_a_renamed_method_is_its_class(outputs: Path, write_run: W
     )
     (run,) = collect(outputs).runs
     assert (run.result.method, run.family) == ("ocgan_full", "ocgan")
+
+
+def into_archive(output: Path) -> Path:
+    """Moves the runs of an output folder into an archive beside it."""
+    archive = output.with_name(f"{output.name}.jsonl")
+    with open(archive, "wb") as file:
+        for path in sorted(output.rglob("result.json")):
+            folder = path.parent.relative_to(output).as_posix()
+            files = {"metrics.csv": (path.parent / "metrics.csv").read_text()}
+            file.write(line_of(Row(folder, json.loads(path.read_text()), files)) + b"\n")
+    shutil.rmtree(output)
+    return archive
+
+
+def test_an_archive_is_read_as_the_folder_that_it_stands_for(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    for seed in (0, 1, 2, 10):
+        write_run("pca", seed=seed, auroc=0.9, output=outputs / "learn" / "mnist")
+    write_run(auroc=0.9, output=outputs / "learn" / "mnist_full")
+    write_run(auroc=0.9, output=outputs / "learn" / "cifar10")
+    before = collect(outputs)
+    archive = into_archive(outputs / "learn" / "mnist")
+    (outputs / "learn" / "history.jsonl").write_text('{"step": 1}\n')
+    after = collect(outputs)
+    assert not after.damaged and len(collect(archive, check=True).unchecked) == 4
+    assert [run.source for run in after.runs] == [run.source for run in before.runs]
+    assert [run.result for run in after.runs] == [run.result for run in before.runs]
+    assert [run.place for run in after.runs if run.source == "learn/mnist"] == [archive] * 4
+    assert {run.source for run in collect(archive).runs} == {""}
+    one = collect(archive / "p2" / "pca" / "mnist" / "inlier0" / "seed10")
+    assert [run.cell for run in one.runs] == [(0, 10)]
+    with pytest.raises(UserError, match="holds no runs"):
+        collect(archive / "p1")
+
+
+def test_faults_of_an_archive_are_named(outputs: Path, write_run: WriteRun) -> None:
+    write_run(auroc=0.9, output=outputs / "plan")
+    write_run(seed=1, auroc=0.9, output=outputs / "plan")
+    archive = into_archive(outputs / "plan")
+    text = archive.read_text()
+    archive.write_text(text.replace('"seed":1', '"seed":2', 1) + "{}\n")
+    again = write_run(auroc=0.9, output=outputs / "plan")
+    found = collect(outputs)
+    assert [run.folder for run in found.runs] == [again]
+    (twice, elsewhere, line) = found.damaged
+    assert twice[0] == archive / again.relative_to(outputs / "plan") and "both hold" in twice[1]
+    assert elsewhere[0].name == "seed1" and "lies elsewhere" in elsewhere[1]
+    assert line == (archive, "line 3: damaged (holds no result)")

@@ -10,6 +10,7 @@ import pytest
 
 import noveltylab.run.rerun
 from noveltylab.errors import UserError
+from noveltylab.results.archive import Row, line_of
 from noveltylab.results.files import sha256_file
 from noveltylab.results.record import read_result
 from noveltylab.run.rerun import check_files, fresh_options, main
@@ -280,3 +281,19 @@ def test_no_option_names_a_folder_elsewhere(folder: Path, group: str) -> None:
             check_options(OmegaConf.create(bad))
         with pytest.raises(UserError, match=rf"{group}\.name="):
             read_options(bad)
+
+
+def test_a_row_of_an_archive_is_repeated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "plan.jsonl"
+    name = folder.relative_to(tmp_path / "outputs").as_posix()
+    archive.write_bytes(
+        line_of(Row(name, json.loads((folder / "result.json").read_text()))) + b"\n"
+    )
+    assert main([str(archive / name)]) == 0
+    said = capsys.readouterr()
+    assert "byte for byte" in said.out and "scores.csv is not kept there" in said.err
+    assert main([str(archive / name), f"output={archive / name}"]) == 2
+    assert main([str(archive / "p1" / "nothing")]) == 2
+    assert "no such row in the archive" in capsys.readouterr().err
