@@ -233,7 +233,7 @@ def test_samples_that_are_no_sound_are_refused(
     tmp_path: Path, values: list[float], said: str, features: str
 ) -> None:
     np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
-    from noveltylab.data.dcase import read_recording
+    from noveltylab.data.dcase_sound import read_recording
     from noveltylab.errors import UserError
 
     wave = np.zeros(44_100 * 2, np.float32)
@@ -245,7 +245,7 @@ def test_samples_that_are_no_sound_are_refused(
 
 def test_loud_samples_are_as_loud_as_can_be(tmp_path: Path) -> None:
     np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
-    from noveltylab.data.dcase import read_recording
+    from noveltylab.data.dcase_sound import read_recording
 
     noise = np.random.default_rng(0).standard_normal(44_100 * 2).astype(np.float32)
     soundfile.write(path := tmp_path / "a.wav", noise * 1e6, 44_100, subtype="FLOAT")

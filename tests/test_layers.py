@@ -33,8 +33,8 @@ FLOORS = (
     ),
     Floor(
         "data",
-        "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_waveform "
-        "decode digits fmnist folder layout load mnist preprocess protocols root samples split "
+        "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_files dcase_meta "
+        "dcase_sound dcase_waveform decode digits fmnist folder layout load mnist preprocess protocols root samples split "
         "stored ucsd wholes",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),

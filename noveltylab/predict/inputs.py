@@ -204,7 +204,7 @@ def read_item(path: Path, reader: Reader) -> Item:
 
 
 def _recording(path: Path, reader: Reader) -> Item:
-    from noveltylab.data.dcase import read_recording
+    from noveltylab.data.dcase_sound import read_recording
 
     try:
         check_file(path)

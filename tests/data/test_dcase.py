@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from noveltylab.__main__ import CONF
-from noveltylab.data import dcase
+from noveltylab.data import dcase, dcase_meta, dcase_sound
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.root import resolve_root
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group(
     "audio"
 )  # librosa compiles itself for a minute: in one process only
 
-BEACH, PARK = dcase.SCENES.index("beach"), dcase.SCENES.index("park")
+BEACH, PARK = dcase_meta.SCENES.index("beach"), dcase_meta.SCENES.index("park")
 FEATURES = pytest.mark.parametrize("features", ["logmel", "waveform"])
 WHERE = Path("meta.yaml")
 SETTINGS = settings(deadline=None, max_examples=100)
@@ -135,7 +135,7 @@ def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: st
 @example(34_303, 1, "logmel")
 @example(34_304, 1, "logmel")
 def test_segments_touch_an_event_at_its_very_edges(first: int, length: int, features: str) -> None:
-    cut = dcase.CUTS[features]
+    cut = dcase_sound.CUTS[features]
     inside = np.zeros(120_000, bool)
     inside[first : first + length] = True
     count = cut.count(len(inside))
@@ -220,7 +220,7 @@ def test_what_the_samples_are_pieces_of(whole: Path, features: str) -> None:
     kinds = [stem.split("_")[2] for stem in units.ids]
     assert sorted(units.labels) == [BEACH] * 9 + [15] * 3 + [16] * 3 + [17] * 3
     assert all(
-        label in (BEACH, dcase.EVENT_LABELS[kind])
+        label in (BEACH, dcase_meta.EVENT_LABELS[kind])
         for label, kind in zip(units.labels.tolist(), kinds, strict=True)
     )
     assert samples.verified is False
@@ -307,8 +307,8 @@ def test_notes_say_what_a_copy_lacks(whole: Path) -> None:
 
 def test_scene_names_and_their_order() -> None:
     conf = OmegaConf.load(CONF / "data" / "dcase.yaml")
-    assert tuple(conf.classes) == dcase.SCENES
-    assert dcase.EVENT_LABELS == {"babycry": 15, "glassbreak": 16, "gunshot": 17}
+    assert tuple(conf.classes) == dcase_meta.SCENES
+    assert dcase_meta.EVENT_LABELS == {"babycry": 15, "glassbreak": 16, "gunshot": 17}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,9 @@ def test_scenes_with_spaces_and_slashes_are_found(tmp_path: Path, said: str, sce
     write_dcase(tmp_path, scenes=("beach", said), mixtures=1)
     assert set(read(tmp_path, inlier=scene).labels) == {scene}
     expect(
-        tmp_path, "no recording of the scene park", f"scenes found: beach, {dcase.SCENES[scene]}."
+        tmp_path,
+        "no recording of the scene park",
+        f"scenes found: beach, {dcase_meta.SCENES[scene]}.",
     )
 
 
@@ -504,7 +506,7 @@ def test_archives_as_downloaded_are_read_in_place(tmp_path: Path) -> None:
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     folder = write_dcase(tmp_path)["devtrain"]
-    for kind in dcase.EVENTS:
+    for kind in dcase_meta.EVENTS:
         lines, recipes = "", ""
         for path in sorted((folder / "audio").glob(f"*_{kind}_*.wav")):
             lines += f"{path.name}\t0.0\t2.5\t{kind}\n"
@@ -674,7 +676,7 @@ def test_missing_folders_and_scenes(tmp_path: Path) -> None:
     expect(
         tmp_path,
         "no recording of the scene home; scenes found: beach, park.",
-        inlier=dcase.SCENES.index("home"),
+        inlier=dcase_meta.SCENES.index("home"),
     )
     folders["evaltest"].rename(tmp_path / "evaltest")
     expect(tmp_path, "bbb81504db15a03680a0044474633b67/audio", "evaltest. ")
@@ -682,7 +684,7 @@ def test_missing_folders_and_scenes(tmp_path: Path) -> None:
 
 def test_a_scene_of_one_part_only(tmp_path: Path) -> None:
     folders = write_dcase(tmp_path, seconds=1.6)
-    for kind in dcase.EVENTS:
+    for kind in dcase_meta.EVENTS:
         path = meta(folders["devtest"], kind)
         path.write_text(path.read_text().replace("bg_classname: park", "bg_classname: beach"))
     expect(tmp_path, "no recording of the scene park in devtest")
@@ -753,7 +755,7 @@ TEXTS = st.one_of(
 @given(TEXTS)
 def test_recipe_parser_raises_nothing_but_user_errors(content: bytes) -> None:
     with suppress(UserError):
-        found = dcase.parse_recipes(content, WHERE, "devtest", "gunshot")
+        found = dcase_meta.parse_recipes(content, WHERE, "devtest", "gunshot")
         assert all(
             name == mixture.name and 0 <= mixture.scene < 15 for name, mixture in found.items()
         )
@@ -763,7 +765,7 @@ def test_recipe_parser_raises_nothing_but_user_errors(content: bytes) -> None:
 @given(TEXTS)
 def test_event_list_parser_raises_nothing_but_user_errors(content: bytes) -> None:
     with suppress(UserError):
-        found = dcase.parse_events(content, WHERE, "devtest", "gunshot")
+        found = dcase_meta.parse_events(content, WHERE, "devtest", "gunshot")
         assert all(span is None or 0 <= span[0] < span[1] < math.inf for span in found.values())
 
 
@@ -773,7 +775,7 @@ def test_event_list_parser_raises_nothing_but_user_errors(content: bytes) -> Non
         st.tuples(
             st.from_regex(r"[0-9a-z_]{1,40}", fullmatch=True),
             st.none() | st.tuples(st.floats(0, 1000), st.floats(0.001, 100)),
-            st.sampled_from(dcase.SCENES),
+            st.sampled_from(dcase_meta.SCENES),
         ),
         max_size=8,
         unique_by=lambda row: row[0],
@@ -794,14 +796,17 @@ def test_what_the_synthesizer_writes_is_read_back(
         lines += name + (f"\t{event[0]}\t{event[0] + event[1]}\tbabycry" if event else "") + "\n"
         recipes.append(recipe)
     spans = [event and (event[0], event[0] + event[1]) for _, event, _ in rows]
-    found = dcase.parse_recipes(
+    found = dcase_meta.parse_recipes(
         yaml.dump(recipes, default_flow_style=False).encode(), WHERE, "evaltest", "babycry"
     )
     assert [mixture.span for mixture in found.values()] == spans
-    assert [dcase.SCENES[mixture.scene] for mixture in found.values()] == [
+    assert [dcase_meta.SCENES[mixture.scene] for mixture in found.values()] == [
         scene for _, _, scene in rows
     ]
-    assert list(dcase.parse_events(lines.encode(), WHERE, "evaltest", "babycry").values()) == spans
+    assert (
+        list(dcase_meta.parse_events(lines.encode(), WHERE, "evaltest", "babycry").values())
+        == spans
+    )
 
 
 # Whole runs.
