@@ -35,7 +35,7 @@ FLOORS = (
         "data",
         "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_files dcase_meta "
         "dcase_sound dcase_waveform decode digits fmnist folder layout load mnist preprocess protocols root samples split "
-        "stored ucsd wholes",
+        "stored ucsd ucsd_files wholes",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from noveltylab.data import ucsd
+from noveltylab.data import ucsd, ucsd_files
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
@@ -396,17 +396,17 @@ def test_the_archive_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
     write_ucsd(tmp_path / "unpacked")
     root = tmp_path / "root"
     root.mkdir()
-    with tarfile.open(root / ucsd.ARCHIVE, "w:gz") as archive:
+    with tarfile.open(root / ucsd_files.ARCHIVE, "w:gz") as archive:
         archive.add(
             tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2"
         )
-    for at in (root, root, root / ucsd.ARCHIVE):
+    for at in (root, root, root / ucsd_files.ARCHIVE):
         for name in ("motion", "masked"):
             np.testing.assert_array_equal(
                 tiny(at).facts[name], tiny(tmp_path / "unpacked").facts[name]
             )
         np.testing.assert_array_equal(tiny(at).images, tiny(tmp_path / "unpacked").images)
-    assert os.listdir(root) == [ucsd.ARCHIVE]
+    assert os.listdir(root) == [ucsd_files.ARCHIVE]
     assert len(os.listdir(tmp_path / "cache" / "unpacked")) == 1
 
 
@@ -461,13 +461,13 @@ def test_label_parser_refuses_or_reads(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "UCSDped2.m"
     path.write_bytes(content)
     with suppress(UserError):
-        assert [len(clip) for clip in ucsd.read_labels(path, [180, 120])] == [180, 120]
+        assert [len(clip) for clip in ucsd_files.read_labels(path, [180, 120])] == [180, 120]
 
 
 def test_label_parser_knows_several_spans_and_single_frames(tmp_path: Path) -> None:
     path = tmp_path / "UCSDped2.m"
     path.write_text("TestVideoFile{end+1}.gt_frame = [2 : 3, 5 7:8];")
-    (found,) = ucsd.read_labels(path, [9])
+    (found,) = ucsd_files.read_labels(path, [9])
     assert np.flatnonzero(found).tolist() == [1, 2, 4, 6, 7]
 
 
@@ -475,7 +475,7 @@ def test_label_parser_knows_several_spans_and_single_frames(tmp_path: Path) -> N
 def test_real_labels_agree_with_the_second_label_file() -> None:
     lengths = list(ucsd.TEST_LENGTHS)
     first, second = (
-        ucsd.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat")
+        ucsd_files.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat")
     )
     assert sum(int(clip.sum()) for clip in first) == 1648
     for one, other in zip(first, second, strict=True):
