@@ -14,8 +14,8 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.command import words
+from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
-from noveltylab.results.record import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
 WORDS = "\n".join(

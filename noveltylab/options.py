@@ -1,133 +1,99 @@
-"""Every option's type and range, in one place; checked before torch is imported or anything is
-created.
+"""Every option's type, range and kind, in one place; checked before torch is imported.
+
+The defaults stand in conf/. A default here is something else: the value by which runs that were
+recorded before there was the option go on meaning what they meant. `Kind` says what an option has
+to do with a run's numbers; one without it makes them.
 
 The options of a method (and of a protocol) are the keyword arguments of its class (function):
-`check_arguments` reads them from the signature, so that a misspelt key, a wrong type or a value out
-of range fails with one line.
+`check_arguments` reads them from the signature. Their values in older runs are in results/older.py.
 """
 
-import inspect
 import random
-import re
 import typing
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
 
-from noveltylab.command.hints import option_hint
+from noveltylab.command.dotted import flatten
+from noveltylab.command.validate import (
+    LONGEST_VALUE,
+    STRICT,
+    group_of,
+    signature_model,
+    validate,
+)
+from noveltylab.command.values import GPUs, Label, PathText, Project, check_encoding
 from noveltylab.command.wandb_mode import wandb_mode
-from noveltylab.errors import UserError, nearest
-from noveltylab.results.record import LATER, flatten
+from noveltylab.data.inlier import (
+    Inlier,
+    good_class,
+    label_at_position,
+    label_by_name,
+    named_by_numbers,
+    refuse_position,
+)
+from noveltylab.data.layout import GOOD, find_layout
+from noveltylab.errors import UserError
+from noveltylab.results.older import METHOD_VALUES, PROTOCOL_VALUES
+from noveltylab.results.phases import selects_nothing_else
 from noveltylab.results.schema import Name, check_name
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-#: COIL-100's objects by label, and the 20 of the papers' "20 random classes": the same for every
-#: method
+#: COIL-100's objects by label.
 COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
+#: The 20 of the papers' "20 random classes": the same for every method.
 COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
-#: Bytes that file systems take for the name of a file or folder.
-LONGEST_NAME = 255
-#: Characters of a wrong value that a message repeats.
-SHOWN = 100
-#: names that no label of one's own images may have: results go by them
-DATA_SETS = {
-    *(
-        "digits",
-        "mnist",
-        "fmnist",
-        "cifar10",
-        "coil100",
-        "coil20",
-        "ucsd",
-        "dcase",
-        "dcase_waveform",
-    ),
-    *("folder", "images", "antispoofing"),
-}
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-#: a class by its name or position, as the command line reads it; None: the good one of one's own
-#: folders
-Inlier = int | str | float | bool | None
+class Kind(Enum):
+    """What an option has to do with the numbers of a run."""
+
+    #: It makes them: a run goes on with the same value alone, and the report compares it.
+    NUMBERS = "numbers"
+    #: It changes none: where, how fast and how visibly a run is made.
+    FREE = "free"
+    #: A run keeps to it, but the report does not tell rows apart by it: it follows from others,
+    #: chooses kernels, or the result itself says it (verified, skipped).
+    NOTED = "noted"
+    #: It says which cell of a table a run is. Each has a folder of its own.
+    CELL = "cell"
+    #: Where images lie. FREE for a published data set; another folder of one's own is other data.
+    PLACE = "place"
 
 
 class _Strict(BaseModel):
     model_config = STRICT
 
 
-def _usable_path(path: str) -> str:
-    if not path.strip():
-        raise ValueError("the path is empty; name a folder")
-    if "${" in path or "\0" in path:
-        raise ValueError("no path can be read with ${ or a zero byte in it; choose another name")
-    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in Path(path).parts):
-        raise ValueError(
-            f"a part of the path is longer than the {LONGEST_NAME} bytes that a name may have"
-        )
-    try:
-        Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(
-            f"there is no home folder of {path.split('/')[0]}; as a name it is ./{path}"
-        ) from None
-    return path
-
-
-def _usable_project(name: str) -> str:
-    if not re.fullmatch(r"[^/\\\\#?%:]{1,128}", name):
-        raise ValueError("a project of W&B has 1 to 128 characters without / \\ # ? % :")
-    return name
-
-
-PathText = Annotated[str, AfterValidator(_usable_path)]
-
-
-def usable_label(label: str | int) -> str | int:
-    """A label as it is. ValueError: it would lead elsewhere as a folder's name, or is that of a
-    data set.
-    """
-    text = str(label)
-    if not (text.isprintable() and text.strip(" .") == text and 0 < len(text) <= 60) or set(
-        text
-    ) & set('/\\:*?"<>|'):
-        raise ValueError(
-            "a name of at most 60 letters, digits, spaces, dots, dashes; it becomes a folder's name"
-        )
-    if text.casefold() in DATA_SETS:
-        raise ValueError(
-            f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}"
-        )
-    return label
-
-
 class DataOptions(_Strict):
+    """Which images, and how they become tensors."""
+
     name: Name
-    root: PathText | None
-    verify: bool
-    download: bool
+    root: Annotated[PathText | None, Kind.PLACE]
+    verify: Annotated[bool, Kind.NOTED]
+    download: Annotated[bool, Kind.FREE]
     size: Annotated[int, Field(ge=8, le=1024)] | None
     contrast: Literal["none", "gcn", "gcn_image"]
     subtract_mean: bool
     batch_size: Annotated[int, Field(ge=2)]  # batch norm needs two
     limit_train: Annotated[int, Field(ge=2)] | None
-    classes: list[str] | Literal["seeded20", "all100", "folders"]
-    protocols: list[str]
-    inlier: Inlier
+    classes: Annotated[list[str] | Literal["seeded20", "all100", "folders"], Kind.NOTED]
+    protocols: Annotated[list[str], Kind.NOTED]
+    inlier: Annotated[Inlier, Kind.FREE]  # the default of `inlier`, which is recorded itself
     features: Literal["logmel", "waveform"] | None = None
-    cache: bool = False
-    on_error: Literal["fail", "skip"] = "fail"
-    bits: Annotated[int, Field(ge=8, le=16)] | None = LATER["data.bits"]
-    label: Annotated[str | int, AfterValidator(usable_label)] | None = LATER["data.label"]
-    source: PathText | None = LATER["data.source"]
-    target: PathText | None = LATER["data.target"]
+    cache: Annotated[bool, Kind.FREE] = False
+    on_error: Annotated[Literal["fail", "skip"], Kind.NOTED] = "fail"
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    label: Annotated[Label | None, Kind.NOTED] = None
+    source: PathText | None = None
+    target: PathText | None = None
 
     @property
     def title(self) -> str:
@@ -141,15 +107,14 @@ class DataOptions(_Strict):
 
     @property
     def names(self) -> list[str]:
-        """The class names by label; of one's own images those of the folders. UserError where there
-        are none.
+        """The class names by label, those of the folders for one's own images.
+
+        Raises:
+            UserError: The folder of one's own images has no classes.
         """
         if self.classes == "folders":
-            from noveltylab.data.layout import GOOD, find_layout
-
-            return (
-                [GOOD] if self.root is None else find_layout(self.root).classes
-            )  # `recorded` asks for the root
+            # without a root there is nothing to look at yet: `recorded` asks for it
+            return [GOOD] if self.root is None else find_layout(self.root).classes
         return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
 
     @property
@@ -159,68 +124,69 @@ class DataOptions(_Strict):
 
 
 class TrainerOptions(_Strict):
+    """How long, where and how exactly a method trains, and which weights are scored."""
+
     max_epochs: Count
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], Kind.FREE]
     devices: Count
-    strategy: Literal["auto", "ddp_find_unused_parameters_true"]
+    strategy: Annotated[Literal["auto", "ddp_find_unused_parameters_true"], Kind.NOTED]
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
-    cuda_graph: Literal["off", "auto", "on"] = LATER["trainer.cuda_graph"]
-    winograd: bool = LATER["trainer.winograd"]
-    lr_decay_from: Annotated[float, Field(ge=0, le=1)] = LATER["trainer.lr_decay_from"]
-    average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = LATER[
-        "trainer.average_epochs"
-    ]
+    cuda_graph: Annotated[Literal["off", "auto", "on"], Kind.NOTED] = "off"
+    winograd: Annotated[bool, Kind.FREE] = False
+    lr_decay_from: Annotated[float, Field(ge=0, le=1)] = 1.0
+    average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     val_every: Count
     select_from: Share
-    select_whole: bool = LATER["trainer.select_whole"]
-    patience: Annotated[int, Field(ge=0)] = LATER["trainer.patience"]
-    batch_norm: Literal["running", "anew"] = LATER["trainer.batch_norm"]
-    checkpoint_seconds: Annotated[float, Field(ge=0)]
-    score_batch_size: Count
-
-
-def _shareable(gpus: float) -> float:
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError("one GPU can be shared (0.25), several are whole (2)")
-    return gpus
+    select_whole: bool = False
+    patience: Annotated[int, Field(ge=0)] = 0
+    batch_norm: Literal["running", "anew"] = "running"
+    checkpoint_seconds: Annotated[float, Field(ge=0), Kind.FREE]
+    score_batch_size: Annotated[Count, Kind.FREE]
 
 
 class ResourceOptions(_Strict):
-    num_gpus: Annotated[float, Field(ge=0), AfterValidator(_shareable)] | None
-    num_cpus: Count | None
+    """What a launcher gives to each run."""
+
+    num_gpus: Annotated[GPUs | None, Kind.FREE]
+    num_cpus: Annotated[Count | None, Kind.FREE]
 
 
 class CSVOptions(_Strict):
+    """Logging into the run's folder."""
+
     name: Literal["csv"]
 
 
 class WandbOptions(_Strict):
+    """Logging to Weights & Biases, too."""
+
     name: Literal["wandb"]
-    project: Annotated[str, AfterValidator(_usable_project)]
+    project: Project
     entity: str | None
     mode: Literal["auto", "online", "offline"]
 
 
-LOGGERS: dict[str, type[_Strict]] = {"csv": CSVOptions, "wandb": WandbOptions}
-M = TypeVar("M", bound=BaseModel)
+Logger = Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
 
 
 class Options(_Strict):
+    """All options of one run."""
+
     method: dict[str, Any]
     data: DataOptions
     protocol: dict[str, Any]
     trainer: TrainerOptions
     resources: ResourceOptions
-    logger: Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
-    inlier: Inlier
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    logger: Annotated[Logger, Kind.FREE]
+    inlier: Annotated[Inlier, Kind.CELL]
+    seed: Annotated[int, Field(ge=0, lt=2**32), Kind.CELL]
     select: Literal["last", "val_loss", "outlier_val", "oracle"]
-    output: PathText
-    deterministic: bool
-    force: bool
-    pictures: bool = True  # runs of before had no such option
-    recipe: Name = LATER["recipe"]
-    diagnose: Literal["none", "batch_statistics"] = LATER["diagnose"]
+    output: Annotated[PathText, Kind.FREE]
+    deterministic: Annotated[bool, Kind.NOTED]
+    force: Annotated[bool, Kind.FREE]
+    pictures: Annotated[bool, Kind.FREE] = True
+    recipe: Annotated[Name, Kind.FREE] = "default"  # its numbers are recorded one by one
+    diagnose: Annotated[Literal["none", "batch_statistics"], Kind.FREE] = "none"
 
     @property
     def main_rule(self) -> str:
@@ -229,9 +195,7 @@ class Options(_Strict):
 
     @property
     def labelled_rule(self) -> str | None:
-        """`outlier_val` or `oracle` if asked for: reported apart, since they use labels of
-        outliers.
-        """
+        """`outlier_val` or `oracle` if asked for: reported apart, since they use outliers' labels."""
         return self.select if self.select in ("outlier_val", "oracle") else None
 
     @property
@@ -241,32 +205,29 @@ class Options(_Strict):
 
     @property
     def inlier_index(self) -> int:
+        """The label of the class that trains."""
         return resolve_inlier(self.inlier, self.data)
 
     def recorded(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The plain config as a run keeps it: the inlier by its label, and a folder of one's own
-        images by its full path.
+        """The plain config as a run keeps it.
 
-        The inlier by its name where folders are named by numbers.
+        The inlier is recorded by its label, or by its name where class folders are named by
+        numbers; a folder of one's own images by its full path.
 
-        UserError where no such folder is given, or holds no images.
+        Raises:
+            UserError: No such folder is given, or it holds no images.
         """
         recorded = {**config, "inlier": self.inlier_index}
         if self.data.classes == "folders":
-            from noveltylab.data.layout import find_layout
-
-            recorded["data"] = {
-                **config["data"],
-                "root": str(find_layout(self.data.root).root.resolve()),
-            }
-            if any(
-                _is_number(name) for name in self.data.names
-            ):  # a position would be read as a name
+            root = find_layout(self.data.root).root.resolve()
+            recorded["data"] = {**config["data"], "root": str(root)}
+            if named_by_numbers(self.data.names):  # a position would be read as a name
                 recorded["inlier"] = self.data.names[self.inlier_index]
         return recorded
 
     @property
     def inlier_name(self) -> str:
+        """The name of the class that trains, the first one of `T-shirt/top`."""
         name = self.data.names[self.inlier_index]
         return name if self.data.classes == "folders" else name.split("/")[0]
 
@@ -281,38 +242,101 @@ class Options(_Strict):
         )
 
 
+def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Each option by dotted key; `method`, `protocol` and `logger` as one."""
+    for name, field in model.model_fields.items():
+        group = group_of(field)
+        if group is None:
+            yield f"{prefix}{name}", field
+        else:
+            yield from _declared(group, f"{prefix}{name}.")
+
+
+def _kind(field: FieldInfo) -> Kind:
+    for item in field.metadata:
+        if isinstance(item, Kind):
+            return item
+    return Kind.NUMBERS
+
+
+#: The kind of each option; of `method`, `protocol` and `logger` that of all their options.
+KINDS = {key: _kind(field) for key, field in _declared(Options)}
+#: Options that came later, with the value that reproduces runs from before them.
+OLD_VALUES: dict[str, Any] = PROTOCOL_VALUES | {
+    key: field.default for key, field in _declared(Options) if not field.is_required()
+}
+
+
+def kind_of_option(key: str, own_images: bool = False) -> str:
+    """The kind of an option of a recorded config: "free", "noted", "cell" or "numbers".
+
+    All but free ones have to be the same for a run to go on; the report compares "numbers" alone.
+
+    Args:
+        key: Dotted, such as "trainer.max_epochs".
+        own_images: The run is on a folder of somebody's own images.
+    """
+    if key == "method.name":  # each row of an ablation has a name of its own
+        return Kind.CELL.value
+    group = key.partition(".")[0]
+    kind = KINDS.get(key) or KINDS.get(group, Kind.NUMBERS)
+    if kind is Kind.PLACE:
+        kind = Kind.NUMBERS if own_images else Kind.FREE
+    return kind.value
+
+
+def flat_options(config: Any) -> dict[str, Any]:
+    """A recorded config by dotted key, with the old values of options that it is too old to have.
+
+    trainer.select_whole is left out where it changes nothing: so runs from before it are like those
+    after it.
+    """
+    flat = flatten(config)
+    options = OLD_VALUES | METHOD_VALUES.get(str(flat.get("method._target_")), {}) | flat
+    if selects_nothing_else(options):
+        del options["trainer.select_whole"]
+    return options
+
+
 def check_options(config: DictConfig) -> Options:
     """The composed config as a checked value.
 
     Raises:
-        UserError: on an unknown key, a wrong type, a value out of range or an inlier that the data
-        does not have.
+        UserError: A key is unknown, a value has a wrong type or range, or the data does not have
+            the inlier.
     """
     try:
         plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     check_encoding(plain)
-    options = _validated(Options, plain, "")
+    options = validate(Options, plain)
     if isinstance(options.logger, WandbOptions):
         wandb_mode(options.logger.mode)  # which refuses a wrong WANDB_MODE, or a missing key
     resolve_inlier(options.inlier, options.data)
     _check_names(options)
-    if (protocol := options.protocol["name"]) not in options.data.protocols:
-        raise UserError(
-            f"protocol={protocol} does not fit data={options.data.name}; it can be {', '.join(options.data.protocols)}"
-        )
-    if options.trainer.lr_decay_from < 1 and options.trainer.cuda_graph != "off":
-        raise UserError(
-            f"trainer.lr_decay_from={options.trainer.lr_decay_from}: a recorded graph keeps its learning rate; "
-            f"trainer.cuda_graph={options.trainer.cuda_graph} has to be off"
-        )
-    if options.trainer.patience and options.select == "last":
-        raise UserError(
-            f"trainer.patience={options.trainer.patience}: select=last scores the last of the planned epochs; "
-            "take select=val_loss, or trainer.patience=0"
-        )
+    _check_combinations(options)
     return options
+
+
+def _check_combinations(options: Options) -> None:
+    """Raises UserError for options that exclude each other."""
+    protocol, data, trainer = options.protocol["name"], options.data, options.trainer
+    if protocol not in data.protocols:
+        raise UserError(
+            f"protocol={protocol} does not fit data={data.name}; "
+            f"it can be {', '.join(data.protocols)}"
+        )
+    if trainer.lr_decay_from < 1 and trainer.cuda_graph != "off":
+        raise UserError(
+            f"trainer.lr_decay_from={trainer.lr_decay_from}: a recorded graph keeps its learning "
+            f"rate; trainer.cuda_graph={trainer.cuda_graph} has to be off"
+        )
+    if trainer.patience and options.select == "last":
+        raise UserError(
+            f"trainer.patience={trainer.patience}: select=last scores the last of the planned "
+            "epochs; take select=val_loss, or trainer.patience=0"
+        )
 
 
 def _check_names(options: Options) -> None:
@@ -321,178 +345,52 @@ def _check_names(options: Options) -> None:
         name = getattr(options, group).get("name")
         if not isinstance(name, str):
             raise UserError(
-                f"{group}.name is missing in the configuration; it is the name of the file in conf/{group}/"
+                f"{group}.name is missing in the configuration; "
+                f"it is the name of the file in conf/{group}/"
             )
         try:
             check_name(name)
         except ValueError as error:
-            raise UserError(f"{group}.name={name[:SHOWN]}: {error}") from None
-
-
-def check_encoding(config: dict[str, Any]) -> None:
-    """Raises UserError for text that is no UTF-8, such as a folder's name of an old disk: no file
-    could keep it.
-    """
-    for key, value in flatten(config).items():
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{key}={value}: this name is no UTF-8; rename what it names") from None
+            raise UserError(f"{group}.name={name[:LONGEST_VALUE]}: {error}") from None
 
 
 def read_options(config: dict[str, Any]) -> Options:
     """The recorded config of a run as a checked value; its data need not be on this machine.
-    UserError as check_options.
+
+    Raises:
+        UserError: As `check_options`.
     """
-    options = _validated(Options, config, "")
+    options = validate(Options, config)
     _check_names(options)
     return options
 
 
 def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
-    """The label of `inlier`: a name wins over a position; a class listed as `T-shirt/top` answers
-    to both its names.
-
-    Names are compared as they are, else as the command line reads them (1_0 as 10), else without
-    regard to case.
+    """The label of the class that `inlier` names; a name wins over a position.
 
     Raises:
         UserError: There is no such class, or several that could be meant.
     """
-    names = data.names
-    own = data.classes == "folders" and data.root is not None
     if inlier is None:
-        return _good_class(data) if own else 0
-    typed = str(inlier)
-    aliases = [
-        (alias, label)
-        for label, name in enumerate(names)
-        for alias in dict.fromkeys((name, *name.split("/")))
-    ]
-    ways = (
-        lambda alias: alias == typed,
-        lambda alias: not isinstance(inlier, str) and _as_typed(alias) == (type(inlier), inlier),
-        lambda alias: alias.casefold() == typed.casefold(),
-    )
-    for way in ways:
-        same = [(alias, label) for alias, label in aliases if way(alias)]
-        if len({label for _, label in same}) > 1:
-            raise UserError(
-                f"inlier={typed}: could be {' or '.join(alias for alias, _ in same)}; name it in quotes within quotes: "
-                f"'inlier=\"{same[0][0]}\"'"
-            )
-        if same:
-            return same[0][1]
-    if type(inlier) is not int:
-        raise UserError(f"inlier={typed}: no such class in {data.title}; {nearest(typed, names)}")
-    return _at_position(inlier, data)
-
-
-def _at_position(inlier: int, data: DataOptions) -> int:
-    names, count = data.names, len(data.inliers)
-    if data.classes == "folders" and any(_is_number(name) for name in names):
-        raise UserError(
-            f"inlier={inlier}: no class folder of that name (and no position, where folders are named by numbers); choose "
-            f"from: {', '.join(names[:20])}"
-        )
-    if not 0 <= inlier < count:
-        raise UserError(
-            f"inlier={inlier}: {data.title} has classes 0 to {count - 1}: {', '.join(names[:20])}"
-        )
-    return data.inliers[inlier]
-
-
-def _good_class(data: DataOptions) -> int:
-    from noveltylab.data.layout import find_layout
-
-    layout = find_layout(data.root)
-    if null := next((name for name in layout.classes if name.casefold() == "null"), None):
-        raise UserError(
-            f"data.root={data.root}: has a class called {null}; say which one trains: 'inlier=\"{null}\"'"
-        )
-    return layout.classes.index(layout.good)
-
-
-def _as_typed(name: str) -> tuple[type, Any]:
-    """Type and value that the command line makes of a name without quotes."""
-    if name.casefold() in ("true", "false"):
-        return bool, name.casefold() == "true"
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind, kind(name)
-    return str, name
-
-
-def _is_number(name: str) -> bool:
-    return _as_typed(name)[0] is int
+        own_images = data.classes == "folders" and data.root is not None
+        return good_class(data.root) if own_images else 0
+    label = label_by_name(inlier, data.names)
+    if label is not None:
+        return label
+    if data.classes == "folders":
+        refuse_position(inlier, data.names)
+    return label_at_position(inlier, data.names, data.inliers, data.title)
 
 
 def check_arguments(
-    function: Callable[..., Any], given: dict[str, Any], prefix: str
+    function: Callable[..., Any], values: dict[str, Any], prefix: str
 ) -> dict[str, Any]:
-    """Checks `given` against the keyword-only arguments of a class or function; returns them with
-    the defaults filled in.
+    """Checks values against the keyword-only arguments of a class or function.
+
+    Returns:
+        The values, with the defaults filled in.
 
     Raises:
-        UserError: names the option as `<prefix>.<key>` and says what was expected.
+        UserError: Names the option as `<prefix>.<key>` and says what was expected.
     """
-    return _validated(_signature_model(function), given, f"{prefix}.").model_dump()
-
-
-@cache
-def _signature_model(function: Callable[..., Any]) -> type[BaseModel]:
-    target = function.__init__ if inspect.isclass(function) else function
-    hints = typing.get_type_hints(target, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    return create_model(function.__name__, __config__=STRICT, **fields)
-
-
-def _validated(model: type[M], given: dict[str, Any], prefix: str) -> M:
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        wrong = {
-            prefix + ".".join(map(str, item["loc"]))
-            for item in error.errors()
-            if item["type"] == "extra_forbidden"
-        }
-        fields = {prefix + name for name in model.model_fields}
-        known = {*(prefix + key for key in flatten(given)), *fields} - wrong
-        messages = (_explain(model, item, prefix, known) for item in error.errors())
-        raise UserError("; ".join(dict.fromkeys(messages))) from None
-
-
-def _explain(model: type[BaseModel], item: Any, prefix: str, known_options: set[str]) -> str:
-    """One pydantic error as `trainer.max_epochs=0: ...`, with the right names where the name is
-    wrong.
-    """
-    here: type[BaseModel] | None = model
-    path: list[str] = []
-    known: list[str] = []
-    for part in item["loc"]:
-        if path == ["logger"] and part in LOGGERS:
-            here = LOGGERS[part]
-            continue
-        if here is None:
-            break  # pydantic's own name for a branch of a union
-        known = list(here.model_fields)
-        path.append(str(part))
-        annotation = here.model_fields[part].annotation if part in known else None
-        here = (
-            annotation
-            if inspect.isclass(annotation) and issubclass(annotation, BaseModel)
-            else None
-        )
-    option = prefix + ".".join(path)
-    if item["type"] == "extra_forbidden":
-        siblings = f"Choose from: {', '.join(sorted(known))}"
-        return f"{option}: no such option; {option_hint(option, known_options)}{siblings}"
-    if item["type"] == "missing":
-        return f"{option}: not set in the configuration; give it a value"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{option}={str(item['input'])[:SHOWN]}: {message.replace('input', 'the value', 1)}"
+    return validate(signature_model(function), values, f"{prefix}.").model_dump()

@@ -22,9 +22,10 @@ from omegaconf import OmegaConf
 
 from experiments import keep
 from noveltylab.errors import UserError
+from noveltylab.options import OLD_VALUES
 from noveltylab.results.files import write_atomic
 from noveltylab.results.phases import lacking, seen_by
-from noveltylab.results.record import LATER, read_result
+from noveltylab.results.record import read_result
 
 HERE = Path(__file__).parent
 PLANS = sorted(
@@ -448,7 +449,7 @@ def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | N
     for key, text in dict(
         override.split("=", 1) for override in (*plan["every"], *plan["methods"][method])
     ).items():
-        made = OmegaConf.select(used, key, default=LATER.get(key))
+        made = OmegaConf.select(used, key, default=OLD_VALUES.get(key))
         if (
             key != "method"
             and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != made

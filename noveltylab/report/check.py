@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from noveltylab.command.dotted import flatten
 from noveltylab.errors import UserError
+from noveltylab.options import kind_of_option
 from noveltylab.report.split import read_split, split_hash
 from noveltylab.results.files import read_yaml, sha256_file
 from noveltylab.results.older import in_options_of_today
-from noveltylab.results.record import flatten, kind_of_option
 from noveltylab.results.schema import APART
 from noveltylab.results.scores import Scores, read_scores
 from noveltylab.scoring.auroc import METHOD, interval, place

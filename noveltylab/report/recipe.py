@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from noveltylab.command import recipes
-from noveltylab.results.record import flatten
+from noveltylab.command.dotted import flatten
 
 #: Beside the package in a checkout, inside it when installed from a wheel.
 ROOTS = (recipes.PACKAGE.parent, recipes.PACKAGE)

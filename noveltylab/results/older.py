@@ -8,6 +8,40 @@ Once a method had its own `preset`, and null stood for a number of the code; `pr
 from collections.abc import Sequence
 from typing import Any
 
+#: Options of protocols that came later, with the value that reproduces runs from before them.
+PROTOCOL_VALUES: dict[str, Any] = {"protocol.folds": 0}
+#: The same for the options of a method, by its `_target_`.
+METHOD_VALUES: dict[str, dict[str, Any]] = {
+    "noveltylab.methods.ca_entropy.CAEntropy": {
+        "method.latent_bound": "none",
+        "method.temperature": 1.0,
+        "method.feature_norm": "mean_square",
+    },
+    "noveltylab.methods.ocgan.OCGAN": {
+        "method.double_sigmoid": False,
+        "method.mining_loss": "saturated",
+    },
+    "noveltylab.methods.deep_svdd.DeepSVDD": {
+        "method.batch_norm": "fixed",
+        "method.first_filters": "random",
+        "method.glorot_gain": "all",
+        "method.decoder": "mirror",
+    },
+    "noveltylab.methods.oled.OLED": {
+        "method.norm": "encoder",
+        "method.mm_turn": None,
+        "method.validation": "rec_mask",
+    },
+    "noveltylab.methods.nda.NDA": {
+        "method.encoder": "dim",
+        "method.crop_min": 0.08,
+        "method.crop_max": 1.0,
+        "method.mirror": 0.5,
+        "method.turn": 0.5,
+        "method.jitter": 0.4,
+        "method.grey": 0.2,
+    },
+}
 #: method.preset of OCGAN.
 OCGAN = {
     "choice": {

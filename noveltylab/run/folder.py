@@ -12,9 +12,10 @@ from typing import Any
 
 from noveltylab.command.screen import plain, say
 from noveltylab.errors import UserError
+from noveltylab.options import flat_options, kind_of_option
 from noveltylab.results.files import read_json, sha256_file, write_atomic
 from noveltylab.results.provenance import code_state
-from noveltylab.results.record import flat_options, kind_of_option, read_config, read_result
+from noveltylab.results.record import read_config, read_result
 
 log = logging.getLogger("noveltylab")
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments.keep import KEPT
 from noveltylab.__main__ import CONF
+from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import (
     BELOW,
     EVERY,
@@ -27,10 +28,10 @@ from noveltylab.command.recipes import (
     recipes_of,
 )
 from noveltylab.methods.base import find_method
-from noveltylab.options import check_arguments, check_options
+from noveltylab.options import check_arguments, check_options, flat_options, kind_of_option
 from noveltylab.results.files import sha256_file
 from noveltylab.results.older import in_options_of_today
-from noveltylab.results.record import flat_options, flatten, kind_of_option, read_result
+from noveltylab.results.record import read_result
 from noveltylab.run.rerun import rerun
 from tests.conftest import TINY
 

@@ -17,12 +17,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.values import usable_label
 from noveltylab.data import folder
+from noveltylab.data.inlier import Inlier
 from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
-from noveltylab.options import DataOptions, Inlier, resolve_inlier, usable_label
+from noveltylab.options import DataOptions, resolve_inlier
 from noveltylab.report.__main__ import report
 from noveltylab.results.scores import read_scores
 from tests.conftest import forbid

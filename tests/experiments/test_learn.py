@@ -12,12 +12,18 @@ from omegaconf import OmegaConf
 from experiments import keep
 from experiments.learn import __main__ as learn
 from noveltylab.__main__ import CONF
+from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import read_recipe
 from noveltylab.methods.base import find_method
-from noveltylab.options import check_arguments, check_options
+from noveltylab.options import (
+    OLD_VALUES,
+    check_arguments,
+    check_options,
+    flat_options,
+    kind_of_option,
+)
 from noveltylab.report.collect import collect
 from noveltylab.report.recipe import recipe_options
-from noveltylab.results.record import LATER, flat_options, flatten, kind_of_option
 from tests.experiments.test_experiments import composed
 
 ROWS = [(plan, method) for plan in learn.PLANS for method in learn.read_plan(plan)["methods"]]
@@ -240,7 +246,11 @@ def test_a_plan_gives_the_very_options_that_its_kept_results_have(name: str) -> 
             (method,) = {
                 text.removeprefix("method=") for text in typed if text.startswith("method=")
             }
-            own = LATER | recipe_options(method, plan["data"], plan["protocol"], "", {}) | changes
+            own = (
+                OLD_VALUES
+                | recipe_options(method, plan["data"], plan["protocol"], "", {})
+                | changes
+            )
             for key, value in flat_options(result["config"]).items():
                 if kind_of_option(key) == "numbers" and key != "protocol.folds":
                     planned = own.get(key, "val_loss" if key == "select" else "absent")

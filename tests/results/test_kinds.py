@@ -6,7 +6,8 @@ import pytest
 
 from noveltylab.__main__ import CONF
 from noveltylab.help import compose_choices, flat_keys
-from noveltylab.results.record import CELL, FREE, NOTED, kind_of_option
+from noveltylab.options import KINDS as DECLARED
+from noveltylab.options import OLD_VALUES, flat_options, kind_of_option
 
 #: All options outside `method.`, `protocol.` and `logger.`; a new one has to be decided on here.
 KINDS = {
@@ -33,6 +34,16 @@ DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
+#: What holds in runs that were recorded before there was the option.
+OLD = {
+    "trainer.cuda_graph": "off", "trainer.winograd": False, "trainer.lr_decay_from": 1.0,
+    "trainer.average_epochs": 0.0, "trainer.select_whole": False, "trainer.patience": 0,
+    "trainer.batch_norm": "running", "data.bits": None, "data.label": None, "data.source": None,
+    "data.target": None, "data.features": None, "data.cache": False, "data.on_error": "fail",
+    "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True,
+}  # fmt: skip
+
+
 @cache
 def options() -> set[str]:
     choices = [[f"data={name}"] for name in DATA] + [[f"method={name}"] for name in METHODS]
@@ -46,17 +57,22 @@ def test_every_option_is_of_the_kind_that_is_decided() -> None:
         kind = kind_of_option(key)
         if key.startswith("logger."):
             assert kind == "free", key
-        elif key.startswith(("method.", "protocol.")) and key not in CELL:
+        elif key.startswith(("method.", "protocol.")) and key != "method.name":
             assert kind == "numbers", key
         elif key not in KINDS[kind]:
             undecided.add(key)
     assert not undecided
 
 
-def test_the_decided_options_exist() -> None:
-    known = options()
-    assert set().union(*KINDS.values()) <= known
-    assert known >= FREE | CELL | NOTED
+def test_the_decided_options_exist_and_are_declared() -> None:
+    decided = set().union(*KINDS.values())
+    assert decided <= options()
+    assert decided - {"method.name"} == DECLARED.keys() - {"method", "protocol", "logger"}
+
+
+def test_options_that_came_later_have_the_value_of_runs_before_them() -> None:
+    assert OLD_VALUES == OLD
+    assert OLD.items() - {("trainer.select_whole", False)} <= flat_options({"seed": 1}).items()
 
 
 @pytest.mark.parametrize(("own_images", "kind"), [(False, "free"), (True, "numbers")])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from noveltylab.options import flat_options
 from noveltylab.results.phases import (
     Phase,
     Seen,
@@ -20,7 +21,7 @@ from noveltylab.results.phases import (
     seen_by,
     selects_nothing_else,
 )
-from noveltylab.results.record import flat_options, read_result
+from noveltylab.results.record import read_result
 from noveltylab.run.pipeline import unseen
 from noveltylab.run.rerun import fresh_options
 from noveltylab.training import fit as train

@@ -40,6 +40,8 @@ def test_no_pictures_if_none_are_asked_for(
     )
     run_here("method=pca", "pictures=true")  # the same numbers: complete already
     assert "complete already" in capsys.readouterr().out
+    run_here("method=pca", "trainer.score_batch_size=7", "trainer.checkpoint_seconds=1")
+    assert "complete already" in capsys.readouterr().out
 
 
 def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: Path) -> None:
