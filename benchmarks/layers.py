@@ -64,12 +64,12 @@ def main() -> None:
             x, y = big.clone().requires_grad_(), small.clone().requires_grad_()
             down = {
                 "torch": partial(F.conv2d, x, weight, None, 2, padding),
-                "products": partial(conv._Convolution.apply, x, weight, 2, padding),
+                "products": partial(conv.Convolution.apply, x, weight, 2, padding),
                 "winograd": partial(winograd.Convolution.apply, x, weight, padding),
             }
             up = {
                 "torch": partial(F.conv_transpose2d, y, weight, None, 2, padding, kernel - 4),
-                "products": partial(conv._Transposed.apply, y, weight, 2, padding, (side, side)),
+                "products": partial(conv.Transposed.apply, y, weight, 2, padding, (side, side)),
                 "winograd": partial(winograd.Transposed.apply, y, weight, padding),
             }
             for name, functions, leaf, pull in (("", down, x, small), (" transposed", up, y, big)):

@@ -26,7 +26,7 @@ from noveltylab.methods.ca_entropy import CAEntropy
 from noveltylab.methods.nda import NDA
 from noveltylab.methods.ocgan import OCGAN
 from noveltylab.methods.oled import OLED, UpsampledConv
-from noveltylab.nets.cpu import conv
+from noveltylab.nets.cpu import layers
 
 #: zeroes the gradients of the optimizer of that number, runs backward, steps
 Minimise = Callable[[Tensor, int], None]
@@ -88,9 +88,9 @@ def loader(
 
 #: noveltylab's layers -> torch's
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    conv.Conv2d: nn.Conv2d,
-    conv.ConvTranspose2d: nn.ConvTranspose2d,
-    conv.Dropout: nn.Dropout,
+    layers.Conv2d: nn.Conv2d,
+    layers.ConvTranspose2d: nn.ConvTranspose2d,
+    layers.Dropout: nn.Dropout,
 }
 
 # The methods. `step` does one iteration and returns its losses, not yet detached.

@@ -39,7 +39,7 @@ FLOORS = (
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),
-    Floor("nets.cpu", "conv threads winograd", "torch"),
+    Floor("nets.cpu", "conv layers threads winograd", "torch"),
     Floor("nets", "autoencoder dcgan losses", "torch"),
     Floor(
         "methods",

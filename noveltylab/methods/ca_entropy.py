@@ -57,7 +57,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, frozen
-from noveltylab.nets.cpu.conv import Conv2d, ConvTranspose2d
+from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import Discriminator, initialise, whole_map
 from noveltylab.nets.losses import bce, context_error, feature_error, wide
 

@@ -57,7 +57,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, Row, frozen
-from noveltylab.nets.cpu.conv import Conv2d, ConvTranspose2d
+from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d
 from noveltylab.nets.losses import squared_error
 
 LEVELS = 3  # differences of the Laplacian pyramid, before the residual

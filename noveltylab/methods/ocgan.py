@@ -46,7 +46,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, Phase, Row, frozen
-from noveltylab.nets.cpu.conv import Conv2d, ConvTranspose2d, Dropout
+from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce
 

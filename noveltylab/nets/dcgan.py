@@ -4,7 +4,7 @@ codes start from.
 
 from torch import Tensor, nn
 
-from noveltylab.nets.cpu.conv import Conv2d
+from noveltylab.nets.cpu.layers import Conv2d
 
 
 def initialise(module: nn.Module) -> None:

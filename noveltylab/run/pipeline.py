@@ -34,7 +34,7 @@ from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split, save_split
 from noveltylab.errors import RunFailed, UserError, nearest
 from noveltylab.methods.base import Method, find_method
-from noveltylab.nets.cpu.conv import use_winograd
+from noveltylab.nets.cpu.layers import use_winograd
 from noveltylab.options import Options, check_arguments
 from noveltylab.results.files import open_regular, sha256_file, write_atomic
 from noveltylab.results.phases import Seen, in_words, lacking, seen_after

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.__main__ import CONF
-from noveltylab.nets.cpu import conv, winograd
+from noveltylab.nets.cpu import layers as cpu_layers
+from noveltylab.nets.cpu import winograd
 from noveltylab.options import check_options
 from noveltylab.run.pipeline import build
 from noveltylab.run.read import read_and_split
@@ -162,9 +163,11 @@ def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(
 
 def layers(**changes: Any) -> list[nn.Module]:
     """A convolution and a transposed one of many channels, in training, that may use it."""
-    network = nn.ModuleList([conv.Conv2d(64, 128, 4, 2, 1), conv.ConvTranspose2d(128, 64, 4, 2, 1)])
+    network = nn.ModuleList(
+        [cpu_layers.Conv2d(64, 128, 4, 2, 1), cpu_layers.ConvTranspose2d(128, 64, 4, 2, 1)]
+    )
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this call
-    conv.use_winograd(network, changes.get("wanted", True))
+    cpu_layers.use_winograd(network, changes.get("wanted", True))
     return [layer.train(changes.get("training", True)) for layer in network]
 
 
@@ -207,12 +210,16 @@ def test_small_layers_small_batches_other_sizes_and_types_do_not(used: list[str]
     run(layers(), size=12)
     run(layers(), dtype=torch.float64)
     for layer, channels in zip(
-        (conv.Conv2d(8, 16, 4, 2, 1), conv.ConvTranspose2d(16, 8, 4, 2, 1)), (8, 16), strict=True
+        (cpu_layers.Conv2d(8, 16, 4, 2, 1), cpu_layers.ConvTranspose2d(16, 8, 4, 2, 1)),
+        (8, 16),
+        strict=True,
     ):
-        conv.use_winograd(layer, True)
+        cpu_layers.use_winograd(layer, True)
         layer(maps(64, channels, 8, 8, dtype=torch.float32))
-    small = conv.Conv2d(128, 128, 3, 2, 1)  # enough weights, but a kernel that it hardly helps
-    conv.use_winograd(small, True)
+    small = cpu_layers.Conv2d(
+        128, 128, 3, 2, 1
+    )  # enough weights, but a kernel that it hardly helps
+    cpu_layers.use_winograd(small, True)
     small(maps(64, 128, 8, 8, dtype=torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
         run(layers())
@@ -251,6 +258,6 @@ def test_runs_use_it_except_those_recorded_before_there_was_such_an_option(
     strided = [
         layer
         for layer in method.modules()
-        if isinstance(layer, (conv.Conv2d, conv.ConvTranspose2d))
+        if isinstance(layer, (cpu_layers.Conv2d, cpu_layers.ConvTranspose2d))
     ]
     assert strided and all(layer.winograd is expected for layer in strided)
