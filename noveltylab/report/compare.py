@@ -10,7 +10,8 @@ import numpy as np
 
 from noveltylab.errors import UserError
 from noveltylab.report.collect import Run
-from noveltylab.report.rows import FLOORS, Row, floor_cells, paired_cells, seen_floor_cells
+from noveltylab.report.floor_cells import floor_cells, seen_floor_cells
+from noveltylab.report.rows import FLOORS, Row, paired_cells
 from noveltylab.report.stats import Cells, Paired, Spread, add, compare, correct, summarise
 from noveltylab.results.record import SEEN
 from noveltylab.results.scores import Scores, read_scores

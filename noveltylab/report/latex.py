@@ -10,18 +10,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from noveltylab.report.expected import Expected, expect
+from noveltylab.report.floor_cells import floor_cells, floor_is_shortened, seen_floor_cells
 from noveltylab.report.published import Column, PaperTable
-from noveltylab.report.rows import (
-    FLOORS,
-    MARK,
-    Expected,
-    Row,
-    expect,
-    floor_cells,
-    floor_is_shortened,
-    notes,
-    seen_floor_cells,
-)
+from noveltylab.report.remarks import notes
+from noveltylab.report.rows import FLOORS, MARK, Row
 from noveltylab.report.stats import Cells, Summary, summarise
 from noveltylab.report.text import escape_latex
 

@@ -10,8 +10,10 @@ from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Headin
 from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons, class_means, ranked
 from noveltylab.report.curves import training_curves
+from noveltylab.report.expected import Expected, expect
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Expected, Row, differing, expect
+from noveltylab.report.remarks import differing
+from noveltylab.report.rows import FLOORS, MARK, Row
 from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
 from noveltylab.results.record import SEEN
 

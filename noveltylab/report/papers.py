@@ -7,17 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
+from noveltylab.report.expected import Expected, expect
+from noveltylab.report.floor_cells import floor_cells, floor_is_shortened, seen_floor_cells
 from noveltylab.report.published import Counterpart, Line, PaperTable
-from noveltylab.report.rows import (
-    FLOORS,
-    MARK,
-    Expected,
-    Row,
-    expect,
-    floor_cells,
-    floor_is_shortened,
-    seen_floor_cells,
-)
+from noveltylab.report.rows import FLOORS, MARK, Row
 from noveltylab.report.stats import Cells, Summary, summarise, tie_reasons
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.

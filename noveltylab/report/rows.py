@@ -7,22 +7,20 @@ runs.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
 from statistics import fmean
 
 from noveltylab.report.collect import UNVERIFIED, Run
-from noveltylab.report.published import Counterpart, PaperTable
+from noveltylab.report.published import Counterpart
 from noveltylab.report.stats import Cells
 from noveltylab.results.record import SEEN
 from noveltylab.results.schema import Metrics, Result
 from noveltylab.scoring.auroc import standard_error
 
 FLOORS = ("pca", "knn")
-#: A number of ours is a mean over at least these seeds.
-SEEDS = (0, 1, 2)
 #: What a number may have been made with although its options are the same.
 FACTS = ("commit", "torch", "machine", "threads", "data")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -102,7 +100,9 @@ class Row:
         """
         if metric.startswith("hter."):
             return self.half_total_error_rates(metric.removeprefix("hter."), score)
-        return _cells(self.runs, lambda result: result.scores.get(score or result.primary), metric)
+        return cells_of(
+            self.runs, lambda result: result.scores.get(score or result.primary), metric
+        )
 
     def half_total_error_rates(self, sets: str, score: str | None) -> Cells:
         """The half total error rate of its runs from one set to another, `<source>_to_<target>`."""
@@ -118,7 +118,7 @@ class Row:
 
     def floor(self, name: str) -> Cells:
         """The floor's AUROC on the very splits of this row."""
-        return _cells(self.runs, lambda result: result.floor.get(name), "auroc")
+        return cells_of(self.runs, lambda result: result.floor.get(name), "auroc")
 
     @cached_property
     def seen_floors(self) -> list[str]:
@@ -144,7 +144,7 @@ class Row:
 
     def labelled(self, rule: str, score: str | None = None) -> Cells:
         """AUROC at the epochs that labels of outliers chose; only where runs have them."""
-        return _cells(
+        return cells_of(
             self.runs,
             lambda result: result.labelled.get(rule, {}).get(score or result.primary),
             "auroc",
@@ -157,7 +157,7 @@ class Row:
 
     def apart(self, kind: str) -> Cells:
         """The primary score's AUROC over these."""
-        return _cells(
+        return cells_of(
             self.runs, lambda result: result.apart.get(kind, {}).get(result.primary), "auroc"
         )
 
@@ -169,7 +169,7 @@ class Row:
         def chosen(result: Result) -> Metrics | None:
             return result.diagnosis.get("batch_statistics", {}).get(order, {}).get(result.primary)
 
-        return _cells(self.runs, chosen, "auroc")
+        return cells_of(self.runs, chosen, "auroc")
 
     def transductive(self, score: str) -> bool:
         return any(score in run.result.transductive for run in self.runs)
@@ -193,8 +193,8 @@ class Row:
     def schedule(self) -> str:
         if not any(run.result.selected.epoch for run in self.runs):
             return "fitted once"
-        epochs = _said(run.options.get("trainer.max_epochs") for run in self.runs)
-        limits = _said(run.options.get("data.limit_train") for run in self.runs)
+        epochs = joined(run.options.get("trainer.max_epochs") for run in self.runs)
+        limits = joined(run.options.get("data.limit_train") for run in self.runs)
         counts = [run.result.epochs.trained for run in self.runs if run.result.epochs]
         patient = any(run.options.get("trainer.patience", "0") != "0" for run in self.runs)
         stopped = f" at most, {min(counts)} to {max(counts)} trained" if patient and counts else ""
@@ -222,7 +222,7 @@ class Row:
         return ", ".join(f"{lack} in {count} {of}" for lack, count in counts.items())
 
 
-def _cells(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
+def cells_of(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
     cells: Cells = {}
     for run in runs:
         if metric.startswith("extra."):
@@ -237,11 +237,11 @@ def _cells(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metr
     return cells
 
 
-def _keys(runs: Iterable[Run]) -> list[str]:
+def keys_of(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for key in run.options))
 
 
-def _said(values: Iterable[str | None]) -> str:
+def joined(values: Iterable[str | None]) -> str:
     return " or ".join(dict.fromkeys(value for value in values if value is not None))
 
 
@@ -289,7 +289,7 @@ def _identity(run: Run) -> dict[str, str]:
 def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
     """In what it differs from the others, in few words."""
     keys = dict.fromkeys(key for other in others for key in other)
-    differing = [key for key in keys if len(_values(key, others)) > 1]
+    differing = [key for key in keys if len(values_of(key, others)) > 1]
     if "method.primary" in differing and "primary" in differing:
         differing.remove("method.primary")
     words = [
@@ -301,7 +301,7 @@ def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) ->
     return ", ".join(words[:DETAILS]) + more
 
 
-def _values(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
+def values_of(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
     """The values of an option in several rows, None among them where some have none."""
     values = {option.get(key) for option in options}
     return values - {None} if key == OPTIONAL else values
@@ -328,180 +328,3 @@ def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
     return {cell: cells[cell] for cell in cells if cell in shared}, {
         cell: others[cell] for cell in others if cell in shared
     }
-
-
-def floor_cells(rows: Sequence[Row], name: str) -> Cells:
-    """A floor over all rows: the mean over the splits and image sizes of a cell, each counted once.
-
-    Shortened runs do not count where there are whole ones, so that no trial changes the floor of
-    others; nor does a size or a split of one's own choice where the recipe's was run, nor the
-    recipe's where the data set's own was.
-    """
-    runs = [run for row in rows for run in row.runs if name in run.result.floor]
-    if whole := [run for run in runs if not run.recipe.fewer_images]:
-        runs = whole
-    by_cell: defaultdict[tuple[int, int], list[Run]] = defaultdict(list)
-    for run in runs:
-        by_cell[run.cell].append(run)
-    return {cell: _floor_of(same_cell, name) for cell, same_cell in by_cell.items()}
-
-
-def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
-    """The floor of one cell."""
-    ranked = {run.folder: (run.recipe.other_input, bool(run.shortened)) for run in runs}
-    best = [run for run in runs if ranked[run.folder] == min(ranked.values())]
-    by_split: dict[Hashable, tuple[float, float | None]] = {}
-    for run in best:
-        split = (run.result.split_sha256, run.images, str(run.result.input.get("shape")))
-        cells = _cells([run], lambda result: result.floor.get(name), "auroc")
-        by_split.setdefault(split, cells[run.cell])
-    values = list(by_split.values())
-    return fmean(value for value, _ in values), max(error or 0.0 for _, error in values)
-
-
-def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
-    """The highest floor of what each row's method sees, by a name that says so; only where that is
-    not raw pixels.
-    """
-    highest = ((row, row.highest_seen) for row in rows)
-    return {f"{name} of {row.name}": row.floor(name) for row, name in highest if name is not None}
-
-
-def floor_is_shortened(rows: Sequence[Row]) -> bool:
-    """Whether only shortened runs are there to take floors from."""
-    return all(run.recipe.fewer_images for row in rows for run in row.runs)
-
-
-def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Row name -> `key=value` of the options in which rows of the same method differ."""
-    differences: dict[str, list[str]] = {}
-    for row in rows:
-        siblings = [other for other in rows if other.family == row.family]
-        runs = [run for other in siblings for run in other.runs]
-        for key in _keys(runs) if len(siblings) > 1 else ():
-            value = _said(
-                run.options.get(key, None if key == OPTIONAL else "absent") for run in row.runs
-            )
-            if value and len(_values(key, [run.options for run in runs])) > 1:
-                differences.setdefault(row.name, []).append(f"{key}={value}")
-    return differences
-
-
-def made_apart(rows: Sequence[Row]) -> Iterator[str]:
-    """What the rows of a table were made with that is not the same for all of them, one sentence a
-    fact.
-    """
-    for fact in _differing_facts(rows):
-        by_value: defaultdict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            values = dict.fromkeys(run.made_with[fact] for run in row.runs)
-            by_value[" and ".join(values)].append(row.name)
-        groups = (f"{value} ({', '.join(names)})" for value, names in sorted(by_value.items()))
-        yield f"Not the same {fact} everywhere: {'; '.join(groups)}"
-
-
-def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Row name -> what has to be said wherever its numbers stand: shortened, told apart, made with
-    something else.
-    """
-    differences = differing(rows)
-    facts = _differing_facts(rows)
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        said = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
-        said += [f"scored weights {row.lacks}"] if row.lacks else []
-        said += differences.get(row.name, [])
-        counts = {fact: Counter(run.made_with[fact] for run in row.runs) for fact in FACTS}
-        said += [f"{fact} {_counted(counts[fact])}" for fact in facts]
-        if UNVERIFIED in counts["data"] and "data" not in facts:
-            said.append(f"data {UNVERIFIED}")
-        found[row.name] = said
-    return found
-
-
-def _differing_facts(rows: Sequence[Row]) -> list[str]:
-    return [
-        fact for fact in FACTS if len({run.made_with[fact] for row in rows for run in row.runs}) > 1
-    ]
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    """`a` for one value, `a (3 runs), b (2 runs)` for several."""
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(
-        f"{value} ({count} run{'s' * (count != 1)})" for value, count in counts.items()
-    )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The cells that a full table needs.
-
-    Attributes:
-        labels: The inlier labels that are known to belong to it.
-        count: How many inliers it needs, which may be more.
-        seeds: Which seeds.
-    """
-
-    labels: tuple[int, ...]
-    count: int
-    seeds: tuple[int, ...]
-
-    @property
-    def cells(self) -> int:
-        return self.count * len(self.seeds)
-
-    def covers(self, labels: Iterable[int]) -> bool:
-        """Whether these inliers are all that are needed."""
-        found = set(labels)
-        return len(found) >= self.count and found >= set(self.labels)
-
-    def missing(self, cells: Cells) -> str:
-        """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""
-        lacking: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for label in self.labels:
-            if seeds := tuple(seed for seed in self.seeds if (label, seed) not in cells):
-                lacking[seeds].append(label)
-        said = [
-            f"inlier {_ranges(labels)}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}"
-            for seeds, labels in lacking.items()
-        ]
-        if unknown := self.count - len(self.labels):
-            said.append(f"{unknown} more inlier classes: every seed")
-        return "; ".join(said)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-2, 5` for [0, 1, 2, 5]."""
-    runs: list[list[int]] = []
-    for value in numbers:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
-    """From the table's own count, else from the classes that the data lists, else from the inliers
-    that were run.
-    """
-    results = [run.result for row in rows for run in row.runs]
-    seen = sorted({result.inlier for result in results})
-    seeds = tuple(sorted({*SEEDS, *(result.seed for result in results)}))
-    given = table.expected if table else None
-    if isinstance(given, tuple):
-        return Expected(given, len(given), seeds)
-    if isinstance(given, int):
-        return Expected(tuple(seen), max(given, len(seen)), seeds)
-    listed = [classes for result in results if isinstance(classes := _classes(result), list)]
-    labels = tuple(range(max(map(len, listed)))) if listed else tuple(seen)
-    if table and table.by_class:
-        labels = tuple(column.inlier for column in table.columns if column.inlier is not None)
-    return Expected(labels, len(labels), seeds)
-
-
-def _classes(result: Result) -> object:
-    data = result.config.get("data")
-    return data.get("classes") if isinstance(data, dict) else None

@@ -12,7 +12,8 @@ from noveltylab.report.ours import our_blocks
 from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
-from noveltylab.report.rows import MARK, Row, group, made_apart
+from noveltylab.report.remarks import made_apart
+from noveltylab.report.rows import MARK, Row, group
 from noveltylab.report.side_by_side import side_by_side
 
 #: Different commits, versions or machines that are named.

@@ -1,0 +1,86 @@
+"""The cells that a full table needs, and which of them are missing."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from noveltylab.report.published import PaperTable
+from noveltylab.report.rows import Row
+from noveltylab.report.stats import Cells
+from noveltylab.results.schema import Result
+
+#: A number of ours is a mean over at least these seeds.
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The cells that a full table needs.
+
+    Attributes:
+        labels: The inlier labels that are known to belong to it.
+        count: How many inliers it needs, which may be more.
+        seeds: Which seeds.
+    """
+
+    labels: tuple[int, ...]
+    count: int
+    seeds: tuple[int, ...]
+
+    @property
+    def cells(self) -> int:
+        return self.count * len(self.seeds)
+
+    def covers(self, labels: Iterable[int]) -> bool:
+        """Whether these inliers are all that are needed."""
+        found = set(labels)
+        return len(found) >= self.count and found >= set(self.labels)
+
+    def missing(self, cells: Cells) -> str:
+        """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""
+        lacking: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for label in self.labels:
+            if seeds := tuple(seed for seed in self.seeds if (label, seed) not in cells):
+                lacking[seeds].append(label)
+        said = [
+            f"inlier {_ranges(labels)}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}"
+            for seeds, labels in lacking.items()
+        ]
+        if unknown := self.count - len(self.labels):
+            said.append(f"{unknown} more inlier classes: every seed")
+        return "; ".join(said)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-2, 5` for [0, 1, 2, 5]."""
+    runs: list[list[int]] = []
+    for value in numbers:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
+    """From the table's own count, else from the classes that the data lists, else from the inliers
+    that were run.
+    """
+    results = [run.result for row in rows for run in row.runs]
+    seen = sorted({result.inlier for result in results})
+    seeds = tuple(sorted({*SEEDS, *(result.seed for result in results)}))
+    given = table.expected if table else None
+    if isinstance(given, tuple):
+        return Expected(given, len(given), seeds)
+    if isinstance(given, int):
+        return Expected(tuple(seen), max(given, len(seen)), seeds)
+    listed = [classes for result in results if isinstance(classes := _classes(result), list)]
+    labels = tuple(range(max(map(len, listed)))) if listed else tuple(seen)
+    if table and table.by_class:
+        labels = tuple(column.inlier for column in table.columns if column.inlier is not None)
+    return Expected(labels, len(labels), seeds)
+
+
+def _classes(result: Result) -> object:
+    data = result.config.get("data")
+    return data.get("classes") if isinstance(data, dict) else None
