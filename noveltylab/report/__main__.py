@@ -38,46 +38,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         with interruptible():
-            found, paths = report(
+            collected, paths = report(
                 options.folder, options.output, options.table, options.markdown, options.check
             )
     except (UserError, KeyboardInterrupt) as error:
         sys.exit(end_command(error, "interrupted; files that were written already are whole"))
-    print_summary(found, paths)
-    if options.check and found.damaged:
+    print_summary(collected, paths)
+    if options.check and collected.damaged:
         sys.exit(1)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m noveltylab report", description=__doc__.partition("`: ")[2]
     )
-    made.add_argument(
+    parser.add_argument(
         "folder",
         nargs="?",
         type=Path,
         default=Path("outputs"),
         help="runs, at any depth, or an archive of kept results (default outputs)",
     )
-    made.add_argument("--output", type=Path, help="where the report goes (default <folder>/report)")
-    made.add_argument(
+    parser.add_argument(
+        "--output", type=Path, help="where the report goes (default <folder>/report)"
+    )
+    parser.add_argument(
         "--table", action="append", default=[], metavar="PAPER[/TABLE]",
         help="about these tables of the papers alone, run or not, e.g. ocgan/table2_mnist or ocgan; may be repeated",
     )  # fmt: skip
-    made.add_argument(
+    parser.add_argument(
         "--markdown",
         type=Path,
         metavar="FILE",
         help="write the Markdown to this file, and nothing else",
     )
-    made.add_argument(
+    parser.add_argument(
         "--check",
         action="store_true",
         help="compute every number again from each run's scores files and compare its files with their checksums; "
         "exit code 1 where one differs",
     )
-    return made
+    return parser
 
 
 def report(
@@ -106,18 +108,20 @@ def report(
     Raises:
         UserError: No such folder, no runs in it, no such table, or a file that cannot be written.
     """
-    known = read_tables()
-    chosen = choose(known, tables)
-    found = collect(folder, check)
-    found.runs = [run for run in found.runs if run.source.partition("/")[0] not in leave_out]
+    papers = read_tables()
+    idents = choose(papers, tables)
+    collected = collect(folder, check)
+    collected.runs = [
+        run for run in collected.runs if run.source.partition("/")[0] not in leave_out
+    ]
     # of an archive: the report lies in the folder that it stands for
     place = without_suffix(folder) if archive_of(folder) else folder
-    document, records = build(found, known, name or place.resolve().name, chosen)
+    document, records = build(collected, papers, name or place.resolve().name, idents)
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:
         output = output or place / "report"
-        latex = latex_tables(found, known, chosen)
+        latex = latex_tables(collected, papers, idents)
         texts = {
             output / "report.html": to_html(document, output.resolve()),
             output / "report.md": to_markdown(document),
@@ -137,33 +141,37 @@ def report(
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}). Choose another place."
             ) from None
-    return found, {
+    return collected, {
         path.suffix.removeprefix("."): path for path in texts if path.parent.name not in PARTS
     }
 
 
-def print_summary(found: Collected, paths: dict[str, Path], console: Console | None = None) -> None:
+def print_summary(
+    collected: Collected, paths: dict[str, Path], console: Console | None = None
+) -> None:
     """Prints what was found and where the report lies."""
     console = console or screen.console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    table.add_row("runs", str(len(found.runs)))
-    if found.checked or found.unchecked:
+    table.add_row("runs", str(len(collected.runs)))
+    if collected.checked or collected.unchecked:
         table.add_row(
-            "checked", f"{found.checked}, their numbers computed again from their scores files"
+            "checked", f"{collected.checked}, their numbers computed again from their scores files"
         )
-    for reason, count in Counter(reason for _, reason in found.unchecked).items():
+    for reason, count in Counter(reason for _, reason in collected.unchecked).items():
         table.add_row(f"cannot be checked {count}", Text(reason, "yellow"))
     for name, items, style in (
-        ("no labelled outliers", found.unmeasured, "yellow"),
-        ("unfinished", found.unfinished, "yellow"),
-        ("damaged", found.damaged, "bold red"),
+        ("no labelled outliers", collected.unmeasured, "yellow"),
+        ("unfinished", collected.unfinished, "yellow"),
+        ("damaged", collected.damaged, "bold red"),
     ):
-        shown = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items[:NAMED]]
-        more = [f"and {len(items) - NAMED} more, all in the report"] if len(items) > NAMED else []
+        lines = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items[:NAMED]]
+        remainder = (
+            [f"and {len(items) - NAMED} more, all in the report"] if len(items) > NAMED else []
+        )
         if items:
-            table.add_row(f"{name} {len(items)}", Text(one_per_line(shown + more), style))
+            table.add_row(f"{name} {len(items)}", Text(one_per_line(lines + remainder), style))
     for kind, path in paths.items():
         table.add_row(kind, Text(str(path)))
     console.print(table)

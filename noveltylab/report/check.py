@@ -106,12 +106,12 @@ def _others(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterator[s
     files = content["files"]
     for part, names in (("apart", APART), ("labelled", LABELLED)):
         for name in names:
-            kept, recorded = f"scores_{name}.csv", content.get(part, {}).get(name)
-            if recorded is not None and kept not in files:
-                yield f"{part}.{name} has numbers, but files names no {kept}"
+            file, recorded = f"scores_{name}.csv", content.get(part, {}).get(name)
+            if recorded is not None and file not in files:
+                yield f"{part}.{name} has numbers, but files names no {file}"
             elif recorded is not None:
                 yield from _metrics(
-                    f"{part}.{name}", recorded, read_scores(folder / kept), kept, exact
+                    f"{part}.{name}", recorded, read_scores(folder / file), file, exact
                 )
     yield from _diagnosis(folder, content, exact)
     if "floors.csv" in files:
@@ -125,17 +125,17 @@ def _diagnosis(folder: Path, content: Mapping[str, Any], exact: bool) -> Iterato
     by_order = content.get("diagnosis", {}).get("batch_statistics")
     if by_order is None:
         return
-    kept = "scores_batch_statistics.csv"
-    if kept not in content["files"]:
-        yield f"diagnosis.batch_statistics has numbers, but files names no {kept}"
+    file = "scores_batch_statistics.csv"
+    if file not in content["files"]:
+        yield f"diagnosis.batch_statistics has numbers, but files names no {file}"
         return
     recorded = {
-        f"{order}.{name}": found
+        f"{order}.{name}": metrics
         for order, scores in by_order.items()
-        for name, found in scores.items()
+        for name, metrics in scores.items()
     }
     yield from _metrics(
-        "diagnosis.batch_statistics", recorded, read_scores(folder / kept), kept, exact
+        "diagnosis.batch_statistics", recorded, read_scores(folder / file), file, exact
     )
 
 

@@ -153,8 +153,8 @@ class Run:
         """
         if self.result.images_sha256 is not None:
             return self.result.images_sha256
-        own = self.all_options.get("data.classes") == "folders"
-        return str(self.all_options.get("data.root")) if own else None
+        own_images = self.all_options.get("data.classes") == "folders"
+        return str(self.all_options.get("data.root")) if own_images else None
 
     @cached_property
     def made_with(self) -> dict[str, str]:
@@ -208,35 +208,35 @@ def collect(folder: Path, check: bool = False) -> Collected:
         raise UserError(
             f"{folder}: no such folder. Name the output folder of runs, as in output=..."
         )
-    found = Collected()
+    collected = Collected()
     faults: list[tuple[Path, str]] = []
     archived: set[Path] = set()
     for path, complete in _places(top, faults):
         if not complete:
-            found.unfinished.append((path, _why_unfinished(path)))
+            collected.unfinished.append((path, _why_unfinished(path)))
             continue
         try:
             if (place := without_suffix(path)) in archived:
                 raise UserError("a folder and an archive both hold this run; move one of them away")
             archived.add(place)
-            content, read = _read(path, top)
+            content, run = _read(path, top)
             if check:
                 if reason := check_run(path, content):
-                    found.unchecked.append((path, reason))
+                    collected.unchecked.append((path, reason))
                 else:
-                    found.checked += 1
-            if isinstance(read, Run):
-                found.runs.append(read)
+                    collected.checked += 1
+            if isinstance(run, Run):
+                collected.runs.append(run)
             else:
-                found.unmeasured.append((path, " ".join(read.unmeasured.split())))
+                collected.unmeasured.append((path, " ".join(run.unmeasured.split())))
         except UserError as error:
-            found.damaged.append((path, " ".join(str(error).split())))
-    found.damaged += faults
-    if not (found.runs or found.unmeasured or found.damaged or found.unfinished):
+            collected.damaged.append((path, " ".join(str(error).split())))
+    collected.damaged += faults
+    if not (collected.runs or collected.unmeasured or collected.damaged or collected.unfinished):
         raise UserError(
             f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
         )
-    return found
+    return collected
 
 
 def _places(top: Path, faults: list[tuple[Path, str]]) -> list[tuple[Path, bool]]:

@@ -39,9 +39,9 @@ def compare_all(rows: Sequence[Row]) -> list[tuple[str, str, Paired]]:
 
 def _between_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
     for first, second in combinations(rows, 2):
-        cells, others = paired_cells(first, second)
+        cells, other_cells = paired_cells(first, second)
         spreads = _image_spreads(_own_scores(first), _own_scores(second), cells)
-        if (paired := compare(cells, others, spreads)) is not None:
+        if (paired := compare(cells, other_cells, spreads)) is not None:
             yield first.name, second.name, paired
 
 
@@ -50,10 +50,10 @@ def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
         for floor in (*FLOORS, *row.seen_floors):
             cells = row.floor(floor)
             stands_for_it = any(
-                other is row
-                or (floor in FLOORS and paired_cells(row, other)[1].keys() >= cells.keys())
-                for other in rows
-                if other.family == floor.removesuffix(SEEN)
+                row_of_floor is row
+                or (floor in FLOORS and paired_cells(row, row_of_floor)[1].keys() >= cells.keys())
+                for row_of_floor in rows
+                if row_of_floor.family == floor.removesuffix(SEEN)
             )
             if stands_for_it:
                 continue
@@ -129,12 +129,16 @@ def class_means(
     """Row or floor -> inlier label -> mean over seeds; `seen`: also the highest floor of what each
     row's method sees.
     """
-    named = {row.name: row.cells() for row in rows} | {
+    cells_by_name = {row.name: row.cells() for row in rows} | {
         f"floor: {name}": floor_cells(rows, name) for name in floors
     }
     if seen:
-        named |= {f"floor: {name}": cells for name, cells in seen_floor_cells(rows).items()}
-    return {name: summary.classes for name, cells in named.items() if (summary := summarise(cells))}
+        cells_by_name |= {f"floor: {name}": cells for name, cells in seen_floor_cells(rows).items()}
+    return {
+        name: summary.classes
+        for name, cells in cells_by_name.items()
+        if (summary := summarise(cells))
+    }
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, dict[int, float]]:

@@ -28,19 +28,22 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
         lambda: defaultdict(list)
     )
     for run in runs:
-        for iteration, what, value in _read(run.folder):
-            values[what, run.result.inlier_name][iteration].append(value)
+        for iteration, curve, value in _read(run.folder):
+            values[curve, run.result.inlier_name][iteration].append(value)
     panels: defaultdict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
-    for (what, line), points in values.items():
+    for (curve, line), points in values.items():
         means = [
-            (float(iteration), sum(found) / len(found))
-            for iteration, found in sorted(points.items())
+            (float(iteration), sum(numbers) / len(numbers))
+            for iteration, numbers in sorted(points.items())
         ]
         if len(means) > 1:
-            panels[what][line] = _thin(means)
+            panels[curve][line] = _thin(means)
     return Curves(
         name,
-        {what: panels[what] for what in sorted(panels, key=lambda what: (what[:3] != "val", what))},
+        {
+            curve: panels[curve]
+            for curve in sorted(panels, key=lambda curve: (curve[:3] != "val", curve))
+        },
     )
 
 
@@ -49,7 +52,7 @@ def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     metrics.csv.
     """
     curves = training_curves("", [run])
-    return {what: points for what, lines in curves.panels.items() for points in lines.values()}
+    return {curve: points for curve, lines in curves.panels.items() for points in lines.values()}
 
 
 def _read(folder: Path) -> Iterator[tuple[int, str, float]]:

@@ -128,12 +128,12 @@ def main(arguments: list[str]) -> int:
         "--project", default="noveltylab", help="as logger.project (default noveltylab)"
     )
     parser.add_argument("--push", action="store_true", help="save it; needs a key")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if not asked.entity:
+        if not options.entity:
             raise UserError("whose project? give --entity NAME or set WANDB_ENTITY")
-        workspace = build(asked.entity, asked.project)
-        if not asked.push:
+        workspace = build(options.entity, options.project)
+        if not options.push:
             show(serialise(workspace), sys.stdout)
             return 0
         import wandb

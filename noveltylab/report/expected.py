@@ -33,8 +33,8 @@ class Expected:
 
     def covers(self, labels: Iterable[int]) -> bool:
         """Whether these inliers are all that are needed."""
-        found = set(labels)
-        return len(found) >= self.count and found >= set(self.labels)
+        inliers = set(labels)
+        return len(inliers) >= self.count and inliers >= set(self.labels)
 
     def missing(self, cells: Cells) -> str:
         """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""
@@ -42,13 +42,13 @@ class Expected:
         for label in self.labels:
             if seeds := tuple(seed for seed in self.seeds if (label, seed) not in cells):
                 lacking[seeds].append(label)
-        said = [
+        sentences = [
             f"inlier {_ranges(labels)}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}"
             for seeds, labels in lacking.items()
         ]
         if unknown := self.count - len(self.labels):
-            said.append(f"{unknown} more inlier classes: every seed")
-        return "; ".join(said)
+            sentences.append(f"{unknown} more inlier classes: every seed")
+        return "; ".join(sentences)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -69,11 +69,11 @@ def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
     results = [run.result for row in rows for run in row.runs]
     seen = sorted({result.inlier for result in results})
     seeds = tuple(sorted({*SEEDS, *(result.seed for result in results)}))
-    given = table.expected if table else None
-    if isinstance(given, tuple):
-        return Expected(given, len(given), seeds)
-    if isinstance(given, int):
-        return Expected(tuple(seen), max(given, len(seen)), seeds)
+    count = table.expected if table else None
+    if isinstance(count, tuple):
+        return Expected(count, len(count), seeds)
+    if isinstance(count, int):
+        return Expected(tuple(seen), max(count, len(seen)), seeds)
     listed = [classes for result in results if isinstance(classes := _classes(result), list)]
     labels = tuple(range(max(map(len, listed)))) if listed else tuple(seen)
     if table and table.by_class:

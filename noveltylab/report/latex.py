@@ -94,11 +94,15 @@ def own_table(
     lines = []
     for row in rows:
         for score in (None, *row.scores):
-            shown = row.cells(score), row.cells(score, "average_precision"), row.cells(score, "eer")
-            numbers = tuple(
-                _mean(summarise(cells), expected, not row.shortened, 3) for cells in shown
+            metrics = (
+                row.cells(score),
+                row.cells(score, "average_precision"),
+                row.cells(score, "eer"),
             )
-            count = Number(f"{len(shown[0])} of {expected.cells}")
+            numbers = tuple(
+                _mean(summarise(cells), expected, not row.shortened, 3) for cells in metrics
+            )
+            count = Number(f"{len(metrics[0])} of {expected.cells}")
             lines.append(
                 Line(
                     names[row.name],
@@ -140,8 +144,12 @@ def short_names(rows: Sequence[Row]) -> dict[str, str]:
         for parts in ((), (row.detail,), (tail,), (tail, row.detail), (row.source, row.detail)):
             inside = "; ".join(part for part in parts if part)
             candidate = f"{row.method} ({inside})" if inside else row.method
-            others = [other for other in rows if other is not row and other.method == row.method]
-            if not inside and any(bool(other.shortened) == bool(row.shortened) for other in others):
+            siblings = [
+                sibling for sibling in rows if sibling is not row and sibling.method == row.method
+            ]
+            if not inside and any(
+                bool(sibling.shortened) == bool(row.shortened) for sibling in siblings
+            ):
                 continue
             if candidate + MARK * bool(row.shortened) not in shorter.values():
                 break
@@ -161,7 +169,7 @@ def _inside(cells: Cells, table: PaperTable) -> Cells:
 def _numbers(
     columns: Sequence[Column], cells: dict[str, Cells], expected: Expected, comparable: bool
 ) -> tuple[Number, ...]:
-    summaries = {metric: summarise(found) for metric, found in cells.items()}
+    summaries = {metric: summarise(metric_cells) for metric, metric_cells in cells.items()}
     wide = len(columns) > WIDE
     numbers = []
     for column in columns:
@@ -209,25 +217,27 @@ def _mean(summary: Summary | None, expected: Expected, comparable: bool, digits:
 
 def _notes(rows: Sequence[Row], names: dict[str, str]) -> str:
     """What has to be known of the numbers above: shortened runs, and what else differs."""
-    said = notes(rows)
+    remarks = notes(rows)
     by_note: dict[str, list[str]] = {}
     shortened: dict[str, list[str]] = {}
     for row in rows:
-        for note in said[row.name]:
+        for note in remarks[row.name]:
             group = shortened if note.startswith("shortened: ") else by_note
             group.setdefault(note.removeprefix("shortened: "), []).append(names[row.name])
     sentences = []
     if shortened:
         listed = "; ".join(
-            f"{', '.join(who)}: {escape_latex(what)}" for what, who in shortened.items()
+            f"{', '.join(who)}: {escape_latex(remark)}" for remark, who in shortened.items()
         )
         sentences.append(f"{DAGGER}Shortened runs, not compared with whole ones ({listed}).")
-    every = [what for what, who in by_note.items() if len(who) == len(rows)]
-    some = {what: who for what, who in by_note.items() if what not in every}
+    every = [remark for remark, who in by_note.items() if len(who) == len(rows)]
+    partial = {remark: who for remark, who in by_note.items() if remark not in every}
     if every:
         sentences.append(f"All rows: {escape_latex(', '.join(every))}.")
-    if some:
-        listed = "; ".join(f"{escape_latex(what)} ({', '.join(who)})" for what, who in some.items())
+    if partial:
+        listed = "; ".join(
+            f"{escape_latex(remark)} ({', '.join(who)})" for remark, who in partial.items()
+        )
         sentences.append(f"Rows differ: {listed}.")
     return _cut(" ".join(sentences))
 
@@ -331,10 +341,10 @@ def _environment(
 
 
 def _cell(cell: Number, best: str | None) -> str:
-    mean, space, rest = cell.text.partition(" ")
+    mean, space, remainder = cell.text.partition(" ")
     if cell.value is None or mean != best:
         return cell.text
-    return f"\\textbf{{{mean}}}{space}{rest}"
+    return f"\\textbf{{{mean}}}{space}{remainder}"
 
 
 def _is_number(text: str) -> bool:

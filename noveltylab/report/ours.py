@@ -88,10 +88,10 @@ def _detail(
 ) -> tuple[Cell, ...]:
     cells = row.cells(score)
     summary = summarise(cells)
-    shown = score or row.primary
-    name = f"{shown} (transductive)" if row.transductive(shown) else shown
+    score_name = score or row.primary
+    name = f"{score_name} (transductive)" if row.transductive(score_name) else score_name
     if summary is None:  # a score that other runs of the row lack never is: it comes from a run
-        raise ValueError(f"{row.name} has no score {shown}")
+        raise ValueError(f"{row.name} has no score {score_name}")
     partial = (
         "" if expected.covers(summary.classes) else f"({len(summary.classes)} of {expected.count})"
     )
@@ -128,10 +128,12 @@ def _seen_gap(row: Row, cells: Cells, data: str) -> Cell:
     return replace(gap, text=f"{gap.text} ({row.highest_seen})")
 
 
-def _gap(cells: Cells, other: Cells, data: str) -> Cell:
+def _gap(cells: Cells, other_cells: Cells, data: str) -> Cell:
     """The difference of means over the cells that both have, with '=' where it is a tie."""
-    both = cells.keys() & other.keys()
-    ours, theirs = (summarise({cell: found[cell] for cell in both}) for found in (cells, other))
+    both = cells.keys() & other_cells.keys()
+    ours, theirs = (
+        summarise({cell: values[cell] for cell in both}) for values in (cells, other_cells)
+    )
     if ours is None or theirs is None:
         return Cell("-")
     gap = ours.mean - theirs.mean
@@ -144,14 +146,14 @@ def _labelled(row: Row, rule: str, score: str | None) -> Cell:
     """What choosing the epoch by labels of outliers gives, and how much that adds over the same
     cells.
     """
-    chosen, ours = row.labelled(rule, score), row.cells(score)
-    found, plain = (
-        summarise(chosen),
-        summarise({cell: value for cell, value in ours.items() if cell in chosen}),
+    labelled, ours = row.labelled(rule, score), row.cells(score)
+    summary, plain = (
+        summarise(labelled),
+        summarise({cell: value for cell, value in ours.items() if cell in labelled}),
     )
-    if found is None or plain is None:
+    if summary is None or plain is None:
         return Cell("-")
-    return number(found.mean, note=f"({found.mean - plain.mean:+.4f}, {len(chosen)} cells)")
+    return number(summary.mean, note=f"({summary.mean - plain.mean:+.4f}, {len(labelled)} cells)")
 
 
 def _apart(rows: Sequence[Row]) -> Grid:
@@ -224,8 +226,8 @@ def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
         if differences.get(row.name):
             yield f"{row.name} is told apart by {', '.join(differences[row.name])}"
         for key, counts in row.varying.items():
-            said = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
-            yield f"{row.name}: its runs differ in {key}: {said}"
+            values = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
+            yield f"{row.name}: its runs differ in {key}: {values}"
         if unverified := sum(run.result.data_verified is False for run in row.runs):
             yield f"{row.name}: the data of {unverified} runs was not verified by checksum"
         if unknown := sum(run.result.data_verified is None for run in row.runs):
@@ -317,7 +319,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
     metrics = result.scores[result.primary]
     low, high = run.interval(metrics)
     floors = (result.floor.get(name) for name in FLOORS)
-    named = (
+    place = (
         str(result.inlier)
         if result.inlier_name == str(result.inlier)
         else f"{result.inlier} {result.inlier_name}"
@@ -325,7 +327,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
     minutes = result.seconds.get("total", 0.0) / 60
     return (
         Cell(row.name),
-        Cell(named, result.inlier),
+        Cell(place, result.inlier),
         Cell(str(result.seed), result.seed),
         Cell(result.primary),
         number(metrics.auroc),

@@ -33,7 +33,9 @@ def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable
         methods = {counterpart.method for counterpart in table.counterparts.values()}
         return [row for row in rows if row.family in methods]
     return [
-        row for row in rows if not any(_ablated(row, other) for other in related if other.ablation)
+        row
+        for row in rows
+        if not any(_ablated(row, table_of_row) for table_of_row in related if table_of_row.ablation)
     ]
 
 
@@ -42,7 +44,9 @@ def _ablated(row: Row, table: PaperTable) -> bool:
         return True
     whole = table.counterparts[table.full or ""].options
     return any(
-        row.matches(found) for found in table.counterparts.values() if found.options != whole
+        row.matches(counterpart)
+        for counterpart in table.counterparts.values()
+        if counterpart.options != whole
     )
 
 
@@ -82,7 +86,7 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
 def _scores(table: PaperTable, row: Row) -> list[str | None]:
     """The scores to show: the primary one (None), and those with a printed row."""
     printed = dict.fromkeys(
-        found.score for found in table.counterparts.values() if row.matches(found)
+        counterpart.score for counterpart in table.counterparts.values() if row.matches(counterpart)
     )
     return [None, *(score for score in printed if score in row.scores)]
 
@@ -115,8 +119,8 @@ def _our_line(table: PaperTable, row: Row, score: str | None, expected: Expected
 
 
 def _named(row: Row, score: str | None) -> str:
-    shown = score or row.primary
-    return f"{row.name}, {shown}" + (" (transductive)" if row.transductive(shown) else "")
+    score_name = score or row.primary
+    return f"{row.name}, {score_name}" + (" (transductive)" if row.transductive(score_name) else "")
 
 
 def _inside(cells: Cells, table: PaperTable) -> Cells:
@@ -129,23 +133,23 @@ def _inside(cells: Cells, table: PaperTable) -> Cells:
 def _line(
     name: str, table: PaperTable, cells: Mapping[str, Cells], expected: Expected, kind: str
 ) -> GridRow:
-    summaries = {metric: summarise(found) for metric, found in cells.items()}
-    shown = []
+    summaries = {metric: summarise(values) for metric, values in cells.items()}
+    numbers = []
     for column in table.columns:
         summary = summaries.get(column.metric)
         if summary is None:
-            shown.append(Cell("-"))
+            numbers.append(Cell("-"))
         elif column.inlier is not None:
-            shown.append(number(summary.classes.get(column.inlier), 3))
+            numbers.append(number(summary.classes.get(column.inlier), 3))
         else:
             partial = (
                 f"({len(summary.classes)} of {expected.count})"
                 if not expected.covers(summary.classes)
                 else ""
             )
-            shown.append(number(summary.mean, 4, note=partial))
-    count = max((len(found) for found in cells.values()), default=0)
-    return GridRow((Cell(name), *shown, Cell(f"{count} of {expected.cells}", count)), kind)
+            numbers.append(number(summary.mean, 4, note=partial))
+    count = max((len(values) for values in cells.values()), default=0)
+    return GridRow((Cell(name), *numbers, Cell(f"{count} of {expected.cells}", count)), kind)
 
 
 def _against(table: PaperTable, row: Row, expected: Expected) -> Iterator[GridRow]:
@@ -175,23 +179,29 @@ def _gap_line(
     text = Cell(line.values[index], line.number(index))
     if summary is None:
         return GridRow((*names, text, Cell("-"), Cell("-"), Cell("not measured")))
-    printed, which = _printed_mean(table, line, index, summary, expected)
+    printed, basis = _printed_mean(table, line, index, summary, expected)
     if printed is None:
         return GridRow(
-            (*names, text, number(summary.mean), Cell("-"), Cell(f"not compared: {which}"))
+            (*names, text, number(summary.mean), Cell("-"), Cell(f"not compared: {basis}"))
         )
     gap = summary.mean - printed
     reasons = tie_reasons(gap, table.data, summary.error, summary.seed_std)
-    said = (
+    verdict = (
         f"= tie: {'; '.join(reasons)}"
         if reasons
         else f"{'above' if gap > 0 else 'below'} the printed row"
     )
     if row.lacks:
-        said = f"not the whole method, so no verdict: scored weights {row.lacks}"
-    shown = number(printed) if which else text
+        verdict = f"not the whole method, so no verdict: scored weights {row.lacks}"
+    printed_cell = number(printed) if basis else text
     return GridRow(
-        (*names, shown, number(summary.mean), number(gap, signed=True), Cell(said + which))
+        (
+            *names,
+            printed_cell,
+            number(summary.mean),
+            number(gap, signed=True),
+            Cell(verdict + basis),
+        )
     )
 
 
@@ -209,9 +219,9 @@ def _printed_mean(
         for i, column in enumerate(table.columns)
         if column.inlier is not None
     }
-    chosen = [value for label in summary.classes if (value := values.get(label)) is not None]
-    if len(chosen) == len(summary.classes):
-        return fmean(chosen), f" (means over the {len(chosen)} classes that were run)"
+    numbers = [value for label in summary.classes if (value := values.get(label)) is not None]
+    if len(numbers) == len(summary.classes):
+        return fmean(numbers), f" (means over the {len(numbers)} classes that were run)"
     return (
         None,
         "not printed" if whole else f"{len(summary.classes)} of {expected.count} classes were run",

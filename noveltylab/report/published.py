@@ -115,7 +115,7 @@ def printed_for(
         if (table.data, table.protocol) == (result["data"], result["protocol"])
     ]
     for table in sorted(about, key=lambda table: (table.ablation, not table.by_class)):
-        at = next(
+        position = next(
             (i for i, column in enumerate(table.columns) if column.inlier == result["inlier"]),
             table.main,
         )
@@ -123,10 +123,10 @@ def printed_for(
             ours = table.counterparts.get(line.row)
             if ours is None or ours.method != result["method"] or not table.about_auroc:
                 continue
-            if ours.score not in (None, result["primary"]) or line.number(at) is None:
+            if ours.score not in (None, result["primary"]) or line.number(position) is None:
                 continue
             if ours.options.items() <= result["config"]["method"].items():
-                return float(line.values[at]), table.ident
+                return float(line.values[position]), table.ident
     return None
 
 
@@ -136,45 +136,47 @@ def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, Pap
     Raises:
         UserError: There is no such table.
     """
-    chosen: dict[str, PaperTable] = {}
+    choice: dict[str, PaperTable] = {}
     for name in names:
-        found = {
+        matches = {
             ident: table
             for ident, table in tables.items()
             if name in (ident, ident.partition("/")[0])
         }
-        if not found:
+        if not matches:
             raise UserError(f"--table {name}: no such table; {nearest(name, tables)}")
-        chosen |= found
-    return chosen
+        choice |= matches
+    return choice
 
 
-def _table(ident: str, given: dict[str, Any], papers: dict[str, str]) -> PaperTable:
-    classes = [Column(name, "auroc", label) for label, name in enumerate(given.get("classes", ()))]
-    shown = given.get("columns", {"Mean": "mean"})
-    columns = (*classes, *(Column(name, source) for name, source in shown.items()))
-    expected = given.get("expected")
+def _table(ident: str, content: dict[str, Any], papers: dict[str, str]) -> PaperTable:
+    classes = [
+        Column(name, "auroc", label) for label, name in enumerate(content.get("classes", ()))
+    ]
+    sources = content.get("columns", {"Mean": "mean"})
+    columns = (*classes, *(Column(name, source) for name, source in sources.items()))
+    expected = content.get("expected")
     return PaperTable(
         ident=ident,
         paper=papers[ident.partition("/")[0]],
-        title=given["title"],
-        data=given["data"],
-        protocol=given["protocol"],
-        metric=given["metric"],
+        title=content["title"],
+        data=content["data"],
+        protocol=content["protocol"],
+        metric=content["metric"],
         columns=columns,
         rows=tuple(
-            Line(row, _values(ident, row, text, columns)) for row, text in given["rows"].items()
+            Line(row, _values(ident, row, text, columns)) for row, text in content["rows"].items()
         ),
         others=tuple(
-            Line(other["row"], _values(ident, other["row"], other["values"], columns), other["by"])
-            for other in given.get("others", ())
+            Line(line["row"], _values(ident, line["row"], line["values"], columns), line["by"])
+            for line in content.get("others", ())
         ),
         counterparts={
-            row: Counterpart(**what) for row, what in given.get("counterparts", {}).items()
+            row: Counterpart(**fields) for row, fields in content.get("counterparts", {}).items()
         },
-        full=given.get("full"),
+        full=content.get("full"),
         expected=tuple(expected) if isinstance(expected, list) else expected,
-        notes=tuple(given.get("notes", ())),
+        notes=tuple(content.get("notes", ())),
     )
 
 

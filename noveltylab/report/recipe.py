@@ -56,22 +56,22 @@ def compare_to_recipe(
         fitted_once: Whether it has no epochs.
     """
     data = str(options.get("data.name", data))  # one's own images may go by a label
-    own = recipe_options(method, data, protocol, source, options)
+    recipe = recipe_options(method, data, protocol, source, options)
     return Recipe(
-        tuple(_fewer_images(options, own, trained_on)),
-        tuple(_shorter(options, own, fitted_once)),
+        tuple(_fewer_images(options, recipe, trained_on)),
+        tuple(_shorter(options, recipe, fitted_once)),
         0
         if _same_input(options, _options_of_conf(method, data, protocol))
         else 1
-        if _same_input(options, own)
+        if _same_input(options, recipe)
         else 2,
     )
 
 
-def _same_input(options: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+def _same_input(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     """Whether images and split were prepared as one's own options have it."""
-    keys = [key for key in own if key == "data.size" or key.startswith("protocol.")]
-    return all(_same(options.get(key, own[key]), own[key]) for key in keys)
+    keys = [key for key in recipe if key == "data.size" or key.startswith("protocol.")]
+    return all(_same(options.get(key, recipe[key]), recipe[key]) for key in keys)
 
 
 def limits(limit: Any, trained_on: int | None) -> bool:
@@ -80,7 +80,7 @@ def limits(limit: Any, trained_on: int | None) -> bool:
 
 
 def _fewer_images(
-    options: Mapping[str, Any], own: Mapping[str, Any], trained_on: int | None
+    options: Mapping[str, Any], recipe: Mapping[str, Any], trained_on: int | None
 ) -> Iterator[str]:
     limit = options.get("data.limit_train")
     if limits(limit, trained_on):
@@ -88,16 +88,16 @@ def _fewer_images(
     if options.get("data.classes") == "folders":
         return  # one's own images have no table to be whole for
     for key, sign in (("protocol.train_share", 1), ("protocol.val_fraction", -1)):
-        share, whole = options.get(key), own.get(key)
+        share, whole = options.get(key), recipe.get(key)
         if _is_number(share) and _is_number(whole) and sign * share < sign * whole:
             yield f"{key.partition('.')[2]} {share:g} instead of {whole:g}"
 
 
 def _shorter(
-    options: Mapping[str, Any], own: Mapping[str, Any], fitted_once: bool
+    options: Mapping[str, Any], recipe: Mapping[str, Any], fitted_once: bool
 ) -> Iterator[str]:
     for key, unit in AMOUNTS.items():
-        amount, whole = options.get(key), own.get(key)
+        amount, whole = options.get(key), recipe.get(key)
         if fitted_once and key.startswith("trainer."):
             continue
         if _is_number(amount) and _is_number(whole) and amount < whole:
@@ -109,15 +109,15 @@ def recipe_options(
 ) -> dict[str, Any]:
     """The options that conf/, the run's recipe and its experiment give it, by dotted key."""
     recipe = str(options.get("recipe", recipes.DEFAULT))
-    own = _options_of_conf(method, data, protocol) | flatten(
+    conf_options = _options_of_conf(method, data, protocol) | flatten(
         recipes.recipe_options(method, recipe, data)
     )
-    return own | _read("experiments", "/".join(source.split("/")[-2:]))
+    return conf_options | _read("experiments", "/".join(source.split("/")[-2:]))
 
 
 def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:
     """The options of a method on a data set without any recipe."""
-    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for folder, name, prefix in (
         ("conf/data/common", "images", "data."),
         ("conf/data", data, "data."),
@@ -125,8 +125,8 @@ def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:
         ("conf/protocol", protocol, "protocol."),
         ("conf/method", method, "method."),
     ):
-        own |= {prefix + key: value for key, value in _read(folder, name).items()}
-    return own
+        options |= {prefix + key: value for key, value in _read(folder, name).items()}
+    return options
 
 
 @cache
@@ -142,14 +142,14 @@ def _read(folder: str, name: str) -> dict[str, Any]:
     return {}
 
 
-def _same(value: Any, other: Any) -> bool:
+def _same(value: Any, recipe_value: Any) -> bool:
     """Whether two options are equal; YAML reads 1e-3 as text."""
-    if _is_number(value) and isinstance(other, str):
+    if _is_number(value) and isinstance(recipe_value, str):
         try:
-            return bool(value == float(other))
+            return bool(value == float(recipe_value))
         except ValueError:
             return False
-    return bool(value == other)
+    return bool(value == recipe_value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

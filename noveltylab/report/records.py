@@ -42,19 +42,19 @@ def our_records(
 ) -> Iterator[Record]:
     """Class means and means of each score, the floors, the runs and the comparisons."""
     where: Record = {"protocol": protocol, "data": data}
-    names, said = class_names(rows), notes(rows)
+    names, remarks = class_names(rows), notes(rows)
     for row in rows:
         about: Record = {
             "row": row.name,
             "shortened": "; ".join(row.shortened),
-            "note": "; ".join(said[row.name]),
+            "note": "; ".join(remarks[row.name]),
         }
         for score in (None, *row.scores):
-            named = where | about | {"score": score or row.primary}
-            yield from _summary_records(named | {"kind": "ours"}, row.cells(score), names)
+            fields = where | about | {"score": score or row.primary}
+            yield from _summary_records(fields | {"kind": "ours"}, row.cells(score), names)
             for rule in RULES:
                 yield from _summary_records(
-                    named | {"kind": rule}, row.labelled(rule, score), names
+                    fields | {"kind": rule}, row.labelled(rule, score), names
                 )
         for run in row.runs:
             value = run.result.scores[run.result.primary].auroc
@@ -67,8 +67,8 @@ def our_records(
             yield where | cell | {"column": run.result.inlier_name, "value": value} | _made(run)
     trial = "only shortened runs" if floor_is_shortened(rows) else ""
     for floor in FLOORS:
-        named = where | {"kind": "floor", "row": floor, "shortened": trial}
-        yield from _summary_records(named, floor_cells(rows, floor), names)
+        fields = where | {"kind": "floor", "row": floor, "shortened": trial}
+        yield from _summary_records(fields, floor_cells(rows, floor), names)
     for floor, cells in seen_floor_cells(rows).items():
         yield from _summary_records(where | {"kind": "floor", "row": floor}, cells, names)
     for first, second, paired in comparisons:
@@ -87,12 +87,12 @@ def _compared(paired: Paired) -> Record:
 
 
 def _made(run: Run) -> Record:
-    made = run.made_with
+    facts = run.made_with
     return {
         "shortened": "; ".join(run.shortened),
         "split": run.result.split_sha256,
         "verified": str(run.result.data_verified).lower(),
-        **{fact: made[fact] for fact in ("commit", "torch", "machine", "threads")},
+        **{fact: facts[fact] for fact in ("commit", "torch", "machine", "threads")},
     }
 
 

@@ -11,8 +11,8 @@ def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Row name -> `key=value` of the options in which rows of the same method differ."""
     differences: dict[str, list[str]] = {}
     for row in rows:
-        siblings = [other for other in rows if other.family == row.family]
-        runs = [run for other in siblings for run in other.runs]
+        siblings = [sibling for sibling in rows if sibling.family == row.family]
+        runs = [run for sibling in siblings for run in sibling.runs]
         for key in keys_of(runs) if len(siblings) > 1 else ():
             value = joined(
                 run.options.get(key, None if key == OPTIONAL else "absent") for run in row.runs
@@ -41,17 +41,17 @@ def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
     """
     differences = differing(rows)
     facts = _differing_facts(rows)
-    found: dict[str, list[str]] = {}
+    remarks: dict[str, list[str]] = {}
     for row in rows:
-        said = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
-        said += [f"scored weights {row.lacks}"] if row.lacks else []
-        said += differences.get(row.name, [])
+        sentences = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
+        sentences += [f"scored weights {row.lacks}"] if row.lacks else []
+        sentences += differences.get(row.name, [])
         counts = {fact: Counter(run.made_with[fact] for run in row.runs) for fact in FACTS}
-        said += [f"{fact} {_counted(counts[fact])}" for fact in facts]
+        sentences += [f"{fact} {_counted(counts[fact])}" for fact in facts]
         if UNVERIFIED in counts["data"] and "data" not in facts:
-            said.append(f"data {UNVERIFIED}")
-        found[row.name] = said
-    return found
+            sentences.append(f"data {UNVERIFIED}")
+        remarks[row.name] = sentences
+    return remarks
 
 
 def _differing_facts(rows: Sequence[Row]) -> list[str]:

@@ -176,9 +176,9 @@ class Row:
 
     def matches(self, counterpart: Counterpart) -> bool:
         """Whether all its runs are of that method with those options."""
-        wanted = {f"method.{key}": str(value) for key, value in counterpart.options.items()}
+        options = {f"method.{key}": str(value) for key, value in counterpart.options.items()}
         return self.family == counterpart.method and all(
-            run.options.get(key) == value for run in self.runs for key, value in wanted.items()
+            run.options.get(key) == value for run in self.runs for key, value in options.items()
         )
 
     @cached_property
@@ -207,10 +207,10 @@ class Row:
         """The rules that chose the epochs, and the epochs."""
         rules = " or ".join(dict.fromkeys(run.result.selected.rule for run in self.runs))
         epochs = [run.result.selected.epoch for run in self.runs]
-        chosen = f"{rules}, epoch {min(epochs)}" + (
+        selection = f"{rules}, epoch {min(epochs)}" + (
             f" to {max(epochs)}" if max(epochs) > min(epochs) else ""
         )
-        return "; ".join(filter(None, (chosen, self.lacks)))
+        return "; ".join(filter(None, (selection, self.lacks)))
 
     @cached_property
     def lacks(self) -> str:
@@ -218,8 +218,8 @@ class Row:
         of 10 runs`.
         """
         counts = Counter(run.lacks for run in self.runs if run.lacks)
-        of = f"of {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
-        return ", ".join(f"{lack} in {count} {of}" for lack, count in counts.items())
+        total = f"of {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        return ", ".join(f"{lack} in {count} {total}" for lack, count in counts.items())
 
 
 def cells_of(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
@@ -253,7 +253,11 @@ def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Row]]:
         result = run.result
         groups[result.protocol, result.data][result.method, run.source].append(run)
     return {
-        key: [row for named, runs in sorted(methods.items()) for row in _rows(*named, runs)]
+        key: [
+            row
+            for name_and_source, runs in sorted(methods.items())
+            for row in _rows(*name_and_source, runs)
+        ]
         for key, methods in sorted(groups.items())
     }
 
@@ -286,10 +290,10 @@ def _identity(run: Run) -> dict[str, str]:
     }
 
 
-def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
+def _detail(identity: Mapping[str, str], identities: Sequence[Mapping[str, str]]) -> str:
     """In what it differs from the others, in few words."""
-    keys = dict.fromkeys(key for other in others for key in other)
-    differing = [key for key in keys if len(values_of(key, others)) > 1]
+    keys = dict.fromkeys(key for options in identities for key in options)
+    differing = [key for key in keys if len(values_of(key, identities)) > 1]
     if "method.primary" in differing and "primary" in differing:
         differing.remove("method.primary")
     words = [
@@ -297,8 +301,8 @@ def _detail(identity: Mapping[str, str], others: Sequence[Mapping[str, str]]) ->
         for key in differing
         if key != OPTIONAL or key in identity
     ]
-    more = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
-    return ", ".join(words[:DETAILS]) + more
+    remainder = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
+    return ", ".join(words[:DETAILS]) + remainder
 
 
 def values_of(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
@@ -324,7 +328,7 @@ def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
         for cell, split in first.tested_on.items()
         if split is not None and split == second.tested_on.get(cell)
     }
-    cells, others = first.cells(), second.cells()
+    cells, other_cells = first.cells(), second.cells()
     return {cell: cells[cell] for cell in cells if cell in shared}, {
-        cell: others[cell] for cell in others if cell in shared
+        cell: other_cells[cell] for cell in other_cells if cell in shared
     }

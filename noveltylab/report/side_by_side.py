@@ -62,12 +62,14 @@ def side_by_side(rows: Sequence[Row]) -> Iterator[Picture]:
     for inlier, name in class_names(rows).items():
         runs = _runs_of(rows, inlier)
         losses = {row: lines for row, run in runs.items() if (lines := _relative(loss_curves(run)))}
-        kept = {
-            row: found for row, run in runs.items() if (found := read_reconstructions(run.folder))
+        images = {
+            row: reconstructions
+            for row, run in runs.items()
+            if (reconstructions := read_reconstructions(run.folder))
         }
-        if len(runs) < 2 or max(len(losses), len(kept)) < 2:
+        if len(runs) < 2 or max(len(losses), len(images)) < 2:
             continue
-        shown, others = _of_the_same_images(kept)
+        shared, outsiders = _of_the_same_images(images)
         result = next(iter(runs.values())).result
         missing = [
             f"{row}: no losses (no metrics.csv, or fitted once)"
@@ -77,14 +79,14 @@ def side_by_side(rows: Sequence[Row]) -> Iterator[Picture]:
         missing += [
             f"{row}: no reconstructions (none kept, or the method makes none)"
             for row in runs
-            if row not in kept
+            if row not in images
         ]
-        missing += [f"{row}: its reconstructions are of other test images" for row in others]
+        missing += [f"{row}: its reconstructions are of other test images" for row in outsiders]
         seeds = ", ".join(sorted({str(run.result.seed) for run in runs.values()}))
         yield Picture(
             name=f"{result.protocol}_{result.data}_inlier{inlier}",
             caption=f"Side by side, inlier {name}, seed {seeds}: losses, each line by its largest value, and reconstructions",
-            svg=draw(losses if len(losses) > 1 else {}, shown if len(shown) > 1 else {}),
+            svg=draw(losses if len(losses) > 1 else {}, shared if len(shared) > 1 else {}),
             missing=tuple(missing),
         )
 
@@ -115,15 +117,19 @@ def _runs_of(rows: Sequence[Row], inlier: int) -> dict[str, Run]:
 
 
 def _of_the_same_images(
-    kept: Mapping[str, Reconstructions],
+    images: Mapping[str, Reconstructions],
 ) -> tuple[dict[str, Reconstructions], list[str]]:
     """Those of the images that most rows have, and the names of the others."""
-    if not kept:
+    if not images:
         return {}, []
-    counts = Counter(tuple(found.ids) for found in kept.values())
+    counts = Counter(tuple(reconstructions.ids) for reconstructions in images.values())
     common = counts.most_common(1)[0][0]
-    same = {row: found for row, found in kept.items() if tuple(found.ids) == common}
-    return same, [row for row in kept if row not in same]
+    same = {
+        row: reconstructions
+        for row, reconstructions in images.items()
+        if tuple(reconstructions.ids) == common
+    }
+    return same, [row for row in images if row not in same]
 
 
 def read_reconstructions(folder: Path) -> Reconstructions | None:
@@ -136,21 +142,21 @@ def read_reconstructions(folder: Path) -> Reconstructions | None:
                     return None
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                ids, is_outlier, images, made = (arrays[name] for name in ARRAYS)
+                ids, is_outlier, images, outputs = (arrays[name] for name in ARRAYS)
     except (OSError, EOFError, KeyError, ValueError, UserError, zipfile.BadZipFile):
         return None
-    return _checked(ids, is_outlier, images, made)
+    return _checked(ids, is_outlier, images, outputs)
 
 
-def _checked(ids: Any, is_outlier: Any, images: Any, made: Any) -> Reconstructions | None:
+def _checked(ids: Any, is_outlier: Any, images: Any, outputs: Any) -> Reconstructions | None:
     count = len(ids) if ids.ndim == 1 else 0
     shapes = [
         array.ndim == 4 and len(array) == count and array.dtype == np.uint8
-        for array in (images, made)
+        for array in (images, outputs)
     ]
     sizes = [
         array.shape[1] in (1, 3) and min(array.shape) > 0
-        for array in (images, made)
+        for array in (images, outputs)
         if array.ndim == 4
     ]
     if not (
@@ -158,21 +164,21 @@ def _checked(ids: Any, is_outlier: Any, images: Any, made: Any) -> Reconstructio
     ):
         return None
     return Reconstructions(
-        [str(name) for name in ids.tolist()], is_outlier.astype(np.bool_), images, made
+        [str(name) for name in ids.tolist()], is_outlier.astype(np.bool_), images, outputs
     )
 
 
 # Drawing.
 
 
-def draw(losses: Mapping[str, Lines], shown: Mapping[str, Reconstructions]) -> str:
+def draw(losses: Mapping[str, Lines], reconstructions: Mapping[str, Reconstructions]) -> str:
     """The picture: a panel of losses for each method, then the input above each method's
     reconstructions.
     """
     parts, top = _loss_panels(losses)
     width = min(len(losses), COLUMNS) * PANEL[0]
-    if shown:
-        rows, wide, deep = _image_rows(shown, top)
+    if reconstructions:
+        rows, wide, deep = _image_rows(reconstructions, top)
         parts += rows
         width, top = max(width, wide), deep
     size = f'viewBox="0 0 {width} {top}" width="{width}" height="{top}"'
@@ -186,11 +192,11 @@ def _loss_panels(losses: Mapping[str, Lines]) -> tuple[list[str], int]:
     height = PANEL[1] + LINE * longest + LINE
     for index, (name, lines) in enumerate(losses.items()):
         x, y = index % COLUMNS * PANEL[0], index // COLUMNS * height
-        chosen = dict(list(lines.items())[:COLOURS])
-        order = list(chosen)
+        curves = dict(list(lines.items())[:COLOURS])
+        order = list(curves)
         panel = [
-            *line_parts(name, chosen, order),
-            *(_legend_line(what, place) for place, what in enumerate(order)),
+            *line_parts(name, curves, order),
+            *(_legend_line(name_of_line, place) for place, name_of_line in enumerate(order)),
         ]
         parts.append(f'<g transform="translate({x} {y})">{"".join(panel)}</g>')
     return parts, -(-len(losses) // COLUMNS) * height
@@ -202,26 +208,28 @@ def _legend_line(name: str, place: int) -> str:
     return f'{line}<text x="36" y="{y + 4}">{escape(name)}</text>'
 
 
-def _image_rows(shown: Mapping[str, Reconstructions], top: int) -> tuple[list[str], int, int]:
+def _image_rows(
+    reconstructions: Mapping[str, Reconstructions], top: int
+) -> tuple[list[str], int, int]:
     """The rows of images below `top`, and how wide and how deep they reach."""
-    first = next(iter(shown.values()))
+    first = next(iter(reconstructions.values()))
     order = np.argsort(first.is_outlier, kind="stable")
     flags = first.is_outlier[order]
-    left = [LABEL + place * (SIDE + 2) + GAP * int(flag) for place, flag in enumerate(flags)]
+    columns = [LABEL + place * (SIDE + 2) + GAP * int(flag) for place, flag in enumerate(flags)]
     parts = [f'<text x="{LABEL}" y="{top + 12}">inliers</text>'] if not flags.all() else []
     if flags.any():
-        parts.append(f'<text x="{left[int(flags.argmax())]}" y="{top + 12}">outliers</text>')
-    rows = {"input": first.images} | {name: found.made for name, found in shown.items()}
+        parts.append(f'<text x="{columns[int(flags.argmax())]}" y="{top + 12}">outliers</text>')
+    rows = {"input": first.images} | {name: run.made for name, run in reconstructions.items()}
     for line, (name, images) in enumerate(rows.items()):
         y = top + 18 + line * (SIDE + 2)
         parts.append(
             f'<text class="title" x="{LABEL - 8}" y="{y + SIDE // 2 + 4}" text-anchor="end">{escape(name)}</text>'
         )
-        for x, image in zip(left, images[order], strict=True):
+        for x, image in zip(columns, images[order], strict=True):
             parts.append(
                 f'<image x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" href="{_data_address(image)}"/>'
             )
-    return parts, left[-1] + SIDE + 8, top + 18 + len(rows) * (SIDE + 2) + 8
+    return parts, columns[-1] + SIDE + 8, top + 18 + len(rows) * (SIDE + 2) + 8
 
 
 def _data_address(image: NDArray[np.uint8]) -> str:

@@ -136,16 +136,16 @@ def _by_class(cells: Cells) -> ByClass:
 
 def _error(by_class: ByClass) -> float | None:
     errors = [_class_error(seeds) for seeds in by_class.values()]
-    known = [error for error in errors if error is not None]
-    return float(np.linalg.norm(known)) / len(known) if len(known) == len(errors) else None
+    numbers = [error for error in errors if error is not None]
+    return float(np.linalg.norm(numbers)) / len(numbers) if len(numbers) == len(errors) else None
 
 
 def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
     """The mean of the seeds' errors, as if they had the same test images; None where one is
     unknown.
     """
-    known = [error for _, error in seeds if error is not None]
-    return fmean(known) if len(known) == len(seeds) else None
+    numbers = [error for _, error in seeds if error is not None]
+    return fmean(numbers) if len(numbers) == len(seeds) else None
 
 
 def _interval(by_class: ByClass) -> tuple[float, float] | None:
@@ -239,7 +239,8 @@ def compare(
     ours, theirs = (_by_class({cell: cells[cell] for cell in shared}) for cells in (first, second))
     gaps = {
         label: [
-            one - other for (one, _), (other, _) in zip(ours[label], theirs[label], strict=True)
+            ours_value - theirs_value
+            for (ours_value, _), (theirs_value, _) in zip(ours[label], theirs[label], strict=True)
         ]
         for label in ours
     }
@@ -271,11 +272,11 @@ def compare(
 
 def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spread | None:
     """The spread over test images, as if all seeds had the same ones, and that over seeds."""
-    known = [part for part in images if part is not None]
-    if len(known) < len(gaps):
+    spreads = [part for part in images if part is not None]
+    if len(spreads) < len(gaps):
         return None
     sampling = Spread(
-        fmean(part.variance**0.5 for part in known) ** 2, min(part.degrees for part in known)
+        fmean(part.variance**0.5 for part in spreads) ** 2, min(part.degrees for part in spreads)
     )
     return add([sampling, of_mean(gaps)]) if len(gaps) > 1 else sampling
 
@@ -285,8 +286,10 @@ def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
     show no spread.
     """
     errors = [_error(by_class) for by_class in (first, second)]
-    known = [error for error in errors if error]
-    return Spread(sum(error**2 for error in known), np.inf) if len(known) == len(errors) else None
+    numbers = [error for error in errors if error]
+    return (
+        Spread(sum(error**2 for error in numbers), np.inf) if len(numbers) == len(errors) else None
+    )
 
 
 def correct(comparisons: Sequence[Paired]) -> list[Paired]:

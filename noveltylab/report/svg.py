@@ -43,10 +43,10 @@ def rank_plot(plot: RankPlot) -> str:
         y = step * index + 18
         parts.append(f'<text x="{label - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         if plot.critical is not None:
-            left, right = (
+            start, end = (
                 min(max(x(value + side * plot.critical / 2), low), high) for side in (-1, 1)
             )
-            parts.append(f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>')
+            parts.append(f'<line class="bar" x1="{start:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(
             f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="5"><title>{value:.2f}</title></circle>'
         )
@@ -74,8 +74,8 @@ def line_parts(title: str, lines: Mapping[str, Points], order: Sequence[str]) ->
     last = max(points[-1][0] for points in lines.values())
 
     def place(value: float) -> float:
-        bottom, top, here = (math.log(v) if logs else v for v in (low, high, value))
-        return 108.0 - 84 * ((here - bottom) / (top - bottom) if top > bottom else 0.5)
+        bottom, top, level = (math.log(v) if logs else v for v in (low, high, value))
+        return 108.0 - 84 * ((level - bottom) / (top - bottom) if top > bottom else 0.5)
 
     parts = [
         f'<text class="title" x="8" y="14">{escape(title)}{" (log)" if logs else ""}</text>',

@@ -38,20 +38,20 @@ LEGEND = (
 
 
 def build(
-    found: Collected, tables: Mapping[str, PaperTable], name: str, chosen: Iterable[str] = ()
+    collected: Collected, tables: Mapping[str, PaperTable], name: str, idents: Iterable[str] = ()
 ) -> tuple[Document, list[Record]]:
     """The whole report, and the lines of its CSV file.
 
     Args:
-        found: What lies below the folder.
+        collected: What lies below the folder.
         tables: The papers' tables by name.
         name: Of the folder, for the title.
-        chosen: Names of tables; if there are any, the report is about these alone, run or not.
+        idents: Names of tables; if there are any, the report is about these alone, run or not.
     """
-    groups = group(found.runs)
-    about = [tables[ident] for ident in chosen]
+    groups = group(collected.runs)
+    about = [tables[ident] for ident in idents]
     keys = sorted({(table.protocol, table.data) for table in about} or groups)
-    document, records = Document(f"Runs of {name}", _lead(found), [], []), list[Record]()
+    document, records = Document(f"Runs of {name}", _lead(collected), [], []), list[Record]()
     for protocol, data in keys:
         rows = groups.get((protocol, data), [])
         related = [
@@ -75,63 +75,61 @@ def build(
         if about
         else [table for table in tables.values() if (table.protocol, table.data) not in groups]
     )
-    document.end += _end(found, not_run)
+    document.end += _end(collected, not_run)
     return document, records
 
 
 def latex_tables(
-    found: Collected, tables: Mapping[str, PaperTable], chosen: Iterable[str] = ()
+    collected: Collected, tables: Mapping[str, PaperTable], idents: Iterable[str] = ()
 ) -> dict[str, str]:
     r"""Name -> text of one LaTeX file a table, of the same tables as `build`; those without a run
     are left out.
     """
-    groups = group(found.runs)
-    about = [tables[ident] for ident in chosen]
+    groups = group(collected.runs)
+    about = [tables[ident] for ident in idents]
     files: dict[str, str] = {}
     for (protocol, data), rows in sorted(groups.items()):
         related = [
             table for table in tables.values() if (table.protocol, table.data) == (protocol, data)
         ]
-        wanted = [table for table in related if not about or table in about]
-        for table in wanted:
+        chapters = [table for table in related if not about or table in about]
+        for table in chapters:
             files |= paper_table(table, rows_of(table, rows, related))
-        if wanted or not about:
+        if chapters or not about:
             files |= own_table(
                 protocol, data, rows, next((table for table in related if table.about_auroc), None)
             )
     return files
 
 
-def _lead(found: Collected) -> list[str]:
-    counts = (
-        f"{len(found.runs)} runs, {len(found.unfinished)} unfinished, {len(found.damaged)} damaged."
-    )
-    if found.unmeasured:
-        counts = f"{counts[:-1]}, {len(found.unmeasured)} without labelled outliers."
-    if found.checked or found.unchecked:
-        counts += f" {_checked(found)}"
-    made = [run.result.provenance for run in found.runs]
-    if not made:
+def _lead(collected: Collected) -> list[str]:
+    counts = f"{len(collected.runs)} runs, {len(collected.unfinished)} unfinished, {len(collected.damaged)} damaged."
+    if collected.unmeasured:
+        counts = f"{counts[:-1]}, {len(collected.unmeasured)} without labelled outliers."
+    if collected.checked or collected.unchecked:
+        counts += f" {_checked(collected)}"
+    provenances = [run.result.provenance for run in collected.runs]
+    if not provenances:
         return [counts, LEGEND]
     versions, hardware = (
-        [_mapping(item, key) for item in made] for key in ("versions", "hardware")
+        [_mapping(item, key) for item in provenances] for key in ("versions", "hardware")
     )
-    hours = sum(run.result.seconds.get("total", 0.0) for run in found.runs) / 3600
+    hours = sum(run.result.seconds.get("total", 0.0) for run in collected.runs) / 3600
     made_with = (
         f"noveltylab {_listed(item.get('noveltylab') for item in versions)}, "
         f"torch {_listed(item.get('torch') for item in versions)}, "
-        f"commit {_listed(str(item.get('commit'))[:10] for item in made)}, "
+        f"commit {_listed(str(item.get('commit'))[:10] for item in provenances)}, "
         f"on {_listed(item.get('gpu') or item.get('cpu') for item in hardware)}; {hours:.1f} hours in all."
     )
     return [counts, f"Made with {made_with}", LEGEND]
 
 
-def _checked(found: Collected) -> str:
-    told = (
-        f"Checked: the numbers of {found.checked} runs were computed again from their scores files"
-    )
+def _checked(collected: Collected) -> str:
+    told = f"Checked: the numbers of {collected.checked} runs were computed again from their scores files"
     return (
-        f"{told}; {len(found.unchecked)} runs cannot be checked." if found.unchecked else f"{told}."
+        f"{told}; {len(collected.unchecked)} runs cannot be checked."
+        if collected.unchecked
+        else f"{told}."
     )
 
 
@@ -153,23 +151,26 @@ def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _listed(values: Iterable[Any]) -> str:
-    found = sorted({str(value) for value in values})
-    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return ", ".join(found[:LISTED]) + more
+    names = sorted({str(value) for value in values})
+    remainder = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + remainder
 
 
-def _end(found: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
+def _end(collected: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
     for title, items in (
-        ("No labelled outliers: runs with scores and thresholds, but no AUROC", found.unmeasured),
-        ("Damaged runs, left out", found.damaged),
-        ("Unfinished runs", found.unfinished),
+        (
+            "No labelled outliers: runs with scores and thresholds, but no AUROC",
+            collected.unmeasured,
+        ),
+        ("Damaged runs, left out", collected.damaged),
+        ("Unfinished runs", collected.unfinished),
     ):
         if items:
             yield Bullets(
                 title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items)
             )
-    if found.unchecked:
-        counts = Counter(reason for _, reason in found.unchecked)
+    if collected.unchecked:
+        counts = Counter(reason for _, reason in collected.unchecked)
         points = tuple(
             f"{count} run{'s' * (count != 1)}: {reason}" for reason, count in counts.items()
         )

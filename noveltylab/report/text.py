@@ -106,10 +106,10 @@ def _numeric(cell: Cell) -> bool:
 def describe_ranks(plot: RankPlot) -> str:
     """The plot in a sentence."""
     ranks = ", ".join(f"{name} {value:.2f}" for name, value in plot.mean.items())
-    shown = f"Average ranks over {plot.classes} classes (1 is best): {ranks}."
+    sentence = f"Average ranks over {plot.classes} classes (1 is best): {ranks}."
     if plot.critical is None:
-        return f"{shown} So few classes cannot tell ranks apart."
-    return f"{shown} Ranks closer than {plot.critical:.2f} do not differ (Nemenyi, 5 %)."
+        return f"{sentence} So few classes cannot tell ranks apart."
+    return f"{sentence} Ranks closer than {plot.critical:.2f} do not differ (Nemenyi, 5 %)."
 
 
 # LaTeX.

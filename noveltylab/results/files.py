@@ -226,10 +226,10 @@ def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | No
     """The file's SHA-256 as 64 hex digits. OSError as `open_regular`."""
     digest = hashlib.sha256()
     with open_regular(path, limit, within) as file:
-        left = limit
-        while left and (block := file.read(min(_BLOCK, left))):
+        remaining = limit
+        while remaining and (block := file.read(min(_BLOCK, remaining))):
             digest.update(block)
-            left -= len(block)
+            remaining -= len(block)
     return digest.hexdigest()
 
 

@@ -138,8 +138,8 @@ def _numbers(method: Options, option: str, tables: dict[str, Options]) -> Option
     numbers = tables.get(str(method.get(option)))
     if numbers is None:
         return method
-    others = {key: value for key, value in method.items() if key != option}
-    return others | {key: number for key, number in numbers.items() if others.get(key) is None}
+    options = {key: value for key, value in method.items() if key != option}
+    return options | {key: number for key, number in numbers.items() if options.get(key) is None}
 
 
 def _ocgan(method: Options, data: Options, shape: Shape) -> Options:
@@ -157,8 +157,8 @@ def _ca_entropy(method: Options, data: Options, shape: Shape) -> Options:
     if "bounded_latent" not in method:
         return method
     bound = "tanh" if method["bounded_latent"] else method.get("latent_bound", "none")
-    others = {key: value for key, value in method.items() if key != "bounded_latent"}
-    return others | {"latent_bound": bound}
+    options = {key: value for key, value in method.items() if key != "bounded_latent"}
+    return options | {"latent_bound": bound}
 
 
 def _oled(method: Options, data: Options, shape: Shape) -> Options:

@@ -62,8 +62,8 @@ def _listed(folder: Path) -> str:
     if not runs:
         return f"no run lies below {name} either"
     first = ", ".join(_short(run) for run in runs[:LISTED])
-    rest = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
-    return f"runs below {name}: {first}{rest}"
+    remainder = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+    return f"runs below {name}: {first}{remainder}"
 
 
 def _short(path: Path) -> str:

@@ -276,11 +276,11 @@ class Result(Place):
     def _has_its_primary(self) -> "Result":
         for name, scores in (
             ("scores", self.scores),
-            *((f"apart.{kind}", found) for kind, found in self.apart.items()),
+            *((f"apart.{kind}", metrics) for kind, metrics in self.apart.items()),
             *(
-                (f"diagnosis.{kind}.{order}", found)
+                (f"diagnosis.{kind}.{order}", metrics)
                 for kind, orders in self.diagnosis.items()
-                for order, found in orders.items()
+                for order, metrics in orders.items()
             ),
         ):
             if self.primary not in scores:
@@ -300,14 +300,14 @@ def check_result(content: Any) -> Result | Unmeasured:
     result = _validated(model, content)
     config = _validated(_Parts, content).config
     label = config.data.label
-    named = (
+    names = (
         config.method.name,
         config.data.name if label is None else str(label),
         config.protocol.name,
     )
-    if named != (result.method, result.data, result.protocol):
+    if names != (result.method, result.data, result.protocol):
         raise ValueError(
-            f"config: is that of {' '.join(named)}, not of {result.method} {result.data} {result.protocol}"
+            f"config: is that of {' '.join(names)}, not of {result.method} {result.data} {result.protocol}"
         )
     return result
 

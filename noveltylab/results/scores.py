@@ -77,8 +77,8 @@ def write_scores(path: str | Path, scores: Scores) -> None:
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    named = {} if scores.classes is None else {CLASS: map(quote, scores.classes)}
-    writer.writerow([*FIXED, *named, *scores.columns])
+    class_column = {} if scores.classes is None else {CLASS: map(quote, scores.classes)}
+    writer.writerow([*FIXED, *class_column, *scores.columns])
     flags = scores.is_outlier.astype(np.int64).tolist()
     columns = (column.tolist() for column in scores.columns.values())
     writer.writerows(
@@ -86,7 +86,7 @@ def write_scores(path: str | Path, scores: Scores) -> None:
             map(quote, scores.ids),
             scores.labels.tolist(),
             flags,
-            *named.values(),
+            *class_column.values(),
             *columns,
             strict=True,
         )
@@ -133,7 +133,7 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
         )
     ids, labels, flags, *columns = zip(*rows, strict=True)
     classes = list(map(unquote, columns.pop(0))) if header[3:4] == [CLASS] else None
-    named = zip(header[4 if classes else 3 :], columns, strict=True)
+    named_columns = zip(header[4 if classes else 3 :], columns, strict=True)
     if strange := set(flags) - {"0", "1"}:
         raise _damaged(path, f"is_outlier holds {min(strange)!r} instead of 0 or 1")
     try:
@@ -141,12 +141,12 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
             ids=list(map(unquote, ids)),
             labels=np.array(list(map(int, labels)), np.int64),
             is_outlier=np.array(flags) == "1",
-            columns={name: np.array(list(map(float, column))) for name, column in named},
+            columns={name: np.array(list(map(float, column))) for name, column in named_columns},
             classes=classes,
         )
     except (ValueError, OverflowError) as error:
         raise _damaged(path, f"holds a value that is no number ({error})") from None
 
 
-def _damaged(path: str | Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}. Run again with force=true to write it anew.")
+def _damaged(path: str | Path, fault: str) -> UserError:
+    return UserError(f"{path}: {fault}. Run again with force=true to write it anew.")
