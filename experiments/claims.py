@@ -12,6 +12,7 @@ from statistics import mean
 
 from scipy.stats import spearmanr
 
+from experiments.keep import archive
 from experiments.rule import aurocs, cells, compared
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
@@ -19,8 +20,6 @@ from noveltylab.results.files import write_atomic
 from noveltylab.scoring.auroc import standard_error
 
 PAGE = Path(__file__).parent / "claims.md"
-KEPT = Path(__file__).parent / "results" / "classical"
-LEARN = Path(__file__).parent / "results" / "learn"
 TABLE, FLOORS = "nda/table3_cifar10", ("pca", "knn")
 #: Data of a study of batch statistics at test, and what a table calls it.
 STUDIES = {"cifar10": "CIFAR-10 P2", "mnist": "MNIST P1", "fmnist": "Fashion-MNIST P1"}
@@ -52,7 +51,8 @@ def floors() -> dict[str, dict[int, float]]:
     """Floor -> AUROC of each class of the table's data and protocol."""
     table, found = read_tables()[TABLE], {}
     for floor in FLOORS:
-        runs = [run.result for run in collect(KEPT / table.protocol / floor / table.data).runs]
+        folder = archive("classical") / table.protocol / floor / table.data
+        runs = [run.result for run in collect(folder).runs]
         found[floor] = {result.inlier: result.scores[result.primary].auroc for result in runs}
     return found
 
@@ -90,7 +90,7 @@ def entropy_range(size: int) -> tuple[float, float]:
 
 def context_beside_score() -> tuple[int, float, float]:
     """CA-Entropy on Fashion-MNIST: classes where L_con alone is above the score, and both means."""
-    folder = KEPT.parent / "learn" / "fmnist" / "p1" / "ca_fixed_scale"
+    folder = archive("learn/fmnist") / "p1" / "ca_fixed_scale"
     pairs = [
         (run.result.scores["context"].auroc, run.result.scores["novelty"].auroc)
         for run in collect(folder).runs
@@ -142,8 +142,8 @@ def reproduces(printed: Sequence[float], ours: Sequence[float]) -> bool:
 def diagnosed_runs(data: str) -> dict[str, list[Run]]:
     """Method -> its kept runs of a study."""
     runs: dict[str, list[Run]] = {}
-    if (LEARN / f"diagnosis_{data}").is_dir():
-        for run in collect(LEARN / f"diagnosis_{data}").runs:
+    if archive(f"learn/diagnosis_{data}").is_file():
+        for run in collect(archive(f"learn/diagnosis_{data}")).runs:
             runs.setdefault(run.result.method, []).append(run)
     return runs
 
@@ -273,7 +273,7 @@ def ranks_table() -> Iterator[str]:
 
 def terms_table() -> Iterator[str]:
     """NDA with easy, hard and no negatives on digit 2, and what the differences say."""
-    runs = {run.result.method: run for run in collect(LEARN / "nda").runs}
+    runs = {run.result.method: run for run in collect(archive("learn/nda")).runs}
     without = runs["nda_no_terms"]
     yield from header(
         "negatives", "AUROC", "minus without the terms", "standard error of that", "what it says"

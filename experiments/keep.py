@@ -3,9 +3,9 @@
 python -m experiments.keep outputs/ocgan/table2_mnist ocgan/table2_mnist   # the runs of that table, under its name
 python -m experiments.keep                                                 # only the pages, from what is kept
 
-What is kept is each run's result.json, a few kilobytes, in the folders of its run: experiments/results/<name>/<protocol>/
-<method>/<data>/inlier<k>/seed<s>/. A result of the same cell under the same name is replaced. Where the run and its data
-lay on this machine is left out. A trial is never kept: a run with other options than its table's, or a shortened one.
+What is kept is each run's result.json, a few kilobytes, as a line of experiments/results/<name>.jsonl, with the run's folder
+<protocol>/<method>/<data>/inlier<k>/seed<s>. A result of the same cell under the same name is replaced. Where the run and its
+data lay on this machine is left out. A trial is never kept: a run with other options than its table's, or a shortened one.
 """
 
 import argparse
@@ -19,14 +19,19 @@ from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import Collected, Run, collect
-from noveltylab.results.files import write_atomic
-from noveltylab.results.record import read_result, write_result
+from noveltylab.results.archive import SUFFIX, Row, write_rows
+from noveltylab.results.record import read_result
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
 #: Differences that are named where a run is not kept.
 NAMED = 3
 PAPERS = ("ocgan", "ca_entropy", "oled", "nda")
+
+
+def archive(name: str) -> Path:
+    """Where the results of a name are kept, such as learn/mnist."""
+    return KEPT / f"{name}{SUFFIX}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,20 +79,20 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
         shortened: Keep shortened runs as well, under a name that is no table's.
     """
     found = collect(folder, check=True)
-    kept = 0
+    rows = []
     for run in found.runs:
         if reasons := why_not(run, found, name, shortened):
             say(f"not kept: {run.folder} ({'; '.join(reasons)})")
         else:
-            keep(run.folder, name)
-            kept += 1
+            rows.append(row_of(run.folder, name))
     for place, why in [*found.damaged, *found.unfinished, *found.unmeasured]:
         say(f"not kept: {place} ({why})")
     paper, table = name.partition("/")[0], name if is_table(name) else ""
-    if not kept:
+    if not rows:
         # a trial is looked at where it was made
         _, paths = report(folder, tables=[table] if table else [])
         return [paths["html"]]
+    write_rows(archive(name), rows)
     return write_pages([paper] if paper in PAPERS else None)
 
 
@@ -161,13 +166,14 @@ def composed(table: str, *overrides: str) -> Any:
 
 
 def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
-    """Copies the result of a complete run folder, and other files of it, to where `name` keeps that
-    cell.
-    """
-    place = KEPT.joinpath(name, *folder.parts[-5:])
-    for file in also:
-        write_atomic(place / file, (folder / file).read_bytes())
-    write_result(place, portable(read_result(folder), name))
+    """Keeps the result of a complete run folder under a name, and the texts of other files of it."""
+    write_rows(archive(name), [row_of(folder, name, also)])
+
+
+def row_of(folder: Path, name: str, also: tuple[str, ...] = ()) -> Row:
+    """A complete run folder as a row of the archive of that name."""
+    files = {file: (folder / file).read_bytes().decode() for file in also}
+    return Row("/".join(folder.parts[-5:]), portable(read_result(folder), name), files)
 
 
 def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
@@ -199,9 +205,9 @@ def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
         pages.append(page := EXPERIMENTS / paper / "RESULTS.md")
         others = [other for other in PAPERS if other != paper]
         report(KEPT, tables=[paper], markdown=page, name=f"the tables of {paper}", leave_out=others)
-    if papers is None and (classical := KEPT / "classical").is_dir():
+    if papers is None and archive("classical").is_file():
         pages.append(page := EXPERIMENTS / "classical" / "RESULTS.md")
-        report(classical, markdown=page)
+        report(archive("classical"), markdown=page)
     return pages
 
 

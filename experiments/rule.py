@@ -5,14 +5,13 @@ percent interval of the mean difference leaves out 0. Everything else is no diff
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 
+from experiments.keep import archive
 from noveltylab.report.collect import collect
 from noveltylab.report.stats import of_mean
 from noveltylab.results.schema import Result
 
-KEPT = Path(__file__).parent / "results" / "learn"
 #: (inlier, seed) -> result
 Row = dict[tuple[int, int], Result]
 
@@ -20,7 +19,7 @@ Row = dict[tuple[int, int], Result]
 def cells(plan: str) -> dict[str, Row]:
     """Method -> (inlier, seed) -> result of a plan's kept runs."""
     rows: dict[str, Row] = {}
-    for run in collect(KEPT / plan).runs:
+    for run in collect(archive(f"learn/{plan}")).runs:
         rows.setdefault(run.result.method, {})[run.result.inlier, run.result.seed] = run.result
     return {method: dict(sorted(row.items())) for method, row in sorted(rows.items())}
 

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from experiments import keep
 from noveltylab.errors import UserError
 from noveltylab.options import OLD_VALUES
+from noveltylab.results.archive import find_row, read_kept_file
 from noveltylab.results.files import write_atomic
 from noveltylab.results.phases import lacking, seen_by
 from noveltylab.results.record import read_result
@@ -185,7 +186,8 @@ def folder(plan: dict[str, Any], method: str, cell: Cell) -> Path:
 
 
 def kept_folder(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Path:
-    return keep.KEPT / "learn" / name / folder(plan, method, cell)
+    """Its row in the archive of the plan."""
+    return keep.archive(f"learn/{name}") / folder(plan, method, cell)
 
 
 def document() -> str:
@@ -199,7 +201,7 @@ def document() -> str:
         "last five epochs, of the classes where `select=oracle` logged it. A cell without a number was not run. Seconds are",
         "those of training; other work ran beside some runs.",
     ]
-    begun = [name for name in PLANS if (keep.KEPT / "learn" / name).is_dir()]
+    begun = [name for name in PLANS if keep.archive(f"learn/{name}").is_file()]
     for name in begun:
         lines += ["", *section(name, read_plan(name))]
     if waiting := [f"`{name}.yaml`" for name in PLANS if name not in begun]:
@@ -371,8 +373,7 @@ def last_epoch(
     name: str, plan: dict[str, Any], method: str, cell: Cell, result: Result
 ) -> dict[str, float]:
     """Name -> mean over the last epoch of what the run logged then."""
-    path = kept_folder(name, plan, method, cell) / "metrics.csv"
-    lines = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    lines = log(name, plan, method, cell)
     last = max((int(line["iteration"]) for line in lines), default=0)
     begins = last * (1 - 1 / result["config"]["trainer"]["max_epochs"])
     values: dict[str, list[float]] = {}
@@ -380,6 +381,15 @@ def last_epoch(
         if int(line["iteration"]) > begins:
             values.setdefault(line["name"], []).append(float(line["value"]))
     return {key: mean(logged) for key, logged in values.items()}
+
+
+def log(name: str, plan: dict[str, Any], method: str, cell: Cell) -> list[dict[str, str]]:
+    """The lines of a run's metrics.csv, none where it is not kept."""
+    try:
+        content = read_kept_file(kept_folder(name, plan, method, cell), "metrics.csv")
+    except FileNotFoundError:
+        return []
+    return list(csv.DictReader(content.decode().splitlines()))
 
 
 def unseen(results: list[Result]) -> str:
@@ -428,8 +438,7 @@ def _mean(by_cell: list[tuple[Cell, float | None]], mark: str) -> str:
 
 def steady(name: str, plan: dict[str, Any], method: str, cell: Cell, score: str) -> float | None:
     """Range of the test AUROC over the last five epochs, None where the run did not log it."""
-    path = kept_folder(name, plan, method, cell) / "metrics.csv"
-    logged = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
+    logged = log(name, plan, method, cell)
     found = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
     return max(found) - min(found) if found else None
 
@@ -441,7 +450,7 @@ def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | N
         UserError: It was run with other options than the plan's.
     """
     place = kept_folder(name, plan, method, cell)
-    if not (place / "result.json").is_file():
+    if find_row(place) is None:
         return None
     result = read_result(place)
     used = OmegaConf.create(result["config"])

@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.keep import KEPT
+from experiments.keep import archive
 from noveltylab.__main__ import CONF
 from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import (
@@ -29,6 +29,7 @@ from noveltylab.command.recipes import (
 )
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options, flat_options, kind_of_option
+from noveltylab.report.collect import collect
 from noveltylab.results.files import sha256_file
 from noveltylab.results.older import in_options_of_today
 from noveltylab.results.record import read_result
@@ -147,7 +148,8 @@ README = (CONF.parent / "README.md").read_text()
 def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(
     command: str, folder: str
 ) -> None:
-    kept = flat_options(read_result(KEPT / "learn" / folder)["config"])
+    plan, _, row = folder.partition("/")
+    kept = flat_options(read_result(archive(f"learn/{plan}") / row)["config"])
     typed = flat_options(composed(*command.split()))
     for key in sorted((kept.keys() | typed.keys()) - {"select"}):
         if kind_of_option(key) == "numbers":
@@ -321,9 +323,7 @@ def minutes(folder: str) -> str:
     """Of a cell on one core, and of ten on two, as `8 and 38`: from kept results, which had one
     thread each.
     """
-    results = [
-        read_result(path.parent)
-        for path in sorted((KEPT / "learn" / folder).glob("**/result.json"))
-    ]
-    seconds = [result["seconds"]["total"] for result in results]
+    plan, _, row = folder.partition("/")
+    runs = collect(archive(f"learn/{plan}") / row).runs
+    seconds = [run.result.seconds["total"] for run in runs]
     return f"{median(seconds) / 60:.0f} and {10 * fmean(seconds) / 2 / 60:.0f}"

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import rankdata
 
 from experiments.claims import (
-    KEPT,
     PAGE,
     SCORED,
     TABLE,
@@ -25,13 +24,14 @@ from experiments.claims import (
     verdict,
     with_tables,
 )
+from experiments.keep import archive
 from noveltylab.report.collect import collect
 from noveltylab.report.published import read_tables
 from noveltylab.results.phases import lacking, seen_by
 
 
 def test_the_page_has_the_correlations_and_the_floors_that_are_printed() -> None:
-    page, level = (KEPT.parents[1] / "claims.md").read_text(), floors()
+    page, level = PAGE.read_text(), floors()
     rank = correlations(level)
     ours = rank["Ours"]
     assert (
@@ -45,7 +45,7 @@ def test_the_page_has_the_correlations_and_the_floors_that_are_printed() -> None
 
 
 def test_the_page_has_what_holds_of_ca_entropy() -> None:
-    page = " ".join((KEPT.parents[1] / "claims.md").read_text().split())
+    page = " ".join(PAGE.read_text().split())
     (low, high), (lowest, highest) = entropy_range(100), entropy_range(16)
     assert f"the entropy of 100 values (here) lies between {low:.3f} and {high:.3f}" in page
     assert f"of 16 values (digit 2) between {lowest:.3f} and {highest:.3f}" in page
@@ -125,7 +125,7 @@ def test_a_row_reproduces_by_its_mean_and_its_classes(
 
 def test_the_readme_says_of_those_rows_that_they_reproduce_of_which_it_is_so() -> None:
     section = (
-        (KEPT.parents[2] / "README.md")
+        (PAGE.parents[1] / "README.md")
         .read_text()
         .partition("### What reproduces")[2]
         .partition("\n## ")[0]
@@ -147,12 +147,12 @@ def test_the_readme_says_of_those_rows_that_they_reproduce_of_which_it_is_so() -
 
 
 def test_ocgans_fashion_mnist_is_that_of_the_whole_method() -> None:
-    runs = collect(KEPT.parent / "learn" / "fmnist" / "p1" / "ocgan").runs
+    runs = collect(archive("learn/fmnist") / "p1" / "ocgan").runs
     assert len(runs) == 10
     for run in runs:
         assert not lacking(seen_by(run.result.selected.model_dump(), run.result.config))
     ours = fmean(run.result.scores["mse"].auroc for run in runs)
-    readme = (KEPT.parents[2] / "README.md").read_text()
+    readme = (PAGE.parents[1] / "README.md").read_text()
     assert f"Fashion-MNIST P1, mean of ten | 0.924 | {ours:.3f} | **reproduces**" in readme
 
 

@@ -10,6 +10,7 @@ import pytest
 from experiments import keep
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.collect import Run as Run_
+from noveltylab.results.archive import find_row, read_archive
 from noveltylab.results.schema import Result
 from tests.report.conftest import flat_metrics, result_of
 
@@ -43,13 +44,14 @@ def test_results_are_kept_under_a_name(
     run_here("method=pca", "data=mnist", "data.verify=false", "inlier=3")
     assert keep.main([str(tmp_path / "outputs"), "studies/raw"]) == 0
     assert "pca" in (here / "ocgan" / "RESULTS.md").read_text()
-    place = here / "results" / "studies" / "raw" / "p2" / "pca" / "mnist" / "inlier3" / "seed0"
-    assert [path.name for path in place.iterdir()] == ["result.json"]
-    text = (place / "result.json").read_text()
-    assert str(tmp_path) not in text  # no folder of this machine
+    archive = here / "results" / "studies" / "raw.jsonl"
+    assert str(tmp_path) not in archive.read_text()  # no folder of this machine
+    assert [*read_archive(archive).lines] == ["p2/pca/mnist/inlier3/seed0"]
+    row = find_row(archive / "p2" / "pca" / "mnist" / "inlier3" / "seed0")
+    assert row is not None and not row.files
     whole = json.loads(next((tmp_path / "outputs").rglob("result.json")).read_text())
     assert {
-        key: value for key, value in json.loads(text).items() if key not in ("config", "provenance")
+        key: value for key, value in row.result.items() if key not in ("config", "provenance")
     } == {key: value for key, value in whole.items() if key not in ("config", "provenance")}
     assert keep.main([]) == 0
     next((tmp_path / "outputs").rglob("scores.csv")).write_text("edited")
@@ -58,7 +60,7 @@ def test_results_are_kept_under_a_name(
     assert (
         "not kept: " in (said := capsys.readouterr().err) and "scores.csv: is not the file" in said
     )
-    assert not (here / "results" / "ocgan" / "again").exists()
+    assert not (here / "results" / "ocgan").exists()
 
 
 def test_a_command_is_kept_without_its_folders() -> None:
@@ -79,10 +81,13 @@ def test_a_command_is_kept_without_its_folders() -> None:
 
 
 def test_no_kept_result_names_a_folder_of_a_machine() -> None:
-    for path in keep.KEPT.rglob("result.json"):
-        result = json.loads(path.read_text())
-        name = path.relative_to(keep.KEPT).parents[5].as_posix()
-        assert result == keep.portable(result, name), path
+    archives = list(keep.KEPT.rglob("*.jsonl"))
+    assert archives
+    for path in archives:
+        name = path.relative_to(keep.KEPT).with_suffix("").as_posix()
+        for folder in read_archive(path).lines:
+            row = find_row(path / folder)
+            assert row is not None and row.result == keep.portable(row.result, name), path
 
 
 def test_a_run_whose_files_changed_is_not_kept(run_here: Run, here: Path, tmp_path: Path) -> None:
@@ -90,7 +95,7 @@ def test_a_run_whose_files_changed_is_not_kept(run_here: Run, here: Path, tmp_pa
     with open(next((tmp_path / "outputs").rglob("scores.csv")), "a") as file:
         file.write("\n")
     keep.main([str(tmp_path / "outputs"), "x"])
-    assert not list(here.rglob("result.json"))
+    assert not list(here.rglob("*.jsonl"))
 
 
 def test_bad_input_exits_2(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +160,7 @@ def test_a_trial_is_shown_where_it_was_made(
         assert "shortened: the first 20 training images" in said
     assert not here.exists()
     assert keep.main([str(tmp_path / "outputs"), "studies/raw", "--shortened"]) == 0
-    assert len(list(here.rglob("result.json"))) == 1
+    assert len(list(here.rglob("*.jsonl"))) == 1
 
 
 def test_a_table_writes_one_page(

@@ -1,6 +1,5 @@
 """The plans of `make learn`, the results it keeps and the page written from them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from noveltylab.options import (
 )
 from noveltylab.report.collect import collect
 from noveltylab.report.recipe import recipe_options
+from noveltylab.results.archive import Row, find_row, read_archive, write_rows
 from tests.experiments.test_experiments import composed
 
 ROWS = [(plan, method) for plan in learn.PLANS for method in learn.read_plan(plan)["methods"]]
@@ -53,6 +53,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(keep, "PAPERS", ())
     monkeypatch.setattr(learn, "PLANS", ["small"])
     return here
+
+
+def kept_row(method: str, inlier: int = 8, seed: int = 0) -> Row:
+    """A run that the plan of `small` has kept."""
+    folder = keep.archive("learn/small") / f"p1/{method}/digits/inlier{inlier}/seed{seed}"
+    row = find_row(folder)
+    assert row is not None
+    return row
 
 
 def test_every_kept_result_was_made_by_its_plan_and_stands_on_the_page() -> None:
@@ -90,23 +98,18 @@ def test_every_row_of_a_plan_is_a_run(name: str, method: str) -> None:
 
 def test_runs_are_kept_and_stand_on_the_page(small: Path, tmp_path: Path) -> None:
     assert learn.main(["small", "--inlier", "8", "--output", str(tmp_path / "out")]) == 0
-    kept = {
-        path.relative_to(small / "results").as_posix() for path in (small / "results").rglob("*.*")
-    }
-    places = {method: f"learn/small/p1/{method}/digits/inlier8/seed0" for method in ("ae", "four")}
-    assert kept == {
-        f"{places['ae']}/result.json",
-        f"{places['ae']}/metrics.csv",
-        f"{places['four']}/result.json",
-    }
-    result = json.loads(
-        (small / "results/learn/small/p1/ae/digits/inlier8/seed0/result.json").read_text()
-    )
+    archive = keep.archive("learn/small")
+    assert [path.name for path in (small / "results").rglob("*.*")] == ["small.jsonl"]
+    assert [*read_archive(archive).lines] == [
+        f"p1/{method}/digits/inlier8/seed0" for method in ("ae", "four")
+    ]
+    ae, four = kept_row("ae"), kept_row("four")
+    assert [*ae.files] == ["metrics.csv"] and not four.files
+    result = ae.result
     page = (small / "RESULTS.md").read_text()
     auroc = result["scores"]["mse"]["auroc"]
-    logged = [float(line.split(",")[2]) for line in
-              (small / "results/learn/small/p1/ae/digits/inlier8/seed0/metrics.csv").read_text().splitlines()
-              if "val/oracle-mse," in line]  # fmt: skip
+    lines = ae.files["metrics.csv"].splitlines()
+    logged = [float(line.split(",")[2]) for line in lines if "val/oracle-mse," in line]
     assert (
         f"| ae | mse |  | **{auroc:.4f}** | **{auroc:.4f}** (1 of 2) | {max(logged) - min(logged):.3f} |"
         in page
@@ -126,11 +129,8 @@ def test_a_plan_runs_its_first_classes_and_shows_their_mean_apart(
             learn.main(["small", "--method", "four", "--output", str(tmp_path / "out"), *inlier])
             == 0
         )
-    kept = {
-        path.parts[-3]: json.loads(path.read_text())
-        for path in (small / "results").rglob("result.json")
-    }
-    one, eight = (kept[f"inlier{inlier}"]["scores"]["residual"]["auroc"] for inlier in (1, 8))
+    kept = [kept_row("four", inlier).result for inlier in (1, 8)]
+    one, eight = (result["scores"]["residual"]["auroc"] for result in kept)
     page = (small / "RESULTS.md").read_text()
     assert "| method | score | 1 | 3 | 8 | mean of 8 | mean |" in page
     both = f"**{(one + eight) / 2:.4f}** (2 of 3)"
@@ -145,17 +145,10 @@ def test_each_seed_of_a_plan_is_a_column(small: Path, tmp_path: Path) -> None:
         yaml.safe_dump({**PLAN, "inliers": [8], "seeds": [0, 2], "steady": []})
     )
     assert learn.main(["small", "--method", "four", "--output", str(tmp_path / "out")]) == 0
-    found = [
-        json.loads(
-            (
-                small / f"results/learn/small/p1/four/digits/inlier8/seed{seed}/result.json"
-            ).read_text()
-        )
-        for seed in (0, 2)
-    ]
-    first, second = (result["scores"]["residual"]["auroc"] for result in found)
+    results = [kept_row("four", seed=seed).result for seed in (0, 2)]
+    first, second = (result["scores"]["residual"]["auroc"] for result in results)
     page = (small / "RESULTS.md").read_text()
-    assert [result["seed"] for result in found] == [0, 2] and first != second
+    assert [result["seed"] for result in results] == [0, 2] and first != second
     assert "| method | score | 8, seed 0 | 8, seed 2 | mean |" in page
     assert (
         f"| four | residual | **{first:.4f}** | **{second:.4f}** | **{(first + second) / 2:.4f}** |"
@@ -179,8 +172,8 @@ def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(
     }
     (small / "small.yaml").write_text(yaml.safe_dump(plan))
     assert learn.main(["small", "--output", str(tmp_path / "out")]) == 0
-    folder = small / "results/learn/small/p1/ae/digits/inlier8/seed0"
-    logged = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    row = kept_row("ae")
+    logged = [line.split(",") for line in row.files["metrics.csv"].splitlines()[1:]]
     last = int(logged[-1][0])
     means = [
         np.mean([float(value) for at, name, value in logged if name == key and int(at) > last / 2])
@@ -189,10 +182,7 @@ def test_logs_and_floors_of_what_a_method_sees_stand_on_the_page(
     page = (small / "RESULTS.md").read_text()
     assert "| method | train/mse | val/loss | train/other |" in page
     assert f"| ae | {means[0]:.4g} | {means[1]:.4g} |  |" in page
-    floors = {
-        name: found["auroc"]
-        for name, found in json.loads((folder / "result.json").read_text())["floor"].items()
-    }
+    floors = {name: metrics["auroc"] for name, metrics in row.result["floor"].items()}
     highest = max(
         (name for name in floors if name.endswith("_seen")), key=lambda name: floors[name]
     )
@@ -228,7 +218,7 @@ def test_the_first_code_of_deep_svdd_is_measured_as_its_recipe_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in learn.PLANS if (learn.keep.KEPT / "learn" / name).is_dir()]
+    "name", [name for name in learn.PLANS if keep.archive(f"learn/{name}").is_file()]
 )
 def test_a_plan_gives_the_very_options_that_its_kept_results_have(name: str) -> None:
     plan = learn.read_plan(name)
@@ -285,9 +275,7 @@ def test_a_row_that_builds_on_another_has_the_last_word(small: Path, tmp_path: P
         )
         == 0
     )
-    result = json.loads(
-        (small / "results/learn/small/p1/eight/digits/inlier1/seed0/result.json").read_text()
-    )
+    result = kept_row("eight", inlier=1).result
     assert result["config"]["method"]["components"] == 8
     assert learn.main(["small", "--report"]) == 0
 
@@ -301,10 +289,9 @@ def test_a_result_of_another_schedule_is_refused(
         )
         == 0
     )
-    path = small / "results/learn/small/p1/four/digits/inlier8/seed0/result.json"
-    result = json.loads(path.read_text())
-    result["config"]["trainer"]["val_every"] = 5
-    path.write_text(json.dumps(result))
+    row = kept_row("four")
+    row.result["config"]["trainer"]["val_every"] = 5
+    write_rows(keep.archive("learn/small"), [row])
     (small / "RESULTS.md").unlink()
     assert learn.main(["small", "--report"]) == 2
     assert "trainer.val_every=5, but small.yaml has 1: run it again" in capsys.readouterr().err

@@ -237,7 +237,7 @@ def test_a_kept_run_is_repeated_by_the_selection_that_it_had() -> None:
     """OCGAN's weights were chosen among all epochs once, and `rerun` does so again."""
     folder = (
         Path(__file__).parents[2]
-        / "experiments/results/learn/questions/p2/ocgan/mnist/inlier2/seed0"
+        / "experiments/results/learn/questions.jsonl/p2/ocgan/mnist/inlier2/seed0"
     )
     result = read_result(folder)
     for later in ("select_whole", "patience", "batch_norm"):
