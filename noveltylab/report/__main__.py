@@ -32,8 +32,9 @@ PARTS = ("tex", "side_by_side")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit codes: 0 done, 1 --check found a damaged run, 2 bad input, 128 + signal when
-    interrupted.
+    """Runs the command and returns its exit code.
+
+    0: done; 1: --check found a damaged run; 2: bad input; 128 + signal: interrupted.
     """
     options = parser().parse_args(arguments)
     try:

@@ -1,5 +1,6 @@
-"""What a report is made of, before it is Markdown, LaTeX or HTML. All text is plain: each writer
-escapes it.
+"""What a report is made of, before it is Markdown, LaTeX or HTML.
+
+All text is plain: each writer escapes it.
 """
 
 from dataclasses import dataclass, field
@@ -25,8 +26,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridRow:
-    """`kind` says where the numbers come from: published, others, ours, trial (ours, shortened),
-    floor, or "" for no matter.
+    """A row of a table, and where its numbers come from.
+
+    `kind` is published, others, ours, trial (ours, shortened), floor, or "" for no matter.
     """
 
     cells: tuple[Cell, ...]
@@ -35,8 +37,9 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; the first column names the row. `page_only` grids are too wide or too long for a
-    text.
+    """A table; the first column names the row.
+
+    `page_only` grids are too wide or too long for a text.
     """
 
     caption: str
@@ -64,8 +67,9 @@ class Heading:
 
 @dataclass(frozen=True)
 class RankPlot:
-    """Average ranks with the critical difference of two of them, None where there are too few
-    classes for one.
+    """Average ranks with the critical difference of two of them.
+
+    The difference is None where there are too few classes for one.
     """
 
     mean: dict[str, float]
@@ -83,8 +87,9 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, also written as a file of its own; `missing` names what it lacks, one sentence
-    each.
+    """A picture, also written as a file of its own.
+
+    `missing` names what it lacks, one sentence each.
     """
 
     name: str

@@ -170,8 +170,9 @@ def _cross(folder: Path, content: Mapping[str, Any], test: Scores) -> Iterator[s
 def _metrics(
     where: str, recorded: Mapping[str, Any], scores: Scores, file: str, exact: bool
 ) -> Iterator[str]:
-    """The metrics of every score of a file, and its AUROC's interval too where this version's
-    method made it.
+    """Checks the metrics of every score of a file.
+
+    The AUROC's interval is checked too where this version's method made it.
     """
     if missing := sorted(set(recorded) ^ set(scores.columns)):
         holder = file if missing[0] in scores.columns else "result.json"
@@ -304,8 +305,9 @@ def _thresholds(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(values: Array, calibration: Calibration, rate: float) -> float | None:
-    """The threshold as earlier versions had it: the held-out score itself, without a tolerance for
-    rounding.
+    """The threshold as earlier versions had it.
+
+    It was the held-out score itself, without a tolerance for rounding.
     """
     rank = calibration.allowed(rate)
     return float(np.sort(values)[-rank]) if rank else None

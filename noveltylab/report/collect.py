@@ -1,5 +1,6 @@
-"""Finds the runs below a folder; whatever is damaged or unfinished is named with its reason, never
-a crash.
+"""Finds the runs below a folder.
+
+Whatever is damaged or unfinished is named with its reason, never a crash.
 """
 
 import os
@@ -70,8 +71,9 @@ class Run:
 
     @property
     def family(self) -> str:
-        """The method behind the name, which a row of an ablation has of its own: the module of its
-        class.
+        """The method behind the name: the module of its class.
+
+        A row of an ablation has a name of its own.
         """
         target = self.options.get("method._target_", "")
         module = target.rpartition(".")[0].rpartition(".")[2]
@@ -95,8 +97,9 @@ class Run:
 
     @cached_property
     def lacks(self) -> str:
-        """What its scored weights are that have not seen the whole method, such as `without
-        mining`; else "".
+        """What its scored weights are if they have not seen the whole method, else "".
+
+        Such as `without mining`.
         """
         return lacking(seen_by(self.result.selected.model_dump(), self.result.config))
 
@@ -148,8 +151,9 @@ class Run:
 
     @property
     def images(self) -> str | None:
-        """What tells its images from others of the same name: their checksum, or the folder of
-        one's own images.
+        """What tells its images from others of the same name.
+
+        This is their checksum, or the folder of one's own images.
         """
         if self.result.images_sha256 is not None:
             return self.result.images_sha256

@@ -1,5 +1,6 @@
-"""Which rows and floors of one (protocol, data) are compared and ranked with which; `stats` says
-what follows.
+"""Which rows and floors of one (protocol, data) are compared and ranked with which.
+
+`stats` says what follows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,8 +66,9 @@ def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
 def _image_spreads(
     first: Columns, second: Columns, cells: Cells
 ) -> Mapping[tuple[int, int], Spread]:
-    """What the sampling of test images makes of the difference of both in each cell of a single
-    class, by DeLong.
+    """The variance that sampling test images gives each cell's difference, by DeLong.
+
+    Only for the cells of a single class.
 
     Empty for several classes. A cell is left out where scores are not at hand, or where a kind has
     too few images.
@@ -107,8 +109,9 @@ def _floor_scores(row: Row, floor: str) -> Columns:
 
 
 def _column(run: Run, file: str, name: str) -> Scores | None:
-    """One column of a scores file as the run's result records it; None where that is not kept, or
-    is another one.
+    """One column of a scores file as the run's result records it.
+
+    None where that file is not kept, or is another one.
     """
     digest = run.result.files.get(file)
     if digest is None or not (run.folder / file).is_file():
@@ -126,8 +129,9 @@ def _column(run: Run, file: str, name: str) -> Scores | None:
 def class_means(
     rows: Sequence[Row], floors: Sequence[str] = FLOORS, seen: bool = True
 ) -> dict[str, dict[int, float]]:
-    """Row or floor -> inlier label -> mean over seeds; `seen`: also the highest floor of what each
-    row's method sees.
+    """Row or floor -> inlier label -> mean over seeds.
+
+    `seen`: also the highest floor of what each row's method sees.
     """
     cells_by_name = {row.name: row.cells() for row in rows} | {
         f"floor: {name}": floor_cells(rows, name) for name in floors
@@ -142,8 +146,9 @@ def class_means(
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """The class means that are ranked: of whole runs where there are any, without a floor that is
-    one of their methods.
+    """The class means that are ranked.
+
+    Of whole runs where there are any, without a floor that is one of their methods.
     """
     whole = [row for row in rows if not row.shortened] or list(rows)
     families = {row.family for row in whole}

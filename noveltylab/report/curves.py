@@ -48,8 +48,9 @@ def training_curves(name: str, runs: Sequence[Run]) -> Curves:
 
 
 def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Loss -> [(iteration, value)] of one run, val/... first; empty if it has no readable
-    metrics.csv.
+    """Loss -> [(iteration, value)] of one run, val/... first.
+
+    Empty if it has no readable metrics.csv.
     """
     curves = training_curves("", [run])
     return {curve: points for curve, lines in curves.panels.items() for points in lines.values()}

@@ -63,7 +63,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
-    """From the table's own count, else from the classes that the data lists, else from the inliers
+    """The cells that a full table of these rows needs.
+
+    From the table's own count, else from the classes that the data lists, else from the inliers
     that were run.
     """
     results = [run.result for row in rows for run in row.runs]

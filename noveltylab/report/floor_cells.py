@@ -39,8 +39,9 @@ def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
 
 
 def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
-    """The highest floor of what each row's method sees, by a name that says so; only where that is
-    not raw pixels.
+    """The highest floor of what each row's method sees, by a name that says so.
+
+    Only where that is not raw pixels.
     """
     highest = ((row, row.highest_seen) for row in rows)
     return {f"{name} of {row.name}": row.floor(name) for row, name in highest if name is not None}

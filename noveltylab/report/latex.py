@@ -135,8 +135,9 @@ def main_file(names: Iterable[str]) -> str:
 
 
 def short_names(rows: Sequence[Row]) -> dict[str, str]:
-    """Row name -> the shortest name that no other row has: the method, else with what tells it
-    apart.
+    """Row name -> the shortest name that no other row has.
+
+    This is the method, else the method with what tells the row apart.
     """
     shorter: dict[str, str] = {}
     for row in rows:
@@ -202,8 +203,9 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _mean(summary: Summary | None, expected: Expected, comparable: bool, digits: int) -> Number:
-    """The mean over classes with its deviation over seeds; a mean of some classes is never the
-    best.
+    """The mean over classes with its deviation over seeds.
+
+    A mean of some classes is never the best.
     """
     if summary is None:
         return Number("-")
@@ -257,8 +259,9 @@ def _files(
     note: str,
     lower: set[int],
 ) -> dict[str, str]:
-    """One file, or several where there are more rows than a page holds; the best is that of all of
-    them.
+    """One file, or several where there are more rows than a page holds.
+
+    The best is that of all of them.
     """
     best = _best(lines, len(headers) - 1, lower)
     stem = ident.replace("/", "_")

@@ -1,5 +1,6 @@
-"""Our runs of one (protocol, data) by themselves: numbers, remarks, heat map, comparisons, ranks,
-curves, the runs.
+"""Our runs of one (protocol, data) by themselves.
+
+Numbers, remarks, heat map, comparisons, ranks, curves, the runs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,8 +113,9 @@ def _detail(
 
 
 def _seen(rows: Sequence[Row]) -> list[str]:
-    """The header of the column on floors of what a method sees, where any method sees more than raw
-    pixels.
+    """The header of the column on floors of what a method sees.
+
+    Only where any method sees more than raw pixels.
     """
     return (
         ["minus the highest floor of what it sees"] if any(row.seen_floors for row in rows) else []
@@ -143,8 +145,9 @@ def _gap(cells: Cells, other_cells: Cells, data: str) -> Cell:
 
 
 def _labelled(row: Row, rule: str, score: str | None) -> Cell:
-    """What choosing the epoch by labels of outliers gives, and how much that adds over the same
-    cells.
+    """What choosing the epoch by labels of outliers gives.
+
+    Beside it stands how much that adds over the same cells.
     """
     labelled, ours = row.labelled(rule, score), row.cells(score)
     summary, plain = (

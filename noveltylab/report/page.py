@@ -1,5 +1,6 @@
-"""Writes a document as one HTML page that needs no network: script and style are inside, and
-nothing else may load.
+"""Writes a document as one HTML page that needs no network.
+
+Script and style are inside, and nothing else may load.
 """
 
 import base64
@@ -70,8 +71,9 @@ def legend(curves: Curves) -> list[str]:
 
 
 def relative(target: Path, folder: Path) -> str:
-    """A link that can only lead to a file: relative, with every sign quoted that a URL gives a
-    meaning to.
+    """A link that can only lead to a file.
+
+    It is relative, with every sign quoted that a URL gives a meaning to.
     """
     return quote(os.fsencode(Path(os.path.relpath(target, folder)).as_posix()), safe="/.")
 

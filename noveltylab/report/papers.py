@@ -1,5 +1,6 @@
-"""A paper's table: its rows, what others got, the floors and ours; then ours against the printed
-rows.
+"""A paper's table, then ours against its printed rows.
+
+The table has the paper's rows, what others got, the floors and ours.
 """
 
 import re
@@ -18,8 +19,10 @@ SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
 
 
 def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable]) -> list[Row]:
-    """An ablation shows its method alone; other tables leave out the rows that belong to an
-    ablation only.
+    """The rows that belong to a table.
+
+    An ablation shows its method alone; other tables leave out the rows that belong to an ablation
+    only.
 
     Rows of a sweep over a hyperparameter belong to no table.
 
@@ -208,8 +211,9 @@ def _gap_line(
 def _printed_mean(
     table: PaperTable, line: Line, index: int, summary: Summary, expected: Expected
 ) -> tuple[float | None, str]:
-    """The printed number over the classes that we have, and what it is if not the printed mean (or
-    why there is none).
+    """The printed number over the classes that we have, and a remark on it.
+
+    The remark says what the number is if not the printed mean, or why there is none.
     """
     whole, printed = expected.covers(summary.classes), line.number(index)
     if whole and printed is not None:

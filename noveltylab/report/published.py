@@ -14,8 +14,9 @@ PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: of one inlier class (by label), or of a quantity: `mean`, a metric, or
-    `extra.<name>`.
+    """A column of numbers: of one inlier class (by label), or of a quantity.
+
+    A quantity is `mean`, a metric, or `extra.<name>`.
     """
 
     name: str
@@ -38,8 +39,9 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Line:
-    """Printed numbers, one text for each column, '-' where there is none; `by` says who got them if
-    not the paper.
+    """Printed numbers, one text for each column, '-' where there is none.
+
+    `by` says who got them if not the paper.
     """
 
     row: str
@@ -103,8 +105,9 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
 def printed_for(
     tables: Mapping[str, PaperTable], result: Mapping[str, Any]
 ) -> tuple[float, str] | None:
-    """The AUROC that a paper prints for the run's class, else its mean, and the table's name; None
-    where it prints none.
+    """The AUROC that a paper prints for the run, and the table's name.
+
+    For the run's class where it is printed, else the mean; None where the paper prints none.
 
     Only for the run's own method as that paper configures it, by the run's primary score; ablations
     come last.

@@ -23,8 +23,9 @@ def differing(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def made_apart(rows: Sequence[Row]) -> Iterator[str]:
-    """What the rows of a table were made with that is not the same for all of them, one sentence a
-    fact.
+    """What the rows of a table were made with that is not the same for all of them.
+
+    One sentence a fact.
     """
     for fact in _differing_facts(rows):
         by_value: defaultdict[str, list[str]] = defaultdict(list)
@@ -36,8 +37,9 @@ def made_apart(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Row name -> what has to be said wherever its numbers stand: shortened, told apart, made with
-    something else.
+    """Row name -> what has to be said wherever its numbers stand.
+
+    That it is shortened, what tells it apart, and with what else it was made.
     """
     differences = differing(rows)
     facts = _differing_facts(rows)

@@ -1,5 +1,6 @@
-"""Rows of our own: the runs of one method under one (protocol, data), as cells, with what they have
-and what they lack.
+"""Rows of our own: the runs of one method under one (protocol, data), as cells.
+
+A row also says what its runs have and what they lack.
 
 What has the same options that make numbers is one row; a shortened run never shares one with whole
 runs.
@@ -72,8 +73,9 @@ class Row:
 
     @cached_property
     def tested_on(self) -> dict[tuple[int, int], Hashable]:
-        """Cell -> which split of which images it was trained and tested on, None where that is
-        unknown.
+        """Cell -> which split of which images it was trained and tested on.
+
+        None where that is unknown.
         """
         return {
             run.cell: run.result.split_sha256 and (run.result.split_sha256, run.images)
@@ -95,8 +97,9 @@ class Row:
         ]
 
     def cells(self, score: str | None = None, metric: str = "auroc") -> Cells:
-        """The row's cells for a score (None: the primary one) and a metric, `extra.<name>` or
-        `hter.<source>_to_<target>`.
+        """The row's cells for a score (None: the primary one) and a metric.
+
+        The metric may also be `extra.<name>` or `hter.<source>_to_<target>`.
         """
         if metric.startswith("hter."):
             return self.half_total_error_rates(metric.removeprefix("hter."), score)
@@ -122,8 +125,9 @@ class Row:
 
     @cached_property
     def seen_floors(self) -> list[str]:
-        """The names of the floors of the images as the method sees them; empty where these are raw
-        pixels.
+        """The names of the floors of the images as the method sees them.
+
+        Empty where these are raw pixels.
         """
         return list(
             dict.fromkeys(
@@ -133,8 +137,9 @@ class Row:
 
     @cached_property
     def highest_seen(self) -> str | None:
-        """The one of `seen_floors` with the highest mean over the row's cells, None where there is
-        none.
+        """The one of `seen_floors` with the highest mean over the row's cells.
+
+        None where there is none.
         """
         means = {
             name: fmean(value for value, _ in self.floor(name).values())
@@ -162,8 +167,9 @@ class Row:
         )
 
     def diagnosis(self, order: str) -> Cells:
-        """The primary score's AUROC with batch norm in training mode at test, in this order; no
-        number of the row.
+        """The primary score's AUROC with batch norm in training mode at test, in this order.
+
+        No number of the row.
         """
 
         def chosen(result: Result) -> Metrics | None:
@@ -183,8 +189,9 @@ class Row:
 
     @cached_property
     def varying(self) -> dict[str, dict[str, int]]:
-        """In what its runs differ although their options are the same: fact -> value -> how many
-        runs.
+        """In what its runs differ although their options are the same.
+
+        Fact -> value -> how many runs.
         """
         counts = {fact: Counter(run.made_with[fact] for run in self.runs) for fact in FACTS}
         return {fact: dict(values) for fact, values in counts.items() if len(values) > 1}
@@ -214,8 +221,9 @@ class Row:
 
     @cached_property
     def lacks(self) -> str:
-        """In how many runs the scored weights have not seen the whole method: `without mining in 7
-        of 10 runs`.
+        """In how many runs the scored weights have not seen the whole method.
+
+        Such as `without mining in 7 of 10 runs`.
         """
         counts = Counter(run.lacks for run in self.runs if run.lacks)
         total = f"of {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
@@ -320,8 +328,9 @@ def _words(key: str, value: str) -> str:
 
 
 def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
-    """The primary scores of both over the cells that they have on the very same split of the same
-    images.
+    """The primary scores of both rows over the cells that they share.
+
+    A cell is shared if both have it on the very same split of the same images.
     """
     shared = {
         cell

@@ -1,5 +1,6 @@
-"""Methods side by side on the same data and inlier: their losses (NDA's figure 6) and
-reconstructions (OLED's figure 3).
+"""Methods side by side on the same data and inlier.
+
+Their losses (NDA's figure 6) and reconstructions (OLED's figure 3).
 
 Drawn as one SVG picture from what the runs kept: metrics.csv, and the images of
 figures/reconstructions.npz. Losses of methods have definitions and scales of their own, so that
@@ -43,8 +44,9 @@ Lines = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Test images of a run and their reconstructions, uint8 (n, C, H, W); ids (n,), is_outlier bool
-    (n,).
+    """Test images of a run and their reconstructions, uint8 (n, C, H, W).
+
+    ids (n,), is_outlier bool (n,).
     """
 
     ids: list[str]
@@ -172,8 +174,9 @@ def _checked(ids: Any, is_outlier: Any, images: Any, outputs: Any) -> Reconstruc
 
 
 def draw(losses: Mapping[str, Lines], reconstructions: Mapping[str, Reconstructions]) -> str:
-    """The picture: a panel of losses for each method, then the input above each method's
-    reconstructions.
+    """The picture as SVG text.
+
+    A panel of losses for each method, then the input above each method's reconstructions.
     """
     parts, top = _loss_panels(losses)
     width = min(len(losses), COLUMNS) * PANEL[0]

@@ -31,8 +31,9 @@ def read_split(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def split_hash(split: dict[str, NDArray[Any]]) -> str:
-    """The hash of a split as result.json has it: of part, id, label and is_outlier of each image in
-    order.
+    """The hash of a split as result.json has it.
+
+    Of part, id, label and is_outlier of each image in order.
     """
     rows = zip(*(split[name].tolist() for name in PARTS), strict=True)
     lines = "".join(f"{part},{name},{label},{int(flag)}\n" for part, name, label, flag in rows)

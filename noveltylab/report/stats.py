@@ -1,5 +1,6 @@
-"""Means, spreads and comparisons over cells; a cell is one (inlier, seed) of a method on one data
-and protocol.
+"""Means, spreads and comparisons over cells.
+
+A cell is one (inlier, seed) of a method on one data and protocol.
 
 The independent units are the classes: the seeds of a class share its images, so they are averaged
 first and each class counts once (Demsar 2006). Classes count as drawn from such classes: what is
@@ -42,8 +43,9 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean or of a difference, and the degrees of freedom that it was estimated
-    with.
+    """The variance of a mean or of a difference.
+
+    With the degrees of freedom that it was estimated with.
     """
 
     variance: float
@@ -141,8 +143,9 @@ def _error(by_class: ByClass) -> float | None:
 
 
 def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
-    """The mean of the seeds' errors, as if they had the same test images; None where one is
-    unknown.
+    """The mean of the seeds' errors, as if they had the same test images.
+
+    None where one is unknown.
     """
     numbers = [error for _, error in seeds if error is not None]
     return fmean(numbers) if len(numbers) == len(seeds) else None
@@ -165,8 +168,9 @@ def _interval(by_class: ByClass) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Paired:
-    """First minus second over the cells that both have, as one difference a class: seeds are
-    averaged first.
+    """First minus second over the cells that both have, as one difference a class.
+
+    Seeds are averaged first.
 
     Attributes:
         classes: How many classes.
@@ -282,8 +286,9 @@ def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spr
 
 
 def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
-    """From the errors of the test images as if the two had different ones, where the differences
-    show no spread.
+    """The spread of a difference whose classes show none.
+
+    From the errors of the test images as if the two had different ones.
     """
     errors = [_error(by_class) for by_class in (first, second)]
     numbers = [error for error in errors if error]
@@ -345,8 +350,9 @@ def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | No
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks over classes (1 is the highest mean, means that are equal within ROUNDING share
-    their ranks).
+    """Average ranks over classes, 1 for the highest mean.
+
+    Means that are equal within ROUNDING share their ranks.
 
     Attributes:
         mean: Row -> average rank, best first.

@@ -1,5 +1,6 @@
-"""Plots as SVG text, styled by the page: class names only, no colour of their own, every name
-escaped.
+"""Plots as SVG text, styled by the page.
+
+Class names only, no colour of their own, every name escaped.
 """
 
 import html
@@ -20,8 +21,9 @@ def escape(text: str) -> str:
 
 
 def rank_plot(plot: RankPlot) -> str:
-    """One row for each method: its average rank, and half the critical difference, if there is one,
-    to both sides.
+    """One row for each method with its average rank.
+
+    Half the critical difference, if there is one, stands to both sides.
     """
     label, width, step = 8 * max(map(len, plot.mean)) + 16, 420, 26
     count = len(plot.mean)
@@ -59,8 +61,9 @@ def line_plot(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> 
 
 
 def line_parts(title: str, lines: Mapping[str, Points], order: Sequence[str]) -> list[str]:
-    """One panel of training curves, 300 x 130; the value axis is logarithmic where positive values
-    span more than a factor 20.
+    """One panel of training curves, 300 x 130.
+
+    The value axis is logarithmic where positive values span more than a factor 20.
 
     Args:
         title: Of the panel.

@@ -82,8 +82,9 @@ def build(
 def latex_tables(
     collected: Collected, tables: Mapping[str, PaperTable], idents: Iterable[str] = ()
 ) -> dict[str, str]:
-    r"""Name -> text of one LaTeX file a table, of the same tables as `build`; those without a run
-    are left out.
+    r"""Name -> text of one LaTeX file a table, of the same tables as `build`.
+
+    Those without a run are left out.
     """
     groups = group(collected.runs)
     about = [tables[ident] for ident in idents]

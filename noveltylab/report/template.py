@@ -7,8 +7,9 @@ from noveltylab.command.screen import plain
 
 
 def render(path: Path, **values: Any) -> str:
-    """A page from the jinja2 template at `path`; every text is escaped, its control characters made
-    visible.
+    """A page from the jinja2 template at `path`.
+
+    Every text is escaped, its control characters made visible.
     """
     from jinja2 import Environment, StrictUndefined
 

@@ -116,8 +116,9 @@ def describe_ranks(plot: RankPlot) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Plain text, on one line, for any engine without a package: accents as commands, other signs
-    by their number.
+    """Plain text as LaTeX, on one line, for any engine without a package.
+
+    Accents become commands, other signs their number.
     """
     return "".join(_latex_sign(sign) for sign in unicodedata.normalize("NFC", one_line(text)))
 

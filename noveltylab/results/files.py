@@ -1,5 +1,6 @@
-"""The one door for files that somebody else may have written: regular files of a bounded size, text
-of a bounded depth.
+"""The one door for files: whole when written, and read with bounds, whoever wrote them.
+
+Only regular files of a bounded size and text of a bounded depth are read.
 
 A pipe or a device is never waited for, an endless file never read to its end, and what a file says
 it holds is what is read of it. Everything here raises OSError for a file that is not opened, and
@@ -102,8 +103,9 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | Non
 
 
 def read_tail(path: str | Path, count: int, within: Path | None = None) -> bytes:
-    """At most the last `count` bytes of a file of any size up to MAX_FILE_BYTES. OSError as
-    `open_regular`.
+    """At most the last `count` bytes of a file of any size up to MAX_FILE_BYTES.
+
+    OSError as `open_regular`.
     """
     with open_regular(path, within=within) as file:
         file.seek(0, os.SEEK_END)
@@ -166,8 +168,9 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 
 
 def check_plain(value: Any) -> None:
-    """ValueError unless a value is made of mappings by text, lists, text that is Unicode, finite
-    numbers, bool and None.
+    """Raises ValueError unless a value is plain.
+
+    Plain is made of mappings by text, lists, text that is Unicode, finite numbers, bool and None.
 
     No deeper than MAX_NESTING. The message begins with the place, e.g. `scores.mse.auroc: `.
     """
@@ -234,8 +237,9 @@ def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | No
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: after any failure the old file stands and no temporary file is
-    left.
+    """Writes a whole file or nothing.
+
+    After any failure the old file stands and no temporary file is left.
 
     Args:
         path: The file; its folder is made if missing.
@@ -247,8 +251,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, which appears whole under `path` when the block ends, or not
-    at all.
+    """A file to write piece by piece, which appears whole under `path` or not at all.
+
+    It appears when the block ends.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""Recorded configurations of older versions, in the options of today: the one place that knows what
-options once were.
+"""Recorded configurations of older versions, in the options of today.
+
+The one place that knows what options of methods and protocols once were.
 
 Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what
 `recipe=ours` is.
@@ -132,8 +133,9 @@ Shape = Sequence[int] | None
 
 
 def _numbers(method: Options, option: str, tables: dict[str, Options]) -> Options:
-    """The method's options without one of old, and the numbers that it stood for where they are
-    null.
+    """The method's options without `option`, an old one that stood for several numbers.
+
+    These numbers take its place where they are null.
     """
     numbers = tables.get(str(method.get(option)))
     if numbers is None:

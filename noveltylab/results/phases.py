@@ -1,5 +1,6 @@
-"""Phases of a method's training, such as OCGAN without and with mining, and which of them the
-scored weights have seen.
+"""Phases of a method's training, and which of them the scored weights have seen.
+
+Such as OCGAN without and with mining.
 
 Read from what a run records, without torch: so old results are judged by the same rule as new ones.
 A method says its phases itself (`Method.phases`); for those who may not import it, `CONFIGURED`
@@ -37,8 +38,9 @@ class Seen:
 
 
 def begins(start: float, epochs: int) -> int:
-    """The first epoch e, counted from 1, of a phase: (e - 1) / epochs >= start. One after the last
-    epoch if there is none.
+    """The first epoch e, counted from 1, of a phase: (e - 1) / epochs >= start.
+
+    One after the last epoch if there is none.
     """
     about = math.ceil(start * epochs)  # a product is rounded, so the epochs around it are tried
     near = range(max(0, about - 1), min(epochs, about + 2))
@@ -46,8 +48,9 @@ def begins(start: float, epochs: int) -> int:
 
 
 def seen_after(phases: Sequence[Phase], epoch: int, epochs: int) -> list[Seen]:
-    """What weights have seen after `epoch` of `epochs` planned ones, phase by phase; [] for a
-    method of one phase.
+    """What weights have seen after `epoch` of `epochs` planned ones, phase by phase.
+
+    [] for a method of one phase.
     """
     firsts = [min(begins(phase.start, epochs), epoch + 1) for phase in phases]
     ends = [*firsts, epoch + 1][1:]
@@ -82,8 +85,9 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def soft_boundary_start(pretrain: float, warm_up: float) -> float:
-    """The share of all epochs at which the radius moves: after a share `warm_up` of those after
-    pretraining.
+    """The share of all epochs at which the radius moves.
+
+    After a share `warm_up` of those after pretraining.
     """
     return pretrain + (warm_up - ROUNDING) * (1 - pretrain) if warm_up else pretrain
 
@@ -106,8 +110,9 @@ def configured_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen]:
-    """What the scored weights of a run have seen: as its result records it, of an older result by
-    its options.
+    """What the scored weights of a run have seen.
+
+    As its result records it, of an older result by its options.
 
     Args:
         selected: Of a result.json, likewise config.
@@ -130,8 +135,9 @@ def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen
 
 
 def lacking(seen: Sequence[Seen]) -> str:
-    """What weights are that have seen no epoch of the last phase, such as `without mining`; "" for
-    the whole method.
+    """What weights are that have seen no epoch of the last phase.
+
+    Such as `without mining`; "" for the whole method.
     """
     if not seen or seen[-1].epochs:
         return ""

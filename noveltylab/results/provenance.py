@@ -57,8 +57,9 @@ def provenance(
 
 
 def masked(argument: str) -> str:
-    """An argument of a command line without what nobody else may read: values of keys, tokens,
-    secrets and passwords.
+    """An argument of a command line without what nobody else may read.
+
+    That is the values of keys, tokens, secrets and passwords.
     """
     key, equals, _ = argument.partition("=")
     if equals and (_SECRET.search(key) or "env_set" in key):

@@ -12,8 +12,9 @@ LISTED, VISITED = 8, 2000
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The folders at and below `folder` that hold a result.json, by name; at most VISITED folders
-    are looked into.
+    """The folders at and below `folder` that hold a result.json, by name.
+
+    At most VISITED folders are looked into.
     """
     walk = os.walk(folder, onerror=_tell)
     for (where, folders, files), _ in zip(walk, range(VISITED), strict=False):
@@ -28,8 +29,9 @@ def _tell(error: OSError) -> None:
 
 
 def require_run(folder: Path) -> None:
-    """UserError where `folder` holds no finished run: says what is there, and which runs lie below
-    it or beside it.
+    """Raises UserError where `folder` holds no finished run.
+
+    It says what is there, and which runs lie below it or beside it.
     """
     if (folder / "result.json").is_file():
         return

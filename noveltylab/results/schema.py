@@ -31,8 +31,9 @@ LONGEST_NAME = 100
 
 
 def check_name(name: str) -> str:
-    """A name that may become that of a folder. ValueError for one that would lead elsewhere, or
-    hide what it is.
+    """The name, if it may become that of a folder.
+
+    Raises ValueError for one that would lead elsewhere, or hide what it is.
     """
     if not name or len(name) > LONGEST_NAME:
         raise ValueError(f"a name has 1 to {LONGEST_NAME} letters")
@@ -176,8 +177,9 @@ class DataRecord(Named):
 
 
 class Config(Record):
-    """What every recorded configuration has; its options are checked one by one where a run is used
-    (options.py).
+    """What every recorded configuration has.
+
+    Its options are checked one by one where a run is used (options.py).
     """
 
     method: MethodRecord
@@ -190,8 +192,9 @@ class Config(Record):
 
 
 class ErrorRates(Record):
-    """At a threshold that the source set placed: shares of attacks accepted and of genuine videos
-    rejected, their mean.
+    """Error rates at a threshold that the source set placed.
+
+    Shares of attacks accepted and of genuine videos rejected, their mean.
     """
 
     threshold: float
@@ -212,8 +215,9 @@ class Cross(Record):
 
 
 class Place(Record):
-    """Which run a result is of, and how it went: what a result holds with and without labelled
-    outliers.
+    """Which run a result is of, and how it went.
+
+    This is what a result holds with and without labelled outliers.
     """
 
     method: Name
@@ -291,8 +295,9 @@ class Result(Place):
 
 
 def check_result(content: Any) -> Result | Unmeasured:
-    """The content of a result.json. ValueError that names the fields which are not as a run writes
-    them.
+    """The content of a result.json as checked values.
+
+    Raises ValueError that names the fields which are not as a run writes them.
     """
     if not isinstance(content, dict):
         raise ValueError(f"holds a {type(content).__name__}, not a result")

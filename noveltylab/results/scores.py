@@ -1,5 +1,6 @@
-"""scores.csv: every test sample with its id, label and raw novelty scores; each number of a run is
-made from it.
+"""scores.csv: every test sample with its id, label and raw novelty scores.
+
+Each number of a run is made from it.
 """
 
 import csv
@@ -22,8 +23,9 @@ CLASS = "class"
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The N test samples of one run; values of other types are converted, which is exact for
-    float32.
+    """The N test samples of one run.
+
+    Values of other types are converted, which is exact for float32.
 
     Attributes:
         ids: N names, one for each sample, without line breaks.
@@ -72,8 +74,9 @@ class Scores:
 
 
 def write_scores(path: str | Path, scores: Scores) -> None:
-    """Write one line for each sample, atomically; each float with as many digits as give it back
-    bit by bit.
+    """Writes one line for each sample, atomically.
+
+    Each float has as many digits as give it back bit by bit.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

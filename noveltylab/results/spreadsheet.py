@@ -1,5 +1,7 @@
-"""Text in CSV files: a spreadsheet takes a cell that starts with =, +, -, @, a tab or a line end
-for a formula, and runs it.
+"""Text in CSV files as cells that no spreadsheet runs.
+
+A spreadsheet takes a cell that starts with =, +, -, @, a tab or a line end for a formula, and runs
+it.
 
 Such a text gets an apostrophe in front, which spreadsheets hide and `unquote` takes away. Numbers
 are written as they are.
