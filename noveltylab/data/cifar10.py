@@ -1,7 +1,7 @@
-"""CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels, in ``<root>/cifar-10-batches-py`` as
-torchvision has it.
+"""CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels.
 
-``<root>`` may be that folder itself; ``cifar-10-python.tar.gz`` as downloaded is read in place.
+Lies in ``<root>/cifar-10-batches-py`` as torchvision has it. ``<root>`` may be that folder itself;
+``cifar-10-python.tar.gz`` as downloaded is read in place.
 
 The files are Python pickles. They are only ever read by an unpickler that knows how to rebuild a
 byte array and refuses everything else, so that a stranger's copy cannot run code.
@@ -31,39 +31,43 @@ _MAX_BYTES = 1 << 29
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (60000, 3, 32, 32), official training part first. UserError for unusable
-    files.
+    """Samples with images (60000, 3, 32, 32), official training part first.
 
-    verify: md5 of each file and the counts must be the official ones; without it any well-formed
-    files do, some may be missing, and the result is not verified.
+    Args:
+        root: The data folder.
+        verify: md5 of each file and the counts must be the official ones. Without it any
+            well-formed files do, some may be missing, and the result is not verified.
+        download: Fetch absent files with torchvision.
+
+    Raises:
+        UserError: files are missing or cannot be used.
     """
-    contents, where = _find(resolve_root(root), verify, download)
-    images, labels, ids = [], [], []
+    contents, folder = _find(resolve_root(root), verify, download)
+    checksums = _checksums()
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.int64]] = []
+    ids: list[str] = []
     sizes = {"train": 0, "test": 0}
-    md5_of = _checksums()
-    for name, md5 in md5_of.items():
+    for name, md5 in checksums.items():
         part = "test" if name in dict(_KIND.test_list) else "train"
         if name not in contents:
             sizes[part] += _COUNT  # the others keep their ids
             continue
         content = contents.pop(name)
-        pixels, more = _read_batch(
-            content if isinstance(content, bytes) else content.read(_MAX_BYTES),
-            where / name,
-            md5 if verify else None,
-        )
-        images.append(pixels)
-        labels.append(more)
-        ids += [f"{part}/{sizes[part] + i:05d}" for i in range(len(more))]
-        sizes[part] += len(more)
-    pooled = np.concatenate(labels)
+        if isinstance(content, Stored):
+            content = content.read(_MAX_BYTES)
+        batch, batch_labels = _read_batch(content, folder / name, md5 if verify else None)
+        images.append(batch)
+        labels.append(batch_labels)
+        ids += [f"{part}/{sizes[part] + i:05d}" for i in range(len(batch))]
+        sizes[part] += len(batch)
     return Samples(
         images=torch.from_numpy(_joined(images).reshape(-1, 3, 32, 32)),
-        labels=pooled,
+        labels=np.concatenate(labels),
         official_test=np.array([name.startswith("test/") for name in ids]),
         ids=np.array(ids),
         verified=verify,
-        missing=(len(md5_of) - len(images)) * _COUNT,
+        missing=(len(checksums) - len(images)) * _COUNT,
     )
 
 
@@ -76,37 +80,44 @@ def _joined(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """All rows in one array; each part is dropped as soon as it is copied."""
     rows = np.empty((sum(map(len, parts)), _PIXELS), np.uint8)
     start = 0
-    for at, part in enumerate(parts):
+    for i, part in enumerate(parts):
         rows[start : start + len(part)] = part
         start += len(part)
-        parts[at] = part[:0].copy()
+        parts[i] = part[:0].copy()
     return rows
 
 
 def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | bytes], Path]:
     """Name -> file, or what the archive holds of that name; and where they lie."""
-    folder = (
-        root if any((root / name).is_file() for name in _checksums()) else root / _KIND.base_folder
-    )
-    there: dict[str, Stored | bytes] = {
-        name: Stored(folder / name) for name in _checksums() if (folder / name).is_file()
-    }
-    absent = [name for name in _checksums() if name not in there]
-    if absent and (archive := find_archive(root, _KIND.filename)):
+    names = list(_checksums())
+    folder = root / _KIND.base_folder
+    if any((root / name).is_file() for name in names):
+        folder = root
+    present: dict[str, Stored | bytes] = {}
+    for name in names:
+        if (folder / name).is_file():
+            present[name] = Stored(folder / name)
+    absent = [name for name in names if name not in present]
+    if not absent:
+        return present, folder
+
+    archive = find_archive(root, _KIND.filename)
+    if archive is not None:
         return _in_archive(archive, verify), archive
-    by_hand = f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root}, as it is or unpacked: tar xzf {_KIND.filename}."
-    if absent and download:
+    by_hand = (
+        f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root}, as it is or unpacked: "
+        f"tar xzf {_KIND.filename}."
+    )
+    if download:
         fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand, root)
         folder = root / _KIND.base_folder
-        there = {name: Stored(folder / name) for name in _checksums()}
-    elif absent and (verify or not there):
-        accept = " Or accept what is there with data.verify=false." if there else ""
-        raise missing(
-            " and ".join(absent),
-            folder,
-            f"{by_hand} Or let it be fetched: data.download=true.{accept}",
-        )
-    return there, folder
+        return {name: Stored(folder / name) for name in names}, folder
+    if verify or not present:
+        remedy = f"{by_hand} Or let it be fetched: data.download=true."
+        if present:
+            remedy += " Or accept what is there with data.verify=false."
+        raise missing(" and ".join(absent), folder, remedy)
+    return present, folder
 
 
 def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
@@ -119,23 +130,24 @@ def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
         PurePosixPath(name).name: content for name, content in files
     }
     if not contents or (verify and len(contents) < len(_checksums())):
-        raise UserError(
-            f"{path} holds {', '.join(contents) or 'none'} of {', '.join(_checksums())}. Replace it."
-        )
+        names = ", ".join(contents) or "none"
+        raise UserError(f"{path} holds {names} of {', '.join(_checksums())}. Replace it.")
     return contents
 
 
 def _read_batch(
     content: bytes, path: Path, md5: str | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels uint8 (n, 3072) and labels int64 (n,) of one file; md5 None accepts any well-formed
-    one.
+    """Pixels uint8 (n, 3072) and labels int64 (n,) of one file.
+
+    md5: None accepts any well-formed file.
     """
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if md5 is not None and found != md5:
+    actual_md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is not None and actual_md5 != md5:
         raise UserError(
-            f"{path} is not the official file: expected md5 {md5}, found {found} ({len(content)} bytes). "
-            "Replace it, or accept it with data.verify=false, which labels the result unverified."
+            f"{path} is not the official file: expected md5 {md5}, found {actual_md5} "
+            f"({len(content)} bytes). Replace it, or accept it with data.verify=false, which "
+            "labels the result unverified."
         )
     table = _unpickle(content, path)
     data, labels = table.get("data"), table.get("labels")
@@ -147,12 +159,13 @@ def _read_batch(
     if pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise UserError(f"{path}: expected data of shape (n, {_PIXELS}), found {pixels.shape}.")
     if len(labels) != len(pixels) or (md5 is not None and len(labels) != _COUNT):
-        wanted = len(pixels) if md5 is None else _COUNT
+        expected = len(pixels) if md5 is None else _COUNT
         raise UserError(
-            f"{path}: expected {wanted} labels and images, found {len(labels)} and {len(pixels)}."
+            f"{path}: expected {expected} labels and images, found {len(labels)} and {len(pixels)}."
         )
-    if wrong := [label for label in labels if not (type(label) is int and 0 <= label <= 9)]:
-        raise UserError(f"{path}: expected labels 0 to 9, found {wrong[0]!r}.")
+    for label in labels:
+        if type(label) is not int or not 0 <= label <= 9:
+            raise UserError(f"{path}: expected labels 0 to 9, found {label!r}.")
     return pixels, np.array(labels, dtype=np.int64)
 
 
@@ -163,20 +176,22 @@ def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is truncated or corrupt: expected a whole pickle, {len(content)} bytes do not make one "
-            f"({error}). Replace it."
+            f"{path} is truncated or corrupt: expected a whole pickle, {len(content)} bytes do not "
+            f"make one ({error}). Replace it."
         ) from error
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected a dict, found {type(table).__name__}.")
-    return {
-        key.decode("latin1") if isinstance(key, bytes) else str(key): value
-        for key, value in table.items()
-    }
+    return {_as_text(key): value for key, value in table.items()}
+
+
+def _as_text(key: object) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
 class _Array:
-    """Stands in for a NumPy array while unpickling: keeps what the file says, checked before NumPy
-    sees any of it.
+    """Stands in for a NumPy array while unpickling.
+
+    Keeps what the file says, which is checked before NumPy sees any of it.
     """
 
     state: tuple[Any, ...] = ()
@@ -185,7 +200,7 @@ class _Array:
         self.state = state
 
     def numpy(self, path: Path) -> NDArray[np.uint8]:
-        """The array. UserError unless it is a whole array of bytes."""
+        """The array; UserError unless it is a whole array of bytes."""
         try:
             _, shape, dtype, fortran, raw = self.state
             if dtype.code != "u1":
@@ -221,19 +236,22 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# Python 2 and NumPy 1 wrote the official files, newer versions of both write re-encoded copies
+#: what the official files name, which Python 2 and NumPy 1 wrote, and copies that newer ones wrote
 _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and byte arrays; any other name in the file is refused,
-    never looked up.
+    """Builds dicts, lists, numbers, strings and byte arrays.
+
+    Any other name in the file is refused, never looked up.
     """
 
     def __init__(self, content: bytes, path: Path) -> None:
@@ -243,7 +261,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise UserError(
-                f"{self.path} was refused: it asks for {module}.{name}, which no CIFAR-10 file needs and which could "
-                "run code. Replace it by the official file."
+                f"{self.path} was refused: it asks for {module}.{name}, which no CIFAR-10 file "
+                "needs and which could run code. Replace it by the official file."
             )
         return _ALLOWED[module, name]

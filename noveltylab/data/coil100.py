@@ -1,9 +1,9 @@
-"""COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels (Nene, Nayar and
-Murase, 1996).
+"""COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels.
 
-One file per view, ``obj<k>__<angle>.png``, in ``<root>/coil-100``, or in the archive
-``<root>/coil-100.zip``, which is read in place. Also reads COIL-20 (coil20.py), named alike. Copies
-in any square size, grey or colour, will do; the result says so.
+Described by Nene, Nayar and Murase (1996). One file per view, ``obj<k>__<angle>.png``, in
+``<root>/coil-100``, or in the archive ``<root>/coil-100.zip``, which is read in place. Also reads
+COIL-20 (coil20.py), named alike. Copies in any square size, grey or colour, will do; the result
+says so.
 """
 
 import io
@@ -38,8 +38,9 @@ _NAME = re.compile(r"obj([1-9][0-9]{0,2})__(0|[1-9][0-9]{0,2})\.png")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a set is stored: files obj<k>__<n>.png with k = 1..objects and n = 0, step, ..., 71 *
-    step.
+    """How a set is stored: files obj<k>__<n>.png.
+
+    k is 1..objects, n is 0, step, ..., 71 * step.
     """
 
     title: str
@@ -61,12 +62,13 @@ class Layout:
 
     def parse(self, name: str) -> tuple[int, int] | None:
         """(k, n) of a file name; None for any other name."""
-        if not (match := _NAME.fullmatch(name)):
+        match = _NAME.fullmatch(name)
+        if not match:
             return None
         k, n = int(match[1]), int(match[2])
-        return (
-            (k, n) if k <= self.objects and n < VIEWS * self.step and n % self.step == 0 else None
-        )
+        if k > self.objects or n >= VIEWS * self.step or n % self.step:
+            return None
+        return k, n
 
 
 COIL100 = Layout(
@@ -96,8 +98,7 @@ COIL20 = Layout(
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (7200, C, H, H), sorted by object and angle. UserError for unusable
-    files.
+    """Samples with images (7200, C, H, H), sorted by object and angle.
 
     verify: all 7,200 views must be there, and an archive must be the official one, which makes the
     result verified (of the unpacked files no checksums were published). Without it any part of the
@@ -107,8 +108,12 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
 
 
 def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Read one of the two sets, as `read` does. Of several folders the fullest is taken, ids are
-    `obj<k>/<n>`.
+    """Read one of the two sets, as `read` does.
+
+    Of several folders the fullest is taken; ids are `obj<k>/<n>`.
+
+    Raises:
+        UserError: files are missing or cannot be used.
     """
     root = resolve_root(root)
     place, views = _find(layout, root, download, verify)
@@ -117,14 +122,18 @@ def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bo
     checked = bool(place.member and layout.sha256 and verify)
     images = _read_images([_beside(place, _file(k, n)) for k, n in views])
     table = np.array(views, dtype=np.int64)
+    verified = checked or (None if verify else False)
+    notes: tuple[str, ...] = (_note(layout, place, images),)
+    if checked and images.shape[2] == 128:
+        notes = ()
     return Samples(
         images=images,
         labels=table[:, 0] - 1,
         official_test=None,
         ids=np.array([f"obj{k}/{n:03d}" for k, n in views]),
-        verified=checked or (None if verify else False),
+        verified=verified,
         facts={"view": table[:, 1] // layout.step * DEGREES},
-        notes=() if checked and images.shape[2] == 128 else (_note(layout, place, images),),
+        notes=notes,
         missing=layout.total - len(views),
     )
 
@@ -142,41 +151,60 @@ def _beside(place: Stored, name: str) -> Stored:
 def _find(
     layout: Layout, root: Path, download: bool, verify: bool
 ) -> tuple[Stored, list[tuple[int, int]]]:
-    """Where the most views of the set lie, and these (k, n), sorted; every picture there is one of
-    them.
+    """Where the most views of the set lie, and these (k, n), sorted.
 
     A folder as Stored(folder), in an archive any file of it.
+
+    Raises:
+        UserError: there are none, or a picture beside them is no view.
     """
-    found = {
-        Stored(folder): names
-        for part in layout.folders
-        if (names := _pictures(folder := root / part))
-    }
-    if not found and any(
-        map(layout.parse, names := _pictures(root))
-    ):  # data.root is the folder itself
-        found = {Stored(root): names}
-    if not found and (archive := find_archive(root, layout.archive)):
-        if verify and layout.sha256:
-            check_archive(archive, "sha256", layout.sha256, layout.size)
-        found = _in_archive(archive)
-    other = COIL20 if layout.option == COIL100.option else COIL100
-    if not found:
-        raise _absent(layout, other, root, download)
-    parsed = {place: [layout.parse(name) for name in names] for place, names in found.items()}
-    place = max(parsed, key=lambda place: sum(view is not None for view in parsed[place]))
-    views = [view for view in parsed[place] if view is not None]
-    if len(views) < len(found[place]):
-        strange = next(name for name in found[place] if layout.parse(name) is None)
-        if all(map(other.parse, found[place])):
-            raise UserError(
-                f"{place} holds views of {other.title}, such as {strange}, not of {layout.title}: use {other.option}."
-            )
-        raise UserError(
-            f"{_beside(place, strange)} is no view of {layout.title}: expected names obj<k>__<n>.png with k from 1 to "
-            f"{layout.objects} and n = 0, {layout.step}, ..., {(VIEWS - 1) * layout.step}. Rename it or move it away."
+    pictures = _places(layout, root, verify)
+    twin = COIL20 if layout.option == COIL100.option else COIL100
+    if not pictures:
+        raise _absent(layout, twin, root, download)
+    views = {}
+    for place, names in pictures.items():
+        parsed = [layout.parse(name) for name in names]
+        views[place] = [view for view in parsed if view is not None]
+    fullest = max(views, key=lambda place: len(views[place]))
+    if len(views[fullest]) < len(pictures[fullest]):
+        raise _strange(layout, twin, fullest, pictures[fullest])
+    return fullest, sorted(views[fullest])
+
+
+def _places(layout: Layout, root: Path, verify: bool) -> dict[Stored, list[str]]:
+    """Where views may lie, and the names of the pictures there: folders, else an archive."""
+    pictures = {}
+    for part in layout.folders:
+        names = _pictures(root / part)
+        if names:
+            pictures[Stored(root / part)] = names
+    if pictures:
+        return pictures
+    names = _pictures(root)
+    if any(map(layout.parse, names)):  # data.root is the folder itself
+        return {Stored(root): names}
+    archive = find_archive(root, layout.archive)
+    if archive is None:
+        return {}
+    if verify and layout.sha256:
+        check_archive(archive, "sha256", layout.sha256, layout.size)
+    return _in_archive(archive)
+
+
+def _strange(layout: Layout, twin: Layout, place: Stored, names: list[str]) -> UserError:
+    """The error for pictures of which at least one is no view of the set."""
+    strange = next(name for name in names if layout.parse(name) is None)
+    if all(map(twin.parse, names)):
+        return UserError(
+            f"{place} holds views of {twin.title}, such as {strange}, not of {layout.title}: "
+            f"use {twin.option}."
         )
-    return place, sorted(views)
+    return UserError(
+        f"{_beside(place, strange)} is no view of {layout.title}: expected names obj<k>__<n>.png "
+        f"with k from 1 to {layout.objects} and n = 0, {layout.step}, ..., "
+        f"{(VIEWS - 1) * layout.step}. Rename it or move it away."
+    )
 
 
 def _in_archive(path: Path) -> dict[Stored, list[str]]:
@@ -189,41 +217,40 @@ def _in_archive(path: Path) -> dict[Stored, list[str]]:
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Sorted names of the pictures in a folder, without hidden files; none where there is no such
-    folder.
-
-    The official archive holds a script beside them.
-    """
-    return [
-        name
-        for name in names_in(folder)
-        if name.lower().endswith(".png") and not name.startswith(".")
-    ]
+    """Sorted names of the pictures in a folder, without hidden files; none without the folder."""
+    pictures = [name for name in names_in(folder) if name.lower().endswith(".png")]
+    return [name for name in pictures if not name.startswith(".")]
 
 
-def _absent(layout: Layout, other: Layout, root: Path, download: bool) -> UserError:
-    first = next((folder for part in layout.folders if (folder := root / part).is_dir()), root)
+def _absent(layout: Layout, twin: Layout, root: Path, download: bool) -> UserError:
+    folders = [root / part for part in layout.folders]
+    first = next((folder for folder in folders if folder.is_dir()), root)
+    not_fetched = "; data.download=true cannot fetch it" if download else ""
     remedy = (
-        f"Get {layout.archive} from the page of COIL (Columbia Object Image Library) of the CAVE laboratory at "
-        f"Columbia University and put it into {root}, or unpack it there, so that "
-        f"{root / layout.folders[0] / _file(1, 0)} is there"
-        f"{'; data.download=true cannot fetch it' if download else ''}."
+        f"Get {layout.archive} from the page of COIL (Columbia Object Image Library) of the CAVE "
+        f"laboratory at Columbia University and put it into {root}, or unpack it there, so that "
+        f"{folders[0] / _file(1, 0)} is there{not_fetched}."
     )
-    if there := next((root / part for part in other.folders if _pictures(root / part)), None):
-        remedy = f"{there} looks like {other.title}: for it use {other.option}. {remedy}"
-    return missing(
-        f"{layout.title} (files obj<k>__<n>.png in a folder {layout.folders[0]})", first, remedy
-    )
+    for part in twin.folders:
+        if _pictures(root / part):
+            hint = f"{root / part} looks like {twin.title}: for it use {twin.option}."
+            remedy = f"{hint} {remedy}"
+            break
+    title = f"{layout.title} (files obj<k>__<n>.png in a folder {layout.folders[0]})"
+    return missing(title, first, remedy)
 
 
 def _incomplete(layout: Layout, folder: Path, views: list[tuple[int, int]]) -> UserError:
-    every = {(k, n * layout.step) for k in range(1, layout.objects + 1) for n in range(VIEWS)}
-    lacking = [_file(k, n) for k, n in sorted(every - set(views))]
-    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    objects = range(1, layout.objects + 1)
+    complete = {(k, n * layout.step) for k in objects for n in range(VIEWS)}
+    absent = [_file(k, n) for k, n in sorted(complete - set(views))]
+    names = ", ".join(absent[:3])
+    if len(absent) > 3:
+        names += f" and {len(absent) - 3} more"
     return UserError(
-        f"{folder} is incomplete: expected {layout.total} views of {layout.title} ({layout.objects} objects, {VIEWS} "
-        f"each), found {len(views)}; missing: {', '.join(lacking[:3])}{more}. Add them, or accept what is there with "
-        "data.verify=false."
+        f"{folder} is incomplete: expected {layout.total} views of {layout.title} "
+        f"({layout.objects} objects, {VIEWS} each), found {len(views)}; missing: {names}. "
+        "Add them, or accept what is there with data.verify=false."
     )
 
 
@@ -231,28 +258,19 @@ def _note(layout: Layout, place: Stored, images: Tensor) -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
-    views = (
-        f"all {count} views counted"
-        if count == layout.total
-        else f"only {count} of {layout.total} views there"
-    )
-    copy = (
-        ""
-        if pixels == layout.pixels
-        else f", {pixels} pixels in place of the original {layout.pixels}"
-    )
-    published = (
-        f"no published checksums but that of {layout.archive}"
-        if layout.sha256
-        else "no published checksums"
-    )
-    return f"{layout.title} has {published}; in {place.path.absolute().name}: {views}{copy}"
+    checksums = "no published checksums"
+    if layout.sha256:
+        checksums += f" but that of {layout.archive}"
+    contents = f"all {count} views counted"
+    if count < layout.total:
+        contents = f"only {count} of {layout.total} views there"
+    if pixels != layout.pixels:
+        contents += f", {pixels} pixels in place of the original {layout.pixels}"
+    return f"{layout.title} has {checksums}; in {place.path.absolute().name}: {contents}"
 
 
 def _read_images(files: list[Stored]) -> Tensor:
-    """uint8 (N, C, H, H). UserError naming the first file that cannot be read or differs from the
-    first.
-    """
+    """uint8 (N, C, H, H); UserError names the first file that is unreadable or differs."""
     first = read_png(files[0])
     images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     into = images.numpy()
@@ -260,8 +278,9 @@ def _read_images(files: list[Stored]) -> Tensor:
         pixels = read_png(file)
         if pixels.shape != first.shape:
             raise UserError(
-                f"{file} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} pixels in "
-                f"{len(pixels)} channels, {files[0].name} has {first.shape[-1]} x {first.shape[-2]} in {len(first)}."
+                f"{file} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} "
+                f"pixels in {len(pixels)} channels, {files[0].name} has {first.shape[-1]} x "
+                f"{first.shape[-2]} in {len(first)}."
             )
         into[i] = pixels
     return images
@@ -281,7 +300,8 @@ def read_png(file: Stored) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # what a damaged file makes the decoder raise is not documented
         raise UserError(
-            f"{file} is truncated or corrupt: {len(content)} bytes do not make a PNG image ({error}). Replace it."
+            f"{file} is truncated or corrupt: {len(content)} bytes do not make a PNG image "
+            f"({error}). Replace it."
         ) from error
 
 
@@ -290,8 +310,8 @@ def _decode(content: bytes, file: Stored) -> NDArray[np.uint8]:
     (width, height), mode = image.size, image.mode
     if width != height or width > MAX_SIDE or mode not in MODES:
         raise UserError(
-            f"{file}: expected a square picture of at most {MAX_SIDE} pixels a side, 8-bit grey or colour, found "
-            f"{width} x {height} in Pillow's mode {mode}."
+            f"{file}: expected a square picture of at most {MAX_SIDE} pixels a side, 8-bit grey or "
+            f"colour, found {width} x {height} in Pillow's mode {mode}."
         )
     image.verify()  # the checksum of each chunk; the image cannot be used afterwards
     pixels = np.asarray(PngImageFile(io.BytesIO(content)))

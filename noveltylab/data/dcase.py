@@ -163,7 +163,11 @@ def _scenes_in(parts: Mapping[str, Part]) -> set[int]:
 def _check_missing(
     parts: Mapping[str, Part], mixtures: list[Mixture], scene: int, verify: bool
 ) -> int:
-    """How many recordings are missing; UserError if `verify` and one is, or if all of a part are."""
+    """How many recordings are missing.
+
+    Raises:
+        UserError: one is and `verify`, or all recordings of a part are.
+    """
     total = 0
     for part in parts.values():
         names = {m.name for m in mixtures if m.part == part.name}
@@ -283,7 +287,7 @@ class Track(NamedTuple):
 
 
 def track(samples: Samples, unit: int) -> Track:
-    """Recording `unit`, a position in samples.units, from its segments: the dropped end is missing."""
+    """Recording `unit`, a position in samples.units; its dropped end is missing."""
     assert samples.units is not None
     rows = np.flatnonzero(samples.units.of == unit)
     images = samples.images[torch.from_numpy(rows)].numpy()[:, 0]

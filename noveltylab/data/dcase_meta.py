@@ -16,9 +16,22 @@ from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError, nearest
 
 SCENES = (
-    "beach", "bus", "cafe/restaurant", "car", "city_center", "forest_path", "grocery_store", "home", "library",
-    "metro_station", "office", "park", "residential_area", "train", "tram",
-)  # fmt: skip
+    "beach",
+    "bus",
+    "cafe/restaurant",
+    "car",
+    "city_center",
+    "forest_path",
+    "grocery_store",
+    "home",
+    "library",
+    "metro_station",
+    "office",
+    "park",
+    "residential_area",
+    "train",
+    "tram",
+)
 EVENTS = ("babycry", "glassbreak", "gunshot")
 #: labels of segments with an event: 15, 16, 17; one without has its scene's
 EVENT_LABELS = {event: len(SCENES) + i for i, event in enumerate(EVENTS)}

@@ -39,7 +39,7 @@ _MAX_SOUND = 1 << 30
 
 @dataclass(frozen=True)
 class Cut:
-    """Segments of `length` samples, one every `step` samples; what is left at the end is dropped."""
+    """Segments of `length` samples, one every `step` samples; the end of a file is dropped."""
 
     length: int
     step: int

@@ -1,5 +1,6 @@
-"""DCASE 2017 task 2 as raw sound: dcase.py with features "waveform", a dataset of its own so that
-tables keep them apart.
+"""DCASE 2017 task 2 as raw sound: dcase.py with features "waveform".
+
+A data set of its own, so that tables keep the two apart.
 """
 
 from noveltylab.data.dcase import read

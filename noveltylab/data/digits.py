@@ -1,5 +1,6 @@
-"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships: works offline, has no
-official split.
+"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships.
+
+They need no download and have no official split.
 """
 
 from pathlib import Path
@@ -15,8 +16,9 @@ COUNT = 1797
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (1797, 1, 8, 8), grey values 0..16 stretched to 0..255. The arguments
-    have no effect here.
+    """Samples with images (1797, 1, 8, 8), grey values 0..16 stretched to 0..255.
+
+    The arguments have no effect here.
     """
     bundled = load_digits()
     if len(bundled.images) != COUNT:

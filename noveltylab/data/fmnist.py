@@ -1,5 +1,6 @@
-"""Fashion-MNIST: 60,000 + 10,000 grey pictures of clothes, 28 x 28 pixels, in
-``<root>/FashionMNIST/raw``.
+"""Fashion-MNIST: 60,000 + 10,000 grey pictures of clothes, 28 x 28 pixels.
+
+Lies in ``<root>/FashionMNIST/raw``.
 """
 
 from pathlib import Path
@@ -19,7 +20,9 @@ SHA256 = {
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (70000, 1, 28, 28), official training part first. UserError for unusable
-    files.
+    """Samples with images (70000, 1, 28, 28), official training part first.
+
+    Raises:
+        UserError: files are missing or cannot be used.
     """
     return read_idx(datasets.FashionMNIST, SHA256, root, verify=verify, download=download)

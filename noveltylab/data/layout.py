@@ -1,12 +1,14 @@
 """How a folder of somebody's own images is laid out, from names alone: neither torch nor an image is loaded.
 
-    <root>/train/<class>/*, <root>/test/<class>/*     as MVTec AD has them (train/good, test/<defect>), or any classes
-    <root>/train/*, <root>/test/<class>/*             images right in train/ are the class "good"
-    <root>/<class>/*                                  classes without an official test part
-    <root>/*                                          one flat folder of good images
+    <root>/train/<class>/*, <root>/test/<class>/*     as MVTec AD has them (train/good,
+    test/<defect>), or any classes <root>/train/*, <root>/test/<class>/*             images right in
+    train/ are the class "good" <root>/<class>/*                                  classes without an
+    official test part <root>/*                                          one flat folder of good
+    images
 
-`train` and `test` may be written in capitals. Images may lie deeper in a class's folder. Class folders with images win over
-pictures beside them. Hidden files are passed over; what else is left out can be asked for (`Layout.left_out`).
+`train` and `test` may be written in capitals. Images may lie deeper in a class's folder. Class
+folders with images win over pictures beside them. Hidden files are passed over; what else is left
+out can be asked for (`Layout.left_out`).
 """
 
 import os

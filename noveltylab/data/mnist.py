@@ -1,9 +1,9 @@
-"""MNIST: 60,000 + 10,000 grey digits of 28 x 28 pixels, in ``<root>/MNIST/raw`` as torchvision lays
-it out.
+"""MNIST: 60,000 + 10,000 grey digits of 28 x 28 pixels.
 
-Also reads any dataset of the same IDX files (fmnist.py), which may lie right in ``<root>`` and in
-some other folders that people use. A folder may hold the files compressed, extracted or both (then
-the extracted ones are read); nothing is written to it unless downloading was asked for.
+Lies in ``<root>/MNIST/raw`` as torchvision lays it out. Also reads any data set of the same IDX
+files (fmnist.py), which may lie right in ``<root>`` and in some other folders that people use. A
+folder may hold the files compressed, extracted or both (then the extracted ones are read); nothing
+is written to it unless downloading was asked for.
 """
 
 import gzip
@@ -39,14 +39,17 @@ SHA256 = {
 PLACES = {
     "MNIST": ("MNIST/raw", "MNIST", "mnist/raw", "mnist", "raw", ""),
     "FashionMNIST": (
-        *(
-            "FashionMNIST/raw",
-            "FashionMNIST",
-            "fashion-mnist/raw",
-            "fashion-mnist",
-            "fashion-mnist/data/fashion",
-        ),
-        *("fashion_mnist", "fmnist/raw", "fmnist", "data/fashion", "raw", ""),
+        "FashionMNIST/raw",
+        "FashionMNIST",
+        "fashion-mnist/raw",
+        "fashion-mnist",
+        "fashion-mnist/data/fashion",
+        "fashion_mnist",
+        "fmnist/raw",
+        "fmnist",
+        "data/fashion",
+        "raw",
+        "",
     ),
 }
 #: the sets are named alike and told apart by one small file: its sha256 -> class and option
@@ -55,14 +58,16 @@ _FASHION = "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
 _SETS = {SHA256[_TELLING]: ("MNIST", "data=mnist"), _FASHION: ("FashionMNIST", "data=fmnist")}
 
 _COUNTS = {"train": 60_000, "t10k": 10_000}
-_PARTS = ("train", "test")
+_PARTS = {"train": "train", "t10k": "test"}
 SIZE = (28, 28)
 _UBYTE = 0x08
 
 
 def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (70000, 1, 28, 28), official training part first. UserError for unusable
-    files.
+    """Samples with images (70000, 1, 28, 28), official training part first.
+
+    Raises:
+        UserError: files are missing or cannot be used.
     """
     return read_idx(datasets.MNIST, SHA256, root, verify=verify, download=download)
 
@@ -77,73 +82,84 @@ def read_idx(
 ) -> Samples:
     """Read the four IDX files of one of torchvision's dataset classes.
 
-    sha256: checksum of each extracted file. verify: checksums and counts must be the official ones;
-    without it any well-formed files of 28 x 28 images and labels 0..9 do, the training or the test
-    part may be missing, and the result is not verified.
+    Args:
+        kind: The class.
+        sha256: Checksum of each extracted file.
+        root: The data folder.
+        verify: Checksums and counts must be the official ones. Without it any well-formed files of
+            28 x 28 images and labels 0..9 do, the training or the test part may be missing, and the
+            result is not verified.
+        download: Fetch absent files with torchvision.
+
+    Raises:
+        UserError: files are missing or cannot be used.
     """
-    root = resolve_root(root)
     md5 = {name.removesuffix(".gz"): checksum for name, checksum in kind.resources}
-    folder = max(
-        (root / place for place in PLACES[kind.__name__]),
-        key=lambda place: len(_present(place, md5)),
-    )
-    absent = [name for name in md5 if name not in _present(folder, md5)]
-    stems = [stem for stem in _COUNTS if not any(name.startswith(stem) for name in absent)]
-    by_hand = (
-        f"Put {', '.join(f'{name}.gz' for name in absent)} (or the extracted files) into {folder}."
-    )
-    if absent and download:
-        folder, stems = root / kind.__name__ / "raw", list(_COUNTS)
-        fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
-    elif absent and (verify or not stems):
-        accept = " Or accept the part that is there with data.verify=false." if stems else ""
-        raise missing(
-            " and ".join(absent),
-            folder,
-            f"{by_hand} Or let it be fetched: data.download=true.{accept}",
-        )
+    folder, stems = _find(kind, list(md5), resolve_root(root), verify, download)
     _check_set(folder, kind.__name__)
+    # shapes and counts, before memory is taken
     names = [name for name in md5 if name.startswith(tuple(stems))]
     shapes = {name: _shape(folder / name) for name in names}
     if verify:
         for name in names:
             _verify(folder / name, md5[name], sha256[name])
-    counts = [
-        _count(folder, stem, shapes, count if verify else None) if stem in stems else 0
-        for stem, count in _COUNTS.items()
-    ]
-    images, labels = np.empty((sum(counts), *SIZE), np.uint8), np.empty(sum(counts), np.uint8)
+    counts = dict.fromkeys(_COUNTS, 0)
+    for stem in stems:
+        counts[stem] = _count(folder, stem, shapes, _COUNTS[stem] if verify else None)
+    # contents
+    total = sum(counts.values())
+    images = np.empty((total, *SIZE), np.uint8)
+    labels = np.empty(total, np.uint8)
+    ids: list[str] = []
     start = 0
-    for stem, count in zip(_COUNTS, counts, strict=True):
-        if stem not in stems:
-            continue
-        _fill(images[start : start + count], folder / f"{stem}-images-idx3-ubyte")
-        _fill(labels[start : start + count], folder / f"{stem}-labels-idx1-ubyte")
-        if count and (largest := labels[start : start + count].max()) > 9:
+    for stem in stems:
+        end = start + counts[stem]
+        _fill(images[start:end], folder / f"{stem}-images-idx3-ubyte")
+        _fill(labels[start:end], folder / f"{stem}-labels-idx1-ubyte")
+        largest = labels[start:end].max(initial=0)
+        if largest > 9:
             raise UserError(f"{folder}/{stem}-*: expected labels 0 to 9, found {largest}.")
-        start += count
+        ids += [f"{_PARTS[stem]}/{i:05d}" for i in range(counts[stem])]
+        start = end
     return Samples(
         images=torch.from_numpy(images).unsqueeze(1),
         labels=labels.astype(np.int64),
-        official_test=np.repeat([False, True], counts),
-        ids=np.array(
-            [
-                f"{part}/{i:05d}"
-                for part, count in zip(_PARTS, counts, strict=True)
-                for i in range(count)
-            ]
-        ),
+        official_test=np.repeat([False, True], list(counts.values())),
+        ids=np.array(ids),
         verified=verify,
         missing=sum(count for stem, count in _COUNTS.items() if stem not in stems),
     )
 
 
+def _find(
+    kind: type[datasets.MNIST], names: list[str], root: Path, verify: bool, download: bool
+) -> tuple[Path, list[str]]:
+    """The folder with the most of the files, and the stems of the parts that are whole in it."""
+    folders = [root / place for place in PLACES[kind.__name__]]
+    folder = max(folders, key=lambda place: len(_present(place, names)))
+    present = _present(folder, names)
+    absent = [name for name in names if name not in present]
+    if not absent:
+        return folder, list(_COUNTS)
+    stems = [stem for stem in _COUNTS if not any(name.startswith(stem) for name in absent)]
+    packed = ", ".join(f"{name}.gz" for name in absent)
+    by_hand = f"Put {packed} (or the extracted files) into {folder}."
+    if download:
+        folder = root / kind.__name__ / "raw"
+        fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
+        return folder, list(_COUNTS)
+    if verify or not stems:
+        remedy = f"{by_hand} Or let it be fetched: data.download=true."
+        if stems:
+            remedy += " Or accept the part that is there with data.verify=false."
+        raise missing(" and ".join(absent), folder, remedy)
+    return folder, stems
+
+
 def _present(folder: Path, names: Iterable[str]) -> list[str]:
     """Which of these files lie in a folder, extracted or compressed."""
     return [
-        name
-        for name in names
-        if any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))
+        name for name in names if (folder / name).is_file() or (folder / f"{name}.gz").is_file()
     ]
 
 
@@ -152,10 +168,11 @@ def _check_set(folder: Path, name: str) -> None:
     if not _present(folder, [_TELLING]):
         return
     with _opened(folder / _TELLING) as (path, stream):
-        other, option = _SETS.get(hashlib.sha256(stream.read(1 << 20)).hexdigest(), (name, ""))
-    if other != name:
+        sha256 = hashlib.sha256(stream.read(1 << 20)).hexdigest()
+    actual_name, option = _SETS.get(sha256, (name, ""))
+    if actual_name != name:
         raise UserError(
-            f"{path} is of {other}, not of {name}: use {option}, or name another data.root."
+            f"{path} is of {actual_name}, not of {name}: use {option}, or name another data.root."
         )
 
 
@@ -172,7 +189,8 @@ def _opened(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             yield path, cast(IO[bytes], stream)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path} is truncated or corrupt: not a whole gzip file, {path.stat().st_size} bytes ({error}). Replace it."
+            f"{path} is truncated or corrupt: not a whole gzip file, {path.stat().st_size} bytes "
+            f"({error}). Replace it."
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Replace it.") from None
@@ -180,71 +198,79 @@ def _opened(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 def _verify(path: Path, md5_compressed: str, sha256_extracted: str) -> None:
     """UserError unless the file has the official checksum."""
-    what, expected = ("sha256", sha256_extracted) if path.is_file() else ("md5", md5_compressed)
-    path = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    algorithm, expected = "sha256", sha256_extracted
+    if not path.is_file():
+        path = path.with_name(f"{path.name}.gz")
+        algorithm, expected = "md5", md5_compressed
     with open_regular(path) as file:
-        found = hashlib.file_digest(file, what).hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(file, algorithm).hexdigest()
+    if actual != expected:
         raise UserError(
-            f"{path} is not the official file: expected {what} {expected}, found {found}. Replace it, or accept it "
-            "with data.verify=false, which labels the result unverified."
+            f"{path} is not the official file: expected {algorithm} {expected}, found {actual}. "
+            "Replace it, or accept it with data.verify=false, which labels the result unverified."
         )
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    """Shape of the bytes in an IDX file. UserError names the file, the expected and the found.
+    """Shape of the bytes in an IDX file; UserError for any other file.
 
     Header: two zero bytes, type 0x08, number of dimensions, then each dimension as a big-endian
     32-bit integer.
     """
     ndim = 3 if "idx3" in path.name else 1
     expected, start = bytes([0, 0, _UBYTE, ndim]), 4 + 4 * ndim
-    with _opened(path) as (found_at, stream):
+    with _opened(path) as (actual_path, stream):
         header = stream.read(start)
-        if (magic := header[:4]) != expected:
-            found = magic.hex() or "nothing"
+        magic = header[:4]
+        if magic != expected:
             raise UserError(
-                f"{found_at} is not an IDX file: expected it to start with {expected.hex()}, found {found}."
+                f"{actual_path} is not an IDX file: expected it to start with {expected.hex()}, "
+                f"found {magic.hex() or 'nothing'}."
             )
         shape = struct.unpack(f">{ndim}I", header[4:].ljust(4 * ndim, b"\0"))
-        wanted = start + math.prod(shape)
-        size = found_at.stat().st_size
+        announced = start + math.prod(shape)
+        size = actual_path.stat().st_size
         # before memory is taken for what a header claims; gzip makes nothing more than 1,032 times
         # smaller
-        if wanted > (size * 1032 if found_at.suffix == ".gz" else size) or len(header) < start:
-            raise _wrong_length(found_at, wanted, size)
+        limit = size * 1032 if actual_path.suffix == ".gz" else size
+        if announced > limit or len(header) < start:
+            raise _wrong_length(actual_path, announced, size)
     return shape
 
 
 def _fill(array: NDArray[np.uint8], path: Path) -> None:
-    """Reads what follows the header into an array of the announced shape, contiguous, so that
-    nothing lies in memory twice.
+    """Read what follows the header into a contiguous array of the announced shape.
+
+    Nothing lies in memory twice.
     """
     start = 4 + 4 * array.ndim
-    with _opened(path) as (found_at, stream):
+    with _opened(path) as (actual_path, stream):
         stream.read(start)
-        view, at = array.reshape(-1).data, 0
-        while at < len(view) and (count := stream.readinto(view[at:])):  # type: ignore[attr-defined]
-            at += count
-        rest = len(stream.read(1 << 20))
-        if at < len(view) or rest:
-            raise _wrong_length(found_at, start + len(view), start + at + rest)
+        view = array.reshape(-1).data
+        filled = 0
+        while filled < len(view):
+            count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+            if not count:
+                break
+            filled += count
+        surplus = len(stream.read(1 << 20))
+        if filled < len(view) or surplus:
+            raise _wrong_length(actual_path, start + len(view), start + filled + surplus)
 
 
-def _wrong_length(path: Path, wanted: int, found: int) -> UserError:
+def _wrong_length(path: Path, announced: int, actual: int) -> UserError:
     return UserError(
-        f"{path} is truncated or corrupt: its header announces {wanted} bytes, found {found}. Replace it."
+        f"{path} is truncated or corrupt: its header announces {announced} bytes, found {actual}. "
+        "Replace it."
     )
 
 
 def _count(
     folder: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], expected: int | None
 ) -> int:
-    """How many images one part has. UserError where images and labels do not go together."""
-    (n, *size), (n_labels,) = (
-        shapes[f"{stem}-images-idx3-ubyte"],
-        shapes[f"{stem}-labels-idx1-ubyte"],
-    )
+    """How many images one part has; UserError if images and labels do not go together."""
+    n, *size = shapes[f"{stem}-images-idx3-ubyte"]
+    (n_labels,) = shapes[f"{stem}-labels-idx1-ubyte"]
     where = f"{folder}/{stem}-*"
     if n != n_labels:
         raise UserError(

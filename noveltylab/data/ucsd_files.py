@@ -258,7 +258,7 @@ def read_labels(path: Path, lengths: list[int], whole: bool = True) -> list[NDAr
 
 
 def parse_matlab(path: Path) -> list[list[Interval]]:
-    """Intervals of each clip from lines such as ``TestVideoFile{end+1}.gt_frame = [61:180, 190];``."""
+    """Intervals of each clip, from lines `TestVideoFile{end+1}.gt_frame = [61:180, 190];`."""
     try:
         text = Stored(path).read(1_000_000).decode("ascii")
     except UnicodeDecodeError:
@@ -270,7 +270,8 @@ def parse_matlab(path: Path) -> list[list[Interval]]:
         intervals = _parse_intervals(content)
         if not intervals:
             raise UserError(
-                f"{path}: cannot read the frames '{content[:40]}' of test clip {len(clips) + 1:02d}."
+                f"{path}: cannot read the frames '{content[:40]}' of test clip "
+                f"{len(clips) + 1:02d}."
             )
         clips.append(intervals)
     if not clips:
