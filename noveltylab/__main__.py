@@ -30,7 +30,8 @@ from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.nets.cpu.threads import settle_waiting
-from noveltylab.sweep import sweeper as sweep
+from noveltylab.sweep.sweeper import CellsFailed, CellsUnfinished, Sweeper
+from noveltylab.sweep.worker import run_cell
 
 
 def register_experiments() -> list[str]:
@@ -74,7 +75,7 @@ def job(config: DictConfig) -> float | str | None:
     there is none.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return sweep.run_cell(config, run_one)
+        return run_cell(config, run_one)
     try:
         return run_one(config)
     except (UserError, RunFailed) as error:
@@ -145,7 +146,7 @@ def _run_command() -> None:
     warnings.filterwarnings(
         "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
     )
-    Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = sweep.Sweeper
+    Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = Sweeper
     for number in set(SIGNALS) - {signal.SIGINT}:
         handle(number, _terminate)
     try:
@@ -154,9 +155,9 @@ def _run_command() -> None:
         job()
     except UserError as error:
         _refuse(str(error))
-    except sweep.CellsFailed:
+    except CellsFailed:
         sys.exit(1)
-    except sweep.CellsUnfinished:
+    except CellsUnfinished:
         sys.exit(3)
     except HydraException as error:
         _refuse(explain(error))

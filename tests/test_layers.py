@@ -69,7 +69,7 @@ FLOORS = (
         "diagnose failures folder identity lock pictures pipeline plots read rerun stamp summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
-    Floor("sweep", "sweeper", "hydra omegaconf ray rich"),
+    Floor("sweep", "cells launchers sweeper table view worker", "hydra omegaconf ray rich"),
     Floor(
         "predict",
         "__main__ detector export inputs page request",

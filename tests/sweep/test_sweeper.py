@@ -30,15 +30,11 @@ from noveltylab.results.files import sha256_file
 from noveltylab.results.record import write_result
 from noveltylab.run.lock import holder, locked
 from noveltylab.run.read import read_and_split
-from noveltylab.sweep import sweeper as sweep
-from noveltylab.sweep.sweeper import (
-    Cell,
-    Watch,
-    fit_launcher,
-    mean_rows,
-    newest_epoch,
-    next_commands,
-)
+from noveltylab.sweep import launchers
+from noveltylab.sweep.cells import Cell
+from noveltylab.sweep.launchers import fit_launcher
+from noveltylab.sweep.table import mean_rows, next_commands
+from noveltylab.sweep.view import LOOK_SECONDS, Watch, newest_epoch
 from tests.conftest import TINY
 from tests.report.conftest import flat_metrics, result_of
 from tests.run.test_folder import held_by_another
@@ -423,7 +419,7 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
             "12:00:00 run folder c2\n12:00:10 epoch 3 of 9: mse 0.1\n12:00:11 1 threads, visible GPUs: all\n"
         )
         with locked(tmp_path / "c2"):
-            time.sleep(2.5 * sweep.LOOK_SECONDS)
+            time.sleep(2.5 * LOOK_SECONDS)
             assert [cell.state for cell in cells] == ["done", "failed", "running", "waiting"]
     shown = screen.getvalue()
     assert "1 of 4 done, 1 running, 1 failed, about 0:00:0" in shown
@@ -536,7 +532,7 @@ def test_automatic_shares_on_ray(
     asked: tuple[Any, Any],
     share: tuple[float, int],
 ) -> None:
-    monkeypatch.setattr(sweep, "start_ray", lambda _: have)
+    monkeypatch.setattr(launchers, "start_ray", lambda _: have)
     launcher = _launcher("RayLauncher", *asked)
     config = OmegaConf.create(
         {"resources": {"num_cpus": asked[1]}, "trainer": {"accelerator": "auto"}}
@@ -553,7 +549,7 @@ def test_more_than_there_is_is_refused(
     monkeypatch: pytest.MonkeyPatch, gpus: float, cpus: int | None, message: str
 ) -> None:
     """Ray itself would wait for ever."""
-    monkeypatch.setattr(sweep, "start_ray", lambda _: {"CPU": 2.0})
+    monkeypatch.setattr(launchers, "start_ray", lambda _: {"CPU": 2.0})
     config = OmegaConf.create({"resources": {"num_cpus": cpus}, "trainer": {"accelerator": "auto"}})
     with pytest.raises(UserError, match=message):
         fit_launcher(_launcher("RayLauncher", gpus, cpus), config)
@@ -562,7 +558,7 @@ def test_more_than_there_is_is_refused(
 def test_submitit_local_starts_no_more_than_there_are_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(launchers, "cores", lambda: 8)
     for gpus, cpus, at_once in ((None, None, 8), (None, 3, 2), (1, None, 1)):
         config = OmegaConf.create({"resources": {"num_cpus": cpus, "num_gpus": gpus}})
         assert fit_launcher(_launcher("LocalLauncher", gpus, cpus), config)[1] == at_once
