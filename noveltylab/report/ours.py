@@ -13,9 +13,10 @@ from noveltylab.report.compare import Comparisons, class_means, ranked
 from noveltylab.report.curves import training_curves
 from noveltylab.report.expected import Expected, expect
 from noveltylab.report.published import PaperTable
+from noveltylab.report.ranks import rank
 from noveltylab.report.remarks import differing
 from noveltylab.report.rows import FLOORS, MARK, Row
-from noveltylab.report.stats import Cells, Paired, rank, summarise, tie_reasons
+from noveltylab.report.stats import Cells, Paired, summarise, tie_reasons
 from noveltylab.results.record import SEEN
 
 #: Rules that use labels of outliers: shown apart.

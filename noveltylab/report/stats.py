@@ -14,12 +14,11 @@ from all others (OCSVM on COIL-20) it covers 80 percent.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
+from noveltylab.report.ranks import ENOUGH_CLASSES, LEVEL, ROUNDING, signed_rank
 from noveltylab.scoring.auroc import widest
 
 #: A cell's value and the standard error that the sampling of its test images gives it (None where
@@ -28,17 +27,10 @@ Cells = dict[tuple[int, int], tuple[float, float | None]]
 #: Inlier label -> the values and errors of its seeds.
 ByClass = dict[int, list[tuple[float, float | None]]]
 
-#: How often a conclusion about equal methods may be wrong, over all comparisons of a table
-#: together.
-LEVEL = 0.05
-#: With fewer classes even the clearest outcome has a two-sided signed-rank p above LEVEL: 2 / 2**5
-#: = 0.0625.
-ENOUGH_CLASSES = 6
+
 #: On CIFAR-10 means of ten classes closer than this are a tie (Hanley-McNeil gives about 0.010 a
 #: class at 0.65).
 CIFAR_TIE = 0.005
-#: Closer values are equal: a mean of the same numbers made in another way differs in its last bits.
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -108,25 +100,32 @@ class Summary:
 
 
 def summarise(cells: Cells) -> Summary | None:
-    """None if there are no cells."""
+    """The summary of a row's cells, None if there are none."""
     if not cells:
         return None
+    # each class counts once: the mean over its seeds
     by_class = _by_class(cells)
-    classes = {label: fmean(value for value, _ in seeds) for label, seeds in by_class.items()}
-    by_seed = [
-        fmean(cells[label, seed][0] for label in classes)
-        for seed in sorted({seed for _, seed in cells})
-        if all((label, seed) in cells for label in classes)
-    ]
+    classes = {label: _mean_value(seeds) for label, seeds in by_class.items()}
+    # the mean of classes seed by seed, of seeds that have every class
+    all_seeds = sorted({seed for _, seed in cells})
+    full_seeds = [seed for seed in all_seeds if all((label, seed) in cells for label in classes)]
+    by_seed = [fmean(cells[label, seed][0] for label in classes) for seed in full_seeds]
+    seed_std = None
+    if len(by_seed) > 1:
+        seed_std = float(np.std(by_seed, ddof=1))
     return Summary(
         classes=classes,
         mean=fmean(classes.values()),
-        seed_std=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        seed_std=seed_std,
         seeds=len(by_seed),
         error=_error(by_class),
         interval=_interval(by_class),
         cells=len(cells),
     )
+
+
+def _mean_value(seeds: Sequence[tuple[float, float | None]]) -> float:
+    return fmean(value for value, _ in seeds)
 
 
 def _by_class(cells: Cells) -> ByClass:
@@ -137,9 +136,14 @@ def _by_class(cells: Cells) -> ByClass:
 
 
 def _error(by_class: ByClass) -> float | None:
-    errors = [_class_error(seeds) for seeds in by_class.values()]
-    numbers = [error for error in errors if error is not None]
-    return float(np.linalg.norm(numbers)) / len(numbers) if len(numbers) == len(errors) else None
+    """The standard error of the mean of classes, None where one is unknown."""
+    errors = []
+    for seeds in by_class.values():
+        error = _class_error(seeds)
+        if error is None:
+            return None
+        errors.append(error)
+    return float(np.linalg.norm(errors)) / len(errors)
 
 
 def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
@@ -147,22 +151,26 @@ def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
 
     None where one is unknown.
     """
-    numbers = [error for _, error in seeds if error is not None]
-    return fmean(numbers) if len(numbers) == len(seeds) else None
+    errors = [error for _, error in seeds if error is not None]
+    if len(errors) < len(seeds):
+        return None
+    return fmean(errors)
 
 
 def _interval(by_class: ByClass) -> tuple[float, float] | None:
+    """The interval of `Summary`."""
     values = [[value for value, _ in seeds] for seeds in by_class.values()]
     means = [fmean(seeds) for seeds in values]
     error = _error(by_class)
     images = Spread((error or 0.0) ** 2, np.inf)
-    if len(means) > 1:
+    if len(means) > 1:  # over classes, and no narrower than the test images make it
         spreads = [of_mean(means), images]
-    elif len(values[0]) > 1 and error is not None:
+    elif len(values[0]) > 1 and error is not None:  # over the seeds of the only class
         spreads = [add([of_mean(values[0]), images])]
     else:
         return None
-    low, high = widest(*(spread.interval(fmean(means)) for spread in spreads))
+    centre = fmean(means)
+    low, high = widest(*(spread.interval(centre) for spread in spreads))
     return max(0.0, low), min(1.0, high)
 
 
@@ -205,31 +213,33 @@ class Paired:
             return "no test of one class without the scores of both"
         if self.holm is None:
             return f"no test: {self.classes} classes, at least {ENOUGH_CLASSES} are needed"
-        if (
-            self.holm < LEVEL
-            and self.interval is not None
-            and not self.interval[0] <= 0 <= self.interval[1]
-        ):
-            return f"{'first' if self.mean > 0 else 'second'} is higher{self._scope}"
+        if self.holm < LEVEL and self._leaves_out_zero:
+            higher = "first" if self.mean > 0 else "second"
+            return f"{higher} is higher{self._scope}"
         if self.classes > 1 and self.tests * 2 / 2**self.classes >= LEVEL:
             return f"no test: {self.tests} comparisons are too many for {self.classes} classes"
         return "no clear difference"
 
     @property
+    def _leaves_out_zero(self) -> bool:
+        if self.interval is None:
+            return False
+        low, high = self.interval
+        return not low <= 0 <= high
+
+    @property
     def _scope(self) -> str:
         if self.classes > 1:
             return ""
-        return (
-            " on this class"
-            if self.pairs > 1
-            else " on these images; one seed says nothing of others"
-        )
+        if self.pairs > 1:
+            return " on this class"
+        return " on these images; one seed says nothing of others"
 
 
 def compare(
     first: Cells, second: Cells, images: Mapping[tuple[int, int], Spread] | None = None
 ) -> Paired | None:
-    """None if no cell is in both.
+    """The comparison of two rows, None if no cell is in both.
 
     Args:
         first: Of one row.
@@ -240,26 +250,23 @@ def compare(
     shared = sorted(first.keys() & second.keys())
     if not shared:
         return None
-    ours, theirs = (_by_class({cell: cells[cell] for cell in shared}) for cells in (first, second))
-    gaps = {
-        label: [
-            ours_value - theirs_value
-            for (ours_value, _), (theirs_value, _) in zip(ours[label], theirs[label], strict=True)
-        ]
-        for label in ours
-    }
+    ours = _by_class({cell: first[cell] for cell in shared})
+    theirs = _by_class({cell: second[cell] for cell in shared})
+    # the differences of each class, seed by seed, and their means
+    gaps = {label: _gaps(ours[label], theirs[label]) for label in ours}
     means = np.array([fmean(seeds) for seeds in gaps.values()])
-    errors = [
-        max(_class_error(ours[label]) or 0.0, _class_error(theirs[label]) or 0.0) for label in ours
-    ]
+    # a class is tied under the larger standard error of the two
+    errors = [_larger_error(ours[label], theirs[label]) for label in ours]
     tied = (np.abs(means) < errors) | (np.abs(means) < ROUNDING)
+    # the test: over the classes, or over the images of the only one
     spread: Spread | None
     if len(means) > 1:
-        spread, p = of_mean(means.tolist()), _signed_rank(means)
+        spread, p = of_mean(means.tolist()), signed_rank(means)
     else:
-        spread = _of_one_class(gaps[shared[0][0]], [(images or {}).get(cell) for cell in shared])
+        spreads = images or {}
+        spread = _of_one_class(gaps[shared[0][0]], [spreads.get(cell) for cell in shared])
         p = spread.p(float(means[0])) if spread else None
-    if spread and spread.variance < ROUNDING**2:
+    if spread and spread.variance < ROUNDING**2:  # differences without any spread
         spread = _unpaired(ours, theirs)
     mean = float(means.mean())
     return Paired(
@@ -274,15 +281,31 @@ def compare(
     )
 
 
+def _gaps(
+    first: Sequence[tuple[float, float | None]], second: Sequence[tuple[float, float | None]]
+) -> list[float]:
+    """First minus second, seed by seed."""
+    pairs = zip(first, second, strict=True)
+    return [ours - theirs for (ours, _), (theirs, _) in pairs]
+
+
+def _larger_error(
+    first: Sequence[tuple[float, float | None]], second: Sequence[tuple[float, float | None]]
+) -> float:
+    """The larger standard error of a class in two rows; 0 for one that is unknown."""
+    return max(_class_error(first) or 0.0, _class_error(second) or 0.0)
+
+
 def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spread | None:
     """The spread over test images, as if all seeds had the same ones, and that over seeds."""
     spreads = [part for part in images if part is not None]
     if len(spreads) < len(gaps):
         return None
-    sampling = Spread(
-        fmean(part.variance**0.5 for part in spreads) ** 2, min(part.degrees for part in spreads)
-    )
-    return add([sampling, of_mean(gaps)]) if len(gaps) > 1 else sampling
+    error = fmean(part.variance**0.5 for part in spreads)
+    sampling = Spread(error**2, min(part.degrees for part in spreads))
+    if len(gaps) == 1:
+        return sampling
+    return add([sampling, of_mean(gaps)])
 
 
 def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
@@ -290,16 +313,19 @@ def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
 
     From the errors of the test images as if the two had different ones.
     """
-    errors = [_error(by_class) for by_class in (first, second)]
-    numbers = [error for error in errors if error]
-    return (
-        Spread(sum(error**2 for error in numbers), np.inf) if len(numbers) == len(errors) else None
-    )
+    first_error, second_error = _error(first), _error(second)
+    if not first_error or not second_error:
+        return None
+    return Spread(0 + first_error**2 + second_error**2, np.inf)
 
 
 def correct(comparisons: Sequence[Paired]) -> list[Paired]:
     """The comparisons of one table, with Holm's correction for as many as have a p."""
-    order = sorted((pair.p, index) for index, pair in enumerate(comparisons) if pair.p is not None)
+    order = []
+    for index, pair in enumerate(comparisons):
+        if pair.p is not None:
+            order.append((pair.p, index))
+    order.sort()
     corrected: dict[int, float] = {}
     largest = 0.0
     for place, (p, index) in enumerate(order):
@@ -309,31 +335,6 @@ def correct(comparisons: Sequence[Paired]) -> list[Paired]:
         replace(pair, tests=len(order), holm=corrected.get(index))
         for index, pair in enumerate(comparisons)
     ]
-
-
-def _signed_rank(gaps: NDArray[np.float64]) -> float | None:
-    """Exact also with ties, where scipy's takes seconds; zeros are left out, as Wilcoxon did."""
-    if len(gaps) < ENOUGH_CLASSES:
-        return None
-    gaps = gaps[np.abs(gaps) >= ROUNDING]
-    ranks = (2 * _ranks(np.abs(gaps))).astype(np.int64)  # doubled: shared ranks are halves
-    share = np.zeros(ranks.sum() + 1)  # of all signs, by the sum of the positive ranks
-    share[0] = 1.0
-    for step in ranks:
-        share[step:] = (share[step:] + share[:-step]) / 2
-        share[:step] /= 2
-    positive = ranks[gaps > 0].sum()
-    return min(1.0, 2 * float(min(share[: positive + 1].sum(), share[positive:].sum())))
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 1, the smallest; values that are equal within ROUNDING share theirs."""
-    order = np.argsort(values, kind="stable")
-    level = np.cumsum(np.diff(values[order], prepend=-np.inf) > ROUNDING) - 1
-    count = np.bincount(level)
-    ranks = np.empty(len(values))
-    ranks[order] = (np.cumsum(count) - (count - 1) / 2)[level]
-    return ranks
 
 
 def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | None) -> list[str]:
@@ -346,46 +347,3 @@ def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | No
     if seed_std is not None and abs(gap) < seed_std:
         reasons.append(f"within one seed std {seed_std:.4f}")
     return reasons
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Average ranks over classes, 1 for the highest mean.
-
-    Means that are equal within ROUNDING share their ranks.
-
-    Attributes:
-        mean: Row -> average rank, best first.
-        classes: How many classes all rows have.
-        critical: Nemenyi's critical difference at 5 percent: q sqrt(k (k + 1) / (6 N)), Demsar
-            2006; None under `ENOUGH_CLASSES`, where it is exceeded too often by chance.
-    """
-
-    mean: dict[str, float]
-    classes: int
-    critical: float | None
-
-
-def rank(rows: Mapping[str, Mapping[int, float]]) -> Ranks | None:
-    """None with fewer than 2 rows or 2 classes that all rows have.
-
-    Args:
-        rows: Row -> inlier label -> mean over seeds.
-    """
-    shared = sorted(set.intersection(*(set(classes) for classes in rows.values()))) if rows else []
-    if len(rows) < 2 or len(shared) < 2:
-        return None
-    by_class = [np.array([-classes[label] for classes in rows.values()]) for label in shared]
-    means = np.mean([_ranks(values) for values in by_class], axis=0)
-    critical = (
-        _critical_difference(len(rows), len(shared)) if len(shared) >= ENOUGH_CLASSES else None
-    )
-    ordered = sorted(zip(rows, means.tolist(), strict=True), key=lambda pair: pair[1])
-    return Ranks(dict(ordered), len(shared), critical)
-
-
-def _critical_difference(rows: int, classes: int) -> float:
-    from scipy.stats import studentized_range  # takes a second: only where there are ranks
-
-    quantile = float(studentized_range.ppf(1 - LEVEL, rows, np.inf)) / 2**0.5
-    return quantile * sqrt(rows * (rows + 1) / (6 * classes))

@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
+from noveltylab.report.ranks import LEVEL, rank
 from noveltylab.report.stats import (
-    LEVEL,
     Cells,
     Paired,
     Spread,
     add,
     compare,
     correct,
-    rank,
     summarise,
     tie_reasons,
 )
