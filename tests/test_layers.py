@@ -40,7 +40,7 @@ FLOORS = (
     ),
     Floor("options", "", "omegaconf pydantic"),
     Floor("nets.cpu", "conv layers threads winograd", "torch"),
-    Floor("nets", "autoencoder dcgan losses", "torch"),
+    Floor("nets", "autoencoder dcgan losses optimizers", "torch"),
     Floor(
         "methods",
         "ae alocc anogan base ca_entropy deep_svdd gmm iforest kde knn lof memae nda "

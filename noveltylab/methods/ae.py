@@ -30,6 +30,7 @@ from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import squared_error
+from noveltylab.nets.optimizers import adam
 
 # Networks.
 
@@ -82,7 +83,7 @@ class AE(Method):
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"autoencoder": torch.optim.Adam(self.parameters(), self.lr, fused=True)}
+        return {"autoencoder": adam(self, lr=self.lr)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step on the reconstruction of corrupted images. Loss `mse`."""

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.autoencoder import Side, halvings
 from noveltylab.nets.dcgan import initialise
-from noveltylab.nets.losses import bce, squared_error
+from noveltylab.nets.losses import bce, discriminator_loss, squared_error
 
 # Networks.
 
@@ -81,14 +81,7 @@ def discriminator(channels: int, base: int, height: int, width: int) -> nn.Seque
     )
 
 
-# Losses; L_R is `squared_error`.
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Minus L_R+D as D sees it: D(x) with label 1, D(R(x + n)) with label 0; logits (B,) each ->
-    scalar.
-    """
-    return bce(real, 1).mean() + bce(fake, 0).mean()
+# Losses: L_R is `squared_error`, minus L_R+D as D sees it `discriminator_loss` of D(x) and D(R(x + n)).
 
 
 class ALOCC(Method):

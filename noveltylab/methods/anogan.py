@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.dcgan import initialise
-from noveltylab.nets.losses import bce
+from noveltylab.nets.losses import bce, discriminator_loss
+from noveltylab.nets.optimizers import adam
 
 #: Steps of a search whose time is measured.
 TIMED_STEPS = 8
@@ -140,10 +141,10 @@ class AnoGAN(Method):
         self.starts: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def adam(network: nn.Module) -> torch.optim.Optimizer:
-            return torch.optim.Adam(network.parameters(), self.lr, (self.beta1, 0.999), fused=True)
-
-        return {"generator": adam(self.generator), "discriminator": adam(self.discriminator)}
+        return {
+            "generator": adam(self.generator, lr=self.lr, beta1=self.beta1),
+            "discriminator": adam(self.discriminator, lr=self.lr, beta1=self.beta1),
+        }
 
     # Training (eq. 1).
 
@@ -157,7 +158,7 @@ class AnoGAN(Method):
 
     def _update_discriminator(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from generated ones (0); G stays as it is."""
-        loss = bce(self.discriminator(x), 1).mean() + bce(self.discriminator(fake), 0).mean()
+        loss = discriminator_loss(self.discriminator(x), self.discriminator(fake))
         self.minimise(loss, "discriminator")
         return {"discriminator": loss.detach()}
 

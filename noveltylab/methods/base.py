@@ -321,26 +321,23 @@ def find_method(target: str) -> type[Method]:
 
 
 @contextmanager
-def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the networks' parameters get no gradients and their batch-norm statistics stay as
-    they are.
+def frozen(*networks: nn.Module | None) -> Iterator[None]:
+    """Inside, the networks get no gradients and their batch-norm statistics stay as they are.
 
-    Activations still use batch statistics and gradients still flow through to the inputs.
+    Activations still use batch statistics and gradients still flow through to the inputs. None
+    stands for a network that is switched off.
     """
-    modules = [
-        module
-        for network in networks
-        for module in network.modules()
-        if isinstance(module, _BatchNorm)
-    ]
-    for network in networks:
+    present = [network for network in networks if network is not None]
+    norms: list[_BatchNorm] = []
+    for network in present:
         network.requires_grad_(False)
-    for module in modules:
-        module.track_running_stats = False
+        norms += [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for network in networks:
+        for network in present:
             network.requires_grad_(True)
-        for module in modules:
-            module.track_running_stats = True
+        for norm in norms:
+            norm.track_running_stats = True

@@ -48,6 +48,7 @@ experiments.claims), under tanh in nine. Published mean AUROC: MNIST P2 0.9665, 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -59,7 +60,8 @@ from torch.nn import functional as F
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import Discriminator, initialise, whole_map
-from noveltylab.nets.losses import bce, context_error, feature_error, wide
+from noveltylab.nets.losses import bce, context_error, discriminator_loss, feature_error, wide
+from noveltylab.nets.optimizers import adam
 
 # Networks (section 3 and figure 2).
 
@@ -174,13 +176,8 @@ class Decoder(nn.Module):
         return image
 
 
-# Losses (eqs. 1-4), per sample, in float32 at least; L_con (eq. 2) is `context_error`, L_fea (eq.
-# 3) `feature_error`.
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Minus eq. 1: D(x) with label 1, D(G(x + n)) with label 0; logits (B,) each -> scalar."""
-    return bce(real, 1).mean() + bce(fake, 0).mean()
+# Losses (eqs. 1-4), per sample, in float32 at least: minus eq. 1 is `discriminator_loss` of D(x)
+# and D(G(x + n)), L_con (eq. 2) `context_error`, L_fea (eq. 3) `feature_error`.
 
 
 def latent_entropy(h: Tensor, temperature: float = 1.0) -> Tensor:
@@ -235,12 +232,12 @@ class CAEntropy(Method):
             raise ValueError(
                 f"data.size={height}: CA-Entropy halves the image three times, take a multiple of 8"
             )
-        judged = adversarial or feature_loss
-        if d_feature_loss and not judged:
+        has_discriminator = adversarial or feature_loss
+        if d_feature_loss and not has_discriminator:
             raise ValueError(
                 "method.d_feature_loss=true needs method.adversarial or method.feature_loss: no D without"
             )
-        if lam == 0 and not judged:
+        if lam == 0 and not has_discriminator:
             raise ValueError(
                 "method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score"
             )
@@ -259,18 +256,17 @@ class CAEntropy(Method):
         self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, latent_bound)
         self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
         self.discriminator = (
-            Discriminator(image_channels, channels, feature_size, side) if judged else None
+            Discriminator(image_channels, channels, feature_size, side)
+            if has_discriminator
+            else None
         )
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def adam(*networks: nn.Module) -> torch.optim.Optimizer:
-            parameters = [p for network in networks for p in network.parameters()]
-            return torch.optim.Adam(parameters, self.lr, (self.beta1, 0.999), fused=True)
-
-        optimizers = {"generator": adam(self.encoder, self.decoder)}
+        optimizer = partial(adam, lr=self.lr, beta1=self.beta1)
+        optimizers = {"generator": optimizer(self.encoder, self.decoder)}
         if self.discriminator is not None:
-            optimizers["discriminator"] = adam(self.discriminator)
+            optimizers["discriminator"] = optimizer(self.discriminator)
         return optimizers
 
     # Training (section 3, eq. 6).
@@ -320,7 +316,7 @@ class CAEntropy(Method):
         loss = self.w_con * losses["context"]
         if self.entropy:
             loss = loss + self.w_inf * losses["entropy"]
-        with frozen(*(network for network in (self.discriminator,) if network is not None)):
+        with frozen(self.discriminator):
             if self.discriminator is not None:
                 logits, f_hat = self.discriminator(x_hat)
                 if self.adversarial:
@@ -340,8 +336,9 @@ class CAEntropy(Method):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        judged = ("feature", "novelty_val") if self.discriminator is not None else ()
-        return ("novelty", "context", *judged)
+        if self.discriminator is None:
+            return ("novelty", "context")
+        return ("novelty", "context", "feature", "novelty_val")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`;

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import squared_error
+from noveltylab.nets.optimizers import adam
 
 #: (kernel, channels) of the encoder's convolutions, all of stride 2, at width 1 (section 4.1).
 ARCHITECTURES = {
@@ -157,7 +158,7 @@ class MemAE(Method):
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"networks": torch.optim.Adam(self.parameters(), self.lr, fused=True)}
+        return {"networks": adam(self, lr=self.lr)}
 
     # Training (section 3.5).
 

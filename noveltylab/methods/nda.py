@@ -669,14 +669,14 @@ class NDA(Method):
             return self.gamma * kl_moment(z)
         noise = torch.randn_like(z)
         if self.prior == "coop":
-            return self.gamma * jsd_loss(self._judge(noise), self._judge(z))
-        step = jsd_loss(self._judge(noise), self._judge(z.detach()))
+            return self.gamma * jsd_loss(self._prior_logits(noise), self._prior_logits(z))
+        step = jsd_loss(self._prior_logits(noise), self._prior_logits(z.detach()))
         self.minimise(step, "prior_estimator")
         notes["prior_estimator"] = step
         with frozen(self.prior_estimator):
-            return self.gamma * F.softplus(-self._judge(z)).mean()
+            return self.gamma * F.softplus(-self._prior_logits(z)).mean()
 
-    def _judge(self, z: Tensor) -> Tensor:
+    def _prior_logits(self, z: Tensor) -> Tensor:
         """Logits (B,) of PE for codes (B, D), large for the prior's; in the codes' precision."""
         assert self.prior_estimator is not None
         logits: Tensor = self.prior_estimator(z)

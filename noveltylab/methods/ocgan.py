@@ -39,6 +39,7 @@ each, and tanh behind the encoder's last:
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -48,7 +49,8 @@ from torch import Tensor, nn
 from noveltylab.methods.base import Batch, Method, Phase, Row, frozen
 from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
-from noveltylab.nets.losses import bce
+from noveltylab.nets.losses import bce, discriminator_loss, squared_error
+from noveltylab.nets.optimizers import adam
 
 #: Images on a path between two inliers, and rows and images of the picture of random latents.
 PATH_STEPS, RANDOM_ROWS, RANDOM_IMAGES = 9, 4, 11
@@ -118,7 +120,7 @@ def decoder(
     )
 
 
-def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequential:
+def image_discriminator(channels: int, base: int, side: int, padding: int) -> nn.Sequential:
     """Image discriminator and mining classifier: (B, C, H, W) -> logits (B,), large for real."""
     return nn.Sequential(
         *trunk(channels, base, padding),
@@ -128,7 +130,7 @@ def image_judge(channels: int, base: int, side: int, padding: int) -> nn.Sequent
     )
 
 
-def latent_judge(latent: int, double_sigmoid: bool) -> nn.Sequential:
+def latent_discriminator(latent: int, double_sigmoid: bool) -> nn.Sequential:
     """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform
     samples.
 
@@ -143,28 +145,9 @@ def latent_judge(latent: int, double_sigmoid: bool) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(16, 1), *squashed, nn.Flatten(0))
 
 
-# Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's).
-
-
-def classifier_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """l_classifier of Algorithm 1: C(De(l1)) with label 1, C(De(l2)) with label 0; logits (B,) each
-    -> scalar.
-    """
-    return bce(real, 1).mean() + bce(fake, 0).mean()
-
-
-def latent_loss(uniform: Tensor, encoded: Tensor) -> Tensor:
-    """l_latent for D_l: s ~ U(-1, 1) with label 1, En(x + n) with label 0; logits (B,) each ->
-    scalar.
-    """
-    return bce(uniform, 1).mean() + bce(encoded, 0).mean()
-
-
-def visual_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """l_visual for D_v: x with label 1, De(s) with label 0 (Algorithm 1); logits (B,) each ->
-    scalar.
-    """
-    return bce(real, 1).mean() + bce(fake, 0).mean()
+# Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's). `discriminator_loss` is
+# l_classifier of De(l1) and De(l2), l_latent of s ~ U(-1, 1) and En(x + n), and l_visual of x and
+# De(s); `squared_error` is l_MSE, a sum in the paper.
 
 
 def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
@@ -176,14 +159,6 @@ def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
     ascent on label 1 (Algorithm 1's label). Its slope 1 - sigmoid(a) grows to 1 there.
     """
     return bce(logits, 0) if form == "saturated" else -bce(logits, 1)
-
-
-def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
-    """l_MSE per sample: squared error of (B, C, H, W) averaged (or summed, the paper's norm) over
-    the pixels -> (B,).
-    """
-    error = (x - x_hat).square().flatten(1)
-    return error.mean(1) if reduction == "mean" else error.sum(1)
 
 
 def accuracy(real: Tensor, fake: Tensor) -> Tensor:
@@ -266,15 +241,19 @@ class OCGAN(Method):
         self.decoder = decoder(image_channels, channels, latent, side, padding, dropout)
         latent_values = latent or 4 * channels * side * side
         self.latent_discriminator = (
-            latent_judge(latent_values, double_sigmoid) if use_latent_discriminator else None
+            latent_discriminator(latent_values, double_sigmoid)
+            if use_latent_discriminator
+            else None
         )
         self.image_discriminator = (
-            image_judge(image_channels, image_discriminator_channels, side, padding)
+            image_discriminator(image_channels, image_discriminator_channels, side, padding)
             if use_image_discriminator
             else None
         )
         self.classifier = (
-            image_judge(image_channels, classifier_channels, side, padding) if use_mining else None
+            image_discriminator(image_channels, classifier_channels, side, padding)
+            if use_mining
+            else None
         )
         self.apply(initialise)
         # One noise image for all, so that a sample's noisy score depends on nothing but the sample.
@@ -283,17 +262,13 @@ class OCGAN(Method):
         self.score_noise_image: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def adam(*networks: nn.Module | None) -> torch.optim.Optimizer:
-            parameters = [
-                p for network in networks if network is not None for p in network.parameters()
-            ]
-            return torch.optim.Adam(parameters, self.lr, (self.beta1, 0.999), fused=True)
-
-        optimizers = {"generator": adam(self.encoder, self.decoder)}
+        optimizer = partial(adam, lr=self.lr, beta1=self.beta1)
+        optimizers = {"generator": optimizer(self.encoder, self.decoder)}
         if self.use_latent_discriminator or self.use_image_discriminator:
-            optimizers["discriminators"] = adam(self.latent_discriminator, self.image_discriminator)
+            discriminators = (self.latent_discriminator, self.image_discriminator)
+            optimizers["discriminators"] = optimizer(*discriminators)
         if self.use_mining:
-            optimizers["classifier"] = adam(self.classifier)
+            optimizers["classifier"] = optimizer(self.classifier)
         return optimizers
 
     # Algorithm 1.
@@ -354,7 +329,7 @@ class OCGAN(Method):
         """
         assert self.classifier is not None
         real_logits, fake_logits = self.classifier(x_hat), self.classifier(fake)
-        loss = classifier_loss(real_logits, fake_logits)
+        loss = discriminator_loss(real_logits, fake_logits)
         self.minimise(loss, "classifier")
         return {
             "classifier": loss.detach(),
@@ -371,11 +346,11 @@ class OCGAN(Method):
         accuracies: dict[str, Tensor] = {}
         if self.latent_discriminator is not None:
             logits = self.latent_discriminator(l2), self.latent_discriminator(l1)
-            losses["latent_discriminator"] = latent_loss(*logits)
+            losses["latent_discriminator"] = discriminator_loss(*logits)
             accuracies["accuracy_latent_discriminator"] = accuracy(*logits)
         if self.image_discriminator is not None and fake is not None:
             logits = self.image_discriminator(x), self.image_discriminator(fake)
-            losses["image_discriminator"] = visual_loss(*logits)
+            losses["image_discriminator"] = discriminator_loss(*logits)
             accuracies["accuracy_image_discriminator"] = accuracy(*logits)
         self.minimise(torch.stack(list(losses.values())).sum(), "discriminators")
         return {name: loss.detach() for name, loss in losses.items()} | accuracies
@@ -423,12 +398,7 @@ class OCGAN(Method):
         """
         losses = {"mse": squared_error(x, x_hat, self.mse_reduction).mean()}
         loss = self.w_mse * losses["mse"]
-        judges = [
-            judge
-            for judge in (self.latent_discriminator, self.image_discriminator)
-            if judge is not None
-        ]
-        with frozen(*judges):
+        with frozen(self.latent_discriminator, self.image_discriminator):
             if self.latent_discriminator is not None:
                 losses["generator_latent"] = bce(self.latent_discriminator(l1), 1).mean()
                 loss = loss + self.w_lat * losses["generator_latent"]
@@ -443,8 +413,9 @@ class OCGAN(Method):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        judged = ("dv_x", "dv_recon", "dv_recon_noisy") if self.use_image_discriminator else ()
-        return ("mse", *judged)
+        if not self.use_image_discriminator:
+            return ("mse",)
+        return ("mse", "dv_x", "dv_recon", "dv_recon_noisy")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """`mse` (Eq. of section 4.1) and minus the logit of D_v on x, on De(En(x)) and on De(En(x +

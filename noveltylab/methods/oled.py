@@ -45,6 +45,7 @@ digits 1 to 9 are among that digit's training images, of 0 none. On digit 2 that
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -54,6 +55,7 @@ from torch.nn import functional as F
 
 from noveltylab.methods.base import RECONSTRUCTION, Batch, Method, Row
 from noveltylab.nets.losses import squared_error
+from noveltylab.nets.optimizers import adam
 
 #: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those
 #: that grow
@@ -333,13 +335,11 @@ class OLED(Method):
         self.hashing: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def adam(*networks: nn.Module) -> torch.optim.Optimizer:
-            parameters = [p for network in networks for p in network.parameters()]
-            return torch.optim.Adam(parameters, self.lr, self.betas, self.adam_eps, fused=True)
-
-        optimizers = {"reconstructor": adam(self.encoder, self.decoder)}
+        beta1, beta2 = self.betas
+        optimizer = partial(adam, lr=self.lr, beta1=beta1, beta2=beta2, eps=self.adam_eps)
+        optimizers = {"reconstructor": optimizer(self.encoder, self.decoder)}
         if self.mask_generator is not None and self.mask == "learned":
-            optimizers["mask_module"] = adam(self.mask_generator)
+            optimizers["mask_module"] = optimizer(self.mask_generator)
         return optimizers
 
     # Adversarial training (section 3.5, Eq. 8).

@@ -1,7 +1,7 @@
 """Skip-GANomaly: Skip Connected and Adversarially Trained Encoder-Decoder Anomaly Detection (Akcay
 et al., IJCNN 2019).
 
-A U-Net rebuilds its input and is judged by a DCGAN discriminator, whose features compare image and
+A U-Net rebuilds its input and is compared by a DCGAN discriminator, whose features compare image and
 reconstruction a second time. CA-Entropy descends from it: there without skips, with attention and
 the entropy term.
 
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
 from noveltylab.nets.dcgan import Discriminator, initialise
-from noveltylab.nets.losses import bce, context_error, feature_error
+from noveltylab.nets.losses import bce, context_error, discriminator_loss, feature_error
+from noveltylab.nets.optimizers import adam
 
 # Networks (section 3, figure 2; the code's `unet` and `dcgan`).
 
@@ -72,7 +73,7 @@ def unet(channels: int, base: int, halvings: int) -> nn.Sequential:
     )
 
 
-# Losses (section 3.2): L_adv is `bce`, L_con `context_error`, L_lat `feature_error`.
+# Losses (section 3.2): L_adv is `bce` and, for D, `discriminator_loss`, L_con `context_error`, L_lat `feature_error`.
 
 
 class SkipGANomaly(Method):
@@ -116,10 +117,10 @@ class SkipGANomaly(Method):
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def adam(network: nn.Module) -> torch.optim.Optimizer:
-            return torch.optim.Adam(network.parameters(), self.lr, (self.beta1, 0.999), fused=True)
-
-        return {"generator": adam(self.generator), "discriminator": adam(self.discriminator)}
+        return {
+            "generator": adam(self.generator, lr=self.lr, beta1=self.beta1),
+            "discriminator": adam(self.discriminator, lr=self.lr, beta1=self.beta1),
+        }
 
     # Training (section 3.2).
 
@@ -136,7 +137,7 @@ class SkipGANomaly(Method):
     def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
         (real, f), (fake, f_hat) = self.discriminator(x), self.discriminator(x_hat)
-        adversarial = loss = bce(real, 1).mean() + bce(fake, 0).mean()
+        adversarial = loss = discriminator_loss(real, fake)
         if self.d_latent_loss:
             loss = loss + self.w_lat * feature_error(f, f_hat).mean()
         self.minimise(loss, "discriminator")

@@ -31,6 +31,7 @@ from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import wide
+from noveltylab.nets.optimizers import adam
 
 # Networks.
 
@@ -91,7 +92,7 @@ class VAE(Method):
         self.draws: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"vae": torch.optim.Adam(self.parameters(), self.lr, fused=True)}
+        return {"vae": adam(self, lr=self.lr)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step on minus the bound, with one draw an image (section 2.3). Losses `elbo`,

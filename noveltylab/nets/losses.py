@@ -19,9 +19,20 @@ def bce(logits: Tensor, label: int) -> Tensor:
     return F.softplus(wide(-logits if label == 1 else logits))
 
 
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Squared difference of images (B, C, H, W), averaged over their pixels and channels -> (B,)."""
-    return (x - x_hat).square().flatten(1).mean(1)
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross entropy of a discriminator that tells real from fake.
+
+    Logits (B,) of what counts as real, with label 1, and of what is fake, with label 0 -> scalar.
+    """
+    return bce(real, 1).mean() + bce(fake, 0).mean()
+
+
+def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared difference of images (B, C, H, W), the mean or sum over their values -> (B,)."""
+    error = (x - x_hat).square().flatten(1)
+    if reduction == "sum":
+        return error.sum(1)
+    return error.mean(1)
 
 
 def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:

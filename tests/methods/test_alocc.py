@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.methods.alocc import ALOCC, discriminator_loss
+from noveltylab.methods.alocc import ALOCC
 from noveltylab.methods.base import Batch
+from noveltylab.nets.losses import discriminator_loss
 from tests.methods.conftest import NoSync, blobs, changed, sigmoid, states
 
 Make = Callable[..., Any]

@@ -16,10 +16,10 @@ from noveltylab.methods.base import Batch
 from noveltylab.methods.ca_entropy import (
     CAEntropy,
     ChannelAttention,
-    discriminator_loss,
     largest_probability,
     latent_entropy,
 )
+from noveltylab.nets.losses import discriminator_loss
 from noveltylab.scoring.apply import deployed
 from tests.methods.conftest import (
     assert_initialised_as_dcgan,

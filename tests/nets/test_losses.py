@@ -3,7 +3,14 @@
 import numpy as np
 import torch
 
-from noveltylab.nets.losses import bce, context_error, feature_error, squared_error, wide
+from noveltylab.nets.losses import (
+    bce,
+    context_error,
+    discriminator_loss,
+    feature_error,
+    squared_error,
+    wide,
+)
 from tests.methods.conftest import sigmoid
 
 
@@ -13,6 +20,13 @@ def test_bce_is_binary_cross_entropy_of_the_sigmoid() -> None:
         np.testing.assert_allclose(
             bce(torch.tensor(z), label).numpy(), -np.log(probability), rtol=1e-9
         )
+
+
+def test_a_discriminator_learns_label_1_for_real_and_0_for_fake() -> None:
+    real, fake = np.random.default_rng(0).normal(size=(2, 11))
+    expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
+    loss = discriminator_loss(torch.tensor(real), torch.tensor(fake)).item()
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
 def test_errors_are_means_over_pixels_and_features() -> None:
