@@ -57,7 +57,7 @@ from noveltylab.run.read import read_and_split
 from noveltylab.run.stamp import files_stamp
 from noveltylab.run.summary import print_summary
 from noveltylab.scoring import diagnosis
-from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import batch_norms, held_out_scores, novelty_scores
 from noveltylab.scoring.auroc import METHOD
 from noveltylab.scoring.conformal import thresholds
@@ -466,7 +466,7 @@ def score(
     columns = novelty_scores(
         method, data.preprocess, data.test, options.trainer.score_batch_size, data.val
     )
-    main, apart = judge(data.pieces(columns), data.wholes)
+    main, apart = measured_scores(data.pieces(columns), data.wholes)
     for name, scores in (
         ("scores", main),
         *((f"scores_{kind}", scores) for kind, scores in apart.items()),
@@ -572,7 +572,7 @@ def measure_labelled(
             method, data.preprocess, data.test, options.trainer.score_batch_size, data.val
         )
         columns |= {name: found[name] for name in chosen if chosen[name].epoch == epoch}
-    write_scores(path, judge(data.pieces(columns), data.wholes)[0])
+    write_scores(path, measured_scores(data.pieces(columns), data.wholes)[0])
     scores = read_scores(path)
     metrics = {name: evaluate(column, scores.is_outlier) for name, column in scores.columns.items()}
     return {

@@ -1,6 +1,4 @@
-"""From the scores of pieces (patches of a frame, images of a video, segments of a recording) to the
-score of the whole.
-"""
+"""From the scores of patches, images or segments to those of frames, videos or recordings."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +16,7 @@ DROPPED = 4
 def scale_groups(
     scores: Array, groups: NDArray[np.str_], drop: int = DROPPED
 ) -> tuple[Array, NDArray[np.int64]]:
-    """The video papers' convention: each clip scaled to [0, 1] by itself, without its first `drop`
-    frames.
+    """Scales each clip to [0, 1] by itself, without its first `drop` frames, as video papers do.
 
     Args:
         scores: (n,), of the frames, in order of time.
@@ -27,21 +24,26 @@ def scale_groups(
         drop: Frames left out at the start of each clip; a clip that is not longer keeps all.
 
     Returns:
-        Scores (m,) and the positions (m,) of the frames kept. A clip of one constant score becomes
-        0.
+        Scores (m,) and the positions (m,) of the remaining frames. A clip of one constant score
+        becomes 0.
     """
-    scaled, kept = [], []
+    scaled: list[Array] = []
+    positions: list[NDArray[np.int64]] = []
     for name in dict.fromkeys(groups.tolist()):
         rows = np.flatnonzero(groups == name)
-        rows = rows[drop:] if len(rows) > drop else rows
-        low, high = scores[rows].min(), scores[rows].max()
-        scaled.append((scores[rows] - low) / (high - low if high > low else 1.0))
-        kept.append(rows)
-    return np.concatenate(scaled), np.concatenate(kept)
+        if len(rows) > drop:
+            rows = rows[drop:]
+        low = scores[rows].min()
+        span = scores[rows].max() - low
+        if not span > 0:
+            span = 1.0
+        scaled.append((scores[rows] - low) / span)
+        positions.append(rows)
+    return np.concatenate(scaled), np.concatenate(positions)
 
 
-def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scores]]:
-    """What the run's number is measured on, and what is reported apart.
+def measured_scores(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scores]]:
+    """The scores that the run's number is measured on, and those that are reported apart.
 
     Apart: "patches" (labelled as their frames), "patches_by_mask" (labelled by masks of pixels,
     where there are some) and "clips" (frames under `scale_groups`); "images" of videos; or "files".
@@ -49,24 +51,28 @@ def judge(pieces: Scores, wholes: Wholes | None) -> tuple[Scores, dict[str, Scor
     if wholes is None:
         return pieces, {}
     count = len(wholes.ids)
-    columns = {
-        name: aggregate(column, wholes.of, count, wholes.how)
-        for name, column in pieces.columns.items()
-    }
+    columns: dict[str, Array] = {}
+    for name, column in pieces.columns.items():
+        columns[name] = aggregate(column, wholes.of, count, wholes.how)
     whole = Scores(wholes.ids.tolist(), wholes.labels, wholes.is_outlier, columns)
     if not wholes.main:
         return pieces, {f"{wholes.kind}s": whole}
     if wholes.kind == "video":
         return whole, {"images": pieces}
-    scaled = {name: scale_groups(column, wholes.groups) for name, column in columns.items()}
-    kept = next(iter(scaled.values()))[1]
-    clips = Scores(
-        wholes.ids[kept].tolist(),
-        wholes.labels[kept],
-        wholes.is_outlier[kept],
-        {name: values for name, (values, _) in scaled.items()},
+    # frames of clips
+    apart = {"patches": pieces}
+    if wholes.masked is not None:
+        labels = wholes.masked.astype(np.int64)
+        apart["patches_by_mask"] = Scores(pieces.ids, labels, wholes.masked, pieces.columns)
+    apart["clips"] = _scaled_clips(columns, wholes)
+    return whole, apart
+
+
+def _scaled_clips(columns: dict[str, Array], wholes: Wholes) -> Scores:
+    """The frames under `scale_groups`, from the columns of all frames."""
+    scaled_columns: dict[str, Array] = {}
+    for name, column in columns.items():
+        scaled_columns[name], rows = scale_groups(column, wholes.groups)
+    return Scores(
+        wholes.ids[rows].tolist(), wholes.labels[rows], wholes.is_outlier[rows], scaled_columns
     )
-    if wholes.masked is None:
-        return whole, {"patches": pieces, "clips": clips}
-    by_mask = Scores(pieces.ids, wholes.masked.astype(np.int64), wholes.masked, pieces.columns)
-    return whole, {"patches": pieces, "patches_by_mask": by_mask, "clips": clips}

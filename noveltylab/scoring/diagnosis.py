@@ -22,7 +22,7 @@ from noveltylab.data.datamodule import NoveltyData
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.results.scores import Scores, read_scores, write_scores
-from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import in_batches
 from noveltylab.scoring.metrics import evaluate
 
@@ -174,7 +174,7 @@ def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict
     columns: dict[str, NDArray[np.float64]] = {}
     for order, batches in ORDERS.items():
         rows = batches(data.test_labels, data.test_is_outlier, seed)
-        scores, _ = judge(data.pieces(score_in_order(method, data, rows)), data.wholes)
+        scores, _ = measured_scores(data.pieces(score_in_order(method, data, rows)), data.wholes)
         columns |= {f"{order}.{name}": column for name, column in scores.columns.items()}
     write_scores(folder / FILE, Scores(scores.ids, scores.labels, scores.is_outlier, columns))
     return {"batch_statistics": measure(folder)}

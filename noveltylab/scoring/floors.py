@@ -20,7 +20,7 @@ from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.results.record import SEEN
-from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import novelty_scores
 
 #: Modules that compute the floors: a change of any makes them anew.
@@ -56,8 +56,8 @@ def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
     if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
         seen = _floors(data, data.preprocess, batch_size)
         columns |= {f"{name}{SEEN}": column for name, column in seen.items()}
-    judged, _ = judge(data.pieces(columns), data.wholes)
-    return [Floor(name, column) for name, column in judged.columns.items()]
+    scores, _ = measured_scores(data.pieces(columns), data.wholes)
+    return [Floor(name, column) for name, column in scores.columns.items()]
 
 
 def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:

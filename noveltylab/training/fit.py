@@ -38,7 +38,7 @@ from noveltylab.methods.base import Method
 from noveltylab.options import Options, TrainerOptions
 from noveltylab.results.files import open_regular, write_atomic
 from noveltylab.results.phases import begins
-from noveltylab.scoring.aggregate import judge
+from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import (
     fresh_batch_norm,
     novelty_scores,
@@ -390,7 +390,7 @@ class Checkpoints(Callback):
             columns = novelty_scores(method, data.preprocess, images, batch_size, data.val)
             is_outlier = np.arange(len(images)) >= len(inliers)
             if rule == "oracle":
-                scores, _ = judge(data.pieces(columns), data.wholes)
+                scores, _ = measured_scores(data.pieces(columns), data.wholes)
                 columns, is_outlier = scores.columns, scores.is_outlier
             for name, column in columns.items():
                 values[f"{rule}-{name}"] = evaluate(column, is_outlier)["auroc"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from noveltylab.data.wholes import Wholes, aggregate
 from noveltylab.results.scores import Scores
-from noveltylab.scoring.aggregate import judge, scale_groups
+from noveltylab.scoring.aggregate import measured_scores, scale_groups
 
 SETTINGS = settings(deadline=None, max_examples=60)
 
@@ -82,13 +82,13 @@ def test_the_protocol_says_what_the_number_is_measured_on() -> None:
         np.array([0, 0, 1, 1]),
         {"s": np.array([1.0, 2, 3, 0])},
     )
-    assert judge(patches, None) == (patches, {})
-    main, apart = judge(patches, wholes(main=True))
+    assert measured_scores(patches, None) == (patches, {})
+    main, apart = measured_scores(patches, wholes(main=True))
     assert main.ids == ["test/01/000", "test/01/001", "test/02/000"]
     np.testing.assert_array_equal(main.columns["s"], [2, 3, 0])
     assert set(apart) == {"patches", "clips"}
     assert apart["patches"] is patches
     np.testing.assert_array_equal(apart["clips"].columns["s"], [0, 1, 0])
-    main, apart = judge(patches, wholes(main=False))
+    main, apart = measured_scores(patches, wholes(main=False))
     assert main is patches
     np.testing.assert_array_equal(apart["frames"].columns["s"], [2, 3, 0])
