@@ -18,11 +18,16 @@ from typing import Any
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
+from noveltylab.report.blocks import Block, Bullets, Document, Grid, Heading, RankPlot
 from noveltylab.report.collect import Collected, Run, collect
+from noveltylab.report.published import choose, read_tables
+from noveltylab.report.tables import build
+from noveltylab.report.text import to_markdown
 from noveltylab.results.archive import SUFFIX, Row, write_rows
+from noveltylab.results.files import write_atomic
 from noveltylab.results.record import read_result
 
-EXPERIMENTS = Path(__file__).parent
+TABLES = EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
 #: Differences that are named where a run is not kept.
 NAMED = 3
@@ -110,9 +115,9 @@ def why_not(run: Run, found: Collected, name: str, shortened: bool) -> list[str]
 
 def is_table(name: str) -> bool:
     """Whether `experiment=<name>` runs a paper's table."""
-    from noveltylab.__main__ import EXPERIMENTS as TABLES  # takes a second: Hydra
+    from noveltylab.__main__ import EXPERIMENTS as NAMES  # takes a second: Hydra
 
-    return name in TABLES
+    return name in NAMES
 
 
 def departures(run: Run, table: str) -> Iterator[str]:
@@ -197,18 +202,79 @@ def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
     """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the
     classical methods.
 
-    A paper's page shows the runs of its own tables and the studies of all; what other papers'
+    A paper's page shows the rows of its own tables, whichever plan ran them; what other papers'
     tables hold stands on their pages. So a table writes one page.
     """
     pages = []
     for paper in PAPERS if papers is None else papers:
         pages.append(page := EXPERIMENTS / paper / "RESULTS.md")
-        others = [other for other in PAPERS if other != paper]
-        report(KEPT, tables=[paper], markdown=page, name=f"the tables of {paper}", leave_out=others)
+        write_atomic(page, paper_page(paper))
     if papers is None and archive("classical").is_file():
         pages.append(page := EXPERIMENTS / "classical" / "RESULTS.md")
-        report(archive("classical"), markdown=page)
+        write_atomic(page, classical_page())
     return pages
+
+
+def paper_page(paper: str) -> str:
+    """The page of a paper: those of its tables that have a run of ours, and our numbers."""
+    tables = read_tables()
+    collected = collect(KEPT, check=False)
+    collected.runs = own_runs(collected.runs, paper)
+    places = {place_of(run) for run in collected.runs}
+    own = choose(tables, [paper])
+    with_runs = [name for name in own if (own[name].protocol, own[name].data) in places]
+    waiting = [name for name in own if name not in with_runs]
+    document = Document(f"Runs of the tables of {paper}", [], [], [])
+    if with_runs:
+        document, _ = build(collected, tables, f"the tables of {paper}", with_runs)
+    for section in document.sections:
+        section.blocks = [block for block in section.blocks if on_page(block, classes=False)]
+    if waiting:
+        titles = tuple(f"{name}: {own[name].title}" for name in waiting)
+        document.end.append(Bullets("Tables without a run", titles))
+    return to_markdown(document)
+
+
+def own_runs(runs: list[Run], paper: str) -> list[Run]:
+    """The runs of a paper's own rows; shortened ones only where there is no whole one."""
+    methods = {paper, *(path.stem for path in TABLES.glob(f"{paper}/*/*.yaml"))}
+    own = []
+    for run in runs:
+        folder = run.source.partition("/")[0]
+        if folder == paper or (folder not in PAPERS and run.result.method in methods):
+            own.append(run)
+    whole = {place_of(run) for run in own if not run.shortened}
+    return [run for run in own if not run.shortened or place_of(run) not in whole]
+
+
+def place_of(run: Run) -> tuple[str, str]:
+    """The protocol and the data of a run, which have a section of their own."""
+    return run.result.protocol, run.result.data
+
+
+def classical_page() -> str:
+    """The page of the classical methods: our numbers, the printed ones stand on the papers'."""
+    document, _ = build(collect(archive("classical"), check=False), read_tables(), "classical")
+    for section in document.sections:
+        first = section.blocks.index(Heading("Our runs")) + 1
+        section.blocks = [block for block in section.blocks[first:] if on_page(block, classes=True)]
+    document.end.clear()
+    return to_markdown(document)
+
+
+def on_page(block: Block, classes: bool) -> bool:
+    """Whether a block is short enough for a page of two screens; the report has all of them.
+
+    Args:
+        block: Of a section.
+        classes: Show the numbers of each class, where no paper's table has them.
+    """
+    if isinstance(block, Grid):
+        if block.caption.startswith("AUROC by class"):
+            return classes
+        return not block.caption.startswith(("Paired comparison", "AUROC over other units"))
+    remarks = isinstance(block, Bullets) and block.title in ("Remarks", "Made with")
+    return not (remarks or isinstance(block, RankPlot))
 
 
 if __name__ == "__main__":

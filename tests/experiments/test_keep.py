@@ -1,6 +1,7 @@
 """Results that are kept, and the papers' pages written from them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def test_the_pages_here_are_those_of_the_kept_results(
     monkeypatch.setattr(keep, "EXPERIMENTS", tmp_path)
     keep.write_pages()
     assert {name: (tmp_path / name / "RESULTS.md").read_text() for name in names} == pages
+    assert max(page.count("\n") for page in pages.values()) <= 250  # two screens, with room
 
 
 def test_results_are_kept_under_a_name(
@@ -43,7 +45,8 @@ def test_results_are_kept_under_a_name(
 ) -> None:
     run_here("method=pca", "data=mnist", "data.verify=false", "inlier=3")
     assert keep.main([str(tmp_path / "outputs"), "studies/raw"]) == 0
-    assert "pca" in (here / "ocgan" / "RESULTS.md").read_text()
+    page = (here / "ocgan" / "RESULTS.md").read_text()
+    assert "ocgan/table2" in page and "pca" not in page  # pca is no row of the paper's tables
     archive = here / "results" / "studies" / "raw.jsonl"
     assert str(tmp_path) not in archive.read_text()  # no folder of this machine
     assert [*read_archive(archive).lines] == ["p2/pca/mnist/inlier3/seed0"]
@@ -177,3 +180,13 @@ def test_a_table_writes_one_page(
     (page,) = keep.keep_runs(tmp_path, "ocgan/table2_mnist")
     assert page == here / "ocgan" / "RESULTS.md" and "ocgan/table2" in page.read_text()
     assert sorted(path.name for path in here.iterdir()) == ["ocgan", "results"]
+
+
+def test_a_papers_page_shows_its_own_rows_and_no_other_methods() -> None:
+    page = (keep.EXPERIMENTS / "ca_entropy" / "RESULTS.md").read_text()
+    rows = re.findall(r"^\| \**ours: (\w+)", page, re.MULTILINE)
+    assert rows and {row.partition("_entropy")[0] for row in rows} == {"ca"}
+    runs = keep.own_runs(collect(keep.KEPT).runs, "ocgan")
+    assert {run.result.method for run in runs} == {"ocgan"}
+    whole = {keep.place_of(run) for run in runs if not run.shortened}
+    assert whole and not [run for run in runs if run.shortened and keep.place_of(run) in whole]
