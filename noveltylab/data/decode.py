@@ -45,16 +45,17 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(Exception):
-    """A file that is no image we can read; the message says why, in one line, without the file's
-    name.
-    """
+    """A file that is no image we can read; the message says why, in one line, without its name."""
 
 
 def decode(path: Path, channels: int, side: int | None, bits: int | None = None) -> Tensor:
-    """The image in a file: uint8 (channels, side, side), contiguous; channels 1 or 3; side None
-    keeps its own (H, W).
+    """The image in a file: uint8 (channels, side, side), contiguous.
 
-    bits: how many of 16 a pixel really has, 8 to 16; None: all.
+    Args:
+        path: The file.
+        channels: 1 or 3.
+        side: Pixels of a side; None keeps the image's own (H, W).
+        bits: How many of 16 a pixel really has, 8 to 16; None: all.
 
     Raises:
         Unreadable: The file is missing, no regular file, empty, damaged, of another kind or larger
@@ -70,28 +71,33 @@ def decode(path: Path, channels: int, side: int | None, bits: int | None = None)
 
 def fit(pixels: Tensor, side: int) -> Tensor:
     """uint8 (C, H, W) -> (C, side, side), stretched."""
-    return resize(pixels[None], side)[0] if pixels.shape[-2:] != (side, side) else pixels
+    if pixels.shape[-2:] == (side, side):
+        return pixels
+    return resize(pixels[None], side)[0]
 
 
 def in_order(
     function: Callable[[T], R], items: Iterable[T], ahead: int = 64, threads: int | None = None
 ) -> Iterator[R]:
-    """function(item) for each item, in their order, by `threads` (one for each core); about `ahead`
-    results wait at most.
-    """
-    rest = iter(items)
-    size = max(
-        1, ahead // 32
-    )  # handing one item at a time to a thread would cost half of what a small image does
+    """function(item) for each item, in order, by `threads` threads (one for each core).
 
-    def several(some: list[T]) -> list[R]:
-        return [function(item) for item in some]
+    About `ahead` results wait at most.
+    """
+    # handing one item at a time to a thread would cost half of what a small image does
+    size = max(1, ahead // 32)
+    iterator = iter(items)
+
+    def work(batch: list[T]) -> list[R]:
+        return [function(item) for item in batch]
 
     with ThreadPoolExecutor(threads or cores()) as pool:
         waiting: deque[Future[list[R]]] = deque()
         try:
-            while some := list(islice(rest, size)):
-                waiting.append(pool.submit(several, some))
+            while True:
+                batch = list(islice(iterator, size))
+                if not batch:
+                    break
+                waiting.append(pool.submit(work, batch))
                 if len(waiting) > ahead // size:
                     yield from waiting.popleft().result()
             while waiting:
@@ -102,12 +108,12 @@ def in_order(
 
 
 def read_pixels(path: Path, channels: int, bits: int | None = None) -> NDArray[np.uint8]:
-    """uint8 (H, W, channels) at native size. Unreadable as `decode`."""
+    """uint8 (H, W, channels) at native size; Unreadable as `decode`."""
     return _read(path, lambda image: _pixels(image, channels, bits))
 
 
 def _read(path: Path, work: Callable[[Image.Image], R]) -> R:
-    """What `work` makes of the image, its pixels included. Unreadable as `decode`."""
+    """What `work` makes of the image, its pixels included; Unreadable as `decode`."""
     try:
         with _open(path) as image, MEMORY.hold(image.width * image.height * BYTES_PER_PIXEL):
             return work(image)
@@ -118,8 +124,10 @@ def _read(path: Path, work: Callable[[Image.Image], R]) -> R:
 
 
 def is_colour(path: Path) -> bool:
-    """Whether an image has colour, by its header and palette. Unreadable as `decode`, for what the
-    header shows.
+    """Whether an image has colour, by its header and palette.
+
+    Raises:
+        Unreadable: as `decode`, for what the header shows.
     """
     try:
         with _open(path) as image:
@@ -131,8 +139,10 @@ def is_colour(path: Path) -> bool:
 
 
 def is_deep(path: Path) -> bool:
-    """Whether an image has pixels of more than 8 bits, by its header. Unreadable as `decode`, for
-    what the header shows.
+    """Whether an image has pixels of more than 8 bits, by its header.
+
+    Raises:
+        Unreadable: as `decode`, for what the header shows.
     """
     try:
         with _open(path) as image:
@@ -144,17 +154,16 @@ def is_deep(path: Path) -> bool:
 
 
 def brightest(path: Path) -> int:
-    """The largest value of a pixel of 16 bits; of a picture in colour, whose lower bits Pillow
-    drops, nearly so.
+    """The largest value of a pixel of 16 bits; Unreadable as `decode`.
 
-    Unreadable as `decode`.
+    Of a picture in colour, whose lower bits Pillow drops, it is nearly the largest.
     """
 
-    def most(image: Image.Image) -> int:
+    def maximum(image: Image.Image) -> int:
         dropped = 8 if _deep_colour(image) else 0  # asked before the pixels are read
         return int(np.asarray(image).max()) << dropped
 
-    return _read(path, most)
+    return _read(path, maximum)
 
 
 def _deep_colour(image: Image.Image) -> bool:
@@ -174,26 +183,31 @@ def reason(error: BaseException) -> str:
     """An exception in one printable line."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"too many pixels: more than {Image.MAX_IMAGE_PIXELS or 0:,}"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = "".join(sign if sign.isprintable() else " " for sign in " ".join(text.split()))[:160]
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    line = " ".join(text.split())
+    line = "".join(sign if sign.isprintable() else " " for sign in line)[:160]
     return line or type(error).__name__
 
 
 def check_file(path: Path) -> int:
-    """The size of a regular file in bytes. Unreadable: missing, a folder, a pipe, a device, empty,
-    or beyond MAX_BYTES.
+    """The size of a regular file in bytes.
+
+    Raises:
+        Unreadable: It is missing, a folder, a pipe, a device, empty, or beyond MAX_BYTES.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         raise Unreadable(reason(error)) from None
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise Unreadable("is no regular file")
-    if not found.st_size:
+    if not status.st_size:
         raise Unreadable("is empty")
-    if found.st_size > MAX_BYTES:
+    if status.st_size > MAX_BYTES:
         raise Unreadable(f"is larger than {MAX_BYTES >> 30} GiB")
-    return found.st_size
+    return status.st_size
 
 
 @contextmanager
@@ -216,24 +230,26 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 class _Metered(io.BufferedReader):
-    """A file that ends a decoder which takes it in crumbs, such as a comment of 200 MB letter by
-    letter.
+    """A file that ends a decoder which takes it in crumbs.
+
+    Such as one that reads a comment of 200 MB letter by letter.
     """
 
     def __init__(self, raw: io.RawIOBase, size: int) -> None:
         super().__init__(raw)
-        self.left = 100_000 + size // 256
+        self.reads_left = 100_000 + size // 256
 
     def read(self, count: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
+        self.reads_left -= 1
+        if self.reads_left < 0:
             raise Unreadable("its header or comments have no end")
         return super().read(count)
 
 
 class Memory:
-    """What threads may use at once, in bytes: who asks for more than is left waits, who asks for
-    more than all is alone.
+    """What threads may use at once, in bytes.
+
+    A thread that asks for more than is free waits; one that asks for more than all is alone.
     """
 
     def __init__(self, total: int) -> None:
@@ -241,9 +257,9 @@ class Memory:
         self.changed = threading.Condition()
 
     @contextmanager
-    def hold(self, wanted: int) -> Iterator[None]:
-        """Inside, `wanted` bytes are taken."""
-        share = min(wanted, self.total)
+    def hold(self, size: int) -> Iterator[None]:
+        """Inside, `size` bytes are taken."""
+        share = min(size, self.total)
         with self.changed:
             self.changed.wait_for(lambda: self.used + share <= self.total)
             self.used += share
@@ -264,7 +280,8 @@ MEMORY = Memory(1 << 30)
 def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.uint8]:
     if bits not in (None, 16) and _deep_colour(image):
         raise Unreadable(
-            f"has 16 bits in colour, of which data.bits={bits} cannot be taken; save it with 8 bits, or grey"
+            f"has 16 bits in colour, of which data.bits={bits} cannot be taken; "
+            "save it with 8 bits, or grey"
         )
     if image.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in image.info:
         image = ImageOps.exif_transpose(image)
@@ -275,8 +292,9 @@ def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.u
         if wide.min() < 0 or wide.max() > 65535:
             raise Unreadable("has 32-bit pixels; save it with 8 or 16 bit")
         bits = bits or 16
-        if (most := int(wide.max())) >= 1 << bits:
-            raise Unreadable(f"has a pixel of {most:,}, more than data.bits={bits} can hold")
+        maximum = int(wide.max())
+        if maximum >= 1 << bits:
+            raise Unreadable(f"has a pixel of {maximum:,}, more than data.bits={bits} can hold")
         image = Image.fromarray((wide >> (bits - 8)).astype(np.uint8))
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -286,8 +304,10 @@ def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.u
 
 
 def thumbnail(path: Path, side: int, bits: int | None = None) -> bytes:
-    """The image, its longer side at most `side` pixels, as the bytes of a PNG file. Unreadable as
-    `decode`.
+    """The image, its longer side at most `side` pixels, as the bytes of a PNG file.
+
+    Raises:
+        Unreadable: as `decode`.
     """
     picture = Image.fromarray(read_pixels(path, 3, bits))
     picture.thumbnail((side, side))

@@ -1,5 +1,4 @@
-"""A folder of one's own images: good parts to train on and, where there are any, labelled kinds to
-test on.
+"""A folder of one's own images: good parts to train on and, perhaps, labelled kinds to test on.
 
 The layouts stand in layout.py, how an image is read in decode.py. Images are grey where all
 training inliers are, else colour; each is stretched to data.size x data.size pixels. There are no
@@ -33,36 +32,51 @@ def read(
     on_error: str,
     bits: int | None = None,
 ) -> Samples:
-    """Samples with images (N, C, size, size), C = 1 or 3, labels by `Layout.classes`, ids the paths
-    below the root.
+    """Samples with images (N, C, size, size), C = 1 or 3, and ids the paths below the root.
 
-    size None: all images must have one size. bits: as `decode` takes it. on_error "fail": a file
-    that cannot be read is an error, "skip": it is left out, named in the notes and counted in
-    `skipped`. UserError also for an inlier class without images in the training part.
+    labels: by `Layout.classes`.
+
+    Args:
+        root: The folder.
+        verify: Has no effect.
+        download: Has no effect.
+        inlier: The label that trains.
+        size: Pixels of a side; None: all images must have one size.
+        on_error: "fail": a file that cannot be read is an error; "skip": it is left out, named in
+            the notes and counted in `skipped`.
+        bits: As `decode` takes it.
+
+    Raises:
+        UserError: the folder has no layout, the inlier class has no training images, or images
+            cannot be read.
     """
     layout = find_layout(root)
     files = list(layout.files())
     names = layout.classes
     if inlier >= len(names):
         raise UserError(f"inlier={inlier}: {layout.root} has the classes {', '.join(names[:20])}")
-    training = [path for path, label, tested in files if label == inlier and not tested]
+    training = [path for path, label, is_test in files if label == inlier and not is_test]
     if not training:
         raise UserError(
-            f"inlier={names[inlier]}: {layout.root} has no training images of it, only of {', '.join(layout.train)}"
+            f"inlier={names[inlier]}: {layout.root} has no training images of it, "
+            f"only of {', '.join(layout.train)}"
         )
-    images, kept, skipped = read_images(
-        layout.root, [path for path, *_ in files], training, size, bits, on_error
-    )
-    tested = np.array([files[at][2] for at in kept], np.bool_)
+    paths = [path for path, _, _ in files]
+    images, positions, skipped = read_images(layout.root, paths, training, size, bits, on_error)
+    skipped_count = len(files) - len(positions)
+    files = [files[position] for position in positions]
+    official_test = None
+    if layout.test is not None:
+        official_test = np.array([is_test for _, _, is_test in files], np.bool_)
     return Samples(
         images=images,
-        labels=np.array([files[at][1] for at in kept], np.int64),
-        official_test=None if layout.test is None else tested,
-        ids=np.array([shown(files[at][0].relative_to(layout.root)) for at in kept]),
+        labels=np.array([label for _, label, _ in files], np.int64),
+        official_test=official_test,
+        ids=np.array([shown(path.relative_to(layout.root)) for path, _, _ in files]),
         verified=None,
         notes=(*skipped, *layout.left_out(), *_dark(training, bits)),
         names=tuple(names),
-        skipped=len(files) - len(kept),
+        skipped=skipped_count,
     )
 
 
@@ -84,15 +98,17 @@ def read_images(
         UserError: A file cannot be read and on_error is "fail", or none can be read.
     """
     channels = 3 if any(in_order(_coloured, training)) else 1
-    images, bad = _read(root, paths, channels, size, bits)
-    if bad and on_error == "fail":
+    images, failures = _read(root, paths, channels, size, bits)
+    summary = _summary(failures, len(paths))
+    if failures and on_error == "fail":
         raise UserError(
-            f"{_said(bad, len(paths))}; mend or remove them, or leave them out with data.on_error=skip"
+            f"{summary}; mend or remove them, or leave them out with data.on_error=skip"
         )
-    if len(bad) == len(paths):
-        raise UserError(f"{_said(bad, len(paths))}; nothing is left to train on")
-    positions = [position for position in range(len(paths)) if position not in bad]
-    return images, positions, [f"skipped: {_said(bad, len(paths))}"] if bad else []
+    if len(failures) == len(paths):
+        raise UserError(f"{summary}; nothing is left to train on")
+    positions = [position for position in range(len(paths)) if position not in failures]
+    notes = [f"skipped: {summary}"] if failures else []
+    return images, positions, notes
 
 
 def _coloured(path: Path) -> bool:
@@ -103,23 +119,23 @@ def _coloured(path: Path) -> bool:
 
 
 def _dark(training: list[Path], bits: int | None) -> list[str]:
-    """A sentence where the training images of 16 bits use far fewer, which leaves them a few levels
-    of grey.
-    """
+    """A note if the training images of 16 bits use far fewer, which leaves few levels of grey."""
     if bits is not None:
         return []
-    deep = [path for path, is_so in zip(training, in_order(_deep, training), strict=True) if is_so]
-    most = 0
+    flags = in_order(_deep, training)
+    deep = [path for path, is_deep_image in zip(training, flags, strict=True) if is_deep_image]
+    maximum = 0
     for value in in_order(_brightest, deep):
-        most = max(most, value)
-        if most >= 1 << 14:
+        maximum = max(maximum, value)
+        if maximum >= 1 << 14:
             return []
     if not deep:
         return []
-    depth = next(depth for depth in DEPTHS if most < 1 << depth)
+    depth = next(depth for depth in DEPTHS if maximum < 1 << depth)
     return [
-        f"the brightest pixel of the {len(deep)} training images of 16 bits has {most:,} of 65,535: of its grey levels "
-        f"{(most >> 8) + 1} are left in 8 bits. If it is a camera's {depth} bits, say data.bits={depth}"
+        f"the brightest pixel of the {len(deep)} training images of 16 bits has {maximum:,} of "
+        f"65,535: of its grey levels {(maximum >> 8) + 1} are left in 8 bits. "
+        f"If it is a camera's {depth} bits, say data.bits={depth}"
     ]
 
 
@@ -142,7 +158,7 @@ def _read(
 ) -> tuple[Tensor, dict[int, str]]:
     """The images that can be read (n, C, H, W), and position -> "name (why)" of the others."""
     images: Tensor | None = None
-    bad: dict[int, str] = {}
+    failures: dict[int, str] = {}
     count = 0
 
     def one(path: Path) -> Tensor | str:
@@ -151,24 +167,29 @@ def _read(
         except Unreadable as error:
             return f"{shown(path.relative_to(root))} ({error})"
 
-    for at, found in enumerate(in_order(one, paths)):
-        if isinstance(found, str):
-            bad[at] = found
+    for position, image in enumerate(in_order(one, paths)):
+        if isinstance(image, str):
+            failures[position] = image
             continue
         if images is None:
-            images = torch.empty((len(paths), *found.shape), dtype=torch.uint8)
-        if found.shape != images.shape[1:]:
+            images = torch.empty((len(paths), *image.shape), dtype=torch.uint8)
+        if image.shape != images.shape[1:]:
+            _, height, width = image.shape
             raise UserError(
-                f"data.size=null needs images of one size, but {shown(paths[at])} has {found.shape[2]} x {found.shape[1]} "
-                f"pixels and others have {images.shape[3]} x {images.shape[2]}; set data.size, e.g. data.size=64"
+                f"data.size=null needs images of one size, but {shown(paths[position])} has "
+                f"{width} x {height} pixels and others have {images.shape[3]} x {images.shape[2]}; "
+                "set data.size, e.g. data.size=64"
             )
-        images[count] = found
+        images[count] = image
         count += 1
-    return (
-        torch.empty(0, channels, 1, 1, dtype=torch.uint8) if images is None else images[:count]
-    ), bad
+    if images is None:
+        return torch.empty(0, channels, 1, 1, dtype=torch.uint8), failures
+    return images[:count], failures
 
 
-def _said(bad: dict[int, str], count: int) -> str:
-    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    return f"{len(bad)} of {count} images cannot be read: {', '.join(list(bad.values())[:NAMED])}{more}"
+def _summary(failures: dict[int, str], count: int) -> str:
+    """A sentence on the images that cannot be read, with the first of them."""
+    names = ", ".join(list(failures.values())[:NAMED])
+    if len(failures) > NAMED:
+        names += f" and {len(failures) - NAMED} more"
+    return f"{len(failures)} of {count} images cannot be read: {names}"
