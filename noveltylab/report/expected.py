@@ -1,7 +1,7 @@
 """The cells that a full table needs, and which of them are missing."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from noveltylab.report.published import PaperTable
@@ -35,6 +35,12 @@ class Expected:
         """Whether these inliers are all that are needed."""
         inliers = set(labels)
         return len(inliers) >= self.count and inliers >= set(self.labels)
+
+    def note(self, classes: Mapping[int, float]) -> str:
+        """`(3 of 10)` behind a mean of some classes, "" behind that of all."""
+        if self.covers(classes):
+            return ""
+        return f"({len(classes)} of {self.count})"
 
     def missing(self, cells: Cells) -> str:
         """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""

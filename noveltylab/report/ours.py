@@ -44,40 +44,34 @@ def our_blocks(
         yield _apart(rows)
     if any(row.diagnosis(ORDERS[0]) for row in rows):
         yield _diagnosis(rows)
-    if remarks := tuple(_remarks(rows, expected)):
+    remarks = tuple(_remarks(rows, expected))
+    if remarks:
         yield Bullets("Remarks", remarks)
     yield _heat(rows)
     if comparisons:
         yield _paired(comparisons)
-    if (ranks := rank(ranked(rows))) is not None:
+    ranks = rank(ranked(rows))
+    if ranks is not None:
         yield RankPlot(ranks.mean, ranks.classes, ranks.critical)
-    yield from (curves for row in rows if (curves := training_curves(row.name, row.runs)).panels)
+    for row in rows:
+        curves = training_curves(row.name, row.runs)
+        if curves.panels:
+            yield curves
     yield _run_list(rows)
 
 
 def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
     rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
-    headers = (
-        "row",
-        "score",
-        "mean",
-        "std over seeds",
-        "95 % interval",
-        "cells",
-        "minus pca",
-        "minus knn",
-    )
-    lines = [
-        GridRow(
-            _detail(row, score, expected, data, rules, bool(_seen(rows))),
-            row.kind if score is None else "",
-        )
-        for row in rows
-        for score in (None, *row.scores)
-    ]
-    return Grid(
-        "Our numbers", (*headers, *_seen(rows), *rules, "weights", "schedule"), tuple(lines)
-    )
+    seen = _seen(rows)
+    first = "row|score|mean|std over seeds|95 % interval|cells|minus pca|minus knn"
+    headers = (*first.split("|"), *seen, *rules, "weights", "schedule")
+    lines = []
+    for row in rows:
+        for score in (None, *row.scores):
+            kind = row.kind if score is None else ""
+            cells = _detail(row, score, expected, data, rules, bool(seen))
+            lines.append(GridRow(cells, kind))
+    return Grid("Our numbers", headers, tuple(lines))
 
 
 def _detail(
@@ -92,21 +86,25 @@ def _detail(
     summary = summarise(cells)
     score_name = score or row.primary
     name = f"{score_name} (transductive)" if row.transductive(score_name) else score_name
-    if summary is None:  # a score that other runs of the row lack never is: it comes from a run
+    if summary is None:  # cannot happen: every listed score occurs in at least one run
         raise ValueError(f"{row.name} has no score {score_name}")
-    partial = (
-        "" if expected.covers(summary.classes) else f"({len(summary.classes)} of {expected.count})"
-    )
-    low, high = summary.interval or (None, None)
+    interval = Cell("-")
+    if summary.interval is not None:
+        low, high = summary.interval
+        interval = Cell(f"{low:.4f} to {high:.4f}", low)
+    seed_note = f"({summary.seeds} seed{'s' * (summary.seeds != 1)})"
+    # gaps to the floors on the very same cells
+    gaps = [_gap(cells, row.floor(floor), data) for floor in FLOORS]
+    if with_seen:
+        gaps.append(_seen_gap(row, cells, data))
     return (
         Cell(row.name),
         Cell(name),
-        number(summary.mean, note=partial),
-        number(summary.seed_std, note=f"({summary.seeds} seed{'s' * (summary.seeds != 1)})"),
-        Cell("-") if low is None else Cell(f"{low:.4f} to {high:.4f}", low),
+        number(summary.mean, note=expected.note(summary.classes)),
+        number(summary.seed_std, note=seed_note),
+        interval,
         Cell(f"{len(cells)} of {expected.cells}", len(cells)),
-        *(_gap(cells, row.floor(floor), data) for floor in FLOORS),
-        *([_seen_gap(row, cells, data)] if with_seen else []),
+        *gaps,
         *(_labelled(row, rule, score) for rule in rules),
         Cell(row.weights),
         Cell(row.schedule),
@@ -118,9 +116,9 @@ def _seen(rows: Sequence[Row]) -> list[str]:
 
     Only where any method sees more than raw pixels.
     """
-    return (
-        ["minus the highest floor of what it sees"] if any(row.seen_floors for row in rows) else []
-    )
+    if not any(row.seen_floors for row in rows):
+        return []
+    return ["minus the highest floor of what it sees"]
 
 
 def _seen_gap(row: Row, cells: Cells, data: str) -> Cell:
@@ -134,15 +132,13 @@ def _seen_gap(row: Row, cells: Cells, data: str) -> Cell:
 def _gap(cells: Cells, other_cells: Cells, data: str) -> Cell:
     """The difference of means over the cells that both have, with '=' where it is a tie."""
     both = cells.keys() & other_cells.keys()
-    ours, theirs = (
-        summarise({cell: values[cell] for cell in both}) for values in (cells, other_cells)
-    )
+    ours = summarise({cell: cells[cell] for cell in both})
+    theirs = summarise({cell: other_cells[cell] for cell in both})
     if ours is None or theirs is None:
         return Cell("-")
     gap = ours.mean - theirs.mean
-    return number(
-        gap, signed=True, note="=" if tie_reasons(gap, data, ours.error, ours.seed_std) else ""
-    )
+    reasons = tie_reasons(gap, data, ours.error, ours.seed_std)
+    return number(gap, signed=True, note="=" if reasons else "")
 
 
 def _labelled(row: Row, rule: str, score: str | None) -> Cell:
@@ -151,34 +147,24 @@ def _labelled(row: Row, rule: str, score: str | None) -> Cell:
     Beside it stands how much that adds over the same cells.
     """
     labelled, ours = row.labelled(rule, score), row.cells(score)
-    summary, plain = (
-        summarise(labelled),
-        summarise({cell: value for cell, value in ours.items() if cell in labelled}),
-    )
+    summary = summarise(labelled)
+    plain = summarise({cell: value for cell, value in ours.items() if cell in labelled})
     if summary is None or plain is None:
         return Cell("-")
     return number(summary.mean, note=f"({summary.mean - plain.mean:+.4f}, {len(labelled)} cells)")
 
 
 def _apart(rows: Sequence[Row]) -> Grid:
-    lines = tuple(
-        GridRow(
-            (
-                Cell(row.name),
-                Cell(kind.replace("_", " ")),
-                number(summary.mean),
-                Cell(str(summary.cells), summary.cells),
-            )
-        )
-        for row in rows
-        for kind in row.kinds_apart
-        if (summary := summarise(row.apart(kind)))
-    )
-    return Grid(
-        "AUROC over other units, no part of the numbers above",
-        ("row", "unit", "mean", "cells"),
-        lines,
-    )
+    lines = []
+    for row in rows:
+        for kind in row.kinds_apart:
+            summary = summarise(row.apart(kind))
+            if summary is not None:
+                unit = Cell(kind.replace("_", " "))
+                count = Cell(str(summary.cells), summary.cells)
+                lines.append(GridRow((Cell(row.name), unit, number(summary.mean), count)))
+    caption = "AUROC over other units, no part of the numbers above"
+    return Grid(caption, ("row", "unit", "mean", "cells"), tuple(lines))
 
 
 def _diagnosis(rows: Sequence[Row]) -> Grid:
@@ -192,19 +178,12 @@ def _diagnosis(rows: Sequence[Row]) -> Grid:
         evaluated = {cell: value for cell, value in row.cells().items() if cell in diagnosed}
         means = [summarise(values) for values in (evaluated, *cells.values())]
         numbers = [number(summary.mean if summary else None) for summary in means]
-        lines.append(
-            GridRow(
-                (
-                    Cell(row.name),
-                    Cell(row.primary),
-                    *numbers,
-                    Cell(str(len(diagnosed)), len(diagnosed)),
-                )
-            )
-        )
+        count = Cell(str(len(diagnosed)), len(diagnosed))
+        lines.append(GridRow((Cell(row.name), Cell(row.primary), *numbers, count)))
     caption = (
-        "Diagnosis, no numbers of these methods: AUROC with batch norm in training mode at test, in batches of 128, where a "
-        "score depends on the other images of its batch; beside it evaluation mode, which is the runs' own number"
+        "Diagnosis, no numbers of these methods: AUROC with batch norm in training mode at test, "
+        "in batches of 128, where a score depends on the other images of its batch; "
+        "beside it evaluation mode, which is the runs' own number"
     )
     headers = (
         "row",
@@ -221,7 +200,8 @@ def _diagnosis(rows: Sequence[Row]) -> Grid:
 def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
     lacking: dict[str, list[str]] = {}
     for row in rows:
-        if missing := expected.missing(row.cells()):
+        missing = expected.missing(row.cells())
+        if missing:
             lacking.setdefault(missing, []).append(row.name)
     for missing, names in lacking.items():
         yield f"Missing cells of {', '.join(names)}: {missing}"
@@ -244,42 +224,43 @@ def _remarks(rows: Sequence[Row], expected: Expected) -> Iterator[str]:
 
 def _where(run: Run) -> str:
     result = run.result
-    return f"{result.method} inlier {result.inlier} seed {result.seed}" + (
-        f" ({run.source})" if run.source else ""
-    )
+    words = f"{result.method} inlier {result.inlier} seed {result.seed}"
+    return f"{words} ({run.source})" if run.source else words
 
 
 def class_names(rows: Sequence[Row]) -> dict[int, str]:
     """Inlier label -> name, in the order of labels."""
-    return dict(
-        sorted(
-            {run.result.inlier: run.result.inlier_name for row in rows for run in row.runs}.items()
-        )
-    )
+    results = [run.result for row in rows for run in row.runs]
+    names = {result.inlier: result.inlier_name for result in results}
+    return dict(sorted(names.items()))
 
 
 def _heat(rows: Sequence[Row]) -> Grid:
     means, names = class_means(rows), class_names(rows)
     values = [value for classes in means.values() for value in classes.values()]
-    low, span = min(values), (max(values) - min(values)) or 1.0
-
-    def cell(value: float | None) -> Cell:
-        return (
-            Cell("-") if value is None else Cell(f"{value:.3f}", value, heat=(value - low) / span)
-        )
-
-    lines = tuple(
-        GridRow(
-            (Cell(name), *(cell(classes.get(label)) for label in names)),
-            "floor" if name.startswith("floor: ") else "trial" if name.endswith(MARK) else "ours",
-        )
-        for name, classes in means.items()
+    low, high = min(values), max(values)
+    lines = []
+    for name, classes in means.items():
+        cells = [_heat_cell(classes.get(label), low, high) for label in names]
+        lines.append(GridRow((Cell(name), *cells), _kind_by_name(name)))
+    caption = (
+        f"AUROC by class, mean over seeds; colour from {low:.3f} (pale) to {high:.3f} (strong)"
     )
-    return Grid(
-        f"AUROC by class, mean over seeds; colour from {low:.3f} (pale) to {max(values):.3f} (strong)",
-        ("row", *names.values()),
-        lines,
-    )
+    return Grid(caption, ("row", *names.values()), tuple(lines))
+
+
+def _heat_cell(value: float | None, low: float, high: float) -> Cell:
+    if value is None:
+        return Cell("-")
+    span = (high - low) or 1.0
+    return Cell(f"{value:.3f}", value, heat=(value - low) / span)
+
+
+def _kind_by_name(name: str) -> str:
+    """`GridRow.kind` of a row or floor."""
+    if name.startswith("floor: "):
+        return "floor"
+    return "trial" if name.endswith(MARK) else "ours"
 
 
 def _paired(comparisons: Comparisons) -> Grid:
@@ -295,18 +276,26 @@ def _paired(comparisons: Comparisons) -> Grid:
 
 
 def _pair_cells(first: str, second: str, paired: Paired) -> tuple[Cell, ...]:
-    low, high = paired.interval or (None, None)
+    interval = Cell("-")
+    if paired.interval is not None:
+        low, high = paired.interval
+        interval = Cell(f"{low:+.4f} to {high:+.4f}", low)
     return (
         Cell(first),
         Cell(second),
         Cell(str(paired.classes), paired.classes),
         Cell(str(paired.pairs), paired.pairs),
         number(paired.mean, signed=True),
-        Cell("-") if low is None else Cell(f"{low:+.4f} to {high:+.4f}", low),
+        interval,
         Cell(f"{paired.wins}-{paired.ties}-{paired.losses}", paired.wins - paired.losses),
-        *(Cell("-") if p is None else Cell(f"{p:.3g}", p) for p in (paired.p, paired.holm)),
+        _p_cell(paired.p),
+        _p_cell(paired.holm),
         Cell(paired.verdict),
     )
+
+
+def _p_cell(p: float | None) -> Cell:
+    return Cell("-") if p is None else Cell(f"{p:.3g}", p)
 
 
 def _run_list(rows: Sequence[Row]) -> Grid:
@@ -322,12 +311,19 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
     result = run.result
     metrics = result.scores[result.primary]
     low, high = run.interval(metrics)
-    floors = (result.floor.get(name) for name in FLOORS)
-    place = (
-        str(result.inlier)
-        if result.inlier_name == str(result.inlier)
-        else f"{result.inlier} {result.inlier_name}"
-    )
+    place = str(result.inlier)
+    if result.inlier_name != place:
+        place = f"{result.inlier} {result.inlier_name}"
+    # the floors on the run's split, and of what its method sees
+    floors = []
+    for name in FLOORS:
+        floor = result.floor.get(name)
+        floors.append(number(floor.auroc if floor else None))
+    if with_seen:
+        floors.append(_highest_seen(run))
+    weights = f"{result.selected.rule}, epoch {result.selected.epoch}"
+    if run.lacks:
+        weights += f"; {run.lacks}"
     minutes = result.seconds.get("total", 0.0) / 60
     return (
         Cell(row.name),
@@ -336,13 +332,8 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         Cell(result.primary),
         number(metrics.auroc),
         Cell(f"{low:.4f} to {high:.4f}", low),
-        *(number(floor.auroc if floor else None) for floor in floors),
-        *([_highest_seen(run)] if with_seen else []),
-        Cell(
-            "; ".join(
-                filter(None, (f"{result.selected.rule}, epoch {result.selected.epoch}", run.lacks))
-            )
-        ),
+        *floors,
+        Cell(weights),
         number(minutes, 1),
         Cell(" ".join(run.warnings)),
         Cell("", links=(("folder", run.place), *_pictures(run.folder))),
@@ -351,11 +342,12 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
 
 def _highest_seen(run: Run) -> Cell:
     """The highest floor of what its method sees, and which one."""
-    seen = {
-        name: metrics.auroc for name, metrics in run.result.floor.items() if name.endswith(SEEN)
-    }
-    name = max(seen, key=lambda name: seen[name], default=None)
-    return Cell("-") if name is None else number(seen[name], note=f"({name})")
+    floors = run.result.floor
+    names = [name for name in floors if name.endswith(SEEN)]
+    if not names:
+        return Cell("-")
+    highest = max(names, key=lambda name: floors[name].auroc)
+    return number(floors[highest].auroc, note=f"({highest})")
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:

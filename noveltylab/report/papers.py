@@ -35,11 +35,8 @@ def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable
     if table.ablation:
         methods = {counterpart.method for counterpart in table.counterparts.values()}
         return [row for row in rows if row.family in methods]
-    return [
-        row
-        for row in rows
-        if not any(_ablated(row, table_of_row) for table_of_row in related if table_of_row.ablation)
-    ]
+    ablations = [table for table in related if table.ablation]
+    return [row for row in rows if not any(_ablated(row, ablation) for ablation in ablations)]
 
 
 def _ablated(row: Row, table: PaperTable) -> bool:
@@ -61,9 +58,8 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
     lines = [_printed_line(line, "published") for line in table.rows]
     lines += [_printed_line(line, "others") for line in table.others]
     lines += _floor_lines(table, rows, expected)
-    lines += [
-        _our_line(table, row, score, expected) for row in rows for score in _scores(table, row)
-    ]
+    for row in rows:
+        lines += [_our_line(table, row, score, expected) for score in _scores(table, row)]
     yield Grid(
         "Printed numbers, others' and ours",
         ("row", *(column.name for column in table.columns), "cells"),
@@ -71,15 +67,8 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
     )
     against = [line for row in rows for line in _against(table, row, expected)]
     if against:
-        headers = (
-            "ours",
-            "printed row",
-            "printed",
-            "ours, same classes",
-            "difference",
-            "what it says",
-        )
-        yield Grid("Ours against the printed rows", headers, tuple(against))
+        headers = "ours|printed row|printed|ours, same classes|difference|what it says"
+        yield Grid("Ours against the printed rows", tuple(headers.split("|")), tuple(against))
     if not rows:
         yield Text("Not run: no result of ours for this table.")
     if table.notes:
@@ -103,16 +92,14 @@ def _printed_line(line: Line, kind: str) -> GridRow:
 def _floor_lines(table: PaperTable, rows: Sequence[Row], expected: Expected) -> list[GridRow]:
     if not table.about_auroc:
         return []
-    floors = ((name, floor_cells(rows, name)) for name in FLOORS)
     mark = f" {MARK}" if floor_is_shortened(rows) else ""
-    return [
-        _line(f"floor: {name}{mark}", table, {"auroc": cells}, expected, "floor")
-        for name, cells in floors
-        if cells
-    ] + [
-        _line(f"floor: {name}", table, {"auroc": cells}, expected, "floor")
-        for name, cells in seen_floor_cells(rows).items()
-    ]
+    floors = {f"{name}{mark}": floor_cells(rows, name) for name in FLOORS}
+    floors |= seen_floor_cells(rows)
+    lines = []
+    for name, cells in floors.items():
+        if cells:
+            lines.append(_line(f"floor: {name}", table, {"auroc": cells}, expected, "floor"))
+    return lines
 
 
 def _our_line(table: PaperTable, row: Row, score: str | None, expected: Expected) -> GridRow:
@@ -123,7 +110,8 @@ def _our_line(table: PaperTable, row: Row, score: str | None, expected: Expected
 
 def _named(row: Row, score: str | None) -> str:
     score_name = score or row.primary
-    return f"{row.name}, {score_name}" + (" (transductive)" if row.transductive(score_name) else "")
+    mark = " (transductive)" if row.transductive(score_name) else ""
+    return f"{row.name}, {score_name}{mark}"
 
 
 def _inside(cells: Cells, table: PaperTable) -> Cells:
@@ -145,12 +133,7 @@ def _line(
         elif column.inlier is not None:
             numbers.append(number(summary.classes.get(column.inlier), 3))
         else:
-            partial = (
-                f"({len(summary.classes)} of {expected.count})"
-                if not expected.covers(summary.classes)
-                else ""
-            )
-            numbers.append(number(summary.mean, 4, note=partial))
+            numbers.append(number(summary.mean, 4, note=expected.note(summary.classes)))
     count = max((len(values) for values in cells.values()), default=0)
     return GridRow((Cell(name), *numbers, Cell(f"{count} of {expected.cells}", count)), kind)
 
@@ -175,37 +158,32 @@ def _gap_line(
 ) -> GridRow:
     column = table.columns[index]
     summary = summarise(_inside(row.cells(counterpart.score, column.metric), table))
-    printed_row = (
-        line.row if len(table.columns) == 1 or table.by_class else f"{line.row}, {column.name}"
-    )
+    printed_row = line.row
+    if len(table.columns) > 1 and not table.by_class:
+        printed_row = f"{line.row}, {column.name}"
     names = Cell(_named(row, counterpart.score)), Cell(printed_row)
     text = Cell(line.values[index], line.number(index))
     if summary is None:
         return GridRow((*names, text, Cell("-"), Cell("-"), Cell("not measured")))
     printed, basis = _printed_mean(table, line, index, summary, expected)
     if printed is None:
-        return GridRow(
-            (*names, text, number(summary.mean), Cell("-"), Cell(f"not compared: {basis}"))
-        )
+        verdict = f"not compared: {basis}"
+        return GridRow((*names, text, number(summary.mean), Cell("-"), Cell(verdict)))
     gap = summary.mean - printed
     reasons = tie_reasons(gap, table.data, summary.error, summary.seed_std)
-    verdict = (
-        f"= tie: {'; '.join(reasons)}"
-        if reasons
-        else f"{'above' if gap > 0 else 'below'} the printed row"
-    )
     if row.lacks:
         verdict = f"not the whole method, so no verdict: scored weights {row.lacks}"
-    printed_cell = number(printed) if basis else text
-    return GridRow(
-        (
-            *names,
-            printed_cell,
-            number(summary.mean),
-            number(gap, signed=True),
-            Cell(verdict + basis),
-        )
+    elif reasons:
+        verdict = f"= tie: {'; '.join(reasons)}"
+    else:
+        verdict = f"{'above' if gap > 0 else 'below'} the printed row"
+    cells = (
+        number(printed) if basis else text,
+        number(summary.mean),
+        number(gap, signed=True),
+        Cell(verdict + basis),
     )
+    return GridRow((*names, *cells))
 
 
 def _printed_mean(
@@ -218,15 +196,15 @@ def _printed_mean(
     whole, printed = expected.covers(summary.classes), line.number(index)
     if whole and printed is not None:
         return printed, ""
-    values = {
-        column.inlier: line.number(i)
-        for i, column in enumerate(table.columns)
-        if column.inlier is not None
-    }
-    numbers = [value for label in summary.classes if (value := values.get(label)) is not None]
+    # the mean over the classes that we have, if each of them is printed
+    values = {column.inlier: line.number(i) for i, column in enumerate(table.columns)}
+    numbers = []
+    for label in summary.classes:
+        value = values.get(label)
+        if value is not None:
+            numbers.append(value)
     if len(numbers) == len(summary.classes):
         return fmean(numbers), f" (means over the {len(numbers)} classes that were run)"
-    return (
-        None,
-        "not printed" if whole else f"{len(summary.classes)} of {expected.count} classes were run",
-    )
+    if whole:
+        return None, "not printed"
+    return None, f"{len(summary.classes)} of {expected.count} classes were run"
