@@ -1,5 +1,6 @@
-"""AE, DAE, CAE and DCAE: auto-encoders trained to rebuild inliers, scored by what they fail to
-rebuild.
+"""AE, DAE, CAE and DCAE: auto-encoders trained to rebuild inliers.
+
+The score is what they fail to rebuild.
 
 One convolutional network under the names of the papers' tables; each corruption is drawn anew at
 every step, in training alone, and the loss compares with the clean image:

@@ -1,5 +1,6 @@
-"""ALOCC: Adversarially Learned One-Class Classifier for Novelty Detection (Sabokrou et al., CVPR
-2018).
+"""ALOCC: Adversarially Learned One-Class Classifier for Novelty Detection.
+
+Sabokrou et al., CVPR 2018.
 
 A denoising reconstructor R is trained against a discriminator D: R learns to refine inliers until D
 takes them for real, and D learns what inliers look like. R refines inliers and distorts outliers,
@@ -111,8 +112,9 @@ class ALOCC(Method):
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, then R steps on the same noisy images. Losses `mse`,
-        `discriminator`, `reconstructor`.
+        """One iteration: D step, then R steps on the same noisy images.
+
+        Losses `mse`, `discriminator`, `reconstructor`.
         """
         x = batch.x
         noisy = x + self.noise_std * torch.randn_like(x)
@@ -144,7 +146,8 @@ class ALOCC(Method):
         return ("d_recon", "d_x", "mse")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Minus the logit of D on R(x) and on x, and the reconstruction error of the clean image;
+        """Minus the logit of D on R(x) and on x, and the reconstruction error of the clean image.
+
         (B,) each.
         """
         x_hat = self.reconstruct(x)

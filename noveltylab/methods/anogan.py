@@ -1,5 +1,6 @@
-"""AnoGAN: Unsupervised Anomaly Detection with Generative Adversarial Networks to Guide Marker
-Discovery (Schlegl et al., IPMI 2017).
+"""AnoGAN: Unsupervised Anomaly Detection with Generative Adversarial Networks.
+
+"... to Guide Marker Discovery", Schlegl et al., IPMI 2017.
 
 A DCGAN learns to generate inliers. To score an image, gradient descent looks for the latent point
 whose image is most like it, in pixels and in the discriminator's features: what is left over is its
@@ -61,8 +62,9 @@ def generator(channels: int, base: int, latent: int, side: tuple[int, int]) -> n
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, 8 h, 8 w): `features` gives f (B, 4 base h w), `logit` what it makes of f,
-    (B,), large for real.
+    """Images (B, C, 8 h, 8 w) -> logits (B,), large for real.
+
+    `features` gives f (B, 4 base h w), `logit` what it makes of f.
     """
 
     def __init__(self, channels: int, base: int, side: tuple[int, int]) -> None:
@@ -89,8 +91,9 @@ class Discriminator(nn.Module):
 
 
 def absolute_error(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of absolute differences of (B, ...): eq. 2 for images (residual), eq. 4 for features
-    (discrimination) -> (B,).
+    """Sum of absolute differences of (B, ...) -> (B,).
+
+    Eq. 2 for images (residual), eq. 4 for features (discrimination).
     """
     return (x - y).abs().flatten(1).sum(1)
 
@@ -172,8 +175,9 @@ class AnoGAN(Method):
     # Mapping new images to the latent space (section 2.2).
 
     def search(self, x: Tensor, steps: int) -> Tensor:
-        """Latent points (B, D) whose images are most like x (B, C, H, W), each found by itself; in
-        evaluation mode.
+        """Latent points (B, D) whose images are most like x (B, C, H, W), each found by itself.
+
+        In evaluation mode.
 
         Works where gradients and even their recording are switched off, as under
         `torch.inference_mode`.
@@ -194,16 +198,18 @@ class AnoGAN(Method):
         return z.detach()
 
     def mapping_loss(self, x: Tensor, f: Tensor, z: Tensor) -> Tensor:
-        """Eq. 5: (1 - lam) residual + lam discrimination of x (B, C, H, W), its features f and
-        points z (B, D) -> (B,).
+        """Eq. 5: (1 - lam) residual + lam discrimination -> (B,).
+
+        Of x (B, C, H, W), its features f and points z (B, D).
         """
         x_hat = self.generator(z)
         discrimination = absolute_error(f, self.discriminator.features(x_hat))
         return (1 - self.lam) * absolute_error(x, x_hat) + self.lam * discrimination
 
     def _nearest_start(self, x: Tensor, f: Tensor) -> Tensor:
-        """Of the fixed draws the one with the lowest eq. 5, for each of x (B, C, H, W) with
-        features f -> (B, D).
+        """The fixed draw with the lowest eq. 5 for each image -> (B, D).
+
+        Images x (B, C, H, W) with features f.
         """
         images = self.generator(self.starts)
         residual = torch.cdist(x.flatten(1), images.flatten(1), p=1)  # (B, candidates)
@@ -212,8 +218,9 @@ class AnoGAN(Method):
 
     @contextmanager
     def shortened(self) -> Iterator[tuple[float, float]]:
-        """Searches of a few steps from the first start, as the time of a search is that of its
-        steps.
+        """Searches of a few steps from the first start.
+
+        The time of a search is that of its steps.
         """
         steps, starts = (self.search_steps, self.validation_steps), self.starts
         self.search_steps, self.validation_steps = (min(count, TIMED_STEPS) for count in steps)
@@ -236,8 +243,9 @@ class AnoGAN(Method):
         return ("novelty", "residual", "discrimination", "discriminator")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`novelty`: A(x), eq. 6; its terms `residual` R and `discrimination` D; minus D's logit of
-        x itself; (B,) each.
+        """`novelty`: A(x), eq. 6; its terms `residual` R and `discrimination` D.
+
+        Minus D's logit of x itself; (B,) each.
         """
         x_hat = self.reconstruct(x)
         f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
@@ -250,14 +258,16 @@ class AnoGAN(Method):
         }
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Pixel error left by a search of `validation_steps` steps, (B,): that of features has no
-        fixed scale.
+        """Pixel error left by a search of `validation_steps` steps, (B,).
+
+        That of features has no fixed scale.
         """
         return absolute_error(x, self.generator(self.search(x, self.validation_steps)))
 
     def pass_for_batch_norm(self, x: Tensor) -> None:
-        """G on latents of the prior, D on x (B, C, H, W) and on G's images: a search has no batch
-        of its own.
+        """Runs G on latents of the prior, and D on x (B, C, H, W) and on G's images.
+
+        A search has no batch of its own.
         """
         z = 2 * torch.rand(len(x), self.latent_size, dtype=x.dtype, device=x.device) - 1
         fake = self.generator(z)

@@ -24,8 +24,9 @@ from noveltylab.results.phases import Phase as Phase  # methods take it from her
 
 @dataclass
 class Batch:
-    """One training batch: `x` (B, C, H, W) float, preprocessed; `index` (B,) position of each image
-    in the training set.
+    """One training batch: `x` (B, C, H, W) float, preprocessed.
+
+    `index` (B,) position of each image in the training set.
     """
 
     x: Tensor
@@ -38,8 +39,9 @@ RECONSTRUCTION = "reconstruction"
 
 @dataclass
 class Row:
-    """A titled row of images (N, C, H, W) of a picture: on the scale of preprocessed images, or in
-    [0, 1] (`unit`).
+    """A titled row of images (N, C, H, W) of a picture.
+
+    On the scale of preprocessed images, or in [0, 1] (`unit`).
     """
 
     title: str
@@ -93,8 +95,9 @@ class Method(L.LightningModule):
     # What a method gives.
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Does ONE training iteration with all alternating steps; returns detached scalar losses by
-        name.
+        """Does ONE training iteration with all alternating steps.
+
+        Returns detached scalar losses by name.
 
         No `.item()`, no print, no Python branch on a tensor, static shapes. Seeded before every
         epoch.
@@ -102,8 +105,9 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Named raw scores of x (B, C, H, W), each (B,), larger is more novel; in evaluation mode,
-        no gradients.
+        """Named raw scores of x (B, C, H, W), each (B,), larger is more novel.
+
+        In evaluation mode, no gradients.
 
         A sample's score does not depend on the other samples of its batch.
         """
@@ -115,14 +119,16 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Per-sample loss (B,) of held-out inliers x (B, C, H, W): what inlier-only selection
-        minimises.
+        """Loss (B,) of held-out inliers x (B, C, H, W), by sample.
+
+        Inlier-only selection minimises it.
         """
         raise NotImplementedError
 
     def pass_for_batch_norm(self, x: Tensor) -> None:
-        """Puts training inliers x (B, C, H, W) through the networks as the score does, for
-        trainer.batch_norm=anew.
+        """Puts training inliers x (B, C, H, W) through the networks as the score does.
+
+        For trainer.batch_norm=anew.
 
         What this does not touch keeps the statistics of training.
         """
@@ -134,8 +140,9 @@ class Method(L.LightningModule):
 
     @property
     def phases(self) -> list[Phase]:
-        """The stages of training in order, each of which makes other weights; [] where every epoch
-        trains alike.
+        """The stages of training in order, each of which makes other weights.
+
+        [] where every epoch trains alike.
 
         Only weights of the last one are those of the whole method. The same by recorded options:
         `CONFIGURED` in noveltylab/results/phases.py.
@@ -153,26 +160,30 @@ class Method(L.LightningModule):
         return None
 
     def prepare(self, train: Tensor) -> None:
-        """Takes what is needed once from the training set (N, C, H, W), preprocessed; keep it in
-        buffers.
+        """Takes what is needed once from the training set (N, C, H, W), preprocessed.
+
+        Keep it in buffers.
         """
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
-        """Reconstruction of x (B, C, H, W) for the pictures, or None for methods that do not
-        reconstruct.
+        """Reconstruction of x (B, C, H, W) for the pictures.
+
+        None for methods that do not reconstruct.
         """
         return None
 
     def explain(self, x: Tensor) -> list[Row]:
-        """Rows that stand under the images x (B, C, H, W) in pictures, B images each: what its
-        score compares x with.
+        """Rows that stand under the images x (B, C, H, W) in pictures, B images each.
+
+        They show what the score compares x with.
         """
         x_hat = self.reconstruct(x)
         return [] if x_hat is None else [Row(RECONSTRUCTION, x_hat)]
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
-        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png; {} for
-        none.
+        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png.
+
+        {} for none.
 
         From the first training images and a few test images, preprocessed, in evaluation mode
         without gradients. Torch's generators are seeded and put back afterwards. There may be no
@@ -181,8 +192,9 @@ class Method(L.LightningModule):
         return {}
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Further named scores made of whole columns: test scores (N,), and those of the held-out
-        inliers (N_val,).
+        """Further named scores made of whole columns.
+
+        From test scores (N,), and those of the held-out inliers (N_val,).
         """
         return {}
 
@@ -190,21 +202,24 @@ class Method(L.LightningModule):
     transductive: ClassVar[frozenset[str]] = frozenset()
 
     def embed(self, x: Tensor) -> Tensor | None:
-        """Embedding (B, D) of x (B, C, H, W) for the t-SNE picture, or None for methods that have
-        none.
+        """Embedding (B, D) of x (B, C, H, W) for the t-SNE picture.
+
+        None for methods that have none.
         """
         return None
 
     @contextmanager
     def shortened(self) -> Iterator[tuple[float, float]]:
-        """Inside, score and validation loss may do a part of their work, to be timed; yields the
-        share of each.
+        """Inside, score and validation loss may do a part of their work, to be timed.
+
+        Yields the share of each.
         """
         yield 1.0, 1.0
 
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Numbers of the paper's own experiments on test images (N, C, H, W) each, beside the
-        AUROC; {} for none.
+        """Numbers of the paper's own experiments, beside the AUROC.
+
+        From test images (N, C, H, W) each; {} for none.
         """
         return {}
 

@@ -1,5 +1,7 @@
-"""CA-Entropy: Improving Auto-Encoder Novelty Detection Using Channel Attention and Entropy
-Minimization (Tian et al., ACM Multimedia Asia 2020; published 2021).
+"""CA-Entropy: auto-encoder with channel attention and entropy minimisation.
+
+"Improving Auto-Encoder Novelty Detection Using Channel Attention and Entropy Minimization", Tian et
+al., ACM Multimedia Asia 2020; published 2021.
 
 A denoising auto-encoder, trained against a DCGAN discriminator, should rebuild inliers well and
 nothing else: channel attention after every block weighs the feature maps that describe inliers, and
@@ -85,16 +87,18 @@ class ChannelAttention(nn.Module):
 def block(
     convolution: nn.Module, channels: int, activation: nn.Module, ratio: int | None
 ) -> nn.Sequential:
-    """Convolution, batch norm, activation and, unless its ratio is None, attention: (B, ?, ...) ->
-    (B, channels, ...).
+    """Convolution, batch norm, activation and attention: (B, ?, ...) -> (B, channels, ...).
+
+    No attention if its ratio is None.
     """
     attention = [] if ratio is None else [ChannelAttention(channels, ratio)]
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *attention)
 
 
 class Encoder(nn.Module):
-    """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks, from (B, base, H/2,
-    W/2) down.
+    """Images (B, C, H, W) -> code h (B, D) and the maps of the three blocks.
+
+    The maps go from (B, base, H/2, W/2) down.
     """
 
     def __init__(
@@ -135,8 +139,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (B, D) -> images (B, C, H, W) in (-1, 1); with `skip`, each block's maps are joined by
-    the encoder's.
+    """Codes (B, D) -> images (B, C, H, W) in (-1, 1).
+
+    With `skip`, each block's maps are joined by the encoder's.
     """
 
     def __init__(
@@ -187,8 +192,9 @@ def latent_entropy(h: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def largest_probability(h: Tensor, temperature: float = 1.0) -> Tensor:
-    """p_max: largest of the D values of softmax(h / temperature), codes (B, D) -> (B,) in [1 / D,
-    1].
+    """p_max: largest of the D values of softmax(h / temperature).
+
+    Codes (B, D) -> (B,) in [1 / D, 1].
     """
     return F.softmax(wide(h) / temperature, 1).amax(1)
 
@@ -272,8 +278,9 @@ class CAEntropy(Method):
     # Training (section 3, eq. 6).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, G step. Losses `context`, `entropy`, ... and `p_max`, the mean of
-        softmax(h)'s largest.
+        """One iteration: D step, G step.
+
+        Losses `context`, `entropy`, ... and `p_max`, the mean of softmax(h)'s largest.
         """
         x = batch.x
         # G does not change before its own step: one forward pass serves both.
@@ -286,8 +293,9 @@ class CAEntropy(Method):
         return losses
 
     def generate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W), noisy in training -> reconstructions (B, C, H, W) and codes h (B,
-        D).
+        """Images (B, C, H, W) -> reconstructions (B, C, H, W) and codes h (B, D).
+
+        The images are noisy in training.
         """
         h, maps = self.encoder(x)
         code = F.softmax(h / self.temperature, 1) if self.latent_to_decoder == "softmax" else h
@@ -306,8 +314,9 @@ class CAEntropy(Method):
         return {"discriminator": adversarial.detach()}
 
     def _update_generator(self, x: Tensor, x_hat: Tensor, h: Tensor) -> dict[str, Tensor]:
-        """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes; D
-        stays as it is.
+        """Eq. 6: G rebuilds x in pixels and in D's features, fools D and expresses few codes.
+
+        D stays as it is.
         """
         losses = {
             "context": context_error(x, x_hat).mean(),
@@ -341,7 +350,8 @@ class CAEntropy(Method):
         return ("novelty", "context", "feature", "novelty_val")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`;
+        """`novelty` = lam L_con + (1 - lam) L_fea (eq. 7), and its terms `context` and `feature`.
+
         (B,) each.
 
         Without a discriminator there is no L_fea: `novelty` is then lam L_con.
@@ -359,8 +369,9 @@ class CAEntropy(Method):
         }
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`novelty_val`: eq. 7 with both terms divided by their mean over held-out inliers, so that
-        lam weighs like scales.
+        """`novelty_val`: eq. 7 with both terms divided by their mean over held-out inliers.
+
+        So lam weighs like scales.
 
         Ours. Without a discriminator or held-out inliers there is none.
         """
@@ -384,8 +395,9 @@ class CAEntropy(Method):
 
     @torch.no_grad()
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Whether the entropy has an effect: its mean, and p_max's, over clean test images, in
-        evaluation mode.
+        """Whether the entropy has an effect: its mean, and p_max's, over clean test images.
+
+        In evaluation mode.
 
         `context_share_inliers`: the part of the score on inliers that is lam L_con.
         """

@@ -83,8 +83,9 @@ DICTIONARY_IMAGES, DICTIONARY_PATCHES, DICTIONARY_BATCH = 500, 10_000, 10
 def block(
     convolution: nn.Module, channels: int, resize: nn.Module, learned: bool
 ) -> list[nn.Module]:
-    """Convolution, batch norm (with scale and shift where `learned`), leaky ReLU, and a pooling or
-    its reverse.
+    """Convolution, batch norm, leaky ReLU, and a pooling or its reverse.
+
+    Batch norm has scale and shift where `learned`.
     """
     return [convolution, nn.BatchNorm2d(channels, eps=1e-4, affine=learned), nn.LeakyReLU(), resize]
 
@@ -148,8 +149,9 @@ def initialise(module: nn.Module, gain_of_products: bool) -> None:
 
 
 def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tensor:
-    """Atoms of a sparse dictionary of patches, as filters (count, C, side, side), each of norm 1 at
-    most.
+    """Atoms of a sparse dictionary of patches, as filters (count, C, side, side).
+
+    Each has a norm of 1 at most.
 
     Args:
         images: Training images (N, C, H, W), preprocessed.
@@ -185,8 +187,9 @@ def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tens
 
 
 def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> list[dict[str, Any]]:
-    """Adam's groups: weights with their decay and, where batch norm has parameters, these: shifts
-    never decay.
+    """Adam's groups: weights with their decay, and parameters without.
+
+    Where batch norm has parameters: shifts never decay.
     """
     groups: dict[float, list[nn.Parameter]] = {decay: [], 0.0: []}
     for module in network.modules():
@@ -205,29 +208,33 @@ def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> li
 
 
 def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """The auto-encoder's loss: squared difference of images (B, C, H, W), summed over the pixels ->
-    (B,).
+    """The auto-encoder's loss, a sum over the pixels -> (B,).
+
+    Squared difference of images (B, C, H, W).
     """
     return (x - x_hat).square().flatten(1).sum(1)
 
 
 def squared_distance(z: Tensor, centre: Tensor) -> Tensor:
-    """||z - c||^2, eq. 5, of codes (B, D) -> (B,); averaged over the images it is eq. 4 without its
-    weight decay.
+    """||z - c||^2, eq. 5, of codes (B, D) -> (B,).
+
+    Averaged over the images it is eq. 4 without its weight decay.
     """
     return (z - centre).square().sum(1)
 
 
 def soft_boundary(distance: Tensor, radius: Tensor, nu: float) -> Tensor:
-    """Eq. 3 without its weight decay, an image's share: R^2 + max(0, d - R^2) / nu; squared
-    distances (B,) -> (B,).
+    """Eq. 3 without its weight decay, an image's share: R^2 + max(0, d - R^2) / nu.
+
+    Squared distances (B,) -> (B,).
     """
     return radius.square() + (distance - radius.square()).relu() / nu
 
 
 def guarded_mean(z: Tensor) -> Tensor:
-    """The centre: mean (D,) of codes (N, D); what is closer to 0 than CENTRE_EPS goes there,
-    keeping its sign.
+    """The centre: mean (D,) of codes (N, D).
+
+    What is closer to 0 than CENTRE_EPS goes there, keeping its sign.
     """
     mean = z.mean(0)
     return torch.where(mean.abs() < CENTRE_EPS, CENTRE_EPS * mean.sign(), mean)
@@ -319,8 +326,9 @@ class DeepSVDD(Method):
 
     @property
     def phase(self) -> tuple[str, float]:
-        """The optimizer in use and the share of its phase that is over, in [0, 1), rounded so that
-        0.4 is 0.4.
+        """The optimizer in use and the share of its phase that is over, in [0, 1).
+
+        Rounded so that 0.4 is 0.4.
         """
         if self.progress < self.pretrain:
             return "autoencoder", round(self.progress / self.pretrain, 9)
@@ -345,8 +353,9 @@ class DeepSVDD(Method):
     # Training.
 
     def prepare(self, train: Tensor) -> None:
-        """First filters, then centre and distances of the network as initialised, final without
-        pretraining.
+        """First filters, then centre and distances of the network as initialised.
+
+        They are final without pretraining.
         """
         self.images = train
         if self.first_filters == "dictionary":
@@ -359,8 +368,10 @@ class DeepSVDD(Method):
         self.centred = self.pretrain == 0
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One Adam step. Losses: while pretraining `recon`, then `loss` (eq. 3 or 4), `distance`
-        and, for eq. 3, `radius`.
+        """One Adam step.
+
+        Losses: while pretraining `recon`, then `loss` (eq. 3 or 4), `distance` and, for eq. 3,
+        `radius`.
         """
         if self.progress != self.begun:
             self._begin_epoch()
@@ -395,8 +406,9 @@ class DeepSVDD(Method):
 
     @torch.no_grad()
     def _place_centre(self) -> None:
-        """Centre and, for eq. 3, distances: one pass over the training images in evaluation mode
-        and float32.
+        """Places the centre and, for eq. 3, the distances.
+
+        One pass over the training images in evaluation mode and float32.
         """
         assert self.images is not None
         was_training = self.encoder.training
@@ -431,14 +443,16 @@ class DeepSVDD(Method):
         return ("distance",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`distance`: squared distance from the centre, less R^2 with a soft boundary (above 0 is
-        outside), (B,).
+        """`distance`: squared distance from the centre, (B,).
+
+        Less R^2 with a soft boundary: above 0 is outside.
         """
         return {"distance": squared_distance(self.embed(x), self.centre) - self.radius.square()}
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        """Eq. 3 or 4 of held-out inliers, (B,); infinite while pretraining, whose epochs are not to
-        be selected.
+        """Eq. 3 or 4 of held-out inliers, (B,).
+
+        Infinite while pretraining, whose epochs are not to be selected.
         """
         loss = self._objective(squared_distance(self.embed(x), self.centre))
         return loss if self.phase[0] == "encoder" else torch.full_like(loss, math.inf)

@@ -41,8 +41,9 @@ def fit_mixture(codes: NDArray[np.float64], components: int, covariance: str, se
 
 
 def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int) -> int:
-    """How many Gaussians, 1, 2, 4, ..., give held-out codes the highest likelihood; codes (N, d) of
-    inliers.
+    """How many Gaussians, 1, 2, 4, ..., give held-out codes the highest likelihood.
+
+    Codes (N, d) of inliers.
 
     Stops at the first number that is worse than its half, or that leaves fewer than 2 d images for
     each Gaussian.

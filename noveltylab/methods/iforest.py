@@ -1,5 +1,6 @@
-"""Isolation forest on raw pixels (Liu, Ting and Zhou, 2008): novel images are split off after few
-random cuts.
+"""Isolation forest on raw pixels: novel images are split off after few random cuts.
+
+Liu, Ting and Zhou, 2008.
 
 scikit-learn grows the trees; they are kept as arrays and walked here. Defaults are the paper's, as
 in Deep SVDD's table.
@@ -19,8 +20,9 @@ from noveltylab.methods.base import Method
 
 
 def expected_path(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """c(n), Eq. 1: mean length of an unsuccessful search in a binary tree of n images; 0 for 1, 1
-    for 2.
+    """c(n), Eq. 1: mean length of an unsuccessful search in a binary tree of n images.
+
+    0 for 1, 1 for 2.
     """
     n = np.maximum(count, 2).astype(float)
     length = 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
@@ -63,8 +65,9 @@ class IForest(Method):
         self.expected: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Grows the trees on train (N, C, H, W); arrays (T, nodes), `length` is h(x) of Eq. 2 for
-        who ends at a leaf.
+        """Grows the trees on train (N, C, H, W).
+
+        Arrays (T, nodes), `length` is h(x) of Eq. 2 for who ends at a leaf.
         """
         samples = min(self.samples, len(train))
         forest: Any = IsolationForest(

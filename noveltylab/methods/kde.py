@@ -1,5 +1,6 @@
-"""Kernel density estimate on raw pixels (Parzen, 1962): the mean of Gaussians around the training
-inliers, computed exactly.
+"""Kernel density estimate on raw pixels, computed exactly.
+
+The mean of Gaussians around the training inliers (Parzen, 1962).
 
 scikit-learn's KernelDensity is not used: its trees lose the far kernels, by 29 nats on uniform
 noise in 784 dimensions with bandwidth 1 and by 1,400 with bandwidth 0.2
@@ -83,8 +84,9 @@ def likeliest_bandwidth(train: Tensor) -> Tensor:
 
 
 class KDE(Method):
-    """Keeps the training set; `bandwidth` "auto" is chosen in `prepare`, on the training inliers
-    alone.
+    """Keeps the training set.
+
+    `bandwidth` "auto" is chosen in `prepare`, on the training inliers alone.
     """
 
     iterative: ClassVar[bool] = False

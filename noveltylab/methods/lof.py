@@ -1,5 +1,6 @@
-"""Local outlier factor for new images (Breunig et al., 2000; scikit-learn's
-LocalOutlierFactor(novelty=True)), on raw pixels.
+"""Local outlier factor for new images, on raw pixels.
+
+Breunig et al., 2000; scikit-learn's LocalOutlierFactor(novelty=True).
 
 How much sparser the training inliers lie around an image than around its neighbours; 1 inside a
 cluster of any density.
@@ -74,8 +75,9 @@ class LOF(Method):
         return min(self.k, len(self.train_set) - 1)
 
     def _densities(self, distances: Tensor, index: Tensor) -> Tensor:
-        """Local reachability densities (B,) from the neighbours' distances and positions (B, k);
-        definition 6.
+        """Local reachability densities (B,) from the neighbours' distances and positions (B, k).
+
+        Definition 6.
         """
         return 1 / (torch.maximum(distances, self.reach[index]).mean(1) + EPSILON)
 
@@ -84,8 +86,9 @@ class LOF(Method):
         return ("lof",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`lof`: mean density of the k neighbours over the own density, (B,), positive; definition
-        7.
+        """`lof`: mean density of the k neighbours over the own density, (B,), positive.
+
+        Definition 7.
         """
         train = self.train_set.double()
         factors = []

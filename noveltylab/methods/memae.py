@@ -1,5 +1,6 @@
-"""MemAE: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder (Gong et al.,
-ICCV 2019).
+"""MemAE: Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder.
+
+Gong et al., ICCV 2019.
 
 The decoder never sees the code of an image, only a sparse mixture of memory items that resemble it.
 The items are learned from inliers, so an outlier is rebuilt out of inlier parts, and badly.
@@ -54,8 +55,9 @@ def address(z: Tensor, items: Tensor, similarity: str) -> Tensor:
 
 
 def shrink(weights: Tensor, threshold: float) -> Tensor:
-    """Eq. 7: weights (Q, N) up to the threshold become 0, the others stay; then each row is divided
-    by its sum.
+    """Eq. 7: weights (Q, N) up to the threshold become 0, the others stay.
+
+    Then each row is divided by its sum.
 
     Written as the paper does, max(w - t, 0) w / (|w - t| + eps). A row that is 0 throughout stays
     so.
@@ -106,8 +108,9 @@ def encoder(channels: int, table: Sequence[tuple[int, int]]) -> nn.Sequential:
 
 
 def decoder(channels: int, widths: Sequence[int], size: int) -> nn.Sequential:
-    """Codes (B, S, h, w) -> images (B, C, H, H), unbounded; the widths are the encoder's, S the
-    last of them.
+    """Codes (B, S, h, w) -> images (B, C, H, H), unbounded.
+
+    The widths are the encoder's, S the last of them.
 
     The sides are the encoder's in reverse; the channels S, ..., widths[1], C.
     """
@@ -163,8 +166,9 @@ class MemAE(Method):
     # Training (section 3.5).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of eq. 10. Losses `mse` and `entropy`; `used`, the mean number of items with a
-        weight above 0.
+        """One step of eq. 10.
+
+        Losses `mse` and `entropy`; `used`, the mean number of items with a weight above 0.
         """
         x_hat, weights = self.remember(batch.x)
         mse, spread = (

@@ -1,5 +1,6 @@
-"""NDA: Novelty Detection via Contrastive Learning with Negative Data Augmentation (Chen et al.,
-IJCAI 2021).
+"""NDA: Novelty Detection via Contrastive Learning with Negative Data Augmentation.
+
+Chen et al., IJCAI 2021.
 
 A generator learns to turn the PCA code of each training image back into that image; an encoder
 learns to find the code, and by contrast to tell an image from its own negative, a strongly
@@ -141,8 +142,9 @@ def perceptron(*widths: int) -> nn.Sequential:
 
 
 class GlobalEstimator(nn.Module):
-    """GE: a map (N, S, h, w), scaled down to A_z (N, D), and z (N, D) -> logits (N,); `use_z`
-    false: of A_z alone.
+    """GE: a map (N, S, h, w), scaled down to A_z (N, D), and z (N, D) -> logits (N,).
+
+    `use_z` false: of A_z alone.
     """
 
     def __init__(self, base: int, latent: int, side: int, width: int, use_z: bool) -> None:
@@ -166,8 +168,9 @@ class GlobalEstimator(nn.Module):
 
 
 class LocalEstimator(nn.Module):
-    """LE: each place of a map (N, S, h, w) with z (N, D) -> logits (N, h w); `use_z` false: of the
-    places alone.
+    """LE: each place of a map (N, S, h, w) with z (N, D) -> logits (N, h w).
+
+    `use_z` false: of the places alone.
 
     The 1 x 1 convolutions as linear layers over places; the first one's part for z is computed
     once, not at each place.
@@ -188,8 +191,9 @@ class LocalEstimator(nn.Module):
 
 
 class LaplacianPyramid(nn.Module):
-    """Images (B, C, H, H) -> differences x_j - up(x_j+1) of sides H, H/2, H/4, and the residual of
-    side H/8.
+    """Laplacian pyramid of images (B, C, H, H).
+
+    Differences x_j - up(x_j+1) of sides H, H/2, H/4, and the residual of side H/8.
 
     Down: 5 x 5 binomial blur with replicated borders, then 2 x 2 means. Up: bilinear, then the same
     blur. Both are linear and separable, hence one matrix for rows and columns: two small products
@@ -254,8 +258,9 @@ def eigenvectors(product: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
-    """Projections of images (N, C, H, W) on their leading `size` principal components -> (N, size),
-    normalised.
+    """Projections of images (N, C, H, W) on their leading principal components.
+
+    -> (N, size), normalised.
 
     `whiten`: unit variance each (a component with under 1e-6 of the first one's variance stays
     smaller); `unit_ball`; `raw`.
@@ -303,8 +308,9 @@ class Strength:
 
 @torch.no_grad()
 def negative(x: Tensor, kind: str, strength: Strength) -> Tensor:
-    """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw; `kind`
-    image or spec.
+    """M(x): images (B, C, H, W) in [-1, 1] -> as many in [-1, 1], each with its own draw.
+
+    `kind` image or spec.
     """
     with torch.autocast(x.device.type, enabled=False):
         grid = F.affine_grid(random_affine(x, kind, strength), list(x.shape), align_corners=False)
@@ -361,8 +367,9 @@ def random_colour(y: Tensor, strength: Strength) -> Tensor:
 
 
 def random_gain(y: Tensor, strength: Strength) -> Tensor:
-    """A louder or softer spectrogram: an offset on its logarithmic scale, with probability 0.8; y
-    in [0, 1].
+    """A louder or softer spectrogram: an offset on its logarithmic scale, with probability 0.8.
+
+    y in [0, 1].
     """
     offset, chance = torch.rand(2, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
     return torch.where(
@@ -371,8 +378,9 @@ def random_gain(y: Tensor, strength: Strength) -> Tensor:
 
 
 def alike(x: Tensor, negatives: Tensor) -> Tensor:
-    """Share of negatives (B, C, H, W) that are x or its mirror image, or nearly so: false
-    negatives; scalar.
+    """Share of negatives (B, C, H, W) that are x or its mirror image, or nearly so.
+
+    These are false negatives; scalar.
     """
     gap = torch.minimum(
         *((image - negatives).abs().flatten(1).mean(1) for image in (x, x.flip(-1)))
@@ -382,9 +390,7 @@ def alike(x: Tensor, negatives: Tensor) -> Tensor:
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, batch norms use the batch's statistics as ever but do not take them into their
-    running ones.
-    """
+    """Inside, batch norms use the batch's statistics, but their running ones stay as they are."""
     modules = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in modules:
         module.track_running_stats = False
@@ -399,8 +405,9 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 def pyramid_error(x: Tensor, x_hat: Tensor, pyramid: LaplacianPyramid) -> Tensor:
-    """Eq. 1 / pixels: sum over levels of the MEAN absolute difference, per sample of (B, C, H, W)
-    -> (B,).
+    """Eq. 1 / pixels: sum over levels of the MEAN absolute difference.
+
+    Per sample of (B, C, H, W) -> (B,).
 
     Level j has 4^-j of the pixels, which cancels the weight 4^j of its sum. One pyramid: that of
     the difference.
@@ -410,8 +417,9 @@ def pyramid_error(x: Tensor, x_hat: Tensor, pyramid: LaplacianPyramid) -> Tensor
 
 
 def latent_loss(codes: Tensor, z: Tensor, reduction: str) -> Tensor:
-    """Eq. 2: squared distance of codes and z, (B, D) each, summed or averaged over D, averaged over
-    B -> scalar.
+    """Eq. 2: squared distance of codes and z, (B, D) each -> scalar.
+
+    Summed or averaged over D, averaged over B.
     """
     error = (codes - z).square()
     return error.mean() if reduction == "mean" else error.sum(1).mean()
@@ -425,8 +433,9 @@ def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def kl_moment(z: Tensor) -> Tensor:
-    """Eq. 6: KL(N(mean, variance) || N(0, I)), the diagonal Gaussian having the moments of the
-    batch z (B, D) -> scalar.
+    """Eq. 6: KL(N(mean, variance) || N(0, I)) -> scalar.
+
+    The diagonal Gaussian has the moments of the batch z (B, D).
     """
     variance, mean = torch.var_mean(z, 0, correction=0)
     return 0.5 * (mean.square() + variance - variance.clamp_min(1e-8).log() - 1).sum()
@@ -607,8 +616,9 @@ class NDA(Method):
     # Section 2.2.
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of Eq. 8. Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by
-        beta and gamma only.
+        """One step of Eq. 8.
+
+        Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by beta and gamma only.
         """
         x = batch.x
         if self.train_z:  # not before: as a plain buffer it can be loaded, moved and converted
@@ -649,8 +659,9 @@ class NDA(Method):
         return error.mean()
 
     def _contrast(self, maps: Tensor, negatives: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives, both with the z
-        of x (B, D).
+        """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives.
+
+        Both with the z of x (B, D).
         """
         with statistics_kept(self.encoder.local):
             both = torch.cat([maps, self.encoder.local(negatives)])
@@ -662,8 +673,9 @@ class NDA(Method):
         return losses
 
     def _prior_loss(self, z: Tensor, notes: dict[str, Tensor]) -> Tensor:
-        """Eq. 6 for the codes z (B, D); with `adv` the estimator first takes a step of its own
-        (noted).
+        """Eq. 6 for the codes z (B, D).
+
+        With `adv` the estimator first takes a step of its own (noted).
         """
         if self.prior_estimator is None:
             return self.gamma * kl_moment(z)

@@ -1,5 +1,6 @@
-"""OCGAN: One-class Novelty Detection Using GANs with Constrained Latent Representations (Perera et
-al., CVPR 2019).
+"""OCGAN: One-class Novelty Detection Using GANs with Constrained Latent Representations.
+
+Perera et al., CVPR 2019.
 
 A denoising auto-encoder whose latent space is a cube that represents the inlier class and nothing
 else: a latent discriminator spreads the codes evenly over the cube, an image discriminator makes
@@ -61,8 +62,9 @@ OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without pa
 
 
 def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
-    """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w), before the last batch
-    norm's activation.
+    """Three 5x5 convolutions of stride 2: (B, C, H, W) -> (B, 4 base, h, w).
+
+    Ends before the last batch norm's activation.
     """
     return nn.Sequential(
         Conv2d(channels, base, 5, 2, padding),
@@ -76,8 +78,9 @@ def trunk(channels: int, base: int, padding: int) -> nn.Sequential:
 
 
 def encoder(channels: int, base: int, latent: int | None, side: int, padding: int) -> nn.Sequential:
-    """(B, C, H, W) -> codes in (-1, 1): (B, latent, 1, 1), or the trunk's map (B, 4 base, side,
-    side) if latent is None.
+    """Images (B, C, H, W) -> codes in (-1, 1), (B, latent, 1, 1).
+
+    The trunk's map (B, 4 base, side, side) if latent is None.
     """
     if latent is None:
         return nn.Sequential(*trunk(channels, base, padding), nn.Tanh())
@@ -93,8 +96,9 @@ def encoder(channels: int, base: int, latent: int | None, side: int, padding: in
 def decoder(
     channels: int, base: int, latent: int | None, side: int, padding: int, dropout: float
 ) -> nn.Sequential:
-    """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1); the mirror image of the
-    encoder.
+    """Codes as `encoder` gives them -> images (B, C, H, W) in (-1, 1).
+
+    The mirror image of the encoder.
     """
     grow: dict[str, Any] = {"padding": padding, "output_padding": 1 if padding else 0}
     first = (
@@ -131,8 +135,9 @@ def image_discriminator(channels: int, base: int, side: int, padding: int) -> nn
 
 
 def latent_discriminator(latent: int, double_sigmoid: bool) -> nn.Sequential:
-    """Latent discriminator: codes of `latent` values each -> logits (B,), large for uniform
-    samples.
+    """Latent discriminator: codes -> logits (B,), large for uniform samples.
+
+    Each code has `latent` values.
 
     double_sigmoid: the logit is squashed into (0, 1) before a loss that squashes it again, as in
     the authors' code. The gradient of the loss with label 1 is then 5 times smaller at a logit of
@@ -151,8 +156,9 @@ def latent_discriminator(latent: int, double_sigmoid: bool) -> nn.Sequential:
 
 
 def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
-    """What mining descends, per latent, from C's logits a (B,) -> (B,); both push a down, towards
-    out-of-class.
+    """What mining descends, per latent, from C's logits a (B,) -> (B,).
+
+    Both push a down, towards out-of-class.
 
     "saturated": BCE(a, 0) = -log(1 - sigmoid(a)), the descent on label 0. Its slope sigmoid(a)
     vanishes once C calls the image out-of-class. "unsaturated": -BCE(a, 1) = log sigmoid(a), the
@@ -162,15 +168,19 @@ def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
 
 
 def accuracy(real: Tensor, fake: Tensor) -> Tensor:
-    """Share of logits (B,) each on the right side: real ones above 0, fakes below; chance is 0.5 ->
-    scalar.
+    """Share of logits (B,) each on the right side: real ones above 0, fakes below.
+
+    -> scalar; chance is 0.5.
+
+    Chance is 0.5 -> scalar.
     """
     return 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
 
 
 def distance_from_uniform(codes: Tensor) -> Tensor:
-    """Kolmogorov and Smirnov's distance of each column of codes (N, D) in [-1, 1] from U(-1, 1):
-    (D,), 0 is even.
+    """Kolmogorov and Smirnov's distance of each column of codes from U(-1, 1).
+
+    Codes (N, D) in [-1, 1] -> (D,), 0 is even.
     """
     count = len(codes)
     expected = (codes.sort(0).values + 1) / 2
@@ -275,8 +285,9 @@ class OCGAN(Method):
 
     @property
     def phases(self) -> list[Phase]:
-        """Mining, from `mining_start` on, makes the method of the paper's table 2; before, it is
-        table 4's third row.
+        """Mining, from `mining_start` on, makes the method of the paper's table 2.
+
+        Before, it is table 4's third row.
         """
         return (
             [Phase("without mining", 0.0), Phase("with mining", self.mining_start)]
@@ -290,8 +301,9 @@ class OCGAN(Method):
         return self.use_mining and self.progress >= self.mining_start
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: classifier, discriminators, mining, generator. Losses `classifier`,
-        `latent`, ..., `mse`.
+        """One iteration: classifier, discriminators, mining, generator.
+
+        Losses `classifier`, `latent`, ..., `mse`.
         """
         x = batch.x
         losses: dict[str, Tensor] = {}
@@ -324,8 +336,9 @@ class OCGAN(Method):
         return 2 * torch.rand(count, *self.latent_shape, device=self.device) - 1
 
     def _update_classifier(self, x_hat: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Step 1: C learns reconstructions (1) from images of random latents (0); nothing else
-        changes.
+        """Step 1: C learns reconstructions (1) from images of random latents (0).
+
+        Nothing else changes.
         """
         assert self.classifier is not None
         real_logits, fake_logits = self.classifier(x_hat), self.classifier(fake)
@@ -339,8 +352,9 @@ class OCGAN(Method):
     def _update_discriminators(
         self, x: Tensor, l1: Tensor, l2: Tensor, fake: Tensor | None
     ) -> dict[str, Tensor]:
-        """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0);
-        never mined ones.
+        """Step 2: D_l learns uniform latents (1) from codes (0), D_v images (1) from fakes (0).
+
+        Never mined ones.
         """
         losses: dict[str, Tensor] = {}
         accuracies: dict[str, Tensor] = {}
@@ -356,8 +370,9 @@ class OCGAN(Method):
         return {name: loss.detach() for name, loss in losses.items()} | accuracies
 
     def _mine_latents(self, latents: Tensor) -> Tensor:
-        """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class; all networks stay
-        as they are.
+        """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class.
+
+        All networks stay as they are.
         """
         assert self.classifier is not None
         with frozen(self.decoder, self.classifier), torch.enable_grad():
@@ -374,8 +389,9 @@ class OCGAN(Method):
     def _measure_mining(
         self, latents: Tensor, mined: Tensor, unmined: Tensor, fake: Tensor
     ) -> dict[str, Tensor]:
-        """How far mining moves a latent (L2), and C's mean probability of in-class before and
-        after, for the log.
+        """How far mining moves a latent (L2), and C's mean probability before and after.
+
+        The probability is that of in-class; for the log.
         """
         assert self.classifier is not None
         with frozen(self.classifier), torch.no_grad():
@@ -393,8 +409,9 @@ class OCGAN(Method):
     def _update_generator(
         self, x: Tensor, l1: Tensor, x_hat: Tensor, fake: Tensor | None
     ) -> dict[str, Tensor]:
-        """Step 4: En and De fool both discriminators and reconstruct; D_l, D_v and C stay as they
-        are.
+        """Step 4: En and De fool both discriminators and reconstruct.
+
+        D_l, D_v and C stay as they are.
         """
         losses = {"mse": squared_error(x, x_hat, self.mse_reduction).mean()}
         loss = self.w_mse * losses["mse"]
@@ -418,8 +435,9 @@ class OCGAN(Method):
         return ("mse", "dv_x", "dv_recon", "dv_recon_noisy")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`mse` (Eq. of section 4.1) and minus the logit of D_v on x, on De(En(x)) and on De(En(x +
-        n)); (B,) each.
+        """`mse` (Eq. of section 4.1) and minus the logit of D_v on three images; (B,) each.
+
+        These are x, De(En(x)) and De(En(x + n)).
         """
         clean = self.reconstruct(x)
         noisy = self.reconstruct(x + self.score_noise_image)
@@ -442,8 +460,10 @@ class OCGAN(Method):
     # The paper's figures 2 to 4, and how evenly inliers fill the cube.
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
-        """Paths between inliers (figure 2), images of random latents (3), and of latents before and
-        after mining (4).
+        """The paper's figures 2 to 4.
+
+        Paths between inliers (2), images of random latents (3), and of latents before and after
+        mining (4).
         """
         latents = self.sample_latents(RANDOM_ROWS * RANDOM_IMAGES)
         rows = [
@@ -463,8 +483,9 @@ class OCGAN(Method):
         return pictures
 
     def _latent_paths(self, inliers: Tensor) -> Iterator[Row]:
-        """Each pair of images and, between them, De of the straight line from one's code to the
-        other's.
+        """Each pair of images and, between them, images along a straight line.
+
+        De of the line from one's code to the other's.
         """
         codes = self.encoder(inliers)
         for first in range(0, len(inliers) - 1, 2):
@@ -478,8 +499,7 @@ class OCGAN(Method):
             yield Row(f"inliers {first + 1} to {second + 1}", images)
 
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Of test inliers: the share of their variance that is rebuilt, and how unevenly their
-        codes fill the cube.
+        """How much of test inliers is rebuilt, and how unevenly their codes fill the cube.
 
         `variance_rebuilt`: of the variance about their mean image, by De(En(x)); below 0 where the
         mean image alone would be nearer. `latent_ks_mean`, `latent_ks_max`: distance of the codes'

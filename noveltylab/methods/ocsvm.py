@@ -1,5 +1,8 @@
-"""One-class support vector machine on raw pixels (Schölkopf et al., 2001), Gaussian kernel
-exp(-gamma |x - x'|^2).
+"""One-class support vector machine on raw pixels.
+
+Schölkopf et al., 2001; Gaussian kernel exp(-gamma |x - x'|^2).
+
+Schölkopf et al., 2001), Gaussian kernel exp(-gamma |x - x'|^2.
 
 scikit-learn (libsvm) solves the dual; support vectors and coefficients are kept as tensors, and
 scored in float64. `gamma`:
@@ -95,8 +98,9 @@ class OCSVM(Method):
         self.offset: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Solves the dual on train (N, C, H, W); keeps the support vectors (S, F), their
-        coefficients (S,) and rho.
+        """Solves the dual on train (N, C, H, W).
+
+        Keeps the support vectors (S, F), their coefficients (S,) and rho.
         """
         x = train.flatten(1)
         gamma = self.given
@@ -118,8 +122,9 @@ class OCSVM(Method):
         return ("outside",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`outside`: log rho - log sum_i alpha_i k(x, x_i), (B,); positive where the decision
-        function is negative.
+        """`outside`: log rho - log sum_i alpha_i k(x, x_i), (B,).
+
+        Positive where the decision function is negative.
 
         Orders as the decision function does, but goes on telling samples apart where all kernels
         have vanished beside rho.

@@ -1,5 +1,6 @@
-"""OLED: One-Class Learned Encoder-Decoder Network with Adversarial Context Masking (Jewell et al.,
-WACV 2022).
+"""OLED: One-Class Learned Encoder-Decoder Network with Adversarial Context Masking.
+
+Jewell et al., WACV 2022.
 
 A reconstructor inpaints what a mask module hides, and the mask module hides what the reconstructor
 inpaints worst. Trained on inliers alone, it fills an outlier's hidden parts with inlier structure:
@@ -64,8 +65,9 @@ Layers = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Architecture:
-    """The authors' layers for one dataset; `base` are the channels of the map that the decoder
-    starts from.
+    """The authors' layers for one dataset.
+
+    `base` are the channels of the map that the decoder starts from.
     """
 
     encoder: Layers
@@ -111,8 +113,9 @@ CROP = 10
 
 
 def choose_architecture(image_shape: tuple[int, int, int]) -> str:
-    """Colour whose sides are multiples of 8: cifar10; else multiples of 4: mnist (28, and grey 32);
-    even sides: ucsd.
+    """Colour whose sides are multiples of 8: cifar10; else multiples of 4: mnist (28, and grey 32).
+
+    Even sides: ucsd.
     """
     channels, height, width = image_shape
     common = math.gcd(height, width)
@@ -123,8 +126,9 @@ def choose_architecture(image_shape: tuple[int, int, int]) -> str:
 
 
 class UpsampledConv(nn.Conv2d):
-    """Nearest 2x upsampling, then this 5x5 convolution, in about a third of the work: (B, C, H, W)
-    -> (B, C', 2H, 2W).
+    """Nearest 2x upsampling, then this 5x5 convolution, in about a third of the work.
+
+    (B, C, H, W) -> (B, C', 2H, 2W).
 
     An output pixel sees 3x3 distinct input pixels only, so the taps that fall on one of them are
     added beforehand.
@@ -139,8 +143,9 @@ class UpsampledConv(nn.Conv2d):
 
 
 def fold(weight: Tensor, taps: int, phase: int) -> Tensor:
-    """Adds up the five taps along the dimension `taps` to three for even and three for odd output
-    pixels (`phase`).
+    """Adds up the five taps along the dimension `taps` to three.
+
+    For even and for odd output pixels (`phase`).
     """
     w0, w1, w2, w3, w4 = weight.unbind(taps)
     even, odd = (w0 + w1, w2 + w3, w4), (w0, w1 + w2, w3 + w4)
@@ -155,8 +160,9 @@ def conv(width_in: int, width: int, stride: int = 1, up: int = 1) -> nn.Conv2d:
 def blocks(
     width_in: int, layers: Layers, slope: float, norm: str, grows: bool = False
 ) -> list[nn.Module]:
-    """Convolution, batch norm (in `all` blocks, the `second` or `no` block) and LeakyReLU;
-    upsampling is the next one's.
+    """Convolution, batch norm (in `all` blocks, the `second` or `no` block) and LeakyReLU.
+
+    Upsampling is the next one's.
     """
     found: list[nn.Module] = []
     up = 1
@@ -197,8 +203,9 @@ def initialise(module: nn.Module, normal: bool) -> None:
 
 
 def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: float) -> Tensor:
-    """Masks m (B, 1, H, W) of activation maps of that shape: 0 at the top (100 - t) percent of each
-    map, else about 1.
+    """Masks m (B, 1, H, W) of activation maps of that shape.
+
+    0 at the top (100 - t) percent of each map, else about 1.
 
     `eps`: Eq. 2, r / (r + eps) with r = max(s - A, 0). `ste`: Eq. 1, with the gradient of
     sigmoid((s - A) / tau).
@@ -220,8 +227,9 @@ def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: flo
 
 
 def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
-    """Masks (B, 1, H, W) with zeros in one square of CROP pixels, at place (B,) in 0 .. (H - CROP +
-    1) (W - CROP + 1) - 1.
+    """Masks (B, 1, H, W) with zeros in one square of CROP pixels.
+
+    At place (B,) in 0 .. (H - CROP + 1) (W - CROP + 1) - 1.
     """
     top, left = (
         p.view(-1, 1, 1, 1) for p in (place // (width - CROP + 1), place % (width - CROP + 1))
@@ -237,8 +245,9 @@ def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
 
 
 def context_error(x: Tensor, x_hat_m: Tensor, masked: Tensor) -> Tensor:
-    """L_cont, Eq. 6: mean over all pixels of |M x - M R(x_m)|; images (B, C, H, W), masked M (B, 1,
-    H, W) 0/1 -> (B,).
+    """L_cont, Eq. 6: mean over all pixels of |M x - M R(x_m)|.
+
+    Images (B, C, H, W), masked M (B, 1, H, W) 0/1 -> (B,).
     """
     return (masked * (x - x_hat_m)).abs().flatten(1).mean(1)
 
@@ -346,15 +355,17 @@ class OLED(Method):
 
     @property
     def phase(self) -> bool:
-        """Whether the mask module moves: in every `mm_every`-th epoch, or turn of `mm_turn`
-        iterations.
+        """Whether the mask module moves.
+
+        In every `mm_every`-th epoch, or turn of `mm_turn` iterations.
         """
         turn = self.current_epoch if self.mm_turn is None else self.iteration // self.mm_turn
         return self.mask == "learned" and turn % self.mm_every == 0
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: one forward of R(x), m, R(x_m); MM climbs and R descends, each with the
-        other as it was.
+        """One iteration: one forward of R(x), m, R(x_m).
+
+        MM climbs and R descends, each with the other as it was.
         """
         x = batch.x
         adversarial = self.phase
@@ -382,8 +393,9 @@ class OLED(Method):
         return {name: value.detach() for name, value in (losses | shown).items()}
 
     def masks(self, x: Tensor) -> Tensor:
-        """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden; float32 under mixed
-        precision.
+        """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden.
+
+        float32 under mixed precision.
 
         The crops of `random10` are random in training. In evaluation mode an image's own grey
         values pick its crop, as a hash does: scattered over the images, the same for an image
@@ -408,8 +420,9 @@ class OLED(Method):
     def _update_mask_module(
         self, x: Tensor, m: Tensor, x_m: Tensor, losses: dict[str, Tensor]
     ) -> Tensor:
-        """MM maximises L_mask + gamma L_cont, or L_mask alone; R stays as it is. Returns the
-        gradient's norm.
+        """MM maximises L_mask + gamma L_cont, or L_mask alone; R stays as it is.
+
+        Returns the gradient's norm.
         """
         assert self.mask_generator is not None
         objective = losses["mask"]
@@ -440,8 +453,9 @@ class OLED(Method):
         }
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean of the three scores on one scale: `s_avg` scaled over the test, `s_avg_val` over
-        held-out inliers.
+        """The mean of the three scores on one scale.
+
+        `s_avg` scaled over the test, `s_avg_val` over held-out inliers.
 
         Without held-out inliers there is no `s_avg_val`.
         """
@@ -451,8 +465,9 @@ class OLED(Method):
         return {name: self._average(test, reference) for name, reference in references.items()}
 
     def _average(self, scores: dict[str, Tensor], reference: dict[str, Tensor]) -> Tensor:
-        """Mean of scores (N,) each, shifted and divided as makes the reference (M,) span 0 to 1, or
-        have deviation 1.
+        """Mean of scores (N,) each, shifted and divided.
+
+        So that the reference (M,) spans 0 to 1, or has deviation 1.
         """
         columns = []
         for name in ("s_rec", "s_mask", "s_cont"):
@@ -477,8 +492,9 @@ class OLED(Method):
         return x_hat.clamp(-1, 1) if self.out_act == "linear_clip" else x_hat
 
     def explain(self, x: Tensor) -> list[Row]:
-        """The paper's figure 2 below x: the masked image, R of it (which s_mask compares with x),
-        the activation map.
+        """The paper's figure 2 below x.
+
+        The masked image, R of it (which s_mask compares with x), the activation map.
         """
         m = self.masks(x)
         rows = [Row("masked image", x * m), Row(RECONSTRUCTION, self.reconstruct(x * m))]
@@ -499,8 +515,9 @@ class OLED(Method):
 
     @torch.no_grad()
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-        """Section 4.5: how well the activation map A tells digit pixels from background, over all
-        pixels of all images.
+        """Section 4.5: how well the activation map A tells digit pixels from background.
+
+        Over all pixels of all images.
 
         Beside it the share of the digits' pixels that the masks hide; masks that know nothing hide
         (100 - t) percent. For grey images only; the background is the darkest value of all. In

@@ -15,8 +15,9 @@ from noveltylab.methods.base import Method
 
 
 class PCA(Method):
-    """`components` >= 1: that many; below 1: as many as explain that share of the training
-    variance.
+    """`components` >= 1: that many.
+
+    Below 1: as many as explain that share of the training variance.
     """
 
     iterative: ClassVar[bool] = False

@@ -65,8 +65,9 @@ def detectors() -> dict[str, str]:
 
 
 def find_detector(name: str) -> type[Any]:
-    """The class `name` of pyod.models; UserError for an unknown one, or one whose own requirements
-    are missing.
+    """The class `name` of pyod.models.
+
+    UserError for an unknown one, or one whose own requirements are missing.
     """
     known = detectors()
     if name not in known:
@@ -83,8 +84,9 @@ def find_detector(name: str) -> type[Any]:
 
 @contextmanager
 def as_pyod_expects(seed: int) -> Iterator[None]:
-    """Inside, all global random generators start from `seed` and gradients are on; after,
-    everything is as before.
+    """Inside, all global random generators start from `seed` and gradients are on.
+
+    After, everything is as before.
     """
     with isolate_rng(), torch.inference_mode(False), torch.enable_grad():
         random.seed(seed)
@@ -94,8 +96,9 @@ def as_pyod_expects(seed: int) -> Iterator[None]:
 
 
 class PyOD(Method):
-    """`detector`: class name; `arguments`: keyword arguments of its own, PyOD's defaults where not
-    given.
+    """`detector`: class name.
+
+    `arguments`: keyword arguments of its own, PyOD's defaults where not given.
 
     Unless given, random_state is the run's seed, device the CPU (a GPU would not give the same
     numbers again), verbose 0, n_features the number of pixels.
@@ -181,8 +184,9 @@ class PyOD(Method):
         return ("decision",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`decision`: the detector's decision function, larger is more novel, (B,); UserError where
-        it is not finite.
+        """`decision`: the detector's decision function, larger is more novel, (B,).
+
+        UserError where it is not finite.
         """
         flat = x.flatten(1).cpu().double().numpy()
         parts = np.split(flat, len(flat)) if self.one_by_one else [flat]

@@ -1,5 +1,6 @@
-"""RotNet: a classifier that tells which of four turns an image was given, and how sure it is of it
-as the score.
+"""RotNet: a classifier that tells which of four turns an image was given.
+
+How sure it is of the turn is the score.
 
 Rotation prediction is from Gidaris et al. (ICLR 2018); one-class detection by predicted
 transformations from Golan and El-Yaniv (Deep Anomaly Detection Using Geometric Transformations,
@@ -163,8 +164,9 @@ class RotNet(Method):
         return ("nll", "probability")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`nll`: mean over the turns of -log p(right turn); `probability`: minus the mean of p
-        itself; (B,) each.
+        """`nll`: mean over the turns of -log p(right turn).
+
+        `probability`: minus the mean of p itself; (B,) each.
         """
         log_p = log_probability(self.network(turned(x)[0]))
         return {"nll": -log_p.mean(0), "probability": -log_p.exp().mean(0)}

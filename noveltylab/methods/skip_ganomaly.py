@@ -1,5 +1,6 @@
-"""Skip-GANomaly: Skip Connected and Adversarially Trained Encoder-Decoder Anomaly Detection (Akcay
-et al., IJCNN 2019).
+"""Skip-GANomaly: Skip Connected and Adversarially Trained Encoder-Decoder Anomaly Detection.
+
+Akcay et al., IJCNN 2019.
 
 A U-Net rebuilds its input and is compared by a DCGAN discriminator, whose features compare image and
 reconstruction a second time. CA-Entropy descends from it: there without skips, with attention and
@@ -56,8 +57,9 @@ class SkipBlock(nn.Module):
 
 
 def unet(channels: int, base: int, halvings: int) -> nn.Sequential:
-    """Images (B, C, H, W) -> images (B, C, H, W) in (-1, 1); widths base, 2 base, 4 base, 8 base, 8
-    base, ...
+    """Images (B, C, H, W) -> images (B, C, H, W) in (-1, 1).
+
+    Widths base, 2 base, 4 base, 8 base, 8 base, ...
     """
     widths = [base * min(2**level, 8) for level in range(halvings)]
     inside: nn.Module | None = None
@@ -125,8 +127,9 @@ class SkipGANomaly(Method):
     # Training (section 3.2).
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration: D step, G step. Losses `discriminator`, `generator`, `context` and
-        `latent`.
+        """One iteration: D step, G step.
+
+        Losses `discriminator`, `generator`, `context` and `latent`.
         """
         # G does not change before its own step: one forward pass serves both.
         x_hat = self.generator(batch.x)

@@ -1,5 +1,6 @@
-"""VAE: Auto-Encoding Variational Bayes (Kingma and Welling, ICLR 2014), scored by minus the
-evidence lower bound.
+"""VAE: Auto-Encoding Variational Bayes, scored by minus the evidence lower bound.
+
+Kingma and Welling, ICLR 2014.
 
 The encoder gives a Gaussian over codes, q(z|x), the decoder the likelihood of an image given a
 code, p(x|z); training maximises a lower bound on log p(x). An outlier costs more nats to rebuild,
@@ -51,8 +52,9 @@ def gaussian_nll(x: Tensor, logits: Tensor, std: float) -> Tensor:
 
 
 def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
-    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits); (B, C, H, W) each
-    -> (B,).
+    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits).
+
+    (B, C, H, W) each -> (B,).
     """
     grey = ((x + 1) / 2).clamp(0, 1)
     return (F.softplus(logits) - grey * logits).flatten(1).sum(1)
@@ -95,8 +97,9 @@ class VAE(Method):
         return {"vae": adam(self, lr=self.lr)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One Adam step on minus the bound, with one draw an image (section 2.3). Losses `elbo`,
-        `recon`, `kl` in nats.
+        """One Adam step on minus the bound, with one draw an image (section 2.3).
+
+        Losses `elbo`, `recon`, `kl` in nats.
         """
         mean, log_var = self.encode(batch.x)
         losses = self.terms(batch.x, mean, log_var, torch.randn_like(mean))
@@ -105,14 +108,16 @@ class VAE(Method):
         return {name: value.detach() for name, value in found.items()}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x) for images (B, C, H, W); (B, D) each, in float32 under
-        mixed precision.
+        """Mean and log variance of q(z|x) for images (B, C, H, W).
+
+        (B, D) each, in float32 under mixed precision.
         """
         mean, log_var = wide(self.encoder(x)).chunk(2, 1)
         return mean, log_var
 
     def terms(self, x: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Minus the bound and its terms for z = mean + std * noise (eq. 10); noise (B, D) or (D,);
+        """Minus the bound and its terms for z = mean + std * noise (eq. 10); noise (B, D) or (D,).
+
         (B,) each.
         """
         logits = wide(self.decoder(mean + (0.5 * log_var).exp() * noise))
@@ -126,8 +131,9 @@ class VAE(Method):
         return ("elbo", "recon", "kl")
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """Minus the bound, minus the log likelihood and the divergence in nats, (B,) each; `recon`
-        is a mean over draws.
+        """Minus the bound, minus the log likelihood and the divergence in nats, (B,) each.
+
+        `recon` is a mean over draws.
         """
         mean, log_var = self.encode(x)
         found = [self.terms(x, mean, log_var, noise) for noise in self.draws]

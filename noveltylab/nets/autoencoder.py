@@ -1,5 +1,6 @@
-"""A plain convolutional encoder and decoder: 5x5 convolutions of stride 2 with batch norm, a linear
-code.
+"""A plain convolutional encoder and decoder.
+
+5x5 convolutions of stride 2 with batch norm, a linear code.
 """
 
 import math
@@ -12,8 +13,9 @@ Side = tuple[int, int]
 
 
 def halvings(height: int, width: int, steps: int = 3) -> list[Side]:
-    """Sides of the image and of the maps after each convolution of stride 2, which rounds up: [(H,
-    W), (H/2, W/2), ...].
+    """Sides of the image and of the maps after each convolution of stride 2.
+
+    Each rounds up: [(H, W), (H/2, W/2), ...].
     """
     sides = [(height, width)]
     for _ in range(steps):
@@ -22,8 +24,9 @@ def halvings(height: int, width: int, steps: int = 3) -> list[Side]:
 
 
 def encoder(widths: Iterable[int], code: int, side: Side) -> nn.Sequential:
-    """Images (B, C, H, W) -> (B, code); `widths` are C and the channels of each map, `side` that of
-    the last.
+    """Images (B, C, H, W) -> (B, code).
+
+    `widths` are C and the channels of each map, `side` that of the last.
     """
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -36,8 +39,9 @@ def encoder(widths: Iterable[int], code: int, side: Side) -> nn.Sequential:
 
 
 def decoder(widths: Iterable[int], latent: int, sides: Iterable[Side]) -> nn.Sequential:
-    """Codes (B, latent) -> images (B, C, H, W), unbounded; `widths` and `sides` from the smallest
-    map to the image.
+    """Codes (B, latent) -> images (B, C, H, W), unbounded.
+
+    `widths` and `sides` from the smallest map to the image.
     """
     widths, sides = list(widths), list(sides)
     spread = nn.Linear(latent, widths[0] * math.prod(sides[0]), bias=False)

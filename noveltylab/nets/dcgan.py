@@ -1,5 +1,6 @@
-"""DCGAN's initial weights and discriminator (Radford et al., 2016), which the adversarial methods'
-codes start from.
+"""DCGAN's initial weights and discriminator (Radford et al., 2016).
+
+The adversarial methods' codes start from them.
 """
 
 from torch import Tensor, nn
@@ -18,15 +19,17 @@ def initialise(module: nn.Module) -> None:
 
 
 def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
-    """The convolution whose kernel is the whole map, written as a matrix product: (B, channels,
-    *side) -> (B, width).
+    """The convolution whose kernel is the whole map, written as a matrix product.
+
+    (B, channels, *side) -> (B, width).
     """
     return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, 8 h, 8 w), side = (h, w) -> logits (B,), large for real, and features f (B, D),
-    the layer before.
+    """Images (B, C, 8 h, 8 w), side = (h, w) -> logits (B,) and features f (B, D).
+
+    Logits are large for real; f is the layer before.
     """
 
     def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:

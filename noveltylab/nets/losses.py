@@ -6,15 +6,17 @@ from torch.nn import functional as F
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower: sums, exponentials and logarithms of bfloat16 lose too
-    much.
+    """x in float32 where it is narrower.
+
+    Sums, exponentials and logarithms of bfloat16 lose too much.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def bce(logits: Tensor, label: int) -> Tensor:
-    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,): -log
-    sigmoid(+-logit).
+    """Binary cross entropy of logits (B,) with one label 0 or 1 for all -> (B,).
+
+    -log sigmoid(+-logit).
     """
     return F.softplus(wide(-logits if label == 1 else logits))
 
@@ -36,16 +38,18 @@ def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
-    """Absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels, in float32 at
-    least -> (B,).
+    """Absolute (l2: squared) error of images (B, C, H, W), averaged over the pixels -> (B,).
+
+    In float32 at least.
     """
     error = (wide(x) - wide(x_hat)).flatten(1)
     return (error.abs() if norm == "l1" else error.square()).mean(1)
 
 
 def feature_error(f: Tensor, f_hat: Tensor, norm: str = "mean_square") -> Tensor:
-    """Difference of features (B, D), in float32 at least -> (B,): mean of its squares, or its
-    Euclidean norm (l2).
+    """Difference of features (B, D): mean of its squares, or its Euclidean norm (l2) -> (B,).
+
+    In float32 at least.
     """
     difference = wide(f) - wide(f_hat)
     if norm == "l2":

@@ -1,5 +1,6 @@
-"""Runs a trained method over images: novelty scores, validation loss, reconstructions. No labels
-here.
+"""Runs a trained method over images: novelty scores, validation loss, reconstructions.
+
+No labels here.
 
 Held-out inliers and new images are scored by one function, `score_alike`, for p-values compare
 their scores: an image has the same score to the last bit, however many others are scored with it
@@ -32,8 +33,9 @@ ALIKE_ELSEWHERE = 256
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, new tensors are of this type: that of the weights, which trainer.precision=64-true
-    makes float64.
+    """Inside, new tensors are of this type, that of the weights.
+
+    trainer.precision=64-true makes it float64.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -82,8 +84,9 @@ def novelty_scores(
     batch_size: int,
     held_out: Tensor | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,), raw, larger is more
-    novel.
+    """Every named novelty score of uint8 images (N, C, H, W): name -> (N,).
+
+    Raw, larger is more novel.
 
     Scores made of whole columns (`combine_scores`) come last; `held_out` inliers (N_val, C, H, W)
     are scored for them.
@@ -131,8 +134,9 @@ def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> 
 
 @contextmanager
 def single_threads() -> Iterator[int]:
-    """Inside, a thread that starts computes by itself alone; gives how many such threads torch
-    would use.
+    """Inside, a thread that starts computes by itself alone.
+
+    Gives how many such threads torch would use.
 
     Threads that share one batch wait for each other at every layer.
     """
@@ -157,8 +161,9 @@ def held_out_scores(
 
 
 def deployed(method: Method) -> Method:
-    """The method as it scores new images: in evaluation mode, batch norms folded in, without what
-    training needs.
+    """The method as it scores new images.
+
+    In evaluation mode, batch norms folded in, without what training needs.
 
     A copy, but of methods that are fitted once: these have nothing to fold.
     """
@@ -173,8 +178,9 @@ def deployed(method: Method) -> Method:
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Puts each batch norm into the convolution or matrix product right before it: the same scores
-    but for the last bits.
+    """Puts each batch norm into the convolution or matrix product right before it.
+
+    The same scores but for the last bits.
 
     In sequences of an evaluated module; nothing else changes place.
     """
@@ -252,8 +258,9 @@ def renew_batch_norm(
 def fresh_batch_norm(
     method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
 ) -> Iterator[None]:
-    """Inside, batch norms have statistics taken anew (`renew_batch_norm`); afterwards those of
-    training again.
+    """Inside, batch norms have statistics taken anew (`renew_batch_norm`).
+
+    Afterwards those of training again.
     """
     layers = batch_norms(method)
     before = [statistics_of(layer) for layer in layers]
@@ -289,8 +296,9 @@ def validation_loss(
 def reconstructions(
     method: Method, preprocess: Preprocess, images: Tensor
 ) -> NDArray[np.float32] | None:
-    """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display; None if the method
-    makes none.
+    """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display.
+
+    None if the method makes none.
     """
     return _optional(
         method,

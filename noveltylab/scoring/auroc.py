@@ -1,5 +1,6 @@
-"""How far an AUROC can be trusted: its interval over the test images, and the paired comparison of
-two on the same images.
+"""How far an AUROC can be trusted.
+
+Its interval over the test images, and the paired comparison of two on the same images.
 
 The interval is the widest of up to three, as no single one holds from 0.5 to 1, from 6 images to
 10,000, for outliers that spread less or more than inliers, and with ties:
@@ -47,8 +48,9 @@ class Placements:
 
     @property
     def variances(self) -> tuple[float, float]:
-        """DeLong's parts of the AUROC's variance, of the inliers and of the outliers; each needs
-        two images.
+        """DeLong's parts of the AUROC's variance, of the inliers and of the outliers.
+
+        Each needs two images.
         """
         groups = (self.inliers, self.outliers)
         inliers, outliers = (float(group.var(ddof=1)) / len(group) for group in groups)
@@ -84,8 +86,9 @@ def interval(auroc: float, placements: Placements) -> tuple[float, float]:
 
 
 def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float, float]:
-    """As `interval`, where the scores are not at hand; too narrow if outliers spread much less or
-    more than inliers.
+    """As `interval`, where the scores are not at hand.
+
+    Too narrow if outliers spread much less or more than inliers.
 
     Args:
         auroc: In [0, 1].
@@ -116,8 +119,9 @@ def standard_error(auroc: float, bounds: tuple[float, float]) -> float:
 
 
 def _score_interval(auroc: float, variance: Callable[[float], float]) -> tuple[float, float]:
-    """The true values within `SIGMAS` of their own standard errors from an AUROC; `variance` is the
-    same for 1 - value.
+    """The true values within `SIGMAS` of their own standard errors from an AUROC.
+
+    `variance` is the same for 1 - value.
     """
     return _lower(auroc, variance), 1 - _lower(1 - auroc, variance)
 

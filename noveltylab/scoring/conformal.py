@@ -1,5 +1,6 @@
-"""From novelty scores to decisions with a guarantee: split-conformal p-values, thresholds,
-Benjamini-Hochberg.
+"""From novelty scores to decisions with a guarantee.
+
+Split-conformal p-values, thresholds, Benjamini-Hochberg.
 
 n held-out inliers, scored like any new image, make a new score s a p-value: p = (1 + #{held-out
 scores >= s}) / (n + 1). If the new image is an inlier too, exchangeable with the held-out ones, P(p
@@ -72,8 +73,9 @@ class Calibration:
         return len(self.scores)
 
     def ranks(self, scores: ArrayLike) -> NDArray[np.int64]:
-        """1 + #{levels >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,); small is
-        novel.
+        """1 + #{levels >= s} of scores (N,): whole numbers in 1 .. n + 1, int64 (N,).
+
+        Small is novel.
 
         Raises:
             ValueError: A score is NaN.
@@ -84,14 +86,16 @@ class Calibration:
         return 1 + len(self) - np.searchsorted(self.levels, values, side="left").astype(np.int64)
 
     def p_values(self, scores: ArrayLike) -> Array:
-        """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel. ValueError
-        for NaN.
+        """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel.
+
+        ValueError for NaN.
         """
         return self.ranks(scores) / (len(self) + 1)
 
     def allowed(self, fpr: float) -> int:
-        """The largest rank whose p-value is at most `fpr`; 0 where even the smallest, 1 / (n + 1),
-        is larger.
+        """The largest rank whose p-value is at most `fpr`.
+
+        0 where even the smallest, 1 / (n + 1), is larger.
 
         Raises:
             UserError: `fpr` does not lie strictly between 0 and 1.
@@ -187,8 +191,11 @@ def smallest_rate(held_out: int) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule decides: ranks up to `cut` are novel, the others inliers; or None, and a sentence
-    that says why.
+    """What a rule decides: ranks up to `cut` are novel, the others inliers.
+
+    Without a decision, `cut` is None and a sentence says why.
+
+    Or None, and a sentence that says why.
     """
 
     cut: int | None

@@ -1,5 +1,6 @@
-"""Diagnoses: what a run's scores would be under a fault of evaluation. They stand beside its number
-and never are one.
+"""Diagnoses: what a run's scores would be under a fault of evaluation.
+
+They stand beside its number and never are one.
 
 `batch_statistics`: batch norm in training mode while the test set is scored, as after a forgotten
 `eval()`. An image's score then depends on the other images of its batch, and so on the order of the
@@ -66,8 +67,11 @@ ORDERS: dict[str, Order] = {
 
 
 def split_evenly(rows: Rows) -> list[Rows]:
-    """Batches of BATCH_SIZE; a last image by itself, which has no statistics, joins the batch
-    before it.
+    """Batches of BATCH_SIZE.
+
+    A last image by itself, which has no statistics, joins the batch before it.
+
+    a last image by itself, which has no statistics, joins the batch before it.
     """
     batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
     if len(batches) > 1 and len(batches[-1]) == 1:
@@ -115,8 +119,9 @@ def batch_norms(method: Method) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(method: Method) -> Iterator[None]:
-    """Inside, batch norms use the statistics of the batch; their running ones stay as they are, as
-    does all else.
+    """Inside, batch norms use the statistics of the batch.
+
+    Their running ones stay as they are, as does all else.
     """
     norms = batch_norms(method)
     before = [(norm.training, norm.track_running_stats) for norm in norms]

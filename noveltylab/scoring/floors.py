@@ -1,5 +1,6 @@
-"""What every run is measured beside: simple scores of the run's own images, without anything
-trained.
+"""Simple scores of the run's own images, which every run is measured beside.
+
+Nothing is trained for them.
 
 PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of the images as the
 method sees them where preprocessing changes more than their scale. Contrast normalisation alone can

@@ -1,5 +1,6 @@
-"""Metrics of one whole run, from raw scores at any scale; larger scores are more novel and outliers
-are the positives.
+"""Metrics of one whole run, from raw scores at any scale.
+
+Larger scores are more novel and outliers are the positives.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,8 +129,9 @@ def error_rates(
 
 
 def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike) -> float:
-    """The score of a source set at which FAR and FRR are closest; of several, one with the smallest
-    sum of both.
+    """The score of a source set at which FAR and FRR are closest.
+
+    Of several, one with the smallest sum of both.
 
     The convention of Idiap's databases for ``half_total_error_rate``: scores above it are rejected.
 

@@ -19,8 +19,9 @@ SECONDS, IDLE = 0.1, 0.75
 
 
 def settle_waiting(share: int | None) -> None:
-    """Before torch is loaded: spins shortly where others use the machine, else leaves OpenMP's
-    default.
+    """Before torch is loaded: spins shortly where others use the machine.
+
+    Else leaves OpenMP's default.
 
     Args:
         share: The run's cores if it has a share of the machine, so that others run beside it; None
@@ -33,8 +34,9 @@ def settle_waiting(share: int | None) -> None:
 
 
 def idle(stat: Path = Path("/proc/stat")) -> bool:
-    """Whether nothing uses the cores of this process for a moment; True where the system does not
-    say.
+    """Whether nothing uses the cores of this process for a moment.
+
+    True where the system does not say.
     """
     before = _times(stat)
     time.sleep(SECONDS)

@@ -1,5 +1,6 @@
-"""Strided convolutions of kernels 4 and 5 by Winograd's algorithm (Lavin and Gray, CVPR 2016),
-float32, for training on CPUs.
+"""Strided convolutions of kernels 4 and 5 by Winograd's algorithm.
+
+Lavin and Gray, CVPR 2016; in float32, for training on CPUs.
 
 A convolution of stride 2 is a sum of four of stride 1, one for each phase (even or odd rows and
 columns) of its input, with 2 x 2 or 3 x 3 taps. A tile of 4 x 4 outputs then takes 4 n n products
@@ -82,16 +83,18 @@ def tiles(batch: int, size: Sequence[int]) -> int:
 
 @cache
 def matrices(taps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A^T (4, n), G (n, taps) and B^T (n, n), n = taps + 3: outputs are A^T((G weight) * (B^T
-    inputs)), row by row.
+    """The matrices A^T (4, n), G (n, taps) and B^T (n, n), for n = taps + 3.
+
+    Outputs are A^T((G weight) * (B^T inputs)), row by row.
     """
     found = tuple(torch.tensor(rows, dtype=torch.float64).to(dtype) for rows in MATRICES[taps])
     return found[0], found[1], found[2]
 
 
 class _Scratch(threading.local):
-    """Memory of this thread that every layer writes over: fresh pages would cost as much as the
-    transforms.
+    """Memory of this thread that every layer writes over.
+
+    Fresh pages would cost as much as the transforms.
     """
 
     def __init__(self) -> None:
@@ -135,8 +138,9 @@ def channels_last(maps: Tensor) -> Tensor:
 
 
 class Geometry:
-    """Of a convolution that halves the sides of maps (batch, height, width, channels), all sides of
-    tiles whole.
+    """Sizes and transforms of a convolution that halves the sides of maps.
+
+    Maps are (batch, height, width, channels), all sides of tiles whole.
     """
 
     def __init__(self, shape: torch.Size, kernel: int, padding: int) -> None:
@@ -273,8 +277,9 @@ def keep(ctx: Any, geometry: Geometry, for_weight: Tensor, for_x: Tensor) -> Non
 
 
 class Convolution(torch.autograd.Function):
-    """x (B, C, H, W), weight (O, C, k, k), stride 2, a padding that halves the sides -> (B, O, H/2,
-    W/2).
+    """The convolution of stride 2, by a padding that halves the sides.
+
+    x (B, C, H, W), weight (O, C, k, k) -> (B, O, H/2, W/2).
     """
 
     @staticmethod
@@ -298,8 +303,9 @@ class Convolution(torch.autograd.Function):
 
 
 class Transposed(torch.autograd.Function):
-    """x (B, I, h, w), weight (I, O, k, k), stride 2, a padding that doubles the sides -> (B, O, 2h,
-    2w).
+    """The transposed convolution of stride 2, by a padding that doubles the sides.
+
+    x (B, I, h, w), weight (I, O, k, k) -> (B, O, 2h, 2w).
     """
 
     @staticmethod
