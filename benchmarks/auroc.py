@@ -21,7 +21,7 @@ from benchmarks.suite import WHOLE
 from noveltylab.__main__ import CONF
 from noveltylab.methods.base import Batch
 from noveltylab.options import check_options
-from noveltylab.run.pipeline import build
+from noveltylab.run.build import build
 from noveltylab.run.read import read_and_split
 from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.metrics import evaluate

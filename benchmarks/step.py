@@ -26,7 +26,7 @@ from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results.provenance import provenance
-from noveltylab.run.pipeline import build
+from noveltylab.run.build import build
 from noveltylab.run.read import read_and_split
 from noveltylab.training.fit import fit
 from noveltylab.training.loggers import build_loggers

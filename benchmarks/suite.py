@@ -173,7 +173,7 @@ class Contender:
             torch.cuda.synchronize()
 
     def build(self, precision: str) -> Any:
-        from noveltylab.run.pipeline import build
+        from noveltylab.run.build import build
 
         chosen = options(self.method, self.shape, precision, self.device, self.batch, self.epochs)
         return chosen, *build(chosen, self.samples, self.split)

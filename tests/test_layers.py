@@ -66,7 +66,8 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "diagnose failures folder identity lock pictures pipeline plots read rerun stamp summary",
+        "build describe diagnose failures folder identity lock measure pictures pipeline plots "
+        "read recording rerun score stamp summary train",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor("sweep", "cells launchers sweeper table view worker", "hydra omegaconf ray rich"),

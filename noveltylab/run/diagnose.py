@@ -57,8 +57,8 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
         )
     options, _ = fresh_options(folder, result, changes)
     # torch takes seconds: only once everything else is known to be good
+    from noveltylab.run.build import build
     from noveltylab.run.identity import check_same, hash_images
-    from noveltylab.run.pipeline import build
     from noveltylab.run.read import read_and_split
     from noveltylab.scoring import diagnosis
     from noveltylab.training.fit import load_weights

@@ -14,8 +14,9 @@ from noveltylab.data.samples import Samples
 from noveltylab.data.wholes import Wholes
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
-from noveltylab.results.scores import Scores, read_scores
+from noveltylab.results.scores import Scores
 from noveltylab.run import plots as figures
+from noveltylab.run.score import RunScores
 from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors
 from noveltylab.scoring.floors import Floor
 from noveltylab.scoring.metrics import roc
@@ -32,15 +33,15 @@ def draw(
     method: Method,
     samples: Samples,
     data: NoveltyData,
+    run_scores: RunScores,
     floors: list[Floor],
     result: dict[str, Any],
-    folder: Path,
+    pictures: Path,
 ) -> None:
     """The pictures of the run: ROC, score histogram, best and worst cases with their
     reconstructions, clips.
     """
-    scores = read_scores(folder / "scores.csv")
-    primary, pictures = result["primary"], folder / "figures"
+    scores, primary = run_scores.main, result["primary"]
     main = scores.columns[primary]
     if metrics := result["scores"][primary]:  # None without labelled outliers
         curves = {result["method"]: (*roc(main, scores.is_outlier), metrics["auroc"])}
@@ -52,9 +53,7 @@ def draw(
     draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
-        pieces = read_scores(
-            folder / f"scores_{'images' if data.wholes.kind == 'video' else 'patches'}.csv"
-        )
+        pieces = run_scores.apart["images" if data.wholes.kind == "video" else "patches"]
     column = pieces.columns[primary]
     cases = np.unique(
         np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values()))

@@ -16,7 +16,7 @@ from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import read_options
-from noveltylab.run.pipeline import build
+from noveltylab.run.build import build
 from noveltylab.run.read import read_and_split
 from noveltylab.run.summary import print_summary
 from noveltylab.scoring.apply import (

@@ -22,8 +22,8 @@ from noveltylab.results.phases import (
     selects_nothing_else,
 )
 from noveltylab.results.record import read_result
-from noveltylab.run.pipeline import unseen
 from noveltylab.run.rerun import fresh_options
+from noveltylab.run.train import unseen
 from noveltylab.training import fit as train
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import method_config

@@ -198,7 +198,7 @@ def test_the_kept_weights_are_the_average(
         )
 
     monkeypatch.setattr(train.Method, "training_step", watched)
-    monkeypatch.setattr("noveltylab.run.pipeline.CHUNK_IMAGES", 32)
+    monkeypatch.setattr("noveltylab.run.build.CHUNK_IMAGES", 32)
     arguments = (
         f"method={method}",
         "method.channels=4",

@@ -20,7 +20,7 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.results import provenance as results
 from noveltylab.run import folder as run_folder
-from noveltylab.run import pipeline as run
+from noveltylab.run.build import check_count
 from noveltylab.training import fit as train
 from tests.methods.conftest import METHODS, method_config
 from tests.run.test_pipeline import Killed
@@ -323,7 +323,7 @@ def check(
     )
     parts = SimpleNamespace(train=np.zeros(train), val=np.zeros(val))
     least = find_method(method_config(method)["_target_"]).least_images
-    run.check_count(options, parts, least)  # type: ignore[arg-type]  # what it looks at of both
+    check_count(options, parts, least)  # type: ignore[arg-type]  # what it looks at of both
 
 
 @pytest.mark.parametrize("method", METHODS)

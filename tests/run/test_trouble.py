@@ -179,7 +179,7 @@ def test_a_vanished_output_is_one_error(
             errno.ESTALE, os.strerror(errno.ESTALE), str(folder_of(tmp_path) / "scores.csv")
         )
 
-    monkeypatch.setattr("noveltylab.run.pipeline.write_scores", gone)
+    monkeypatch.setattr("noveltylab.run.score.write_scores", gone)
     with pytest.raises(RunFailed, match=r"cannot read or write .*scores\.csv: Stale file handle"):
         run_here("method=pca")
 
@@ -259,7 +259,7 @@ def test_after_an_out_of_memory_in_scoring_the_advice_works_and_goes_on(
         return real(images, size, *arguments)
 
     monkeypatch.setattr(
-        "noveltylab.run.pipeline.novelty_scores", lambda *a, **k: short(torch.zeros(1), 512)
+        "noveltylab.run.score.novelty_scores", lambda *a, **k: short(torch.zeros(1), 512)
     )
     with pytest.raises(RunFailed, match=r"trainer\.score_batch_size=512 if it was scoring"):
         run_here(*TINY)

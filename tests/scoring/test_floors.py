@@ -18,7 +18,7 @@ from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
-from noveltylab.run.pipeline import floor_warnings
+from noveltylab.run.measure import floor_warnings
 from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.floors import floor_scores
 from noveltylab.scoring.metrics import evaluate

@@ -92,7 +92,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         write_result(folder, result)
         return result
 
-    monkeypatch.setattr("noveltylab.run.pipeline._run", result_only)
+    monkeypatch.setattr("noveltylab.run.pipeline.run_stages", result_only)
 
 
 # In one process.
@@ -288,7 +288,7 @@ def test_a_full_disk_fails_the_cells_of_a_sweep_and_says_so(
             ),
         )
     else:
-        monkeypatch.setattr("noveltylab.run.pipeline._run", full)
+        monkeypatch.setattr("noveltylab.run.pipeline.run_stages", full)
     monkeypatch.setattr("noveltylab.run.failures.write_atomic", full)
     done = command(*PCA, "inlier=3,4")
     assert done.returncode == 1

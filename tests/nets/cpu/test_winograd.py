@@ -17,7 +17,7 @@ from noveltylab.__main__ import CONF
 from noveltylab.nets.cpu import layers as cpu_layers
 from noveltylab.nets.cpu import winograd
 from noveltylab.options import check_options
-from noveltylab.run.pipeline import build
+from noveltylab.run.build import build
 from noveltylab.run.read import read_and_split
 
 KERNELS = [(4, 1), (5, 2)]  # and padding
