@@ -42,11 +42,11 @@ def torchs_own() -> Iterator[None]:
         _is_open = before
 
 
-def use_winograd(network: nn.Module, wanted: bool) -> None:
+def use_winograd(network: nn.Module, enabled: bool) -> None:
     """Lets all strided layers in a network train by Winograd's algorithm, or none."""
     for layer in network.modules():
         if isinstance(layer, (Conv2d, ConvTranspose2d)):
-            layer.winograd = wanted
+            layer.winograd = enabled
 
 
 class Conv2d(nn.Conv2d):

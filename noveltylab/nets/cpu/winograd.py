@@ -8,7 +8,7 @@ for a pair of channels (n = 5 or 6: 100 or 144), where the definition takes 256 
 of the n n positions, in all tiles and channels, are one matrix product. The gradients at input and
 weight are the adjoints of the same three transforms, as is the transposed convolution. Rounding
 differs from the definition's by less than 1e-5 of the largest value
-(tests/nets/cpu/test_winograd.py). nets/cpu/conv.py says when it is used.
+(tests/nets/cpu/test_winograd.py). noveltylab/nets/cpu/layers.py says when it is used.
 """
 
 import math
@@ -87,8 +87,12 @@ def matrices(taps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
     Outputs are A^T((G weight) * (B^T inputs)), row by row.
     """
-    found = tuple(torch.tensor(rows, dtype=torch.float64).to(dtype) for rows in MATRICES[taps])
-    return found[0], found[1], found[2]
+    outputs, weights, inputs = MATRICES[taps]
+    return _matrix(outputs, dtype), _matrix(weights, dtype), _matrix(inputs, dtype)
+
+
+def _matrix(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).to(dtype)
 
 
 class _Scratch(threading.local):
@@ -115,6 +119,7 @@ _scratch = _Scratch()
 def transform(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
     """matrix (a, b) along both leading axes of x (b, b, N) -> out (a, a, N)."""
     a, b = matrix.shape
+    # rows, then columns
     half = _scratch.take("half", x, b, a, x.shape[2])
     torch.bmm(matrix.expand(b, a, b), x.transpose(0, 1), out=half)
     return torch.bmm(matrix.expand(a, a, b), half.transpose(0, 1), out=out)
@@ -145,19 +150,27 @@ class Geometry:
 
     def __init__(self, shape: torch.Size, kernel: int, padding: int) -> None:
         self.batch, self.height, self.width, self.channels = shape
-        self.kernel, self.padding, self.taps = kernel, padding, (kernel + 1) // 2
+        self.kernel = kernel
+        self.padding = padding
+        self.taps = (kernel + 1) // 2
         self.side = TILE + self.taps - 1
-        self.down, self.across = self.height // 2 // TILE, self.width // 2 // TILE
+        self.down = self.height // 2 // TILE
+        self.across = self.width // 2 // TILE
         self.tiles = tiles(self.batch, shape[1:3])
 
     # Each of these and the one named `..._adjoint` are transposes of each other, as matrices.
 
     def inputs(self, x: Tensor) -> Tensor:
         """Maps x (B, H, W, C) -> B^T of every tile's phases (n n, tiles, 4 C)."""
-        n, overlap, batch, channels = self.side, self.taps - 1, self.batch, self.channels
-        rows, columns = (2 * (TILE * count + overlap) for count in (self.down, self.across))
+        n = self.side
+        batch, channels = self.batch, self.channels
+        overlap = self.taps - 1
+        rows = 2 * (TILE * self.down + overlap)
+        columns = 2 * (TILE * self.across + overlap)
+        # maps with a border of zeros
         edge = self.padding
-        bottom, right = edge + self.height, edge + self.width
+        bottom = edge + self.height
+        right = edge + self.width
         padded = _scratch.take("padded", x, batch, rows, columns, channels)
         for border in (
             padded[:, :edge],
@@ -167,38 +180,39 @@ class Geometry:
         ):
             border.zero_()
         padded[:, edge:bottom, edge:right] = x
+        # overlapping tiles of each phase as a view, then one copy
         b, h, w, _ = padded.stride()
         strides = (2 * h, 2 * w, b, 2 * TILE * h, 2 * TILE * w, h, 1)
         shape = (n, n, batch, self.down, self.across, 2, 2 * channels)
-        seen = _scratch.take("seen", x, *shape)
-        seen.copy_(padded.as_strided(shape, strides, padded.storage_offset()))
-        found = x.new_empty(n, n, seen[0, 0].numel())
-        transform(matrices(self.taps, x.dtype)[2], seen.view(n, n, -1), found)
-        return found.view(n * n, self.tiles, 4 * channels)
+        windows = _scratch.take("windows", x, *shape)
+        windows.copy_(padded.as_strided(shape, strides, padded.storage_offset()))
+        transformed = x.new_empty(n, n, windows[0, 0].numel())
+        transform(matrices(self.taps, x.dtype)[2], windows.view(n, n, -1), transformed)
+        return transformed.view(n * n, self.tiles, 4 * channels)
 
-    def inputs_adjoint(self, found: Tensor) -> Tensor:
+    def inputs_adjoint(self, transformed: Tensor) -> Tensor:
         """(n n, tiles, 4 C) -> maps (B, H, W, C)."""
-        n, batch, channels, down, across = (
-            self.side,
-            self.batch,
-            self.channels,
-            self.down,
-            self.across,
+        n = self.side
+        batch, channels = self.batch, self.channels
+        down, across = self.down, self.across
+        windows = _scratch.take("windows", transformed, n, n, batch, down, across, 2, 2 * channels)
+        transform(
+            matrices(self.taps, transformed.dtype)[2].T,
+            transformed.view(n, n, -1),
+            windows.view(n, n, -1),
         )
-        seen = _scratch.take("seen", found, n, n, batch, down, across, 2, 2 * channels)
-        transform(matrices(self.taps, found.dtype)[2].T, found.view(n, n, -1), seen.view(n, n, -1))
         # Tiles overlap by n - 4 rows and columns: those are added to the next tile's first ones.
         padded = _scratch.take(
-            "padded", found, batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels
+            "padded", transformed, batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels
         )
         padded[:, down].zero_()
         padded[:, :, :, :, across].zero_()
-        parts = seen.permute(2, 3, 0, 5, 4, 1, 6)
-        more = n - TILE
+        parts = windows.permute(2, 3, 0, 5, 4, 1, 6)
+        overlap = n - TILE
         padded[:, :down, :, :, :across] = parts[:, :, :TILE, :, :, :TILE]
-        padded[:, 1:, :more, :, :across] += parts[:, :, TILE:, :, :, :TILE]
-        padded[:, :down, :, :, 1:, :more] += parts[:, :, :TILE, :, :, TILE:]
-        padded[:, 1:, :more, :, 1:, :more] += parts[:, :, TILE:, :, :, TILE:]
+        padded[:, 1:, :overlap, :, :across] += parts[:, :, TILE:, :, :, :TILE]
+        padded[:, :down, :, :, 1:, :overlap] += parts[:, :, :TILE, :, :, TILE:]
+        padded[:, 1:, :overlap, :, 1:, :overlap] += parts[:, :, TILE:, :, :, TILE:]
         maps = padded.view(batch, 2 * TILE * (down + 1), 2 * TILE * (across + 1), channels)
         edge = self.padding
         return fresh(maps[:, edge : edge + self.height, edge : edge + self.width])
@@ -206,33 +220,38 @@ class Geometry:
     def weights(self, weight: Tensor) -> Tensor:
         """(O, C, k, k) -> G of its phases (n n, O, 4 C)."""
         taps, n = self.taps, self.side
-        phases = _scratch.take("seen", weight, taps, taps, len(weight), 2, 2, self.channels)
+        phases = _scratch.take("windows", weight, taps, taps, len(weight), 2, 2, self.channels)
         phases.zero_()  # an odd kernel's second phase has a tap less
         for row, column in PHASES:
             part = weight[:, :, row::2, column::2].permute(2, 3, 0, 1)
             phases[: len(part), : part.shape[1], :, row, column] = part
-        found = weight.new_empty(n, n, phases[0, 0].numel())
-        transform(matrices(taps, weight.dtype)[1], phases.view(taps, taps, -1), found)
-        return found.view(n * n, len(weight), 4 * self.channels)
+        transformed = weight.new_empty(n, n, phases[0, 0].numel())
+        transform(matrices(taps, weight.dtype)[1], phases.view(taps, taps, -1), transformed)
+        return transformed.view(n * n, len(weight), 4 * self.channels)
 
-    def weights_adjoint(self, found: Tensor) -> Tensor:
+    def weights_adjoint(self, transformed: Tensor) -> Tensor:
         """(n n, O, 4 C) -> (O, C, k, k)."""
-        taps, n, outputs = self.taps, self.side, found.shape[1]
-        phases = _scratch.take("seen", found, taps, taps, outputs, 2, 2, self.channels)
+        taps, n = self.taps, self.side
+        outputs = transformed.shape[1]
+        phases = _scratch.take("windows", transformed, taps, taps, outputs, 2, 2, self.channels)
         transform(
-            matrices(taps, found.dtype)[1].T, found.view(n, n, -1), phases.view(taps, taps, -1)
+            matrices(taps, transformed.dtype)[1].T,
+            transformed.view(n, n, -1),
+            phases.view(taps, taps, -1),
         )
-        weight = channels_last(found.new_empty(outputs, self.kernel, self.kernel, self.channels))
+        weight = channels_last(
+            transformed.new_empty(outputs, self.kernel, self.kernel, self.channels)
+        )
         for row, column in PHASES:
             part = weight[:, :, row::2, column::2].permute(2, 3, 0, 1)
             part.copy_(phases[: len(part), : part.shape[1], :, row, column])
         return weight
 
-    def outputs(self, found: Tensor) -> Tensor:
+    def outputs(self, transformed: Tensor) -> Tensor:
         """(n n, tiles, O) -> A^T of it, put together to maps (B, H/2, W/2, O)."""
-        n, outputs = self.side, found.shape[2]
-        parts = _scratch.take("seen", found, TILE, TILE, self.tiles * outputs)
-        transform(matrices(self.taps, found.dtype)[0], found.view(n, n, -1), parts)
+        n, outputs = self.side, transformed.shape[2]
+        parts = _scratch.take("windows", transformed, TILE, TILE, self.tiles * outputs)
+        transform(matrices(self.taps, transformed.dtype)[0], transformed.view(n, n, -1), parts)
         parts = parts.view(TILE, TILE, self.batch, self.down, self.across, outputs).permute(
             2, 3, 0, 4, 1, 5
         )
@@ -242,15 +261,15 @@ class Geometry:
         """(B, H/2, W/2, O) -> (n n, tiles, O)."""
         n, outputs = self.side, maps.shape[3]
         shape = (TILE, TILE, self.batch, self.down, self.across, outputs)
-        parts = _scratch.take("seen", maps, *shape)
+        parts = _scratch.take("windows", maps, *shape)
         parts.copy_(
             maps.reshape(self.batch, self.down, TILE, self.across, TILE, outputs).permute(
                 2, 4, 0, 1, 3, 5
             )
         )
-        found = maps.new_empty(n, n, self.tiles * outputs)
-        transform(matrices(self.taps, maps.dtype)[0].T, parts.view(TILE, TILE, -1), found)
-        return found.view(n * n, self.tiles, outputs)
+        transformed = maps.new_empty(n, n, self.tiles * outputs)
+        transform(matrices(self.taps, maps.dtype)[0].T, parts.view(TILE, TILE, -1), transformed)
+        return transformed.view(n * n, self.tiles, outputs)
 
     # The layer and its two gradients, between what is transformed already; maps are (B, C, H, W),
     # channels last in memory.
@@ -292,14 +311,15 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (inputs, weights), geometry = ctx.saved_tensors, ctx.geometry
+        inputs, weights = ctx.saved_tensors
+        geometry = ctx.geometry
         outputs = geometry.outputs_adjoint(gradient.permute(0, 2, 3, 1))
-        for_x = geometry.transpose(outputs, weights) if ctx.needs_input_grad[0] else None
-        return (
-            for_x,
-            geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None,
-            None,
-        )
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_x = geometry.transpose(outputs, weights)
+        if ctx.needs_input_grad[1]:
+            for_weight = geometry.weight_gradient(outputs, inputs)
+        return for_x, for_weight, None
 
 
 class Transposed(torch.autograd.Function):
@@ -319,11 +339,12 @@ class Transposed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (outputs, weights), geometry = ctx.saved_tensors, ctx.geometry
+        outputs, weights = ctx.saved_tensors
+        geometry = ctx.geometry
         inputs = geometry.inputs(gradient.permute(0, 2, 3, 1))
-        for_x = geometry.convolve(inputs, weights) if ctx.needs_input_grad[0] else None
-        return (
-            for_x,
-            geometry.weight_gradient(outputs, inputs) if ctx.needs_input_grad[1] else None,
-            None,
-        )
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_x = geometry.convolve(inputs, weights)
+        if ctx.needs_input_grad[1]:
+            for_weight = geometry.weight_gradient(outputs, inputs)
+        return for_x, for_weight, None
