@@ -33,16 +33,16 @@ def compare_all(rows: Sequence[Row]) -> list[tuple[str, str, Paired]]:
     """
     pairs = [*_between_rows(rows), *_against_floors(rows)]
     corrected = correct([paired for _, _, paired in pairs])
-    return [
-        (first, second, paired) for (first, second, _), paired in zip(pairs, corrected, strict=True)
-    ]
+    names = [(first, second) for first, second, _ in pairs]
+    return [(*pair, paired) for pair, paired in zip(names, corrected, strict=True)]
 
 
 def _between_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
     for first, second in combinations(rows, 2):
         cells, other_cells = paired_cells(first, second)
         spreads = _image_spreads(_own_scores(first), _own_scores(second), cells)
-        if (paired := compare(cells, other_cells, spreads)) is not None:
+        paired = compare(cells, other_cells, spreads)
+        if paired is not None:
             yield first.name, second.name, paired
 
 
@@ -50,17 +50,24 @@ def _against_floors(rows: Sequence[Row]) -> Iterator[tuple[str, str, Paired]]:
     for row in rows:
         for floor in (*FLOORS, *row.seen_floors):
             cells = row.floor(floor)
-            stands_for_it = any(
-                row_of_floor is row
-                or (floor in FLOORS and paired_cells(row, row_of_floor)[1].keys() >= cells.keys())
-                for row_of_floor in rows
-                if row_of_floor.family == floor.removesuffix(SEEN)
-            )
-            if stands_for_it:
+            if _has_a_row(floor, row, cells, rows):
                 continue
             spreads = _image_spreads(_own_scores(row), _floor_scores(row, floor), cells)
-            if (paired := compare(row.cells(), cells, spreads)) is not None:
+            paired = compare(row.cells(), cells, spreads)
+            if paired is not None:
                 yield row.name, f"floor: {floor}", paired
+
+
+def _has_a_row(floor: str, row: Row, cells: Cells, rows: Sequence[Row]) -> bool:
+    """Whether the floor is the row's own method, or a row of its method has all its cells."""
+    for candidate in rows:
+        if candidate.family != floor.removesuffix(SEEN):
+            continue
+        if candidate is row:
+            return True
+        if floor in FLOORS and paired_cells(row, candidate)[1].keys() >= cells.keys():
+            return True
+    return False
 
 
 def _image_spreads(
@@ -75,8 +82,12 @@ def _image_spreads(
     """
     if len({label for label, _ in cells}) != 1:
         return {}
-    spreads = {cell: _image_spread(first(cell), second(cell)) for cell in cells}
-    return {cell: spread for cell, spread in spreads.items() if spread is not None}
+    spreads = {}
+    for cell in cells:
+        spread = _image_spread(first(cell), second(cell))
+        if spread is not None:
+            spreads[cell] = spread
+    return spreads
 
 
 def _image_spread(first: Scores | None, second: Scores | None) -> Spread | None:
@@ -133,16 +144,18 @@ def class_means(
 
     `seen`: also the highest floor of what each row's method sees.
     """
-    cells_by_name = {row.name: row.cells() for row in rows} | {
-        f"floor: {name}": floor_cells(rows, name) for name in floors
-    }
+    cells_by_name = {row.name: row.cells() for row in rows}
+    for name in floors:
+        cells_by_name[f"floor: {name}"] = floor_cells(rows, name)
     if seen:
-        cells_by_name |= {f"floor: {name}": cells for name, cells in seen_floor_cells(rows).items()}
-    return {
-        name: summary.classes
-        for name, cells in cells_by_name.items()
-        if (summary := summarise(cells))
-    }
+        for name, cells in seen_floor_cells(rows).items():
+            cells_by_name[f"floor: {name}"] = cells
+    means = {}
+    for name, cells in cells_by_name.items():
+        summary = summarise(cells)
+        if summary is not None:
+            means[name] = summary.classes
+    return means
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, dict[int, float]]:

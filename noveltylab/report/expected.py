@@ -46,13 +46,15 @@ class Expected:
         """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""
         lacking: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for label in self.labels:
-            if seeds := tuple(seed for seed in self.seeds if (label, seed) not in cells):
+            seeds = tuple(seed for seed in self.seeds if (label, seed) not in cells)
+            if seeds:
                 lacking[seeds].append(label)
-        sentences = [
-            f"inlier {_ranges(labels)}: seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}"
-            for seeds, labels in lacking.items()
-        ]
-        if unknown := self.count - len(self.labels):
+        sentences = []
+        for seeds, labels in lacking.items():
+            word = "seeds" if len(seeds) > 1 else "seed"
+            sentences.append(f"inlier {_ranges(labels)}: {word} {_ranges(seeds)}")
+        unknown = self.count - len(self.labels)
+        if unknown:
             sentences.append(f"{unknown} more inlier classes: every seed")
         return "; ".join(sentences)
 
@@ -82,13 +84,16 @@ def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
         return Expected(count, len(count), seeds)
     if isinstance(count, int):
         return Expected(tuple(seen), max(count, len(seen)), seeds)
-    listed = [classes for result in results if isinstance(classes := _classes(result), list)]
-    labels = tuple(range(max(map(len, listed)))) if listed else tuple(seen)
     if table and table.by_class:
         labels = tuple(column.inlier for column in table.columns if column.inlier is not None)
+    else:
+        counts = [_class_count(result) for result in results]
+        labels = tuple(range(max(counts))) if any(counts) else tuple(seen)
     return Expected(labels, len(labels), seeds)
 
 
-def _classes(result: Result) -> object:
+def _class_count(result: Result) -> int:
+    """How many classes the data lists, 0 where it lists none."""
     data = result.config.get("data")
-    return data.get("classes") if isinstance(data, dict) else None
+    classes = data.get("classes") if isinstance(data, dict) else None
+    return len(classes) if isinstance(classes, list) else 0

@@ -17,20 +17,23 @@ def floor_cells(rows: Sequence[Row], name: str) -> Cells:
     recipe's where the data set's own was.
     """
     runs = [run for row in rows for run in row.runs if name in run.result.floor]
-    if whole := [run for run in runs if not run.recipe.fewer_images]:
-        runs = whole
+    whole = [run for run in runs if not run.recipe.fewer_images]
     by_cell: defaultdict[tuple[int, int], list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in whole or runs:
         by_cell[run.cell].append(run)
     return {cell: _floor_of(same_cell, name) for cell, same_cell in by_cell.items()}
 
 
 def _floor_of(runs: Sequence[Run], name: str) -> tuple[float, float | None]:
     """The floor of one cell."""
-    ranked = {run.folder: (run.recipe.other_input, bool(run.shortened)) for run in runs}
-    best = [run for run in runs if ranked[run.folder] == min(ranked.values())]
+    # the recipe's own input before others, whole runs before shortened ones
+    order = [(run.recipe.other_input, bool(run.shortened)) for run in runs]
+    best = min(order)
+    # each split and size of images once
     by_split: dict[Hashable, tuple[float, float | None]] = {}
-    for run in best:
+    for run, place in zip(runs, order, strict=True):
+        if place != best:
+            continue
         split = (run.result.split_sha256, run.images, str(run.result.input.get("shape")))
         cells = cells_of([run], lambda result: result.floor.get(name), "auroc")
         by_split.setdefault(split, cells[run.cell])
@@ -43,8 +46,12 @@ def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
 
     Only where that is not raw pixels.
     """
-    highest = ((row, row.highest_seen) for row in rows)
-    return {f"{name} of {row.name}": row.floor(name) for row, name in highest if name is not None}
+    cells = {}
+    for row in rows:
+        name = row.highest_seen
+        if name is not None:
+            cells[f"{name} of {row.name}"] = row.floor(name)
+    return cells
 
 
 def floor_is_shortened(rows: Sequence[Row]) -> bool:

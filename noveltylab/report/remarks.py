@@ -45,8 +45,11 @@ def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
     facts = _differing_facts(rows)
     remarks: dict[str, list[str]] = {}
     for row in rows:
-        sentences = [f"shortened: {'; '.join(row.shortened)}"] if row.shortened else []
-        sentences += [f"scored weights {row.lacks}"] if row.lacks else []
+        sentences = []
+        if row.shortened:
+            sentences.append(f"shortened: {'; '.join(row.shortened)}")
+        if row.lacks:
+            sentences.append(f"scored weights {row.lacks}")
         sentences += differences.get(row.name, [])
         counts = {fact: Counter(run.made_with[fact] for run in row.runs) for fact in FACTS}
         sentences += [f"{fact} {_counted(counts[fact])}" for fact in facts]
@@ -57,9 +60,8 @@ def notes(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _differing_facts(rows: Sequence[Row]) -> list[str]:
-    return [
-        fact for fact in FACTS if len({run.made_with[fact] for row in rows for run in row.runs}) > 1
-    ]
+    facts = [run.made_with for row in rows for run in row.runs]
+    return [fact for fact in FACTS if len({made_with[fact] for made_with in facts}) > 1]
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -54,9 +54,7 @@ def build(
     document, records = Document(f"Runs of {name}", _lead(collected), [], []), list[Record]()
     for protocol, data in keys:
         rows = groups.get((protocol, data), [])
-        related = [
-            table for table in tables.values() if (table.protocol, table.data) == (protocol, data)
-        ]
+        related = _related(tables, protocol, data)
         section = Section(f"{protocol} · {data}")
         for table in related:
             if not about or table in about:
@@ -64,17 +62,13 @@ def build(
                 records += printed_records(table)
         if rows:
             comparisons = compare_all(rows)
-            blocks = list(
-                our_blocks(rows, comparisons, next((t for t in related if t.about_auroc), None))
-            )
+            blocks = list(our_blocks(rows, comparisons, _about_auroc(related)))
             section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:], *side_by_side(rows)]
             records += our_records(rows, comparisons, protocol, data)
         document.sections.append(section)
-    not_run = (
-        []
-        if about
-        else [table for table in tables.values() if (table.protocol, table.data) not in groups]
-    )
+    not_run = []
+    if not about:
+        not_run = [t for t in tables.values() if (t.protocol, t.data) not in groups]
     document.end += _end(collected, not_run)
     return document, records
 
@@ -90,17 +84,23 @@ def latex_tables(
     about = [tables[ident] for ident in idents]
     files: dict[str, str] = {}
     for (protocol, data), rows in sorted(groups.items()):
-        related = [
-            table for table in tables.values() if (table.protocol, table.data) == (protocol, data)
-        ]
+        related = _related(tables, protocol, data)
         chapters = [table for table in related if not about or table in about]
         for table in chapters:
             files |= paper_table(table, rows_of(table, rows, related))
         if chapters or not about:
-            files |= own_table(
-                protocol, data, rows, next((table for table in related if table.about_auroc), None)
-            )
+            files |= own_table(protocol, data, rows, _about_auroc(related))
     return files
+
+
+def _related(tables: Mapping[str, PaperTable], protocol: str, data: str) -> list[PaperTable]:
+    """The papers' tables of one (protocol, data)."""
+    return [t for t in tables.values() if (t.protocol, t.data) == (protocol, data)]
+
+
+def _about_auroc(tables: Sequence[PaperTable]) -> PaperTable | None:
+    """The first table of AUROCs, None if there is none."""
+    return next((table for table in tables if table.about_auroc), None)
 
 
 def _lead(collected: Collected) -> list[str]:
@@ -112,9 +112,8 @@ def _lead(collected: Collected) -> list[str]:
     provenances = [run.result.provenance for run in collected.runs]
     if not provenances:
         return [counts, LEGEND]
-    versions, hardware = (
-        [_mapping(item, key) for item in provenances] for key in ("versions", "hardware")
-    )
+    versions = [_mapping(item, "versions") for item in provenances]
+    hardware = [_mapping(item, "hardware") for item in provenances]
     hours = sum(run.result.seconds.get("total", 0.0) for run in collected.runs) / 3600
     made_with = (
         f"noveltylab {_listed(item.get('noveltylab') for item in versions)}, "
@@ -127,22 +126,21 @@ def _lead(collected: Collected) -> list[str]:
 
 def _checked(collected: Collected) -> str:
     told = f"Checked: the numbers of {collected.checked} runs were computed again from their scores files"
-    return (
-        f"{told}; {len(collected.unchecked)} runs cannot be checked."
-        if collected.unchecked
-        else f"{told}."
-    )
+    if not collected.unchecked:
+        return f"{told}."
+    return f"{told}; {len(collected.unchecked)} runs cannot be checked."
 
 
 def _unlike(rows: Sequence[Row]) -> Iterator[Bullets]:
     """What has to be known before the numbers of these rows are compared."""
-    if shortened := tuple(
-        f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened
-    ):
+    shortened = tuple(f"{row.name}: {'; '.join(row.shortened)}" for row in rows if row.shortened)
+    if shortened:
         yield Bullets(f"{MARK} Shortened runs, not to be compared with whole ones", shortened)
-    if lacking := tuple(f"{row.name}: scored weights {row.lacks}" for row in rows if row.lacks):
+    lacking = tuple(f"{row.name}: scored weights {row.lacks}" for row in rows if row.lacks)
+    if lacking:
         yield Bullets("Not the whole method: weights from before its last phase began", lacking)
-    if unlike := tuple(made_apart(rows)):
+    unlike = tuple(made_apart(rows))
+    if unlike:
         yield Bullets("Made with", unlike)
 
 
@@ -158,18 +156,15 @@ def _listed(values: Iterable[Any]) -> str:
 
 
 def _end(collected: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullets]:
+    unmeasured = "No labelled outliers: runs with scores and thresholds, but no AUROC"
     for title, items in (
-        (
-            "No labelled outliers: runs with scores and thresholds, but no AUROC",
-            collected.unmeasured,
-        ),
+        (unmeasured, collected.unmeasured),
         ("Damaged runs, left out", collected.damaged),
         ("Unfinished runs", collected.unfinished),
     ):
         if items:
-            yield Bullets(
-                title, tuple(f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items)
-            )
+            reasons = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items]
+            yield Bullets(title, tuple(reasons))
     if collected.unchecked:
         counts = Counter(reason for _, reason in collected.unchecked)
         points = tuple(
