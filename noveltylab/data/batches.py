@@ -12,8 +12,9 @@ from noveltylab.errors import UserError
 
 
 class Chunk(NamedTuple):
-    """K training batches at once: x float32 (K, B, C, H, W) preprocessed; rows int64 (K, B),
-    positions in the train part.
+    """K training batches at once.
+
+    x: float32 (K, B, C, H, W), preprocessed; rows: int64 (K, B), positions in the train part.
     """
 
     x: Tensor
@@ -37,8 +38,7 @@ class Positions(Dataset[int]):
 
 
 class EpochSampler(DistributedSampler[int]):
-    """A permutation of 0..n-1 that is a pure function of (seed, epoch), truncated to a multiple of
-    batch_size.
+    """A permutation of 0..n-1 that depends on (seed, epoch) alone, cut to whole batches.
 
     So a resumed run sees the order that it would have seen. Several processes take turns in the
     same permutation.
@@ -52,8 +52,8 @@ class EpochSampler(DistributedSampler[int]):
         self.num_samples = n // replicas // batch_size * batch_size
         if self.num_samples == 0:
             raise UserError(
-                f"{n} training samples over {replicas} devices are fewer than data.batch_size={batch_size} each. "
-                "Lower data.batch_size or use fewer devices."
+                f"{n} training samples over {replicas} devices are fewer than "
+                f"data.batch_size={batch_size} each. Lower data.batch_size or use fewer devices."
             )
 
     def __iter__(self) -> Iterator[int]:

@@ -77,16 +77,21 @@ class NoveltyData(L.LightningDataModule):
         self.inlier = inlier
         self._held_out = _held_out(samples, split)
         self.preprocess = Preprocess(contrast, subtract_mean).fit(self.train)
-        self.batch_size, self.seed, self.chunk, self.on_device = batch_size, seed, chunk, on_device
+        self.batch_size = batch_size
+        self.seed = seed
+        self.chunk = chunk
+        self.on_device = on_device
         self.warnings: list[str] = []
         self.device = torch.device("cpu")
         self.dtype = torch.float32
         if len(self.train) < batch_size:
-            self.batch_size = n = len(self.train)
+            n = len(self.train)
+            self.batch_size = n
             self.warnings.append(f"only {n} training samples: batch size {batch_size} became {n}")
         if len(self.train) > 1 and bool((self.train == self.train[:1]).all()):
             self.warnings.append(
-                f"all {len(self.train)} training images are one and the same: the scores will collapse"
+                f"all {len(self.train)} training images are one and the same: "
+                "the scores will collapse"
             )
         self.warnings += samples.notes
         if samples.verified is False:
@@ -100,64 +105,62 @@ class NoveltyData(L.LightningDataModule):
 
     def pieces(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
         """The test samples with their scores, name -> (n_test,)."""
-        classes = [self.names[label] for label in self.test_labels] if self.names else None
+        classes = None
+        if self.names:
+            classes = [self.names[label] for label in self.test_labels]
         return Scores(
             self.test_ids.tolist(), self.test_labels, self.test_is_outlier, columns, classes
         )
 
     def held_out(self, columns: dict[str, NDArray[np.float64]]) -> Scores | None:
-        """Held-out inliers as new files will be scored: scores of val, name -> (n_val,), those of
-        whole recordings under `scenes`. None where there are none, and under `frames`: a frame
-        alone does not show which of its patches move.
+        """Held-out inliers as new files will be scored, from the scores of val, name -> (n_val,).
+
+        Under `scenes` these are whole recordings. None if there are none, and under `frames`: a
+        frame alone does not show which of its patches move.
         """
         ids = self.val_ids
         if self.wholes is not None:
             if self._held_out is None or self.wholes.kind == "frame":
                 return None
-            ids, of = self._held_out
-            known = of >= 0
-            of, count = of[known], len(ids)
-            columns = {
-                name: aggregate(column[known], of, count, self.wholes.how)
-                for name, column in columns.items()
-            }
+            ids, units = self._held_out
+            in_unit = units >= 0
+            columns = {name: column[in_unit] for name, column in columns.items()}
+            columns = _aggregated(columns, units[in_unit], len(ids), self.wholes.how)
         if not len(ids):
             return None
-        return Scores(
-            ids.tolist(), np.full(len(ids), self.inlier), np.zeros(len(ids), np.bool_), columns
-        )
+        labels = np.full(len(ids), self.inlier)
+        return Scores(ids.tolist(), labels, np.zeros(len(ids), np.bool_), columns)
 
     def source_scores(self, columns: dict[str, NDArray[np.float64]]) -> Scores:
-        """The videos that place the threshold under `cross`, from the scores of the images of
-        `source`, name -> (n,).
+        """The videos that place the threshold under `cross`.
+
+        columns: the scores of the images of `source`, name -> (n,).
         """
         assert self.wholes is not None
-        ids, labels, of = self._source
-        whole = {
-            name: aggregate(column, of, len(ids), self.wholes.how)
-            for name, column in columns.items()
-        }
-        return Scores(ids.tolist(), labels, labels != self.inlier, whole)
+        ids, labels, units = self._source
+        video_columns = _aggregated(columns, units, len(ids), self.wholes.how)
+        return Scores(ids.tolist(), labels, labels != self.inlier, video_columns)
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Positions of the training inliers, chunk * batch_size at a time; the last batch may hold
-        fewer iterations.
+        """Positions of the training inliers, chunk * batch_size at a time.
+
+        The last batch may hold fewer iterations.
         """
-        rank, replicas = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        sampler = EpochSampler(
-            len(self.train), self.batch_size, self.seed, rank=rank, replicas=replicas
-        )
+        rank, replicas = 0, 1
+        if self.trainer:
+            rank, replicas = self.trainer.global_rank, self.trainer.world_size
+        n = len(self.train)
+        sampler = EpochSampler(n, self.batch_size, self.seed, rank=rank, replicas=replicas)
+        # its own generator: otherwise each new epoch of the loader draws from, and so shifts, the
+        # global random state
+        generator = torch.Generator().manual_seed(0)
         return DataLoader(
-            Positions(len(self.train)),
+            Positions(n),
             self.chunk * self.batch_size,
             sampler=sampler,
             num_workers=0,
             collate_fn=_as_is,
-            # its own: otherwise each new epoch of the loader draws from, and so shifts, the global
-            # random state
-            generator=torch.Generator().manual_seed(0),
+            generator=generator,
         )
 
     def transfer_batch_to_device(
@@ -173,8 +176,9 @@ class NoveltyData(L.LightningDataModule):
         return self.gather(batch.view(-1, self.batch_size))
 
     def place(self, device: torch.device) -> None:
-        """Make batches on `device`; with on_device, move train and val there if half its free
-        memory holds them.
+        """Make batches on `device`.
+
+        With on_device, train and val move there if half its free memory holds them.
         """
         self.device = device
         self.preprocess.to(device)
@@ -183,9 +187,8 @@ class NoveltyData(L.LightningDataModule):
 
     def gather(self, rows: Tensor) -> Chunk:
         """The chunk of training images at rows, int64 (K, B), on self.device."""
-        x = self.preprocess(self.train.index_select(0, rows.flatten()).to(self.device)).to(
-            self.dtype
-        )
+        images = self.train.index_select(0, rows.flatten()).to(self.device)
+        x = self.preprocess(images).to(self.dtype)
         return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
 
 
@@ -194,57 +197,72 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
     units = samples.units
     if units is None or split.aggregate is None:
         return None
-    at = np.flatnonzero(units.test)
-    of = np.searchsorted(at, units.of[split.test])
-    labels = units.labels[at]
-    arrays = (units.ids[at], labels, labels != inlier, units.groups[at], of)
-    masked = samples.facts["masked"][split.test] if "masked" in samples.facts else None
-    return Wholes(units.kind, *arrays, how=split.aggregate, main=split.whole, masked=masked)
+    positions = np.flatnonzero(units.test)
+    labels = units.labels[positions]
+    masked = None
+    if "masked" in samples.facts:
+        masked = samples.facts["masked"][split.test]
+    return Wholes(
+        kind=units.kind,
+        ids=units.ids[positions],
+        labels=labels,
+        is_outlier=labels != inlier,
+        groups=units.groups[positions],
+        of=np.searchsorted(positions, units.of[split.test]),
+        how=split.aggregate,
+        main=split.whole,
+        masked=masked,
+    )
+
+
+def _aggregated(
+    columns: dict[str, NDArray[np.float64]], units: NDArray[np.int64], count: int, how: str
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of `count` units, name -> (count,), from those of their pieces."""
+    return {name: aggregate(column, units, count, how) for name, column in columns.items()}
 
 
 def _units_of(
     samples: Samples, index: NDArray[np.int64]
 ) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and labels (U,) of the units that samples (n,) are pieces of, and the position of each
-    one's unit (n,).
-    """
+    """Ids and labels (U,) of the units of the samples at index (n,), and each one's unit (n,)."""
     units = samples.units
     assert units is not None
-    positions, of = np.unique(units.of[index], return_inverse=True)
-    return units.ids[positions], units.labels[positions], of
+    positions, unit_of_sample = np.unique(units.of[index], return_inverse=True)
+    return units.ids[positions], units.labels[positions], unit_of_sample
 
 
 def _held_out(samples: Samples, split: Split) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:
-    """Ids (U,) of the units that lie in val with all their pieces, and which of them each of val is
-    in, -1 for none.
+    """Units that lie in val with all their pieces, and the unit of each sample of val.
+
+    Ids (U,), and positions among them (n_val,), -1 for none.
     """
-    if samples.units is None or not len(split.val):
+    units = samples.units
+    if units is None or not len(split.val):
         return None
-    units = samples.units.of[split.val]
-    found, of, pieces = np.unique(units, return_inverse=True, return_counts=True)
-    whole = pieces == np.bincount(samples.units.of, minlength=len(samples.units.ids))[found]
-    if not whole.any():
+    val_units = units.of[split.val]
+    positions, inverse, counts = np.unique(val_units, return_inverse=True, return_counts=True)
+    is_whole = counts == np.bincount(units.of, minlength=len(units.ids))[positions]
+    if not is_whole.any():
         return None
-    return samples.units.ids[found[whole]], np.where(whole, np.cumsum(whole) - 1, -1)[of]
+    numbers = np.where(is_whole, np.cumsum(is_whole) - 1, -1)
+    return units.ids[positions[is_whole]], numbers[inverse]
 
 
 def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:
-    """The images at index, int64 (n,), resized, (n, C, size, size); a large part in one piece is a
-    view, not a copy.
+    """The images at index, int64 (n,), resized, (n, C, size, size).
+
+    A large part in one piece is a view, not a copy.
     """
     if size is None or len(index) == 0 or images.shape[-2:] == (size, size):
-        in_one_piece = len(index) > len(images) // 4 and bool((np.diff(index) == 1).all())
-        return (
-            images[index[0] : index[-1] + 1]
-            if in_one_piece
-            else images.index_select(0, torch.from_numpy(index))
-        )
-    blocks = [
-        torch.from_numpy(index[start : start + _BLOCK]) for start in range(0, len(index), _BLOCK)
-    ]
+        if len(index) > len(images) // 4 and bool((np.diff(index) == 1).all()):
+            return images[index[0] : index[-1] + 1]
+        return images.index_select(0, torch.from_numpy(index))
+    starts = range(0, len(index), _BLOCK)
+    blocks = [torch.from_numpy(index[start : start + _BLOCK]) for start in starts]
     first = resize(images.index_select(0, blocks[0]), size)
     part = torch.empty((len(index), *first.shape[1:]), dtype=first.dtype)
-    for start, block in zip(range(0, len(index), _BLOCK), blocks, strict=True):
+    for start, block in zip(starts, blocks, strict=True):
         part[start : start + len(block)] = resize(images.index_select(0, block), size)
     return part
 

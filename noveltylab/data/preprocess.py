@@ -1,7 +1,7 @@
-"""From stored images to what a network sees: resize once, then scale on the device, a whole batch
-at a time.
+"""From stored images to what a network sees.
 
-Pictures are uint8; sound waves, laid out as images, are int16.
+They are resized once, then scaled on the device, a whole batch at a time. Pictures are uint8; sound
+waves, laid out as images, are int16.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,22 @@ _BLOCK = 4096
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size); antialiased only
-    where it shrinks.
+    """Bilinear resize, uint8 (N, C, H, W), N >= 1 -> uint8 (N, C, size, size).
 
-    Enlarging 28 -> 32 goes without antialiasing, as the papers' own code does. UserError for sound
-    waves (int16) of another
-    size: neighbouring rows of these are not neighbours.
+    It is antialiased only where it shrinks: enlarging 28 -> 32 goes without, as in the papers' own
+    code.
+
+    Raises:
+        UserError: for sound waves (int16) of another size: their neighbouring rows are not
+            neighbours.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
     if images.dtype == torch.int16:
         raise UserError(
-            f"data.size={size}: sound waves are not resized. Use data.size={height} (data=dcase_waveform sets it)."
+            f"data.size={size}: sound waves are not resized. Use data.size={height} "
+            "(data=dcase_waveform sets it)."
         )
     shrinks = size < max(height, width)
     blocks = [
@@ -44,21 +47,21 @@ def _blocks(images: Tensor) -> Iterator[Tensor]:
 
 
 def global_contrast(x: Tensor) -> Tensor:
-    """Deep SVDD's contrast normalisation of each image, all channels and pixels together; x in [0,
-    1], (B, C, H, W).
+    """Deep SVDD's contrast normalisation of each image; x in [0, 1], (B, C, H, W).
 
-    Subtract the image's own mean, divide by the MEAN absolute value of the result.
+    All channels and pixels together: subtract the image's own mean, divide by the MEAN absolute
+    value of the result.
     """
     x = x - x.mean(dim=(1, 2, 3), keepdim=True)
     return x / x.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
 def image_contrast(x: Tensor) -> Tensor:
-    """global_contrast, then each image stretched so that its extremes are -1 and 1; x (B, C, H, W),
-    any scale above 0.
+    """global_contrast, then each image stretched so that its extremes are -1 and 1.
 
-    The mean that is subtracted and the value that is divided by cancel: only the image's own
-    extremes over all channels and pixels count. A constant image becomes 0.
+    x: (B, C, H, W), on any scale above 0. The mean that is subtracted and the value that is divided
+    by cancel: only the image's own extremes over all channels and pixels count. A constant image
+    becomes 0.
     """
     low = x.amin(dim=(1, 2, 3), keepdim=True)
     span = x.amax(dim=(1, 2, 3), keepdim=True) - low
@@ -84,7 +87,8 @@ class Preprocess(nn.Module):
         super().__init__()
         if contrast not in CONTRASTS:
             raise UserError(f"data.contrast cannot be '{contrast}': {nearest(contrast, CONTRASTS)}")
-        self.contrast, self.subtract_mean = contrast, subtract_mean
+        self.contrast = contrast
+        self.subtract_mean = subtract_mean
         self.fitted = contrast != "gcn" and not subtract_mean
         self.register_buffer("lo", torch.zeros(()))
         self.register_buffer("hi", torch.ones(()))
@@ -93,14 +97,13 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> "Preprocess":
-        """Compute lo, hi and the mean image from the training inliers, as `forward` takes them, N
-        >= 1.
-        """
+        """Compute lo, hi and the mean image from N >= 1 training inliers, as `forward` takes them."""
         if len(images) == 0:
             raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
         if self.contrast != "none" and images.dtype == torch.int16:
             raise UserError(
-                f"data.contrast={self.contrast} is for pictures; sound waves take data.contrast=none."
+                f"data.contrast={self.contrast} is for pictures; "
+                "sound waves take data.contrast=none."
             )
         self.mean = torch.zeros(1, 1, 1, device=images.device)
         self.fitted = True
@@ -109,10 +112,8 @@ class Preprocess(nn.Module):
             self.lo = torch.stack([bound.min for bound in bounds]).min()
             self.hi = torch.stack([bound.max for bound in bounds]).max()
         if self.subtract_mean:
-            total = torch.stack(
-                [self._scale(block).double().sum(0) for block in _blocks(images)]
-            ).sum(0)
-            self.mean = (total / len(images)).float()
+            sums = [self._scale(block).double().sum(0) for block in _blocks(images)]
+            self.mean = (torch.stack(sums).sum(0) / len(images)).float()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,25 +130,24 @@ class Preprocess(nn.Module):
             return images.float().div_(127.5).sub_(1)
         if self.contrast == "gcn_image":
             return image_contrast(images.float())
-        return (global_contrast(images.float().div_(255)) - self.lo) / (
-            self.hi - self.lo
-        ).clamp_min(1e-8)
+        span = (self.hi - self.lo).clamp_min(1e-8)
+        return (global_contrast(images.float().div_(255)) - self.lo) / span
 
     def to_unit(self, x: Tensor) -> Tensor:
-        """Back to [0, 1] for display, (B, C, H, W): exact for contrast "none"; the others keep
-        their stretched contrast.
+        """Back to [0, 1] for display, (B, C, H, W).
+
+        Exact for contrast "none"; the others keep their stretched contrast.
         """
         x = x + self.mean
-        return (x if self.contrast == "gcn" else (x + 1) / 2).clamp(0, 1)
+        if self.contrast != "gcn":
+            x = (x + 1) / 2
+        return x.clamp(0, 1)
 
 
 def _accept_fitted(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """A fresh module does not know the image size: take the shape of the mean image from the
-    checkpoint.
-    """
-    if (mean := state.get(f"{prefix}mean")) is not None:
+    """Take the shape of the mean image from the checkpoint; a fresh module does not know it."""
+    mean = state.get(f"{prefix}mean")
+    if mean is not None:
         preprocess = cast(Preprocess, module)
-        preprocess.mean, preprocess.fitted = (
-            torch.empty_like(mean, device=preprocess.mean.device),
-            True,
-        )
+        preprocess.mean = torch.empty_like(mean, device=preprocess.mean.device)
+        preprocess.fitted = True

@@ -11,8 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What the samples are pieces of, in order of time: the frames of videos, whole videos, or
-    sound files.
+    """What the samples are pieces of, in order of time: frames, whole videos, or sound files.
 
     kind "frame", "video" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels
     int64, groups (the clip or file) and test bool, each (U,); grid: rows and columns of the patches
