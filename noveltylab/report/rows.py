@@ -90,11 +90,8 @@ class Row:
     @cached_property
     def scores(self) -> list[str]:
         """The other scores' names."""
-        return [
-            name
-            for name in dict.fromkeys(n for run in self.runs for n in run.result.scores)
-            if name != self.primary
-        ]
+        names = dict.fromkeys(name for run in self.runs for name in run.result.scores)
+        return [name for name in names if name != self.primary]
 
     def cells(self, score: str | None = None, metric: str = "auroc") -> Cells:
         """The row's cells for a score (None: the primary one) and a metric.
@@ -129,11 +126,8 @@ class Row:
 
         Empty where these are raw pixels.
         """
-        return list(
-            dict.fromkeys(
-                name for run in self.runs for name in run.result.floor if name.endswith(SEEN)
-            )
-        )
+        names = dict.fromkeys(name for run in self.runs for name in run.result.floor)
+        return [name for name in names if name.endswith(SEEN)]
 
     @cached_property
     def highest_seen(self) -> str | None:
@@ -141,10 +135,9 @@ class Row:
 
         None where there is none.
         """
-        means = {
-            name: fmean(value for value, _ in self.floor(name).values())
-            for name in self.seen_floors
-        }
+        means = {}
+        for name in self.seen_floors:
+            means[name] = fmean(value for value, _ in self.floor(name).values())
         return max(means, key=lambda name: means[name], default=None)
 
     def labelled(self, rule: str, score: str | None = None) -> Cells:
@@ -172,20 +165,23 @@ class Row:
         No number of the row.
         """
 
-        def chosen(result: Result) -> Metrics | None:
-            return result.diagnosis.get("batch_statistics", {}).get(order, {}).get(result.primary)
+        def metrics_of(result: Result) -> Metrics | None:
+            by_order = result.diagnosis.get("batch_statistics", {})
+            return by_order.get(order, {}).get(result.primary)
 
-        return cells_of(self.runs, chosen, "auroc")
+        return cells_of(self.runs, metrics_of, "auroc")
 
     def transductive(self, score: str) -> bool:
         return any(score in run.result.transductive for run in self.runs)
 
     def matches(self, counterpart: Counterpart) -> bool:
         """Whether all its runs are of that method with those options."""
-        options = {f"method.{key}": str(value) for key, value in counterpart.options.items()}
-        return self.family == counterpart.method and all(
-            run.options.get(key) == value for run in self.runs for key, value in options.items()
-        )
+        if self.family != counterpart.method:
+            return False
+        for key, value in counterpart.options.items():
+            if any(run.options.get(f"method.{key}") != str(value) for run in self.runs):
+                return False
+        return True
 
     @cached_property
     def varying(self) -> dict[str, dict[str, int]]:
@@ -198,26 +194,31 @@ class Row:
 
     @property
     def schedule(self) -> str:
+        """For how many epochs, on how many images, its runs trained."""
         if not any(run.result.selected.epoch for run in self.runs):
             return "fitted once"
         epochs = joined(run.options.get("trainer.max_epochs") for run in self.runs)
         limits = joined(run.options.get("data.limit_train") for run in self.runs)
         counts = [run.result.epochs.trained for run in self.runs if run.result.epochs]
         patient = any(run.options.get("trainer.patience", "0") != "0" for run in self.runs)
-        stopped = f" at most, {min(counts)} to {max(counts)} trained" if patient and counts else ""
-        return f"{epochs} epochs{stopped}" + (
-            "" if limits in ("None", "") else f", limit_train {limits}"
-        )
+        words = f"{epochs} epochs"
+        if patient and counts:
+            words += f" at most, {min(counts)} to {max(counts)} trained"
+        if limits not in ("None", ""):
+            words += f", limit_train {limits}"
+        return words
 
     @property
     def weights(self) -> str:
         """The rules that chose the epochs, and the epochs."""
         rules = " or ".join(dict.fromkeys(run.result.selected.rule for run in self.runs))
         epochs = [run.result.selected.epoch for run in self.runs]
-        selection = f"{rules}, epoch {min(epochs)}" + (
-            f" to {max(epochs)}" if max(epochs) > min(epochs) else ""
-        )
-        return "; ".join(filter(None, (selection, self.lacks)))
+        words = f"{rules}, epoch {min(epochs)}"
+        if max(epochs) > min(epochs):
+            words += f" to {max(epochs)}"
+        if self.lacks:
+            words += f"; {self.lacks}"
+        return words
 
     @cached_property
     def lacks(self) -> str:
@@ -231,17 +232,21 @@ class Row:
 
 
 def cells_of(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
+    """The value of a metric in each run's cell, of the metrics that `choose` takes."""
     cells: Cells = {}
     for run in runs:
         if metric.startswith("extra."):
             value = run.result.extra.get(metric.removeprefix("extra."))
             if isinstance(value, int | float):
                 cells[run.cell] = float(value), None
-        elif (metrics := choose(run.result)) is not None:
-            error = (
-                standard_error(metrics.auroc, run.interval(metrics)) if metric == "auroc" else None
-            )
-            cells[run.cell] = getattr(metrics, metric), error
+            continue
+        metrics = choose(run.result)
+        if metrics is None:
+            continue
+        error = None
+        if metric == "auroc":
+            error = standard_error(metrics.auroc, run.interval(metrics))
+        cells[run.cell] = getattr(metrics, metric), error
     return cells
 
 
@@ -304,19 +309,21 @@ def _detail(identity: Mapping[str, str], identities: Sequence[Mapping[str, str]]
     differing = [key for key in keys if len(values_of(key, identities)) > 1]
     if "method.primary" in differing and "primary" in differing:
         differing.remove("method.primary")
-    words = [
-        _words(key, identity.get(key, "absent"))
-        for key in differing
-        if key != OPTIONAL or key in identity
-    ]
-    remainder = f", {len(words) - DETAILS} more" if len(words) > DETAILS else ""
-    return ", ".join(words[:DETAILS]) + remainder
+    if OPTIONAL not in identity:
+        differing = [key for key in differing if key != OPTIONAL]
+    words = [_words(key, identity.get(key, "absent")) for key in differing]
+    text = ", ".join(words[:DETAILS])
+    if len(words) > DETAILS:
+        text += f", {len(words) - DETAILS} more"
+    return text
 
 
 def values_of(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
     """The values of an option in several rows, None among them where some have none."""
     values = {option.get(key) for option in options}
-    return values - {None} if key == OPTIONAL else values
+    if key == OPTIONAL:
+        return values - {None}
+    return values
 
 
 def _words(key: str, value: str) -> str:
@@ -332,12 +339,12 @@ def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
 
     A cell is shared if both have it on the very same split of the same images.
     """
-    shared = {
-        cell
-        for cell, split in first.tested_on.items()
-        if split is not None and split == second.tested_on.get(cell)
-    }
-    cells, other_cells = first.cells(), second.cells()
-    return {cell: cells[cell] for cell in cells if cell in shared}, {
-        cell: other_cells[cell] for cell in other_cells if cell in shared
-    }
+    shared = set()
+    for cell, split in first.tested_on.items():
+        if split is not None and split == second.tested_on.get(cell):
+            shared.add(cell)
+    return _part(first.cells(), shared), _part(second.cells(), shared)
+
+
+def _part(cells: Cells, shared: set[tuple[int, int]]) -> Cells:
+    return {cell: value for cell, value in cells.items() if cell in shared}
