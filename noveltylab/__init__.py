@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noveltylab.methods.base import Method
-    from noveltylab.predict.detector import load_detector
+    from noveltylab.predict.load import load_detector
 
 __version__ = "0.1.0"
 __all__ = ["Method", "__version__", "load_detector"]
 
 #: Public name -> the module that defines it, imported when the name is first used.
-_HOMES = {"Method": "noveltylab.methods.base", "load_detector": "noveltylab.predict.detector"}
+_HOMES = {"Method": "noveltylab.methods.base", "load_detector": "noveltylab.predict.load"}
 
 
 def __getattr__(name: str) -> Any:

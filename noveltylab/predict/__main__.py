@@ -21,7 +21,6 @@ Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input
 import csv
 import heapq
 import io
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -32,110 +31,17 @@ import numpy as np
 
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, interruptible
-from noveltylab.errors import RunFailed, UserError, nearest
-from noveltylab.predict.request import Case, Request, Summary
-from noveltylab.results.files import open_regular
+from noveltylab.errors import RunFailed, UserError
+from noveltylab.predict.request import HEADER, NOTE, Case, Request, Summary, parse
 
 if TYPE_CHECKING:
-    from noveltylab.predict.detector import Detector
+    from noveltylab.predict.detector import Detector, Scored
     from noveltylab.scoring.conformal import Decision
 
-KEYS = ("run", "input", "output", "fpr", "fdr", "accelerator")
-HEADER = ("file", "score", "p_value", "decision")
-#: a further column, where nothing can be decided
-NOTE = "note"
 #: files that the screen names, and that the page shows
 SHOWN, PICTURED = 5, 100
-#: how the page begins, by which one of before is known
-PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
 #: unreadable files that are listed; the CSV file has them all
 LISTED = 1000
-
-
-def parse(arguments: list[str]) -> Request:
-    """Reads the command line. UserError for an unknown or missing option, or a bad value."""
-    given: dict[str, str] = {}
-    html = False
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if argument == "--html":
-            html = True
-        elif not equals or key not in KEYS:
-            raise UserError(
-                f"{argument}: no such option; {nearest(key, [*(f'{name}=' for name in KEYS), '--html'])}"
-            )
-        elif not value:
-            raise UserError(f"{key}: has no value; e.g. {key}={EXAMPLES[key]}")
-        else:
-            given[key] = value
-    for key in ("run", "input"):
-        if key not in given:
-            raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
-    if "fpr" in given and "fdr" in given:
-        raise UserError("fpr= and fdr= are two rules for the decision; choose one")
-    output = Path(given.get("output", "scores.csv")).expanduser()
-    run = Path(given["run"]).expanduser()
-    if output.suffix.lower() != ".csv":
-        raise UserError(f"output={output}: the scores are a CSV file, e.g. output=scores.csv")
-    if output.resolve().is_relative_to(run.resolve()):
-        raise UserError(
-            f"output={output}: lies in the run's own folder, which is not changed; choose another place"
-        )
-    if output.is_dir():
-        raise UserError(
-            f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}"
-        )
-    rates = {key: _rate(key, given[key]) for key in ("fpr", "fdr") if key in given}
-    accelerator = given.get("accelerator", "auto")
-    request = Request(
-        run, given["input"], output, rates.get("fpr", 0.05), rates.get("fdr"), accelerator, html
-    )
-    headers = (HEADER, (*HEADER, NOTE))
-    check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
-    if html:
-        check_replaceable(request.page, [PAGE_START])
-    return request
-
-
-EXAMPLES = {
-    "run": "outputs/folder/ca_entropy/folder/inlier0/seed0",
-    "input": "new/",
-    "output": "scores.csv",
-    "fpr": "0.01",
-    "fdr": "0.1",
-    "accelerator": "cpu",
-}
-
-
-def check_replaceable(path: Path, starts: Iterable[bytes]) -> None:
-    """UserError for an existing file that begins with none of `starts`, as this command's do: it is
-    somebody's own.
-    """
-    if not os.path.lexists(path):
-        return
-    try:
-        with open_regular(path) as file:
-            if file.read(len(PAGE_START)).startswith(tuple(starts)):
-                return
-        reason = "was not written by predict"
-    except OSError as error:
-        reason = str(error.strerror)
-    raise UserError(
-        f"{path}: is there already ({reason}) and is not overwritten; choose another place, e.g. "
-        f"output={path.stem}-new.csv, or move it away"
-    )
-
-
-def _rate(key: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{key}={text}: not a number, e.g. {key}={EXAMPLES[key]}") from None
-    if not 0 < value < 1:
-        raise UserError(
-            f"{key}={text}: a share strictly between 0 and 1, e.g. {key}={EXAMPLES[key]}"
-        )
-    return value
 
 
 def predict(request: Request) -> Summary:
@@ -144,10 +50,9 @@ def predict(request: Request) -> Summary:
     Raises:
         UserError: Nothing is found, or the run cannot be used; nothing is written then.
     """
-    from noveltylab.predict.detector import (
-        load_detector,  # imports torch: only once the command line is known to be good
-    )
+    # these import torch: only once the command line is known to be good
     from noveltylab.predict.inputs import expand
+    from noveltylab.predict.load import load_detector
     from noveltylab.results.files import open_atomic
     from noveltylab.scoring.conformal import decide
 
@@ -162,33 +67,31 @@ def predict(request: Request) -> Summary:
         # leaves ranks
         with open_atomic(request.output) as whole, _scratch(request.output) as first:
             pending = csv.writer(first, lineterminator="\n")
-            for name, images, score, error, path in _shown(
-                detector.stream(paths), request.input, detector
-            ):
-                if error is not None or images is None:
+            for row in _with_progress(detector.stream(paths), request.input, detector):
+                if row.error is not None or row.images is None:
                     summary.failed += 1
                     if len(summary.unreadable) < LISTED:
-                        summary.unreadable.append((name, str(error)))
-                    pending.writerow([name, "", "", error])
+                        summary.unreadable.append((row.name, str(row.error)))
+                    pending.writerow([row.name, "", "", row.error])
                     continue
                 rank = 0
                 if calibration is not None:
-                    rank = int(calibration.ranks([score])[0])
+                    rank = int(calibration.ranks([row.score])[0])
                     counts[rank - 1] += 1
-                pending.writerow([name, repr(score), rank, ""])
-                _keep(
-                    summary.top,
-                    Case(score, -summary.files, name, path, images),
-                    PICTURED if request.html else SHOWN,
-                )
+                pending.writerow([row.name, repr(row.score), rank, ""])
+                case = Case(row.score, -summary.files, row.name, row.path, row.images)
+                _keep(summary.top, case, PICTURED if request.html else SHOWN)
                 summary.files += 1
+            # the decision, now that all ranks are known
             decision = decide(calibration, counts, request.fpr, request.fdr)
             first.seek(0)
             with _text(whole) as text:
                 writer = csv.writer(text, lineterminator="\n")
                 writer.writerow(HEADER if not decision.reason else (*HEADER, NOTE))
                 writer.writerows(_decided(csv.reader(first), len(counts), decision))
-        summary.novel = None if decision.cut is None else int(counts[: decision.cut].sum())
+        # what was found, and the page
+        if decision.cut is not None:
+            summary.novel = int(counts[: decision.cut].sum())
         summary.reason = decision.reason
         summary.top.sort(reverse=True)
         summary.seconds = time.monotonic() - started
@@ -207,9 +110,8 @@ def _scratch(output: Path) -> IO[str]:
     import tempfile
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(
-        "w+", newline="", encoding="utf-8", dir=output.parent
-    )  # closed by its caller
+    # closed by its caller
+    return tempfile.TemporaryFile("w+", newline="", encoding="utf-8", dir=output.parent)
 
 
 class _text(io.TextIOWrapper):
@@ -243,13 +145,16 @@ def _harmless(name: str) -> str:
 
 
 def _keep(top: list[Case], case: Case, count: int) -> None:
+    """Adds a case to the heap of the `count` most novel ones."""
     if len(top) < count:
         heapq.heappush(top, case)
     else:
         heapq.heappushpop(top, case)
 
 
-def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[Any]:
+def _with_progress(
+    rows: "Iterable[Scored]", inputs: str, detector: "Detector"
+) -> "Iterator[Scored]":
     """The rows under a progress bar, on a terminal; counting files for it reads names only."""
     from rich.progress import (
         BarColumn,
@@ -272,12 +177,13 @@ def _shown(rows: Iterable[Any], given: str, detector: "Detector") -> Iterator[An
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen) as bar:
-        task = bar.add_task("", total=sum(1 for _ in expand(given, detector.reader)))
-        seen: str | None = None
+        task = bar.add_task("", total=sum(1 for _ in expand(inputs, detector.reader)))
+        last_path: Path | None = None
         for row in rows:
             yield row
-            if str(row[4]) != seen:  # a video is one file of many rows
-                seen = str(row[4])
+            # a video is one file of many rows
+            if row.path != last_path:
+                last_path = row.path
                 bar.advance(task)
 
 
@@ -306,8 +212,8 @@ def print_summary(request: Request, summary: Summary, detector: "Detector | None
         )
     if summary.failed:
         screen.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
-        for name, why in summary.unreadable:
-            screen.print(Text(f"  {name}: {why}", "red"))
+        for name, reason in summary.unreadable:
+            screen.print(Text(f"  {name}: {reason}", "red"))
         if summary.failed > len(summary.unreadable):
             screen.print(
                 f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}"

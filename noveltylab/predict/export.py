@@ -16,26 +16,30 @@ Exit codes: 0 done, 1 this method cannot be exported (says why), 2 bad input.
 """
 
 import json
-import logging
 import os
 import sys
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError, nearest
+from noveltylab.predict.graph import (
+    KEY,
+    Graph,
+    any_batch,
+    compare,
+    silence,
+    write_onnx,
+    write_torch,
+)
 from noveltylab.results.files import open_regular
 from noveltylab.scoring.conformal import RATES
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
 
     from noveltylab.predict.detector import Detector
 
@@ -43,10 +47,6 @@ if TYPE_CHECKING:
 
 KEYS = ("run", "format", "output")
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
-#: how far exported scores may lie from the method's, absolute below 1 and relative above
-TOLERANCE = 1e-4
-#: where the decision stands: ONNX's metadata, or the name of an extra file and .json
-KEY = "noveltylab"
 #: held-out scores that are written one by one; of more, so many quantiles
 HELD_OUT = 10_000
 RESIZE = (
@@ -59,7 +59,7 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
     """Writes the graph of a run.
 
     Args:
-        folder: Of the run.
+        folder: Run folder.
         form: "onnx" or "torch_export".
         output: The file; <method> with the format's suffix in the working directory if not given.
 
@@ -71,7 +71,7 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
         raise UserError(f"format={form}: no such format; {nearest(form, SUFFIXES)}")
     if form == "onnx":
         _need_onnx()
-    from noveltylab.predict.detector import load_detector
+    from noveltylab.predict.load import load_detector
 
     detector = load_detector(folder, "cpu")
     name = str(detector.options.method["name"])
@@ -97,35 +97,15 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
             path = Path(scratch) / f"graph{SUFFIXES[form]}"
             graph = Graph(detector)
             note = json.dumps(describe(detector, read_result(folder)))
-            with _quiet():
-                with _any_batch():
-                    run = (_write_onnx if form == "onnx" else _write_torch)(
-                        graph.module, graph.names, graph.example, path, note
-                    )
-                _compare(detector, graph.names, run)
+            with silence():
+                with any_batch():
+                    write = write_onnx if form == "onnx" else write_torch
+                    run = write(graph.module, graph.names, graph.example, path, note)
+                compare(detector, graph.names, run)
             whole.write(path.read_bytes())
     except OSError as error:
         raise RunFailed(f"cannot write {output}: {error.strerror or error}") from None
     return output
-
-
-class Graph:
-    """What is exported of a detector: a module, the names of its outputs, an example of its input
-    (2, C, H, W) uint8.
-    """
-
-    def __init__(self, detector: "Detector") -> None:
-        import torch
-
-        self.example = example_images(detector, 2)
-        self.names = [
-            detector.primary,
-            *(name for name in detector.scores(self.example) if name != detector.primary),
-        ]
-        held = {
-            name: torch.from_numpy(column).float() for name, column in detector.held_out.items()
-        }
-        self.module = scorer(detector, self.names, held)
 
 
 def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
@@ -172,39 +152,6 @@ def quantiles(rising: list[float], count: int) -> list[float]:
     return [falling[len(falling) * index // count] for index in range(count)]
 
 
-def scorer(detector: "Detector", names: list[str], held: "dict[str, Tensor]") -> "nn.Module":
-    """A module: uint8 (B, C, H, W) -> the scores of these names, float32 (B,) each."""
-    from torch import nn
-
-    class Scorer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.preprocess, self.method = detector.preprocess, detector.method
-
-        def forward(self, images: "Tensor") -> "tuple[Tensor, ...]":
-            columns = self.method.novelty_score(self.preprocess(images))
-            if set(names) - columns.keys():
-                columns |= self.method.combine_scores(
-                    columns, {name: held[name] for name in columns}
-                )
-            return tuple(columns[name].float() for name in names)
-
-    return Scorer().eval()
-
-
-def example_images(detector: "Detector", count: int) -> "Tensor":
-    """uint8 (count, C, H, W): noise, half of them smooth; always the same."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (count, *detector.shape), generator=generator, dtype=torch.uint8)
-    smooth = torch.nn.functional.avg_pool2d(
-        noise[: count // 2].float(), 5, 1, 2, count_include_pad=False
-    )
-    noise[: count // 2] = ((smooth - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)
-    return noise
-
-
 def check_replaceable(path: Path, form: str) -> None:
     """UserError for an existing file that this command did not write: it is somebody's own."""
     if os.path.lexists(path) and _note_in(path, form) is None:
@@ -243,153 +190,24 @@ def _need_onnx() -> None:
         ) from None
 
 
-Run = Callable[["Tensor"], list[Any]]
-
-
-def _program(module: "nn.Module", example: "Tensor") -> Any:
-    import torch
-
-    with torch.no_grad():
-        return torch.export.export(
-            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-        )
-
-
-def _write_torch(
-    module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str
-) -> Run:
-    import torch
-
-    torch.export.save(_program(module, example), path, extra_files={f"{KEY}.json": note})
-    loaded = torch.export.load(path).module()
-    return lambda images: [column.detach().numpy() for column in loaded(images)]
-
-
-def _write_onnx(
-    module: "nn.Module", names: list[str], example: "Tensor", path: Path, note: str
-) -> Run:
-    import torch
-
-    with torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            input_names=["images"],
-            output_names=names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            # it takes OLED's 1e-12 for nothing, and divides 0 by 0; onnxruntime optimises anyway
-            optimize=False,
-        )
-    assert program is not None
-    program.model.metadata_props[KEY] = note
-    program.save(str(path), external_data=False)
-    session = onnx_session(path)
-    return lambda images: list(session.run(names, {"images": images.numpy()}))
-
-
-def onnx_session(path: Path) -> Any:
-    """onnxruntime's session of a file, on the CPU, with as many threads as this process may use."""
-    import onnxruntime
-
-    from noveltylab.results.provenance import cores
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _compare(detector: "Detector", names: list[str], run: Run) -> None:
-    """RunFailed unless the graph gives the method's scores, for batches of other sizes than the
-    example's.
-    """
-    import numpy as np
-
-    for count in (1, 40):
-        images = example_images(detector, count)
-        expected = detector.scores(images)
-        for name, found in zip(names, run(images), strict=True):
-            gap = float(
-                (np.abs(found - expected[name]) / np.maximum(np.abs(expected[name]), 1)).max()
-            )
-            if not gap <= TOLERANCE:
-                raise RunFailed(
-                    f"the exported {name} is off by {gap:.2g}, more than {TOLERANCE:g}; nothing was written"
-                )
-
-
-@contextmanager
-def _any_batch() -> "Iterator[None]":
-    """Inside, torch.cdist is a formula that holds for any batch: its own code branches at 25 rows,
-    which fixes the batch.
-    """
-    import torch
-
-    original = torch.cdist
-
-    def cdist(x: "Tensor", y: "Tensor", p: float = 2.0, **_: Any) -> "Tensor":
-        if p != 2.0:
-            return original(x, y, p)
-        a, b = x.double(), y.double()
-        squared = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
-        return squared.clamp_min(0).sqrt().to(x.dtype)
-
-    torch.cdist = cdist  # type: ignore[assignment]  # restored below
-    try:
-        yield
-    finally:
-        torch.cdist = original
-
-
-@contextmanager
-def _quiet() -> "Iterator[None]":
-    """Silences what torch's exporters say about themselves; their failures become one line."""
-    from contextlib import redirect_stderr, redirect_stdout
-    from io import StringIO
-
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    ]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    except (OSError, RunFailed):
-        raise
-    except Exception as error:  # exporters fail in many ways, and each means the same
-        text = " ".join(str(error).split())[:200]
-        raise RunFailed(
-            f"torch cannot export this method: {type(error).__name__}: {text}"
-        ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def parse(arguments: list[str]) -> tuple[Path, str, Path | None]:
     """Reads the command line: run, format, output. UserError for an unknown or missing option."""
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in KEYS or not value:
             raise UserError(
                 f"{argument}: no such option; {nearest(key, [f'{name}=' for name in KEYS])}"
             )
-        given[key] = value
+        values[key] = value
     for key, example in (
         ("run", "outputs/folder/ca_entropy/folder/inlier0/seed0"),
         ("format", "onnx"),
     ):
-        if key not in given:
+        if key not in values:
             raise UserError(f"{key}= is missing; e.g. {key}={example}")
-    output = Path(given["output"]).expanduser() if "output" in given else None
-    return Path(given["run"]).expanduser(), given["format"], output
+    output = Path(values["output"]).expanduser() if "output" in values else None
+    return Path(values["run"]).expanduser(), values["format"], output
 
 
 def main(arguments: list[str]) -> int:

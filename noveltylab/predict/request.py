@@ -1,11 +1,31 @@
-"""What a prediction was asked for, and what it found."""
+"""What a prediction was asked for, as the command line says it, and what it found."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from noveltylab.errors import UserError, nearest
+from noveltylab.results.files import open_regular
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+KEYS = ("run", "input", "output", "fpr", "fdr", "accelerator")
+HEADER = ("file", "score", "p_value", "decision")
+#: a further column, where nothing can be decided
+NOTE = "note"
+#: how the page begins, by which one of before is known
+PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
+EXAMPLES = {
+    "run": "outputs/folder/ca_entropy/folder/inlier0/seed0",
+    "input": "new/",
+    "output": "scores.csv",
+    "fpr": "0.01",
+    "fdr": "0.1",
+    "accelerator": "cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +46,7 @@ class Request:
 
     @property
     def files(self) -> list[Path]:
-        """What is written."""
+        """The files that are written."""
         return [self.output, self.page] if self.html else [self.output]
 
     @property
@@ -39,12 +59,12 @@ class Summary:
     """What a prediction found.
 
     Attributes:
-        files: Scored (frames of a video count).
+        files: Number of files scored (frames of a video count).
         novel: How many of them are called novel; None where the rule cannot decide.
         reason: Why it cannot.
         unreadable: (file, why), the first LISTED of `failed`.
         failed: How many files could not be read.
-        seconds: That it took.
+        seconds: Time that it took.
         top: The most novel ones, first the highest score.
         replaced: Files of an earlier prediction that this one took the place of.
     """
@@ -61,8 +81,9 @@ class Summary:
 
 @dataclass(order=True)
 class Case:
-    """One scored file; `order` keeps equal scores in the order of the files, `images` is what the
-    method saw.
+    """One scored file.
+
+    `order` keeps equal scores in the order of the files, `images` is what the method saw.
     """
 
     score: float
@@ -70,3 +91,90 @@ class Case:
     name: str = field(compare=False)
     path: Path = field(compare=False)
     images: "Tensor" = field(compare=False)
+
+
+def parse(arguments: list[str]) -> Request:
+    """Reads the command line. UserError for an unknown or missing option, or a bad value."""
+    # key=value, and --html
+    values: dict[str, str] = {}
+    html = False
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == "--html":
+            html = True
+        elif not equals or key not in KEYS:
+            options = [*(f"{name}=" for name in KEYS), "--html"]
+            raise UserError(f"{argument}: no such option; {nearest(key, options)}")
+        elif not value:
+            raise UserError(f"{key}: has no value; e.g. {key}={EXAMPLES[key]}")
+        else:
+            values[key] = value
+    # what is missing or does not go together
+    for key in ("run", "input"):
+        if key not in values:
+            raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
+    if "fpr" in values and "fdr" in values:
+        raise UserError("fpr= and fdr= are two rules for the decision; choose one")
+    run = Path(values["run"]).expanduser()
+    output = Path(values.get("output", "scores.csv")).expanduser()
+    _check_output(output, run)
+    rates = {key: _rate(key, values[key]) for key in ("fpr", "fdr") if key in values}
+    accelerator = values.get("accelerator", "auto")
+    request = Request(
+        run=run,
+        input=values["input"],
+        output=output,
+        fpr=rates.get("fpr", 0.05),
+        fdr=rates.get("fdr"),
+        accelerator=accelerator,
+        html=html,
+    )
+    headers = (HEADER, (*HEADER, NOTE))
+    check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
+    if html:
+        check_replaceable(request.page, [PAGE_START])
+    return request
+
+
+def _check_output(output: Path, run: Path) -> None:
+    """UserError if the scores cannot be written there."""
+    if output.suffix.lower() != ".csv":
+        raise UserError(f"output={output}: the scores are a CSV file, e.g. output=scores.csv")
+    if output.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            f"output={output}: lies in the run's own folder, which is not changed; choose another place"
+        )
+    if output.is_dir():
+        raise UserError(
+            f"output={output}: is a folder; name a file, e.g. output={output / 'scores.csv'}"
+        )
+
+
+def check_replaceable(path: Path, starts: Iterable[bytes]) -> None:
+    """UserError for a file that begins with none of `starts`: it is somebody's own."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_regular(path) as file:
+            if file.read(len(PAGE_START)).startswith(tuple(starts)):
+                return
+        reason = "was not written by predict"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise UserError(
+        f"{path}: is there already ({reason}) and is not overwritten; choose another place, e.g. "
+        f"output={path.stem}-new.csv, or move it away"
+    )
+
+
+def _rate(key: str, text: str) -> float:
+    """A rate strictly between 0 and 1; UserError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{key}={text}: not a number, e.g. {key}={EXAMPLES[key]}") from None
+    if not 0 < value < 1:
+        raise UserError(
+            f"{key}={text}: a share strictly between 0 and 1, e.g. {key}={EXAMPLES[key]}"
+        )
+    return value

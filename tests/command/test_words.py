@@ -182,7 +182,7 @@ def test_public_names_are_loaded_when_used(tmp_path: Path) -> None:
         "assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)\n"
         "from noveltylab import Method, load_detector\n"
         "assert Method.__module__ == 'noveltylab.methods.base'\n"
-        "assert load_detector.__module__ == 'noveltylab.predict.detector'\n"
+        "assert load_detector.__module__ == 'noveltylab.predict.load'\n"
         "assert 'torch' in sys.modules\n"
     )
     done = run_python("-c", probe, folder=tmp_path)

@@ -17,7 +17,7 @@ from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split
 from noveltylab.errors import UserError
 from noveltylab.methods.pca import PCA
-from noveltylab.predict.detector import load_detector
+from noveltylab.predict.load import load_detector
 from noveltylab.report.check import check_run
 from noveltylab.results.schema import check_result
 from noveltylab.results.scores import read_scores

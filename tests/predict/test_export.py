@@ -18,7 +18,7 @@ from noveltylab.data.folder import read
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.predict import __main__ as predict
-from noveltylab.predict import export
+from noveltylab.predict import export, graph
 from noveltylab.results.scores import read_scores
 from tests.formats import write_images
 from tests.methods.conftest import METHODS, method_config
@@ -74,12 +74,12 @@ def test_exported_scores_are_those_of_the_run(
         rows = [samples.ids.tolist().index(sample) for sample in scores.ids]
         images = samples.images[rows]  # 9 or 12 of them: no batch that the graph was made with
         if form == "onnx":
-            session = export.onnx_session(Path("there/graph.bin"))
+            session = graph.onnx_session(Path("there/graph.bin"))
             names = [output.name for output in session.get_outputs()]
             found = dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True))
         else:
-            graph = torch.export.load("there/graph.bin").module()
-            found = {primary: graph(images)[0].detach().numpy()}
+            program = torch.export.load("there/graph.bin").module()
+            found = {primary: program(images)[0].detach().numpy()}
             names = [primary]
         assert names[0] == primary
         for column, values in found.items():

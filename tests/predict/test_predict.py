@@ -22,8 +22,9 @@ from PIL import Image
 
 from noveltylab.errors import UserError
 from noveltylab.predict import __main__ as predict
-from noveltylab.predict.detector import Detector, load_detector
+from noveltylab.predict.detector import Detector
 from noveltylab.predict.inputs import Reader, expand
+from noveltylab.predict.load import load_detector
 from noveltylab.results.scores import read_scores
 from noveltylab.scoring.conformal import Calibration
 from tests.conftest import run_in
@@ -245,7 +246,7 @@ def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
         try:
             found.append(
                 [
-                    (row[0], row[2], row[3])
+                    (row.name, row.score, row.error)
                     for row in load_detector(run_folder).stream(iter(paths * 3))
                 ]
             )

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
-from noveltylab.predict.detector import load_detector
+from noveltylab.predict.load import load_detector
 from noveltylab.report.collect import collect
 from noveltylab.results.record import read_config, read_result, recorded_config
 from noveltylab.run.folder import damage, previous
 from noveltylab.run.rerun import fresh_options
 from noveltylab.run.summary import print_summary
-from noveltylab.sweep.sweeper import numbers
+from noveltylab.sweep.cells import numbers
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from noveltylab.methods.kde import KDE
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.predict import __main__ as predict
-from noveltylab.predict.detector import load_detector
+from noveltylab.predict.load import load_detector
 from noveltylab.results.record import read_result
 from noveltylab.results.scores import read_scores
 from noveltylab.scoring.conformal import Calibration
