@@ -24,21 +24,19 @@ SEAL = "__seal__"
 
 
 def cache_folder() -> Path:
-    """$NOVELTYLAB_CACHE, else ``noveltylab`` in the user's cache folder. Everything in it can be
-    deleted.
-    """
-    if folder := os.environ.get("NOVELTYLAB_CACHE"):
+    """$NOVELTYLAB_CACHE, else `noveltylab` in the user's cache folder; all in it can be deleted."""
+    folder = os.environ.get("NOVELTYLAB_CACHE")
+    if folder:
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "noveltylab"
 
 
 def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of `make`, from the cache if it was called before with an equal key (plain JSON
-    values).
+    """The arrays of `make`, from the cache if it was called before with an equal key.
 
-    The key has to hold all that the arrays depend on, also what computes them (`code_key`). An
-    entry that is damaged, or is not what was written, is made again; where nothing can be written,
-    a log line says so and nothing is kept.
+    The key holds plain JSON values. It has to hold all that the arrays depend on, also what
+    computes them (`code_key`). An entry that is damaged, or is not what was written, is made again;
+    where nothing can be written, a log line says so and nothing is kept.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{name}-{digest[:24]}.npz"
@@ -60,7 +58,7 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
     try:
         with open_atomic(path) as file:
             sealed = {**arrays, SEAL: np.array(_seal(digest, arrays))}
-            np.savez(file, **sealed)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
+            np.savez(file, **sealed)  # type: ignore[arg-type]  # NumPy 1 has a keyword here
     except OSError as error:
         reason = error.strerror or error
         log.warning(f"{path} cannot be written ({reason}); NOVELTYLAB_CACHE names another folder")
@@ -68,7 +66,7 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
 
 
 def _read(path: Path, key: str) -> Arrays:
-    """The arrays of an entry; ValueError where they are not those that were written under this key."""
+    """The arrays of an entry; ValueError if they are not those written under this key."""
     with open_regular(path) as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files if name != SEAL}
         if str(stored[SEAL]) != _seal(key, arrays):
@@ -86,7 +84,10 @@ def _seal(key: str, arrays: Arrays) -> str:
 
 
 def code_key(modules: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, str]:
-    """What computes an entry, for its key: a hash of each module's source, each package's version."""
+    """What computes an entry, for its key.
+
+    A hash of each module's source, and each package's version.
+    """
     key = {}
     for module in modules:
         specification = importlib.util.find_spec(f"noveltylab.{module}")

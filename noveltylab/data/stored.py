@@ -56,7 +56,7 @@ class Stored:
         return PurePosixPath(self.member).name if self.member else self.path.name
 
     def read(self, limit: int) -> bytes:
-        """Its bytes. UserError: it cannot be read, or is larger than `limit`."""
+        """Its bytes; UserError if it cannot be read, or is larger than `limit`."""
         try:
             with self._open(limit) as file:
                 content = file.read(limit + 1)
@@ -74,9 +74,7 @@ class Stored:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Sorted names of what lies in a folder; none where there is no such folder. UserError where it
-    cannot be listed.
-    """
+    """Sorted names of what lies in a folder; none without the folder; UserError if unreadable."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -89,25 +87,35 @@ def find_archive(root: Path, *names: str) -> Path | None:
     """The first of these archives that lies in `root`, or `root` itself where it is one of them."""
     if root.name in names and root.is_file():
         return root
-    return next((root / name for name in names if (root / name).is_file()), None)
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    return None
 
 
 def check_archive(path: Path, kind: str, digest: str, size: int | None = None) -> None:
-    """UserError unless an archive has the official checksum (`kind` of hash) and, where it is
-    known, the official size.
+    """UserError unless an archive has the official checksum and size.
+
+    Args:
+        path: The archive.
+        kind: Kind of hash.
+        digest: The official checksum.
+        size: The official size in bytes, None where it is not known.
     """
     try:
         with open_regular(path, MAX_ARCHIVE) as file:
             length = os.fstat(file.fileno()).st_size
-            wrong = size is not None and length != size
-            actual = f"{length:,} bytes" if wrong else _digest(file, kind)
+            is_wrong_size = size is not None and length != size
+            actual = f"{length:,} bytes" if is_wrong_size else _digest(file, kind)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     if actual != digest:
-        expected = f"{size:,} bytes with the {kind} {digest}" if size else f"{kind} {digest}"
+        expected = f"{kind} {digest}"
+        if size:
+            expected = f"{size:,} bytes with the {expected}"
         raise UserError(
-            f"{path} is not the official archive: expected {expected}, found {actual}. Replace it, or accept it with "
-            "data.verify=false, which labels the result unverified."
+            f"{path} is not the official archive: expected {expected}, found {actual}. "
+            "Replace it, or accept it with data.verify=false, which labels the result unverified."
         )
 
 
@@ -122,20 +130,17 @@ def _digest(file: IO[bytes], kind: str) -> str:
 
 
 def zip_members(path: Path) -> dict[str, Stored]:
-    """The regular files in a zip archive by their names, without hidden ones. UserError for what is
-    no whole archive.
-    """
+    """The regular files in a zip archive by name, without hidden ones; UserError if it is damaged."""
     try:
         infos = _opened(path, *_state(path)).infolist()
     except _DAMAGE as error:
         raise UserError(f"{path} is no whole zip archive ({_reason(error)}). Replace it.") from None
-    return {
-        info.filename: Stored(path, info.filename)
-        for info in infos
-        if not info.is_dir()
-        and not stat.S_ISLNK(info.external_attr >> 16)
-        and is_plain(info.filename)
-    }
+    members = {}
+    for info in infos:
+        is_link = stat.S_ISLNK(info.external_attr >> 16)
+        if not info.is_dir() and not is_link and is_plain(info.filename):
+            members[info.filename] = Stored(path, info.filename)
+    return members
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -145,59 +150,51 @@ def _state(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _opened(path: Path, size: int, changed: int) -> zipfile.ZipFile:
-    """The archive, its index read once for as long as the file stays as it is; threads may share
-    it.
-    """
+    """The archive; its index is read once while the file stays as it is; threads may share it."""
     open_regular(path, MAX_ARCHIVE).close()  # refuses a pipe, or a device
     return zipfile.ZipFile(path)
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name in an archive stays below the folder that it is unpacked into, and is not
-    hidden.
-    """
+    """Whether a name in an archive stays below the folder of the archive, and is not hidden."""
     parts = name.split("/")
-    plain = all(part and not part.startswith(".") for part in parts)
-    return (
-        plain
-        and "\\" not in name
-        and ":" not in name
-        and name.isprintable()
-        and parts[0] != "__MACOSX"
-    )
+    if parts[0] == "__MACOSX" or not all(part and not part.startswith(".") for part in parts):
+        return False
+    return "\\" not in name and ":" not in name and name.isprintable()
 
 
 # Tar archives.
 
 
 def tar_files(
-    path: Path, wanted: Callable[[str], bool], each: int, total: int
+    path: Path, select: Callable[[str], bool], each: int, total: int
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each wanted regular file of a .tar.gz, in order.
+    """(name, content) of each selected regular file of a .tar.gz, in order.
 
     Args:
         path: The archive.
-        wanted: Says by a plain name whether the file is read.
-        each: Bytes that a wanted file may have.
+        select: Says by a plain name whether the file is read.
+        each: Bytes that a selected file may have.
         total: Bytes that all files of the archive may have.
 
     Raises:
-        UserError: The archive is damaged or too large, or a wanted file is a link, stored twice, or
-        too large.
+        UserError: The archive is damaged or too large, or a selected file is a link, stored twice,
+            or too large.
     """
     seen: set[str] = set()
-    left = total
+    free = total
     with _tar_errors(path), open_regular(path, MAX_ARCHIVE) as raw, gzip.open(raw) as stream:
         bounded: Any = _Bounded(stream)
         with tarfile.open(fileobj=bounded, mode="r:") as archive:
             for count, entry in enumerate(archive):
-                left -= entry.size
-                if left < 0 or count >= MAX_ENTRIES:
+                free -= entry.size
+                if free < 0 or count >= MAX_ENTRIES:
                     raise UserError(
-                        f"{path} holds more than the {total:,} bytes that the official archive may have."
+                        f"{path} holds more than the {total:,} bytes that the official archive "
+                        "may have."
                     )
                 name = entry.name.removeprefix("./")
-                if entry.isdir() or not is_plain(name) or not wanted(name):
+                if entry.isdir() or not is_plain(name) or not select(name):
                     continue
                 if not entry.isreg() or entry.issparse() or entry.size > each or name in seen:
                     raise UserError(
@@ -218,8 +215,9 @@ def _tar_errors(path: Path) -> Iterator[None]:
 
 
 class _Bounded:
-    """A stream that gives no more at once than a real archive asks for: a header may name any
-    length.
+    """A stream that gives no more at once than a real archive asks for.
+
+    A header may name any length.
     """
 
     def __init__(self, stream: gzip.GzipFile) -> None:
@@ -237,17 +235,17 @@ class _Bounded:
         return self.stream.tell()
 
 
-def unpack(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> Path:
-    """The folder in the cache that holds the wanted files of a .tar.gz, unpacked if they are not
-    there yet.
+def unpack(path: Path, select: Callable[[str], bool], each: int, total: int) -> Path:
+    """The folder in the cache with the selected files of a .tar.gz, unpacked if not there yet.
 
-    It appears whole, or not at all. Arguments and UserError as `tar_files`; also where the cache
-    cannot be written.
+    It appears whole, or not at all. Arguments as `tar_files`.
+
+    Raises:
+        UserError: as `tar_files`; also if the cache cannot be written.
     """
     size, changed = _state(path)
-    key = hashlib.sha256(
-        f"{path.resolve()} {size} {changed}".encode("utf-8", "surrogateescape")
-    ).hexdigest()
+    state = f"{path.resolve()} {size} {changed}"
+    key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
     target = cache_folder() / "unpacked" / f"{path.name}-{key[:16]}"
     if target.is_dir():
         return target
@@ -256,7 +254,7 @@ def unpack(path: Path, wanted: Callable[[str], bool], each: int, total: int) -> 
         with _cache_errors(path, target):
             temporary.mkdir(parents=True)
             _remove_abandoned(target)
-        for name, content in tar_files(path, wanted, each, total):
+        for name, content in tar_files(path, select, each, total):
             with _cache_errors(path, target):
                 place = temporary / name
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -274,8 +272,9 @@ def _cache_errors(path: Path, target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} is unpacked into {target.parent}, which cannot be written ({error.strerror}). Let the environment "
-            f"variable NOVELTYLAB_CACHE name another folder, or unpack it yourself: tar xzf {path.name}"
+            f"{path} is unpacked into {target.parent}, which cannot be written ({error.strerror}). "
+            "Let the environment variable NOVELTYLAB_CACHE name another folder, or unpack it "
+            f"yourself: tar xzf {path.name}"
         ) from None
 
 
@@ -288,12 +287,14 @@ def _appear(temporary: Path, target: Path) -> None:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """What killed processes left behind."""
+    """Remove what killed processes did not finish unpacking."""
     for path in target.parent.glob(f".{target.name}.*.tmp"):
         if time.time() - path.stat().st_mtime > _ABANDONED:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     return " ".join(text.split())[:160] or type(error).__name__

@@ -1,5 +1,6 @@
-"""What the samples of a split are pieces of (frames, videos, recordings), and one score for each of
-these wholes.
+"""What the samples of a split are pieces of, and one score for each of these wholes.
+
+Wholes are frames, videos or recordings.
 """
 
 from dataclasses import dataclass
@@ -52,9 +53,8 @@ def aggregate(scores: Array, whole: NDArray[np.int64], count: int, how: str) -> 
         raise ValueError("no pieces to aggregate")
     order = np.lexsort((-scores, whole))
     scores, whole = scores[order], whole[order]
-    rank = np.arange(len(whole)) - np.searchsorted(
-        whole, whole
-    )  # 0 for the highest piece of each whole
+    # 0 for the highest piece of each whole
+    rank = np.arange(len(whole)) - np.searchsorted(whole, whole)
     if how not in ("max", "top3mean", "mean"):
         raise ValueError(f"aggregate by max, top3mean or mean, not {how}")
     used = rank < {"max": 1, "top3mean": 3, "mean": len(scores)}[how]
