@@ -61,7 +61,7 @@ FLOORS = (
     ),
     Floor(
         "training",
-        "cuda_graph estimate fit loggers",
+        "callbacks checkpoints cuda_graph estimate fit loggers trainer weights",
         "lightning numpy pydantic rich torch wandb",
     ),
     Floor(

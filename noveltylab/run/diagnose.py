@@ -61,7 +61,7 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
     from noveltylab.run.identity import check_same, hash_images
     from noveltylab.run.read import read_and_split
     from noveltylab.scoring import diagnosis
-    from noveltylab.training.fit import load_weights
+    from noveltylab.training.weights import load_weights
 
     samples, parts = read_and_split(options)
     check_same(folder, samples, parts, hash_images(samples.images))

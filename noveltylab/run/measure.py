@@ -26,7 +26,7 @@ from noveltylab.scoring.metrics import (
     evaluate_kinds,
     source_threshold,
 )
-from noveltylab.training.fit import Selected
+from noveltylab.training.checkpoints import Selected
 
 
 def measure(options: Options, run_scores: RunScores, floors: list[Floor]) -> dict[str, Any]:

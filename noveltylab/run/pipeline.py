@@ -46,7 +46,9 @@ from noveltylab.run.summary import print_summary
 from noveltylab.run.train import train
 from noveltylab.scoring import diagnosis
 from noveltylab.training import loggers
-from noveltylab.training.fit import check_device, first_process, fit, load_weights
+from noveltylab.training.fit import fit
+from noveltylab.training.trainer import check_device, first_process
+from noveltylab.training.weights import load_weights
 
 log = logging.getLogger("noveltylab")
 

@@ -13,7 +13,8 @@ from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import held_out_scores, novelty_scores
 from noveltylab.scoring.floors import Floor, floor_scores
 from noveltylab.scoring.folds import Folds
-from noveltylab.training.fit import Selected, load_weights
+from noveltylab.training.checkpoints import Selected
+from noveltylab.training.weights import load_weights
 
 Columns = dict[str, NDArray[np.float64]]
 

@@ -10,7 +10,8 @@ from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.results.phases import Seen, in_words, lacking, seen_after
-from noveltylab.training.fit import Selected, fit
+from noveltylab.training.checkpoints import Selected
+from noveltylab.training.fit import fit
 
 
 @dataclass(frozen=True)

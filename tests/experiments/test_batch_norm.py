@@ -28,7 +28,7 @@ from noveltylab.scoring.apply import (
     validation_loss,
 )
 from noveltylab.scoring.metrics import evaluate
-from noveltylab.training.fit import load_weights
+from noveltylab.training.weights import load_weights
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import METHODS, make
 

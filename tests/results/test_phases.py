@@ -24,6 +24,7 @@ from noveltylab.results.phases import (
 from noveltylab.results.record import read_result
 from noveltylab.run.rerun import fresh_options
 from noveltylab.run.train import unseen
+from noveltylab.training import checkpoints as selection
 from noveltylab.training import fit as train
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import method_config
@@ -144,7 +145,7 @@ def test_an_option_that_changes_nothing_tells_no_runs_apart(
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is worse than the one before: mining raises the loss that selects."""
     looks = iter(range(1000))
-    monkeypatch.setattr(train, "validation_loss", lambda *_: float(next(looks)))
+    monkeypatch.setattr(selection, "validation_loss", lambda *_: float(next(looks)))
 
 
 CHOICES: list[tuple[tuple[str, ...], int]] = [

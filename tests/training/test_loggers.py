@@ -15,7 +15,7 @@ import pytest
 from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.errors import Interrupted, UserError
 from noveltylab.run.summary import offline_runs
-from noveltylab.training.fit import Checkpoints
+from noveltylab.training.checkpoints import Checkpoints
 from noveltylab.training.loggers import MetricsFile, run_id
 from tests.conftest import TINY
 

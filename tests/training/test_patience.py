@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from noveltylab.run.pipeline import score as SCORE
+from noveltylab.training import checkpoints as selection
 from noveltylab.training import fit as train
 from tests.conftest import TINY
 
@@ -35,7 +36,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 return 0.0  # the estimate's
             return values[method.current_epoch]
 
-        monkeypatch.setattr(train, "validation_loss", loss)
+        monkeypatch.setattr(selection, "validation_loss", loss)
 
     return look
 
@@ -136,7 +137,7 @@ def test_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     """A helper whose own looks would go on stops with it, and the other way round."""
     from types import SimpleNamespace
 
-    checkpoints = train.Checkpoints.__new__(train.Checkpoints)
+    checkpoints = selection.Checkpoints.__new__(selection.Checkpoints)
     checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]  # all it reads
     for first, own in ((True, 0), (False, 5)):
         checkpoints.waited = own
