@@ -49,12 +49,12 @@ Columns = dict[str, dict[int, float]]
 
 def floors() -> dict[str, dict[int, float]]:
     """Floor -> AUROC of each class of the table's data and protocol."""
-    table, found = read_tables()[TABLE], {}
+    table, levels = read_tables()[TABLE], {}
     for floor in FLOORS:
         folder = archive("classical") / table.protocol / floor / table.data
         runs = [run.result for run in collect(folder).runs]
-        found[floor] = {result.inlier: result.scores[result.primary].auroc for result in runs}
-    return found
+        levels[floor] = {result.inlier: result.scores[result.primary].auroc for result in runs}
+    return levels
 
 
 def correlations(ours: dict[str, dict[int, float]]) -> dict[str, list[float]]:
@@ -350,9 +350,9 @@ def with_tables(page: str) -> str:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(prog="python -m experiments.claims")
-    made.add_argument("--write", action="store_true", help="write the tables into claims.md")
-    if made.parse_args().write:
+    parser = argparse.ArgumentParser(prog="python -m experiments.claims")
+    parser.add_argument("--write", action="store_true", help="write the tables into claims.md")
+    if parser.parse_args().write:
         write_atomic(PAGE, with_tables(PAGE.read_text()))
     for name, lines in TABLES.items():
         print("\n".join([f"{name}:", *lines(), ""]))

@@ -54,10 +54,10 @@ def measure(train: Tensor, test: Tensor, is_outlier: Tensor) -> Seen:
     _, _, basis = torch.svd_lowrank(train - centre, q=COMPONENTS + 8, niter=3)
     basis = basis[:, :COMPONENTS]
     variance = (train - centre).square().mean()
-    left = residuals(train - centre, basis).mean()
+    residue = residuals(train - centre, basis).mean()
     return Seen(
         float(variance),
-        float(1 - left / variance),
+        float(1 - residue / variance),
         float(roc_auc_score(is_outlier, residuals(test - centre, basis))),
         float(roc_auc_score(is_outlier, test.square().mean(1))),
     )
@@ -71,15 +71,15 @@ def residuals(images: Tensor, basis: Tensor) -> Tensor:
 def measure_all() -> dict[str, list[Seen]]:
     """Setting -> each of the ten classes."""
     samples = load("cifar10", None, verify=False, download=False)
-    found: dict[str, list[Seen]] = {name: [] for name in SETTINGS}
+    settings: dict[str, list[Seen]] = {name: [] for name in SETTINGS}
     for inlier in range(CLASSES):
         parts = split("p2", samples.labels, samples.official_test, inlier, seed=0, val_fraction=0.1)
         train, test = (samples.images[torch.from_numpy(part)] for part in (parts.train, parts.test))
         for name, (contrast, subtract_mean) in SETTINGS.items():
             preprocess = Preprocess(contrast, subtract_mean).fit(train)
             seen = measure(preprocess(train), preprocess(test), torch.from_numpy(parts.is_outlier))
-            found[name].append(seen)
-    return found
+            settings[name].append(seen)
+    return settings
 
 
 def printed() -> list[float]:
@@ -93,7 +93,7 @@ def printed() -> list[float]:
     ]
 
 
-def table(found: dict[str, list[Seen]], paper: list[float]) -> list[str]:
+def table(settings: dict[str, list[Seen]], paper: list[float]) -> list[str]:
     """Markdown, a row for each setting; the last two columns leave out the classes that are
     reported.
     """
@@ -103,7 +103,7 @@ def table(found: dict[str, list[Seen]], paper: list[float]) -> list[str]:
         "| residual without plane, car, ship: mean | Spearman |",
         "|" + " --- |" * 9,
     ]
-    for name, classes in found.items():
+    for name, classes in settings.items():
         variances, shares = [seen.variance for seen in classes], [seen.share for seen in classes]
         residual, norm = [seen.residual for seen in classes], [seen.norm for seen in classes]
         few = [residual[inlier] for inlier in others]

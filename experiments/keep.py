@@ -41,25 +41,29 @@ def archive(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m experiments.keep",
         description=" ".join(__doc__.partition("\n\n")[0].split()),
     )
-    made.add_argument(
+    parser.add_argument(
         "folder",
         nargs="?",
         type=Path,
         help="of runs, at any depth; without it only the pages are written",
     )
-    made.add_argument("name", nargs="?", help="under which they are kept, e.g. ocgan/table2_mnist")
-    made.add_argument(
+    parser.add_argument(
+        "name", nargs="?", help="under which they are kept, e.g. ocgan/table2_mnist"
+    )
+    parser.add_argument(
         "--shortened",
         action="store_true",
         help="keep shortened runs as well, under a name that is no table's",
     )
-    options = made.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if (options.folder is None) != (options.name is None):
-        made.error("a folder goes with a name, e.g. outputs/ocgan/table2_mnist ocgan/table2_mnist")
+        parser.error(
+            "a folder goes with a name, e.g. outputs/ocgan/table2_mnist ocgan/table2_mnist"
+        )
     try:
         pages = (
             write_pages()
@@ -83,14 +87,14 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
             one.
         shortened: Keep shortened runs as well, under a name that is no table's.
     """
-    found = collect(folder, check=True)
+    collected = collect(folder, check=True)
     rows = []
-    for run in found.runs:
-        if reasons := why_not(run, found, name, shortened):
+    for run in collected.runs:
+        if reasons := why_not(run, collected, name, shortened):
             say(f"not kept: {run.folder} ({'; '.join(reasons)})")
         else:
             rows.append(row_of(run.folder, name))
-    for place, why in [*found.damaged, *found.unfinished, *found.unmeasured]:
+    for place, why in [*collected.damaged, *collected.unfinished, *collected.unmeasured]:
         say(f"not kept: {place} ({why})")
     paper, table = name.partition("/")[0], name if is_table(name) else ""
     if not rows:
@@ -101,13 +105,13 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
     return write_pages([paper] if paper in PAPERS else None)
 
 
-def why_not(run: Run, found: Collected, name: str, shortened: bool) -> list[str]:
+def why_not(run: Run, collected: Collected, name: str, shortened: bool) -> list[str]:
     """Why a run is not kept under a name; empty if it is."""
-    reasons = [reason for place, reason in found.unchecked if place == run.folder]
+    reasons = [reason for place, reason in collected.unchecked if place == run.folder]
     if is_table(name):
         differences = list(departures(run, name))
-        more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
-        reasons += [f"a trial: {', '.join(differences[:NAMED])}{more}"] if differences else []
+        remainder = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+        reasons += [f"a trial: {', '.join(differences[:NAMED])}{remainder}"] if differences else []
     if run.shortened and (is_table(name) or not shortened):
         reasons.append(f"shortened: {', '.join(run.shortened)}")
     return reasons
@@ -131,12 +135,14 @@ def departures(run: Run, table: str) -> Iterator[str]:
     except Exception as error:  # Hydra's, of many classes: the table has no such row
         yield f"no row of {table} ({' '.join(str(error).split())[:100]})"
         return
-    own = Run(run.folder, run.source, result.model_copy(update={"config": plan})).options
+    planned_options = Run(
+        run.folder, run.source, result.model_copy(update={"config": plan})
+    ).options
     if result.method != (name := plan["method"]["name"]):
         yield f"method.name {result.method} instead of {name}"
-    for key in sorted(own.keys() | run.options.keys()):
-        if own.get(key) != run.options.get(key):
-            yield f"{key} {run.options.get(key, 'absent')} instead of {own.get(key, 'absent')}"
+    for key in sorted(planned_options.keys() | run.options.keys()):
+        if planned_options.get(key) != run.options.get(key):
+            yield f"{key} {run.options.get(key, 'absent')} instead of {planned_options.get(key, 'absent')}"
 
 
 def swept_options(options: dict[str, Any], method: str, table: str) -> Iterator[str]:
@@ -221,16 +227,18 @@ def paper_page(paper: str) -> str:
     collected = collect(KEPT, check=False)
     collected.runs = own_runs(collected.runs, paper)
     places = {place_of(run) for run in collected.runs}
-    own = choose(tables, [paper])
-    with_runs = [name for name in own if (own[name].protocol, own[name].data) in places]
-    waiting = [name for name in own if name not in with_runs]
+    own_tables = choose(tables, [paper])
+    with_runs = [
+        name for name in own_tables if (own_tables[name].protocol, own_tables[name].data) in places
+    ]
+    waiting = [name for name in own_tables if name not in with_runs]
     document = Document(f"Runs of the tables of {paper}", [], [], [])
     if with_runs:
         document, _ = build(collected, tables, f"the tables of {paper}", with_runs)
     for section in document.sections:
         section.blocks = [block for block in section.blocks if on_page(block, classes=False)]
     if waiting:
-        titles = tuple(f"{name}: {own[name].title}" for name in waiting)
+        titles = tuple(f"{name}: {own_tables[name].title}" for name in waiting)
         document.end.append(Bullets("Tables without a run", titles))
     return to_markdown(document)
 
@@ -238,13 +246,13 @@ def paper_page(paper: str) -> str:
 def own_runs(runs: list[Run], paper: str) -> list[Run]:
     """The runs of a paper's own rows; shortened ones only where there is no whole one."""
     methods = {paper, *(path.stem for path in TABLES.glob(f"{paper}/*/*.yaml"))}
-    own = []
+    chosen_runs = []
     for run in runs:
         folder = run.source.partition("/")[0]
         if folder == paper or (folder not in PAPERS and run.result.method in methods):
-            own.append(run)
-    whole = {place_of(run) for run in own if not run.shortened}
-    return [run for run in own if not run.shortened or place_of(run) not in whole]
+            chosen_runs.append(run)
+    whole = {place_of(run) for run in chosen_runs if not run.shortened}
+    return [run for run in chosen_runs if not run.shortened or place_of(run) not in whole]
 
 
 def place_of(run: Run) -> tuple[str, str]:
@@ -272,7 +280,7 @@ def on_page(block: Block, classes: bool) -> bool:
     if isinstance(block, Grid):
         if block.caption.startswith("AUROC by class"):
             return classes
-        return not block.caption.startswith(("Paired comparison", "AUROC over other units"))
+        return not block.caption.startswith("AUROC over other units")
     remarks = isinstance(block, Bullets) and block.title in ("Remarks", "Made with")
     return not (remarks or isinstance(block, RankPlot))
 

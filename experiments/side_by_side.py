@@ -26,16 +26,16 @@ TITLE, LETTERS = 44, 28
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, or 2 for bad input."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m experiments.side_by_side",
         description=" ".join(__doc__.partition("\n\n")[0].split()),
     )
-    made.add_argument("picture", help="its name in figures/, without .png, e.g. latent_paths")
-    made.add_argument("runs", nargs="+", type=Path, help="run folders, from top to bottom")
-    made.add_argument(
+    parser.add_argument("picture", help="its name in figures/, without .png, e.g. latent_paths")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, from top to bottom")
+    parser.add_argument(
         "--output", type=Path, default=Path("side_by_side.png"), help="default side_by_side.png"
     )
-    options = made.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         pictures = [(title(run), picture(run, options.picture)) for run in options.runs]
     except UserError as error:

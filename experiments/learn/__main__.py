@@ -45,28 +45,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0, the highest of the runs', or 2 for bad input and for kept results of other
     options.
     """
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m experiments.learn", description=__doc__.partition("`: ")[2]
     )
-    made.add_argument(
+    parser.add_argument(
         "plan",
         nargs="?",
         choices=PLANS,
         default="mnist",
         help="which file of cells (default mnist)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--inlier", help="these classes of the plan alone, e.g. 0,3,8 (default: its first ones)"
     )
-    made.add_argument("--method", help="these methods of the plan alone, e.g. ocgan,oled")
-    made.add_argument(
+    parser.add_argument("--method", help="these methods of the plan alone, e.g. ocgan,oled")
+    parser.add_argument(
         "--output", type=Path, default=Path("outputs/learn"), help="where the run folders go"
     )
-    made.add_argument(
+    parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each"
     )
-    made.add_argument("--report", action="store_true", help="run nothing")
-    options = made.parse_args(arguments)
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    options = parser.parse_args(arguments)
     code = 0
     if not options.report:
         plan = read_plan(options.plan)
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 else plan["first"]
             )
         except UserError as error:
-            made.error(str(error))
+            parser.error(str(error))
         cells = [
             (method, cell) for cell in plan["cells"] if cell[0] in inliers for method in methods
         ]
@@ -119,8 +119,8 @@ def read_plan(name: str) -> dict[str, Any]:
     for method, own in rows.items():
         if own and "=" not in own[0]:
             above = rows[own[0]]
-            named = [] if above and above[0].startswith("method=") else [f"method={own[0]}"]
-            rows[method] = [*named, *above, *own[1:]]
+            method_option = [] if above and above[0].startswith("method=") else [f"method={own[0]}"]
+            rows[method] = [*method_option, *above, *own[1:]]
     return dict(plan)
 
 
@@ -139,11 +139,11 @@ def pick(asked: str | None, known: Iterable[Any], option: str) -> list[Any]:
 
 def overrides(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) -> list[str]:
     """The options of one cell."""
-    own = plan["methods"][method]
+    options = plan["methods"][method]
     return [
         *(
             []
-            if any(text.startswith("method=") for text in (*plan["every"], *own))
+            if any(text.startswith("method=") for text in (*plan["every"], *options))
             else [f"method={method}"]
         ),
         f"method.name={method}",
@@ -154,7 +154,7 @@ def overrides(name: str, plan: dict[str, Any], method: str, cell: Cell, output: 
         f"output={output / name}",
         "pictures=false",
         *plan["every"],
-        *own,
+        *options,
         *(["select=oracle"] if cell[0] in plan["steady"] else []),
     ]
 
@@ -170,12 +170,12 @@ def run(name: str, plan: dict[str, Any], method: str, cell: Cell, output: Path) 
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     ).returncode
     if code == 0:
-        made = (output / name / folder(plan, method, cell)).absolute()
+        run_folder = (output / name / folder(plan, method, cell)).absolute()
         # a method that is fitted once has no epochs
         logged = (cell[0] in plan["steady"] or "logged" in plan) and (
-            made / "metrics.csv"
+            run_folder / "metrics.csv"
         ).is_file()
-        keep.keep(made, f"learn/{name}", ("metrics.csv",) if logged else ())
+        keep.keep(run_folder, f"learn/{name}", ("metrics.csv",) if logged else ())
     return code
 
 
@@ -211,12 +211,12 @@ def document() -> str:
 
 def section(name: str, plan: dict[str, Any]) -> list[str]:
     """One plan's table: per class and mean, floors, seconds, epochs, hardware."""
-    found = {
+    by_method = {
         method: [kept(name, plan, method, cell) for cell in plan["cells"]]
         for method in plan["methods"]
     }
-    there = [result for results in found.values() for result in results if result]
-    names = {result["inlier"]: result["inlier_name"] for result in there}
+    results = [result for cells in by_method.values() for result in cells if result]
+    names = {result["inlier"]: result["inlier_name"] for result in results}
     seed = ", seed {}" if len(plan["seeds"]) > 1 else ""
     heads = [
         "method",
@@ -234,23 +234,23 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
     ]
-    for method, results in found.items():
-        lines += rows(name, plan, method, results)
-    for size in sorted({result["config"]["data"]["size"] for result in there}):
-        for floor in FLOORS if there else ():
+    for method, cells in by_method.items():
+        lines += rows(name, plan, method, cells)
+    for size in sorted({result["config"]["data"]["size"] for result in results}):
+        for floor in FLOORS if results else ():
             # methods may hold out different shares, which moves a floor's fourth digit: the first
             # method's stand here
-            runs = [run for run in reversed(there) if run["config"]["data"]["size"] == size]
+            runs = [run for run in reversed(results) if run["config"]["data"]["size"] == size]
             by_cell = {(run["inlier"], run["seed"]): run["floor"][floor]["auroc"] for run in runs}
             values = [by_cell.get(cell) for cell in plan["cells"]]
             lines.append(row(plan, f"floor: {floor}, {size} px", "", values, "", "", "", ""))
-    lines += seen_floors(plan, found)
-    made = [result["provenance"] for result in there]
+    lines += seen_floors(plan, by_method)
+    provenances = [result["provenance"] for result in results]
     machines = sorted(
-        {f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in made}
+        {f"{run['hardware']['cpu']}, torch {run['versions']['torch']}" for run in provenances}
     )
-    if there and plan.get("logged"):
-        lines += ["", *logged_table(name, plan, found)]
+    if results and plan.get("logged"):
+        lines += ["", *logged_table(name, plan, by_method)]
     return [
         *lines,
         "",
@@ -262,15 +262,15 @@ def section(name: str, plan: dict[str, Any]) -> list[str]:
 
 def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | None]) -> list[str]:
     """One line for each score of a method."""
-    there = [result for result in results if result]
-    if not there:
+    complete = [result for result in results if result]
+    if not complete:
         return [row(plan, method, "", [None] * len(results), "", "", "", "")]
-    epochs = span([result["selected"]["epoch"] for result in there])
-    planned = there[0]["config"]["trainer"]["max_epochs"]
-    epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}{unseen(there)}"
-    seconds = span([round(result["seconds"]["train"]) for result in there])
+    epochs = span([result["selected"]["epoch"] for result in complete])
+    planned = complete[0]["config"]["trainer"]["max_epochs"]
+    epochs = "fitted once" if epochs == "0" else f"{epochs} of {planned}{unseen(complete)}"
+    seconds = span([round(result["seconds"]["train"]) for result in complete])
     lines = []
-    for score in there[0]["scores"]:
+    for score in complete[0]["scores"]:
         values = [result["scores"][score]["auroc"] if result else None for result in results]
         spreads = [
             steady(name, plan, method, cell, score)
@@ -278,7 +278,7 @@ def rows(name: str, plan: dict[str, Any], method: str, results: list[Result | No
             if cell[0] in plan["steady"]
         ]
         five = ", ".join(f"{spread:.3f}" for spread in spreads if spread is not None)
-        mark = "**" if score == there[0]["primary"] else ""
+        mark = "**" if score == complete[0]["primary"] else ""
         lines.append(row(plan, method, score, values, mark, five, epochs, seconds))
     return [*lines, *diagnosed(plan, method, results)]
 
@@ -300,10 +300,10 @@ def diagnosed(plan: dict[str, Any], method: str, results: list[Result | None]) -
     return lines
 
 
-def seen_floors(plan: dict[str, Any], found: dict[str, list[Result | None]]) -> list[str]:
+def seen_floors(plan: dict[str, Any], by_method: dict[str, list[Result | None]]) -> list[str]:
     """The highest floor of the images as each method sees them, where these are not raw pixels."""
     lines = []
-    for method, results in found.items():
+    for method, results in by_method.items():
         columns: dict[str, list[float | None]] = {}
         for floor in dict.fromkeys(
             name for result in results if result for name in result["floor"] if name not in FLOORS
@@ -333,7 +333,7 @@ def seen_floors(plan: dict[str, Any], found: dict[str, list[Result | None]]) -> 
 
 
 def logged_table(
-    name: str, plan: dict[str, Any], found: dict[str, list[Result | None]]
+    name: str, plan: dict[str, Any], by_method: dict[str, list[Result | None]]
 ) -> list[str]:
     """What the logs say of the last epoch, and the method's own metrics, each the mean over the
     cells that were run.
@@ -341,7 +341,7 @@ def logged_table(
     extra = list(
         dict.fromkeys(
             key
-            for results in found.values()
+            for results in by_method.values()
             for result in results
             if result
             for key in result.get("extra", {})
@@ -351,14 +351,14 @@ def logged_table(
         "| " + " | ".join(["method", *plan["logged"], *extra]) + " |",
         "|" + " --- |" * (1 + len(plan["logged"] + extra)),
     ]
-    for method, results in found.items():
-        there = [
+    for method, results in by_method.items():
+        complete = [
             (cell, result) for cell, result in zip(plan["cells"], results, strict=True) if result
         ]
-        logs = [last_epoch(name, plan, method, cell, result) for cell, result in there]
+        logs = [last_epoch(name, plan, method, cell, result) for cell, result in complete]
         columns = [[log[key] for log in logs if key in log] for key in plan["logged"]]
         columns += [
-            [result["extra"][key] for _, result in there if key in result.get("extra", {})]
+            [result["extra"][key] for _, result in complete if key in result.get("extra", {})]
             for key in extra
         ]
         lines.append(
@@ -439,8 +439,8 @@ def _mean(by_cell: list[tuple[Cell, float | None]], mark: str) -> str:
 def steady(name: str, plan: dict[str, Any], method: str, cell: Cell, score: str) -> float | None:
     """Range of the test AUROC over the last five epochs, None where the run did not log it."""
     logged = log(name, plan, method, cell)
-    found = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
-    return max(found) - min(found) if found else None
+    values = [float(line["value"]) for line in logged if line["name"] == f"val/oracle-{score}"][-5:]
+    return max(values) - min(values) if values else None
 
 
 def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | None:
@@ -458,10 +458,10 @@ def kept(name: str, plan: dict[str, Any], method: str, cell: Cell) -> Result | N
     for key, text in dict(
         override.split("=", 1) for override in (*plan["every"], *plan["methods"][method])
     ).items():
-        made = OmegaConf.select(used, key, default=OLD_VALUES.get(key))
+        value = OmegaConf.select(used, key, default=OLD_VALUES.get(key))
         if (
             key != "method"
-            and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != made
+            and OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key) != value
         ):
             raise UserError(
                 f"{place}: {key}={OmegaConf.select(used, key)}, but {name}.yaml has {text}: run it again"

@@ -89,8 +89,6 @@ def report(
     tables: Sequence[str] = (),
     markdown: Path | None = None,
     check: bool = False,
-    name: str | None = None,
-    leave_out: Sequence[str] = (),
 ) -> tuple[Collected, dict[str, Path]]:
     """Writes the report.
 
@@ -100,8 +98,6 @@ def report(
         tables: Names of the papers' tables that it is about; all that runs match if none.
         markdown: Write Markdown to this file and nothing else.
         check: Also compare the runs' files with their checksums and compute their numbers again.
-        name: Of what was run, for the title; the folder's if not given.
-        leave_out: Folders in it whose runs are no part of the report.
 
     Returns:
         What was found, and what was written: kind -> path.
@@ -112,12 +108,9 @@ def report(
     papers = read_tables()
     idents = choose(papers, tables)
     collected = collect(folder, check)
-    collected.runs = [
-        run for run in collected.runs if run.source.partition("/")[0] not in leave_out
-    ]
     # of an archive: the report lies in the folder that it stands for
     place = without_suffix(folder) if archive_of(folder) else folder
-    document, records = build(collected, papers, name or place.resolve().name, idents)
+    document, records = build(collected, papers, place.resolve().name, idents)
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:

@@ -272,7 +272,7 @@ def _paired(comparisons: Comparisons) -> Grid:
         "its test images. Holm p: corrected for all comparisons of this table; one is higher where it is under 0.05 and the "
         "interval leaves out 0. A tie is a difference under the standard error that the test images give"
     )
-    return Grid(caption, tuple(headers.split("|")), lines)
+    return Grid(caption, tuple(headers.split("|")), lines, page_only=True)
 
 
 def _pair_cells(first: str, second: str, paired: Paired) -> tuple[Cell, ...]:
