@@ -1,7 +1,7 @@
 """The one schema of what a run's folder says: result.json and config.yaml, whoever wrote them.
 
-Every reader of a folder goes through `read_result` and `read_config` of results.py, which check by
-it. What a key means is said where it is written (run.py); what a later version added is ignored, or
+Every reader of a folder goes through `read_result` and `read_config` of record.py, which check by
+it. What a key means is said where it is written (run/); what a later version added is ignored, or
 has a default here.
 """
 
