@@ -233,13 +233,13 @@ class Method(L.LightningModule):
         """Zeroes the gradients of one named optimizer, runs backward on a scalar loss, steps."""
         if not self._optimizers_by_name:  # used without a Trainer: tests, benchmarks
             self._optimizers_by_name = dict(self.build_optimizers())
-        chosen = self._optimizers_by_name[optimizer]
-        chosen.zero_grad(set_to_none=True)
+        stepper = self._optimizers_by_name[optimizer]
+        stepper.zero_grad(set_to_none=True)
         if self._trainer is None:
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         else:
             self.manual_backward(loss)
-        chosen.step()
+        stepper.step()
         # Autocast keeps its narrow copies of the weights until it is left, after a whole chunk:
         # they are out of date now.
         torch.clear_autocast_cache()
@@ -323,16 +323,18 @@ def find_method(target: str) -> type[Method]:
     """The class that conf/method/<name>.yaml names; only subclasses of `Method` are accepted."""
     module_name, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        method_class = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={target}: not found ({error})") from None
     if not (
-        isinstance(found, type) and issubclass(found, Method) and found.__module__ == module_name
+        isinstance(method_class, type)
+        and issubclass(method_class, Method)
+        and method_class.__module__ == module_name
     ):
         raise UserError(
             f"method._target_={target}: not a subclass of noveltylab.methods.base.Method"
         )
-    return found
+    return method_class
 
 
 @contextmanager

@@ -48,13 +48,15 @@ def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int)
     Stops at the first number that is worse than its half, or that leaves fewer than 2 d images for
     each Gaussian.
     """
-    held = np.arange(len(codes)) % HELD_OUT == HELD_OUT - 1
+    is_held_out = np.arange(len(codes)) % HELD_OUT == HELD_OUT - 1
     best, count = -math.inf, 1
-    while count == 1 or count * 2 * codes.shape[1] <= (~held).sum():
-        found = fit_mixture(codes[~held], count, covariance, seed).score(codes[held])
-        if found <= best:
+    while count == 1 or count * 2 * codes.shape[1] <= (~is_held_out).sum():
+        likelihood = fit_mixture(codes[~is_held_out], count, covariance, seed).score(
+            codes[is_held_out]
+        )
+        if likelihood <= best:
             break
-        best, count = found, 2 * count
+        best, count = likelihood, 2 * count
     return max(count // 2, 1)
 
 

@@ -79,11 +79,11 @@ class IForest(Method):
         successor, pixel = np.zeros((2, *shape), np.int64), np.zeros(shape, np.int64)
         threshold, length = np.zeros(shape), np.zeros(shape)
         for row, tree in enumerate(grown):
-            nodes, here = slice(tree.node_count), np.arange(tree.node_count)
+            nodes, positions = slice(tree.node_count), np.arange(tree.node_count)
             leaf = tree.children_left < 0
             # a leaf leads to itself, so that all walks take the same number of steps
             for side, child in enumerate((tree.children_left, tree.children_right)):
-                successor[side, row, nodes] = np.where(leaf, here, child)
+                successor[side, row, nodes] = np.where(leaf, positions, child)
             pixel[row, nodes] = np.where(leaf, 0, tree.feature)
             threshold[row, nodes] = tree.threshold
             depths = node_depths(tree.children_left, tree.children_right)

@@ -65,14 +65,14 @@ def likeliest_bandwidth(train: Tensor) -> Tensor:
         [squared_distances(train[rows], block) for block in torch.split(train, BLOCK)], 1
     )
     squared[torch.arange(len(rows)), rows] = torch.inf
-    others = squared.masked_fill(squared.isinf(), 0)
-    variance = others.sum() / (len(rows) * (len(train) - 1) * train.shape[1])
+    distances = squared.masked_fill(squared.isinf(), 0)
+    variance = distances.sum() / (len(rows) * (len(train) - 1) * train.shape[1])
     smallest = 1e-6 * variance  # copies of one image make the likelihood grow without bound
     for _ in range(200):
         weights = torch.softmax(-squared / (2 * variance), 1)
         last, variance = (
             variance,
-            ((weights * others).sum(1).mean() / train.shape[1]).clamp_min(smallest),
+            ((weights * distances).sum(1).mean() / train.shape[1]).clamp_min(smallest),
         )
         if (variance / last - 1).abs() < 1e-6:
             break

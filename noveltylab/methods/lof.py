@@ -62,11 +62,11 @@ class LOF(Method):
             raise ValueError("lof needs two training images at least")
         self.train_set = train.flatten(1).contiguous()
         x = self.train_set.double()
-        found = [
+        parts = [
             neighbours(block, x, self._neighbours, first=BLOCK * i)
             for i, block in enumerate(torch.split(x, BLOCK))
         ]
-        distances, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        distances, index = (torch.cat(columns) for columns in zip(*parts, strict=True))
         self.reach = distances.amax(1)
         self.density = self._densities(distances, index)
 

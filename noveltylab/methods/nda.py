@@ -739,9 +739,9 @@ class NDA(Method):
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """Training images above three negatives of each, and above what G makes of their codes z'."""
-        shown = Row("training images", train)
+        images = Row("training images", train)
         negatives = [
             Row("negatives", negative(train, self.augmentation, self.strength)) for _ in range(3)
         ]
         generated = Row("G(z')", self.generator(self.latents[: len(train)]))
-        return {"negatives": [shown, *negatives], "generated": [shown, generated]}
+        return {"negatives": [images, *negatives], "generated": [images, generated]}

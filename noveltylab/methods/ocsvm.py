@@ -43,10 +43,10 @@ def scale_gamma(train: Tensor) -> float:
 def rejected_share(squared: NDArray[np.float64], gamma: float, nu: float) -> float:
     """Share of held-out inliers that fall outside, over FOLDS folds; squared distances (N, N)."""
     kernel = np.exp(-gamma * squared)
-    fold = np.arange(len(kernel)) % FOLDS
+    folds = np.arange(len(kernel)) % FOLDS
     rejected = 0
-    for held in range(FOLDS):
-        fit, out = fold != held, fold == held
+    for fold in range(FOLDS):
+        fit, out = folds != fold, folds == fold
         machine = OneClassSVM(kernel="precomputed", nu=nu).fit(kernel[np.ix_(fit, fit)])
         rejected += int((machine.decision_function(kernel[np.ix_(out, fit)]) < 0).sum())
     return rejected / len(kernel)

@@ -164,16 +164,16 @@ def blocks(
 
     Upsampling is the next one's.
     """
-    found: list[nn.Module] = []
+    stack: list[nn.Module] = []
     up = 1
     for position, (width, step) in enumerate(layers):
         layer = conv(width_in, width, up=up) if grows else conv(width_in, width, stride=step)
         normalised = (
             [nn.BatchNorm2d(width)] if norm == "all" or (norm == "second" and position == 1) else []
         )
-        found.append(nn.Sequential(layer, *normalised, nn.LeakyReLU(slope)))
+        stack.append(nn.Sequential(layer, *normalised, nn.LeakyReLU(slope)))
         width_in, up = width, step
-    return found
+    return stack
 
 
 def scaled(layers: Layers, width: float) -> Layers:
@@ -211,10 +211,10 @@ def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: flo
     sigmoid((s - A) / tau).
     """
     pixels = activation[0].numel()
-    kept = math.floor(
+    position = math.floor(
         t / 100 * (pixels - 1)
     )  # the percentile's position in rising order, rounded down
-    s = activation.flatten(1).topk(pixels - kept).values[:, -1].view(-1, 1, 1, 1) + eps
+    s = activation.flatten(1).topk(pixels - position).values[:, -1].view(-1, 1, 1, 1) + eps
     margin = s - activation
     if mask_grad == "ste":
         soft = torch.sigmoid(margin / tau)
@@ -256,9 +256,13 @@ def rank_auroc(values: Tensor, positive: Tensor) -> float:
     """AUROC of values (N,) for positive (N,) bool, exact with ties; NaN if there is one kind only."""
     _, level, count = torch.unique(values, return_inverse=True, return_counts=True)
     rank = (count.cumsum(0).double() - (count - 1) / 2)[level]  # a tie counts one half
-    found = float(positive.sum())
-    pairs = found * (len(values) - found)
-    return (float(rank[positive].sum()) - found * (found + 1) / 2) / pairs if pairs else math.nan
+    positives = float(positive.sum())
+    pairs = positives * (len(values) - positives)
+    return (
+        (float(rank[positive].sum()) - positives * (positives + 1) / 2) / pairs
+        if pairs
+        else math.nan
+    )
 
 
 class OLED(Method):
@@ -381,16 +385,16 @@ class OLED(Method):
             "mask": squared_error(x, x_hat_m).mean(),
             "cont": context_error(x, x_hat_m, masked).mean(),
         }
-        shown: dict[str, Tensor] = {}
+        measures: dict[str, Tensor] = {}
         if self.mask_generator is not None:
-            shown["mask_soft_share"] = ((m > 0.01) & (m < 0.99)).float().mean()
-            shown["mask_count"] = masked.flatten(1).sum(1).mean()
+            measures["mask_soft_share"] = ((m > 0.01) & (m < 0.99)).float().mean()
+            measures["mask_count"] = masked.flatten(1).sum(1).mean()
         if adversarial:
-            shown["mask_gradient"] = self._update_mask_module(x, m, x_m, losses)
+            measures["mask_gradient"] = self._update_mask_module(x, m, x_m, losses)
         self.minimise(
             losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"], "reconstructor"
         )
-        return {name: value.detach() for name, value in (losses | shown).items()}
+        return {name: value.detach() for name, value in (losses | measures).items()}
 
     def masks(self, x: Tensor) -> Tensor:
         """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden.

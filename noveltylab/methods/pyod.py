@@ -51,7 +51,7 @@ def detectors() -> dict[str, str]:
         raise UserError(
             "method=pyod: PyOD is not installed; install it with: pip install 'noveltylab[pyod]'"
         ) from None
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for module in pkgutil.iter_modules(package.__path__):
         if module.name.startswith(OTHER_INPUT):
             continue
@@ -60,8 +60,8 @@ def detectors() -> dict[str, str]:
             if isinstance(node, ast.ClassDef) and BASES & {
                 ast.unparse(base) for base in node.bases
             }:
-                found.setdefault(node.name, f"pyod.models.{module.name}")
-    return found
+                modules.setdefault(node.name, f"pyod.models.{module.name}")
+    return modules
 
 
 def find_detector(name: str) -> type[Any]:
@@ -69,13 +69,13 @@ def find_detector(name: str) -> type[Any]:
 
     UserError for an unknown one, or one whose own requirements are missing.
     """
-    known = detectors()
-    if name not in known:
+    modules = detectors()
+    if name not in modules:
         raise UserError(
-            f"method.detector={name}: PyOD has no such detector; {nearest(name, known)}"
+            f"method.detector={name}: PyOD has no such detector; {nearest(name, modules)}"
         )
     try:
-        return getattr(importlib.import_module(known[name]), name)  # type: ignore[no-any-return]  # a class: see above
+        return getattr(importlib.import_module(modules[name]), name)  # type: ignore[no-any-return]  # a class: see above
     except ImportError as error:
         raise UserError(
             f"method.detector={name}: it needs a package of its own ({error}); install that"
@@ -120,15 +120,17 @@ class PyOD(Method):
         super().__init__(image_shape)
         self.detector, self.detector_class = detector, find_detector(detector)
         self.arguments = dict(arguments or {})
-        known = inspect.signature(self.detector_class).parameters
-        for name in self.arguments.keys() - known.keys():
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        parameters = inspect.signature(self.detector_class).parameters
+        for name in self.arguments.keys() - parameters.keys():
+            if not any(
+                parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+            ):
                 raise UserError(
-                    f"method.arguments.{name}: {detector} has no such argument; {nearest(name, known)}"
+                    f"method.arguments.{name}: {detector} has no such argument; {nearest(name, parameters)}"
                 )
         ours = {"device": "cpu", "verbose": 0, "n_features": math.prod(image_shape)}
-        self.defaults = {name: value for name, value in ours.items() if name in known}
-        self.takes_seed = "random_state" in known
+        self.defaults = {name: value for name, value in ours.items() if name in parameters}
+        self.takes_seed = "random_state" in parameters
         self._fitted: Any = None
         self.register_buffer("train_set", torch.zeros(0, 0))
         self.register_buffer("seed", torch.randint(2**31, ()))  # of the run, as initial weights are
@@ -168,12 +170,12 @@ class PyOD(Method):
         seed = int(self.seed)
         with _ALONE, as_pyod_expects(seed):
             if self._fitted is None:
-                given = (
+                context = (
                     self.defaults
                     | ({"random_state": seed} if self.takes_seed else {})
                     | self.arguments
                 )
-                self._fitted = self.detector_class(**given).fit(
+                self._fitted = self.detector_class(**context).fit(
                     self.train_set.cpu().double().numpy()
                 )
             torch.manual_seed(seed)
@@ -203,9 +205,9 @@ class PyOD(Method):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         names = ("train_set", "seed")
-        held = [(getattr(self, name), state_dict.get(prefix + name)) for name in names]
+        pairs = [(getattr(self, name), state_dict.get(prefix + name)) for name in names]
         if not all(
-            saved is not None and torch.equal(now.cpu(), saved.cpu()) for now, saved in held
+            saved is not None and torch.equal(now.cpu(), saved.cpu()) for now, saved in pairs
         ):
             self._fitted = None
         super()._load_from_state_dict(state_dict, prefix, *args)

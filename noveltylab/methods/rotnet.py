@@ -59,12 +59,12 @@ class Residual(nn.Module):
         entered = self.enter(x)
         # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes
         # past them on AVX2 (torch 2.15)
-        kept = (
+        shortcut = (
             x
             if self.shortcut is None
             else self.shortcut(entered[:, :, :: self.stride, :: self.stride])
         )
-        total: Tensor = kept + self.body(entered)
+        total: Tensor = shortcut + self.body(entered)
         return total
 
 

@@ -103,9 +103,9 @@ class VAE(Method):
         """
         mean, log_var = self.encode(batch.x)
         losses = self.terms(batch.x, mean, log_var, torch.randn_like(mean))
-        found = {name: value.mean() for name, value in losses.items()}
-        self.minimise(found["elbo"], "vae")
-        return {name: value.detach() for name, value in found.items()}
+        means = {name: value.mean() for name, value in losses.items()}
+        self.minimise(means["elbo"], "vae")
+        return {name: value.detach() for name, value in means.items()}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x) for images (B, C, H, W).
@@ -136,9 +136,9 @@ class VAE(Method):
         `recon` is a mean over draws.
         """
         mean, log_var = self.encode(x)
-        found = [self.terms(x, mean, log_var, noise) for noise in self.draws]
+        draws = [self.terms(x, mean, log_var, noise) for noise in self.draws]
         return {
-            name: torch.stack([terms[name] for terms in found]).mean(0) for name in self.score_names
+            name: torch.stack([terms[name] for terms in draws]).mean(0) for name in self.score_names
         }
 
     def validation_loss(self, x: Tensor) -> Tensor:

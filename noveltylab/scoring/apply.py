@@ -93,10 +93,10 @@ def novelty_scores(
     """
     columns = in_batches(method, preprocess, images, method.novelty_score, batch_size)
     if type(method).combine_scores is not Method.combine_scores:
-        held = {}
+        val_columns = {}
         if held_out is not None and len(held_out):
-            held = in_batches(method, preprocess, held_out, method.novelty_score, batch_size)
-        columns |= method.combine_scores(columns, held)
+            val_columns = in_batches(method, preprocess, held_out, method.novelty_score, batch_size)
+        columns |= method.combine_scores(columns, val_columns)
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 

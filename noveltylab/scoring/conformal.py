@@ -170,9 +170,9 @@ def fdr_rank(counts: ArrayLike, fdr: float) -> int:
     """
     check_rate("fdr", fdr)
     numbers = np.asarray(counts, np.int64)
-    total, found = numbers.sum(), np.cumsum(numbers)
-    passed = np.arange(1, len(numbers) + 1) / len(numbers) * total <= fdr * found * (1 + 1e-12)
-    return int(np.flatnonzero(passed & (found > 0)).max(initial=-1)) + 1
+    total, cumulative = numbers.sum(), np.cumsum(numbers)
+    passed = np.arange(1, len(numbers) + 1) / len(numbers) * total <= fdr * cumulative * (1 + 1e-12)
+    return int(np.flatnonzero(passed & (cumulative > 0)).max(initial=-1)) + 1
 
 
 def needed(fpr: float) -> int:

@@ -188,8 +188,8 @@ def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict
 def measure(folder: Path) -> dict[str, dict[str, Any]]:
     """Order -> score -> metrics, from the scores in FILE."""
     scores = read_scores(folder / FILE)
-    found: dict[str, dict[str, Any]] = {order: {} for order in ORDERS}
+    metrics: dict[str, dict[str, Any]] = {order: {} for order in ORDERS}
     for column, values in scores.columns.items():
         order, _, name = column.partition(".")
-        found[order][name] = evaluate(values, scores.is_outlier)
-    return found
+        metrics[order][name] = evaluate(values, scores.is_outlier)
+    return metrics

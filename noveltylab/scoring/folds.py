@@ -81,11 +81,11 @@ class Folds(Method):
         columns = {name: np.zeros(len(train)) for name in self.score_names}
         for number in range(len(self.members)):
             rows = np.flatnonzero(fold == number)
-            found = held_out_scores(
+            fold_scores = held_out_scores(
                 self.member(number), preprocess, train[torch.from_numpy(rows).to(train.device)]
             )
             for name in columns:
-                columns[name][rows] = found[name]
+                columns[name][rows] = fold_scores[name]
         inside = np.flatnonzero(fold >= 0)
         return inside, {name: column[inside] for name, column in columns.items()}
 

@@ -181,18 +181,18 @@ def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] |
     distinct = len(np.unique(values))
     unit = np.abs(values).max() or 1.0  # keeps the variance of huge or tiny scores within range
     mean, std = (values / unit).mean(), (values / unit).std()
-    said = []
+    warnings = []
     if distinct < min(max(10.0, 0.05 * len(values)), len(values)):
-        said.append(
+        warnings.append(
             f"{name}: only {distinct} distinct scores among {len(values)} samples, a sign of collapse."
         )
     if std <= 1e-6 * abs(mean):
-        said.append(
+        warnings.append(
             f"{name}: the scores hardly vary (standard deviation {std * unit:.3g} around {mean * unit:.3g})."
         )
     if metrics is not None and (warning := inverted(name, metrics["auroc"], metrics["auroc_ci"])):
-        said.append(warning)
-    return said
+        warnings.append(warning)
+    return warnings
 
 
 def _checked(
@@ -235,10 +235,10 @@ def _roc(
     level: NDArray[np.int64], outlier: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     size = level.max() + 1
-    found = [
+    counts = [
         np.cumsum(np.bincount(level[group], minlength=size)[::-1]) for group in (~outlier, outlier)
     ]
-    fpr, tpr = (np.concatenate([[0.0], hits / hits[-1]]) for hits in found)
+    fpr, tpr = (np.concatenate([[0.0], hits / hits[-1]]) for hits in counts)
     return fpr, tpr
 
 

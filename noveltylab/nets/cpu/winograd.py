@@ -130,10 +130,12 @@ def fresh(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def product(first: Tensor, second: Tensor) -> Tensor:
     """left @ right, in memory that the next product writes over."""
     return torch.bmm(
-        left, right, out=_scratch.take("product", left, len(left), left.shape[1], right.shape[2])
+        first,
+        second,
+        out=_scratch.take("product", first, len(first), first.shape[1], second.shape[2]),
     )
 
 
