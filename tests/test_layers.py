@@ -66,7 +66,7 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "build describe diagnose failures folder identity lock measure pictures pipeline plots "
+        "build describe diagnose failures folder identity lock measure pictures pipeline plots plots_in_time "
         "read recording rerun score stamp summary train",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),

@@ -16,6 +16,7 @@ from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
 from noveltylab.run import plots as figures
+from noveltylab.run import plots_in_time
 from noveltylab.run.score import RunScores
 from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors
 from noveltylab.scoring.floors import Floor
@@ -199,7 +200,7 @@ def draw_clips(
         ), values
 
     clips = {clip: np.flatnonzero(groups == clip) for clip in dict.fromkeys(groups.tolist())}
-    figures.plot_clips(
+    plots_in_time.plot_clips(
         pictures / "clips.png",
         {clip: (frames[rows], abnormal[rows]) for clip, rows in clips.items()},
         name,
@@ -210,10 +211,10 @@ def draw_clips(
         for at in peaks.values()
     }
     limits = (float(np.median(patches)), float(patches.max()))
-    figures.plot_frames(pictures / "frames.png", shown, limits, name)
+    plots_in_time.plot_frames(pictures / "frames.png", shown, limits, name)
     mixed = [rows for rows in clips.values() if abnormal[rows].any() and not abnormal[rows].all()]
     moving = (mixed or list(clips.values()))[0][::3]
-    figures.animate(pictures / "clip.gif", [overlay(int(at)) for at in moving], limits)
+    plots_in_time.animate(pictures / "clip.gif", [overlay(int(at)) for at in moving], limits)
 
 
 def draw_recordings(
@@ -235,6 +236,6 @@ def draw_recordings(
         track = dcase.track(samples, int(tested[at]))
         scores, title = segments[wholes.of == at], f"{name.replace('_', ' ')}: {wholes.ids[at]}"
         path = pictures / f"recording_{name}.png"
-        figures.plot_recording(
+        plots_in_time.plot_recording(
             path, track.picture, track.seconds, track.events, track.times, scores, title
         )

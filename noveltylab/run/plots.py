@@ -40,7 +40,7 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
         curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is solid, under the
             others.
     """
-    figure = _figure(5.0, 5.2)
+    figure = new_figure(5.0, 5.2)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (4, 4)), label="chance")
     for i, (name, (fpr, tpr, auroc)) in enumerate(curves.items()):
@@ -60,7 +60,7 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[1:] + handles[:1], labels[1:] + labels[:1], loc="lower right", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_histogram(
@@ -78,7 +78,7 @@ def plot_histogram(
     """
     groups = {"inliers": scores[~is_outlier], "outliers": scores[is_outlier]}
     edges, logarithmic = _shared_bins(*groups.values())
-    figure = _figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     looks = ((INLIER, None, "-"), (OUTLIER, "////", "--"))  # dashes let the line below be seen
     for (kind, values), (colour, hatch, line) in zip(groups.items(), looks, strict=True):
@@ -107,7 +107,7 @@ def plot_histogram(
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def extreme_cases(
@@ -173,7 +173,7 @@ def plot_reconstructions(
     deep = lane + len(shown) * (tall + gap)
     inch, margin, header = 0.85, 1.15, 0.35
     across, down = margin + wide * inch + 0.1, len(groups) * (header + deep * inch) + 0.1
-    figure = _figure(across, down, layout=None)
+    figure = new_figure(across, down, layout=None)
     for row, (title, chosen) in enumerate(groups.items()):
         bottom = down - (row + 1) * (header + deep * inch)
         axes = figure.add_axes(
@@ -193,7 +193,7 @@ def plot_reconstructions(
             y = lane + line * (tall + gap)
             _draw_row(axes, name, stack[chosen], y, tall, gap)
         axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> None:
@@ -210,13 +210,13 @@ def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> Non
     deep = len(rows) * (tall + gap)
     inch, margin = 0.75, 1.6
     across, down = margin + wide * inch + 0.1, deep * inch + 0.2
-    figure = _figure(across, down, layout=None)
+    figure = new_figure(across, down, layout=None)
     axes = figure.add_axes((margin / across, 0.1 / down, wide * inch / across, deep * inch / down))
     axes.axis("off")
     for line, (title, images) in enumerate(rows):
         _draw_row(axes, title, images, line * (tall + gap), tall, gap)
     axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_row(
@@ -254,7 +254,7 @@ def plot_kinds(
         aurocs: Kind -> AUROC against all inliers, for each class but the first.
         name: Of the score.
     """
-    figure = _figure(7.0, 1.2 + 0.45 * len(groups))
+    figure = new_figure(7.0, 1.2 + 0.45 * len(groups))
     axes = figure.add_subplot()
     rng = np.random.default_rng(0)  # spreads the points of a row
     for row, (kind, scores) in enumerate(groups.items()):
@@ -280,7 +280,7 @@ def plot_kinds(
     axes.set(xlabel=f"{name}, larger is more novel; black: the median", title="Scores by kind")
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_embedding(
@@ -292,7 +292,7 @@ def plot_embedding(
     points = TSNE(perplexity=min(30, (len(embedding) - 1) / 3), random_state=0).fit_transform(
         embedding
     )
-    figure = _figure(6, 6)
+    figure = new_figure(6, 6)
     axes = figure.subplots()
     for kind, label, colour in ((True, "outliers", OUTLIER), (False, "inliers", INLIER)):
         x, y = points[is_outlier == kind].T
@@ -301,166 +301,10 @@ def plot_embedding(
     counts = f"{len(embedding) - outliers} test inliers and {outliers} outliers"
     axes.set(title=f"t-SNE of the embedding, {counts}", xticks=[], yticks=[])
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_clips(
-    path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.bool_]]], name: str
-) -> None:
-    """Frame scores over time, one panel for each clip, abnormal frames shaded; one vertical axis
-    for all.
-
-    Args:
-        path: Of the picture; its suffix gives the format.
-        clips: Clip -> (scores (T,), abnormal bool (T,)), in order of time.
-        name: Of the score.
-    """
-    columns = 3 if len(clips) > 3 else 1
-    rows = -(-len(clips) // columns)
-    figure = _figure(4.2 * columns, 1.6 * rows + 0.6)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for axes, (clip, (scores, abnormal)) in zip(panels, clips.items(), strict=False):
-        starts, ends = (
-            np.flatnonzero(np.diff(np.r_[0, abnormal.astype(int), 0]) == step) for step in (1, -1)
-        )
-        for start, end in zip(starts, ends, strict=True):
-            axes.axvspan(start, end, color=OUTLIER, alpha=0.18, linewidth=0)
-        axes.plot(np.arange(len(scores)), scores, color=INLIER, linewidth=1.2)
-        axes.set_title(clip, fontsize=9, loc="left")
-        axes.set_xlim(0, len(scores))
-        axes.tick_params(labelsize=7)
-    for axes in panels[len(clips) :]:
-        axes.set_axis_off()
-    figure.supxlabel("frame", fontsize=9)
-    figure.supylabel(name, fontsize=9)
-    figure.suptitle("Frame scores over time; abnormal frames are shaded", fontsize=10)
-    _save(figure, path)
-
-
-def plot_frames(
-    path: str | Path,
-    frames: Mapping[str, tuple[NDArray[np.uint8], Array]],
-    limits: tuple[float, float],
-    name: str,
-) -> None:
-    """Frames under the scores of their patches.
-
-    Args:
-        path: Of the picture; its suffix gives the format.
-        frames: Title -> (grey frame (H, W), scores (rows, columns) of its patches, NaN where a
-            patch was left out).
-        limits: Scores that are drawn without and with full colour.
-        name: Of the score.
-    """
-    columns = min(3, len(frames))
-    rows = -(-len(frames) // columns)
-    figure = _figure(3.6 * columns, 2.7 * rows + 0.5)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, (title, (frame, scores)) in zip(panels, frames.items(), strict=False):
-        axes.imshow(overlay(frame, scores, limits))
-        axes.set_title(title, fontsize=8)
-    figure.suptitle(
-        f"The most novel frame of each clip, {name} of its patches in orange", fontsize=10
-    )
-    _save(figure, path)
-
-
-def animate(
-    path: str | Path, frames: Sequence[tuple[NDArray[np.uint8], Array]], limits: tuple[float, float]
-) -> None:
-    """A clip under the scores of its patches as an animated GIF, ten frames a second; arguments as
-    `plot_frames`.
-    """
-    from PIL import Image
-
-    pictures = [Image.fromarray(overlay(frame, scores, limits)) for frame, scores in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=100, loop=0)
-    write_atomic(path, buffer.getvalue())
-
-
-def overlay(
-    frame: NDArray[np.uint8], scores: Array, limits: tuple[float, float]
-) -> NDArray[np.uint8]:
-    """A grey frame (H, W) with orange laid over its patches, the more the higher their scores: (H,
-    W, 3).
-    """
-    low, high = limits
-    share = np.nan_to_num(np.clip((scores - low) / max(high - low, 1e-12), 0, 1)) * 0.75
-    sides = (frame.shape[0] // scores.shape[0], frame.shape[1] // scores.shape[1])
-    alpha = np.kron(share, np.ones(sides))[..., None]
-    colour = np.array([int(OUTLIER[at : at + 2], 16) for at in (1, 3, 5)])
-    return np.asarray(frame[..., None] * (1 - alpha) + colour * alpha).round().astype(np.uint8)
-
-
-def plot_recording(
-    path: str | Path,
-    spectrogram: NDArray[np.floating[Any]],
-    seconds: float,
-    events: Sequence[tuple[float, float]],
-    times: Array,
-    scores: Array,
-    title: str,
-) -> None:
-    """Draw a recording's spectrogram above the novelty of its segments, its events marked in both.
-
-    Args:
-        path: Of the picture; its suffix gives the format.
-        spectrogram: (bands, frames), any scale, the lowest band first; or a wave's envelope
-            (points,), not negative.
-        seconds: What it spans.
-        events: Onset and offset of each in seconds; none for a recording without.
-        times: (K,), the middle of each segment in seconds.
-        scores: (K,), finite.
-        title: Of the picture.
-    """
-    figure = _figure(8.0, 4.6)
-    above, below = figure.subplots(2, 1, sharex=True)
-    if spectrogram.ndim == 2:
-        extent = (0, seconds, 0, len(spectrogram))
-        above.imshow(
-            spectrogram,
-            cmap="cividis",
-            aspect="auto",
-            origin="lower",
-            extent=extent,
-            interpolation="nearest",
-        )
-        above.set_ylabel("mel band")
-    else:
-        at = (np.arange(len(spectrogram)) + 0.5) * seconds / len(spectrogram)
-        above.fill_between(at, -spectrogram, spectrogram, color="0.4", linewidth=0)
-        above.set_ylabel("wave")
-    below.plot(
-        times, scores, color=INLIER, drawstyle="steps-mid", marker=".", markersize=3, linewidth=1.4
-    )
-    for onset, offset in events:
-        # black under orange shows on any colour of the spectrogram, the hatch without colour
-        above.axvspan(onset, offset, facecolor="none", edgecolor="black", linewidth=3.2)
-        above.axvspan(
-            onset, offset, facecolor="none", edgecolor=OUTLIER, linewidth=1.6, linestyle="--"
-        )
-        below.axvspan(
-            onset,
-            offset,
-            facecolor=OUTLIER,
-            edgecolor=OUTLIER,
-            alpha=0.25,
-            hatch="////",
-            label="event",
-        )
-    if events:
-        below.legend(
-            *(found[:1] for found in below.get_legend_handles_labels()), loc="best", fontsize=8
-        )
-    below.set(xlabel="seconds", ylabel="score", xlim=(0, seconds))
-    above.set_title(title, fontsize=10)
-    _save(figure, path)
-
-
-def _figure(
+def new_figure(
     width: float, height: float, layout: Literal["constrained"] | None = "constrained"
 ) -> "Figure":
     """A figure of so many inches; made without pyplot, which would keep it alive and want a
@@ -471,7 +315,7 @@ def _figure(
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
     for axes in figure.axes:
         for text in (axes.title, *axes.texts):
             text.set_parse_math(False)  # names of files may hold a $

@@ -19,10 +19,10 @@ from noveltylab.run.plots import (
     plot_histogram,
     plot_kinds,
     plot_reconstructions,
-    plot_recording,
     plot_roc,
     plot_rows,
 )
+from noveltylab.run.plots_in_time import plot_recording
 
 N = 60
 RNG = np.random.default_rng(0)
