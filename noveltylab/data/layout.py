@@ -256,7 +256,7 @@ def _suffix(name: str) -> str:
 
 
 def walk_images(
-    folder: Path, named: Set[str] = frozenset(), unreadable: list[OSError] | None = None
+    folder: Path, further: Set[str] = frozenset(), unreadable: list[OSError] | None = None
 ) -> Iterator[Path]:
     """The images below a folder, one subfolder after the other, sorted.
 
@@ -264,11 +264,11 @@ def walk_images(
 
     Args:
         folder: Where to look.
-        named: Further suffixes that count.
+        further: Suffixes that count besides SUFFIXES.
         unreadable: A folder that cannot be looked into is added to it; without this list it is an
             OSError.
     """
-    suffixes = SUFFIXES | named
+    suffixes = SUFFIXES | further
     on_error = _raise if unreadable is None else unreadable.append
     for path, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -97,7 +97,7 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> "Preprocess":
-        """Compute lo, hi and the mean image from N >= 1 training inliers, as `forward` takes them."""
+        """Compute lo, hi and the mean image from the training inliers, N >= 1, as for `forward`."""
         if len(images) == 0:
             raise UserError("Preprocessing is fitted on the training inliers, and there are none.")
         if self.contrast != "none" and images.dtype == torch.int16:

@@ -130,7 +130,7 @@ def _digest(file: IO[bytes], kind: str) -> str:
 
 
 def zip_members(path: Path) -> dict[str, Stored]:
-    """The regular files in a zip archive by name, without hidden ones; UserError if it is damaged."""
+    """The regular files in a zip archive by name, without hidden ones; UserError if damaged."""
     try:
         infos = _opened(path, *_state(path)).infolist()
     except _DAMAGE as error:

@@ -105,7 +105,7 @@ def path_of(root: Path, stem: str) -> Path:
 @FEATURES
 def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: str) -> None:
     samples = read(whole, features)
-    found = {}
+    expected = {}
     for path in sorted(whole.glob("TUT-*/data/mixture_data/*/*/audio/*.wav")):
         fields = listed(path.parents[1])[path.name]
         inside = np.zeros(len(samples_of(path)), bool)
@@ -121,10 +121,10 @@ def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: st
             frames = [inside[at : at + 2048] for at in range(0, len(inside) - 2047, 512)]
             pieces = [np.concatenate(frames[at : at + 64]) for at in range(0, len(frames) - 63, 64)]
         for k, piece in enumerate(pieces):
-            found[f"{part}/{path.stem}/{k:04d}"] = label if piece.any() else PARK
+            expected[f"{part}/{path.stem}/{k:04d}"] = label if piece.any() else PARK
     mine = dict(zip(samples.ids.tolist(), samples.labels.tolist(), strict=True))
-    assert mine == {name: label for name, label in found.items() if name in mine}
-    assert len(mine) == len(found) / 2, "the other half is the beach"
+    assert mine == {name: label for name, label in expected.items() if name in mine}
+    assert len(mine) == len(expected) / 2, "the other half is the beach"
     assert set(mine.values()) == {PARK, 15, 16, 17}
 
 
@@ -755,9 +755,9 @@ TEXTS = st.one_of(
 @given(TEXTS)
 def test_recipe_parser_raises_nothing_but_user_errors(content: bytes) -> None:
     with suppress(UserError):
-        found = dcase_meta.parse_recipes(content, WHERE, "devtest", "gunshot")
+        mixtures = dcase_meta.parse_recipes(content, WHERE, "devtest", "gunshot")
         assert all(
-            name == mixture.name and 0 <= mixture.scene < 15 for name, mixture in found.items()
+            name == mixture.name and 0 <= mixture.scene < 15 for name, mixture in mixtures.items()
         )
 
 
@@ -765,8 +765,8 @@ def test_recipe_parser_raises_nothing_but_user_errors(content: bytes) -> None:
 @given(TEXTS)
 def test_event_list_parser_raises_nothing_but_user_errors(content: bytes) -> None:
     with suppress(UserError):
-        found = dcase_meta.parse_events(content, WHERE, "devtest", "gunshot")
-        assert all(span is None or 0 <= span[0] < span[1] < math.inf for span in found.values())
+        spans = dcase_meta.parse_events(content, WHERE, "devtest", "gunshot")
+        assert all(span is None or 0 <= span[0] < span[1] < math.inf for span in spans.values())
 
 
 @SETTINGS
@@ -796,11 +796,11 @@ def test_what_the_synthesizer_writes_is_read_back(
         lines += name + (f"\t{event[0]}\t{event[0] + event[1]}\tbabycry" if event else "") + "\n"
         recipes.append(recipe)
     spans = [event and (event[0], event[0] + event[1]) for _, event, _ in rows]
-    found = dcase_meta.parse_recipes(
+    mixtures = dcase_meta.parse_recipes(
         yaml.dump(recipes, default_flow_style=False).encode(), WHERE, "evaltest", "babycry"
     )
-    assert [mixture.span for mixture in found.values()] == spans
-    assert [dcase_meta.SCENES[mixture.scene] for mixture in found.values()] == [
+    assert [mixture.span for mixture in mixtures.values()] == spans
+    assert [dcase_meta.SCENES[mixture.scene] for mixture in mixtures.values()] == [
         scene for _, _, scene in rows
     ]
     assert (

@@ -38,20 +38,20 @@ def tiny(root: Path, **options: Any) -> Samples:
 @pytest.mark.parametrize("official", [True, False])
 def test_both_layouts_give_patches_with_their_frames_labels(tmp_path: Path, official: bool) -> None:
     write_ucsd(tmp_path, official=official)
-    found = tiny(tmp_path)
-    assert found.images.shape == (5 * 8 * 6, 1, 30, 30)
-    units = found.units
+    samples = tiny(tmp_path)
+    assert samples.images.shape == (5 * 8 * 6, 1, 30, 30)
+    units = samples.units
     assert units is not None
     assert units.grid == (2, 3)
     assert units.ids[0] == ("train/01/001" if official else "train/01/000")
     assert units.labels.tolist() == [0] * 24 + [0, 0, 0, 0, 1, 1, 1, 1] * 2
-    assert found.labels.tolist() == np.repeat(units.labels, 6).tolist()
-    assert found.official_test is not None
-    assert found.official_test.tolist() == [False] * 144 + [True] * 96
-    assert found.ids[7].endswith("/r0c01")
-    assert len(set(found.ids.tolist())) == len(found.ids)
-    assert found.facts["clip"].tolist() == np.repeat(np.arange(5), 48).tolist()
-    assert not found.verified
+    assert samples.labels.tolist() == np.repeat(units.labels, 6).tolist()
+    assert samples.official_test is not None
+    assert samples.official_test.tolist() == [False] * 144 + [True] * 96
+    assert samples.ids[7].endswith("/r0c01")
+    assert len(set(samples.ids.tolist())) == len(samples.ids)
+    assert samples.facts["clip"].tolist() == np.repeat(np.arange(5), 48).tolist()
+    assert not samples.verified
 
 
 def test_patches_are_the_frame_cut_row_by_row(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(
     tmp_path: Path,
 ) -> None:
     write_ucsd(tmp_path)
-    found = tiny(tmp_path)
-    clip, motion = found.facts["clip"], found.facts["motion"]
-    options = {"seed": 0, "val_fraction": 0.1, "facts": found.facts}
+    samples = tiny(tmp_path)
+    clip, motion = samples.facts["clip"], samples.facts["motion"]
+    options = {"seed": 0, "val_fraction": 0.1, "facts": samples.facts}
     parts = split(
-        "frames", found.labels, found.official_test, 0, motion_filter=0.5, agg="mean", **options
+        "frames", samples.labels, samples.official_test, 0, motion_filter=0.5, agg="mean", **options
     )
     assert set(clip[parts.train]) == {0, 1}
     assert set(clip[parts.val]) == {2}
@@ -96,7 +96,9 @@ def test_frames_protocol_trains_on_early_clips_and_leaves_out_what_stands_still(
         assert (motion[part] >= threshold).all()
     assert len(parts.test) == (motion[clip > 2] >= threshold).sum()
     assert (parts.aggregate, parts.whole) == ("mean", True)
-    everything = split("frames", found.labels, found.official_test, 0, motion_filter=0.0, **options)
+    everything = split(
+        "frames", samples.labels, samples.official_test, 0, motion_filter=0.0, **options
+    )
     assert [len(part) for part in (everything.train, everything.val, everything.test)] == [
         96,
         48,
@@ -356,11 +358,11 @@ def test_a_set_with_gaps_is_read_only_unverified_and_counted(
     damage(write_ucsd(tmp_path))
     with pytest.raises(UserError, match=named):
         load("ucsd", tmp_path, True, False, cache=False)
-    found = tiny(tmp_path)
-    assert len(found.images) == left * 6 and found.verified is False
-    assert found.missing == 4560 - left and f"{4560 - left} of 4560 missing" in found.notes[0]
-    assert found.units is not None
-    for name, label in zip(found.units.ids.tolist(), found.units.labels.tolist(), strict=True):
+    samples = tiny(tmp_path)
+    assert len(samples.images) == left * 6 and samples.verified is False
+    assert samples.missing == 4560 - left and f"{4560 - left} of 4560 missing" in samples.notes[0]
+    assert samples.units is not None
+    for name, label in zip(samples.units.ids.tolist(), samples.units.labels.tolist(), strict=True):
         assert label == (name.startswith("test") and int(name[-3:]) > 4), name
 
 
@@ -381,8 +383,8 @@ def test_frames_of_another_size_are_not_the_official_ones(
         load("ucsd", tmp_path, True, False, cache=False)
     assert "60 x 90 pixels in place of the original 240 x 360" in tiny(tmp_path).notes[0]
     monkeypatch.setattr(ucsd, "FRAME", (60, 90))
-    found = load("ucsd", tmp_path, True, False, cache=False)
-    assert found.verified is None and found.missing == 0
+    samples = load("ucsd", tmp_path, True, False, cache=False)
+    assert samples.verified is None and samples.missing == 0
 
 
 @pytest.mark.parametrize("official", [True, False])
@@ -467,8 +469,8 @@ def test_label_parser_refuses_or_reads(tmp_path: Path, content: bytes) -> None:
 def test_label_parser_knows_several_spans_and_single_frames(tmp_path: Path) -> None:
     path = tmp_path / "UCSDped2.m"
     path.write_text("TestVideoFile{end+1}.gt_frame = [2 : 3, 5 7:8];")
-    (found,) = ucsd_files.read_labels(path, [9])
-    assert np.flatnonzero(found).tolist() == [1, 2, 4, 6, 7]
+    (labels,) = ucsd_files.read_labels(path, [9])
+    assert np.flatnonzero(labels).tolist() == [1, 2, 4, 6, 7]
 
 
 @pytest.mark.skipif(not (REAL / "ped2").is_dir(), reason="no ped2 in $NOVELTYLAB_DATA")
@@ -485,6 +487,6 @@ def test_real_labels_agree_with_the_second_label_file() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "ped2").is_dir(), reason="no ped2 in $NOVELTYLAB_DATA")
 def test_real_ped2_has_the_official_counts() -> None:
-    found = load("ucsd", REAL, True, False, cache=False)
-    assert found.images.shape == (4560 * 96, 1, 30, 30)
-    assert found.labels.sum() == 1648 * 96
+    samples = load("ucsd", REAL, True, False, cache=False)
+    assert samples.images.shape == (4560 * 96, 1, 30, 30)
+    assert samples.labels.sum() == 1648 * 96
