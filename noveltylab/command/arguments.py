@@ -1,5 +1,4 @@
-"""The command line before Hydra reads it: paths and names as people have them, which Hydra's
-grammar does not take.
+"""The command line before Hydra reads it: paths and names that Hydra's grammar does not take.
 
 Hydra wants a value such as `My Parts (2)` or `Größe` in quotes of its own, inside those of the
 shell. A path has no other reading, so `readable` puts these quotes around it.
@@ -27,8 +26,7 @@ NAMES = {"inlier", "data.inlier", "data.label", "logger.project", "logger.entity
 
 
 def readable(arguments: list[str]) -> list[str]:
-    """The arguments with quotes of Hydra's around every path and name that it would not read as it
-    is.
+    """The arguments, with Hydra's quotes around every path and name that need them.
 
     In a sweep a list of paths or names stays a list.
 
@@ -41,8 +39,10 @@ def readable(arguments: list[str]) -> list[str]:
 
 
 def is_sweep(arguments: list[str]) -> bool:
-    """Whether the command line asks for several runs. UserError for flags that Hydra does not have,
-    or not together.
+    """Whether the command line asks for several runs.
+
+    Raises:
+        UserError: Flags that Hydra does not have, or not together.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # which would print the usage and leave
@@ -51,8 +51,8 @@ def is_sweep(arguments: list[str]) -> bool:
         raise UserError(
             "--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab rerun"
         )
-    shown = flags.cfg or flags.info
-    if (flags.resolve or flags.package) and not shown:
+    prints_only = flags.cfg or flags.info
+    if (flags.resolve or flags.package) and not prints_only:
         raise UserError("--resolve and --package belong to --cfg; e.g. --cfg job --resolve")
     experiment = any(
         argument.startswith(("experiment=", "+experiment=")) for argument in flags.overrides
@@ -91,9 +91,7 @@ def _readable(argument: str, several: bool) -> str:
 
 
 def _stays(override: Override, value: str, several: bool) -> bool:
-    """Whether what Hydra reads is what was typed: the same text, text in quotes, null, or the list
-    of a sweep.
-    """
+    """Whether Hydra reads what was typed: the same text, text in quotes, null, or a sweep's list."""
     if override.is_sweep_override():
         return several
     content = override.value()
@@ -111,7 +109,7 @@ def _check_interpolation(key: str, value: str) -> None:
 
 
 def _parse(argument: str) -> Override | None:
-    """What Hydra reads; None where it cannot."""
+    """The argument as Hydra reads it; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:

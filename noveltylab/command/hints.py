@@ -1,5 +1,6 @@
-"""What somebody meant by an option that does not exist: the same name elsewhere, a habit of the
-field, or a near miss.
+"""The option that may be meant by one that does not exist.
+
+It has the same name elsewhere, another name by a habit of the field, or is a near miss.
 """
 
 from collections.abc import Iterable
@@ -81,8 +82,7 @@ def check_moved(arguments: Iterable[str]) -> None:
 
 
 def option_hint(key: str, known: Iterable[str]) -> str:
-    """`did you mean 'method.lr'? ` for an option `key` that does not exist, "" where nothing is
-    near.
+    """`did you mean 'method.lr'? ` for an option that does not exist, "" if nothing is near.
 
     Args:
         key: As it was typed, with dots.

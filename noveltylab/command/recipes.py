@@ -74,9 +74,10 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        merged[key] = (
-            merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(under, dict) and isinstance(value, dict):
+            merged[key] = merge(under, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -91,8 +92,9 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def register_recipes() -> None:
-    """Makes the recipes choices of Hydra's: `recipe=<recipe>`, and by method and data what it
-    changes (see conf/train.yaml).
+    """Makes the recipes choices of Hydra's.
+
+    They are `recipe=<recipe>`, and by method and data what it changes (see conf/train.yaml).
     """
     from hydra.core.config_store import ConfigStore
 
@@ -103,5 +105,6 @@ def register_recipes() -> None:
     for method in methods:
         for recipe in recipes_of(method):
             for data in config_names(CONF / "data"):
-                if options := recipe_options(method, recipe, data):
+                options = recipe_options(method, recipe, data)
+                if options:
                     store.store(data, options, f"recipe/{method}/{recipe}", "_global_", str(FOLDER))

@@ -40,9 +40,7 @@ def _writable(descriptor: int) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal that asks the process to end raises Interrupted, so that temporary files are
-    removed.
-    """
+    """Inside, a signal to end raises Interrupted, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,8 +67,9 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def end_command(error: Exception | KeyboardInterrupt, interrupted: str) -> int:
-    """Says why a command ends early; its exit code: 2 for bad input, 1 for a failure, 128 + the
-    signal.
+    """Says why a command ends early, and returns its exit code.
+
+    It is 2 for bad input, 1 for a failure, 128 + the signal for an interruption.
 
     Args:
         error: What ended it.

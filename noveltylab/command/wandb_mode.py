@@ -1,5 +1,4 @@
-"""Whether a W&B run goes to the server or stays on disk, found without asking W&B, which may
-prompt.
+"""Whether a W&B run goes to the server or stays on disk, found without W&B, which may prompt.
 
 Asking W&B itself for its key would fix its settings for the whole process, before a mode is chosen.
 """
@@ -28,11 +27,11 @@ MODES: dict[str, Mode] = {
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 
 
-def wandb_mode(wanted: str) -> Mode:
+def wandb_mode(logger_mode: str) -> Mode:
     """The mode of a run with `logger=wandb`.
 
     Args:
-        wanted: `logger.mode`. "auto" is what WANDB_MODE or `wandb offline` says, else online where
+        logger_mode: `logger.mode`. "auto" is what WANDB_MODE or `wandb offline` says, else online where
             a key is configured.
 
     Raises:
@@ -40,14 +39,17 @@ def wandb_mode(wanted: str) -> Mode:
         one, is configured.
     """
     settings = _settings()
-    said = _checked("WANDB_MODE", os.environ.get("WANDB_MODE"))
-    said = said or _checked("the setting mode of `wandb`", settings.get("mode"))
+    # what the environment or W&B's own settings say
+    setting = _checked("WANDB_MODE", os.environ.get("WANDB_MODE"))
+    setting = setting or _checked("the setting mode of `wandb`", settings.get("mode"))
+    # else online if there is a key
     key = _key(settings)
-    mode = said or ("offline" if key is None else "online")
-    if wanted != "auto":
-        mode = MODES[wanted]
+    mode = setting or ("offline" if key is None else "online")
+    # logger.mode has the last word
+    if logger_mode != "auto":
+        mode = MODES[logger_mode]
     if mode == "online":
-        _check_key(key, "logger.mode" if wanted == "online" else "WANDB_MODE")
+        _check_key(key, "logger.mode" if logger_mode == "online" else "WANDB_MODE")
     return mode
 
 
@@ -55,9 +57,9 @@ def _checked(name: str, value: str | None) -> Mode | None:
     if value is None:
         return None
     if value not in MODES:
-        what = f"{name}={value}" if value.strip() else f"{name} is empty"
+        mistake = f"{name}={value}" if value.strip() else f"{name} is empty"
         raise UserError(
-            f"{what}: W&B knows online, offline and disabled; set one of them, or unset {name}"
+            f"{mistake}: W&B knows online, offline and disabled; set one of them, or unset {name}"
         )
     return MODES[value]
 
@@ -76,10 +78,12 @@ def _check_key(key: str | None, asked_by: str) -> None:
 
 
 def _key(settings: dict[str, str]) -> str | None:
-    """The key as W&B would find it: environment, netrc, settings; "" for a token in a file, None
-    for no key.
+    """The key as W&B would find it: environment, netrc, settings.
+
+    "" for a token in a file, None for no key.
     """
-    if key := os.environ.get("WANDB_API_KEY"):
+    key = os.environ.get("WANDB_API_KEY")
+    if key:
         return key
     if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return ""
@@ -93,8 +97,8 @@ def _key(settings: dict[str, str]) -> str | None:
 
 def _netrc_password(hosts: tuple[str, ...]) -> str | None:
     try:
-        named = os.environ.get("NETRC")
-        files = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
+        netrc_file = os.environ.get("NETRC")
+        files = [Path(netrc_file)] if netrc_file else [Path("~/.netrc"), Path("~/_netrc")]
         path = next(path for path in (file.expanduser() for file in files) if path.is_file())
         entries = netrc.netrc(path)
         return next(entry[2] for host in hosts if (entry := entries.authenticators(host)))
@@ -103,9 +107,7 @@ def _netrc_password(hosts: tuple[str, ...]) -> str | None:
 
 
 def _settings() -> dict[str, str]:
-    """What `wandb login --host`, `wandb offline` and the like have kept for this user and this
-    folder.
-    """
+    """Settings that `wandb login --host`, `wandb offline` and the like have kept here."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         user = (

@@ -1,8 +1,7 @@
-"""What somebody points at (a file, a folder, a pattern, a video, a recording) as a stream of
-images, in bounded memory.
-"""
+"""Files, folders, patterns, videos and recordings as a stream of images, in bounded memory."""
 
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,11 +47,11 @@ class Reader:
 
     @property
     def takes(self) -> str:
-        """In words."""
+        """The kinds of file, in words."""
         return "recordings (wav)" if self.kind == "recording" else "images and videos"
 
     def whole(self, scores: NDArray[np.float64]) -> float:
-        """One score of those (n,) of a file's images."""
+        """One score of a file from the scores (n,) of its images."""
         if len(scores) == 1:
             return float(scores[0])
         return float(aggregate(scores, np.zeros(len(scores), np.int64), 1, self.how)[0])
@@ -68,65 +67,56 @@ class Item:
     error: str | None = None
 
 
-def expand(given: str, reader: Reader) -> Iterator[Path]:
-    """The files that an input names, in order: a file, a folder (with its subfolders), or a pattern
-    such as parts/**/*.png.
+def expand(source: str, reader: Reader) -> Iterator[Path]:
+    """The files that an input names, in order.
 
+    An input is a file, a folder (with its subfolders), or a pattern such as parts/**/*.png.
     Of folders only what the reader takes, by the names; a pattern may name anything.
 
     Raises:
         UserError: At once, if nothing is found.
     """
-    found = _expand(given, reader)
-    first = next(found, None)
+    paths = _expand(source, reader)
+    first = next(paths, None)
     if first is None:
-        path = Path(given).expanduser()
-        what = (
-            f"holds no {reader.takes} ({', '.join(sorted(reader.suffixes))})"
-            if path.is_dir()
-            else "no such file or folder"
-        )
-        if glob.has_magic(given) and not path.exists():
-            what = "no file fits this pattern"
-            if "[" in given:
-                what += " (a bracket that belongs to a name is written [[])"
-        raise UserError(f"input={shown(given)}: {what}; this run takes {reader.takes}")
+        path = Path(source).expanduser()
+        mistake = "no such file or folder"
+        if path.is_dir():
+            mistake = f"holds no {reader.takes} ({', '.join(sorted(reader.suffixes))})"
+        if glob.has_magic(source) and not path.exists():
+            mistake = "no file fits this pattern"
+            if "[" in source:
+                mistake += " (a bracket that belongs to a name is written [[])"
+        raise UserError(f"input={shown(source)}: {mistake}; this run takes {reader.takes}")
     if (
-        first == Path(given).expanduser()
+        first == Path(source).expanduser()
         and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes
     ):
-        raise UserError(f"input={shown(given)}: this run takes {reader.takes}")
-    return _chained(first, found)
+        raise UserError(f"input={shown(source)}: this run takes {reader.takes}")
+    return itertools.chain([first], paths)
 
 
-def _chained(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
-    yield first
-    yield from rest
-
-
-def _expand(given: str, reader: Reader) -> Iterator[Path]:
+def _expand(source: str, reader: Reader) -> Iterator[Path]:
     try:
-        path = Path(given).expanduser()
+        path = Path(source).expanduser()
         if path.is_dir():
             yield from _walk(path, reader)
         elif os.path.lexists(path):
             yield path
-        elif glob.has_magic(given):
-            pattern = literal_folders(os.path.expanduser(given))
+        elif glob.has_magic(source):
+            pattern = literal_folders(os.path.expanduser(source))
             yield from _closed_folders(pattern)
             for name in sorted(glob.iglob(pattern, recursive=True)):
                 if not os.path.isdir(name):
                     yield Path(name)
-                elif "**" not in given:  # which lists what is in them as well
+                elif "**" not in source:  # which lists what is in them as well
                     yield from _walk(Path(name), reader)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"input={shown(given)}: cannot be looked into ({reason(error)})") from None
+        raise UserError(f"input={shown(source)}: cannot be looked into ({reason(error)})") from None
 
 
 def literal_folders(pattern: str) -> str:
-    """The pattern with the brackets of folders escaped that exist by this very name: `a[1]/*.png`
-    where there is `a[1]`.
-    """
+    """The pattern with brackets escaped in the names of folders that exist, such as `a[1]`."""
     names = pattern.replace(os.sep, "/").split("/")
     escaped = []
     for position, name in enumerate(names[:-1]):
@@ -148,9 +138,7 @@ def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
 
 
 def _closed_folders(pattern: str) -> Iterator[Path]:
-    """The folders that a pattern goes through and that cannot be looked into: glob passes them over
-    in silence.
-    """
+    """The folders on a pattern's way that cannot be looked into, which glob passes over."""
     above = os.path.dirname(pattern)
     while glob.has_magic(above):
         for name in sorted(glob.iglob(above, recursive=True)):
@@ -169,8 +157,7 @@ def _closed(folder: Path) -> str | None:
 
 
 def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
-    """The files in order, in lists of about `size` images: paths still to be read, and the frames
-    of videos.
+    """The files in order, in lists of about `size` images: paths to be read, and frames of videos.
 
     A recording is hundreds of images, and a list of its own; of a video no more than a list of
     frames is in memory.
@@ -178,8 +165,9 @@ def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[P
     job: list[Path | Item] = []
     for path in paths:
         video = reader.kind != "recording" and path.suffix.lower() in VIDEOS
-        for found in _frames(path, reader) if video else [path]:
-            job.append(found)
+        entries = _frames(path, reader) if video else [path]
+        for entry in entries:
+            job.append(entry)
             if len(job) >= size or reader.kind == "recording":
                 yield job
                 job = []
@@ -188,19 +176,20 @@ def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[P
 
 
 def read_item(path: Path, reader: Reader) -> Item:
-    """The image or recording in a file; one that cannot be read is an item with its error, and so
-    is a folder.
+    """The image or recording in a file.
+
+    A file that cannot be read is an item with its error, and so is a folder.
     """
-    if path.is_dir() and (why := _closed(path)):
-        return Item(shown(path), path, None, why)
+    error = _closed(path) if path.is_dir() else None
+    if error:
+        return Item(shown(path), path, None, error)
     if reader.kind == "recording":
         return _recording(path, reader)
     try:
-        return Item(
-            shown(path), path, decode(path, reader.channels, reader.side, reader.bits)[None]
-        )
-    except Unreadable as error:
-        return Item(shown(path), path, None, str(error))
+        image = decode(path, reader.channels, reader.side, reader.bits)
+    except Unreadable as failure:
+        return Item(shown(path), path, None, str(failure))
+    return Item(shown(path), path, image[None])
 
 
 def _recording(path: Path, reader: Reader) -> Item:
@@ -208,11 +197,8 @@ def _recording(path: Path, reader: Reader) -> Item:
 
     try:
         check_file(path)
-        return Item(
-            shown(path),
-            path,
-            resize(read_recording(path, reader.features, reader.scale), reader.side),
-        )
+        features = read_recording(path, reader.features, reader.scale)
+        return Item(shown(path), path, resize(features, reader.side))
     except UserError as error:
         if "pip install" in str(error):  # nothing of the file
             raise

@@ -1,6 +1,6 @@
-"""The page of `python -m noveltylab predict --html`: the most novel files first, beside each what
-its score compares it with.
+"""The page of `python -m noveltylab predict --html`: the most novel files first.
 
+Beside each file stands what its score compares it with.
 One file that needs no network; nothing else may load, and every text is escaped.
 """
 
@@ -57,16 +57,15 @@ def write_page(
 
 
 def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[str]:
-    options, calibration = detector.options, detector.calibration
-    shown = (
-        f"{summary.files} files, the {len(summary.top)} most novel"
-        if summary.files > len(summary.top)
-        else f"{summary.files} files"
-    )
-    lines = [f"{shown}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
+    options = detector.options
+    calibration = detector.calibration
+    count = f"{summary.files} files"
+    if summary.files > len(summary.top):
+        count += f", the {len(summary.top)} most novel"
+    lines = [f"{count}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
     if calibration is not None and summary.novel is not None:
-        found = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
-        lines.append(f"{found} {guarantee(request, detector)}")
+        decided = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
+        lines.append(f"{decided} {guarantee(request, detector)}")
     if summary.top and len(summary.top[0].images) == 1:
         rows = detector.explain(summary.top[0].images)
         beside = ", ".join(_titles(rows))
@@ -89,23 +88,23 @@ def guarantee(request: "Request", detector: "Detector") -> str:
     assert calibration is not None
     if request.fdr is not None:
         return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
-    level, upper = calibration.expected(request.fpr), calibration.upper(request.fpr)
-    about = (
-        "At most"
-        if detector.exact
-        else "As the held-out inliers chose the epoch or the contrast too, about"
-    )
+    level = calibration.expected(request.fpr)
+    upper = calibration.upper(request.fpr)
+    about = "At most"
+    if not detector.exact:
+        about = "As the held-out inliers chose the epoch or the contrast too, about"
     first = f"{about} {level:.2g} of inliers are called novel on average"
     if upper is not None:
         return f"{first}; with these held-out ones under {upper:.2g}, with 95 % confidence."
-    if (bound := calibration.bound(request.fpr)) > level:
+    bound = calibration.bound(request.fpr)
+    if bound > level:
         return f"About {level:.2g} of inliers are called novel on average, at most {bound:.2g} in the worst case."
     return f"{first}."
 
 
 def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:
     beside = _beside(detector, top)
-    found = []
+    cases = []
     for position, case in enumerate(top):
         pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
         for title, images in beside.items():
@@ -123,8 +122,8 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
             entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
             if cut is not None:
                 entry["decision"] = "novel" if rank <= cut else "inlier"
-        found.append(entry)
-    return found
+        cases.append(entry)
+    return cases
 
 
 def _original(case: "Case", bits: int | None) -> bytes:
@@ -141,10 +140,10 @@ def _original(case: "Case", bits: int | None) -> bytes:
 
 
 def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:
-    """What stands right of each image: title -> pictures (N, H, W, 3), {} where cases are made of
-    several images.
+    """What stands right of each image: title -> pictures (N, H, W, 3).
 
-    Last the mean absolute error over the channels, in colours that a scale of all of them share.
+    {} if cases are made of several images. Last the mean absolute error over
+    the channels, in colours that a scale of all of them share.
     """
     if not top or any(len(case.images) != 1 for case in top):
         return {}
