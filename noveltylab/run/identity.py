@@ -112,8 +112,8 @@ def _count(names: list[str]) -> str:
 
 
 def _name(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    remainder = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + remainder
 
 
 def check_same(folder: Path, samples: Samples, parts: Split, hashes: NDArray[np.uint64]) -> bool:

@@ -45,11 +45,11 @@ def measure(options: Options, run_scores: RunScores, floors: list[Floor]) -> dic
         for floor in floors:
             floor_metrics[floor.name] = evaluate(floor.scores, scores.is_outlier)
     # what is doubtful in them
-    main = metrics[primary]
-    doubts = collapse_warnings(primary, scores.columns[primary], main)
-    if main:
+    main_metrics = metrics[primary]
+    doubts = collapse_warnings(primary, scores.columns[primary], main_metrics)
+    if main_metrics:
         floor_aurocs = {name: floor["auroc"] for name, floor in floor_metrics.items()}
-        doubts += floor_warnings(primary, main["auroc"], floor_aurocs)
+        doubts += floor_warnings(primary, main_metrics["auroc"], floor_aurocs)
     apart, apart_doubts = measure_apart(run_scores.apart)
     result = {
         "method": options.method["name"],
@@ -60,7 +60,7 @@ def measure(options: Options, run_scores: RunScores, floors: list[Floor]) -> dic
         "seed": options.seed,
         "select": options.select,
         "primary": primary,
-        "scores": {primary: main, **metrics},
+        "scores": {primary: main_metrics, **metrics},
         "auroc_ci_method": METHOD,
     }
     if not labelled:

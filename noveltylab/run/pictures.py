@@ -43,14 +43,14 @@ def draw(
     reconstructions, clips.
     """
     scores, primary = run_scores.main, result["primary"]
-    main = scores.columns[primary]
+    column_of_run = scores.columns[primary]
     if metrics := result["scores"][primary]:  # None without labelled outliers
-        curves = {result["method"]: (*roc(main, scores.is_outlier), metrics["auroc"])}
+        curves = {result["method"]: (*roc(column_of_run, scores.is_outlier), metrics["auroc"])}
         for floor in floors:
-            found = result["floor"][floor.name]["auroc"]
-            curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), found)
+            auroc = result["floor"][floor.name]["auroc"]
+            curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), auroc)
         figures.plot_roc(pictures / "roc.png", curves)
-    figures.plot_histogram(pictures / "scores.png", main, scores.is_outlier, primary)
+    figures.plot_histogram(pictures / "scores.png", column_of_run, scores.is_outlier, primary)
     draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
@@ -61,7 +61,7 @@ def draw(
     )
     images = data.test[torch.from_numpy(cases)]
     rows = explanations(method, data.preprocess, images)
-    made = rows.get(RECONSTRUCTION)
+    reconstructed = rows.get(RECONSTRUCTION)
     figures.plot_reconstructions(
         pictures / "cases.png",
         images.numpy(),
@@ -70,8 +70,8 @@ def draw(
         pieces.is_outlier[cases],
         [pieces.ids[case] for case in cases],
         errors=None
-        if made is None
-        else reconstruction_errors(method, data.preprocess, images, made),
+        if reconstructed is None
+        else reconstruction_errors(method, data.preprocess, images, reconstructed),
         kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
     )
     draw_rows(method, data, pictures)
@@ -79,9 +79,9 @@ def draw(
     if kinds := result.get("kinds"):
         draw_kinds(scores, kinds, primary, pictures)
     if samples.units and samples.units.kind == "frame":
-        draw_clips(samples, pieces.ids, column, main, primary, pictures)
+        draw_clips(samples, pieces.ids, column, column_of_run, primary, pictures)
     elif samples.units and data.wholes and samples.units.kind == "file":
-        draw_recordings(samples, data.wholes, main, pictures)
+        draw_recordings(samples, data.wholes, column_of_run, pictures)
 
 
 def draw_embedding(method: Method, data: NoveltyData, pictures: Path) -> None:
@@ -120,15 +120,15 @@ def keep_reconstructions(method: Method, data: NoveltyData, pictures: Path) -> N
         [evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)]
     )
     images = data.test[torch.from_numpy(positions)]
-    made = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
-    if made is None:
+    reconstructed = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
+    if reconstructed is None:
         return
     buffer = io.BytesIO()
     arrays: dict[str, NDArray[Any]] = {
         "id": data.test_ids[positions],
         "is_outlier": data.test_is_outlier[positions],
         "image": images.cpu().numpy(),
-        "reconstruction": (np.nan_to_num(made).clip(0, 1) * 255).round().astype(np.uint8),
+        "reconstruction": (np.nan_to_num(reconstructed).clip(0, 1) * 255).round().astype(np.uint8),
     }
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
     write_atomic(pictures / "reconstructions.npz", buffer.getvalue())
@@ -187,9 +187,9 @@ def draw_clips(
     groups, abnormal = units.groups[tested], units.labels[tested] > 0
     scored = dict(zip(ids, patches.tolist(), strict=True))
 
-    def overlay(at: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    def overlay(frame: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """A test frame (H, W) and the scores of its patches (rows, columns), NaN where none moved."""
-        rows = np.arange(*np.searchsorted(units.of, [tested[at], tested[at] + 1]))
+        rows = np.arange(*np.searchsorted(units.of, [tested[frame], tested[frame] + 1]))
         values = np.array([scored.get(sample, np.nan) for sample in samples.ids[rows]]).reshape(
             grid
         )
@@ -206,15 +206,15 @@ def draw_clips(
         name,
     )
     peaks = {clip: int(rows[frames[rows].argmax()]) for clip, rows in clips.items()}
-    shown = {
-        f"{units.ids[tested[at]]}, {'ab' if abnormal[at] else ''}normal": overlay(at)
-        for at in peaks.values()
+    titled = {
+        f"{units.ids[tested[frame]]}, {'ab' if abnormal[frame] else ''}normal": overlay(frame)
+        for frame in peaks.values()
     }
     limits = (float(np.median(patches)), float(patches.max()))
-    plots_in_time.plot_frames(pictures / "frames.png", shown, limits, name)
+    plots_in_time.plot_frames(pictures / "frames.png", titled, limits, name)
     mixed = [rows for rows in clips.values() if abnormal[rows].any() and not abnormal[rows].all()]
     moving = (mixed or list(clips.values()))[0][::3]
-    plots_in_time.animate(pictures / "clip.gif", [overlay(int(at)) for at in moving], limits)
+    plots_in_time.animate(pictures / "clip.gif", [overlay(int(frame)) for frame in moving], limits)
 
 
 def draw_recordings(
@@ -228,13 +228,16 @@ def draw_recordings(
     units = samples.units
     assert units is not None
     tested = np.flatnonzero(units.test)
-    highest = np.array([segments[wholes.of == at].max() for at in range(len(tested))])
+    highest = np.array([segments[wholes.of == index].max() for index in range(len(tested))])
     order = np.argsort(highest, kind="stable")
     with_event, without = order[wholes.is_outlier[order]], order[~wholes.is_outlier[order]]
-    chosen = {"found": with_event[-1:], "missed": with_event[:1], "false_alarm": without[-1:]}
-    for name, (at, *_) in ((name, found) for name, found in chosen.items() if len(found)):
-        track = dcase.track(samples, int(tested[at]))
-        scores, title = segments[wholes.of == at], f"{name.replace('_', ' ')}: {wholes.ids[at]}"
+    examples = {"found": with_event[-1:], "missed": with_event[:1], "false_alarm": without[-1:]}
+    for name, (index, *_) in ((name, files) for name, files in examples.items() if len(files)):
+        track = dcase.track(samples, int(tested[index]))
+        scores, title = (
+            segments[wholes.of == index],
+            f"{name.replace('_', ' ')}: {wholes.ids[index]}",
+        )
         path = pictures / f"recording_{name}.png"
         plots_in_time.plot_recording(
             path, track.picture, track.seconds, track.events, track.times, scores, title

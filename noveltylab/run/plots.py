@@ -156,12 +156,12 @@ def plot_reconstructions(
         cases: Most cases shown for each kind.
     """
     groups = {
-        title: chosen
-        for title, chosen in extreme_cases(scores, is_outlier, cases).items()
-        if len(chosen)
+        title: members
+        for title, members in extreme_cases(scores, is_outlier, cases).items()
+        if len(members)
     }
     coloured = None if errors is None else colour_errors(errors).transpose(0, 3, 1, 2)
-    shown = {
+    stacks = {
         "input": originals,
         **explanations,
         **({} if coloured is None else {"error": coloured}),
@@ -170,11 +170,11 @@ def plot_reconstructions(
     above = [name for name, values in (("kind", kinds), ("sample", labels)) if values is not None]
     lane, gap = 0.2 + 0.17 * len(above), 0.06
     wide = max(6, *map(len, groups.values())) * (1 + gap)
-    deep = lane + len(shown) * (tall + gap)
+    deep = lane + len(stacks) * (tall + gap)
     inch, margin, header = 0.85, 1.15, 0.35
     across, down = margin + wide * inch + 0.1, len(groups) * (header + deep * inch) + 0.1
     figure = new_figure(across, down, layout=None)
-    for row, (title, chosen) in enumerate(groups.items()):
+    for row, (title, members) in enumerate(groups.items()):
         bottom = down - (row + 1) * (header + deep * inch)
         axes = figure.add_axes(
             (margin / across, bottom / down, wide * inch / across, deep * inch / down)
@@ -182,16 +182,16 @@ def plot_reconstructions(
         axes.axis("off")
         colour = OUTLIER if GROUPS[title][0] else INLIER
         axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
-        left = np.arange(len(chosen)) * (1 + gap)
+        edges = np.arange(len(members)) * (1 + gap)
         style: dict[str, Any] = {"fontsize": 8, "va": "bottom", "linespacing": 1.05}
         axes.text(-0.1, lane - 0.02, "\n".join([*above, "score"]), ha="right", color="0.4", **style)
-        for x, i in zip(left, chosen, strict=True):
+        for x, i in zip(edges, members, strict=True):
             words = [_short(str(values[i])) for values in (kinds, labels) if values is not None]
             caption = "\n".join([*words, f"{scores[i]:.3g}"])
             axes.text(x + 0.5, lane - 0.02, caption, ha="center", **style)
-        for line, (name, stack) in enumerate(shown.items()):
+        for line, (name, stack) in enumerate(stacks.items()):
             y = lane + line * (tall + gap)
-            _draw_row(axes, name, stack[chosen], y, tall, gap)
+            _draw_row(axes, name, stack[members], y, tall, gap)
         axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")  # each imshow moved these
     save_figure(figure, path)
 
@@ -227,8 +227,8 @@ def _draw_row(
     """
     axes.text(-0.1, top + tall / 2, title, fontsize=9, ha="right", va="center")
     for position, picture in enumerate(_pictures(images)):
-        left = position * (1 + gap)
-        axes.imshow(picture, extent=(left, left + 1, top + tall, top), interpolation="nearest")
+        edge = position * (1 + gap)
+        axes.imshow(picture, extent=(edge, edge + 1, top + tall, top), interpolation="nearest")
 
 
 def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
@@ -237,9 +237,9 @@ def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
     """
     from matplotlib import colormaps
 
-    known = np.nan_to_num(errors)
-    scale = max(float(np.quantile(known, 0.995)), 1e-9)
-    coloured = colormaps["inferno"](np.clip(known / scale, 0, 1))[..., :3]
+    finite = np.nan_to_num(errors)
+    scale = max(float(np.quantile(finite, 0.995)), 1e-9)
+    coloured = colormaps["inferno"](np.clip(finite / scale, 0, 1))[..., :3]
     return np.asarray((coloured * 255).round(), dtype=np.uint8)
 
 
@@ -340,10 +340,10 @@ def _shared_bins(inliers: Array, outliers: Array) -> tuple[Array, bool]:
     smallest, largest = float(pooled.min()), float(pooled.max())
     count = int(np.clip(np.sqrt(len(pooled)), 10, 60)) + 1
     if smallest > 0 and high > 100 * low:
-        more = (high / low) ** 0.2
-        return np.geomspace(max(smallest, low / more), min(largest, high * more), count), True
-    more = 0.2 * (high - low)
-    low, high = max(smallest, low - more), min(largest, high + more)
+        margin = (high / low) ** 0.2
+        return np.geomspace(max(smallest, low / margin), min(largest, high * margin), count), True
+    margin = 0.2 * (high - low)
+    low, high = max(smallest, low - margin), min(largest, high + margin)
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # all alike: give the one bar some room
         room = 0.05 * abs(low) or 0.5
         low, high = low - room, high + room

@@ -96,24 +96,24 @@ def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
     Raises:
         UserError: A file is another one than recorded, or the files give other numbers; names it.
     """
-    kept = [name for name in result["files"] if os.path.lexists(folder / name)]
+    present = [name for name in result["files"] if os.path.lexists(folder / name)]
     try:
-        if len(kept) == len(result["files"]):
+        if len(present) == len(result["files"]):
             check_run(folder, result)
         else:
-            for name in kept:
+            for name in present:
                 check_file(folder, name, result["files"][name])
     except UserError as error:
         raise UserError(
             f"{folder}: {error}; edited or damaged since the run, so it is not believed"
         ) from None
-    return kept
+    return present
 
 
-def _trust(kept: list[str]) -> str:
-    if "scores.csv" not in kept:
+def _trust(present: list[str]) -> str:
+    if "scores.csv" not in present:
         return "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
-    return f"checked: {', '.join(kept)} are the files that result.json records, and its numbers are those of its scores"
+    return f"checked: {', '.join(present)} are the files that result.json records, and its numbers are those of its scores"
 
 
 def fresh_options(
@@ -124,12 +124,12 @@ def fresh_options(
     """
     from omegaconf import OmegaConf
 
-    wanted = read_changes(changes)
+    overrides = read_changes(changes)
     recorded = recorded_config(result)
     config = own_part(recorded, result)
     if (
         recorded["trainer"].get("devices", 1) != 1
-        and OmegaConf.select(wanted, "trainer.devices") is None
+        and OmegaConf.select(overrides, "trainer.devices") is None
     ):
         raise UserError(
             f"the run was on {recorded['trainer']['devices']} devices, which its folder does not decide here; say "
@@ -137,18 +137,21 @@ def fresh_options(
         )
     if (
         recorded["method"].get("contrastive_from")
-        and OmegaConf.select(wanted, "method.contrastive_from") is None
+        and OmegaConf.select(overrides, "method.contrastive_from") is None
     ):
         raise UserError(
             "the run began with the weights of another file, which has to be named; it was "
             f"method.contrastive_from={shlex.quote(str(recorded['method']['contrastive_from']))}"
         )
-    if config["data"].get("classes") == "folders" and OmegaConf.select(wanted, "data.root") is None:
+    if (
+        config["data"].get("classes") == "folders"
+        and OmegaConf.select(overrides, "data.root") is None
+    ):
         raise UserError(
             "the run is on a folder of images, which has to be named; they lay in "
             f"data.root={shlex.quote(str(recorded['data'].get('root')))}"
         )
-    composed = OmegaConf.merge(OmegaConf.create(config), wanted)
+    composed = OmegaConf.merge(OmegaConf.create(config), overrides)
     root = Path(str(composed.output)).expanduser()
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError(
@@ -190,9 +193,9 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
         result: The content of the old one's result.json.
     """
     screen = console(soft_wrap=True)
-    here = read_result(new)
+    fresh = read_result(new)
     if sha256_file(new / "scores.csv") == result["files"].get("scores.csv"):
-        if wrong := _other_numbers(result, here):
+        if wrong := _other_numbers(result, fresh):
             screen.print(
                 Text(
                     f"the same scores, but result.json records other numbers of them: {wrong}",
@@ -203,13 +206,13 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
         screen.print(Text.assemble(("the same scores", "bold"), f", byte for byte: {new}"))
         return True
     if not (old / "scores.csv").is_file():  # as in an archive, which keeps its checksum alone
-        for name, metrics in here["scores"].items():
-            there = result["scores"].get(name)
-            if metrics and there:
+        for name, metrics in fresh["scores"].items():
+            recorded = result["scores"].get(name)
+            if metrics and recorded:
                 screen.print(
-                    f"{name}: AUROC {there['auroc']:.6f} there, {metrics['auroc']:.6f} here"
+                    f"{name}: AUROC {recorded['auroc']:.6f} there, {metrics['auroc']:.6f} here"
                 )
-        return _not_the_same(screen, result, here, new)
+        return _not_the_same(screen, result, fresh, new)
     first, second = (read_scores(folder / "scores.csv") for folder in (old, new))
     if first.ids != second.ids or first.columns.keys() != second.columns.keys():
         screen.print(Text(f"other test samples or scores: compare {old} and {new}", "bold red"))
@@ -219,17 +222,15 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
         screen.print(
             f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})"
         )
-    return _not_the_same(screen, result, here, new)
+    return _not_the_same(screen, result, fresh, new)
 
 
 def _other_numbers(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first AUROC that two results of the same scores record otherwise, "" for none."""
     for name, metrics in new["scores"].items():
-        there = old["scores"].get(name)
-        if metrics and (not there or abs(there["auroc"] - metrics["auroc"]) > 1e-9):
-            return (
-                f"{name}: AUROC {there['auroc'] if there else 'none'}, and it is {metrics['auroc']}"
-            )
+        recorded = old["scores"].get(name)
+        if metrics and (not recorded or abs(recorded["auroc"] - metrics["auroc"]) > 1e-9):
+            return f"{name}: AUROC {recorded['auroc'] if recorded else 'none'}, and it is {metrics['auroc']}"
     return ""
 
 
