@@ -230,25 +230,24 @@ def offline_runs(folders: Sequence[Path]) -> list[str]:
 
 
 def _thresholds(result: Mapping[str, Any]) -> list[str]:
-    """Where to cut the primary score for 5 percent of false positives, and how far that can be
-    trusted.
-    """
+    """The threshold of the primary score for 5 percent of false positives, and its guarantee."""
     needed = f"{FPR:.0%} needs {round(1 / FPR) - 1} held-out inliers, this run has"
-    found = result.get("thresholds")
-    if found is None:
+    thresholds = result.get("thresholds")
+    if thresholds is None:
         images = result.get("input", {}).get("kind") == "image"
         return (
             [f"{needed} none: protocol.val_fraction holds some out"]
             if images and not result["n"]["val"]
             else []
         )
-    row = next((row for row in found["at"] if row["fpr"] == FPR), None)
+    row = next((row for row in thresholds["at"] if row["fpr"] == FPR), None)
     if row is None:
         return []
-    held_out, folds = found["held_out"], found.get("folds", 0)
+    held_out, folds = thresholds["held_out"], thresholds.get("folds", 0)
     if row["threshold"] is None:
         return [f"{needed} {held_out}{_remedies(result, row, folds)}"]
-    about = "at most" if found["exact"] else "about"  # where the held-out inliers chose the epoch
+    # not exact where the held-out inliers chose the epoch
+    about = "at most" if thresholds["exact"] else "about"
     by = f"{held_out} held-out ones" + (f" in {folds} folds" if folds else "")
     trust = ""
     if row["upper"] is not None:
@@ -256,7 +255,7 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
     elif row["bound"] > row["expected"]:
         about, trust = "about", f"; at most {row['bound']:.0%} in the worst case"
     return [
-        f"{found['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"
+        f"{thresholds['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"
     ]
 
 
