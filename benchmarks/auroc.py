@@ -96,9 +96,8 @@ def main() -> None:
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     for name in asked.methods:
         found: dict[str, list[float]] = {side: [] for side in asked.sides}
-        for seed in (
-            asked.seeds
-        ):  # side by side, so that what stands here when it is interrupted can be compared
+        # side by side, so that what stands here when it is interrupted can be compared
+        for seed in asked.seeds:
             for side in asked.sides:
                 start = time.perf_counter()
                 found[side].append(auroc(side, name, seed, asked))

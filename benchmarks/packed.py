@@ -69,11 +69,11 @@ def contenders(runs: int, batch: int, device: str) -> dict[str, Callable[[], obj
         for images in x:
             F.conv2d(
                 F.relu(F.conv2d(images, first, None, 2, 2)), second, None, 2, 2
-            ).sum().backward()  # type: ignore[no-untyped-call]
+            ).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
 
     def two_grouped() -> None:
         hidden = F.relu(F.conv2d(wide, stacked[0], None, 2, 2, groups=runs))
-        F.conv2d(hidden, stacked[1], None, 2, 2, groups=runs).sum().backward()  # type: ignore[no-untyped-call]
+        F.conv2d(hidden, stacked[1], None, 2, 2, groups=runs).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
 
     return {
         "apart": apart,

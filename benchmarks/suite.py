@@ -142,9 +142,8 @@ class Contender:
         from noveltylab.data.samples import Samples
         from noveltylab.data.split import Split
 
-        warnings.filterwarnings(
-            "ignore"
-        )  # Lightning's advice to the plain module would drown the table
+        # Lightning's advice to the plain module would drown the table
+        warnings.filterwarnings("ignore")
         logging.getLogger("noveltylab").setLevel(logging.WARNING)
         for quiet in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(quiet).setLevel(logging.ERROR)

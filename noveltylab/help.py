@@ -74,9 +74,8 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     """
     config = compose_choices(conf, arguments)
     chosen = {group: config[group].get("name", "default") for group in GROUPS}
-    chosen["method"] = config.method._target_.split(".")[
-        -2
-    ]  # a row of an ablation goes by a name of its own
+    # a row of an ablation goes by a name of its own
+    chosen["method"] = config.method._target_.split(".")[-2]
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,35 @@ def forbid(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL inside one process."""
+
+
+@contextmanager
+def killed(epoch: int, *, before_scoring: bool = False) -> Iterator[None]:
+    """Inside, a run is killed after so many epochs, in the middle of the next one.
+
+    Args:
+        epoch: Whole epochs that have been trained by then.
+        before_scoring: Kill also when training is over and the scores are to be computed.
+    """
+    from noveltylab.methods.base import Method
+
+    step = Method.training_step
+
+    def train_and_kill(self: Method, chunk: Any, index: int) -> None:
+        step(self, chunk, index)
+        if self.current_epoch == epoch:
+            raise Killed
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "training_step", train_and_kill)
+        if before_scoring:
+            patch.setattr("noveltylab.run.pipeline.score", kill)
+        with pytest.raises(Killed):
+            yield

@@ -57,9 +57,8 @@ def test_references_train_as_noveltylab_does(
                 found.append(ours.update(Batch(x, rows)))
             else:
                 found.append(reference.step([x, rows, x.flip(0)], 9 if mines else 0, 10, minimise))
-        names = (
-            {"recon"} if name == "nda" else found[1].keys()
-        )  # NDA's negatives come from elsewhere
+        # NDA's negatives come from elsewhere
+        names = {"recon"} if name == "nda" else found[1].keys()
         assert names <= found[0].keys()
         for loss in names:
             assert found[1][loss].item() == pytest.approx(

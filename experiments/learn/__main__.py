@@ -87,9 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
                 pool.submit(run, options.plan, plan, method, cell, options.output)
                 for method, cell in cells
             ]
-            code = max(
-                (abs(future.result()) for future in waiting), default=0
-            )  # a signal's is negative
+            # a signal's is negative
+            code = max((abs(future.result()) for future in waiting), default=0)
     try:
         page = document()
         keep.write_pages()

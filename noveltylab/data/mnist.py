@@ -249,7 +249,7 @@ def _fill(array: NDArray[np.uint8], path: Path) -> None:
         view = array.reshape(-1).data
         filled = 0
         while filled < len(view):
-            count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+            count = stream.readinto(view[filled:])  # type: ignore[attr-defined]  # IO[bytes] lacks it
             if not count:
                 break
             filled += count

@@ -44,7 +44,7 @@ def fetch(download: Callable[[], object], title: str, remedy: str, folder: Path)
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         download()
-    except Exception as error:
+    except Exception as error:  # downloaders fail in many ways, and each means the same
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"Downloading {title} failed ({reason}). {remedy}") from error
     finally:

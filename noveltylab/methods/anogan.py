@@ -154,9 +154,8 @@ class AnoGAN(Method):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration: D step, G step; losses `discriminator` and `generator`."""
         z = 2 * torch.rand(len(batch.x), self.latent_size, device=batch.x.device) - 1
-        fake = self.generator(
-            z
-        )  # G does not change before its own step: one forward pass serves both
+        # G does not change before its own step: one forward pass serves both
+        fake = self.generator(z)
         return self._update_discriminator(batch.x, fake.detach()) | self._update_generator(fake)
 
     def _update_discriminator(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:

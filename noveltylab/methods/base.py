@@ -253,9 +253,8 @@ class Method(L.LightningModule):
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         self._optimizers_by_name = dict(zip(self._optimizers_by_name, wrapped, strict=True))
         if self.graph is not None:
-            self.graph.take(
-                [optimizer.optimizer for optimizer in wrapped]
-            )  # here: a checkpoint brings its own flags
+            # here: a checkpoint brings its own flags
+            self.graph.take([optimizer.optimizer for optimizer in wrapped])
 
     def on_train_epoch_start(self) -> None:
         self.progress = self.current_epoch / (self.trainer.max_epochs or 1)
@@ -272,9 +271,8 @@ class Method(L.LightningModule):
                 counts[name] = counts.get(name, 0) + 1
             self.iteration += 1
         means = torch.stack([value.float() / counts[name] for name, value in sums.items()])
-        self.losses = dict(
-            zip(sums, means.tolist(), strict=True)
-        )  # the only wait for the device in a chunk
+        # the only wait for the device in a chunk
+        self.losses = dict(zip(sums, means.tolist(), strict=True))
         if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
             raise Diverged(
                 f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}"

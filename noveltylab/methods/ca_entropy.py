@@ -332,9 +332,8 @@ class CAEntropy(Method):
                     losses["generator"] = bce(logits, 1).mean()
                     loss = loss + self.w_adv * losses["generator"]
                 if self.feature_loss:
-                    with (
-                        torch.no_grad()
-                    ):  # D has just changed, so f(x) of its own step is out of date
+                    # D has just changed, so f(x) of its own step is out of date
+                    with torch.no_grad():
                         f = self.discriminator.features(x)
                     losses["feature"] = feature_error(f, f_hat, self.feature_norm).mean()
                     loss = loss + self.w_fea * losses["feature"]

@@ -68,9 +68,8 @@ def shrink(weights: Tensor, threshold: float) -> Tensor:
 
 def entropy(weights: Tensor) -> Tensor:
     """Eq. 9: entropy of weights (Q, N) that sum to 1 -> (Q,) in [0, log N]."""
-    return -(weights * (weights + 1e-12).log()).sum(
-        1
-    )  # torch.special.entr has an infinite gradient at 0
+    # torch.special.entr has an infinite gradient at 0
+    return -(weights * (weights + 1e-12).log()).sum(1)
 
 
 class Memory(nn.Module):
@@ -82,9 +81,8 @@ class Memory(nn.Module):
         self.threshold, self.similarity = shrinkage / slots, similarity
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(
-            z.device.type, enabled=False
-        ):  # bfloat16 cannot tell weights near the threshold apart
+        # bfloat16 cannot tell weights near the threshold apart
+        with torch.autocast(z.device.type, enabled=False):
             weights = address(z.to(self.items.dtype), self.items, self.similarity)
             if self.threshold:
                 weights = shrink(weights, self.threshold)
@@ -171,10 +169,9 @@ class MemAE(Method):
         Losses `mse` and `entropy`; `used`, the mean number of items with a weight above 0.
         """
         x_hat, weights = self.remember(batch.x)
-        mse, spread = (
-            squared_error(batch.x, x_hat).mean(),
-            entropy(weights).mean(),
-        )  # eq. 8, averaged over the pixels
+        # eq. 8, averaged over the pixels
+        mse = squared_error(batch.x, x_hat).mean()
+        spread = entropy(weights).mean()
         self.minimise(mse + self.w_entropy * spread, "networks")
         used = (weights > 0).sum(1).float().mean()
         return {"mse": mse.detach(), "entropy": spread.detach(), "used": used}

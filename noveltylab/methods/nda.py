@@ -545,9 +545,8 @@ class NDA(Method):
             perceptron(latent_size, 1000, 200) if use_prior and prior != "kl_moment" else None
         )
         self.pyramid = LaplacianPyramid(size)
-        self.register_buffer(
-            "latents", torch.zeros(0, latent_size)
-        )  # z' of each training image, see `prepare`
+        # z' of each training image, see `prepare`
+        self.register_buffer("latents", torch.zeros(0, latent_size))
         self.latents: Tensor
 
     def prepare(self, train: Tensor) -> None:
@@ -579,9 +578,8 @@ class NDA(Method):
             trained.load_state_dict(
                 {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
             )
-        except (
-            Exception
-        ) as error:  # whatever torch makes of a file that is absent, cut off or something else
+        # whatever torch makes of a file that is absent, cut off or something else
+        except Exception as error:
             raise ValueError(
                 f"method.contrastive_from={self.contrastive_from}: not such weights ({error})"
             ) from None

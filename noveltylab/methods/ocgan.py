@@ -314,9 +314,8 @@ class OCGAN(Method):
         mines = self.phase
         fake = None
         if self.use_image_discriminator:
-            with torch.set_grad_enabled(
-                not mines
-            ):  # mined latents replace these in the generator step
+            # mined latents replace these in the generator step
+            with torch.set_grad_enabled(not mines):
                 fake = self.decoder(l2)
         if self.classifier is not None and fake is not None:
             losses |= self._update_classifier(x_hat.detach(), fake.detach())

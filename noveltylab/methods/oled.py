@@ -135,9 +135,8 @@ class UpsampledConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(
-            0, 2
-        )  # (4 C', C, 3, 3), the four phases of each channel
+        # (4 C', C, 3, 3), the four phases of each channel
+        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(0, 2)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
 
@@ -211,9 +210,8 @@ def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: flo
     sigmoid((s - A) / tau).
     """
     pixels = activation[0].numel()
-    position = math.floor(
-        t / 100 * (pixels - 1)
-    )  # the percentile's position in rising order, rounded down
+    # the percentile's position in rising order, rounded down
+    position = math.floor(t / 100 * (pixels - 1))
     s = activation.flatten(1).topk(pixels - position).values[:, -1].view(-1, 1, 1, 1) + eps
     margin = s - activation
     if mask_grad == "ste":

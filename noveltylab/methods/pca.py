@@ -45,9 +45,8 @@ class PCA(Method):
         self.mean = x.mean(0)
         centred = x - self.mean
         wide = len(x) < x.shape[1]
-        product = (
-            centred @ centred.T if wide else centred.T @ centred
-        )  # the smaller one; both have the same eigenvalues
+        # the smaller one; both have the same eigenvalues
+        product = centred @ centred.T if wide else centred.T @ centred
         try:
             variances, vectors = torch.linalg.eigh(product)
         except RuntimeError:  # many equal images: slower, and it converges

@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +182,8 @@ def _note_in(path: Path, form: str) -> str | None:
 
 def _need_onnx() -> None:
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for library in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(library)
     except ImportError as error:
         raise UserError(
             f"format=onnx needs the extra [onnx] ({error}); pip install 'noveltylab[onnx]'"

@@ -57,9 +57,8 @@ def check_run(folder: Path, content: Mapping[str, Any]) -> str:
             "result.json: files does not name scores.csv, so nothing says that it is the run's own"
         )
     weights = content.get("weights")
-    if (
-        isinstance(weights, dict) and (folder / str(weights.get("file"))).exists()
-    ):  # may be deleted to save space
+    # may be deleted to save space
+    if isinstance(weights, dict) and (folder / str(weights.get("file"))).exists():
         check_file(folder, str(weights["file"]), str(weights.get("sha256")))
     for difference in _differences(folder, content):
         raise UserError(f"result.json: {difference}")

@@ -111,9 +111,8 @@ class Run:
             for key, value in self.all_options.items()
             if kind_of_option(key) == "numbers"
         }
-        options["select"] = (
-            "last" if options.get("select") == "last" else "val_loss"
-        )  # the number's own rule
+        # the number's own rule
+        options["select"] = "last" if options.get("select") == "last" else "val_loss"
         if not limits(self.all_options.get("data.limit_train"), self.trained_on):
             options["data.limit_train"] = "None"
         if self.fitted_once:

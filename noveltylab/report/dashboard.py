@@ -108,9 +108,8 @@ def _workspace(panels: Any, workspaces: Any, entity: str, project: str) -> Any:
 
 def serialise(workspace: Any) -> str:
     """The workspace as the JSON that would be sent."""
-    return str(
-        workspace._to_model().model_dump_json(by_alias=True)
-    )  # the package has no public way to do this offline
+    # the package has no public way to do this offline
+    return str(workspace._to_model().model_dump_json(by_alias=True))
 
 
 def main(arguments: list[str]) -> int:

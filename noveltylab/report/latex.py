@@ -265,9 +265,8 @@ def _files(
     """
     best = _best(lines, len(headers) - 1, lower)
     stem = ident.replace("/", "_")
-    if not re.fullmatch(
-        r"[A-Za-z0-9_]+", stem
-    ):  # a name of one's own: its letters may be no file name or label
+    # a name of one's own: its letters may be no file name or label
+    if not re.fullmatch(r"[A-Za-z0-9_]+", stem):
         stem = f"{re.sub('[^A-Za-z0-9]+', '_', stem).strip('_')}_{zlib.crc32(ident.encode('utf-8', 'replace')):08x}"
     parts = [lines[start : start + ROWS] for start in range(0, len(lines), ROWS)] or [lines]
     files = {}

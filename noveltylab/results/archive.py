@@ -24,8 +24,8 @@ from noveltylab.errors import UserError
 from noveltylab.results.files import (
     MAX_TABLE_BYTES,
     MAX_TEXT_BYTES,
-    check_plain,
     open_regular,
+    parse_json,
     read_bytes,
     write_atomic,
 )
@@ -133,11 +133,7 @@ def _parse(line: bytes) -> Row:
     """One line of an archive; ValueError says what is wrong with it."""
     if len(line) > MAX_TEXT_BYTES:
         raise ValueError(f"has {len(line):,} bytes, more than the {MAX_TEXT_BYTES:,} of a row")
-    try:
-        content = json.loads(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    check_plain(content)
+    content = parse_json(line)
     if not isinstance(content, dict) or not isinstance(content.get("result"), dict):
         raise ValueError("holds no result")
     folder, files = content.get("folder"), content.get("files", {})

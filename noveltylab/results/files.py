@@ -59,18 +59,16 @@ def open_regular(
     """
     path, limit = Path(path), MAX_FILE_BYTES if limit is None else limit
     _check_place(path, within)
-    _check_kind(
-        os.stat(path), path, limit
-    )  # before it is opened: to open a pipe or a device may wait, or do something
+    # before it is opened: to open a pipe or a device may wait, or do something
+    _check_kind(os.stat(path), path, limit)
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     )
     try:
         status = os.fstat(descriptor)
         _check_kind(status, path, limit)
-        if (
-            status.st_size == 0
-        ):  # /proc/kmsg calls itself an empty regular file, and would be waited for
+        # /proc/kmsg calls itself an empty regular file, and would be waited for
+        if status.st_size == 0:
             os.close(descriptor)
             return io.BufferedReader(io.BytesIO())
         return open(descriptor, "rb")
@@ -126,7 +124,11 @@ def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
         ValueError: It is no JSON, nested too deeply, or holds a number that is not finite or beyond
         64 bits.
     """
-    text = read_text(path, limit, within)
+    return parse_json(read_text(path, limit, within))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON text's value, made of plain values alone; ValueError as `read_json`."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -288,7 +290,6 @@ def remove_leftovers(folder: Path) -> None:
         return
     for path in folder.glob(".*.tmp"):
         with suppress(OSError), open_regular(path) as file:
-            fcntl.flock(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # BlockingIOError: somebody is writing it
+            # BlockingIOError: somebody is writing it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: What a configuration that somebody else wrote may raise here.
+FOREIGN = (KeyError, TypeError, ValueError, ArithmeticError)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -125,12 +128,7 @@ def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen
         return seen_after(
             configured_phases(config["method"]), selected["epoch"], config["trainer"]["max_epochs"]
         )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-    ):  # a configuration that somebody else wrote
+    except FOREIGN:
         return []
 
 
@@ -158,12 +156,7 @@ def selects_nothing_else(options: Mapping[str, Any]) -> bool:
     }
     try:
         phases = configured_phases(method)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-    ):  # a configuration that somebody else wrote
+    except FOREIGN:
         return False
     if not phases or phases[-1].start <= 0:
         return True

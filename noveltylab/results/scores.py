@@ -94,9 +94,8 @@ def write_scores(path: str | Path, scores: Scores) -> None:
             strict=True,
         )
     )
-    write_atomic(
-        path, text.getvalue().encode("utf-8", "surrogateescape")
-    )  # ids may be file names that are no UTF-8
+    # ids may be file names that are no UTF-8
+    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read_scores(path: str | Path, sha256: str | None = None) -> Scores:

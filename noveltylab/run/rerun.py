@@ -78,9 +78,8 @@ def rerun(folder: Path, changes: list[str]) -> bool:
     result = read_result(folder)
     options, config = fresh_options(folder, result, changes)
     say(_trust(check_files(folder, result)))
-    from noveltylab.run.pipeline import (
-        run,
-    )  # imports torch: only once everything else is known to be good
+    # imports torch: only once everything else is known to be good
+    from noveltylab.run.pipeline import run
 
     run(options, config)
     return compare(folder, options.folder, result)
@@ -166,20 +165,17 @@ def own_part(recorded: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
     """What of a recorded configuration is repeated: the options that make numbers; the others as
     OF_CALLER has them.
     """
-    config = json.loads(
-        json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded})
-    )  # a copy
+    # a copy
+    config = json.loads(json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded}))
     for key, value in OF_CALLER.items():
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
-    if (
-        config["data"].get("classes") == "seeded20"
-    ):  # recorded by its label, typed by its place among the twenty
+    # recorded by its label, typed by its place among the twenty
+    if config["data"].get("classes") == "seeded20":
         config["inlier"] = COIL_OBJECTS[recorded["inlier"] % len(COIL_OBJECTS)]
     threads = result["provenance"]["hardware"].get("threads")
-    if (
-        isinstance(threads, int) and 0 < threads <= cores()
-    ):  # other thread counts give other last bits
+    # other thread counts give other last bits
+    if isinstance(threads, int) and 0 < threads <= cores():
         config["resources"] = {"num_gpus": None, "num_cpus": threads}
     return dict(config)
 

@@ -101,9 +101,8 @@ class Calibration:
             UserError: `fpr` does not lie strictly between 0 and 1.
         """
         check_rate("fpr", fpr)
-        return min(
-            math.floor(fpr * (len(self) + 1) + 1e-9), len(self)
-        )  # 1e-9: 0.29 * 100 is just below 29
+        # 1e-9: 0.29 * 100 is just below 29
+        return min(math.floor(fpr * (len(self) + 1) + 1e-9), len(self))
 
     def threshold(self, fpr: float) -> float | None:
         """The score above which p <= fpr, None where no score can be: then n is below 1 / fpr - 1."""

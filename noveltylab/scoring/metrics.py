@@ -144,10 +144,9 @@ def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike
     """
     values, outlier = _checked(source_scores, source_is_outlier)
     frr, tpr = _roc(_levels(values)[0], outlier)
-    frr, far = (
-        frr[:-1],
-        1 - tpr[:-1],
-    )  # point i rejects the i highest distinct scores: the threshold is the next one
+    # point i rejects the i highest distinct scores: the threshold is the next one
+    frr = frr[:-1]
+    far = 1 - tpr[:-1]
     gap = np.round(np.abs(frr - far), 12)  # equal gaps may differ in their last bit
     return float(np.unique(values)[::-1][np.lexsort((frr + far, gap))[0]])
 

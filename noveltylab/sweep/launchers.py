@@ -105,7 +105,7 @@ def start_ray(launcher: Any) -> dict[str, float]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # a run without a GPU must not see one
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    settings: dict[str, Any] = OmegaConf.to_container(launcher.ray_cfg.init, resolve=True)  # type: ignore[assignment]
+    settings: dict[str, Any] = OmegaConf.to_container(launcher.ray_cfg.init, resolve=True)  # type: ignore[assignment]  # a mapping
     # does anything answer at the address?
     host, _, port = str(settings["address"]).rpartition(":")
     if host and port.isdigit():
@@ -127,4 +127,4 @@ def start_ray(launcher: Any) -> dict[str, float]:
         raise UserError(
             f"hydra/launcher=ray: {error} (settings: hydra.launcher.ray.init{hint})"
         ) from None
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]  # untyped in Ray

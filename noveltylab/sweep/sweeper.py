@@ -169,7 +169,7 @@ class Sweeper(sweeper.Sweeper):
                 if is_launcher(self.launcher, "LocalLauncher", "SlurmLauncher"):
                     say("jobs that were submitted go on by themselves")
                 raise
-            except Exception as error:
+            except Exception as error:  # launchers fail in many ways
                 reason = f"{type(error).__name__}: {error}"
                 dead = [cell for cell in batch if cell.folder and left_behind(cell)]
                 # no worker of Ray's died: the launcher itself failed

@@ -39,7 +39,7 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     except Busy as error:
         say(error)
         return None
-    except Exception as error:
+    except Exception as error:  # of any kind: the other cells go on
         reason = str(error)
         if not isinstance(error, (UserError, RunFailed)):
             reason = f"{type(error).__name__}: {error}"

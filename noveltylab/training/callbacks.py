@@ -31,9 +31,8 @@ class Reseed(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         entropy = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank])
-        torch.manual_seed(
-            int(entropy.generate_state(1, np.uint64)[0]) >> 1
-        )  # NumPy 1 shifts no uint64 by an int
+        # NumPy 1 shifts no uint64 by an int
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)
 
 
 class Decay(Callback):
@@ -152,9 +151,8 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
-        log.debug(
-            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun"
-        )  # a sweep's view shows it
+        # a sweep's view shows it
+        log.debug(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun")
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:

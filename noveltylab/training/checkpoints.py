@@ -115,9 +115,8 @@ class Checkpoints(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, seconds = state_dict["best"], state_dict["seconds"]
-        self.trained = state_dict.get(
-            "trained", 0
-        )  # a checkpoint of before has none, nor the others
+        # a checkpoint of before has none, nor the others
+        self.trained = state_dict.get("trained", 0)
         self.waited, self.stopped = state_dict.get("waited", 0), state_dict.get("stopped", False)
         self.labelled_seconds = seconds["labelled"]
         self.started_at = time.monotonic() - sum(seconds.values())

@@ -63,9 +63,8 @@ class Graphed:
         own.x.copy_(batch.x)
         own.index.copy_(batch.index)
         replay()
-        return {
-            name: value.clone() for name, value in outputs.items()
-        }  # the next replay overwrites them
+        # the next replay overwrites them
+        return {name: value.clone() for name, value in outputs.items()}
 
     def _eager(self, batch: Any) -> Losses:
         if batch.x.device.type != "cuda":

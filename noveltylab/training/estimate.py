@@ -156,9 +156,8 @@ class Estimate(Callback):
             if method.iterative and len(data.val):
                 looking = measure_cost(look, min(batch_size, len(data.val))).divided(of_loss)
                 self.look["train"] = looking.of(len(data.val), batch_size)
-                if (
-                    self.options.trainer.batch_norm == "anew"
-                ):  # a pass over the training images besides
+                # a pass over the training images besides
+                if self.options.trainer.batch_norm == "anew":
                     self.look["train"] += looking.of(len(data.train), data.batch_size)
         # where columns are combined, the test takes the scores of the held-out inliers along
         combines = type(method).combine_scores is not Method.combine_scores

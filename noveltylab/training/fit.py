@@ -38,9 +38,8 @@ def _iteration_of(last: Path) -> int:
     try:
         content = load_file(last)
         iteration = int(content["iteration"])
-        for stem in content["callbacks"]["Checkpoints"][
-            "best"
-        ]:  # all or none: they belong to one another
+        # all or none: they belong to one another
+        for stem in content["callbacks"]["Checkpoints"]["best"]:
             load_file(last.with_name(f"{stem}.pt"))
     except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
         damaged = last.rename(last.with_suffix(".damaged"))
@@ -104,9 +103,8 @@ def fit(
         raise (
             exit.__context__ if isinstance(exit.__context__, KeyboardInterrupt) else exit
         ) from None
-    checkpoints.trained = (
-        checkpoints.trained or settings.max_epochs
-    )  # a checkpoint of before does not know
+    # a checkpoint of before does not know
+    checkpoints.trained = checkpoints.trained or settings.max_epochs
     method.to(device)
     if average:
         average.put(method)

@@ -182,9 +182,8 @@ def finish(
             import wandb
 
             if result is not None:
-                main = (
-                    result["scores"][result["primary"]] or {}
-                )  # nothing without labelled outliers
+                # nothing without labelled outliers
+                main = result["scores"][result["primary"]] or {}
                 summary = {name: value for name, value in main.items() if name != "auroc_ci"}
                 summary |= {
                     f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()

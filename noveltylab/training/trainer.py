@@ -51,12 +51,8 @@ def check_device(options: Options) -> None:
     try:
         with warnings.catch_warnings():
             build_trainer(options, [], [], options.folder)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-    ) as error:  # Lightning's own are among these
+    # Lightning's own are among these
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         settings = options.trainer
         raise UserError(
@@ -72,12 +68,10 @@ def build_trainer(
     """Lightning's Trainer with everything it would print or write by itself switched off."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message=".*does not have many workers"
-    )  # data is resident: workers would copy it
-    warnings.filterwarnings(
-        "ignore", message=".isinstance.treespec, LeafSpec."
-    )  # Lightning 2.6.6 under torch 2.15
+    # data is resident: workers would copy it
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # Lightning 2.6.6 under torch 2.15
+    warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.")
     settings = options.trainer
     several = settings.devices > 1 and settings.accelerator != "mps"
     return L.Trainer(

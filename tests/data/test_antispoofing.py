@@ -58,9 +58,8 @@ def test_a_video_is_a_folder_of_images_and_other_folders_are_attacks(tmp_path: P
     samples = faces(tmp_path)
     units = samples.units
     assert units is not None and units.kind == "video"
-    assert (
-        len(units.ids) == 2 * 6 + 2 * 6 and len(samples.images) == 4 * 24
-    )  # casia's training part, replay's test part
+    # casia's training part, replay's test part
+    assert len(units.ids) == 2 * 6 + 2 * 6 and len(samples.images) == 4 * 24
     assert samples.images.shape[1:] == (1, 16, 16)
     for name, label, test in zip(
         units.ids.tolist(), units.labels.tolist(), units.test.tolist(), strict=True
@@ -229,9 +228,8 @@ def test_error_rates_by_hand() -> None:
 
 def test_the_threshold_of_a_share_counts_inliers_alone() -> None:
     scores, flags = np.array([3.0, 1, 2, 4, 100, 0]), np.array([0, 0, 0, 0, 1, 1])
-    assert (
-        source_threshold(scores, flags, 0.25) == 4.0
-    )  # at 3, one of four would be rejected; none is above 4
+    # at 3, one of four would be rejected; none is above 4
+    assert source_threshold(scores, flags, 0.25) == 4.0
     assert source_threshold(scores, flags, 0.5) == 3.0
     moved = scores.copy()
     moved[4:] = -7

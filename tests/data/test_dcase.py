@@ -31,9 +31,8 @@ from tests.formats import write_dcase
 librosa = pytest.importorskip("librosa", reason="the extra [audio] is not installed")
 soundfile = pytest.importorskip("soundfile", reason="the extra [audio] is not installed")
 
-pytestmark = pytest.mark.xdist_group(
-    "audio"
-)  # librosa compiles itself for a minute: in one process only
+# librosa compiles itself for a minute: in one process only
+pytestmark = pytest.mark.xdist_group("audio")
 
 BEACH, PARK = dcase_meta.SCENES.index("beach"), dcase_meta.SCENES.index("park")
 FEATURES = pytest.mark.parametrize("features", ["logmel", "waveform"])

@@ -76,9 +76,8 @@ def test_statistics_are_taken_anew_and_nothing_else_changes(
     after = {key: value.clone() for key, value in method.state_dict().items()}
     assert torch.equal(torch.get_rng_state(), random) and method.training
     assert {key for key in before if not torch.equal(before[key], after[key])} <= odd
-    renewed = [
-        layer for layer in batch_norms(method) if int(layer.num_batches_tracked or 0) >= 4
-    ]  # 70 // 16
+    # 70 // 16
+    renewed = [layer for layer in batch_norms(method) if int(layer.num_batches_tracked or 0) >= 4]
     kept = [layer for layer in batch_norms(method) if layer not in renewed]
     assert renewed and all(
         layer.momentum is not None and layer.training for layer in batch_norms(method)
@@ -92,9 +91,8 @@ def test_statistics_are_taken_anew_and_nothing_else_changes(
         bool((layer.running_mean == 3.0).all()) for layer in kept if layer.running_mean is not None
     )
     method.eval()
-    renew_batch_norm(
-        method, Preprocess(), images_seen, 16
-    )  # the same again, now from evaluation mode
+    # the same again, now from evaluation mode
+    renew_batch_norm(method, Preprocess(), images_seen, 16)
     assert not method.training
     assert all(torch.equal(value, after[key]) for key, value in method.state_dict().items())
 
@@ -129,9 +127,8 @@ def test_afterwards_the_statistics_are_those_of_training(make: Callable[..., Met
         )
     for layer, old in zip(batch_norms(method), before, strict=True):
         assert all(torch.equal(value, old[name]) for name, value in statistics_of(layer).items())
-    assert [
-        id(layer.running_mean) for layer in batch_norms(method)
-    ] == places  # as a recorded graph needs them
+    # as a recorded graph needs them
+    assert [id(layer.running_mean) for layer in batch_norms(method)] == places
 
 
 OPTIONS = (*TINY, "method.mining_start=0.5", "trainer.average_epochs=0.5")

@@ -52,12 +52,8 @@ TABLES = {
     "ca_entropy/table1_coil100": ("ca_entropy", "coil100", "p1", 1 * 20 * 3),
     "ca_entropy/table2_mnist": ("ca_entropy", "mnist", "p2", 1 * 10 * 3),
     "ca_entropy/table3_cifar10": ("ca_entropy", "cifar10", "p2", 1 * 10 * 3),
-    "ca_entropy/table4_cifar10": (
-        "ca_entropy",
-        "cifar10",
-        "p2",
-        4 * 10 * 3,
-    ),  # three in the paper, and attention alone
+    # three in the paper, and attention alone
+    "ca_entropy/table4_cifar10": ("ca_entropy", "cifar10", "p2", 4 * 10 * 3),
     "oled/table1_mnist": ("oled", "mnist", "memae", 1 * 10 * 3),
     "oled/table2_cifar10": ("oled", "cifar10", "p2", 1 * 10 * 3),
     "oled/table3_ucsd": ("oled", "ucsd", "frames", 1 * 1 * 3),
@@ -215,9 +211,8 @@ def test_cells_of_a_table(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_every_option_is_known(name: str) -> None:
-    for cell in options(name)[
-        :: len(options(name)) // 8 + 1
-    ]:  # the others differ in inlier and seed
+    # the others differ in inlier and seed
+    for cell in options(name)[:: len(options(name)) // 8 + 1]:
         given = {
             key: value
             for key, value in cell.method.items()
@@ -278,9 +273,8 @@ def test_every_file_says_what_it_is() -> None:
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_one_cell_of_each_table_runs(name: str, run_here: Run, tiny_data: None) -> None:
     method, data, protocol, _ = TABLES[name]
-    size = (
-        ("data.size=24",) if data in ("cifar10", "coil100") else ()
-    )  # PCA of 3,072 values takes seconds
+    # PCA of 3,072 values takes seconds
+    size = ("data.size=24",) if data in ("cifar10", "coil100") else ()
     result = run_here(*cells(name)[0], *SHORT, *SMALL[method], *size)
     assert (result["data"], result["protocol"], result["seed"]) == (data, protocol, 0)
     assert result["config"]["method"]["_target_"].startswith(f"noveltylab.methods.{method}.")

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noveltylab.methods.base import Batch, Method, find_method
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
+# an extra
 METHODS = sorted(
     path.stem for path in CONF.glob("*.yaml") if path.stem != "pyod" or find_spec("pyod")
-)  # an extra
+)
 
 #: Smaller networks where the defaults are slow; a method that is not listed runs with its defaults.
 SMALL: dict[str, dict[str, Any]] = {

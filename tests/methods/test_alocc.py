@@ -122,9 +122,8 @@ def test_discriminator_goes_first_then_as_many_reconstructor_steps_as_asked(
         for name, value in method.named_buffers()
         if name.endswith("num_batches_tracked")
     }
-    assert {counts[name] for name in counts if name.startswith("discriminator")} == {
-        2
-    }  # R's steps leave D's alone
+    # R's steps leave D's alone
+    assert {counts[name] for name in counts if name.startswith("discriminator")} == {2}
     assert {counts[name] for name in counts if name.startswith("reconstructor")} == {steps}
 
 
@@ -139,9 +138,8 @@ def test_the_reconstructor_sees_noise_and_the_discriminator_the_clean_image(make
     for _ in range(2):
         method.update(step)
     noise = [image - step.x for image in seen["reconstructor"]]
-    assert torch.equal(noise[0], noise[1]) and not torch.equal(
-        noise[0], noise[2]
-    )  # anew for each iteration
+    # anew for each iteration
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
     assert noise[0].std().item() == pytest.approx(0.3, rel=0.02)
     assert torch.equal(seen["discriminator"][0], step.x)
 

@@ -218,9 +218,8 @@ def test_the_start_is_the_candidate_with_the_lowest_loss(make: Make, lam: float)
     lone = make("anogan", start_candidates=1)
     assert torch.equal(lone.search(x.float(), 0), lone.starts.expand(5, -1))
     torch.manual_seed(99)
-    assert torch.equal(
-        AnoGAN((1, 32, 32), latent_size=8).starts, lone.starts
-    )  # no seed of a run moves it
+    # no seed of a run moves it
+    assert torch.equal(AnoGAN((1, 32, 32), latent_size=8).starts, lone.starts)
 
 
 # Scores, networks, options.

@@ -204,9 +204,8 @@ def test_batch_statistics_move_once_for_g_and_twice_for_d(method: Any) -> None:
         if name.endswith("num_batches_tracked")
     }
     assert {counts[name] for name in counts if not name.startswith("discriminator")} == {1}
-    assert {counts[name] for name in counts if name.startswith("discriminator")} == {
-        2
-    }  # x and x_hat of its own step
+    # x and x_hat of its own step
+    assert {counts[name] for name in counts if name.startswith("discriminator")} == {2}
 
 
 def test_the_generator_step_meets_the_discriminator_just_updated(
@@ -688,9 +687,8 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Make) -> None:
         method.update(Batch(x, torch.arange(64)))
     assert seen[0].std().item() == pytest.approx(0.3, rel=0.02)
     assert seen[0].mean().item() == pytest.approx(0, abs=0.01)
-    assert (seen[0].abs() > 0.6).float().mean().item() == pytest.approx(
-        0.0455, rel=0.1
-    )  # Gaussian: beyond 2 deviations
+    # Gaussian: beyond 2 deviations
+    assert (seen[0].abs() > 0.6).float().mean().item() == pytest.approx(0.0455, rel=0.1)
     assert not torch.equal(seen[0], seen[1])
 
 
@@ -739,9 +737,8 @@ def test_published_score_is_eq_7(make: Make, norm: str, feature_norm: str) -> No
     np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
     np.testing.assert_allclose(scores["feature"], feature, rtol=1e-4)
     np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * feature, rtol=1e-4)
-    np.testing.assert_allclose(
-        validation, np.abs(difference).mean(1), rtol=1e-5
-    )  # eq. 2, whatever the score's norm
+    # eq. 2, whatever the score's norm
+    np.testing.assert_allclose(validation, np.abs(difference).mean(1), rtol=1e-5)
 
 
 def test_combined_score_divides_by_the_held_out_inliers(make: Make) -> None:

@@ -101,9 +101,8 @@ def test_radius_is_the_quantile_that_minimises_eq_3(nu: float) -> None:
     distance = np.random.default_rng(1).gamma(2.0, size=201)
     radius = quantile_radius(torch.tensor(distance), nu).item()
     assert radius == pytest.approx(np.quantile(np.sqrt(distance), 1 - nu), rel=1e-6)
-    assert (
-        np.sqrt(distance) > radius + 1e-9
-    ).mean() <= nu  # proposition 4: at most a share nu lies outside
+    # proposition 4: at most a share nu lies outside
+    assert (np.sqrt(distance) > radius + 1e-9).mean() <= nu
 
     def objective(r: float) -> float:
         return float(r**2 + np.maximum(0, distance - r**2).mean() / nu)

@@ -132,9 +132,8 @@ def test_reported_and_minimised_losses_equal_numpy(
         "used": (w > 0).sum(1).mean(),
     }
     for name, value in expected.items():
-        assert losses[name] == pytest.approx(value, rel=2e-3), (
-            name
-        )  # a weight at the threshold may fall either way
+        # a weight at the threshold may fall either way
+        assert losses[name] == pytest.approx(value, rel=2e-3), name
     assert minimised == {
         "networks": pytest.approx(expected["mse"] + 0.5 * expected["entropy"], rel=1e-3)
     }

@@ -224,9 +224,8 @@ def test_reported_losses_and_their_sum_equal_numpy(
     assert np.array_equal(maps[:16], inputs["head"][0])
     assert not np.isclose(maps[16:], maps[:16]).all((1, 2, 3)).any()
 
-    def contrast(
-        logits: np.ndarray,
-    ) -> float:  # the first half are images, the second their negatives
+    # the first half are images, the second their negatives
+    def contrast(logits: np.ndarray) -> float:
         return -0.4 * (log_sigmoid(logits[:16]).mean() + log_sigmoid(-logits[16:]).mean())
 
     expected = {
@@ -242,9 +241,8 @@ def test_reported_losses_and_their_sum_equal_numpy(
         "prior": 0.3 * (0.5 * (z.mean(0) ** 2 + z.var(0) - np.log(z.var(0)) - 1)).sum(),
     }
     if "prior" in switches:
-        logits = outputs[
-            "prior_estimator"
-        ]  # of the prior's noise, of z, and in the encoder's part of z
+        # of the prior's noise, of z, and in the encoder's part of z
+        logits = outputs["prior_estimator"]
         assert [np.array_equal(given, z) for given in inputs["prior_estimator"]] == [
             False,
             True,
@@ -413,9 +411,8 @@ def test_adversarial_step_changes_the_prior_estimator_alone(
     method.zero_grad()
     monkeypatch.setattr(method, "minimise", lambda loss, name: None)
     method._prior_loss(method.encoder(batch().x), {}).backward()
-    assert all(
-        p.grad is None for p in method.prior_estimator.parameters()
-    )  # frozen in the encoder's part
+    # frozen in the encoder's part
+    assert all(p.grad is None for p in method.prior_estimator.parameters())
     assert all(p.requires_grad for p in method.parameters())
 
 
@@ -452,9 +449,8 @@ def test_estimators_learn_to_prefer_images_over_their_negatives(make: Make) -> N
 
 
 def after_one_update(make: Make, **changes: Any) -> dict[str, dict[str, Tensor]]:
-    method = prepared(
-        make, optimizer="sgd", **changes
-    )  # Adam's first step would hide a loss's weight
+    # Adam's first step would hide a loss's weight
+    method = prepared(make, optimizer="sgd", **changes)
     torch.manual_seed(7)
     method.update(batch())
     return states(method)
@@ -672,19 +668,15 @@ def test_mirror_and_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_window_is_enlarged_to_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture()
-    inside = (
-        ...,
-        slice(2, -2),
-        slice(2, -2),
-    )  # at the window's rim the neighbours outside are seen as well
+    # at the window's rim the neighbours outside are seen as well
+    inside = (..., slice(2, -2), slice(2, -2))
     with_draws(monkeypatch, area=(0.25 - 0.08) / 0.92, left=0.0, top=1.0)
     quarter = F.interpolate(x[..., 16:, :16], scale_factor=2, mode="bilinear")
     torch.testing.assert_close(
         negative(x, "image", Strength())[inside], quarter[inside], rtol=0, atol=1e-5
     )
-    with_draws(
-        monkeypatch, area=1.0, shape=(0.25 - 0.08) / 0.92, top=0.0
-    )  # a window of whole width, half height
+    # a window of whole width, half height
+    with_draws(monkeypatch, area=1.0, shape=(0.25 - 0.08) / 0.92, top=0.0)
     half = F.interpolate(x[..., :16, :], size=(32, 32), mode="bilinear")
     torch.testing.assert_close(
         negative(x, "spec", Strength())[inside], half[inside], rtol=0, atol=1e-5
@@ -713,9 +705,8 @@ def test_colour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     by_hand = [colorsys.rgb_to_hsv(*pixel) for pixel in unit[0, :, :4, 0].T.tolist()]
     expected = torch.tensor([colorsys.hsv_to_rgb((h + 0.1) % 1, s, v) for h, s, v in by_hand])
     torch.testing.assert_close(turned[0, :, :4, 0].T, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(
-        turned.amax(1), unit.amax(1), rtol=0, atol=1e-5
-    )  # value and chroma stay
+    # value and chroma stay
+    torch.testing.assert_close(turned.amax(1), unit.amax(1), rtol=0, atol=1e-5)
     assert not torch.allclose(turned, unit, atol=1e-2)
 
 
@@ -740,9 +731,8 @@ def test_each_image_has_its_own_draw_that_a_seed_repeats(kind: str, channels: in
     assert first.shape == x.shape
     assert first.abs().max() <= 1
     assert alike(x, first) < 0.2
-    assert (
-        negative(4 * x, kind, Strength()).abs().max() <= 1
-    )  # data with contrast normalisation leaves [-1, 1]
+    # data with contrast normalisation leaves [-1, 1]
+    assert negative(4 * x, kind, Strength()).abs().max() <= 1
 
 
 def test_a_spectrogram_is_never_mirrored_or_turned() -> None:

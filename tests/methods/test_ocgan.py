@@ -502,9 +502,8 @@ def test_discriminators_never_see_mined_latents(
     ocgan.progress = 0.9
     ocgan.update(Batch(blobs(16), torch.arange(16)))
     assert not torch.equal(seen["l2"], marker)
-    assert torch.equal(
-        decoded[1], seen["l2"]
-    )  # the fakes of steps 1 and 2 come from fresh latents ...
+    # the fakes of steps 1 and 2 come from fresh latents ...
+    assert torch.equal(decoded[1], seen["l2"])
     assert torch.equal(decoded[-1], marker)  # ... and the generator's from the mined ones
     assert not seen["fake"].requires_grad
 
@@ -783,10 +782,8 @@ def test_a_path_leads_from_one_inlier_to_the_other(make: Callable[..., Any]) -> 
         rows = method.image_rows(blobs(2), inliers, blobs(2, bars=True))["latent_paths"]
         codes = method.encoder(inliers)
         middle = method.decoder((codes[2:3] + codes[3:4]) / 2)
-    assert [row.title for row in rows] == [
-        "inliers 1 to 2",
-        "inliers 3 to 4",
-    ]  # the fifth has no partner
+    # the fifth has no partner
+    assert [row.title for row in rows] == ["inliers 1 to 2", "inliers 3 to 4"]
     path = rows[1].images
     assert torch.equal(path[[0, -1]], inliers[2:4])
     torch.testing.assert_close(path[[1, -2]], method.reconstruct(inliers[2:4]))

@@ -564,9 +564,10 @@ def test_batch_norms_and_slopes() -> None:
         for n in NETWORKS
     }
     assert slopes == {"encoder": {0.2}, "decoder": {0.2}, "mask_generator": {0.3}}
+    # second block
     assert kinds["mask_generator"].index(nn.BatchNorm2d) > kinds["mask_generator"].index(
         nn.LeakyReLU
-    )  # second block
+    )
     everywhere = OLED((3, 32, 32), width=0.1, mask_norm="all").mask_generator
     assert sum(isinstance(m, nn.BatchNorm2d) for m in everywhere.modules()) == 6
     assert not isinstance(everywhere[-2], nn.Sequential)  # the last convolution stands bare
@@ -823,9 +824,8 @@ def test_crops_are_random_in_training_and_fixed_by_the_image_in_evaluation(make:
     masks = method.masks(x)
     assert torch.equal(masks, method.masks(x))
     assert torch.equal(masks[5:6], method.masks(x[5:6]))
-    assert torch.equal(
-        masks, make("oled", mask="random10", lr=0.1).eval().masks(x)
-    )  # no seed in it
+    # no seed in it
+    assert torch.equal(masks, make("oled", mask="random10", lr=0.1).eval().masks(x))
     distinct = len(x.flatten(1).unique(dim=0))
     assert len(masks.flatten(1).unique(dim=0)) > 0.8 * distinct
     many = method.masks(textured(2000)).mean((0, 1))
@@ -941,9 +941,8 @@ def test_segmentation_compares_the_activation_map_with_the_digit(
         "segmentation_auroc_inliers": 1.0,
         "segmentation_auroc_outliers": 1.0,
     }
-    images = torch.where(
-        inliers > 0, inliers * torch.rand(inliers.shape), inliers
-    )  # grey values count as digit too
+    # grey values count as digit too
+    images = torch.where(inliers > 0, inliers * torch.rand(inliers.shape), inliers)
     monkeypatch.setattr(method.mask_generator, "forward", lambda x: -x)
     assert segmentation(method, images, outliers) == {
         "segmentation_auroc_inliers": 0.0,

@@ -145,9 +145,8 @@ def test_a_residual_block_adds_its_input_where_shapes_allow() -> None:
     for block in (same, other):
         nn.init.zeros_(block.body[-1].weight)
     assert torch.equal(same(x), x)
-    strided = nn.functional.conv2d(
-        other.enter(x), other.shortcut.weight, None, 2
-    )  # the paper's shortcut
+    # the paper's shortcut
+    strided = nn.functional.conv2d(other.enter(x), other.shortcut.weight, None, 2)
     torch.testing.assert_close(other(x), strided)
 
 

@@ -155,15 +155,8 @@ def test_the_authors_unet_at_32_pixels() -> None:
         for m in SkipGANomaly((3, 32, 32)).generator.modules()
         if isinstance(m, nn.BatchNorm2d)
     ]
-    assert sorted(norms) == [
-        64,
-        128,
-        128,
-        256,
-        256,
-        512,
-        512,
-    ]  # none on the first, the last and the bottom layer
+    # none on the first, the last and the bottom layer
+    assert sorted(norms) == [64, 128, 128, 256, 256, 512, 512]
 
 
 def test_skips_carry_every_map_past_what_is_inside() -> None:
@@ -243,9 +236,8 @@ def test_scores_by_hand(make: Make, norm: str) -> None:
     np.testing.assert_allclose(scores["context"], context, rtol=1e-5)
     np.testing.assert_allclose(scores["latent"], latent, rtol=1e-4)
     np.testing.assert_allclose(scores["novelty"], 0.7 * context + 0.3 * latent, rtol=1e-4)
-    np.testing.assert_allclose(
-        loss, np.abs(gap).mean(1), rtol=1e-5
-    )  # L1, whatever the score's norm
+    # L1, whatever the score's norm
+    np.testing.assert_allclose(loss, np.abs(gap).mean(1), rtol=1e-5)
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:

@@ -117,9 +117,8 @@ def test_a_run_on_digits_scores_pictures_of_digits(
     for name in run.ids[:20]:
         at = samples.ids.tolist().index(name)
         pixels = samples.images[at, 0].numpy()
-        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(
-            f"{at:04d}.png"
-        )  # as colour, as many tools save them
+        # as colour, as many tools save them
+        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(f"{at:04d}.png")
     assert predict.main([f"run={folder}", "input=./*.png"]) == 0
     found = rows_of(Path("scores.csv"))
     for name, score in list(zip(run.ids, run.columns["residual"], strict=True))[:20]:
@@ -593,9 +592,8 @@ def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expressi
         *shifted(pictures[0], (0, 1, 2)),  # one picture (3, H, W), or three grey ones
         *shifted(pictures, (0, 2, 3, 1)),
         *shifted(pictures.astype(np.float32) / 255, (0, 2, 3, 1)),
-        np.concatenate([pictures, pictures[:, :1]], 1).transpose(
-            0, 2, 3, 1
-        ),  # with an alpha channel
+        # with an alpha channel
+        np.concatenate([pictures, pictures[:, :1]], 1).transpose(0, 2, 3, 1),
         np.concatenate([pictures, pictures[:, :1]], 1)[0].transpose(1, 2, 0),
         np.concatenate([pictures, pictures[:, :1]], 1)[0],
     ]

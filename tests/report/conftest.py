@@ -140,9 +140,8 @@ def write_run(outputs: Path) -> WriteRun:
         (folder / "figures" / "roc.png").write_bytes(b"\x89PNG")
         result = result_of(method, data, protocol, inlier, seed, scores, floors) | {"files": files}
         change(result)
-        (folder / "result.json").write_text(
-            json.dumps(result, indent=1)
-        )  # as write_result, but does not wait for the disk
+        # as write_result, but does not wait for the disk
+        (folder / "result.json").write_text(json.dumps(result, indent=1))
         return folder
 
     return write

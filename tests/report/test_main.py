@@ -54,9 +54,8 @@ def test_writes_four_files_without_torch(outputs: Path, write_run: WriteRun) -> 
     ]
     for name in written[:-2]:
         assert str(outputs / "report" / name) in done.stdout
-        assert (
-            str(outputs) not in (outputs / "report" / name).read_text()
-        )  # nothing says where it was made
+        # nothing says where it was made
+        assert str(outputs) not in (outputs / "report" / name).read_text()
 
 
 def test_the_default_folder_is_outputs(outputs: Path, write_run: WriteRun) -> None:

@@ -257,9 +257,8 @@ def test_sorts_by_mouse_and_by_keyboard(browser: Any, two_sections: Path) -> Non
 def test_cells_without_a_number_come_last(browser: Any, outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9)
     opened = Opened(browser, page_of(outputs))
-    table = opened.page.locator(
-        "figure table"
-    ).first  # a printed table: others' rows have no number for digit 0
+    # a printed table: others' rows have no number for digit 0
+    table = opened.page.locator("figure table").first
     for reverse in (False, True):
         table.locator("thead button").nth(1).click()
         shown = table.evaluate(

@@ -199,9 +199,8 @@ def test_every_way_to_shorten_is_marked_in_every_format(
         assert reason in text and "†" in text, name
     assert "0.9900" in formats["md"] and "0.9450" not in formats["md"]  # no mean of both
     assert f"**{method}**" in formats["md"]
-    assert not [
-        line for line in formats["md"].splitlines() if "†" in line and "**" in line
-    ]  # never bold
+    # never bold
+    assert not [line for line in formats["md"].splitlines() if "†" in line and "**" in line]
     records = list(csv.DictReader(io.StringIO(formats["csv"])))
     marked = [record for record in records if record["shortened"]]
     assert {record["kind"] for record in marked} == {"ours", "run"}
@@ -226,9 +225,8 @@ def test_whole_is_what_the_runs_own_recipe_has() -> None:
     hostile = compare_to_recipe(
         "../ocgan", "../mnist", "/etc/passwd", "../..", options, 5000, False
     )
-    assert hostile.shorter == (
-        "25 of 200 epochs",
-    )  # conf/trainer's own; nothing outside conf/ is read
+    # conf/trainer's own; nothing outside conf/ is read
+    assert hostile.shorter == ("25 of 200 epochs",)
 
 
 def trial(**options: Any) -> Change:

@@ -75,9 +75,8 @@ def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
         assert expected in texts, expected
     assert made.svg.count("<polyline") == 4  # the constant one is no loss
     lines = re.findall(r'points="([^"]+)"', made.svg)
-    assert (
-        len(set(lines)) == 1
-    )  # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
+    # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
+    assert len(set(lines)) == 1
     # inliers a and c, then the outlier b: the images, then what each method makes of them
     assert greys(made.svg) == [1, 3, 2, 70, 70, 70, 90, 90, 90]
 

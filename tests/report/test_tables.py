@@ -363,10 +363,8 @@ def test_comparisons_are_over_shared_cells(outputs: Path, write_run: WriteRun) -
     document, lines = make(outputs)
     (pair,) = [row for row in rows(document, "Paired", "ocgan") if row["second"] == "oled"]
     assert (pair["classes"], pair["cells"], pair["wins-ties-losses"]) == ("8", "8", "8-0-0")
-    assert (pair["p"], pair["Holm p"]) == (
-        "0.00781",
-        "0.0391",
-    )  # 2 / 2**8, five comparisons with the floors
+    # 2 / 2**8, five comparisons with the floors
+    assert (pair["p"], pair["Holm p"]) == ("0.00781", "0.0391")
     assert pair["what it says"] == "first is higher"
     (record,) = [line for line in lines if line["row"] == "ocgan minus oled"]
     assert float(record["value"]) == pytest.approx(0.1035) and float(record["p"]) == 2 / 2**8

@@ -164,9 +164,8 @@ def test_class_names_are_a_column_of_their_own(tmp_path: Path) -> None:
         again = read_scores(tmp_path / f"{name}.csv")
         assert again.classes == scores.classes and list(again.columns) == ["mse"]
         np.testing.assert_array_equal(again.columns["mse"], columns["mse"])
-    assert (
-        (tmp_path / "plain.csv").read_text().startswith("id,label,is_outlier,mse\n")
-    )  # as it always was
+    # as it always was
+    assert (tmp_path / "plain.csv").read_text().startswith("id,label,is_outlier,mse\n")
     assert (
         (tmp_path / "named.csv")
         .read_text()

@@ -20,7 +20,7 @@ from noveltylab.errors import UserError
 from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import read_scores
 from noveltylab.training import fit as train
-from tests.conftest import TINY
+from tests.conftest import TINY, killed
 from tests.methods.conftest import METHODS
 
 Run = Callable[..., dict[str, Any]]
@@ -124,37 +124,20 @@ def test_same_seed_same_scores_and_another_seed_others(run_here: Run, tmp_path: 
     assert texts[0] != texts[2]
 
 
-class Killed(BaseException):
-    """Stands in for SIGKILL inside one process."""
-
-
 @pytest.mark.parametrize("option", ["trainer.lr_decay_from=0.25", "trainer.average_epochs=1.5"])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_killed_run_resumes_to_the_same_bytes(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, option: str
+    run_here: Run, tmp_path: Path, epoch: int, option: str
 ) -> None:
     """Killed after `epoch` of 4 epochs, in the middle of the next one (or before scoring): mining
     starts in the last.
     """
     arguments = (*TINY, "trainer.checkpoint_seconds=0", option)
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
-    step = train.Method.training_step
-
-    def kill(self: Any, chunk: Any, index: int) -> None:
-        step(self, chunk, index)
-        if self.current_epoch == epoch:
-            raise Killed
-
-    monkeypatch.setattr(train.Method, "training_step", kill)
-    if epoch == 4:
-        monkeypatch.setattr(
-            "noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed())
-        )
     torch.rand(7)
-    with pytest.raises(Killed):
+    with killed(epoch, before_scoring=epoch == 4):
         run_here(*arguments)
     assert not list((tmp_path / "outputs" / "p1").rglob("result.json"))
-    monkeypatch.undo()
     resumed = run_here(*arguments)
     assert resumed["scores"] == whole["scores"]
     assert resumed["selected"]["epoch"] == whole["selected"]["epoch"]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,8 @@ from noveltylab.methods.base import find_method
 from noveltylab.results import provenance as results
 from noveltylab.run import folder as run_folder
 from noveltylab.run.build import check_count
-from noveltylab.training import fit as train
+from tests.conftest import killed
 from tests.methods.conftest import METHODS, method_config
-from tests.run.test_pipeline import Killed
 
 Run = Callable[..., dict[str, Any]]
 SMALL_AE = (
@@ -97,7 +97,6 @@ def test_a_run_over_changed_images_is_refused_with_what_changed(
     run_here: Run,
     tmp_path: Path,
     parts: Path,
-    monkeypatch: pytest.MonkeyPatch,
     kind: str,
     complete: bool,
 ) -> None:
@@ -110,21 +109,8 @@ def test_a_run_over_changed_images_is_refused_with_what_changed(
         *SMALL_AE,
         "trainer.checkpoint_seconds=0",
     )
-    step = train.Method.training_step
-
-    def kill(self: Any, chunk: Any, index: int) -> None:
-        step(self, chunk, index)
-        if self.current_epoch == 1:
-            raise Killed
-
-    if complete:
+    with nullcontext() if complete else killed(1):
         run_here(*arguments)
-    else:
-        monkeypatch.setattr(train.Method, "training_step", kill)
-        with pytest.raises(Killed):
-            run_here(*arguments)
-        monkeypatch.undo()
-        monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))
     before = contents(tmp_path / "outputs")
     change(parts)
     with pytest.raises(UserError, match=rf"begun with other images: {message}; put them back"):

@@ -126,9 +126,8 @@ def test_scores_apart_by_rounding_are_ties() -> None:
     for moved in (held_out, held_out - 9e-5 * size, held_out + 9e-5 * size):
         assert Calibration(held_out).ranks(moved).tolist() == [7, 6, 5, 4, 3, 2]
     assert Calibration(held_out).ranks(held_out + 2e-4 * size).tolist() == [6, 5, 4, 3, 2, 1]
-    close = 1000 + 0.01 * np.arange(
-        40
-    )  # apart by a tenth of TOLERANCE, and told apart all the same
+    # apart by a tenth of TOLERANCE, and told apart all the same
+    close = 1000 + 0.01 * np.arange(40)
     assert Calibration(close).ranks(close + 0.005).tolist() == list(range(40, 0, -1))
 
 
@@ -166,9 +165,8 @@ def test_the_realised_rate_on_fresh_inliers_is_the_chosen_one(
     """Test inliers that no stage has seen: their false positives follow the beta-binomial law of
     fresh and held-out ones.
     """
-    monkeypatch.setattr(
-        "noveltylab.run.pipeline.draw", lambda *_: None
-    )  # the pictures take longer than all the rest
+    # the pictures take longer than all the rest
+    monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)
     SETS[data][0](tmp_path)
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
     root = tmp_path / "own" if data == "folder" else tmp_path

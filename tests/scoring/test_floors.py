@@ -119,9 +119,8 @@ def test_kept_floors_are_those_of_the_same_preprocessing(
         )
     assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings)
     assert floors_of(samples, "none", False, 8).keys() == RAW
-    assert (
-        len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings) + 1
-    )  # another size
+    # another size
+    assert len(list((tmp_path / "shared").glob("floors-*.npz"))) == len(settings) + 1
 
 
 def test_norm_is_large_where_the_image_leaves_the_mean(samples: Samples) -> None:

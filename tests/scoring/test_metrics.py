@@ -45,9 +45,8 @@ def tied_cases(draw: st.DrawFn) -> Case:
 def reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> dict[str, float]:
     """By scikit-learn, and EER by bisection on its interpolated curve."""
     fpr, tpr, _ = roc_curve(is_outlier, scores)
-    along = np.arange(
-        len(fpr), dtype=float
-    )  # FPR and TPR may both jump: go along the curve, not along one axis
+    # FPR and TPR may both jump: go along the curve, not along one axis
+    along = np.arange(len(fpr), dtype=float)
     low, high = 0.0, along[-1]
     for _ in range(100):
         middle = (low + high) / 2
@@ -102,10 +101,8 @@ def test_known_values() -> None:
 
 
 def test_fpr95_needs_95_percent_and_no_more() -> None:
-    inliers, outliers = (
-        np.arange(10) + 0.5,
-        np.r_[np.full(19, 9.0), 0.0],
-    )  # the last of 20 outliers is under all inliers
+    # the last of 20 outliers is under all inliers
+    inliers, outliers = (np.arange(10) + 0.5, np.r_[np.full(19, 9.0), 0.0])
     is_outlier = np.r_[np.zeros(10), np.ones(20)]
     assert evaluate(np.r_[inliers, outliers], is_outlier)["fpr95"] == 0.1
     outliers[0] = 0.0
@@ -181,9 +178,8 @@ def test_equal_error_threshold_is_the_best_of_all(drawn: Case) -> None:
 
 def test_half_total_error_rate_across_two_sets_by_hand() -> None:
     threshold = equal_error_threshold([1, 2, 3, 4, 3.5, 5, 6, 7], [0, 0, 0, 0, 1, 1, 1, 1])
-    assert (
-        threshold == 3.5
-    )  # one of four live faces is above it (4), one of four attacks is not (3.5)
+    # one of four live faces is above it (4), one of four attacks is not (3.5)
+    assert threshold == 3.5
     assert half_total_error_rate([3, 4, 3, 4, 9], [0, 0, 1, 1, 1], threshold) == pytest.approx(
         (1 / 2 + 1 / 3) / 2
     )

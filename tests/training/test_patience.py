@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from noveltylab.run.pipeline import score as SCORE
 from noveltylab.training import checkpoints as selection
-from noveltylab.training import fit as train
-from tests.conftest import TINY
+from tests.conftest import TINY, killed
 
 Run = Callable[..., dict[str, Any]]
 #: An auto-encoder of seconds; a look after each of 8 epochs.
@@ -90,16 +88,11 @@ def test_patience_begins_with_the_whole_method(
     assert result["epochs"]["trained"] == (7 if whole == "true" else 6)
 
 
-class Killed(BaseException):
-    """Stands in for SIGKILL inside one process."""
-
-
 @pytest.mark.parametrize("epoch", [2, 4])
 @pytest.mark.parametrize("option", ["trainer.average_epochs=0", "trainer.average_epochs=1.5"])
 def test_a_killed_run_stops_where_it_would_have(
     run_here: Run,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     losses: Callable[..., None],
     epoch: int,
     option: str,
@@ -110,22 +103,9 @@ def test_a_killed_run_stops_where_it_would_have(
     losses(3, 1, 2, 2, 2, 2, 2, 2)
     arguments = (*SHORT, "trainer.patience=2", "trainer.checkpoint_seconds=0", option)
     whole = run_here(f"output={tmp_path / 'outputs' / 'whole'}", *arguments)
-    step = train.Method.training_step
-
-    def kill(self: Any, chunk: Any, index: int) -> None:
-        step(self, chunk, index)
-        if self.current_epoch == epoch:
-            raise Killed
-
-    monkeypatch.setattr(train.Method, "training_step", kill)
-    if epoch == 4:  # never reached: it ends before
-        monkeypatch.setattr(
-            "noveltylab.run.pipeline.score", lambda *_: (_ for _ in ()).throw(Killed())
-        )
-    with pytest.raises(Killed):
+    # no fifth epoch begins: training ends before
+    with killed(epoch, before_scoring=epoch == 4):
         run_here(*arguments)
-    monkeypatch.setattr(train.Method, "training_step", step)
-    monkeypatch.setattr("noveltylab.run.pipeline.score", SCORE)
     resumed = run_here(*arguments)
     assert resumed["epochs"] == whole["epochs"] == {"planned": 8, "trained": 4}
     assert (resumed["selected"], resumed["scores"]) == (whole["selected"], whole["scores"])

@@ -216,9 +216,8 @@ def test_small_layers_small_batches_other_sizes_and_types_do_not(used: list[str]
     ):
         cpu_layers.use_winograd(layer, True)
         layer(maps(64, channels, 8, 8, dtype=torch.float32))
-    small = cpu_layers.Conv2d(
-        128, 128, 3, 2, 1
-    )  # enough weights, but a kernel that it hardly helps
+    # enough weights, but a kernel that it hardly helps
+    small = cpu_layers.Conv2d(128, 128, 3, 2, 1)
     cpu_layers.use_winograd(small, True)
     small(maps(64, 128, 8, 8, dtype=torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
