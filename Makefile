@@ -54,7 +54,7 @@ floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($N
 	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false method=pca,knn data.contrast=gcn data.subtract_mean=true output=outputs/classical_gcn
 	$(FLOORS) data=mnist,fmnist protocol=p1 'inlier=range(0,10)' seed=0,1,2
 	$(FLOORS) data=coil20 protocol=p1 'inlier=range(0,20)' seed=0,1,2
-	$(FLOORS) data=mnist protocol=memae 'inlier=range(0,10)' seed=0,1,2
+	$(FLOORS) data=mnist protocol=two_thirds 'inlier=range(0,10)' seed=0,1,2
 	$(FLOORS) data=ucsd data.limit_train=8192
 	$(FLOORS) data=dcase 'inlier=$(SCENES)' data.verify=false
 	$(BIN)/python -m experiments.keep outputs/classical_gcn classical_gcn

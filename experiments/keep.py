@@ -25,6 +25,7 @@ from noveltylab.report.tables import build
 from noveltylab.report.text import to_markdown
 from noveltylab.results.archive import SUFFIX, Row, write_rows
 from noveltylab.results.files import write_atomic
+from noveltylab.results.older import place_of_today
 from noveltylab.results.record import read_result
 
 TABLES = EXPERIMENTS = Path(__file__).parent
@@ -184,7 +185,9 @@ def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
 def row_of(folder: Path, name: str, also: tuple[str, ...] = ()) -> Row:
     """A complete run folder as a row of the archive of that name."""
     files = {file: (folder / file).read_bytes().decode() for file in also}
-    return Row("/".join(folder.parts[-5:]), portable(read_result(folder), name), files)
+    return Row(
+        "/".join(place_of_today(folder.parts[-5:])), portable(read_result(folder), name), files
+    )
 
 
 def portable(result: dict[str, Any], name: str) -> dict[str, Any]:

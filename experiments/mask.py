@@ -47,7 +47,7 @@ def sentences() -> list[str]:
         else ""
     )
     lines.append(f"s_mask by what chose the epoch: {chosen}{same}.")
-    (digits,) = cells("mnist_memae").values()
+    (digits,) = cells("mnist_two_thirds").values()
     gains = [
         first - second
         for first, second in zip(aurocs(digits, "s_mask"), aurocs(digits, "s_rec"), strict=True)

@@ -34,7 +34,7 @@ FLOORS = (
     Floor(
         "data",
         "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_files dcase_meta "
-        "dcase_sound dcase_waveform decode digits fmnist folder inlier layout load mnist "
+        "dcase_sound dcase_waveform decode digits fmnist images inlier layout load mnist "
         "preprocess protocols root samples split stored ucsd ucsd_files wholes",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),

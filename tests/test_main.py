@@ -41,10 +41,24 @@ REFUSED = {
         ["method=nda", "method.preset=adam"],
         "now it is method.optimizer=adam",
     ),
+    "what two_thirds was once": (
+        ["-m", "protocol=p1,memae"],
+        "protocol=p1,memae: no such option any more; now it is protocol=two_thirds",
+    ),
+    "what folders was once": (
+        ["data=images", "protocol=folder"],
+        "protocol=folder: no such option any more; now it is protocol=folders",
+    ),
+    "what images was once": (
+        ["data=folder", "data.root=parts"],
+        "data=folder: no such option any more; now it is data=images",
+    ),
+    "a name of once": (["protocol.name=memae"], "now it is protocol.name=two_thirds"),
+    "a data set's name of once": (["data.name=folder"], "now it is data.name=images"),
     "unknown data": (["data=mnits"], "did you mean 'mnist'?"),
     "unknown protocol": (
         ["protocol=p3"],
-        "Choose from: cross, folder, frames, memae, p1, p2, scenes",
+        "Choose from: cross, folders, frames, p1, p2, scenes, two_thirds",
     ),
     "unknown group": (["methd=ocgan"], "methd: no such option; did you mean 'method'?"),
     "misspelt key": (
@@ -78,7 +92,7 @@ REFUSED = {
     "protocol option": (["protocol=p1", "protocol.val_fraction=2"], "protocol.val_fraction"),
     "protocol without official split": (
         ["data=digits", "protocol=p2"],
-        "protocol=p2 does not fit data=digits; it can be p1, memae",
+        "protocol=p2 does not fit data=digits; it can be p1, two_thirds",
     ),
     "selection without held-out inliers": (
         ["protocol.val_fraction=0"],
@@ -158,7 +172,7 @@ REFUSED = {
     "wrong flag": (["--foo"], "unrecognized arguments: --foo"),
     "empty path": (["output="], "output=: the path is empty; name a folder"),
     "path of nobody": (
-        ["data=folder", "data.root=Größe (2)"],
+        ["data=images", "data.root=Größe (2)"],
         "data.root=Größe (2): no such folder",
     ),
     "too long a path": (

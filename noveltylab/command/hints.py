@@ -67,6 +67,12 @@ MOVED = {
     "method.bounded_latent=true": "method.latent_bound=tanh",
     "method.bounded_latent=false": "method.latent_bound=none",
     "method.ablation=gan": "method.entropy=false method.channel_attention=false",
+    "protocol=memae": "protocol=two_thirds",
+    "protocol=folder": "protocol=folders",
+    "protocol.name=memae": "protocol.name=two_thirds",
+    "protocol.name=folder": "protocol.name=folders",
+    "data=folder": "data=images",
+    "data.name=folder": "data.name=images",
 }
 #: names that are hinted at together
 MOST = 3

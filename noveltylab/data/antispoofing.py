@@ -5,7 +5,7 @@
 `source` and `target` name two sets; genuine videos of the source train. A class folder called
 genuine, real or live (in any case) holds genuine videos, every other one attacks; the videos may
 lie deeper (attack/print/<video>). A video is a folder of its images in any format that
-`data=folder` reads: its frames, or the optical flow between them (NDA takes FlowNet2's). An image
+`data=images` reads: its frames, or the optical flow between them (NDA takes FlowNet2's). An image
 right in a class folder is a video of one image. There are no checksums: files are what they are.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noveltylab.data.folder import read_images
+from noveltylab.data.images import read_images
 from noveltylab.data.layout import shown, walk_images
 from noveltylab.data.root import missing
 from noveltylab.data.samples import Samples, Units

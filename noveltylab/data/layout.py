@@ -137,7 +137,7 @@ def find_layout(root: str | Path | None) -> Layout:
     """The layout of a folder; UserError says what it holds if there is none."""
     if root is None:
         raise UserError(
-            "data=folder needs data.root, the folder of your images; e.g. data.root=~/parts"
+            "data=images needs data.root, the folder of your images; e.g. data.root=~/parts"
         )
     try:
         root = Path(root).expanduser()

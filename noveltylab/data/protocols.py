@@ -136,7 +136,7 @@ def p2(
     return _assemble(train, test, labels, inlier, _held_out_share(val_fraction, folds))
 
 
-def memae(
+def two_thirds(
     labels: Labels,
     inlier: int,
     *,
@@ -147,7 +147,7 @@ def memae(
     anomaly_ratio_of: str = "inliers",
     folds: int = 0,
 ) -> Split:
-    """MemAE protocol: parts pooled, inliers cut 2:1, test outliers a ratio of the test.
+    """Two thirds of the inliers train, as in MemAE: parts pooled, fewer outliers than test inliers.
 
     anomaly_ratio_of says of what: of the test inliers, or of the test's total.
     """
@@ -162,7 +162,7 @@ def memae(
     if anomaly_ratio_of == "total":
         # 1e-9 keeps an exact quotient such as 0.3 * 7 / 0.7 from being floored to the integer below
         count = ratio * len(test) / (1 - ratio) + 1e-9
-    outliers = _draw(rng, labels, inlier, int(count), "memae")
+    outliers = _draw(rng, labels, inlier, int(count), "two_thirds")
     test = np.concatenate([test, outliers])
     return _assemble(train, test, labels, inlier, _held_out_share(val_fraction, folds))
 
@@ -231,7 +231,7 @@ def scenes(
     return Split(train, val, test, labels[test] != inlier, aggregate=agg)
 
 
-def folder(
+def folders(
     labels: Labels,
     official_test: Flags | None,
     inlier: int,
@@ -322,7 +322,7 @@ def cross(
     )
 
 
-_FUNCTIONS = (p1, p2, memae, frames, scenes, folder, cross)
+_FUNCTIONS = (p1, p2, two_thirds, frames, scenes, folders, cross)
 PROTOCOLS: dict[str, Callable[..., Split]] = {
     protocol.__name__: protocol for protocol in _FUNCTIONS
 }

@@ -1,6 +1,6 @@
 """Scores new files with a finished run: novelty score, p-value and decision of each, as a CSV file and on request a page.
 
-    python -m noveltylab predict run=outputs/folder/ca_entropy/folder/inlier0/seed0 input=new/
+    python -m noveltylab predict run=outputs/folders/ca_entropy/images/inlier0/seed0 input=new/
     python -m noveltylab predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
     python -m noveltylab predict run=<run folder> input=belt.mp4 fdr=0.1
 

@@ -1,7 +1,7 @@
 """A finished run as something that scores new images.
 
     from noveltylab import load_detector
-    detector = load_detector("outputs/folder/ca_entropy/folder/inlier0/seed0")
+    detector = load_detector("outputs/folders/ca_entropy/images/inlier0/seed0")
     table = detector.frame(["new/0001.png", "new/0002.png"])        # a pandas data frame
 
 `load.py` makes a detector of a run folder.

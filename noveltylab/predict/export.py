@@ -1,6 +1,6 @@
 """Writes a finished run as one graph, preprocessing and score together, for use without noveltylab.
 
-    python -m noveltylab export run=outputs/folder/ca_entropy/folder/inlier0/seed0 format=onnx
+    python -m noveltylab export run=outputs/folders/ca_entropy/images/inlier0/seed0 format=onnx
     python -m noveltylab export run=<run folder> format=torch_export output=parts.pt2
 
 run      the folder of a finished run
@@ -201,7 +201,7 @@ def parse(arguments: list[str]) -> tuple[Path, str, Path | None]:
             )
         values[key] = value
     for key, example in (
-        ("run", "outputs/folder/ca_entropy/folder/inlier0/seed0"),
+        ("run", "outputs/folders/ca_entropy/images/inlier0/seed0"),
         ("format", "onnx"),
     ):
         if key not in values:

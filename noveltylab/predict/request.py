@@ -19,7 +19,7 @@ NOTE = "note"
 #: how the page begins, by which one of before is known
 PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
 EXAMPLES = {
-    "run": "outputs/folder/ca_entropy/folder/inlier0/seed0",
+    "run": "outputs/folders/ca_entropy/images/inlier0/seed0",
     "input": "new/",
     "output": "scores.csv",
     "fpr": "0.01",

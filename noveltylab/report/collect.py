@@ -18,6 +18,7 @@ from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results.archive import SUFFIX, archive_of, is_archive, read_archive, without_suffix
 from noveltylab.results.files import read_tail
 from noveltylab.results.inverted import standing
+from noveltylab.results.older import place_of_today
 from noveltylab.results.phases import lacking, seen_by
 from noveltylab.results.record import load_result
 from noveltylab.results.schema import Metrics, Result, Unmeasured
@@ -213,15 +214,18 @@ def collect(folder: Path, check: bool = False) -> Collected:
         )
     collected = Collected()
     faults: list[tuple[Path, str]] = []
-    archived: set[Path] = set()
+    places: set[Path] = set()
     for path, complete in _places(top, faults):
         if not complete:
             collected.unfinished.append((path, _why_unfinished(path)))
             continue
         try:
-            if (place := without_suffix(path)) in archived:
-                raise UserError("a folder and an archive both hold this run; move one of them away")
-            archived.add(place)
+            place = _place_of_today(path)
+            if place in places:
+                raise UserError(
+                    "another folder or archive here holds this run as well; move one of them away"
+                )
+            places.add(place)
             content, run = _read(path, top)
             if check:
                 if reason := check_run(path, content):
@@ -240,6 +244,12 @@ def collect(folder: Path, check: bool = False) -> Collected:
             f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
         )
     return collected
+
+
+def _place_of_today(path: Path) -> Path:
+    """A run's place as a folder, in the names of today."""
+    parts = without_suffix(path).parts
+    return Path(*parts[:-5], *place_of_today(parts[-5:]))
 
 
 def _places(top: Path, faults: list[tuple[Path, str]]) -> list[tuple[Path, bool]]:
@@ -303,7 +313,7 @@ def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
         f"inlier{result.inlier}",
         f"seed{result.seed}",
     )
-    if folder.parts[-5:] != layout:
+    if place_of_today(folder.parts[-5:]) != layout:
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
     if isinstance(result, Unmeasured):
         return content, result

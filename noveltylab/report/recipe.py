@@ -119,7 +119,7 @@ def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:
     """The options of a method on a data set without any recipe."""
     options: dict[str, Any] = {}
     for folder, name, prefix in (
-        ("conf/data/common", "images", "data."),
+        ("conf/data/common", "image_options", "data."),
         ("conf/data", data, "data."),
         ("conf/trainer", "default", "trainer."),
         ("conf/protocol", protocol, "protocol."),

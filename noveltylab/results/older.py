@@ -1,6 +1,7 @@
 """Recorded configurations of older versions, in the options of today.
 
-The one place that knows what options of methods and protocols once were.
+The one place that knows what options of methods and protocols once were, and which protocols and
+data sets had another name.
 
 Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what
 `recipe=ours` is.
@@ -9,6 +10,10 @@ Once a method had its own `preset`, and null stood for a number of the code; `pr
 from collections.abc import Sequence
 from typing import Any
 
+#: Protocols that had another name: their old name and that of today.
+PROTOCOLS = {"memae": "two_thirds", "folder": "folders"}
+#: The same for data sets.
+DATA_SETS = {"folder": "images"}
 #: Options of protocols that came later, with the value that reproduces runs from before them.
 PROTOCOL_VALUES: dict[str, Any] = {"protocol.folds": 0}
 #: The same for the options of a method, by its `_target_`.
@@ -113,7 +118,7 @@ def in_options_of_today(
         config: Of a config.yaml or a result.json.
         shape: Of the run's images (C, H, W), where it is known.
     """
-    method, data = config.get("method"), config.get("data")
+    method, data, protocol = config.get("method"), config.get("data"), config.get("protocol")
     if not isinstance(method, dict) or not isinstance(data, dict):
         return config  # damaged, which its reader says
     module = str(method.get("_target_")).rpartition(".")[0]
@@ -121,7 +126,37 @@ def in_options_of_today(
     if translate is not None:
         method = translate(method, data, shape)
     recipe = config.get("recipe", _preset(str(method.get("name"))))
-    return {**config, "method": method, "recipe": recipe}
+    today = {**config, "method": method, "data": _renamed_data(data), "recipe": recipe}
+    if isinstance(protocol, dict):
+        today["protocol"] = _renamed(protocol, PROTOCOLS)
+    return today
+
+
+def place_of_today(place: Sequence[str]) -> tuple[str, ...]:
+    """The parts of a run's place in the names of today.
+
+    Args:
+        place: <protocol>, <method>, <data>, inlier<k>, seed<s>.
+    """
+    parts = list(place)
+    for level, names in ((0, PROTOCOLS), (2, DATA_SETS)):
+        if level < len(parts):
+            parts[level] = names.get(parts[level], parts[level])
+    return tuple(parts)
+
+
+def _renamed(group: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The options of a protocol or a data set under its name of today."""
+    name = str(group.get("name"))
+    return {**group, "name": names[name]} if name in names else group
+
+
+def _renamed_data(data: dict[str, Any]) -> dict[str, Any]:
+    """The options of a data set, with the names of today for it and the protocols that fit it."""
+    protocols = data.get("protocols")
+    if isinstance(protocols, list):
+        data = {**data, "protocols": [PROTOCOLS.get(str(name), name) for name in protocols]}
+    return _renamed(data, DATA_SETS)
 
 
 def _preset(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from noveltylab.errors import UserError
 from noveltylab.results.archive import archive_of, find_row
 from noveltylab.results.files import read_json, read_yaml, write_atomic
-from noveltylab.results.older import in_options_of_today
+from noveltylab.results.older import DATA_SETS, PROTOCOLS, in_options_of_today
 from noveltylab.results.schema import Result, Unmeasured, check_config, check_result
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -52,8 +52,12 @@ def load_result(folder: str | Path) -> tuple[dict[str, Any], Result | Unmeasured
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: damaged ({_line(error)}). Move it away and run again.") from None
-    config = in_options_of_today(result.config, result.input.get("shape"))
-    return {**content, "config": config}, result.model_copy(update={"config": config})
+    today = {
+        "protocol": PROTOCOLS.get(result.protocol, result.protocol),
+        "data": DATA_SETS.get(result.data, result.data),
+        "config": in_options_of_today(result.config, result.input.get("shape")),
+    }
+    return {**content, **today}, result.model_copy(update=today)
 
 
 def _content(path: Path) -> Any:

@@ -138,7 +138,7 @@ def config_folder() -> Iterator[None]:
 @pytest.mark.usefixtures("config_folder")
 @pytest.mark.parametrize("name", ["Größe (2)", "it's", "[1]", "a,b", "C:\\x\\"])
 def test_the_composed_configuration_has_it(name: str) -> None:
-    config = compose("train", readable(["data=folder", f"data.root={name}", f"output={name}"]))
+    config = compose("train", readable(["data=images", f"data.root={name}", f"output={name}"]))
     assert (config.data.root, config.output) == (name, name)
 
 

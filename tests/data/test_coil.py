@@ -604,7 +604,7 @@ def sizes(parts: Split) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("views", ["random", "contiguous"])
-def test_sizes_under_p1_and_memae(views: str) -> None:
+def test_sizes_under_p1_and_two_thirds(views: str) -> None:
     labels, facts = circle()
     left_out = 2 if views == "contiguous" else 0
     for fraction, held_out in ((0.1, 5), (0.15, 8)):
@@ -612,7 +612,7 @@ def test_sizes_under_p1_and_memae(views: str) -> None:
             "p1", labels, None, 2, seed=0, val_fraction=fraction, facts=facts, views=views
         )
         assert sizes(parts) == (57 - held_out - left_out, held_out, 15, 15)
-    assert sizes(split("memae", labels, None, 2, seed=0, val_fraction=0.1, facts=facts)) == (
+    assert sizes(split("two_thirds", labels, None, 2, seed=0, val_fraction=0.1, facts=facts)) == (
         44,
         4,
         24,
@@ -685,9 +685,9 @@ def test_objects_by_position_name_or_all() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_protocols_that_fit(name: str) -> None:
-    assert options(f"data={name}", "protocol=memae").protocol["name"] == "memae"
+    assert options(f"data={name}", "protocol=two_thirds").protocol["name"] == "two_thirds"
     with pytest.raises(
-        UserError, match=f"protocol=p2 does not fit data={name}; it can be p1, memae"
+        UserError, match=f"protocol=p2 does not fit data={name}; it can be p1, two_thirds"
     ):
         options(f"data={name}", "protocol=p2")
 

@@ -48,7 +48,7 @@ def names(labels: np.ndarray) -> np.ndarray:
     return np.array([f"id/{i}" for i in range(len(labels))])
 
 
-@pytest.mark.parametrize("protocol", ["p1", "p2", "memae"])
+@pytest.mark.parametrize("protocol", ["p1", "p2", "two_thirds"])
 @SETTINGS
 @given(case=cases())
 def test_parts_are_disjoint_and_only_the_test_holds_outliers(protocol: str, case: Any) -> None:
@@ -63,7 +63,7 @@ def test_parts_are_disjoint_and_only_the_test_holds_outliers(protocol: str, case
     assert len(result.val) == int(case[4] * (len(result.train) + len(result.val)))
 
 
-@pytest.mark.parametrize("protocol", ["p1", "p2", "memae"])
+@pytest.mark.parametrize("protocol", ["p1", "p2", "two_thirds"])
 @SETTINGS
 @given(case=cases())
 def test_same_seed_same_split_and_train_order_differs_with_the_seed(
@@ -101,15 +101,15 @@ def test_p2_is_complete(case: Any) -> None:
     )
 
 
-def test_memae_has_the_published_sizes_for_digit_8() -> None:
+def test_two_thirds_has_the_published_sizes_for_digit_8() -> None:
     labels = np.concatenate([np.full(6825, 8), np.zeros(5000, dtype=np.int64)])
-    result = split("memae", labels, None, 8, seed=0, val_fraction=0)
+    result = split("two_thirds", labels, None, 8, seed=0, val_fraction=0)
     assert (len(result.train), (~result.is_outlier).sum(), result.is_outlier.sum()) == (
         4550,
         2275,
         682,
     )
-    total = split("memae", labels, None, 8, seed=0, val_fraction=0, anomaly_ratio_of="total")
+    total = split("two_thirds", labels, None, 8, seed=0, val_fraction=0, anomaly_ratio_of="total")
     assert total.is_outlier.sum() == 975
     assert abs(total.is_outlier.mean() - 0.3) < 1e-3
 
@@ -214,7 +214,11 @@ def test_check_refuses(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("protocol", "options", "message"),
     [
-        ("p3", {}, "no protocol 'p3'.*Choose from: cross, folder, frames, memae, p1, p2, scenes"),
+        (
+            "p3",
+            {},
+            "no protocol 'p3'.*Choose from: cross, folders, frames, p1, p2, scenes, two_thirds",
+        ),
         ("p2", {}, "use protocol=p1"),
         ("p2", {"train_share": 0.5}, "no option 'train_share'"),
         ("p1", {"train_shar": 0.5}, "did you mean 'train_share'"),
@@ -223,7 +227,7 @@ def test_check_refuses(change: dict[str, Any], message: str) -> None:
         ("p1", {"inlier": 7}, "label inlier=7; labels found: 0, 1"),
         ("p1", {"inlier": 0}, "needs 20 test outliers for inlier=0, but only 5"),
         ("p1", {"inlier": 1, "train_share": 0.1}, "Too few samples"),
-        ("memae", {"anomaly_ratio_of": "totl"}, "did you mean 'total'"),
+        ("two_thirds", {"anomaly_ratio_of": "totl"}, "did you mean 'total'"),
         ("p1", {"seed": -1}, "seed must not be negative"),
     ],
 )
@@ -236,7 +240,7 @@ def test_bad_input_is_one_clear_error(protocol: str, options: dict[str, Any], me
 
 @pytest.mark.parametrize(
     ("protocol", "digest"),
-    [("p1", "e3b9307b8b54fa1b"), ("p2", "2fc1903161df37bb"), ("memae", "5d874be2092defce")],
+    [("p1", "e3b9307b8b54fa1b"), ("p2", "2fc1903161df37bb"), ("two_thirds", "5d874be2092defce")],
 )
 def test_splits_are_the_same_on_every_machine(protocol: str, digest: str) -> None:
     labels = np.arange(200) % 5

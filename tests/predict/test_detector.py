@@ -32,7 +32,7 @@ def test_the_example_of_the_readme(
     monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     write_images(Path("parts"), {"train/good": 60, "test/good": 3, "test/odd": 3})
-    folder = trained(run_here, Path("outputs"), "ca_entropy", "data=folder", "data.root=parts")
+    folder = trained(run_here, Path("outputs"), "ca_entropy", "data=images", "data.root=parts")
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     assert str(folder) in example and len([line for line in example.splitlines() if line]) == 3
     names: dict[str, Any] = {}

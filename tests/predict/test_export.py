@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltylab.data.folder import read
+from noveltylab.data.images import read
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.predict import __main__ as predict
@@ -48,7 +48,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def run_of(go: Callable[..., dict[str, Any]], method: str, *options: str) -> Path:
     common = (
-        "data=folder",
+        "data=images",
         "data.root=own",
         "data.batch_size=16",
         "data.subtract_mean=true",
@@ -177,7 +177,7 @@ def test_the_lines_of_the_readme_decide_as_predict_does(
     assert (
         note["thresholds"] == thresholds and note["weights_sha256"] == result["weights"]["sha256"]
     )
-    assert note["run"] == "folder/pca/folder/inlier0/seed0" and note["folds"] == result.get(
+    assert note["run"] == "folders/pca/images/inlier0/seed0" and note["folds"] == result.get(
         "folds", 0
     )
     # again over its own file, not over another's

@@ -80,7 +80,7 @@ def test_files_get_the_scores_of_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = trained(
-        run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}", "select=last"
+        run_here, tmp_path / "outputs", method, "data=images", f"data.root={own}", "select=last"
     )
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert predict.main([f"run={folder}", f"input={own / 'test'}", "fpr=0.1"]) == 0
@@ -132,7 +132,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOVELTYLAB_CACHE", str(root / "cache"))
-        return trained(run_in(root), root / "outputs", "pca", "data=folder", f"data.root={own}")
+        return trained(run_in(root), root / "outputs", "pca", "data=images", f"data.root={own}")
 
 
 def test_broken_huge_empty_and_hostile_files(
@@ -177,7 +177,7 @@ def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
 def test_the_page_shows_the_most_novel_first(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str
 ) -> None:
-    folder = trained(run_here, tmp_path / "outputs", method, "data=folder", f"data.root={own}")
+    folder = trained(run_here, tmp_path / "outputs", method, "data=images", f"data.root={own}")
     hostile_name = "<img src=x onerror=alert(1)>.png"
     shutil.copy(own / "test/odd/0000.png", hostile_name)
     (Path("torn.png")).write_bytes(b"torn")
@@ -265,7 +265,7 @@ def test_no_held_out_inliers_no_p_values(
     own: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ("data=folder", f"data.root={own}", "protocol.val_fraction=0", "select=last")
+    options = ("data=images", f"data.root={own}", "protocol.val_fraction=0", "select=last")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
     assert predict.main([f"run={folder}", f"input={own / 'test'}", "--html"]) == 0
     rows = rows_of(Path("scores.csv")).values()

@@ -231,6 +231,6 @@ def test_faults_of_an_archive_are_named(outputs: Path, write_run: WriteRun) -> N
     found = collect(outputs)
     assert [run.folder for run in found.runs] == [again]
     (twice, elsewhere, line) = found.damaged
-    assert twice[0] == archive / again.relative_to(outputs / "plan") and "both hold" in twice[1]
+    assert twice[0] == archive / again.relative_to(outputs / "plan") and "as well" in twice[1]
     assert elsewhere[0].name == "seed1" and "lies elsewhere" in elsewhere[1]
     assert line == (archive, "line 3: damaged (holds no result)")

@@ -217,8 +217,8 @@ def test_whole_is_what_the_runs_own_recipe_has() -> None:
         "ocgan", "mnist", "p2", "", options | {"recipe": "../paper"}, 5000, False
     )
     assert unknown.shorter == ("25 of 200 epochs",)
-    labelled = {"trainer.max_epochs": 99, "data.name": "folder", "data.classes": "folders"}
-    own = compare_to_recipe("ca_entropy", "bottle", "folder", "", labelled, 60, False)
+    labelled = {"trainer.max_epochs": 99, "data.name": "images", "data.classes": "folders"}
+    own = compare_to_recipe("ca_entropy", "bottle", "folders", "", labelled, 60, False)
     assert own.shorter == ("99 of 100 epochs",)
     whole = compare_to_recipe("ocgan", "mnist", "p2", "", options, 5000, False)
     assert not whole.shorter and not whole.fewer_images and whole.other_input == 0

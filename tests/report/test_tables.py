@@ -263,14 +263,14 @@ def test_rows_of_a_sweep_over_a_hyperparameter_are_in_no_papers_table(
 ) -> None:
     write_run(
         "oled_t75.0",
-        protocol="memae",
+        protocol="two_thirds",
         auroc={"s_mask": 0.5},
         output=outputs / "oled" / "sweep_t",
         change=of_oled,
     )
     write_run(
         "oled",
-        protocol="memae",
+        protocol="two_thirds",
         auroc={"s_mask": 0.9},
         output=outputs / "oled" / "table1_mnist",
         change=of_oled,
@@ -333,9 +333,13 @@ def test_columns_that_are_no_classes(outputs: Path, write_run: WriteRun) -> None
         }
 
     write_run(
-        "oled", protocol="memae", inlier=8, auroc={"s_mask": 0.9, "s_rec": 0.8}, change=segmentation
+        "oled",
+        protocol="two_thirds",
+        inlier=8,
+        auroc={"s_mask": 0.9, "s_rec": 0.8},
+        change=segmentation,
     )
-    write_run("oled", protocol="memae", inlier=3, auroc={"s_mask": 0.9, "s_rec": 0.8})
+    write_run("oled", protocol="two_thirds", inlier=3, auroc={"s_mask": 0.9, "s_rec": 0.8})
     document, _ = make(outputs, "oled/table5_mnist")
     (ours,) = rows(document, "Printed numbers", "ours: oled, s_mask")
     assert (ours["Inlier"], ours["Outlier"], ours["cells"]) == ("0.5000", "0.7500", "1 of 3")

@@ -103,7 +103,7 @@ def test_a_run_over_changed_images_is_refused_with_what_changed(
     """Interrupted after its first epoch, or complete already."""
     change, message = CHANGES[kind]
     arguments = (
-        "data=folder",
+        "data=images",
         f"data.root={parts}",
         "data.size=8",
         *SMALL_AE,
@@ -121,7 +121,7 @@ def test_a_run_over_changed_images_is_refused_with_what_changed(
 def test_the_same_images_written_again_are_the_same(
     run_here: Run, parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("data=folder", f"data.root={parts}", "data.size=8", "method=pca")
+    arguments = ("data=images", f"data.root={parts}", "data.size=8", "method=pca")
     run_here(*arguments)
     write_images(parts / "train" / "good", 20)  # other times, equal contents
     run_here(*arguments)
@@ -357,7 +357,7 @@ def test_what_is_advised_is_enough(run_here: Run, tmp_path: Path, method: str) -
     write_images(tmp_path / "parts", 9)
     arguments = (
         f"method={method}",
-        "data=folder",
+        "data=images",
         f"data.root={tmp_path / 'parts'}",
         "trainer.max_epochs=1",
     )

@@ -148,7 +148,7 @@ def test_bad_rates_are_refused(fpr: float) -> None:
 SETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "digits": (lambda root: None, "3"),
     "mnist": (lambda root: write_mnist(root, n_train=3000, n_test=100), "3"),
-    "folder": (lambda root: write_images(root / "own", {"": 400}), "good"),
+    "images": (lambda root: write_images(root / "own", {"": 400}), "good"),
 }
 METHODS = ("pca", "knn", "gmm", "iforest", "ca_entropy")
 
@@ -169,8 +169,8 @@ def test_the_realised_rate_on_fresh_inliers_is_the_chosen_one(
     monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)
     SETS[data][0](tmp_path)
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(method, {}).items()]
-    root = tmp_path / "own" if data == "folder" else tmp_path
-    protocol = "folder" if data == "folder" else "p1"
+    root = tmp_path / "own" if data == "images" else tmp_path
+    protocol = "folders" if data == "images" else "p1"
     run_here(
         f"method={method}", f"data={data}", f"data.root={root}", f"inlier={SETS[data][1]}", f"protocol={protocol}",
         "data.verify=false", "protocol.val_fraction=0.5", "protocol.train_share=0.6", "trainer.max_epochs=2",

@@ -114,7 +114,7 @@ def run_with(
 ) -> tuple[Path, dict[str, Any]]:
     result = go(
         f"method={method}",
-        "data=folder",
+        "data=images",
         f"data.root={images}",
         "trainer.accelerator=cpu",
         *options,
@@ -183,7 +183,7 @@ def test_what_cannot_be_folded_is_refused(
     run_here: Callable[..., dict[str, Any]], small: Path, options: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        run_here("data=folder", f"data.root={small}", *options)
+        run_here("data=images", f"data.root={small}", *options)
     assert not list(small.parent.rglob("config.yaml"))
 
 
@@ -198,7 +198,7 @@ def test_a_run_with_too_few_says_what_helps(
     assert [row.get("more_images") for row in result["thresholds"]["at"]] == [435, 35, None]
     for remedy in ("protocol.val_fraction=0.32", "protocol.folds=60"):
         run_here(
-            "method=pca", "data=folder", f"data.root={small}", remedy, "output=other", "force=true"
+            "method=pca", "data=images", f"data.root={small}", remedy, "output=other", "force=true"
         )
         (path,) = Path("other").rglob("seed0/result.json")
         rows = {

@@ -316,7 +316,7 @@ def test_choices_may_come_from_a_file_and_the_command_line_narrows_them(
 
 @pytest.mark.usefixtures("quick")
 def test_the_table_fits_80_columns(command: Cli) -> None:
-    done = command("-m", "method=pca", "inlier=3", "protocol=p1,memae", "seed=0,4294967295")
+    done = command("-m", "method=pca", "inlier=3", "protocol=p1,two_thirds", "seed=0,4294967295")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     header = next(line for line in lines if "AUROC" in line)
@@ -333,7 +333,7 @@ def test_the_table_fits_80_columns(command: Cli) -> None:
     rows = [line.split() for line in lines if " digits " in line][:4]
     assert [row[5:] for row in rows] == [["0.6500", "12.3", "done"]] * 4
     assert {(row[0], row[4]) for row in rows} == {
-        (name, seed) for name in ("p1", "memae") for seed in ("0", "4294967295")
+        (name, seed) for name in ("p1", "two_thirds") for seed in ("0", "4294967295")
     }
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from noveltylab.__main__ import CONF
 from noveltylab.command.values import usable_label
-from noveltylab.data import folder
+from noveltylab.data import images
 from noveltylab.data.inlier import Inlier
 from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
@@ -40,12 +40,12 @@ def files(folder: Path) -> list[Path]:
 
 def data_options(root: Path) -> DataOptions:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", ["data=folder", f"data.root={root}"])
+        config = compose("train", ["data=images", f"data.root={root}"])
     return DataOptions.model_validate(OmegaConf.to_container(config.data))
 
 
 def read(root: Path, **changes: Any) -> Samples:
-    return folder.read(
+    return images.read(
         root,
         **{
             "verify": False,
@@ -229,8 +229,8 @@ def test_otherwise_it_is_asked_for(tmp_path: Path, folders: list[str], said: str
         (["a", "b"], 2, "has classes 0 to 1: a, b"),
         (["01", "001"], 1, "could be 001 or 01; name it in quotes"),
         (["GOOD", "Good"], "good", "could be GOOD or Good"),
-        (["a", "b"], "c", "no such class in folder"),
-        (["a", "b"], True, "no such class in folder"),
+        (["a", "b"], "c", "no such class in images"),
+        (["a", "b"], True, "no such class in images"),
     ],
 )
 def test_a_name_wins_over_a_position(
@@ -356,15 +356,15 @@ def test_the_protocol_keeps_outliers_out_of_training() -> None:
     labels = rng.integers(0, 3, 300)
     official = rng.uniform(size=300) < 0.4
     options = {"seed": 0, "val_fraction": 0.2}
-    with_test = split("folder", labels, official, 0, **options)
+    with_test = split("folders", labels, official, 0, **options)
     assert sorted(with_test.test) == np.flatnonzero(official).tolist()
     assert set(labels[np.concatenate([with_test.train, with_test.val])]) == {0}
-    without = split("folder", labels, None, 0, **options)
+    without = split("folders", labels, None, 0, **options)
     assert set(np.flatnonzero(labels != 0)) < set(without.test.tolist())
     no_good = official & (labels != 0)
-    held = split("folder", labels, no_good, 0, **options)
+    held = split("folders", labels, no_good, 0, **options)
     assert (labels[held.test] == 0).any() and set(np.flatnonzero(no_good)) < set(held.test.tolist())
-    flat = split("folder", np.zeros(50, np.int64), None, 0, **options)
+    flat = split("folders", np.zeros(50, np.int64), None, 0, **options)
     assert not flat.is_outlier.any() and len(flat.test) == 10 and len(flat.val) == 8
 
 
@@ -372,7 +372,7 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "own", MVTEC, channels=3)
     (tmp_path / "own" / "test" / "hole" / "torn.png").write_bytes(b"\x89PNG")
     result = run_here(
-        *("method=pca", "data=folder", f"data.root={tmp_path / 'own'}", "data.on_error=skip"),
+        *("method=pca", "data=images", f"data.root={tmp_path / 'own'}", "data.on_error=skip"),
         *("data.label='Größe 2'", "pictures=true"),
     )
     assert result["scores"]["residual"]["auroc"] > 0.9
@@ -386,7 +386,7 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     assert any("torn.png" in warning for warning in result["warnings"])
     assert result["inlier_name"] == "good" and result["input"]["shape"] == [3, 32, 32]
     # by kind of defect, and under the product's name
-    scores = read_scores(tmp_path / "outputs/folder/pca/Größe 2/inlier0/seed0/scores.csv")
+    scores = read_scores(tmp_path / "outputs/folders/pca/Größe 2/inlier0/seed0/scores.csv")
     assert result["data"] == "Größe 2" and result["data_verified"] is None
     assert scores.classes == [name.split("/")[1] for name in scores.ids]
     assert {kind: metrics["outliers"] for kind, metrics in result["kinds"].items()} == {
@@ -397,7 +397,7 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     for kind, metrics in result["kinds"].items():
         own = column[[name == kind for name in scores.classes]]
         assert metrics["auroc"] == pytest.approx((own[:, None] > column[~scores.is_outlier]).mean())
-    pictures = tmp_path / "outputs/folder/pca/Größe 2/inlier0/seed0/figures"
+    pictures = tmp_path / "outputs/folders/pca/Größe 2/inlier0/seed0/figures"
     assert {"kinds.png", "cases.png"} < {picture.name for picture in pictures.iterdir()}
 
     found, written = report(tmp_path / "outputs")
@@ -420,7 +420,7 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
     write_images(tmp_path / "own", {"": 130})
     options = (
         "method=knn",
-        "data=folder",
+        "data=images",
         f"data.root={tmp_path / 'own'}",
         f"output={tmp_path / 'outputs'}",
     )
@@ -453,7 +453,7 @@ def test_another_folder_is_another_run(
 ) -> None:
     for name in ("one", "two"):
         write_images(tmp_path / name, {"train/good": 20, "test/odd": 4})
-    options = ("method=pca", "data=folder", f"output={tmp_path / 'outputs'}")
+    options = ("method=pca", "data=images", f"output={tmp_path / 'outputs'}")
     assert command(*options, f"data.root={tmp_path / 'one'}").returncode == 0
     other = command(*options, f"data.root={tmp_path / 'two'}")
     assert (
@@ -466,9 +466,9 @@ def test_another_folder_is_another_run(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "data=folder needs data.root"),
+        ((), "data=images needs data.root"),
         (("data.root=nowhere",), "data.root=nowhere: no such folder"),
-        (("data.root={root}", "inlier=bad"), "no such class in folder; Choose from: good, odd"),
+        (("data.root={root}", "inlier=bad"), "no such class in images; Choose from: good, odd"),
         (("data.root={root}", "inlier=odd"), "no training images of it, only of good"),
         (("data.root={root}", "data.on_error=ignore"), "data.on_error=ignore"),
         (
@@ -485,7 +485,7 @@ def test_bad_input_is_one_line_before_anything_is_created(
 ) -> None:
     write_images(tmp_path / "own", {"train/good": 20, "test/odd": 4})
     done = command(
-        "data=folder",
+        "data=images",
         f"output={tmp_path / 'outputs'}",
         *(o.format(root=tmp_path / "own") for o in options),
     )
