@@ -53,28 +53,36 @@ def in_batches(
     function: Callable[[Tensor], dict[str, Tensor]],
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """`function` of all images (N, C, H, W) uint8, batch by batch on the method's device, in
-    evaluation mode.
+    """Applies `function` to all images (N, C, H, W) uint8, batch by batch.
 
-    Returns the columns of `function`, concatenated on the CPU; always in float32, whatever the
-    precision of training.
+    On the method's device, in evaluation mode.
+
+    Returns:
+        The columns of `function`, concatenated on the CPU; always in float32, whatever the
+        precision of training.
     """
     was_training = method.training
     method.eval()
-    dtype = next((parameter.dtype for parameter in method.parameters()), torch.float32)
+    dtype = dtype_of(method)
+    batches = []
     with default_dtype(dtype):
-        batches = [
-            function(
-                preprocess(part.to(method.device))
-                .to(dtype)
-                .contiguous(memory_format=torch.channels_last)
-            )
-            for part in torch.split(images, batch_size)
-        ]
+        for part in torch.split(images, batch_size):
+            x = preprocess(part.to(method.device)).to(dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
+            batches.append(function(x))
     method.train(was_training)
-    return {
-        name: torch.cat([batch[name].float() for batch in batches]).cpu() for name in batches[0]
-    }
+    columns = {}
+    for name in batches[0]:
+        column = [batch[name].float() for batch in batches]
+        columns[name] = torch.cat(column).cpu()
+    return columns
+
+
+def dtype_of(method: Method) -> torch.dtype:
+    """The type of the method's weights; float32 if it has none."""
+    for parameter in method.parameters():
+        return parameter.dtype
+    return torch.float32
 
 
 def novelty_scores(
@@ -97,6 +105,11 @@ def novelty_scores(
         if held_out is not None and len(held_out):
             val_columns = in_batches(method, preprocess, held_out, method.novelty_score, batch_size)
         columns |= method.combine_scores(columns, val_columns)
+    return to_float64(columns)
+
+
+def to_float64(columns: dict[str, Tensor]) -> dict[str, NDArray[np.float64]]:
+    """Columns on the CPU as NumPy arrays of float64."""
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 
@@ -106,30 +119,32 @@ def alike_batch(device: torch.device) -> int:
 
 
 def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
-    """The scores of `novelty_score` of uint8 images (N, C, H, W), N >= 1, each (N,), float32 on the
-    CPU.
+    """Scores uint8 images (N, C, H, W), N >= 1: name -> (N,), float32 on the CPU.
 
     In batches of one size, the last of which is filled up. By one of torch's threads: call it
     inside `single_threads`, or use `score_in_threads`. The method is in evaluation mode, as
     `deployed` gives it.
     """
     size = alike_batch(method.device)
+    filled = images
     missing = -len(images) % size
-    filled = (
-        torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
-    )
+    if missing:
+        padding = images[-1:].expand(missing, *images.shape[1:])
+        filled = torch.cat([images, padding])
     columns = in_batches(method, preprocess, filled, method.novelty_score, size)
     return {name: column[: len(images)] for name, column in columns.items()}
 
 
 def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
     """As `score_alike`, the same bits, by all of torch's threads."""
+
+    def score_part(part: Tensor) -> dict[str, Tensor]:
+        return score_alike(method, preprocess, part)
+
     with single_threads() as threads:
         parts = torch.split(images, alike_batch(method.device))
-        columns = list(
-            in_order(lambda part: score_alike(method, preprocess, part), parts, threads, threads)
-        )
-    return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+        batches = list(in_order(score_part, parts, threads, threads))
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @contextmanager
@@ -151,13 +166,14 @@ def single_threads() -> Iterator[int]:
 def held_out_scores(
     method: Method, preprocess: Preprocess, images: Tensor
 ) -> dict[str, NDArray[np.float64]]:
-    """Every named score of held-out inliers, uint8 (N, C, H, W), as `deployed` would give it to new
-    images: name -> (N,).
+    """Every named score of held-out inliers, uint8 (N, C, H, W): name -> (N,).
+
+    As `deployed` would give it to new images.
     """
     ready = deployed(method)
     columns = score_in_threads(ready, preprocess, images)
     columns |= ready.combine_scores(columns, columns)
-    return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
+    return to_float64(columns)
 
 
 def deployed(method: Method) -> Method:
@@ -196,62 +212,62 @@ def fold_batch_norm(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             module[index] = fuse_linear_bn_eval(layer, norm)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            module[index] = fuse_conv_bn_eval(
-                layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d)
-            )
+            transpose = isinstance(layer, nn.ConvTranspose2d)
+            module[index] = fuse_conv_bn_eval(layer, norm, transpose)
         else:
             continue
         module[index + 1] = nn.Identity()
 
 
 def batch_norms(method: Method) -> list[_BatchNorm]:
-    """Those of its layers that keep statistics for evaluation."""
-    return [
-        module
-        for module in method.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    """The method's batch norms that keep running statistics, which evaluation uses."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None]
 
 
 @torch.no_grad()
 def renew_batch_norm(
     method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
 ) -> None:
-    """Takes the statistics of batch norms anew, each the mean over batches of `images`, uint8 (N,
-    C, H, W).
+    """Takes the statistics of batch norms anew, from `images`, uint8 (N, C, H, W).
 
-    All else is in evaluation mode, without dropout. In an order of its own, always the same; a last
-    batch that is smaller is left out. A layer that `pass_for_batch_norm` does not use keeps its
-    statistics.
+    Each is the mean over batches. All else is in evaluation mode, without dropout. In an order of
+    its own, always the same; a last batch that is smaller is left out. A layer that
+    `pass_for_batch_norm` does not use keeps its statistics.
     """
     layers = batch_norms(method)
+    was_training = method.training
+    momenta = [layer.momentum for layer in layers]
     before = [statistics_of(layer) for layer in layers]
-    momenta, was_training = [layer.momentum for layer in layers], method.training
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(
-        images.device
-    )
+    # whole batches in a random order
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(images), generator=generator).to(images.device)
     batches = torch.split(order, batch_size)
     if len(batches) > 1 and len(batches[-1]) < batch_size:
         batches = batches[:-1]
+    # new statistics
     method.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
         layer.train()
-    dtype = next(method.parameters()).dtype
-    with (
-        default_dtype(dtype),
-        torch.random.fork_rng([method.device] if method.device.type == "cuda" else []),
-    ):
+    dtype = dtype_of(method)
+    with default_dtype(dtype), torch.random.fork_rng(gpus(method)):
         torch.manual_seed(0)
         for rows in batches:
             x = preprocess(images[rows].to(method.device)).to(dtype)
             method.pass_for_batch_norm(x.contiguous(memory_format=torch.channels_last))
+    # all else as it was
     for layer, statistics, momentum in zip(layers, before, momenta, strict=True):
         layer.momentum = momentum
         if not int(layer.num_batches_tracked or 0):
             put_statistics(layer, statistics)
     method.train(was_training)
+
+
+def gpus(method: Method) -> list[torch.device]:
+    """The method's GPU, whose random state is kept apart; [] on a CPU."""
+    return [method.device] if method.device.type == "cuda" else []
 
 
 @contextmanager
@@ -287,9 +303,11 @@ def validation_loss(
     method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
 ) -> float:
     """Mean validation loss over held-out inliers, uint8 (N, C, H, W)."""
-    columns = in_batches(
-        method, preprocess, images, lambda x: {"loss": method.validation_loss(x)}, batch_size
-    )
+
+    def losses(x: Tensor) -> dict[str, Tensor]:
+        return {"loss": method.validation_loss(x)}
+
+    columns = in_batches(method, preprocess, images, losses, batch_size)
     return float(columns["loss"].double().mean())
 
 
@@ -300,19 +318,20 @@ def reconstructions(
 
     None if the method makes none.
     """
-    return _optional(
-        method,
-        preprocess,
-        images,
-        lambda x: None if (y := method.reconstruct(x)) is None else preprocess.to_unit(y),
-    )
+
+    def reconstruct(x: Tensor) -> Tensor | None:
+        reconstruction = method.reconstruct(x)
+        return None if reconstruction is None else preprocess.to_unit(reconstruction)
+
+    return _optional(method, preprocess, images, reconstruct)
 
 
 def explanations(
     method: Method, preprocess: Preprocess, images: Tensor
 ) -> dict[str, NDArray[np.float32]]:
-    """The rows that a method puts under a few uint8 images (N, C, H, W): title -> (N, C, H, W) in
-    [0, 1].
+    """The rows that a method puts under a few uint8 images (N, C, H, W).
+
+    Title -> (N, C, H, W) in [0, 1].
     """
 
     def rows(x: Tensor) -> dict[str, Tensor]:
@@ -326,26 +345,31 @@ def explanations(
 def image_rows(
     method: Method, preprocess: Preprocess, train: Tensor, inliers: Tensor, outliers: Tensor
 ) -> dict[str, list[tuple[str, NDArray[np.float32]]]]:
-    """A method's own pictures from a few uint8 images (N, C, H, W) each: name -> (title, images in
-    [0, 1]) of each row.
+    """A method's own pictures from a few uint8 images (N, C, H, W) each.
 
     What is random in them is drawn from seed 0, and leaves no trace in the generators.
+
+    Returns:
+        Name -> (title, images in [0, 1]) of each row.
     """
     was_training = method.training
     method.eval()
-    dtype = next((parameter.dtype for parameter in method.parameters()), torch.float32)
-    devices = [method.device] if method.device.type == "cuda" else []
-    with default_dtype(dtype), torch.random.fork_rng(devices):
+    dtype = dtype_of(method)
+    with default_dtype(dtype), torch.random.fork_rng(gpus(method)):
         torch.manual_seed(0)
-        parts = [
-            preprocess(part.to(method.device)).to(dtype) for part in (train, inliers, outliers)
-        ]
+        parts = []
+        for part in (train, inliers, outliers):
+            x = preprocess(part.to(method.device))
+            parts.append(x.to(dtype))
         pictures = method.image_rows(*parts)
     method.train(was_training)
-    return {
-        name: [(row.title, _in_unit(row, preprocess).float().cpu().numpy()) for row in rows]
-        for name, rows in pictures.items()
-    }
+    titled_rows = {}
+    for name, rows in pictures.items():
+        titled_rows[name] = []
+        for row in rows:
+            images = _in_unit(row, preprocess).float().cpu()
+            titled_rows[name].append((row.title, images.numpy()))
+    return titled_rows
 
 
 def _in_unit(row: Row, preprocess: Preprocess) -> Tensor:
@@ -353,14 +377,12 @@ def _in_unit(row: Row, preprocess: Preprocess) -> Tensor:
 
 
 def reconstruction_errors(
-    method: Method, preprocess: Preprocess, images: Tensor, made: NDArray[np.float32]
+    method: Method, preprocess: Preprocess, images: Tensor, reconstruction: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Mean absolute error over the channels of the reconstructions `made` of uint8 images (N, C, H,
-    W): (N, H, W).
-    """
+    """Mean absolute error over the channels of reconstructed uint8 images (N, C, H, W): (N, H, W)."""
     with torch.inference_mode():
         target = preprocess.to_unit(preprocess(images.to(method.device))).cpu().numpy()
-    errors: NDArray[np.float32] = np.abs(target - made).mean(1)
+    errors: NDArray[np.float32] = np.abs(target - reconstruction).mean(1)
     return errors
 
 

@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
-from noveltylab.results.scores import Scores, read_scores, write_scores
+from noveltylab.results.scores import Scores, write_scores
 from noveltylab.scoring.aggregate import measured_scores
-from noveltylab.scoring.apply import in_batches
+from noveltylab.scoring.apply import batch_norms, in_batches, to_float64
 from noveltylab.scoring.metrics import evaluate
 
 #: Images in a batch of the diagnosis, whatever trainer.score_batch_size says.
@@ -33,36 +32,36 @@ BATCH_SIZE = 128
 FILE = "scores_batch_statistics.csv"
 
 Rows = NDArray[np.int64]
-Order = Callable[[NDArray[np.int64], NDArray[np.bool_], int], list[Rows]]
+Labels = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Order = Callable[[Labels, Flags, int], list[Rows]]
 
 
-def in_class_order(
-    labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int
-) -> list[Rows]:
+def in_class_order(labels: Labels, is_outlier: Flags, seed: int) -> list[Rows]:
     """Batches of the test set sorted by class; a batch at the border of two classes holds both."""
     return split_evenly(np.argsort(labels, kind="stable"))
 
 
-def in_random_order(
-    labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int
-) -> list[Rows]:
+def in_random_order(labels: Labels, is_outlier: Flags, seed: int) -> list[Rows]:
     """Batches of the shuffled test set."""
-    return split_evenly(np.random.default_rng(seed).permutation(len(labels)))
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    return split_evenly(shuffled)
 
 
-def apart(labels: NDArray[np.int64], is_outlier: NDArray[np.bool_], seed: int) -> list[Rows]:
+def by_kind(labels: Labels, is_outlier: Flags, seed: int) -> list[Rows]:
     """Batches of inliers and batches of outliers of all classes, both shuffled."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    return split_evenly(shuffled[~is_outlier[shuffled]]) + split_evenly(
-        shuffled[is_outlier[shuffled]]
-    )
+    flags = is_outlier[shuffled]
+    inliers = split_evenly(shuffled[~flags])
+    outliers = split_evenly(shuffled[flags])
+    return inliers + outliers
 
 
 #: How the test set comes in batches.
 ORDERS: dict[str, Order] = {
     "class_order": in_class_order,
     "random_order": in_random_order,
-    "apart": apart,
+    "apart": by_kind,
 }
 
 
@@ -70,25 +69,26 @@ def split_evenly(rows: Rows) -> list[Rows]:
     """Batches of BATCH_SIZE.
 
     A last image by itself, which has no statistics, joins the batch before it.
-
-    a last image by itself, which has no statistics, joins the batch before it.
     """
-    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+    starts = range(0, len(rows), BATCH_SIZE)
+    batches = [rows[start : start + BATCH_SIZE] for start in starts]
     if len(batches) > 1 and len(batches[-1]) == 1:
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
     return batches
 
 
-def check(diagnose: str, name: str, method: Method, is_outlier: NDArray[np.bool_]) -> None:
-    """Raises UserError where the diagnosis asked for says nothing about this method or this test
-    set.
+def check(diagnose: str, name: str, method: Method, is_outlier: Flags) -> None:
+    """Refuses a diagnosis that says nothing about this method or this test set.
 
     Args:
         diagnose: The option's value.
         name: Of the method, as in method=...
         method: With its networks, trained or not.
         is_outlier: (N,), of the test images.
+
+    Raises:
+        UserError: The diagnosis says nothing.
     """
     if diagnose == "none":
         return
@@ -100,21 +100,17 @@ def check(diagnose: str, name: str, method: Method, is_outlier: NDArray[np.bool_
         raise UserError(
             f"diagnose={diagnose}: method={name} has no batch norm with these options; diagnose=none"
         )
-    if is_outlier.all() or not is_outlier.any():
-        kind = "outliers" if is_outlier.all() else "inliers"
+    outliers = is_outlier.sum()
+    inliers = (~is_outlier).sum()
+    if not outliers or not inliers:
+        kind = "inliers" if inliers or not len(is_outlier) else "outliers"
         raise UserError(
             f"diagnose={diagnose}: all {len(is_outlier)} test images are {kind}; diagnose=none"
         )
-    if min(is_outlier.sum(), (~is_outlier).sum()) < 2:
+    if min(outliers, inliers) < 2:
         raise UserError(
             f"diagnose={diagnose}: needs two test images of each kind for a batch; diagnose=none"
         )
-
-
-def batch_norms(method: Method) -> list[_BatchNorm]:
-    """The method's batch norms that keep running statistics, which evaluation uses."""
-    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
-    return [norm for norm in norms if norm.running_mean is not None]
 
 
 @contextmanager
@@ -150,9 +146,10 @@ def score_in_order(
     if type(method).combine_scores is not Method.combine_scores:
         held_out = {}
         if len(data.val) > 1:
-            held_out = _score(method, data, data.val, split_evenly(np.arange(len(data.val))))
+            val_batches = split_evenly(np.arange(len(data.val)))
+            held_out = _score(method, data, data.val, val_batches)
         columns |= method.combine_scores(columns, held_out)
-    return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
+    return to_float64(columns)
 
 
 def _score(
@@ -166,8 +163,14 @@ def _score(
     for rows in batches:
         part = images[torch.from_numpy(rows).to(images.device)]
         parts.append(in_batches(method, data.preprocess, part, scores, len(rows)))
-    back = torch.from_numpy(np.argsort(np.concatenate(batches)))
-    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+    # back in the order of the images
+    order = np.concatenate(batches)
+    back = torch.from_numpy(np.argsort(order))
+    columns = {}
+    for name in parts[0]:
+        column = torch.cat([part[name] for part in parts])
+        columns[name] = column[back]
+    return columns
 
 
 def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict[str, Any]:
@@ -177,17 +180,20 @@ def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict
         The section `diagnosis` of the result: {"batch_statistics": {order: {score: metrics}}}.
     """
     columns: dict[str, NDArray[np.float64]] = {}
-    for order, batches in ORDERS.items():
-        rows = batches(data.test_labels, data.test_is_outlier, seed)
-        scores, _ = measured_scores(data.pieces(score_in_order(method, data, rows)), data.wholes)
-        columns |= {f"{order}.{name}": column for name, column in scores.columns.items()}
-    write_scores(folder / FILE, Scores(scores.ids, scores.labels, scores.is_outlier, columns))
-    return {"batch_statistics": measure(folder)}
+    for order, batches_of in ORDERS.items():
+        batches = batches_of(data.test_labels, data.test_is_outlier, seed)
+        pieces = data.pieces(score_in_order(method, data, batches))
+        order_scores, _ = measured_scores(pieces, data.wholes)
+        for name, column in order_scores.columns.items():
+            columns[f"{order}.{name}"] = column
+    # the samples are the same in every order
+    scores = Scores(order_scores.ids, order_scores.labels, order_scores.is_outlier, columns)
+    write_scores(folder / FILE, scores)
+    return {"batch_statistics": measure(scores)}
 
 
-def measure(folder: Path) -> dict[str, dict[str, Any]]:
-    """Order -> score -> metrics, from the scores in FILE."""
-    scores = read_scores(folder / FILE)
+def measure(scores: Scores) -> dict[str, dict[str, Any]]:
+    """Order -> score -> metrics, from columns named `<order>.<score>`."""
     metrics: dict[str, dict[str, Any]] = {order: {} for order in ORDERS}
     for column, values in scores.columns.items():
         order, _, name = column.partition(".")

@@ -24,7 +24,7 @@ from noveltylab.results.files import sha256_file
 from noveltylab.results.record import read_result
 from noveltylab.run.diagnose import main, parse
 from noveltylab.scoring import diagnosis
-from noveltylab.scoring.apply import novelty_scores
+from noveltylab.scoring.apply import batch_norms, novelty_scores
 from noveltylab.scoring.diagnosis import (
     ORDERS,
     batch_statistics,
@@ -151,14 +151,14 @@ def test_modes_weights_and_buffers_are_unchanged_afterwards() -> None:
     method.encoder.local.train()  # a part in another mode stays in it
     state = {name: value.clone() for name, value in method.state_dict().items()}
     modes = [module.training for module in method.modules()]
-    tracked = [norm.track_running_stats for norm in diagnosis.batch_norms(method)]
+    tracked = [norm.track_running_stats for norm in batch_norms(method)]
     with torch.inference_mode(), batch_statistics(method):
-        assert all(norm.training for norm in diagnosis.batch_norms(method))
+        assert all(norm.training for norm in batch_norms(method))
         assert not method.generator.training
         method.novelty_score(Preprocess()(images))
     assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
     assert [module.training for module in method.modules()] == modes
-    assert [norm.track_running_stats for norm in diagnosis.batch_norms(method)] == tracked
+    assert [norm.track_running_stats for norm in batch_norms(method)] == tracked
     with pytest.raises(RuntimeError), batch_statistics(method):
         raise RuntimeError
     assert [module.training for module in method.modules()] == modes
