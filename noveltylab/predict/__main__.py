@@ -90,15 +90,15 @@ def predict(request: Request) -> Summary:
                 writer.writerow(HEADER if not decision.reason else (*HEADER, NOTE))
                 writer.writerows(_decided(csv.reader(first), len(counts), decision))
         # what was found, and the page
-        if decision.cut is not None:
-            summary.novel = int(counts[: decision.cut].sum())
+        if decision.rank_threshold is not None:
+            summary.novel = int(counts[: decision.rank_threshold].sum())
         summary.reason = decision.reason
         summary.top.sort(reverse=True)
         summary.seconds = time.monotonic() - started
         if request.html:
             from noveltylab.predict.page import write_page
 
-            write_page(request, detector, summary, decision.cut)
+            write_page(request, detector, summary, decision.rank_threshold)
     except OSError as error:
         where = error.filename2 or error.filename or request.output
         raise RunFailed(f"cannot write {where}: {error.strerror or error}") from None
@@ -132,10 +132,10 @@ def _decided(rows: Iterable[list[str]], size: int, decision: "Decision") -> Iter
         p_value = repr(int(rank) / size) if size and rank else ""
         if error:
             word = f"unreadable: {error}"
-        elif decision.cut is None:
+        elif decision.rank_threshold is None:
             word = ""
         else:
-            word = "novel" if int(rank) <= decision.cut else "inlier"
+            word = "novel" if int(rank) <= decision.rank_threshold else "inlier"
         yield [_harmless(name), score, p_value, word, *note]
 
 

@@ -33,7 +33,7 @@ from noveltylab.scoring.apply import (
     score_in_threads,
     single_threads,
 )
-from noveltylab.scoring.conformal import Calibration, check_rate, decide
+from noveltylab.scoring.conformal import Calibration, checked_rate, decide
 from noveltylab.scoring.folds import Folds
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Detector:
             raise UserError(
                 "a data frame needs pandas; install it with: pip install 'noveltylab[pandas]'"
             ) from None
-        check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
+        checked_rate(fpr, fdr)
         # the scores, of an array or of files
         columns: dict[str, Any] = {}
         errors: list[str | None] | None = None
@@ -286,8 +286,8 @@ class Detector:
         # the largest rank that is novel
         counts = np.bincount(ranks - 1, minlength=len(calibration) + 1)
         decision = decide(calibration, counts, fpr, fdr)
-        if decision.cut is not None:
-            novel[finite] = (ranks <= decision.cut).astype(object)
+        if decision.rank_threshold is not None:
+            novel[finite] = (ranks <= decision.rank_threshold).astype(object)
         return p_values, novel.tolist(), decision.reason
 
 

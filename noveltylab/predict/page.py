@@ -31,10 +31,15 @@ SIDE = 128
 
 
 def write_page(
-    request: "Request", detector: "Detector", summary: "Summary", cut: int | None
+    request: "Request", detector: "Detector", summary: "Summary", rank_threshold: int | None
 ) -> None:
-    """Writes `request.page`; cut: the largest rank that is novel, None where nothing can be
-    decided.
+    """Writes `request.page`.
+
+    Args:
+        request: The command line.
+        detector: What scored the files.
+        summary: What was found.
+        rank_threshold: The largest rank that is novel, None where nothing can be decided.
     """
     style = "".join(
         (HERE / name).read_text(encoding="utf-8")
@@ -46,7 +51,7 @@ def write_page(
         title="Most novel first",
         lead=_lead(request, detector, summary),
         reason=summary.reason,
-        cases=_cases(detector, summary.top, cut),
+        cases=_cases(detector, summary.top, rank_threshold),
         failed=summary.failed,
         unreadable=summary.unreadable,
         width=SIDE,
@@ -102,7 +107,9 @@ def guarantee(request: "Request", detector: "Detector") -> str:
     return f"{first}."
 
 
-def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dict[str, Any]]:
+def _cases(
+    detector: "Detector", top: "list[Case]", rank_threshold: int | None
+) -> list[dict[str, Any]]:
     beside = _beside(detector, top)
     cases = []
     for position, case in enumerate(top):
@@ -120,8 +127,8 @@ def _cases(detector: "Detector", top: "list[Case]", cut: int | None) -> list[dic
         if calibration is not None:
             rank = int(calibration.ranks([case.score])[0])
             entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
-            if cut is not None:
-                entry["decision"] = "novel" if rank <= cut else "inlier"
+            if rank_threshold is not None:
+                entry["decision"] = "novel" if rank <= rank_threshold else "inlier"
         cases.append(entry)
     return cases
 

@@ -33,11 +33,12 @@ def scale_groups(
         rows = np.flatnonzero(groups == name)
         if len(rows) > drop:
             rows = rows[drop:]
-        low = scores[rows].min()
-        span = scores[rows].max() - low
+        clip = scores[rows]
+        low = clip.min()
+        span = clip.max() - low
         if not span > 0:
             span = 1.0
-        scaled.append((scores[rows] - low) / span)
+        scaled.append((clip - low) / span)
         positions.append(rows)
     return np.concatenate(scaled), np.concatenate(positions)
 
@@ -73,6 +74,5 @@ def _scaled_clips(columns: dict[str, Array], wholes: Wholes) -> Scores:
     scaled_columns: dict[str, Array] = {}
     for name, column in columns.items():
         scaled_columns[name], rows = scale_groups(column, wholes.groups)
-    return Scores(
-        wholes.ids[rows].tolist(), wholes.labels[rows], wholes.is_outlier[rows], scaled_columns
-    )
+    ids = wholes.ids[rows].tolist()
+    return Scores(ids, wholes.labels[rows], wholes.is_outlier[rows], scaled_columns)

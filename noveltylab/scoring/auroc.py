@@ -52,8 +52,8 @@ class Placements:
 
         Each needs two images.
         """
-        groups = (self.inliers, self.outliers)
-        inliers, outliers = (float(group.var(ddof=1)) / len(group) for group in groups)
+        inliers = float(self.inliers.var(ddof=1)) / len(self.inliers)
+        outliers = float(self.outliers.var(ddof=1)) / len(self.outliers)
         return inliers, outliers
 
     def minus(self, other: "Placements") -> "Placements":
@@ -63,26 +63,36 @@ class Placements:
 
 def place(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> Placements:
     """The placements of N scores, of which both kinds are present."""
-    inliers, outliers = np.sort(scores[~is_outlier]), np.sort(scores[is_outlier])
+    inliers = scores[~is_outlier]
+    outliers = scores[is_outlier]
     return Placements(
-        inliers=1 - _share_below(outliers, scores[~is_outlier]),
-        outliers=_share_below(inliers, scores[is_outlier]),
+        inliers=1 - _share_below(np.sort(outliers), inliers),
+        outliers=_share_below(np.sort(inliers), outliers),
     )
 
 
 def _share_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    return np.asarray(below / (2 * len(ordered)), np.float64)
+    below = np.searchsorted(ordered, values, "left")
+    not_above = np.searchsorted(ordered, values, "right")
+    share = (below + not_above) / (2 * len(ordered))
+    return np.asarray(share, np.float64)
 
 
 def interval(auroc: float, placements: Placements) -> tuple[float, float]:
     """95 percent interval of an AUROC by `METHOD`, over test images; never of zero width."""
-    counts = len(placements.inliers), len(placements.outliers)
-    wide = interval_of_counts(auroc, *counts)
-    if min(counts) < 2 or not 0 < auroc < 1 or (variance := sum(placements.variances)) <= 0:
-        return wide
-    centre, half = log(auroc / (1 - auroc)), SIGMAS * sqrt(variance) / (auroc * (1 - auroc))
-    return widest((_logistic(centre - half), _logistic(centre + half)), wide)
+    inliers = len(placements.inliers)
+    outliers = len(placements.outliers)
+    by_counts = interval_of_counts(auroc, inliers, outliers)
+    if min(inliers, outliers) < 2 or not 0 < auroc < 1:
+        return by_counts
+    variance = sum(placements.variances)
+    if variance <= 0:
+        return by_counts
+    # DeLong's on the logit scale
+    centre = log(auroc / (1 - auroc))
+    half = SIGMAS * sqrt(variance) / (auroc * (1 - auroc))
+    delong = (_logistic(centre - half), _logistic(centre + half))
+    return widest(delong, by_counts)
 
 
 def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float, float]:
@@ -95,27 +105,33 @@ def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float
         inliers: How many were tested, at least 1.
         outliers: Likewise.
     """
-    images = (inliers + outliers) / 2 - 1  # Newcombe takes the mean of both groups for each
+    # Newcombe takes the mean of both groups for each
+    images = (inliers + outliers) / 2 - 1
+    smaller = min(inliers, outliers)
 
     def newcombe(value: float) -> float:
         shape = 1 + images * ((1 - value) / (2 - value) + value / (1 + value))
         return value * (1 - value) * shape / (inliers * outliers)
 
-    newcombes = _score_interval(auroc, newcombe)
-    smaller = min(inliers, outliers)
+    def wilson(value: float) -> float:
+        return value * (1 - value) / smaller
+
+    bounds = _score_interval(auroc, newcombe)
     if smaller >= FEW_IMAGES:
-        return newcombes
-    return widest(newcombes, _score_interval(auroc, lambda value: value * (1 - value) / smaller))
+        return bounds
+    return widest(bounds, _score_interval(auroc, wilson))
 
 
 def widest(*intervals: tuple[float, float]) -> tuple[float, float]:
     """The interval that covers all of these."""
-    return min(low for low, _ in intervals), max(high for _, high in intervals)
+    lows, highs = zip(*intervals, strict=True)
+    return min(lows), max(highs)
 
 
 def standard_error(auroc: float, bounds: tuple[float, float]) -> float:
     """By the longer arm of a 95 percent interval, which at 1 is the only one."""
-    return max(auroc - bounds[0], bounds[1] - auroc) / SIGMAS
+    low, high = bounds
+    return max(auroc - low, high - auroc) / SIGMAS
 
 
 def _score_interval(auroc: float, variance: Callable[[float], float]) -> tuple[float, float]:
@@ -123,7 +139,9 @@ def _score_interval(auroc: float, variance: Callable[[float], float]) -> tuple[f
 
     `variance` is the same for 1 - value.
     """
-    return _lower(auroc, variance), 1 - _lower(1 - auroc, variance)
+    low = _lower(auroc, variance)
+    high = 1 - _lower(1 - auroc, variance)
+    return low, high
 
 
 def _lower(auroc: float, variance: Callable[[float], float]) -> float:
@@ -139,4 +157,6 @@ def _lower(auroc: float, variance: Callable[[float], float]) -> float:
 
 
 def _logistic(value: float) -> float:
-    return 1 / (1 + exp(-value)) if value > 0 else exp(value) / (1 + exp(value))
+    if value > 0:
+        return 1 / (1 + exp(-value))
+    return exp(value) / (1 + exp(value))

@@ -40,12 +40,17 @@ RATES = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of held-out inliers: float64 (n,), rising, finite, n at least 1. UserError for others.
+    """Scores of held-out inliers, of which new scores get p-values.
 
-    folds: 0 for inliers that nothing was fitted on; else in how many folds each was held out once
-        (scoring/folds.py).
-    levels: (n,), rising, each score raised by what rounding may add: a score up to there counts as
-        equal.
+    Attributes:
+        scores: float64 (n,), rising, finite, n at least 1.
+        folds: 0 for inliers that nothing was fitted on; else in how many folds each was held out
+            once (scoring/folds.py).
+        levels: (n,), rising, each score raised by what rounding may add: a score up to there counts
+            as equal.
+
+    Raises:
+        UserError: No scores, or some that are not finite.
     """
 
     scores: Array
@@ -64,10 +69,9 @@ class Calibration:
             )
         size = np.maximum(np.abs(values), np.median(np.abs(values)))
         spread = np.quantile(values, 0.75) - np.quantile(values, 0.25)
+        margin = np.clip(SPREAD * spread, ROUNDING * size, TOLERANCE * size)
         object.__setattr__(self, "scores", values)
-        object.__setattr__(
-            self, "levels", values + np.clip(SPREAD * spread, ROUNDING * size, TOLERANCE * size)
-        )
+        object.__setattr__(self, "levels", values + margin)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -83,7 +87,8 @@ class Calibration:
         values = np.asarray(scores, np.float64)
         if np.isnan(values).any():
             raise ValueError("a score is NaN")
-        return 1 + len(self) - np.searchsorted(self.levels, values, side="left").astype(np.int64)
+        below = np.searchsorted(self.levels, values, side="left").astype(np.int64)
+        return 1 + len(self) - below
 
     def p_values(self, scores: ArrayLike) -> Array:
         """Conformal p-values of scores (N,), in [1 / (n + 1), 1], (N,); small is novel.
@@ -107,34 +112,35 @@ class Calibration:
     def threshold(self, fpr: float) -> float | None:
         """The score above which p <= fpr, None where no score can be: then n is below 1 / fpr - 1."""
         k = self.allowed(fpr)
-        return float(self.levels[len(self) - k]) if k else None
+        if not k:
+            return None
+        return float(self.levels[len(self) - k])
 
     def expected(self, fpr: float) -> float:
-        """The false-positive rate averaged over draws of the held-out inliers, for scores without
-        ties: k / (n + 1) <= fpr.
+        """The false-positive rate averaged over draws of the held-out inliers.
+
+        For scores without ties: k / (n + 1) <= fpr.
         """
         return self.allowed(fpr) / (len(self) + 1)
 
     def bound(self, fpr: float) -> float:
-        """What the rate averaged over draws of the held-out inliers is proven not to exceed,
-        whatever the method.
+        """What the averaged false-positive rate is proven not to exceed, whatever the method.
 
-        `expected`, but with fewer folds than images, where it is the worst case of an erratic
-        method.
+        The average is over draws of the held-out inliers. It is `expected`, but with fewer folds
+        than images, where it is the worst case of an erratic method.
         """
-        level, n = self.expected(fpr), len(self)
+        rate = self.expected(fpr)
         if not self.folds:
-            return level
+            return rate
+        n = len(self)
         m = n // self.folds
-        return min(
-            1.0,
-            level + (1 - level) * (m - 1) / (n + m),
-            2 * level + 2 * (1 - 1 / self.folds) / (m + 1),
-        )
+        # theorems 3 and 4, see scoring/folds.py
+        first = rate + (1 - rate) * (m - 1) / (n + m)
+        second = 2 * rate + 2 * (1 - 1 / self.folds) / (m + 1)
+        return min(1.0, first, second)
 
     def upper(self, fpr: float, confidence: float = CONFIDENCE) -> float | None:
-        """What the realised rate of these very held-out inliers stays below, with that confidence
-        over their draw.
+        """What the realised rate stays below, with that confidence over the draw of the inliers.
 
         The quantile of Beta(k, n + 1 - k), k = allowed(fpr); with ties between scores the true rate
         is lower still. None for folds, where no such law is known.
@@ -144,7 +150,9 @@ class Calibration:
         from scipy.stats import beta
 
         k = self.allowed(fpr)
-        return float(beta.ppf(confidence, k, len(self) + 1 - k)) if k else 0.0
+        if not k:
+            return 0.0
+        return float(beta.ppf(confidence, k, len(self) + 1 - k))
 
 
 def check_rate(name: str, value: float) -> None:
@@ -153,9 +161,17 @@ def check_rate(name: str, value: float) -> None:
         raise UserError(f"{name}={value}: a share strictly between 0 and 1, e.g. {name}=0.05")
 
 
+def checked_rate(fpr: float, fdr: float | None) -> float:
+    """The rate of the rule that decides, `fdr` unless it is None; UserError for a bad one."""
+    if fdr is None:
+        check_rate("fpr", fpr)
+        return fpr
+    check_rate("fdr", fdr)
+    return fdr
+
+
 def fdr_rank(counts: ArrayLike, fdr: float) -> int:
-    """Benjamini and Hochberg's rule (1995) over a whole batch of conformal p-values, from their
-    histogram alone.
+    """Benjamini and Hochberg's rule (1995) over a batch of p-values, from their histogram alone.
 
     Args:
         counts: (n + 1,), how many of the batch have rank 1, 2, ..., n + 1 (`Calibration.ranks`).
@@ -169,9 +185,12 @@ def fdr_rank(counts: ArrayLike, fdr: float) -> int:
     """
     check_rate("fdr", fdr)
     numbers = np.asarray(counts, np.int64)
-    total, cumulative = numbers.sum(), np.cumsum(numbers)
-    passed = np.arange(1, len(numbers) + 1) / len(numbers) * total <= fdr * cumulative * (1 + 1e-12)
-    return int(np.flatnonzero(passed & (cumulative > 0)).max(initial=-1)) + 1
+    cumulative = np.cumsum(numbers)
+    p_values = np.arange(1, len(numbers) + 1) / len(numbers)
+    # p <= fdr * (how many are as small) / (all)
+    novel = p_values * numbers.sum() <= fdr * cumulative * (1 + 1e-12)
+    positions = np.flatnonzero(novel & (cumulative > 0))
+    return int(positions.max(initial=-1)) + 1
 
 
 def needed(fpr: float) -> int:
@@ -180,24 +199,27 @@ def needed(fpr: float) -> int:
 
 
 def smallest_rate(held_out: int) -> str:
-    """The smallest false-positive rate that so many held-out inliers decide, rounded up to be
-    typed: 12 -> "0.077".
+    """The smallest false-positive rate that so many held-out inliers decide.
+
+    Rounded up to be typed: 12 -> "0.077".
     """
     rate = 1 / (held_out + 1)
     digits = 1 - math.floor(math.log10(rate))
-    return f"{math.ceil(rate * 10**digits - 1e-9) / 10**digits:.{digits}f}".rstrip("0")
+    rounded = math.ceil(rate * 10**digits - 1e-9) / 10**digits
+    return f"{rounded:.{digits}f}".rstrip("0")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule decides: ranks up to `cut` are novel, the others inliers.
+    """What a rule decides.
 
-    Without a decision, `cut` is None and a sentence says why.
-
-    Or None, and a sentence that says why.
+    Attributes:
+        rank_threshold: Ranks up to this one are novel, the others inliers; None if nothing is
+            decided.
+        reason: A sentence that says why; "" with a decision.
     """
 
-    cut: int | None
+    rank_threshold: int | None
     reason: str = ""
 
 
@@ -214,11 +236,10 @@ def decide(
         fdr: Instead, unless None: Benjamini and Hochberg's rule.
 
     Returns:
-        A decision without a cut where even a file above all held-out inliers would not be called
-        novel.
+        A decision without a threshold where even a file above all held-out inliers would not be
+        called novel.
     """
-    check_rate("fpr" if fdr is None else "fdr", fpr if fdr is None else fdr)
-    rate = fpr if fdr is None else fdr
+    rate = checked_rate(fpr, fdr)
     if calibration is None:
         return Decision(
             None,
@@ -228,20 +249,24 @@ def decide(
     size = len(calibration)
     usable = f"fpr={smallest_rate(size)} can be decided"
     if fdr is None:
-        if cut := calibration.allowed(fpr):
-            return Decision(cut)
+        rank = calibration.allowed(fpr)
+        if rank:
+            return Decision(rank)
         return Decision(
             None,
             f"{size} held-out inliers cannot give p <= {fpr:g}, so nothing can be called novel or inlier: "
             f"{_many(needed(fpr))} are needed; {usable}",
         )
     numbers = np.array(counts, np.int64)
-    cut, total = fdr_rank(numbers, fdr), int(numbers.sum())
-    if not numbers[0] and total:  # one file is imagined above all held-out inliers
-        numbers[int(np.flatnonzero(numbers)[-1])] -= 1
+    rank = fdr_rank(numbers, fdr)
+    total = int(numbers.sum())
+    # one file is imagined above all held-out inliers
+    if not numbers[0] and total:
+        last = int(np.flatnonzero(numbers)[-1])
+        numbers[last] -= 1
         numbers[0] = 1
-    if cut or not total or fdr_rank(numbers, fdr):
-        return Decision(cut)
+    if rank or not total or fdr_rank(numbers, fdr):
+        return Decision(rank)
     share = fdr * int(numbers[0]) / total
     return Decision(
         None,
@@ -258,7 +283,7 @@ def _many(count: int) -> str:
 def thresholds(
     held_out: ArrayLike, name: str, exact: bool, rates: tuple[float, ...] = RATES, folds: int = 0
 ) -> dict[str, object]:
-    """The part of a run's result that says where to cut its score.
+    """The part of a run's result that holds the thresholds of its score.
 
     Args:
         held_out: (n,), scores of held-out inliers.
@@ -275,9 +300,9 @@ def thresholds(
         Calibration).
     """
     calibration = Calibration(np.asarray(held_out, np.float64), folds)
-    smallest = float(smallest_rate(len(calibration)))
-    cuts = [
-        {
+    rows = []
+    for rate in rates:
+        row = {
             "fpr": rate,
             "threshold": calibration.threshold(rate),
             "needed": needed(rate),
@@ -285,13 +310,12 @@ def thresholds(
             "bound": calibration.bound(rate),
             "upper": calibration.upper(rate),
         }
-        for rate in rates
-    ]
+        rows.append(row)
     return {
         "score": name,
         "held_out": len(calibration),
         "exact": exact,
         "folds": folds,
-        "smallest_fpr": smallest,
-        "at": cuts,
+        "smallest_fpr": float(smallest_rate(len(calibration))),
+        "at": rows,
     }

@@ -47,7 +47,9 @@ class Floor:
 
 
 def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
-    """`pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the
+    """The floors of the test images: `pca`, `knn` and `norm`, and the same of what is seen.
+
+    `pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the
     scale [-1, 1].
 
     `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing
@@ -56,7 +58,8 @@ def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
     columns = _floors(data, Preprocess(), batch_size)
     if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
         seen = _floors(data, data.preprocess, batch_size)
-        columns |= {f"{name}{SEEN}": column for name, column in seen.items()}
+        for name, column in seen.items():
+            columns[f"{name}{SEEN}"] = column
     scores, _ = measured_scores(data.pieces(columns), data.wholes)
     return [Floor(name, column) for name, column in scores.columns.items()]
 
@@ -64,8 +67,9 @@ def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
 def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
     """`pca`, `knn` and `norm` of the test images under one preprocessing, (n_test,) each."""
     preprocess = preprocess.to(data.device)
-    norms = squared_norms(preprocess, data.test, batch_size)
-    return {**_pixel_floors(data, preprocess, batch_size), "norm": norms}
+    columns = _pixel_floors(data, preprocess, batch_size)
+    columns["norm"] = squared_norms(preprocess, data.test, batch_size)
+    return columns
 
 
 def squared_norms(
@@ -73,10 +77,10 @@ def squared_norms(
 ) -> NDArray[np.float64]:
     """|x|^2 of each preprocessed image, over its number of values, (N,)."""
     device = preprocess.lo.device
-    parts = [
-        preprocess(part.to(device)).square().flatten(1).mean(1).cpu()
-        for part in torch.split(images, batch_size)
-    ]
+    parts = []
+    for part in torch.split(images, batch_size):
+        x = preprocess(part.to(device))
+        parts.append(x.square().flatten(1).mean(1).cpu())
     return torch.cat(parts).numpy().astype(np.float64)
 
 
@@ -89,14 +93,17 @@ def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) ->
 
     def compute() -> Columns:
         columns = {}
-        for name, floor in (("pca", PCA(data.image_shape)), ("knn", KNN(data.image_shape))):
-            floor.to(data.device).prepare(preprocess(data.train.to(data.device)))
-            (columns[name],) = novelty_scores(floor, preprocess, data.test, batch_size).values()
+        floors = {"pca": PCA(data.image_shape), "knn": KNN(data.image_shape)}
+        for name, floor in floors.items():
+            train = preprocess(data.train.to(data.device))
+            floor.to(data.device).prepare(train)
+            scores = novelty_scores(floor, preprocess, data.test, batch_size)
+            (columns[name],) = scores.values()
         return columns
 
     key = {
         "code": code_key(FLOOR_CODE, ("torch", "numpy")),
-        "images": [_checksum(part) for part in (data.train, data.test)],
+        "images": [_checksum(data.train), _checksum(data.test)],
         "shape": data.image_shape,
         "device": data.device.type,
         "contrast": preprocess.contrast,
@@ -106,4 +113,5 @@ def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) ->
 
 
 def _checksum(images: torch.Tensor) -> str:
-    return hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest()
+    pixels = images.cpu().contiguous().numpy()
+    return hashlib.sha256(pixels.data).hexdigest()

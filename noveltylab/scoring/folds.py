@@ -1,4 +1,6 @@
-"""Held-out scores of every training inlier, for methods that are fitted once: 60 images become 60 held-out inliers.
+"""Held-out scores of every training inlier, for methods that are fitted once.
+
+60 images become 60 held-out inliers.
 
 The n inliers are cut into K folds of m images; K copies of the method are fitted, each without one fold, and an image's
 score is the lowest that any of them gives. A held-out inlier's score is that of the copy which has not seen it. So a
@@ -53,9 +55,7 @@ class Folds(Method):
 
     @property
     def first(self) -> Method:
-        member = self.members[0]
-        assert isinstance(member, Method)
-        return member
+        return self.member(0)
 
     def member(self, fold: int) -> Method:
         member = self.members[fold]
@@ -68,22 +68,24 @@ class Folds(Method):
         generator = torch.Generator().manual_seed(self.seed)
         for number in range(len(self.members)):
             rows = torch.from_numpy(np.flatnonzero(fold != number))
-            rows = rows[torch.randperm(len(rows), generator=generator)]
-            self.member(number).prepare(train[rows.to(train.device)])
+            order = torch.randperm(len(rows), generator=generator)
+            rows = rows[order].to(train.device)
+            self.member(number).prepare(train[rows])
 
     def held_out(
         self, preprocess: Preprocess, train: Tensor
     ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-        """Positions (n,) of the training images that lie in a fold, and their scores by the copy
-        without it, (n,) each.
+        """Scores the training images that lie in a fold by the copy without it.
+
+        Returns:
+            Positions (n,) of these images, and their scores, (n,) each.
         """
         fold = fold_of(len(train), len(self.members))
         columns = {name: np.zeros(len(train)) for name in self.score_names}
         for number in range(len(self.members)):
             rows = np.flatnonzero(fold == number)
-            fold_scores = held_out_scores(
-                self.member(number), preprocess, train[torch.from_numpy(rows).to(train.device)]
-            )
+            images = train[torch.from_numpy(rows).to(train.device)]
+            fold_scores = held_out_scores(self.member(number), preprocess, images)
             for name in columns:
                 columns[name][rows] = fold_scores[name]
         inside = np.flatnonzero(fold >= 0)
@@ -94,13 +96,17 @@ class Folds(Method):
         return self.first.score_names
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        columns = [self.member(number).novelty_score(x) for number in range(len(self.members))]
-        return {
-            name: torch.stack([column[name] for column in columns]).amin(0) for name in columns[0]
-        }
+        members = range(len(self.members))
+        scores = [self.member(number).novelty_score(x) for number in members]
+        lowest = {}
+        for name in scores[0]:
+            columns = [member_scores[name] for member_scores in scores]
+            lowest[name] = torch.stack(columns).amin(0)
+        return lowest
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        losses = [self.member(number).validation_loss(x) for number in range(len(self.members))]
+        members = range(len(self.members))
+        losses = [self.member(number).validation_loss(x) for number in members]
         return torch.stack(losses).amin(0)
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
@@ -138,4 +144,5 @@ def in_folds(
             f"protocol.folds={folds}: so many copies of {images} images of {channels} x {height} x {width} take too much "
             f"memory; take protocol.folds={max(MAX_BYTES // size, 2)} or fewer, or a smaller data.size"
         )
-    return Folds([method_class(shape, **arguments) for _ in range(folds)])
+    members = [method_class(shape, **arguments) for _ in range(folds)]
+    return Folds(members)

@@ -35,18 +35,21 @@ def evaluate(scores: ArrayLike, is_outlier: ArrayLike) -> dict[str, Any]:
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
     values, outlier = _checked(scores, is_outlier)
-    level, count = _levels(values)
-    fpr, tpr = _roc(level, outlier)
+    place_of, count = _places(values)
+    fpr, tpr = _roc(place_of, outlier)
+    # raw scores outside [0, 1] would be taken for logits: ranks are not, and carry all that these
+    # metrics read; equal scores share the mean of their ranks
+    mean_ranks = np.cumsum(count) - (count - 1) / 2
+    shares = mean_ranks / len(values)
     with _float64_torch() as torch:
-        # raw scores outside [0, 1] would be taken for logits: ranks are not, and carry all that
-        # these metrics read
-        ranks = torch.from_numpy(((np.cumsum(count) - (count - 1) / 2) / len(values))[level])
+        ranks = torch.from_numpy(shares[place_of])
         target = torch.from_numpy(outlier.astype(np.int64))
         auroc = float(binary_auroc(ranks, target))
         average_precision = float(binary_average_precision(ranks, target))
+    bounds = interval(auroc, place(values, outlier))
     return {
         "auroc": auroc,
-        "auroc_ci": list(interval(auroc, place(values, outlier))),
+        "auroc_ci": list(bounds),
         "average_precision": average_precision,
         "eer": _eer(fpr, tpr),
         "fpr95": float(fpr[np.argmax(tpr >= 0.95)]),
@@ -71,7 +74,8 @@ def evaluate_kinds(
     for kind in sorted(set(names[outlier].tolist())):
         of_kind = outlier & (names == kind)
         rows = ~outlier | of_kind
-        kinds[kind] = {"outliers": int(of_kind.sum()), **evaluate(values[rows], outlier[rows])}
+        metrics = evaluate(values[rows], outlier[rows])
+        kinds[kind] = {"outliers": int(of_kind.sum()), **metrics}
     return kinds
 
 
@@ -91,14 +95,16 @@ def roc(
         UserError: As ``evaluate``.
     """
     values, outlier = _checked(scores, is_outlier)
-    return _roc(_levels(values)[0], outlier)
+    place_of, _ = _places(values)
+    return _roc(place_of, outlier)
 
 
 def half_total_error_rate(
     test_scores: ArrayLike, test_is_outlier: ArrayLike, threshold: float
 ) -> float:
-    """(FAR + FRR) / 2 at a threshold fixed beforehand (Bengio and Mariéthoz, 2004; NDA's table 6),
-    in [0, 1].
+    """(FAR + FRR) / 2 in [0, 1] at a threshold fixed beforehand.
+
+    As in Bengio and Mariéthoz (2004), and in NDA's table 6.
 
     A sample is rejected if its score is above the threshold: FAR is the share of outliers (attacks)
     that are not, FRR the share of inliers (live faces) that are.
@@ -124,7 +130,8 @@ def error_rates(
             "the threshold is NaN; take equal_error_threshold of a source set's scores."
         )
     rejected = values > threshold
-    far, frr = float(np.mean(~rejected[outlier])), float(np.mean(rejected[~outlier]))
+    far = float(np.mean(~rejected[outlier]))
+    frr = float(np.mean(rejected[~outlier]))
     return {"far": far, "frr": frr, "hter": (far + frr) / 2}
 
 
@@ -143,12 +150,15 @@ def equal_error_threshold(source_scores: ArrayLike, source_is_outlier: ArrayLike
         UserError: As ``evaluate``.
     """
     values, outlier = _checked(source_scores, source_is_outlier)
-    frr, tpr = _roc(_levels(values)[0], outlier)
+    place_of, _ = _places(values)
+    frr, tpr = _roc(place_of, outlier)
     # point i rejects the i highest distinct scores: the threshold is the next one
     frr = frr[:-1]
     far = 1 - tpr[:-1]
     gap = np.round(np.abs(frr - far), 12)  # equal gaps may differ in their last bit
-    return float(np.unique(values)[::-1][np.lexsort((frr + far, gap))[0]])
+    best = np.lexsort((frr + far, gap))[0]
+    falling = np.unique(values)[::-1]
+    return float(falling[best])
 
 
 def source_threshold(
@@ -163,7 +173,8 @@ def source_threshold(
     """
     if isinstance(rule, str):
         return equal_error_threshold(source_scores, source_is_outlier)
-    inliers = np.asarray(source_scores, np.float64)[~np.asarray(source_is_outlier, np.bool_)]
+    outlier = np.asarray(source_is_outlier, np.bool_)
+    inliers = np.asarray(source_scores, np.float64)[~outlier]
     return float(np.quantile(inliers, 1 - rule, method="higher"))
 
 
@@ -179,7 +190,8 @@ def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] |
     values = np.asarray(scores, np.float64)
     distinct = len(np.unique(values))
     unit = np.abs(values).max() or 1.0  # keeps the variance of huge or tiny scores within range
-    mean, std = (values / unit).mean(), (values / unit).std()
+    mean = (values / unit).mean()
+    std = (values / unit).std()
     warnings = []
     if distinct < min(max(10.0, 0.05 * len(values)), len(values)):
         warnings.append(
@@ -189,15 +201,18 @@ def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] |
         warnings.append(
             f"{name}: the scores hardly vary (standard deviation {std * unit:.3g} around {mean * unit:.3g})."
         )
-    if metrics is not None and (warning := inverted(name, metrics["auroc"], metrics["auroc_ci"])):
-        warnings.append(warning)
+    if metrics is not None:
+        warning = inverted(name, metrics["auroc"], metrics["auroc_ci"])
+        if warning:
+            warnings.append(warning)
     return warnings
 
 
 def _checked(
     scores: ArrayLike, is_outlier: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    values, flags = np.asarray(scores, np.float64), np.asarray(is_outlier)
+    values = np.asarray(scores, np.float64)
+    flags = np.asarray(is_outlier)
     if values.ndim != 1 or values.shape != flags.shape:
         raise UserError(
             f"each sample needs one score and one is_outlier, but got {values.shape} and {flags.shape}."
@@ -206,13 +221,15 @@ def _checked(
         raise UserError(
             "metrics need test samples, but there are none: check the protocol and the data folder."
         )
-    if bad := int(np.sum(~np.isfinite(values))):
+    bad = int(np.sum(~np.isfinite(values)))
+    if bad:
         raise UserError(
             f"{bad} of {len(values)} scores are NaN or infinite: training diverged or the score overflowed. "
             "Try a smaller learning rate or full precision."
         )
-    if not np.isin(flags, (0, 1)).all():
-        raise UserError(f"is_outlier must be 0 or 1, but holds {np.setdiff1d(flags, (0, 1))[0]}.")
+    strange = np.setdiff1d(flags, (0, 1))
+    if len(strange):
+        raise UserError(f"is_outlier must be 0 or 1, but holds {strange[0]}.")
     outlier = flags.astype(np.bool_)
     if outlier.all() or not outlier.any():
         kind = "outliers" if outlier.all() else "inliers"
@@ -222,23 +239,30 @@ def _checked(
     return values, outlier
 
 
-def _levels(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The index (N,) of each score among the K distinct ones in rising order, and how often each
-    occurs (K,).
+def _places(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each score stands among the K distinct ones.
+
+    Returns:
+        Its place (N,) in rising order, and how often each of the distinct scores occurs (K,).
     """
-    _, level, count = np.unique(values, return_inverse=True, return_counts=True)
-    return level, count
+    _, place_of, count = np.unique(values, return_inverse=True, return_counts=True)
+    return place_of, count
 
 
 def _roc(
-    level: NDArray[np.int64], outlier: NDArray[np.bool_]
+    place_of: NDArray[np.int64], outlier: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    size = level.max() + 1
-    counts = [
-        np.cumsum(np.bincount(level[group], minlength=size)[::-1]) for group in (~outlier, outlier)
-    ]
-    fpr, tpr = (np.concatenate([[0.0], hits / hits[-1]]) for hits in counts)
+    size = int(place_of.max()) + 1
+    fpr = _shares_above(place_of[~outlier], size)
+    tpr = _shares_above(place_of[outlier], size)
     return fpr, tpr
+
+
+def _shares_above(places: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    """The share of scores that stand at the k highest of `size` places, k = 0 .. size."""
+    falling = np.bincount(places, minlength=size)[::-1]
+    hits = np.cumsum(falling)
+    return np.concatenate([[0.0], hits / hits[-1]])
 
 
 def _eer(fpr: NDArray[np.float64], tpr: NDArray[np.float64]) -> float:

@@ -59,9 +59,9 @@ def test_benjamini_hochberg_is_that_of_scipy(
 ) -> None:
     calibration = Calibration(np.array(held_out))
     ranks = calibration.ranks(scores)
-    cut = fdr_rank(np.bincount(ranks - 1, minlength=len(held_out) + 1), fdr)
+    largest = fdr_rank(np.bincount(ranks - 1, minlength=len(held_out) + 1), fdr)
     adjusted = false_discovery_control(calibration.p_values(scores))
-    assert (ranks <= cut).tolist() == (adjusted <= fdr * (1 + 1e-9)).tolist()
+    assert (ranks <= largest).tolist() == (adjusted <= fdr * (1 + 1e-9)).tolist()
 
 
 def test_the_law_of_the_realised_rate() -> None:
@@ -72,8 +72,8 @@ def test_the_law_of_the_realised_rate() -> None:
     n, fpr, draws = 59, 0.1, 4000
     held_out = np.sort(rng.uniform(size=(draws, n)), 1)
     calibration = Calibration(held_out[0])
-    cuts = held_out[:, n - calibration.allowed(fpr)]
-    rates = 1 - cuts  # of fresh uniform scores, exactly
+    limits = held_out[:, n - calibration.allowed(fpr)]
+    rates = 1 - limits  # of fresh uniform scores, exactly
     assert abs(rates.mean() - calibration.expected(fpr)) < 4 * rates.std() / np.sqrt(draws)
     assert abs((rates > calibration.upper(fpr)).mean() - 0.05) < 4 * np.sqrt(0.05 * 0.95 / draws)
 
@@ -82,9 +82,9 @@ def test_few_held_out_inliers_promise_no_small_rate() -> None:
     calibration = Calibration(np.arange(18.0))
     assert calibration.threshold(0.05) is None
     assert Calibration(np.arange(19.0)).threshold(0.05) == pytest.approx(18.0, rel=TOLERANCE)
-    cut = thresholds(np.arange(18.0), "mse", exact=True)
-    assert [row["threshold"] for row in cut["at"]] == [None, None, pytest.approx(17, TOLERANCE)]  # type: ignore[attr-defined]
-    assert [row["needed"] for row in cut["at"]] == [99, 19, 9]  # type: ignore[attr-defined]
+    section = thresholds(np.arange(18.0), "mse", exact=True)
+    assert [row["threshold"] for row in section["at"]] == [None, None, pytest.approx(17, TOLERANCE)]  # type: ignore[attr-defined]
+    assert [row["needed"] for row in section["at"]] == [99, 19, 9]  # type: ignore[attr-defined]
 
 
 @given(st.integers(1, 3000), st.floats(1e-4, 0.999))
@@ -94,7 +94,7 @@ def test_how_many_held_out_inliers_a_rate_needs(n: int, fpr: float) -> None:
     """
     assert (Calibration(np.zeros(n)).allowed(fpr) > 0) == (n >= needed(fpr))
     assert 1 / (n + 1) <= float(smallest_rate(n)) < 1.2 / (n + 1)
-    assert decide(Calibration(np.zeros(n)), [], float(smallest_rate(n))).cut
+    assert decide(Calibration(np.zeros(n)), [], float(smallest_rate(n))).rank_threshold
 
 
 @given(SCORES, SCORES, RATES, st.booleans())
@@ -113,8 +113,8 @@ def test_nothing_is_decided_where_no_file_could_be_novel(
         scores = [100.0, *sorted(scores)[1:]]
     p_values = calibration.p_values(scores)
     smallest = false_discovery_control(p_values).min() if batch else p_values.min()
-    assert (decision.cut is not None) == (smallest <= rate * (1 + 1e-9))
-    assert (decision.cut is None) == bool(decision.reason)
+    assert (decision.rank_threshold is not None) == (smallest <= rate * (1 + 1e-9))
+    assert (decision.rank_threshold is None) == bool(decision.reason)
 
 
 def test_scores_apart_by_rounding_are_ties() -> None:
