@@ -6,7 +6,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,20 +72,19 @@ def example_images(detector: "Detector", count: int) -> "Tensor":
 
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (count, *detector.shape), generator=generator, dtype=torch.uint8)
-    smooth = torch.nn.functional.avg_pool2d(
-        noise[: count // 2].float(), 5, 1, 2, count_include_pad=False
-    )
-    noise[: count // 2] = ((smooth - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)
+    half = noise[: count // 2].float()
+    smooth = torch.nn.functional.avg_pool2d(half, 5, 1, 2, count_include_pad=False)
+    contrasted = (smooth - 128) * 4 + 128
+    noise[: count // 2] = contrasted.clamp(0, 255).to(torch.uint8)
     return noise
 
 
 def _program(module: "nn.Module", example: "Tensor") -> Any:
     import torch
 
+    shapes = ({0: torch.export.Dim("batch")},)
     with torch.no_grad():
-        return torch.export.export(
-            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-        )
+        return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
 
 
 def write_torch(
@@ -147,35 +146,42 @@ def compare(detector: "Detector", names: list[str], run: Run) -> None:
         expected = detector.scores(images)
         for name, scores in zip(names, run(images), strict=True):
             scale = np.maximum(np.abs(expected[name]), 1)
-            gap = float((np.abs(scores - expected[name]) / scale).max())
+            gaps = np.abs(scores - expected[name]) / scale
+            gap = float(gaps.max())
             if not gap <= TOLERANCE:
                 raise RunFailed(
                     f"the exported {name} is off by {gap:.2g}, more than {TOLERANCE:g}; nothing was written"
                 )
 
 
-@contextmanager
-def any_batch() -> "Iterator[None]":
-    """Makes torch.cdist a formula that holds for any batch.
+def any_batch() -> AbstractContextManager[Any]:
+    """Inside, this thread computes Euclidean `torch.cdist` by a formula that holds for any batch.
 
     Its own code branches at 25 rows, which would fix the batch.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    original = torch.cdist
+    class AnyBatch(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if function is torch.cdist and kwargs.get("p", 2.0) == 2.0:
+                first, second = args
+                return _distances(first, second)
+            return function(*args, **kwargs)
 
-    def cdist(x: "Tensor", y: "Tensor", p: float = 2.0, **_: Any) -> "Tensor":
-        if p != 2.0:
-            return original(x, y, p)
-        a, b = x.double(), y.double()
-        squared = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
-        return squared.clamp_min(0).sqrt().to(x.dtype)
+    return AnyBatch()
 
-    torch.cdist = cdist  # type: ignore[assignment]  # restored below
-    try:
-        yield
-    finally:
-        torch.cdist = original
+
+def _distances(x: "Tensor", y: "Tensor") -> "Tensor":
+    """Euclidean distances (N, M) between rows (N, D) and (M, D)."""
+    first = x.double()
+    second = y.double()
+    norms = first.square().sum(1, keepdim=True) + second.square().sum(1)
+    squared = norms - 2 * first @ second.T
+    return squared.clamp_min(0).sqrt().to(x.dtype)
 
 
 @contextmanager
@@ -184,9 +190,8 @@ def silence() -> "Iterator[None]":
     from contextlib import redirect_stderr, redirect_stdout
     from io import StringIO
 
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    ]
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,29 @@ def test_a_torch_export_carries_the_decision(run_here: Callable[..., dict[str, A
     assert note["held_out"] == [] and set(note["thresholds"].values()) == {None}
     Path("mine.pt2").write_bytes(b"mine")
     assert export.main([f"run={folder}", "format=torch_export", "output=mine.pt2"]) == 2
+
+
+def test_distances_are_exported_for_any_batch_and_nothing_else_is_changed() -> None:
+    rows = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
+    images, references = rows.split((40, 30))
+
+    class Distances(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return torch.cdist(x, references), torch.cdist(x, references, p=1)
+
+    original = torch.cdist
+    expected = Distances()(images)
+    elsewhere: list[torch.Tensor] = []
+    with graph.any_batch():
+        assert torch.cdist is original
+        thread = Thread(target=lambda: elsewhere.extend(Distances()(images)))
+        thread.start()
+        thread.join()
+        program = graph._program(Distances(), images[:2]).module()
+    assert all(map(torch.equal, elsewhere, expected))
+    for count in (1, 25, 26, 40):
+        for distances, exact in zip(program(images[:count]), expected, strict=True):
+            torch.testing.assert_close(distances, exact[:count], atol=1e-4, rtol=0)
 
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=60), st.integers(1, 20), st.floats(-9, 9))
