@@ -363,7 +363,7 @@ def image_rows(
             parts.append(x.to(dtype))
         pictures = method.image_rows(*parts)
     method.train(was_training)
-    titled_rows = {}
+    titled_rows: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
     for name, rows in pictures.items():
         titled_rows[name] = []
         for row in rows:

@@ -103,7 +103,7 @@ def check(diagnose: str, name: str, method: Method, is_outlier: Flags) -> None:
     outliers = is_outlier.sum()
     inliers = (~is_outlier).sum()
     if not outliers or not inliers:
-        kind = "inliers" if inliers or not len(is_outlier) else "outliers"
+        kind = "inliers" if inliers else "outliers"
         raise UserError(
             f"diagnose={diagnose}: all {len(is_outlier)} test images are {kind}; diagnose=none"
         )
