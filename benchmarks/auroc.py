@@ -29,20 +29,20 @@ from noveltylab.scoring.metrics import evaluate
 SIDES = ("bare 32", "lab 32", "lab bf16")
 
 
-def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
+def auroc(side: str, name: str, seed: int, arguments: argparse.Namespace) -> float:
     """Of the method's primary score after training."""
     overrides = [
         f"method={name}",
         "data=mnist",
-        f"inlier={asked.inlier}",
+        f"inlier={arguments.inlier}",
         f"seed={seed}",
         "data.size=32",
     ]
     overrides += [
         "data.batch_size=64",
-        f"data.limit_train={asked.images}",
+        f"data.limit_train={arguments.images}",
         *WHOLE[name],
-        *asked.options,
+        *arguments.options,
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         options = check_options(compose("train", overrides))
@@ -56,7 +56,7 @@ def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
         bare_loop(
             reference,
             loader(data.train, 32, 64, method, "cpu"),
-            asked.epochs,
+            arguments.epochs,
             "cpu",
             False,
             lambda: None,
@@ -67,8 +67,8 @@ def auroc(side: str, name: str, seed: int, asked: argparse.Namespace) -> float:
     else:
         method.to(memory_format=torch.channels_last).train()
         batches = data.train_dataloader()
-        for epoch in range(asked.epochs):
-            method.progress = epoch / asked.epochs
+        for epoch in range(arguments.epochs):
+            method.progress = epoch / arguments.epochs
             batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our sampler
             for positions in batches:
                 for x, rows in zip(*data.gather(positions.view(-1, 64)), strict=True):
@@ -91,28 +91,30 @@ def main() -> None:
         "--sides", nargs="+", default=SIDES, choices=SIDES, help="bf16 pays where a CPU has it"
     )
     parser.add_argument("--options", nargs="*", default=[], help="further options of the runs")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")  # so that the lines of results stand alone
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
-    for name in asked.methods:
-        found: dict[str, list[float]] = {side: [] for side in asked.sides}
+    for name in arguments.methods:
+        aurocs: dict[str, list[float]] = {side: [] for side in arguments.sides}
         # side by side, so that what stands here when it is interrupted can be compared
-        for seed in asked.seeds:
-            for side in asked.sides:
+        for seed in arguments.seeds:
+            for side in arguments.sides:
                 start = time.perf_counter()
-                found[side].append(auroc(side, name, seed, asked))
+                aurocs[side].append(auroc(side, name, seed, arguments))
                 seconds = time.perf_counter() - start
                 print(
-                    f"{name:10} seed {seed} {side:8} {found[side][-1]:.4f}  {seconds:.0f} s",
+                    f"{name:10} seed {seed} {side:8} {aurocs[side][-1]:.4f}  {seconds:.0f} s",
                     flush=True,
                 )
-        first = found[asked.sides[0]]
-        for side, values in found.items():
-            apart = [value - other for value, other in zip(values, first, strict=True)]
-            spread = statistics.stdev(apart) if len(apart) > 1 else float("nan")
+        first = aurocs[arguments.sides[0]]
+        for side, values in aurocs.items():
+            differences = [
+                value - reference for value, reference in zip(values, first, strict=True)
+            ]
+            spread = statistics.stdev(differences) if len(differences) > 1 else float("nan")
             print(
-                f"{name:10} {side:8} mean {statistics.mean(values):.4f}, minus {asked.sides[0]} "
-                f"{statistics.mean(apart):+.4f} (deviation over seeds {spread:.4f})",
+                f"{name:10} {side:8} mean {statistics.mean(values):.4f}, minus {arguments.sides[0]} "
+                f"{statistics.mean(differences):+.4f} (deviation over seeds {spread:.4f})",
                 flush=True,
             )
 

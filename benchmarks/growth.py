@@ -111,12 +111,12 @@ def runs(count: int) -> dict[str, float]:
         command += ["pictures=false", f"seed={','.join(map(str, range(count)))}"]
         subprocess.run(command, check=True, capture_output=True)
         swept = time.perf_counter()
-        found = measured(swept - start, resource.RUSAGE_CHILDREN)
+        costs = measured(swept - start, resource.RUSAGE_CHILDREN)
         files = sum(path.is_file() for path in Path(folder).rglob("seed*/**/*")) / count
         subprocess.run(
             [sys.executable, "-m", "noveltylab.report", folder], check=True, capture_output=True
         )
-        return found | {"report": time.perf_counter() - swept, "files": files}
+        return costs | {"report": time.perf_counter() - swept, "files": files}
 
 
 def point(kind: str, value: int) -> dict[str, float]:
@@ -140,9 +140,9 @@ def main() -> None:
     )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--kinds", nargs="+", default=list(POINTS), choices=list(POINTS))
-    asked = parser.parse_args()
-    if asked.one:
-        kind, value = asked.one
+    arguments = parser.parse_args()
+    if arguments.one:
+        kind, value = arguments.one
         print(json.dumps({"images": images, "size": size, "runs": runs}[kind](int(value))))
         return
     import matplotlib
@@ -165,17 +165,17 @@ def main() -> None:
     ]
     notes: list[str] = []
     figure, axes = plt.subplots(
-        2, len(asked.kinds), figsize=(4 * len(asked.kinds), 6), squeeze=False
+        2, len(arguments.kinds), figsize=(4 * len(arguments.kinds), 6), squeeze=False
     )
-    for column, kind in enumerate(asked.kinds):
-        found = {value: point(kind, value) for value in POINTS[kind]}
-        amount = {value: float(value**2 if kind == "size" else value) for value in found}
-        for position, (value, numbers) in enumerate(found.items()):
+    for column, kind in enumerate(arguments.kinds):
+        measurements = {value: point(kind, value) for value in POINTS[kind]}
+        amount = {value: float(value**2 if kind == "size" else value) for value in measurements}
+        for position, (value, numbers) in enumerate(measurements.items()):
             slopes = ["", ""]
-            if position == len(found) - 1:
+            if position == len(measurements) - 1:
                 before = POINTS[kind][-2]
                 slopes = [
-                    f"{power((amount[before], found[before][name]), (amount[value], numbers[name])):.2f}"
+                    f"{power((amount[before], measurements[before][name]), (amount[value], numbers[name])):.2f}"
                     for name in ("seconds", "bytes")
                 ]
             cells = [
@@ -193,7 +193,10 @@ def main() -> None:
                 )
                 print(notes[-1], flush=True)
         for row, (name, scale, unit) in enumerate((("seconds", 1, "s"), ("bytes", 2**20, "MiB"))):
-            axis, heights = axes[row, column], [numbers[name] / scale for numbers in found.values()]
+            axis, heights = (
+                axes[row, column],
+                [numbers[name] / scale for numbers in measurements.values()],
+            )
             axis.plot([*amount.values()], heights, "o-")
             axis.set(
                 xlabel=f"{kind} (pixels)" if kind == "size" else kind,

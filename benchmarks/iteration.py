@@ -89,7 +89,7 @@ def main() -> None:
         help="a side more: noveltylab's networks compiled, float32",
     )
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     facts = provenance(datetime.now(UTC), None, torch.get_num_threads())
     print(
         f"{facts['hardware']['cpu']}, {torch.get_num_threads()} threads, torch {facts['versions']['torch']}"
@@ -99,15 +99,17 @@ def main() -> None:
         for side, bits in rows_for(peaks("cpu"))
         if side in ("bare", "lab")
     ]
-    sides += [("compiled", False)] if asked.compile else []
-    for name in asked.methods:
-        steps = {key: step(key[0], name, asked.shape, key[1], asked.progress) for key in sides}
-        times = turns(steps, asked.repeats + 1)
+    sides += [("compiled", False)] if arguments.compile else []
+    for name in arguments.methods:
+        steps = {
+            key: step(key[0], name, arguments.shape, key[1], arguments.progress) for key in sides
+        }
+        times = turns(steps, arguments.repeats + 1)
         median = {key: statistics.median(values[1:]) for key, values in times.items()}
         for (side, bf16), value in median.items():
             ratio = median["bare", False] / value
             print(
-                f"{name:10} {asked.shape:8} {side:8} {'bf16' if bf16 else '32':4} {1000 * value:7.0f} ms  x {ratio:.2f}"
+                f"{name:10} {arguments.shape:8} {side:8} {'bf16' if bf16 else '32':4} {1000 * value:7.0f} ms  x {ratio:.2f}"
                 f"  first {times[side, bf16][0]:.0f} s",
                 flush=True,
             )

@@ -50,15 +50,15 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--batch", type=int, default=64)
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    print(f"{torch.get_num_threads()} threads, batch {asked.batch}, torch {torch.__version__}")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{torch.get_num_threads()} threads, batch {arguments.batch}, torch {torch.__version__}")
     for kernel, padding in ((4, 1), (5, 2)):
         for inputs, outputs, side in LAYERS:
             big, small = (
-                maps(asked.batch, inputs, side, side),
-                maps(asked.batch, outputs, side // 2, side // 2),
+                maps(arguments.batch, inputs, side, side),
+                maps(arguments.batch, outputs, side // 2, side // 2),
             )
             weight = maps(outputs, inputs, kernel, kernel).div_(inputs).requires_grad_()
             x, y = big.clone().requires_grad_(), small.clone().requires_grad_()
@@ -73,8 +73,11 @@ def main() -> None:
                 "winograd": partial(winograd.Transposed.apply, y, weight, padding),
             }
             for name, functions, leaf, pull in (("", down, x, small), (" transposed", up, y, big)):
-                exact, other = functions["torch"]().detach(), functions["winograd"]().detach()
-                error = float((exact - other).abs().max() / exact.abs().max())
+                exact, winograd_output = (
+                    functions["torch"]().detach(),
+                    functions["winograd"]().detach(),
+                )
+                error = float((exact - winograd_output).abs().max() / exact.abs().max())
                 both = quartiles(
                     {
                         key: partial(trained, make, (leaf, weight), pull)

@@ -54,8 +54,8 @@ def contenders(runs: int, batch: int, device: str) -> dict[str, Callable[[], obj
     parameters, buffers = stack_module_state(networks)
     base = copy.deepcopy(networks[0]).to("meta")
 
-    def loss(weights: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor) -> Tensor:
-        return F.mse_loss(functional_call(base, (weights, rest), (images,)), images)
+    def loss(weights: dict[str, Tensor], state: dict[str, Tensor], images: Tensor) -> Tensor:
+        return F.mse_loss(functional_call(base, (weights, state), (images,)), images)
 
     def packed() -> object:
         return vmap(grad(loss))(parameters, buffers, x)
@@ -91,20 +91,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     times: dict[str, list[float]] = {}
-    steps = contenders(asked.runs, asked.batch, asked.device)
-    for repeat in range(asked.repeats + 1):
+    steps = contenders(arguments.runs, arguments.batch, arguments.device)
+    for repeat in range(arguments.repeats + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if asked.device == "cuda":
+            if arguments.device == "cuda":
                 torch.cuda.synchronize()
             if repeat:
                 times.setdefault(name, []).append(time.perf_counter() - start)
     hardware = provenance()["hardware"]
     print(
-        f"{hardware['cpu']}, {torch.get_num_threads()} threads, {asked.runs} runs, batch {asked.batch}"
+        f"{hardware['cpu']}, {torch.get_num_threads()} threads, {arguments.runs} runs, batch {arguments.batch}"
     )
     for name, values in times.items():
         print(f"{name:20} {1000 * statistics.median(values):8.0f} ms")

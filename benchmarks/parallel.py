@@ -24,13 +24,13 @@ SHORT = ["method=ocgan", "data=digits", "trainer.max_epochs=10"]
 
 def start(folder: Path, seed: int, threads: int, options: list[str]) -> subprocess.Popen[bytes]:
     """One run as a user starts it."""
-    own = [
+    run_options = [
         f"output={folder}",
         f"seed={seed}",
         f"resources.num_cpus={threads}",
         "trainer.accelerator=cpu",
     ]
-    command = [sys.executable, "-m", "noveltylab", *options, *own]
+    command = [sys.executable, "-m", "noveltylab", *options, *run_options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -62,20 +62,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    seconds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for _ in range(arguments.repeats):
-        for side_by_side, times in found.items():
+        for side_by_side, times in seconds.items():
             times.append(measure(side_by_side, arguments.options))
     hardware = provenance()["hardware"]
     print(
         f"{hardware['cpu']}, {hardware['cores']} cores; {' '.join(arguments.options)}; median of {arguments.repeats}"
     )
-    for column, what in enumerate(("whole commands", "training alone")):
+    for column, label in enumerate(("whole commands", "training alone")):
         beside, in_turn = (
-            statistics.median(times[column] for times in found[kind]) for kind in (True, False)
+            statistics.median(times[column] for times in seconds[kind]) for kind in (True, False)
         )
         print(
-            f"{what}: side by side, 1 thread each {beside:.1f} s; in turn, 2 threads each {in_turn:.1f} s; "
+            f"{label}: side by side, 1 thread each {beside:.1f} s; in turn, 2 threads each {in_turn:.1f} s; "
             f"side by side is {in_turn / beside:.2f} times as fast"
         )
 

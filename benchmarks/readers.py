@@ -91,8 +91,8 @@ class OneByOne(Dataset[Tensor]):
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
-        found: Tensor = self.transform(self.read(index))
-        return found
+        image: Tensor = self.transform(self.read(index))
+        return image
 
 
 def idx_files(name: str) -> OneByOne:
@@ -101,7 +101,7 @@ def idx_files(name: str) -> OneByOne:
 
     whole = {"mnist": datasets.MNIST, "fmnist": datasets.FashionMNIST}[name](str(ROOT))
     rows = (whole.targets == 0).nonzero().flatten().tolist()
-    return OneByOne(len(rows), lambda at: Image.fromarray(whole.data[rows[at]].numpy()))
+    return OneByOne(len(rows), lambda index: Image.fromarray(whole.data[rows[index]].numpy()))
 
 
 def cifar10() -> OneByOne:
@@ -112,14 +112,16 @@ def cifar10() -> OneByOne:
     samples = load("cifar10", ROOT, False, False)
     rows = np.flatnonzero((samples.labels == 0) & ~np.asarray(samples.official_test)).tolist()
     images = samples.images.numpy()
-    return OneByOne(len(rows), lambda at: Image.fromarray(images[rows[at]].transpose(1, 2, 0)))
+    return OneByOne(
+        len(rows), lambda index: Image.fromarray(images[rows[index]].transpose(1, 2, 0))
+    )
 
 
 def picture_files(pattern: str) -> OneByOne:
     from PIL import Image
 
     files = sorted(ROOT.glob(pattern))
-    return OneByOne(len(files), lambda at: Image.open(files[at]))
+    return OneByOne(len(files), lambda index: Image.open(files[index]))
 
 
 def patches() -> OneByOne:
@@ -129,10 +131,10 @@ def patches() -> OneByOne:
         ROOT.glob("*/UCSDped2/Train/Train*/[0-9]*.tif")
     )
 
-    def read(at: int) -> Any:
-        frame, place = divmod(at, 96)
-        top, left = 30 * (place // 12), 30 * (place % 12)
-        return Image.open(files[frame]).crop((left, top, left + 30, top + 30))
+    def read(index: int) -> Any:
+        frame, place = divmod(index, 96)
+        row, column = 30 * (place // 12), 30 * (place % 12)
+        return Image.open(files[frame]).crop((column, row, column + 30, row + 30))
 
     return OneByOne(len(files) * 96, read)
 
@@ -145,8 +147,8 @@ def segments() -> OneByOne:
     files = sorted(ROOT.glob("TUT-*-development/data/mixture_data/devtrain/*/audio/*.wav"))
     length = 63 * 512 + 2048
 
-    def read(at: int) -> Any:
-        file, place = divmod(at, 40)
+    def read(index: int) -> Any:
+        file, place = divmod(index, 40)
         wave, rate = soundfile.read(
             files[file], start=place * 64 * 512, frames=length, dtype="float32"
         )
@@ -161,7 +163,7 @@ def segments() -> OneByOne:
 
 def plain(name: str) -> dict[str, float]:
     """The same numbers the plain way."""
-    made: dict[str, Callable[[], OneByOne]] = {
+    builders: dict[str, Callable[[], OneByOne]] = {
         "cifar10": cifar10,
         "coil20": lambda: picture_files("COIL-20/coil-20-32x32/obj1__*.png"),
         "coil100": lambda: picture_files("coil-100/**/obj1__*.png"),
@@ -169,7 +171,7 @@ def plain(name: str) -> dict[str, float]:
         "dcase": segments,
     }
     before, start = memory(), time.perf_counter()
-    whole = made[name]() if name in made else idx_files(name)
+    whole = builders[name]() if name in builders else idx_files(name)
     part = Subset(whole, torch.randperm(len(whole))[:PLAIN].tolist())
     loader = DataLoader(part, min(BATCH, len(part)), num_workers=2, persistent_workers=True)
     next(iter(loader))
@@ -186,10 +188,10 @@ def plain(name: str) -> dict[str, float]:
 def measured(way: str, name: str, cache: str) -> dict[str, float]:
     environment = {**os.environ, "NOVELTYLAB_CACHE": cache}
     command = [sys.executable, "-m", "benchmarks.readers", "--one", way, name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(process.stderr.strip().splitlines()[-1])
+    return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -200,11 +202,11 @@ def main() -> None:
         "sets", nargs="*", help=f"of {', '.join(SETS)} (default: those that are there)"
     )
     parser.add_argument("--one", choices=("ours", "plain"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
+    arguments = parser.parse_args()
+    if arguments.one:
         import noveltylab.run.pipeline  # noqa: F401  # imports belong to neither side
 
-        print(json.dumps({"ours": ours, "plain": plain}[asked.one](asked.sets[0])))
+        print(json.dumps({"ours": ours, "plain": plain}[arguments.one](arguments.sets[0])))
         return
     from noveltylab.results.provenance import provenance
 
@@ -215,20 +217,21 @@ def main() -> None:
     print(
         "dataset  train samples | to first batch: ours, again, plain | an epoch: ours, plain, ratio | peak: ours, x data, plain"
     )
-    for name in asked.sets or SETS:
+    for name in arguments.sets or SETS:
         with tempfile.TemporaryDirectory() as cache:
             try:
-                first, again, other = (
+                first, again, plain_costs = (
                     measured(way, name, cache) for way in ("ours", "ours", "plain")
                 )
             except RuntimeError as error:
                 print(f"{name:8} not measured: {error}")
                 continue
-        epoch = other["epoch_each"] * again["train"]
+        epoch = plain_costs["epoch_each"] * again["train"]
         print(
-            f"{name:8} {int(again['train']):7} | {first['first']:6.2f} s {again['first']:6.2f} s {other['first']:6.2f} s | "
+            f"{name:8} {int(again['train']):7} | "
+            f"{first['first']:6.2f} s {again['first']:6.2f} s {plain_costs['first']:6.2f} s | "
             f"{again['epoch']:7.3f} s {epoch:8.2f} s {epoch / again['epoch']:6.0f} x | {again['bytes'] / 2**20:5.0f} MiB "
-            f"{again['bytes'] / again['data']:4.1f} {other['bytes'] / 2**20:5.0f} MiB",
+            f"{again['bytes'] / again['data']:4.1f} {plain_costs['bytes'] / 2**20:5.0f} MiB",
             flush=True,
         )
 

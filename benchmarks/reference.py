@@ -63,11 +63,11 @@ class Images(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image = Image.fromarray(self.images[index])
-        found = (self.plain(image), torch.tensor(index))
+        item = (self.plain(image), torch.tensor(index))
         if not self.negatives:
-            return found
+            return item
         turned = image.rotate(90 * random.randint(1, 3)) if random.random() < 0.5 else image
-        return (*found, self.augment(turned))
+        return (*item, self.augment(turned))
 
 
 def loader(
@@ -209,8 +209,8 @@ class PlainOCGAN(Reference):
 
     def score(self, x: Tensor) -> Tensor:
         n = self.networks
-        found: Tensor = (x - n.decoder(n.encoder(x))).square().flatten(1).mean(1)
-        return found
+        errors: Tensor = (x - n.decoder(n.encoder(x))).square().flatten(1).mean(1)
+        return errors
 
 
 class PlainCAEntropy(Reference):
@@ -257,8 +257,8 @@ class PlainCAEntropy(Reference):
         x_hat, _ = n.generate(x)
         context = (x - x_hat).abs().flatten(1).mean(1)
         feature = (n.discriminator(x)[1] - n.discriminator(x_hat)[1]).square().mean(1)
-        found: Tensor = n.lam * context + (1 - n.lam) * feature
-        return found
+        scores: Tensor = n.lam * context + (1 - n.lam) * feature
+        return scores
 
 
 class PlainOLED(Reference):
@@ -288,8 +288,8 @@ class PlainOLED(Reference):
         with torch.autocast(x.device.type, enabled=False):
             a = n.mask_generator(x)
             flat = a.flatten(1)
-            kept = int(n.t / 100 * (flat.shape[1] - 1))
-            s = flat.sort(1).values[:, kept].view(-1, 1, 1, 1) + n.mask_eps
+            rank = int(n.t / 100 * (flat.shape[1] - 1))
+            s = flat.sort(1).values[:, rank].view(-1, 1, 1, 1) + n.mask_eps
             r = F.relu(s - a)
             return 1 - n.mask_eps / (r + n.mask_eps)
 
@@ -327,14 +327,14 @@ class PlainOLED(Reference):
     def score(self, x: Tensor) -> Tensor:
         n = self.networks
         x_hat_m = n.decoder(n.encoder(x * self.masks(x))).clamp(-1, 1)
-        found: Tensor = (x - x_hat_m).square().flatten(1).sum(1)
-        return found
+        errors: Tensor = (x - x_hat_m).square().flatten(1).sum(1)
+        return errors
 
 
 def _ordinary(folded: UpsampledConv) -> nn.Conv2d:
-    made = nn.Conv2d(folded.in_channels, folded.out_channels, 5, 1, 2)
-    made.weight, made.bias = folded.weight, folded.bias
-    return made
+    convolution = nn.Conv2d(folded.in_channels, folded.out_channels, 5, 1, 2)
+    convolution.weight, convolution.bias = folded.weight, folded.bias
+    return convolution
 
 
 class PlainNDA(Reference):
@@ -367,25 +367,25 @@ class PlainNDA(Reference):
         z = n.encoder.head(maps)
         lat = F.mse_loss(z, codes)
         maps_n = n.encoder.local(negatives)
-        found = {"recon": recon, "lat": lat}
+        losses = {"recon": recon, "lat": lat}
         for name, estimator in (("global", n.global_estimator), ("local", n.local_estimator)):
-            found[name] = n.beta * (bce(estimator(maps, z), ONE) + bce(estimator(maps_n, z), ZERO))
+            losses[name] = n.beta * (bce(estimator(maps, z), ONE) + bce(estimator(maps_n, z), ZERO))
         variance, mean = torch.var_mean(z.to(x), 0, correction=0)
-        found["prior"] = (
+        losses["prior"] = (
             n.gamma * 0.5 * (mean**2 + variance - variance.clamp_min(1e-8).log() - 1).sum()
         )
         minimise(
             n.w_recon * recon
             + n.w_lat * lat
-            + n.w_mie * (found["global"] + found["local"] + found["prior"]),
+            + n.w_mie * (losses["global"] + losses["local"] + losses["prior"]),
             0,
         )
-        return found
+        return losses
 
     def score(self, x: Tensor) -> Tensor:
         n = self.networks
-        found: Tensor = (x - n.generator(n.encoder(x))).square().flatten(1).mean(1)
-        return found
+        errors: Tensor = (x - n.generator(n.encoder(x))).square().flatten(1).mean(1)
+        return errors
 
 
 REFERENCES: dict[str, type[Reference]] = {

@@ -87,22 +87,22 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images in one iteration (default 64)"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.getLogger("noveltylab").setLevel(logging.WARNING)
     real = bool(os.environ.get("NOVELTYLAB_DATA"))
     overrides = [
-        f"method={asked.method}",
+        f"method={arguments.method}",
         f"data={'mnist' if real else 'digits'}",
-        f"data.batch_size={asked.batch_size}",
-        f"trainer.max_epochs={asked.epochs}",
+        f"data.batch_size={arguments.batch_size}",
+        f"trainer.max_epochs={arguments.epochs}",
         "trainer.accelerator=cpu",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         options = check_options(compose("train", overrides))
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for repeat in range(asked.repeats + 1):
+    for repeat in range(arguments.repeats + 1):
         for side in SIDES:
-            value = seconds_of(side, options, asked.images)
+            value = seconds_of(side, options, arguments.images)
             if repeat:  # the first turn warms up
                 seconds[side].append(value)
     median = {side: statistics.median(values) for side, values in seconds.items()}
@@ -111,8 +111,9 @@ def main() -> None:
         f"{facts['hardware']['cpu']}, {facts['hardware']['cores']} cores, torch {facts['versions']['torch']}"
     )
     print(
-        f"{asked.method} on {options.data.name}, batch {asked.batch_size}, {asked.images} images, {asked.epochs} epochs, "
-        f"{torch.get_num_threads()} threads, medians of {asked.repeats}"
+        f"{arguments.method} on {options.data.name}, batch {arguments.batch_size}, "
+        f"{arguments.images} images, {arguments.epochs} epochs, "
+        f"{torch.get_num_threads()} threads, medians of {arguments.repeats}"
     )
     for side, values in seconds.items():
         ratio = median[side] / median["bare"]

@@ -72,14 +72,16 @@ def images(shape: str, count: int) -> Any:
     from noveltylab.data.load import load
 
     if os.environ.get("NOVELTYLAB_DATA"):
-        found = load(shape, None, False, False).images[:count]
+        pictures = load(shape, None, False, False).images[:count]
     else:
         digits = np.kron(
             load("digits", None, True, False).images.numpy(), np.ones((1, 1, 4, 4), np.uint8)
         )
-        found = torch.from_numpy(digits)
-        found = found[:, :, 2:30, 2:30] if shape == "mnist" else found.expand(-1, 3, -1, -1)
-    return found[torch.arange(count) % len(found)].contiguous()
+        pictures = torch.from_numpy(digits)
+        pictures = (
+            pictures[:, :, 2:30, 2:30] if shape == "mnist" else pictures.expand(-1, 3, -1, -1)
+        )
+    return pictures[torch.arange(count) % len(pictures)].contiguous()
 
 
 def options(method: str, shape: str, precision: str, device: str, batch: int, epochs: int) -> Any:
@@ -174,8 +176,10 @@ class Contender:
     def build(self, precision: str) -> Any:
         from noveltylab.run.build import build
 
-        chosen = options(self.method, self.shape, precision, self.device, self.batch, self.epochs)
-        return chosen, *build(chosen, self.samples, self.split)
+        run_options = options(
+            self.method, self.shape, precision, self.device, self.batch, self.epochs
+        )
+        return run_options, *build(run_options, self.samples, self.split)
 
     def turn(self, precision: str, kind: str, first: bool = False) -> dict[str, float]:
         """Trains once: seconds of it, when the first step was done, peak memory; counts operations
@@ -203,15 +207,15 @@ class Contender:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device == "cuda":
             peak = torch.cuda.max_memory_reserved()
-        found = {
+        costs = {
             "seconds": seconds,
             "first": self.times[0] if self.times else 0.0,
             "peak": float(peak),
         }
-        found["flops"] = counted / (EPOCHS * self.steps * self.batch)
+        costs["flops"] = counted / (EPOCHS * self.steps * self.batch)
         if kind != "lab update":
-            found["score"] = self._score(data, method)
-        return found
+            costs["score"] = self._score(data, method)
+        return costs
 
     def _update(self, data: Any, method: Any, precision: str) -> float:
         import torch
@@ -323,10 +327,10 @@ def count_flops(function: Callable[[], float]) -> tuple[float, int]:
             self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             nonlocal total
-            found = operation(*args, **(kwargs or {}))
+            output = operation(*args, **(kwargs or {}))
             if (formula := flop_registry.get(operation._overloadpacket)) is not None:
-                total += formula(*args, **(kwargs or {}), out_val=found)
-            return found
+                total += formula(*args, **(kwargs or {}), out_val=output)
+            return output
 
     with Count():  # type: ignore[no-untyped-call]
         returned = function()
@@ -355,7 +359,7 @@ def peaks(device: str) -> dict[str, float]:
     import torch
     from torch.nn import functional as F
 
-    found = {}
+    rates = {}
     for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
         x, weight = (
             torch.randn(shape, device=device, dtype=dtype)
@@ -369,8 +373,8 @@ def peaks(device: str) -> dict[str, float]:
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        found[precision] = 2 * 64 * 128 * 128 * 9 * 1024 / min(times) / 1e9
-    return found
+        rates[precision] = 2 * 64 * 128 * 128 * 9 * 1024 / min(times) / 1e9
+    return rates
 
 
 class Processes:
@@ -423,49 +427,55 @@ def rows_for(peak: dict[str, float]) -> list[tuple[str, str]]:
     return [row for row in ROWS if row[1] == "32-true" or peak[row[1]] > peak["32-true"]]
 
 
-def sizes(method: str, asked: argparse.Namespace) -> tuple[int, int]:
+def sizes(method: str, arguments: argparse.Namespace) -> tuple[int, int]:
     """Steps an epoch and images a step."""
-    steps, batch = (GPU_STEPS, BATCH) if asked.device == "cuda" else SIZES[method]
-    return asked.steps or steps, batch
+    steps, batch = (GPU_STEPS, BATCH) if arguments.device == "cuda" else SIZES[method]
+    return arguments.steps or steps, batch
 
 
 def compare(
-    method: str, shape: str, asked: argparse.Namespace, peak: dict[str, float], nursery: Processes
+    method: str,
+    shape: str,
+    arguments: argparse.Namespace,
+    peak: dict[str, float],
+    nursery: Processes,
 ) -> list[str]:
     """Rows of the table for one method and shape."""
     processes, first, memory, flops = {}, {}, {}, {}
-    pixels = images(shape, sum(parts_of(*sizes(method, asked)))).numpy()
+    pixels = images(shape, sum(parts_of(*sizes(method, arguments)))).numpy()
     for name in CONTENDERS:  # one after another: starting together they would slow each other
         processes[name] = process = nursery.start(
-            name, method, shape, asked.device, *sizes(method, asked), pixels
+            name, method, shape, arguments.device, *sizes(method, arguments), pixels
         )
-        found = process.ask(precision="32-true", kind=name, first=True)
-        first[name] = nursery.imports + found["first"] - process.started
-        memory[name], flops[name] = found["peak"], found["flops"]
+        costs = process.ask(precision="32-true", kind=name, first=True)
+        first[name] = nursery.imports + costs["first"] - process.started
+        memory[name], flops[name] = costs["peak"], costs["flops"]
     flops["lab update"], flops["lightning"] = flops["lab"], flops["bare"]
     turns: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows_for(peak)}
-    for _ in range(asked.repeats):
+    for _ in range(arguments.repeats):
         for name, precision in turns:
             process = processes["lab" if name.startswith("lab") else name]
             turns[name, precision].append(process.ask(precision=precision, kind=name))
     for process in processes.values():
         process.close()
-    steps, batch = sizes(method, asked)
+    steps, batch = sizes(method, arguments)
     count = EPOCHS * steps * batch
-    speed = {row: [count / turn["seconds"] for turn in found] for row, found in turns.items()}
+    speed = {
+        row: [count / turn["seconds"] for turn in row_turns] for row, row_turns in turns.items()
+    }
     median = {row: statistics.median(values) for row, values in speed.items()}
     scored = {
-        row: statistics.median(turn.get("score", 0) for turn in found)
-        for row, found in turns.items()
+        row: statistics.median(turn.get("score", 0) for turn in row_turns)
+        for row, row_turns in turns.items()
     }
     lines = []
     for (name, precision), values in speed.items():
         rate = median[name, precision]
         once = name in first and precision == "32-true"
-        done = rate * flops[name] / 1e9
+        gigaflops = rate * flops[name] / 1e9
         cells = [
             f"{method}, {NARROWER[method, shape]}"
-            if asked.device == "cpu" and (method, shape) in NARROWER
+            if arguments.device == "cpu" and (method, shape) in NARROWER
             else method,
             shape,
             name,
@@ -474,7 +484,7 @@ def compare(
             f"{rate / median['bare', '32-true']:.2f}",
             f"{rate / median['lightning', '32-true']:.2f}",
             f"{1000 * batch / rate:.0f}",
-            f"{done:.0f} ({100 * done / peak[precision]:.0f} %)",
+            f"{gigaflops:.0f} ({100 * gigaflops / peak[precision]:.0f} %)",
             f"{memory[name] / 2**20:.0f}" if once else "",
             f"{first[name]:.1f}" if once else "",
             f"{scored[name, precision]:.0f}" if scored[name, precision] else "",
@@ -514,19 +524,19 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, default=HERE / "RESULTS.md", help="where to append the table"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     settle_waiting(None)
     nursery = Processes()
     import torch
 
     from noveltylab.results.provenance import provenance
 
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device is visible here")
-    gpu = torch.cuda.get_device_name() if asked.device == "cuda" else None
+    gpu = torch.cuda.get_device_name() if arguments.device == "cuda" else None
     facts = provenance(datetime.now(UTC), gpu, torch.get_num_threads())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    peak = peaks(asked.device)
+    peak = peaks(arguments.device)
     waiting = (
         f"{os.environ['GOMP_SPINCOUNT']} turns"
         if "GOMP_SPINCOUNT" in os.environ
@@ -540,22 +550,23 @@ def main() -> None:
         f"Threads wait {waiting}. Convolution peak {peak['32-true']:.0f} GFLOP/s in float32, "
         f"{peak['bf16-mixed']:.0f} in bfloat16. {EPOCHS} epochs of "
         + ", ".join(
-            "{} x {} images ({})".format(*sizes(method, asked), method) for method in asked.methods
+            "{} x {} images ({})".format(*sizes(method, arguments), method)
+            for method in arguments.methods
         )
-        + f", medians of {asked.repeats} turns, {real}.",
+        + f", medians of {arguments.repeats} turns, {real}.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "|" + " --- |" * len(HEADS),
     ]
     print("\n".join(lines), flush=True)
-    if not asked.results.exists():
-        asked.results.write_text(
+    if not arguments.results.exists():
+        arguments.results.write_text(
             "# Speed, side by side\n\nAppended by `make bench`; what the columns are: README.md.\n"
         )
-    append(asked.results, ["", *lines])
-    for method in asked.methods:
-        for shape in asked.shapes:
-            append(asked.results, compare(method, shape, asked, peak, nursery))
+    append(arguments.results, ["", *lines])
+    for method in arguments.methods:
+        for shape in arguments.shapes:
+            append(arguments.results, compare(method, shape, arguments, peak, nursery))
 
 
 def append(path: Path, lines: list[str]) -> None:

@@ -44,18 +44,18 @@ def main() -> None:
     parser.add_argument("method", choices=("ocgan", "ca_entropy", "oled", "nda"))
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        work(asked.method, asked.seconds)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(arguments.method, arguments.seconds)
         return
     plain = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     command = [
         sys.executable,
         "-m",
         "benchmarks.waiting",
-        asked.method,
+        arguments.method,
         "--seconds",
-        str(asked.seconds),
+        str(arguments.seconds),
         "--work",
     ]
     for name, setting in CHOICES.items():
@@ -64,8 +64,8 @@ def main() -> None:
                 subprocess.Popen(command, env=plain | setting, stdout=subprocess.PIPE, text=True)
                 for _ in range(count)
             ]
-            found = [run.communicate()[0].strip() for run in runs]
-            print(f"{name:18} {count} at once: {' and '.join(found)} ms", flush=True)
+            outputs = [run.communicate()[0].strip() for run in runs]
+            print(f"{name:18} {count} at once: {' and '.join(outputs)} ms", flush=True)
 
 
 if __name__ == "__main__":
