@@ -54,8 +54,8 @@ FLOORS = (
     ),
     Floor(
         "report",
-        "__main__ blocks check collect compare curves dashboard expected floor_cells "
-        "latex ours page papers published ranks recipe records remarks rows side_by_side "
+        "__main__ blocks check collect compare curves dashboard expected "
+        "grouping latex ours page papers published recipe records rows side_by_side "
         "split stats svg tables template text",
         "PIL jinja2 numpy rich scipy wandb yaml",
     ),

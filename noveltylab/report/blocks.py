@@ -67,9 +67,13 @@ class Heading:
 
 @dataclass(frozen=True)
 class RankPlot:
-    """Average ranks with the critical difference of two of them.
+    """Average ranks over classes, 1 for the highest mean.
 
-    The difference is None where there are too few classes for one.
+    Attributes:
+        mean: Row -> average rank, best first.
+        classes: How many classes all rows have.
+        critical: The critical difference of two ranks; None where there are too few classes for
+            one, and it is exceeded too often by chance.
     """
 
     mean: dict[str, float]

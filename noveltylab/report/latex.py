@@ -11,11 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from noveltylab.report.expected import Expected, expect
-from noveltylab.report.floor_cells import floor_cells, floor_is_shortened, seen_floor_cells
+from noveltylab.report.grouping import notes
 from noveltylab.report.published import Column, PaperTable
-from noveltylab.report.remarks import notes
-from noveltylab.report.rows import FLOORS, MARK, Row
-from noveltylab.report.stats import Cells, Summary, summarise
+from noveltylab.report.rows import (
+    FLOORS,
+    MARK,
+    Row,
+    floor_cells,
+    floor_is_shortened,
+    seen_floor_cells,
+)
+from noveltylab.report.stats import Cells, Statistics, summarise
 from noveltylab.report.text import escape_latex
 
 #: Rows of a table that a page of article holds with a caption and notes.
@@ -202,7 +208,7 @@ def _deviation(values: Sequence[float]) -> float:
     return float((sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
 
 
-def _mean(summary: Summary | None, expected: Expected, comparable: bool, digits: int) -> Number:
+def _mean(summary: Statistics | None, expected: Expected, comparable: bool, digits: int) -> Number:
     """The mean over classes with its deviation over seeds.
 
     A mean of some classes is never the best.

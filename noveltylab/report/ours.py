@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, RankPlot, number
+from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, number
 from noveltylab.report.collect import Run
-from noveltylab.report.compare import Comparisons, class_means, ranked
+from noveltylab.report.compare import Comparisons, Paired, class_means, ranked
 from noveltylab.report.curves import training_curves
 from noveltylab.report.expected import Expected, expect
+from noveltylab.report.grouping import differing
 from noveltylab.report.published import PaperTable
-from noveltylab.report.ranks import rank
-from noveltylab.report.remarks import differing
 from noveltylab.report.rows import FLOORS, MARK, Row
-from noveltylab.report.stats import Cells, Paired, summarise, tie_reasons
+from noveltylab.report.stats import Cells, rank, summarise, tie_reasons
 from noveltylab.results.record import SEEN
 
 #: Rules that use labels of outliers: shown apart.
@@ -52,7 +51,7 @@ def our_blocks(
         yield _paired(comparisons)
     ranks = rank(ranked(rows))
     if ranks is not None:
-        yield RankPlot(ranks.mean, ranks.classes, ranks.critical)
+        yield ranks
     for row in rows:
         curves = training_curves(row.name, row.runs)
         if curves.panels:

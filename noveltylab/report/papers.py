@@ -9,10 +9,16 @@ from statistics import fmean
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.expected import Expected, expect
-from noveltylab.report.floor_cells import floor_cells, floor_is_shortened, seen_floor_cells
 from noveltylab.report.published import Counterpart, Line, PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Row
-from noveltylab.report.stats import Cells, Summary, summarise, tie_reasons
+from noveltylab.report.rows import (
+    FLOORS,
+    MARK,
+    Row,
+    floor_cells,
+    floor_is_shortened,
+    seen_floor_cells,
+)
+from noveltylab.report.stats import Cells, Statistics, summarise, tie_reasons
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
 SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
@@ -187,7 +193,7 @@ def _gap_line(
 
 
 def _printed_mean(
-    table: PaperTable, line: Line, index: int, summary: Summary, expected: Expected
+    table: PaperTable, line: Line, index: int, summary: Statistics, expected: Expected
 ) -> tuple[float | None, str]:
     """The printed number over the classes that we have, and a remark on it.
 

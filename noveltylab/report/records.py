@@ -5,13 +5,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from noveltylab.report.collect import Run
-from noveltylab.report.compare import Comparisons
-from noveltylab.report.floor_cells import floor_cells, floor_is_shortened, seen_floor_cells
+from noveltylab.report.compare import Comparisons, Paired
+from noveltylab.report.grouping import notes
 from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
-from noveltylab.report.remarks import notes
-from noveltylab.report.rows import FLOORS, Row
-from noveltylab.report.stats import Cells, Paired, summarise
+from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, seen_floor_cells
+from noveltylab.report.stats import Cells, summarise
 from noveltylab.results.spreadsheet import quote
 
 Record = dict[str, str | float | None]

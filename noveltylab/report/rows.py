@@ -1,22 +1,16 @@
-"""Rows of our own: the runs of one method under one (protocol, data), as cells.
+"""Rows of our own: the runs of one method under one (protocol, data), as cells, and their floors.
 
 A row also says what its runs have and what they lack.
-
-What has the same options that make numbers is one row; a shortened run never shares one with whole
-runs.
 """
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
-from statistics import fmean
 
-from noveltylab.report.collect import UNVERIFIED, Run
+from noveltylab.report.collect import Run
 from noveltylab.report.published import Counterpart
-from noveltylab.report.stats import Cells
+from noveltylab.report.stats import Cells, Value, mean_value
 from noveltylab.results.record import SEEN
 from noveltylab.results.schema import Metrics, Result
 from noveltylab.scoring.auroc import standard_error
@@ -24,13 +18,8 @@ from noveltylab.scoring.auroc import standard_error
 FLOORS = ("pca", "knn")
 #: What a number may have been made with although its options are the same.
 FACTS = ("commit", "torch", "machine", "threads", "data")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Stands behind the name of a row of shortened runs.
 MARK = "†"
-#: An option that stands in recorded options only where it changes something.
-OPTIONAL = "trainer.select_whole"
-#: Differences that a row's name shows; the remarks have all of them.
-DETAILS = 3
 
 
 @dataclass(frozen=True)
@@ -77,10 +66,11 @@ class Row:
 
         None where that is unknown.
         """
-        return {
-            run.cell: run.result.split_sha256 and (run.result.split_sha256, run.images)
-            for run in self.runs
-        }
+        splits: dict[tuple[int, int], Hashable] = {}
+        for run in self.runs:
+            digest = run.result.split_sha256
+            splits[run.cell] = digest and (digest, run.images)
+        return splits
 
     @cached_property
     def primary(self) -> str:
@@ -90,8 +80,11 @@ class Row:
     @cached_property
     def scores(self) -> list[str]:
         """The other scores' names."""
-        names = dict.fromkeys(name for run in self.runs for name in run.result.scores)
-        return [name for name in names if name != self.primary]
+        names: dict[str, None] = {}
+        for run in self.runs:
+            names |= dict.fromkeys(run.result.scores)
+        names.pop(self.primary, None)
+        return list(names)
 
     def cells(self, score: str | None = None, metric: str = "auroc") -> Cells:
         """The row's cells for a score (None: the primary one) and a metric.
@@ -100,9 +93,20 @@ class Row:
         """
         if metric.startswith("hter."):
             return self.half_total_error_rates(metric.removeprefix("hter."), score)
+        if metric.startswith("extra."):
+            return self._extras(metric.removeprefix("extra."))
         return cells_of(
             self.runs, lambda result: result.scores.get(score or result.primary), metric
         )
+
+    def _extras(self, name: str) -> Cells:
+        """A number of the method's own."""
+        cells: Cells = {}
+        for run in self.runs:
+            value = run.result.extra.get(name)
+            if isinstance(value, int | float):
+                cells[run.cell] = float(value), None
+        return cells
 
     def half_total_error_rates(self, sets: str, score: str | None) -> Cells:
         """The half total error rate of its runs from one set to another, `<source>_to_<target>`."""
@@ -118,7 +122,7 @@ class Row:
 
     def floor(self, name: str) -> Cells:
         """The floor's AUROC on the very splits of this row."""
-        return cells_of(self.runs, lambda result: result.floor.get(name), "auroc")
+        return cells_of(self.runs, lambda result: result.floor.get(name))
 
     @cached_property
     def seen_floors(self) -> list[str]:
@@ -135,18 +139,17 @@ class Row:
 
         None where there is none.
         """
-        means = {}
-        for name in self.seen_floors:
-            means[name] = fmean(value for value, _ in self.floor(name).values())
+        means = {name: mean_value(self.floor(name).values()) for name in self.seen_floors}
         return max(means, key=lambda name: means[name], default=None)
 
     def labelled(self, rule: str, score: str | None = None) -> Cells:
         """AUROC at the epochs that labels of outliers chose; only where runs have them."""
-        return cells_of(
-            self.runs,
-            lambda result: result.labelled.get(rule, {}).get(score or result.primary),
-            "auroc",
-        )
+
+        def metrics_of(result: Result) -> Metrics | None:
+            by_score = result.labelled.get(rule, {})
+            return by_score.get(score or result.primary)
+
+        return cells_of(self.runs, metrics_of)
 
     @cached_property
     def kinds_apart(self) -> list[str]:
@@ -155,9 +158,7 @@ class Row:
 
     def apart(self, kind: str) -> Cells:
         """The primary score's AUROC over these."""
-        return cells_of(
-            self.runs, lambda result: result.apart.get(kind, {}).get(result.primary), "auroc"
-        )
+        return cells_of(self.runs, lambda result: result.apart.get(kind, {}).get(result.primary))
 
     def diagnosis(self, order: str) -> Cells:
         """The primary score's AUROC with batch norm in training mode at test, in this order.
@@ -169,7 +170,7 @@ class Row:
             by_order = result.diagnosis.get("batch_statistics", {})
             return by_order.get(order, {}).get(result.primary)
 
-        return cells_of(self.runs, metrics_of, "auroc")
+        return cells_of(self.runs, metrics_of)
 
     def transductive(self, score: str) -> bool:
         return any(score in run.result.transductive for run in self.runs)
@@ -189,8 +190,12 @@ class Row:
 
         Fact -> value -> how many runs.
         """
-        counts = {fact: Counter(run.made_with[fact] for run in self.runs) for fact in FACTS}
-        return {fact: dict(values) for fact, values in counts.items() if len(values) > 1}
+        varying = {}
+        for fact in FACTS:
+            counts = Counter(run.made_with[fact] for run in self.runs)
+            if len(counts) > 1:
+                varying[fact] = dict(counts)
+        return varying
 
     @property
     def schedule(self) -> str:
@@ -211,7 +216,7 @@ class Row:
     @property
     def weights(self) -> str:
         """The rules that chose the epochs, and the epochs."""
-        rules = " or ".join(dict.fromkeys(run.result.selected.rule for run in self.runs))
+        rules = joined(run.result.selected.rule for run in self.runs)
         epochs = [run.result.selected.epoch for run in self.runs]
         words = f"{rules}, epoch {min(epochs)}"
         if max(epochs) > min(epochs):
@@ -231,15 +236,12 @@ class Row:
         return ", ".join(f"{lack} in {count} {total}" for lack, count in counts.items())
 
 
-def cells_of(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str) -> Cells:
+def cells_of(
+    runs: Iterable[Run], choose: Callable[[Result], Metrics | None], metric: str = "auroc"
+) -> Cells:
     """The value of a metric in each run's cell, of the metrics that `choose` takes."""
     cells: Cells = {}
     for run in runs:
-        if metric.startswith("extra."):
-            value = run.result.extra.get(metric.removeprefix("extra."))
-            if isinstance(value, int | float):
-                cells[run.cell] = float(value), None
-            continue
         metrics = choose(run.result)
         if metrics is None:
             continue
@@ -250,88 +252,8 @@ def cells_of(runs: Iterable[Run], choose: Callable[[Result], Metrics | None], me
     return cells
 
 
-def keys_of(runs: Iterable[Run]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for key in run.options))
-
-
 def joined(values: Iterable[str | None]) -> str:
     return " or ".join(dict.fromkeys(value for value in values if value is not None))
-
-
-def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Row]]:
-    """(protocol, data) -> rows, in the order of their names."""
-    groups: defaultdict[tuple[str, str], defaultdict[tuple[str, str], list[Run]]]
-    groups = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        result = run.result
-        groups[result.protocol, result.data][result.method, run.source].append(run)
-    return {
-        key: [
-            row
-            for name_and_source, runs in sorted(methods.items())
-            for row in _rows(*name_and_source, runs)
-        ]
-        for key, methods in sorted(groups.items())
-    }
-
-
-def _rows(method: str, source: str, runs: Iterable[Run]) -> list[Row]:
-    """One row for each set of options that make numbers, whole runs first."""
-    by_key: defaultdict[tuple[Hashable, ...], list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.cell):
-        identity = _identity(run)
-        by_key[bool(run.shortened), *sorted(identity.items())].append(run)
-    identities = {key: _identity(same[0]) for key, same in by_key.items()}
-    whole = [identity for key, identity in identities.items() if not key[0]]
-    rows: dict[str, Row] = {}
-    for key, same in sorted(by_key.items(), key=lambda item: (item[0][0], item[1][0].cell)):
-        # the mark tells a shortened run from a whole one already
-        detail = _detail(identities[key], list(identities.values()) if key[0] else whole)
-        row = Row(method, source, tuple(same), detail)
-        while row.name in rows:
-            row = replace(row, detail=f"{detail} no. {len(rows) + 1}".strip())
-        rows[row.name] = row
-    return list(rows.values())
-
-
-def _identity(run: Run) -> dict[str, str]:
-    """Everything that has to be the same for two cells of a row."""
-    return run.options | {
-        "primary": run.result.primary,
-        "images": str(run.images),
-        "data": str(bool(run.result.data_verified)),
-    }
-
-
-def _detail(identity: Mapping[str, str], identities: Sequence[Mapping[str, str]]) -> str:
-    """In what it differs from the others, in few words."""
-    keys = dict.fromkeys(key for options in identities for key in options)
-    differing = [key for key in keys if len(values_of(key, identities)) > 1]
-    if "method.primary" in differing and "primary" in differing:
-        differing.remove("method.primary")
-    if OPTIONAL not in identity:
-        differing = [key for key in differing if key != OPTIONAL]
-    words = [_words(key, identity.get(key, "absent")) for key in differing]
-    text = ", ".join(words[:DETAILS])
-    if len(words) > DETAILS:
-        text += f", {len(words) - DETAILS} more"
-    return text
-
-
-def values_of(key: str, options: Iterable[Mapping[str, str]]) -> set[str | None]:
-    """The values of an option in several rows, None among them where some have none."""
-    values = {option.get(key) for option in options}
-    if key == OPTIONAL:
-        return values - {None}
-    return values
-
-
-def _words(key: str, value: str) -> str:
-    if key == "images":
-        return f"images {value[:8] if SHA256.fullmatch(value) else PurePath(value).name}"
-    if key == "data":
-        return "data verified" if value == "True" else f"data {UNVERIFIED}"
-    return f"{key.rpartition('.')[2]} {value}"
 
 
 def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
@@ -339,12 +261,63 @@ def paired_cells(first: Row, second: Row) -> tuple[Cells, Cells]:
 
     A cell is shared if both have it on the very same split of the same images.
     """
-    shared = set()
+    first_cells = first.cells()
+    second_cells = second.cells()
+    cells: Cells = {}
+    other_cells: Cells = {}
     for cell, split in first.tested_on.items():
         if split is not None and split == second.tested_on.get(cell):
-            shared.add(cell)
-    return _part(first.cells(), shared), _part(second.cells(), shared)
+            cells[cell] = first_cells[cell]
+            other_cells[cell] = second_cells[cell]
+    return cells, other_cells
 
 
-def _part(cells: Cells, shared: set[tuple[int, int]]) -> Cells:
-    return {cell: value for cell, value in cells.items() if cell in shared}
+# Floors.
+
+
+def floor_cells(rows: Sequence[Row], name: str) -> Cells:
+    """A floor over all rows: the mean over the splits and image sizes of a cell, each counted once.
+
+    Shortened runs do not count where there are whole ones, so that no trial changes the floor of
+    others; nor does a size or a split of one's own choice where the recipe's was run, nor the
+    recipe's where the data set's own was.
+    """
+    runs = [run for row in rows for run in row.runs if name in run.result.floor]
+    whole = [run for run in runs if not run.recipe.fewer_images]
+    by_cell: defaultdict[tuple[int, int], list[Run]] = defaultdict(list)
+    for run in whole or runs:
+        by_cell[run.cell].append(run)
+    return {cell: _floor_of_cell(runs, name) for cell, runs in by_cell.items()}
+
+
+def _floor_of_cell(runs: Sequence[Run], name: str) -> Value:
+    # the recipe's own input before others, whole runs before shortened ones
+    order = [(run.recipe.other_input, bool(run.shortened)) for run in runs]
+    best = min(order)
+    # each split and size of images once
+    floors: dict[Hashable, Value] = {}
+    for run, place in zip(runs, order, strict=True):
+        if place == best:
+            split = (run.result.split_sha256, run.images, str(run.result.input.get("shape")))
+            cells = cells_of([run], lambda result: result.floor.get(name))
+            floors.setdefault(split, cells[run.cell])
+    errors = [error or 0.0 for _, error in floors.values()]
+    return mean_value(floors.values()), max(errors)
+
+
+def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
+    """The highest floor of what each row's method sees, by a name that says so.
+
+    Only where that is not raw pixels.
+    """
+    cells = {}
+    for row in rows:
+        name = row.highest_seen
+        if name is not None:
+            cells[f"{name} of {row.name}"] = row.floor(name)
+    return cells
+
+
+def floor_is_shortened(rows: Sequence[Row]) -> bool:
+    """Whether only shortened runs are there to take floors from."""
+    return all(run.recipe.fewer_images for row in rows for run in row.runs)

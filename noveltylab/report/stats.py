@@ -1,4 +1,4 @@
-"""Means, spreads and comparisons over cells.
+"""Means, spreads and ranks over cells.
 
 A cell is one (inlier, seed) of a method on one data and protocol.
 
@@ -13,21 +13,32 @@ from all others (OCSVM on COIL-20) it covers 80 percent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
-from noveltylab.report.ranks import ENOUGH_CLASSES, LEVEL, ROUNDING, signed_rank
+from noveltylab.report.blocks import RankPlot
 from noveltylab.scoring.auroc import widest
 
-#: A cell's value and the standard error that the sampling of its test images gives it (None where
+#: A value and the standard error that the sampling of its test images gives it (None where
 #: unknown).
-Cells = dict[tuple[int, int], tuple[float, float | None]]
-#: Inlier label -> the values and errors of its seeds.
-ByClass = dict[int, list[tuple[float, float | None]]]
+Value = tuple[float, float | None]
+#: (inlier label, seed) -> value.
+Cells = dict[tuple[int, int], Value]
+#: Inlier label -> the values of its seeds.
+ByClass = dict[int, list[Value]]
 
-
+#: How often a conclusion about equal methods may be wrong, over all comparisons of a table
+#: together.
+LEVEL = 0.05
+#: With fewer classes even the clearest outcome has a two-sided signed-rank p above LEVEL: 2 / 2**5
+#: = 0.0625.
+ENOUGH_CLASSES = 6
+#: Closer values are equal: a mean of the same numbers made in another way differs in its last bits.
+ROUNDING = 1e-9
 #: On CIFAR-10 means of ten classes closer than this are a tie (Hanley-McNeil gives about 0.010 a
 #: class at 0.65).
 CIFAR_TIE = 0.005
@@ -64,7 +75,9 @@ def add(parts: Iterable[Spread]) -> Spread:
     parts = [part for part in parts if part.variance > 0]
     variance = sum(part.variance for part in parts)
     squares = sum(part.variance**2 / part.degrees for part in parts)
-    return Spread(variance, variance**2 / squares if squares else np.inf)
+    if not squares:
+        return Spread(variance, np.inf)
+    return Spread(variance, variance**2 / squares)
 
 
 def of_mean(values: Sequence[float]) -> Spread:
@@ -73,7 +86,7 @@ def of_mean(values: Sequence[float]) -> Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Statistics:
     """Of the cells of one row.
 
     Attributes:
@@ -99,54 +112,58 @@ class Summary:
     cells: int
 
 
-def summarise(cells: Cells) -> Summary | None:
-    """The summary of a row's cells, None if there are none."""
+def summarise(cells: Cells) -> Statistics | None:
+    """The statistics of a row's cells, None if there are none."""
     if not cells:
         return None
     # each class counts once: the mean over its seeds
-    by_class = _by_class(cells)
-    classes = {label: _mean_value(seeds) for label, seeds in by_class.items()}
+    seeds_by_class = by_class(cells)
+    classes = {label: mean_value(seeds) for label, seeds in seeds_by_class.items()}
     # the mean of classes seed by seed, of seeds that have every class
-    all_seeds = sorted({seed for _, seed in cells})
-    full_seeds = [seed for seed in all_seeds if all((label, seed) in cells for label in classes)]
-    by_seed = [fmean(cells[label, seed][0] for label in classes) for seed in full_seeds]
+    means = []
+    for seed in sorted({seed for _, seed in cells}):
+        values = [cells[label, seed] for label in classes if (label, seed) in cells]
+        if len(values) == len(classes):
+            means.append(mean_value(values))
     seed_std = None
-    if len(by_seed) > 1:
-        seed_std = float(np.std(by_seed, ddof=1))
-    return Summary(
+    if len(means) > 1:
+        seed_std = float(np.std(means, ddof=1))
+    return Statistics(
         classes=classes,
         mean=fmean(classes.values()),
         seed_std=seed_std,
-        seeds=len(by_seed),
-        error=_error(by_class),
-        interval=_interval(by_class),
+        seeds=len(means),
+        error=error_of_mean(seeds_by_class),
+        interval=_interval(seeds_by_class),
         cells=len(cells),
     )
 
 
-def _mean_value(seeds: Sequence[tuple[float, float | None]]) -> float:
-    return fmean(value for value, _ in seeds)
+def mean_value(values: Iterable[Value]) -> float:
+    """The mean of values without their errors."""
+    return fmean(value for value, _ in values)
 
 
-def _by_class(cells: Cells) -> ByClass:
-    by_class: ByClass = {label: [] for label in sorted({label for label, _ in cells})}
+def by_class(cells: Cells) -> ByClass:
+    """The cells class by class, in the order of labels and seeds."""
+    classes: ByClass = {}
     for label, seed in sorted(cells):
-        by_class[label].append(cells[label, seed])
-    return by_class
+        classes.setdefault(label, []).append(cells[label, seed])
+    return classes
 
 
-def _error(by_class: ByClass) -> float | None:
+def error_of_mean(classes: ByClass) -> float | None:
     """The standard error of the mean of classes, None where one is unknown."""
     errors = []
-    for seeds in by_class.values():
-        error = _class_error(seeds)
+    for seeds in classes.values():
+        error = class_error(seeds)
         if error is None:
             return None
         errors.append(error)
     return float(np.linalg.norm(errors)) / len(errors)
 
 
-def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
+def class_error(seeds: Sequence[Value]) -> float | None:
     """The mean of the seeds' errors, as if they had the same test images.
 
     None where one is unknown.
@@ -157,184 +174,23 @@ def _class_error(seeds: Sequence[tuple[float, float | None]]) -> float | None:
     return fmean(errors)
 
 
-def _interval(by_class: ByClass) -> tuple[float, float] | None:
-    """The interval of `Summary`."""
-    values = [[value for value, _ in seeds] for seeds in by_class.values()]
-    means = [fmean(seeds) for seeds in values]
-    error = _error(by_class)
+def _interval(classes: ByClass) -> tuple[float, float] | None:
+    """The interval of `Statistics`."""
+    means = [mean_value(seeds) for seeds in classes.values()]
+    error = error_of_mean(classes)
     images = Spread((error or 0.0) ** 2, np.inf)
-    if len(means) > 1:  # over classes, and no narrower than the test images make it
+    if len(means) > 1:
+        # over classes, and no narrower than the test images make it
         spreads = [of_mean(means), images]
-    elif len(values[0]) > 1 and error is not None:  # over the seeds of the only class
-        spreads = [add([of_mean(values[0]), images])]
     else:
-        return None
+        # over the seeds of the only class
+        (seeds,) = classes.values()
+        if len(seeds) < 2 or error is None:
+            return None
+        spreads = [add([of_mean([value for value, _ in seeds]), images])]
     centre = fmean(means)
     low, high = widest(*(spread.interval(centre) for spread in spreads))
     return max(0.0, low), min(1.0, high)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """First minus second over the cells that both have, as one difference a class.
-
-    Seeds are averaged first.
-
-    Attributes:
-        classes: How many classes.
-        pairs: How many cells.
-        mean: Mean of the classes' differences.
-        interval: 95 percent, Student's over the classes; of a single class the one that goes with
-            `p`. None where nothing is known of the spread.
-        p: Two-sided: Wilcoxon's signed rank over the classes; of a single class DeLong's over its
-            test images, with the spread over seeds added. None under `ENOUGH_CLASSES` classes, and
-            of a single class without its scores. wins, ties, losses: Classes in which the first is
-            higher; a tie is a difference under the larger standard error that the test images give
-            the two.
-        tests: How many comparisons of the table have a p.
-        holm: The p after Holm's correction for these.
-    """
-
-    classes: int
-    pairs: int
-    mean: float
-    interval: tuple[float, float] | None
-    p: float | None
-    wins: int
-    ties: int
-    losses: int
-    tests: int = 0
-    holm: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """What may be concluded, at `LEVEL` for all comparisons of the table together."""
-        if self.holm is None and self.classes == 1:
-            return "no test of one class without the scores of both"
-        if self.holm is None:
-            return f"no test: {self.classes} classes, at least {ENOUGH_CLASSES} are needed"
-        if self.holm < LEVEL and self._leaves_out_zero:
-            higher = "first" if self.mean > 0 else "second"
-            return f"{higher} is higher{self._scope}"
-        if self.classes > 1 and self.tests * 2 / 2**self.classes >= LEVEL:
-            return f"no test: {self.tests} comparisons are too many for {self.classes} classes"
-        return "no clear difference"
-
-    @property
-    def _leaves_out_zero(self) -> bool:
-        if self.interval is None:
-            return False
-        low, high = self.interval
-        return not low <= 0 <= high
-
-    @property
-    def _scope(self) -> str:
-        if self.classes > 1:
-            return ""
-        if self.pairs > 1:
-            return " on this class"
-        return " on these images; one seed says nothing of others"
-
-
-def compare(
-    first: Cells, second: Cells, images: Mapping[tuple[int, int], Spread] | None = None
-) -> Paired | None:
-    """The comparison of two rows, None if no cell is in both.
-
-    Args:
-        first: Of one row.
-        second: Of another row.
-        images: Of a single class: the spread that the sampling of the test images gives each shared
-            cell's difference.
-    """
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
-        return None
-    ours = _by_class({cell: first[cell] for cell in shared})
-    theirs = _by_class({cell: second[cell] for cell in shared})
-    # the differences of each class, seed by seed, and their means
-    gaps = {label: _gaps(ours[label], theirs[label]) for label in ours}
-    means = np.array([fmean(seeds) for seeds in gaps.values()])
-    # a class is tied under the larger standard error of the two
-    errors = [_larger_error(ours[label], theirs[label]) for label in ours]
-    tied = (np.abs(means) < errors) | (np.abs(means) < ROUNDING)
-    # the test: over the classes, or over the images of the only one
-    spread: Spread | None
-    if len(means) > 1:
-        spread, p = of_mean(means.tolist()), signed_rank(means)
-    else:
-        spreads = images or {}
-        spread = _of_one_class(gaps[shared[0][0]], [spreads.get(cell) for cell in shared])
-        p = spread.p(float(means[0])) if spread else None
-    if spread and spread.variance < ROUNDING**2:  # differences without any spread
-        spread = _unpaired(ours, theirs)
-    mean = float(means.mean())
-    return Paired(
-        classes=len(means),
-        pairs=len(shared),
-        mean=mean,
-        interval=spread.interval(mean) if spread else None,
-        p=p,
-        wins=int(((means > 0) & ~tied).sum()),
-        ties=int(tied.sum()),
-        losses=int(((means < 0) & ~tied).sum()),
-    )
-
-
-def _gaps(
-    first: Sequence[tuple[float, float | None]], second: Sequence[tuple[float, float | None]]
-) -> list[float]:
-    """First minus second, seed by seed."""
-    pairs = zip(first, second, strict=True)
-    return [ours - theirs for (ours, _), (theirs, _) in pairs]
-
-
-def _larger_error(
-    first: Sequence[tuple[float, float | None]], second: Sequence[tuple[float, float | None]]
-) -> float:
-    """The larger standard error of a class in two rows; 0 for one that is unknown."""
-    return max(_class_error(first) or 0.0, _class_error(second) or 0.0)
-
-
-def _of_one_class(gaps: Sequence[float], images: Sequence[Spread | None]) -> Spread | None:
-    """The spread over test images, as if all seeds had the same ones, and that over seeds."""
-    spreads = [part for part in images if part is not None]
-    if len(spreads) < len(gaps):
-        return None
-    error = fmean(part.variance**0.5 for part in spreads)
-    sampling = Spread(error**2, min(part.degrees for part in spreads))
-    if len(gaps) == 1:
-        return sampling
-    return add([sampling, of_mean(gaps)])
-
-
-def _unpaired(first: ByClass, second: ByClass) -> Spread | None:
-    """The spread of a difference whose classes show none.
-
-    From the errors of the test images as if the two had different ones.
-    """
-    first_error, second_error = _error(first), _error(second)
-    if not first_error or not second_error:
-        return None
-    return Spread(0 + first_error**2 + second_error**2, np.inf)
-
-
-def correct(comparisons: Sequence[Paired]) -> list[Paired]:
-    """The comparisons of one table, with Holm's correction for as many as have a p."""
-    order = []
-    for index, pair in enumerate(comparisons):
-        if pair.p is not None:
-            order.append((pair.p, index))
-    order.sort()
-    corrected: dict[int, float] = {}
-    largest = 0.0
-    for place, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - place) * p))
-        corrected[index] = largest
-    return [
-        replace(pair, tests=len(order), holm=corrected.get(index))
-        for index, pair in enumerate(comparisons)
-    ]
 
 
 def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | None) -> list[str]:
@@ -347,3 +203,70 @@ def tie_reasons(gap: float, data: str, error: float | None, seed_std: float | No
     if seed_std is not None and abs(gap) < seed_std:
         reasons.append(f"within one seed std {seed_std:.4f}")
     return reasons
+
+
+def signed_rank(gaps: NDArray[np.float64]) -> float | None:
+    """Wilcoxon's two-sided p of no difference, None under `ENOUGH_CLASSES` differences.
+
+    Exact also with ties, where scipy's takes seconds; zeros are left out, as Wilcoxon did.
+    """
+    if len(gaps) < ENOUGH_CLASSES:
+        return None
+    gaps = gaps[np.abs(gaps) >= ROUNDING]
+    # doubled: shared ranks are halves
+    ranks = (2 * _shared_ranks(np.abs(gaps))).astype(np.int64)
+    # the share of all signs, by the sum of the positive ranks
+    share = np.zeros(ranks.sum() + 1)
+    share[0] = 1.0
+    for step in ranks:
+        share[step:] = (share[step:] + share[:-step]) / 2
+        share[:step] /= 2
+    # both tails from the sum that was seen
+    positive = ranks[gaps > 0].sum()
+    lower = share[: positive + 1].sum()
+    upper = share[positive:].sum()
+    return min(1.0, 2 * float(min(lower, upper)))
+
+
+def _shared_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From 1, the smallest; values that are equal within ROUNDING share theirs."""
+    order = np.argsort(values, kind="stable")
+    level = np.cumsum(np.diff(values[order], prepend=-np.inf) > ROUNDING) - 1
+    count = np.bincount(level)
+    ranks = np.empty(len(values))
+    ranks[order] = (np.cumsum(count) - (count - 1) / 2)[level]
+    return ranks
+
+
+def rank(rows: Mapping[str, Mapping[int, float]]) -> RankPlot | None:
+    """Average ranks over classes; None with fewer than 2 rows or 2 classes that all rows have.
+
+    Means that are equal within ROUNDING share their ranks.
+
+    Args:
+        rows: Row -> inlier label -> mean over seeds.
+    """
+    if len(rows) < 2:
+        return None
+    shared = set.intersection(*map(set, rows.values()))
+    if len(shared) < 2:
+        return None
+    # ranks class by class, the highest mean first, then their means
+    ranks = []
+    for label in sorted(shared):
+        values = [-classes[label] for classes in rows.values()]
+        ranks.append(_shared_ranks(np.array(values)))
+    means = np.mean(ranks, axis=0).tolist()
+    critical = None
+    if len(shared) >= ENOUGH_CLASSES:
+        critical = _critical_difference(len(rows), len(shared))
+    ordered = sorted(zip(rows, means, strict=True), key=lambda pair: pair[1])
+    return RankPlot(dict(ordered), len(shared), critical)
+
+
+def _critical_difference(rows: int, classes: int) -> float:
+    """Nemenyi's at 5 percent: q sqrt(k (k + 1) / (6 N)), Demsar 2006."""
+    from scipy.stats import studentized_range  # takes a second: only where there are ranks
+
+    quantile = float(studentized_range.ppf(1 - LEVEL, rows, np.inf)) / 2**0.5
+    return quantile * sqrt(rows * (rows + 1) / (6 * classes))

@@ -7,13 +7,13 @@ from typing import Any
 from noveltylab.report.blocks import Bullets, Document, Section
 from noveltylab.report.collect import Collected
 from noveltylab.report.compare import compare_all
+from noveltylab.report.grouping import group, made_apart
 from noveltylab.report.latex import own_table, paper_table
 from noveltylab.report.ours import our_blocks
 from noveltylab.report.papers import paper_blocks, rows_of
 from noveltylab.report.published import PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
-from noveltylab.report.remarks import made_apart
-from noveltylab.report.rows import MARK, Row, group
+from noveltylab.report.rows import MARK, Row
 from noveltylab.report.side_by_side import side_by_side
 
 #: Different commits, versions or machines that are named.

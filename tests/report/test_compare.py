@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from noveltylab.report.collect import collect
-from noveltylab.report.compare import class_means, compare_all, ranked
-from noveltylab.report.rows import Row, group
-from noveltylab.report.stats import Paired
+from noveltylab.report.compare import Paired, class_means, compare_all, ranked
+from noveltylab.report.grouping import group
+from noveltylab.report.rows import Row
 from noveltylab.results.files import sha256_file
 from noveltylab.results.scores import Scores, read_scores, write_scores
 from noveltylab.scoring.metrics import evaluate

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from noveltylab.report.collect import collect
-from noveltylab.report.floor_cells import floor_cells
+from noveltylab.report.grouping import group
 from noveltylab.report.page import to_html
 from noveltylab.report.published import read_tables
 from noveltylab.report.recipe import compare_to_recipe
 from noveltylab.report.records import to_csv
-from noveltylab.report.rows import Row, group, paired_cells
+from noveltylab.report.rows import Row, floor_cells, paired_cells
 from noveltylab.report.tables import build
 from noveltylab.report.text import to_markdown
 from tests.report.conftest import WriteRun

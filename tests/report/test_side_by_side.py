@@ -14,7 +14,7 @@ from PIL import Image
 from noveltylab.report.__main__ import report
 from noveltylab.report.blocks import Picture
 from noveltylab.report.collect import collect
-from noveltylab.report.rows import group
+from noveltylab.report.grouping import group
 from noveltylab.report.side_by_side import read_reconstructions, side_by_side
 from tests.report.conftest import WriteRun
 

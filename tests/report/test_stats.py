@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
-from noveltylab.report.ranks import LEVEL, rank
-from noveltylab.report.stats import (
-    Cells,
-    Paired,
-    Spread,
-    add,
-    compare,
-    correct,
-    summarise,
-    tie_reasons,
-)
+from noveltylab.report.compare import Paired, compare, correct
+from noveltylab.report.stats import LEVEL, Cells, Spread, add, rank, summarise, tie_reasons
 from noveltylab.scoring.auroc import place
 
 VALUES = st.dictionaries(
