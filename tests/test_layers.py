@@ -54,9 +54,9 @@ FLOORS = (
     ),
     Floor(
         "report",
-        "__main__ blocks check collect compare curves dashboard expected "
-        "grouping latex ours page papers published recipe records rows side_by_side "
-        "split stats svg tables template text",
+        "__main__ blocks check collect compare dashboard expected "
+        "grouping latex ours page papers plots published recipe records rows side_by_side "
+        "split stats tables text",
         "PIL jinja2 numpy rich scipy wandb yaml",
     ),
     Floor(
@@ -173,7 +173,7 @@ def test_wandb_is_imported_where_it_logs_only() -> None:
 
 def test_every_page_is_rendered_in_one_place() -> None:
     renderers = {module for module, path in modules().items() if "jinja2" in imports(path)}
-    assert renderers == {"report.template"}
+    assert renderers == {"report.page"}
 
 
 def test_everything_printed_goes_through_the_screen() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from noveltylab.data.decode import Unreadable, thumbnail, to_png
 from noveltylab.data.layout import SUFFIXES
 from noveltylab.methods.base import RECONSTRUCTION
-from noveltylab.report.template import render
+from noveltylab.report.page import render
 from noveltylab.results.files import write_atomic
 from noveltylab.run.plots import colour_errors
 from noveltylab.scoring.apply import reconstruction_errors

@@ -133,7 +133,8 @@ def compare(
         p = signed_rank(means)
     else:
         spreads = images or {}
-        spread = _of_one_class(*gaps.values(), [spreads.get(cell) for cell in shared])
+        (class_gaps,) = gaps.values()
+        spread = _of_one_class(class_gaps, [spreads.get(cell) for cell in shared])
         if spread is not None:
             p = spread.p(float(means[0]))
     # differences without any spread

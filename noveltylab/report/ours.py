@@ -10,9 +10,9 @@ from pathlib import Path
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, number
 from noveltylab.report.collect import Run
 from noveltylab.report.compare import Comparisons, Paired, class_means, ranked
-from noveltylab.report.curves import training_curves
 from noveltylab.report.expected import Expected, expect
 from noveltylab.report.grouping import differing
+from noveltylab.report.plots import training_curves
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, MARK, Row
 from noveltylab.report.stats import Cells, rank, summarise, tie_reasons

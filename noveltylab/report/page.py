@@ -1,6 +1,7 @@
 """Writes a document as one HTML page that needs no network.
 
-Script and style are inside, and nothing else may load.
+Script and style are inside, and nothing else may load. `render` is the one way to a web page: a
+template whose texts are shown, never obeyed.
 """
 
 import base64
@@ -8,12 +9,13 @@ import hashlib
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from noveltylab.command.screen import plain
 from noveltylab.report.blocks import Curves, Document, Picture
+from noveltylab.report.plots import line_class, line_plot, rank_plot
 from noveltylab.report.side_by_side import standalone
-from noveltylab.report.svg import line_class, line_plot, rank_plot
-from noveltylab.report.template import render
 from noveltylab.report.text import describe_ranks, word_columns
 
 HERE = Path(__file__).resolve().parent
@@ -28,11 +30,11 @@ def to_html(document: Document, folder: Path) -> str:
         document: What it shows; every text of it is escaped.
         folder: Where the page will lie: links to runs are relative to it.
     """
-    style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-        "img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return render(
         HERE / "page.html.j2",
@@ -51,13 +53,37 @@ def to_html(document: Document, folder: Path) -> str:
     )
 
 
+def render(path: Path, **values: Any) -> str:
+    """A page from the jinja2 template at `path`.
+
+    Every text is escaped, its control characters made visible.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    return environment.from_string(path.read_text(encoding="utf-8")).render(**values)
+
+
+def _visible(value: Any) -> Any:
+    """Text as `plain` shows it; the template's own markup, style and script as they are."""
+    return plain(value) if type(value) is str else value
+
+
 def pictures(document: Document) -> dict[str, str]:
     """Name -> SVG of every picture of a document, as files that need nothing else."""
     style = (HERE / "page.css").read_text(encoding="utf-8")
-    blocks = [block for section in document.sections for block in section.blocks]
-    return {
-        block.name: standalone(block.svg, style) for block in blocks if isinstance(block, Picture)
-    }
+    texts = {}
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                texts[block.name] = standalone(block.svg, style)
+    return texts
 
 
 def heat(value: float) -> str:
@@ -67,7 +93,10 @@ def heat(value: float) -> str:
 
 def legend(curves: Curves) -> list[str]:
     """The lines' names in the order of their looks."""
-    return list(dict.fromkeys(name for lines in curves.panels.values() for name in lines))
+    names: dict[str, None] = {}
+    for lines in curves.panels.values():
+        names |= dict.fromkeys(lines)
+    return list(names)
 
 
 def relative(target: Path, folder: Path) -> str:
@@ -75,8 +104,10 @@ def relative(target: Path, folder: Path) -> str:
 
     It is relative, with every sign quoted that a URL gives a meaning to.
     """
-    return quote(os.fsencode(Path(os.path.relpath(target, folder)).as_posix()), safe="/.")
+    path = Path(os.path.relpath(target, folder)).as_posix()
+    return quote(os.fsencode(path), safe="/.")
 
 
 def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

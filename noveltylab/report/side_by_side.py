@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from noveltylab.errors import UserError
 from noveltylab.report.blocks import Picture
 from noveltylab.report.collect import Run
-from noveltylab.report.curves import loss_curves
 from noveltylab.report.ours import class_names
+from noveltylab.report.plots import COLOURS, line_class, line_parts, loss_curves
 from noveltylab.report.rows import Row
-from noveltylab.report.svg import COLOURS, line_class, line_parts
 from noveltylab.results.files import open_regular
 
 #: Bytes that the arrays of a run's reconstructions may have, and how many images are shown.

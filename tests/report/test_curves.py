@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from noveltylab.report.collect import collect
-from noveltylab.report.curves import POINTS, training_curves
-from noveltylab.report.svg import COLOURS, line_class, line_plot
+from noveltylab.report.plots import COLOURS, POINTS, line_class, line_plot, training_curves
 from tests.report.conftest import WriteRun
 
 
