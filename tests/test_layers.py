@@ -56,7 +56,7 @@ FLOORS = (
         "report",
         "__main__ blocks check collect compare dashboard expected "
         "grouping latex ours page papers plots published recipe records rows side_by_side "
-        "split stats tables text",
+        "stats tables text",
         "PIL jinja2 numpy rich scipy wandb yaml",
     ),
     Floor(
