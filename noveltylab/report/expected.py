@@ -44,13 +44,14 @@ class Expected:
 
     def missing(self, cells: Cells) -> str:
         """The missing cells in words, "" if none: `inlier 1, 3-9: seeds 0-2; inlier 0: seed 2`."""
-        lacking: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        labels_by_seeds: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for label in self.labels:
             seeds = tuple(seed for seed in self.seeds if (label, seed) not in cells)
-            if seeds:
-                lacking[seeds].append(label)
+            labels_by_seeds[seeds].append(label)
+        # nothing is missing of the labels that lack no seed
+        labels_by_seeds.pop((), None)
         sentences = []
-        for seeds, labels in lacking.items():
+        for seeds, labels in labels_by_seeds.items():
             word = "seeds" if len(seeds) > 1 else "seed"
             sentences.append(f"inlier {_ranges(labels)}: {word} {_ranges(seeds)}")
         unknown = self.count - len(self.labels)
@@ -61,13 +62,13 @@ class Expected:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """`0-2, 5` for [0, 1, 2, 5]."""
-    runs: list[list[int]] = []
+    ranges: list[list[int]] = []
     for value in numbers:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
+        if ranges and value == ranges[-1][1] + 1:
+            ranges[-1][1] = value
         else:
-            runs.append([value, value])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+            ranges.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
 
 
 def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
@@ -77,18 +78,18 @@ def expect(rows: Sequence[Row], table: PaperTable | None) -> Expected:
     that were run.
     """
     results = [run.result for row in rows for run in row.runs]
-    seen = sorted({result.inlier for result in results})
+    run_labels = sorted({result.inlier for result in results})
     seeds = tuple(sorted({*SEEDS, *(result.seed for result in results)}))
     count = table.expected if table else None
     if isinstance(count, tuple):
         return Expected(count, len(count), seeds)
     if isinstance(count, int):
-        return Expected(tuple(seen), max(count, len(seen)), seeds)
+        return Expected(tuple(run_labels), max(count, len(run_labels)), seeds)
     if table and table.by_class:
         labels = tuple(column.inlier for column in table.columns if column.inlier is not None)
-    else:
-        counts = [_class_count(result) for result in results]
-        labels = tuple(range(max(counts))) if any(counts) else tuple(seen)
+        return Expected(labels, len(labels), seeds)
+    class_count = max((_class_count(result) for result in results), default=0)
+    labels = tuple(range(class_count) if class_count else run_labels)
     return Expected(labels, len(labels), seeds)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from noveltylab.errors import UserError, nearest
+from noveltylab.report.stats import Cells
 
 HERE = Path(__file__).resolve().parent
-#: beside the package in a checkout, inside it when installed from a wheel
+#: Beside the package in a checkout, inside it when installed from a wheel.
 PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.yaml")
 
 
@@ -54,6 +55,8 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
+    """A table of a paper, as published.yaml describes it."""
+
     ident: str
     paper: str
     title: str
@@ -71,7 +74,13 @@ class PaperTable:
     @property
     def main(self) -> int:
         """The index of the column that sums a row up: the mean over classes, else the first."""
-        return next((i for i, column in enumerate(self.columns) if column.source == "mean"), 0)
+        sources = [column.source for column in self.columns]
+        return sources.index("mean") if "mean" in sources else 0
+
+    @property
+    def metrics(self) -> list[str]:
+        """What its columns measure, each once."""
+        return list(dict.fromkeys(column.metric for column in self.columns))
 
     @property
     def by_class(self) -> bool:
@@ -84,6 +93,12 @@ class PaperTable:
     @property
     def ablation(self) -> bool:
         return self.full is not None
+
+    def inside(self, cells: Cells) -> Cells:
+        """The cells that the table is about, where it names its inliers."""
+        if not isinstance(self.expected, tuple):
+            return cells
+        return {cell: value for cell, value in cells.items() if cell[0] in self.expected}
 
 
 def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
@@ -99,7 +114,11 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
         raise UserError(f"the papers' numbers are missing: no {' and no '.join(map(str, places))}")
     with open(path, encoding="utf-8") as file:
         tree = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return {ident: _table(ident, table, tree["papers"]) for ident, table in tree["tables"].items()}
+    tables = {}
+    for ident, content in tree["tables"].items():
+        paper = tree["papers"][ident.partition("/")[0]]
+        tables[ident] = _table(ident, paper, content)
+    return tables
 
 
 def printed_for(
@@ -112,25 +131,30 @@ def printed_for(
     Only for the run's own method as that paper configures it, by the run's primary score; ablations
     come last.
     """
-    about = [
-        table
-        for table in tables.values()
-        if (table.data, table.protocol) == (result["data"], result["protocol"])
-    ]
-    for table in sorted(about, key=lambda table: (table.ablation, not table.by_class)):
-        position = next(
-            (i for i, column in enumerate(table.columns) if column.inlier == result["inlier"]),
-            table.main,
-        )
+    place = result["data"], result["protocol"]
+    related = [table for table in tables.values() if (table.data, table.protocol) == place]
+    for table in sorted(related, key=lambda table: (table.ablation, not table.by_class)):
+        if not table.about_auroc:
+            continue
+        inliers = [column.inlier for column in table.columns]
+        inlier = result["inlier"]
+        index = inliers.index(inlier) if inlier in inliers else table.main
         for line in table.rows:
-            ours = table.counterparts.get(line.row)
-            if ours is None or ours.method != result["method"] or not table.about_auroc:
-                continue
-            if ours.score not in (None, result["primary"]) or line.number(position) is None:
-                continue
-            if ours.options.items() <= result["config"]["method"].items():
-                return float(line.values[position]), table.ident
+            number = line.number(index)
+            counterpart = table.counterparts.get(line.row)
+            if number is not None and counterpart and _configures(counterpart, result):
+                return number, table.ident
     return None
+
+
+def _configures(counterpart: Counterpart, result: Mapping[str, Any]) -> bool:
+    """Whether the run is of that method with those options and that score."""
+    if counterpart.method != result["method"]:
+        return False
+    if counterpart.score not in (None, result["primary"]):
+        return False
+    options: dict[str, Any] = result["config"]["method"]
+    return counterpart.options.items() <= options.items()
 
 
 def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, PaperTable]:
@@ -141,44 +165,46 @@ def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, Pap
     """
     choice: dict[str, PaperTable] = {}
     for name in names:
-        matches = {
-            ident: table
-            for ident, table in tables.items()
-            if name in (ident, ident.partition("/")[0])
-        }
-        if not matches:
+        idents = [ident for ident in tables if name in (ident, ident.partition("/")[0])]
+        if not idents:
             raise UserError(f"--table {name}: no such table; {nearest(name, tables)}")
-        choice |= matches
+        for ident in idents:
+            choice[ident] = tables[ident]
     return choice
 
 
-def _table(ident: str, content: dict[str, Any], papers: dict[str, str]) -> PaperTable:
-    classes = [
-        Column(name, "auroc", label) for label, name in enumerate(content.get("classes", ()))
-    ]
-    sources = content.get("columns", {"Mean": "mean"})
-    columns = (*classes, *(Column(name, source) for name, source in sources.items()))
+def _table(ident: str, paper: str, content: dict[str, Any]) -> PaperTable:
+    columns = []
+    for label, name in enumerate(content.get("classes", ())):
+        columns.append(Column(name, "auroc", label))
+    for name, source in content.get("columns", {"Mean": "mean"}).items():
+        columns.append(Column(name, source))
+    rows = []
+    for row, text in content["rows"].items():
+        rows.append(Line(row, _values(ident, row, text, columns)))
+    foreign = []
+    for line in content.get("others", ()):
+        values = _values(ident, line["row"], line["values"], columns)
+        foreign.append(Line(line["row"], values, line["by"]))
+    counterparts = {}
+    for row, fields in content.get("counterparts", {}).items():
+        counterparts[row] = Counterpart(**fields)
     expected = content.get("expected")
+    if isinstance(expected, list):
+        expected = tuple(expected)
     return PaperTable(
         ident=ident,
-        paper=papers[ident.partition("/")[0]],
+        paper=paper,
         title=content["title"],
         data=content["data"],
         protocol=content["protocol"],
         metric=content["metric"],
-        columns=columns,
-        rows=tuple(
-            Line(row, _values(ident, row, text, columns)) for row, text in content["rows"].items()
-        ),
-        others=tuple(
-            Line(line["row"], _values(ident, line["row"], line["values"], columns), line["by"])
-            for line in content.get("others", ())
-        ),
-        counterparts={
-            row: Counterpart(**fields) for row, fields in content.get("counterparts", {}).items()
-        },
+        columns=tuple(columns),
+        rows=tuple(rows),
+        others=tuple(foreign),
+        counterparts=counterparts,
         full=content.get("full"),
-        expected=tuple(expected) if isinstance(expected, list) else expected,
+        expected=expected,
         notes=tuple(content.get("notes", ())),
     )
 

@@ -318,6 +318,18 @@ def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
     return cells
 
 
+def floors_by_name(rows: Sequence[Row]) -> dict[str, Cells]:
+    """The floors of a table that have cells, of raw pixels first.
+
+    `MARK` stands behind the name of one that only shortened runs give.
+    """
+    mark = f" {MARK}" if floor_is_shortened(rows) else ""
+    floors = {f"floor: {name}{mark}": floor_cells(rows, name) for name in FLOORS}
+    for name, cells in seen_floor_cells(rows).items():
+        floors[f"floor: {name}"] = cells
+    return {name: cells for name, cells in floors.items() if cells}
+
+
 def floor_is_shortened(rows: Sequence[Row]) -> bool:
     """Whether only shortened runs are there to take floors from."""
     return all(run.recipe.fewer_images for row in rows for run in row.runs)
