@@ -211,14 +211,16 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def owners(method: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
     """Networks all of whose parameters an optimizer holds; it must hold no others."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = {
+        id(parameter) for group in optimizer.param_groups for parameter in group["params"]
+    }
     names = {
         name
         for name, network in method.named_children()
-        if held >= {id(p) for p in network.parameters()}
+        if parameters >= {id(p) for p in network.parameters()}
     }
     owned = {id(p) for name in names for p in getattr(method, name).parameters()}
-    assert held == owned
+    assert parameters == owned
     return {name for name in names if list(getattr(method, name).parameters())}
 
 

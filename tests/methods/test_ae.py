@@ -97,20 +97,20 @@ def test_masking_hides_its_share_of_the_pixels_in_all_channels_and_keeps_the_res
     make: Make,
 ) -> None:
     x = torch.rand(64, 3, 32, 32) + 0.5  # no pixel is 0
-    found = make("ae", (3, 32, 32), masking=0.4).corrupt(x)
-    hidden = found == 0
+    corrupted = make("ae", (3, 32, 32), masking=0.4).corrupt(x)
+    hidden = corrupted == 0
     assert hidden.float().mean().item() == pytest.approx(0.4, abs=0.01)
     assert torch.equal(hidden.all(1), hidden.any(1))
-    assert torch.equal(found[~hidden], x[~hidden])
+    assert torch.equal(corrupted[~hidden], x[~hidden])
     assert hidden[0, 0].sum() != hidden[1, 0].sum()  # a mask of its own for each image
 
 
 def test_context_hides_one_square_and_keeps_the_rest(make: Make) -> None:
     x = torch.rand(64, 3, 32, 32) + 0.5
-    found = make("ae", (3, 32, 32), context=True, crop=12).corrupt(x)
-    hidden = found == 0
+    corrupted = make("ae", (3, 32, 32), context=True, crop=12).corrupt(x)
+    hidden = corrupted == 0
     assert (hidden.sum((2, 3)) == 144).all()
-    assert torch.equal(found[~hidden], x[~hidden])
+    assert torch.equal(corrupted[~hidden], x[~hidden])
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.data())
@@ -133,12 +133,12 @@ def test_squares_fall_on_every_place_alike() -> None:
 
 
 def test_corruptions_add_up(make: Make) -> None:
-    found = make("ae", noise_std=0.1, masking=0.5, context=True, crop=16).corrupt(
+    corrupted = make("ae", noise_std=0.1, masking=0.5, context=True, crop=16).corrupt(
         torch.ones(64, 1, 32, 32)
     )
-    shown = found[found != 0]
-    assert shown.std().item() == pytest.approx(0.1, rel=0.05)  # the noise is hidden too
-    assert (found == 0).float().mean().item() == pytest.approx(0.5 + 0.5 * 0.25, abs=0.01)
+    visible = corrupted[corrupted != 0]
+    assert visible.std().item() == pytest.approx(0.1, rel=0.05)  # the noise is hidden too
+    assert (corrupted == 0).float().mean().item() == pytest.approx(0.5 + 0.5 * 0.25, abs=0.01)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)

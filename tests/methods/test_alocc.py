@@ -45,8 +45,8 @@ def recorded(method: Any) -> dict[str, list[np.ndarray]]:
 def test_discriminator_learns_label_1_for_images_and_0_for_reconstructions() -> None:
     real, fake = np.random.default_rng(0).normal(size=(2, 11))
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
-    found = discriminator_loss(torch.tensor(real), torch.tensor(fake)).item()
-    assert found == pytest.approx(expected, rel=1e-9)
+    loss = discriminator_loss(torch.tensor(real), torch.tensor(fake)).item()
+    assert loss == pytest.approx(expected, rel=1e-9)
 
 
 def test_reported_losses_equal_numpy(method: Any) -> None:

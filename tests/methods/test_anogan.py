@@ -121,12 +121,10 @@ def test_mapping_loss_is_eq_5(make: Make, lam: float) -> None:
     with torch.no_grad():
         f, x_hat = method.discriminator.features(x), method.generator(z)
         f_hat = method.discriminator.features(x_hat)
-        found = method.mapping_loss(x, f, z)
+        loss = method.mapping_loss(x, f, z)
     residual = np.abs((x - x_hat).double().numpy()).reshape(4, -1).sum(1)
     discrimination = np.abs((f - f_hat).double().numpy()).sum(1)
-    np.testing.assert_allclose(
-        found.numpy(), (1 - lam) * residual + lam * discrimination, rtol=1e-5
-    )
+    np.testing.assert_allclose(loss.numpy(), (1 - lam) * residual + lam * discrimination, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.1, 1.0])
@@ -145,15 +143,15 @@ def test_the_search_finds_an_image_that_the_generator_made(make: Make) -> None:
     z = 0.8 * (2 * torch.rand(4, 8, generator=torch.Generator().manual_seed(1)) - 1)
     with torch.inference_mode():
         x = method.generator(z)
-        start, found = (method.generator(method.search(x, steps)) for steps in (0, 150))
-    assert (absolute_error(x, found) < 0.3 * absolute_error(x, start)).all()
+        start, image = (method.generator(method.search(x, steps)) for steps in (0, 150))
+    assert (absolute_error(x, image) < 0.3 * absolute_error(x, start)).all()
 
 
 def test_the_search_is_adam_on_each_point_by_itself(make: Make) -> None:
     """Adam's rule written out in float64, one image at a time, the point kept in the cube."""
     method = trained(make, lam=0.1, search_lr=0.3, start_candidates=1).double()
     x = blobs(3, seed=3).double()
-    found = method.search(x, 6)
+    points = method.search(x, 6)
     for image in range(3):
         one = x[image : image + 1]
         f = method.discriminator.features(one).detach()
@@ -164,8 +162,8 @@ def test_the_search_is_adam_on_each_point_by_itself(make: Make) -> None:
             m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
             move = 0.3 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
             z = (z - move).detach().clamp(-1, 1)
-        torch.testing.assert_close(found[image : image + 1], z, rtol=1e-6, atol=1e-8)
-    assert (found.abs() == 1).any()  # the cube's walls were met
+        torch.testing.assert_close(points[image : image + 1], z, rtol=1e-6, atol=1e-8)
+    assert (points.abs() == 1).any()  # the cube's walls were met
 
 
 def test_the_search_touches_no_network_and_works_under_inference_mode(make: Make) -> None:
@@ -284,7 +282,7 @@ def test_optimizers_take_their_options(make: Make) -> None:
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
-    found = []
+    losses_by_precision = []
     for enabled in (False, True):
         method = make("anogan").train()
         torch.manual_seed(5)
@@ -292,5 +290,5 @@ def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
             losses = method.update(batch())
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append({name: loss.item() for name, loss in losses.items()})
-    assert found[1] == pytest.approx(found[0], rel=0.05)
+        losses_by_precision.append({name: loss.item() for name, loss in losses.items()})
+    assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.05)

@@ -157,15 +157,15 @@ def test_reported_losses_equal_numpy(make: Make, norm: str, temperature: float) 
 def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eq. 6."""
     method = make("ca_entropy", w_adv=2.0, w_con=3.0, w_fea=5.0, w_inf=7.0).train()
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     expected = (
         2 * losses["generator"]
         + 3 * losses["context"]
         + 5 * losses["feature"]
         + 7 * losses["entropy"]
     )
-    assert found["generator"] == pytest.approx(expected, rel=1e-5)
-    assert found["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
+    assert minimised["generator"] == pytest.approx(expected, rel=1e-5)
+    assert minimised["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
 
 
 # Who changes when, and from what.
@@ -287,14 +287,14 @@ def test_features_of_x_are_a_constant_for_the_generator(make: Make) -> None:
     method._update_generator(x, x_hat, h)
     # The context's weight is 0, so whatever reached x came through f(x).
     assert x.grad is None or not x.grad.any()
-    found = method.decoder.image[0].weight.grad.clone()
+    gradient = method.decoder.image[0].weight.grad.clone()
 
     method.zero_grad()
     target = method.discriminator.features(x.detach()).detach()
     x_hat, _ = method.generate(x.detach())
     F.mse_loss(method.discriminator.features(x_hat), target).backward()
-    assert found.abs().max() > 0
-    torch.testing.assert_close(found, method.decoder.image[0].weight.grad, rtol=1e-4, atol=1e-9)
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(gradient, method.decoder.image[0].weight.grad, rtol=1e-4, atol=1e-9)
 
 
 def test_entropy_reaches_the_encoder_alone_and_falls(make: Make) -> None:
@@ -308,8 +308,8 @@ def test_entropy_reaches_the_encoder_alone_and_falls(make: Make) -> None:
 
 @pytest.mark.parametrize("term", ["w_adv", "w_con", "w_fea"])
 def test_each_image_term_trains_encoder_decoder_and_attention(make: Make, term: str) -> None:
-    others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
-    method = make("ca_entropy", **PLAIN, **others).train()
+    weights = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
+    method = make("ca_entropy", **PLAIN, **weights).train()
     gradients = generator_gradients(method, blobs(16))
     for part in (
         "encoder.blocks.0",
@@ -326,8 +326,8 @@ def test_each_image_term_trains_encoder_decoder_and_attention(make: Make, term: 
     ("term", "loss"), [("w_adv", "generator"), ("w_con", "context"), ("w_fea", "feature")]
 )
 def test_each_term_falls_when_it_is_all_that_g_minimises(make: Make, term: str, loss: str) -> None:
-    others = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
-    method = make("ca_entropy", **PLAIN, **others, noise_std=0.0).train()
+    weights = dict.fromkeys({"w_adv", "w_con", "w_fea", "w_inf"} - {term}, 0.0)
+    method = make("ca_entropy", **PLAIN, **weights, noise_std=0.0).train()
     for _ in range(5):
         method.update(batch())
     x = blobs(16)
@@ -493,7 +493,7 @@ def test_defaults_are_those_that_the_docstring_names() -> None:
 
 def test_the_recipe_paper_is_the_papers() -> None:
     paper = recipe_options("ca_entropy", "paper", "mnist")
-    given = {"lr": 1e-3, "latent_bound": "none", "feature_norm": "l2", "score_norm": "l1"}
+    of_the_paper = {"lr": 1e-3, "latent_bound": "none", "feature_norm": "l2", "score_norm": "l1"}
     of_the_code = {
         "latent_size": 100,
         "w_adv": 1.0,
@@ -503,7 +503,7 @@ def test_the_recipe_paper_is_the_papers() -> None:
         "beta1": 0.5,
         "R": 16,
     }
-    expected = {**given, **of_the_code, "channels": 64, "noise_std": 0.2, "w_inf": 1.0}
+    expected = {**of_the_paper, **of_the_code, "channels": 64, "noise_std": 0.2, "w_inf": 1.0}
     assert {name: paper["method"][name] for name in expected} == expected
     assert (paper["data"]["batch_size"], paper["protocol"]["val_fraction"]) == (64, 0.15)
 
@@ -567,14 +567,14 @@ def test_rows_of_table_4(
 ) -> None:
     method = make("ca_entropy", **switches).train()
     assert any(isinstance(m, ChannelAttention) for m in method.modules()) == uses_attention
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     expected = (
         losses["generator"]
         + 50 * losses["context"]
         + losses["feature"]
         + uses_entropy * losses["entropy"]
     )
-    assert found["generator"] == pytest.approx(expected, rel=1e-5)
+    assert minimised["generator"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_loss_switches(
 ) -> None:
     method = make("ca_entropy", **switches).train()
     assert (method.discriminator is not None) == judged
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     assert (
         set(losses)
         == {"discriminator", "context", "entropy", "generator", "feature", "p_max"} - absent
@@ -605,7 +605,7 @@ def test_loss_switches(
         + losses.get("generator", 0)
         + losses.get("feature", 0)
     )
-    assert found["generator"] == pytest.approx(terms, rel=1e-5)
+    assert minimised["generator"] == pytest.approx(terms, rel=1e-5)
     assert method.score_names == (
         ("novelty", "context", "feature", "novelty_val") if judged else ("novelty", "context")
     )
@@ -616,9 +616,9 @@ def test_d_feature_loss_adds_the_feature_gap_to_the_discriminators_loss(
     make: Make, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:
     method = make("ca_entropy", d_feature_loss=True, w_fea=3.0, feature_norm=norm).train()
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     # D was not updated in between, so both steps see the same gap.
-    assert found["discriminator"] == pytest.approx(
+    assert minimised["discriminator"] == pytest.approx(
         losses["discriminator"] + 3 * losses["feature"], rel=1e-4
     )
 
@@ -782,7 +782,7 @@ def test_the_effect_of_the_entropy_is_measured_on_clean_images(make: Make) -> No
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
-    found = []
+    losses_by_precision = []
     for enabled in (False, True):
         method = make("ca_entropy", **PLAIN).train()
         torch.manual_seed(5)
@@ -790,12 +790,12 @@ def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
             losses = [method.update(batch()) for _ in range(4)]
         assert all(loss.dtype == torch.float32 for loss in losses[-1].values())
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append(
+        losses_by_precision.append(
             {name: loss.item() for name, loss in losses[0].items()}
             | {"last": losses[-1]["context"].item()}
         )
-    for name, value in found[0].items():
-        assert found[1][name] == pytest.approx(value, rel=0.05, abs=1e-3), name
+    for name, value in losses_by_precision[0].items():
+        assert losses_by_precision[1][name] == pytest.approx(value, rel=0.05, abs=1e-3), name
 
 
 def test_entropy_of_half_precision_codes_is_computed_in_float32() -> None:
@@ -804,13 +804,15 @@ def test_entropy_of_half_precision_codes_is_computed_in_float32() -> None:
 
 
 def test_channels_last_changes_nothing(make: Make) -> None:
-    found = []
+    losses_by_layout = []
     for layout in (torch.contiguous_format, torch.channels_last):
         method = make("ca_entropy", (3, 32, 32), **PLAIN).train().to(memory_format=layout)
         torch.manual_seed(5)
         x = blobs(16, (3, 32, 32))
         noise = torch.randn_like(x)
         x_hat, h = method.generate((x + noise).contiguous(memory_format=layout))
-        found.append(method._update_generator(x.contiguous(memory_format=layout), x_hat, h))
-    for name, loss in found[0].items():
-        torch.testing.assert_close(found[1][name], loss, rtol=1e-4, atol=1e-5)
+        losses_by_layout.append(
+            method._update_generator(x.contiguous(memory_format=layout), x_hat, h)
+        )
+    for name, loss in losses_by_layout[0].items():
+        torch.testing.assert_close(losses_by_layout[1][name], loss, rtol=1e-4, atol=1e-5)

@@ -113,13 +113,13 @@ def test_update_never_waits_for_the_device(make: Make, name: str) -> None:
 def test_weights_survive_a_file(make: Make, name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     method = trained(make, name)
     torch.save(method.state_dict(), tmp_path / "weights.pt")
-    other = make(name)
-    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    copy = make(name)
+    copy.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     x = blobs(6, seed=2)
     with torch.inference_mode():
-        expected, found = method.novelty_score(x), other.eval().novelty_score(x)
+        expected, scores = method.novelty_score(x), copy.eval().novelty_score(x)
     for key in expected:
-        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
+        torch.testing.assert_close(scores[key], expected[key], rtol=0, atol=0)
 
 
 def test_same_seed_same_weights(make: Make, name: str) -> None:

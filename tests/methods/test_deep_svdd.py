@@ -81,19 +81,19 @@ def expected_centre(z: np.ndarray) -> np.ndarray:
 def test_distances_and_reconstruction_errors_are_sums_of_squares() -> None:
     rng = np.random.default_rng(0)
     z, c = rng.normal(size=(7, 5)), rng.normal(size=5)
-    found = squared_distance(torch.tensor(z), torch.tensor(c))
-    np.testing.assert_allclose(found, np.linalg.norm(z - c, axis=1) ** 2, rtol=1e-9)
+    distances = squared_distance(torch.tensor(z), torch.tensor(c))
+    np.testing.assert_allclose(distances, np.linalg.norm(z - c, axis=1) ** 2, rtol=1e-9)
     x, y = rng.normal(size=(2, 4, 3, 5, 5))
-    found = reconstruction_error(torch.tensor(x), torch.tensor(y))
-    np.testing.assert_allclose(found, ((x - y) ** 2).reshape(4, -1).sum(1), rtol=1e-9)
+    errors = reconstruction_error(torch.tensor(x), torch.tensor(y))
+    np.testing.assert_allclose(errors, ((x - y) ** 2).reshape(4, -1).sum(1), rtol=1e-9)
 
 
 def test_soft_boundary_is_eq_3() -> None:
     distance, radius, nu = np.random.default_rng(0).uniform(0, 9, size=50), 1.7, 0.2
     expected = radius**2 + np.maximum(0, distance - radius**2).sum() / (nu * 50)
-    found = soft_boundary(torch.tensor(distance), torch.tensor(radius, dtype=torch.float64), nu)
-    assert found.shape == (50,)
-    assert found.mean().item() == pytest.approx(expected, rel=1e-9)
+    losses = soft_boundary(torch.tensor(distance), torch.tensor(radius, dtype=torch.float64), nu)
+    assert losses.shape == (50,)
+    assert losses.mean().item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("nu", [0.01, 0.1, 0.5, 1.0])
@@ -167,14 +167,14 @@ def test_the_centre_is_placed_again_by_the_pretrained_encoder_and_only_once(make
         method.update(batch())
     initial = method.centre.clone()
     pretrained = codes(method, blobs(64))
-    found = []
+    centres = []
     for epoch in (5, 6, 7):
         method.progress = epoch / 10
         method.update(batch())
-        found.append(method.centre.clone())
-    np.testing.assert_allclose(found[0], expected_centre(pretrained), rtol=1e-4, atol=1e-6)
-    assert not torch.equal(found[0], initial)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+        centres.append(method.centre.clone())
+    np.testing.assert_allclose(centres[0], expected_centre(pretrained), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(centres[0], initial)
+    assert torch.equal(centres[0], centres[1]) and torch.equal(centres[0], centres[2])
     assert method.images is None  # no longer needed
 
 
@@ -271,14 +271,14 @@ def test_both_objectives_draw_the_codes_together(make: Make) -> None:
 
 def test_rates_drop_after_their_share_of_each_phase(make: Make) -> None:
     method = prepared(make, lr=1e-3, ae_lr=1e-2, pretrain=0.5, lr_drop=0.4, ae_lr_drop=0.8)
-    found: dict[str, list[float]] = {"autoencoder": [], "encoder": []}
+    rates: dict[str, list[float]] = {"autoencoder": [], "encoder": []}
     for epoch in range(10):
         method.progress = epoch / 10
         method.update(batch())
         for name, optimizer in method._optimizers_by_name.items():
-            found[name].append(optimizer.param_groups[0]["lr"])
-    assert found["autoencoder"][:5] == pytest.approx([1e-2] * 4 + [1e-3])
-    assert found["encoder"][5:] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-4])
+            rates[name].append(optimizer.param_groups[0]["lr"])
+    assert rates["autoencoder"][:5] == pytest.approx([1e-2] * 4 + [1e-3])
+    assert rates["encoder"][5:] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-4])
 
 
 def test_weight_decay_is_set_for_each_phase(make: Make) -> None:
@@ -441,14 +441,14 @@ def test_layers_are_section_4_1(
     make: Make, shape: Any, architecture: str, maps: Any, latent: int
 ) -> None:
     method = make("deep_svdd", shape, architecture=architecture).eval()
-    found: list[tuple[int, ...]] = []
+    sizes: list[tuple[int, ...]] = []
     for module in method.encoder:
         if isinstance(module, nn.Conv2d):
             assert module.kernel_size == (5, 5)
-            module.register_forward_hook(lambda m, i, o: found.append(tuple(o.shape[1:])))
+            module.register_forward_hook(lambda m, i, o: sizes.append(tuple(o.shape[1:])))
     x = torch.rand(2, *shape)
     z = method.embed(x)
-    assert found == maps and z.shape == (2, latent)
+    assert sizes == maps and z.shape == (2, latent)
     assert method.decoder(z).shape == x.shape
     assert method.centre.shape == (latent,)
 
@@ -517,8 +517,8 @@ def test_learned_batch_norm_scales_and_shifts(make: Make, training: bool) -> Non
         expected = maps.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))
     expected = expected.reshape(6, -1) @ method.encoder[9].weight.detach().double().numpy().T
     with torch.no_grad():
-        found = method.train(training).encoder(x)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        z = method.train(training).encoder(x)
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_scales_decay_while_pretraining_and_shifts_never(make: Make) -> None:
@@ -566,16 +566,16 @@ def test_first_filters_are_atoms_of_standardised_patches_turned_by_180_degrees(
     assert learner.n_steps_ == PATCHES / 10
     # correlating with the filters is convolving with the atoms
     x = images[:1].double()
-    found = F.conv2d(x, filters.double(), padding=2)[0].numpy()
-    for atom, maps in zip(atoms, found, strict=True):
+    responses = F.conv2d(x, filters.double(), padding=2)[0].numpy()
+    for atom, maps in zip(atoms, responses, strict=True):
         expected = sum(convolve2d(x[0, c].numpy(), atom[c], mode="same") for c in range(channels))
         np.testing.assert_allclose(maps, expected, atol=1e-5)
     assert np.linalg.norm(filters.reshape(8, -1), axis=1).max() <= 1 + 1e-5
 
 
 def test_the_dictionary_is_the_seeds_and_images_without_contrast_give_finite_filters() -> None:
-    first, again, other = (dictionary_filters(textures(30), 4, 5, seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.allclose(first, other)
+    first, again, different = (dictionary_filters(textures(30), 4, 5, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, different)
     assert dictionary_filters(torch.zeros(30, 1, 28, 28), 4, 5, 0).isfinite().all()
 
 

@@ -83,11 +83,11 @@ def test_as_many_gaussians_as_held_out_inliers_are_likeliest_under(make: Make, g
     method = fitted(make, train, dimensions=4)
     assert len(method.weights) == groups
     codes = (train.flatten(1).double().numpy() - method.mean.numpy()) @ method.basis.numpy()
-    held = np.arange(400) % 5 == 4
+    held_out = np.arange(400) % 5 == 4
     likelihood = {
         count: GaussianMixture(count, random_state=method.seed, max_iter=300)
-        .fit(codes[~held])
-        .score(codes[held])
+        .fit(codes[~held_out])
+        .score(codes[held_out])
         for count in (1, 2, 4, 8)
     }
     assert max(likelihood, key=likelihood.__getitem__) == groups

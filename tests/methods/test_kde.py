@@ -22,20 +22,20 @@ Array = NDArray[np.float64]
 def numpy_log_density(x: Array, train: Array, bandwidth: float) -> Array:
     """Differences image by image; logaddexp one kernel after the other."""
     normaliser = np.log(len(train)) + train.shape[1] / 2 * np.log(2 * np.pi * bandwidth**2)
-    found = [
+    log_sums = [
         np.logaddexp.reduce(-((train - image) ** 2).sum(1) / (2 * bandwidth**2)) for image in x
     ]
-    return np.array(found) - normaliser
+    return np.array(log_sums) - normaliser
 
 
 def leave_one_out(train: Array, bandwidth: float, rows: list[int] | None = None) -> float:
     rows = list(range(len(train))) if rows is None else rows
-    others = [np.delete(train, row, axis=0) for row in rows]
+    remainders = [np.delete(train, row, axis=0) for row in rows]
     return float(
         np.mean(
             [
-                numpy_log_density(train[[row]], rest, bandwidth)
-                for row, rest in zip(rows, others, strict=True)
+                numpy_log_density(train[[row]], remainder, bandwidth)
+                for row, remainder in zip(rows, remainders, strict=True)
             ]
         )
     )
@@ -108,12 +108,12 @@ def test_bandwidth_uses_inliers_only(make: Make) -> None:
     """
     method = make("kde")
     method.prepare(blobs(40))
-    chosen = method.bandwidth.clone()
-    assert chosen == kde.likeliest_bandwidth(blobs(40).flatten(1))
+    bandwidth = method.bandwidth.clone()
+    assert bandwidth == kde.likeliest_bandwidth(blobs(40).flatten(1))
     for seed in range(3):
         method.novelty_score(blobs(30, seed=seed, bars=True))
         method.validation_loss(blobs(30, seed=seed))
-    assert torch.equal(method.bandwidth, chosen)
+    assert torch.equal(method.bandwidth, bandwidth)
 
 
 def test_copies_of_an_image_do_not_shrink_the_bandwidth_to_nothing(make: Make) -> None:

@@ -45,9 +45,9 @@ def test_training_images_score_like_new_ones_and_copies_count(make: Make) -> Non
 
 def test_more_copies_than_neighbours_stay_finite(make: Make) -> None:
     train = torch.cat([noise(1, 0).repeat(8, 1, 1, 1), noise(20, 1)])
-    found = ours(make, train, torch.cat([train, noise(5, 2)]), 5)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, theirs(train, torch.cat([train, noise(5, 2)]), 5), rtol=1e-6)
+    scores = ours(make, train, torch.cat([train, noise(5, 2)]), 5)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores, theirs(train, torch.cat([train, noise(5, 2)]), 5), rtol=1e-6)
 
 
 def test_of_few_images_all_others_are_neighbours(make: Make) -> None:

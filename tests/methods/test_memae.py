@@ -76,10 +76,10 @@ def test_entropy_is_that_of_the_weights_and_has_a_gradient_at_zero() -> None:
     weights = torch.tensor(
         [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True
     )
-    found = entropy(weights)
+    values = entropy(weights)
     expected = [np.log(2), 0, -(0.2 * np.log(0.2) + 0.3 * np.log(0.3) + 0.5 * np.log(0.5))]
-    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-9)
-    found.sum().backward()
+    np.testing.assert_allclose(values.detach().numpy(), expected, atol=1e-9)
+    values.sum().backward()
     assert weights.grad is not None and weights.grad.isfinite().all()
 
 
@@ -245,12 +245,12 @@ def test_score_and_validation_are_the_error_of_the_reconstruction(make: Make) ->
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
     """Weights near the threshold are told apart in float32."""
-    found = []
+    losses_by_precision = []
     for enabled in (False, True):
         method = make("memae", lr=1e-3).train()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses = [method.update(batch()) for _ in range(4)]
         assert all(loss.dtype == torch.float32 for loss in losses[-1].values())
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append({name: loss.item() for name, loss in losses[0].items()})
-    assert found[1] == pytest.approx(found[0], rel=0.03)
+        losses_by_precision.append({name: loss.item() for name, loss in losses[0].items()})
+    assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.03)

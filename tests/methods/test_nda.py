@@ -105,12 +105,12 @@ def test_pyramid_levels_equal_numpy_and_kornia() -> None:
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     levels = LaplacianPyramid(32)(x)
     assert [level.shape[-1] for level in levels] == [32, 16, 8, 4]
-    for found, expected in zip(levels, numpy_pyramid(x[1, 2].double().numpy()), strict=True):
-        np.testing.assert_allclose(found[1, 2].numpy(), expected, atol=1e-6)
-    for found, reference in zip(
+    for images, expected in zip(levels, numpy_pyramid(x[1, 2].double().numpy()), strict=True):
+        np.testing.assert_allclose(images[1, 2].numpy(), expected, atol=1e-6)
+    for images, reference in zip(
         levels, build_laplacian_pyramid(x, 4, border_type="replicate"), strict=True
     ):
-        torch.testing.assert_close(found, reference, rtol=0, atol=1e-6)
+        torch.testing.assert_close(images, reference, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
@@ -138,8 +138,8 @@ def test_pyramid_error_is_equation_1_per_pixel() -> None:
         / (2 * 32 * 32)
         for i in range(3)
     ]
-    found = pyramid_error(torch.tensor(x), torch.tensor(y), LaplacianPyramid(32).double())
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    errors = pyramid_error(torch.tensor(x), torch.tensor(y), LaplacianPyramid(32).double())
+    np.testing.assert_allclose(errors.numpy(), expected, rtol=1e-6)
 
 
 # The other losses.
@@ -161,8 +161,8 @@ def test_latent_loss_sums_or_averages_the_values() -> None:
     codes, z = rng.normal(size=(2, 5, 7))
     squares = (codes - z) ** 2
     for reduction, expected in (("mean", squares.mean()), ("sum", squares.sum(1).mean())):
-        found = latent_loss(torch.tensor(codes), torch.tensor(z), reduction).item()
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        loss = latent_loss(torch.tensor(codes), torch.tensor(z), reduction).item()
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
 def test_kl_moment_is_the_divergence_of_the_fitted_gaussian() -> None:
@@ -243,7 +243,7 @@ def test_reported_losses_and_their_sum_equal_numpy(
     if "prior" in switches:
         # of the prior's noise, of z, and in the encoder's part of z
         logits = outputs["prior_estimator"]
-        assert [np.array_equal(given, z) for given in inputs["prior_estimator"]] == [
+        assert [np.array_equal(code, z) for code in inputs["prior_estimator"]] == [
             False,
             True,
             True,
@@ -276,13 +276,13 @@ def test_pca_codes_equal_numpy(count: int) -> None:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(count, 1, 12, 12)) * np.linspace(0.1, 2, 144).reshape(12, 12) + 0.3
     flat = images.reshape(count, -1) - images.reshape(count, -1).mean(0)
-    left, singular, _ = np.linalg.svd(flat, full_matrices=False)
-    raw = left[:, :5] * singular[:5]
+    u, singular, _ = np.linalg.svd(flat, full_matrices=False)
+    raw = u[:, :5] * singular[:5]
     unit_ball = raw / np.maximum(np.linalg.norm(raw, axis=1), 1)[:, None]
     for norm, expected in (("raw", raw), ("whiten", raw / raw.std(0)), ("unit_ball", unit_ball)):
-        found = pca_codes(torch.tensor(images), 5, norm).numpy()
-        signs = np.sign((found * expected).sum(0))  # of an eigenvector are free
-        np.testing.assert_allclose(found * signs, expected, rtol=1e-6, atol=1e-9)
+        codes = pca_codes(torch.tensor(images), 5, norm).numpy()
+        signs = np.sign((codes * expected).sum(0))  # of an eigenvector are free
+        np.testing.assert_allclose(codes * signs, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("count", [40, 300])
@@ -579,9 +579,9 @@ def test_trained_codes_stay_on_the_unit_ball(make: Make) -> None:
     free = prepared(make, train_z=True, latent_lr=1e3)
     free.update(batch())
     assert free.latents[:16].norm(dim=1).max() > 1
-    held = prepared(make, train_z=True, latent_lr=1e3, pca_norm="unit_ball")
-    held.update(batch())
-    assert held.latents.norm(dim=1).max() <= 1 + 1e-5
+    bounded = prepared(make, train_z=True, latent_lr=1e3, pca_norm="unit_ball")
+    bounded.update(batch())
+    assert bounded.latents.norm(dim=1).max() <= 1 + 1e-5
 
 
 def test_trained_codes_survive_a_file(make: Make, tmp_path: Path) -> None:
@@ -592,15 +592,15 @@ def test_trained_codes_survive_a_file(make: Make, tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "weights.pt", weights_only=True)
     unprepared, resumed = make("nda", train_z=True), prepared(make, train_z=True)
     x = blobs(6, seed=2)
-    for other in (unprepared, resumed):
-        other.load_state_dict(saved)
-        assert torch.equal(other.latents, method.latents)
+    for restored in (unprepared, resumed):
+        restored.load_state_dict(saved)
+        assert torch.equal(restored.latents, method.latents)
         with torch.inference_mode():
-            expected, found = method.eval().novelty_score(x), other.eval().novelty_score(x)
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-        before = other.latents.detach().clone()
-        other.train().update(batch())
-        assert (other.latents[:16] != before[:16]).any(1).all()  # and they can still be trained
+            expected, scores = method.eval().novelty_score(x), restored.eval().novelty_score(x)
+        assert all(torch.equal(scores[name], expected[name]) for name in expected)
+        before = restored.latents.detach().clone()
+        restored.train().update(batch())
+        assert (restored.latents[:16] != before[:16]).any(1).all()  # and they can still be trained
 
 
 # Negatives.
@@ -626,12 +626,12 @@ def with_draws(monkeypatch: pytest.MonkeyPatch, **draws: float) -> None:
         "grey": 0.9,
     }
     gain = {"offset": 0.5, "chance": 0.9}
-    chosen = {7: affine, 6: colour, 2: gain}
+    groups = {7: affine, 6: colour, 2: gain}
     for name, value in draws.items():
-        (next(group for group in chosen.values() if name in group))[name] = value
+        (next(group for group in groups.values() if name in group))[name] = value
 
     def rand(count: int, *shape: int, **options: Any) -> Tensor:
-        values = torch.tensor([*chosen[count].values()]).view(count, *[1] * len(shape))
+        values = torch.tensor([*groups[count].values()]).view(count, *[1] * len(shape))
         return values.expand(count, *shape).clone()
 
     monkeypatch.setattr(module.torch, "rand", rand)
@@ -808,7 +808,7 @@ def test_the_strengths_are_those_of_the_options(
     monkeypatch.setattr(
         module, "negative", lambda x, kind, strength: (seen.append(strength), -x)[1]
     )
-    chosen = {
+    strengths = {
         "crop_min": 0.5,
         "crop_max": 0.9,
         "mirror": 0.1,
@@ -817,8 +817,8 @@ def test_the_strengths_are_those_of_the_options(
         "grey": 0.4,
     }
     prepared(make).update(batch())
-    prepared(make, **chosen).update(batch())
-    assert seen == [Strength(0.08, 1.0, 0.5, 0.5, 0.4, 0.2), Strength(**chosen)]
+    prepared(make, **strengths).update(batch())
+    assert seen == [Strength(0.08, 1.0, 0.5, 0.5, 0.4, 0.2), Strength(**strengths)]
     with pytest.raises(ValueError, match=r"method\.crop_min=0.9 is above method\.crop_max=0.5"):
         make("nda", crop_min=0.9, crop_max=0.5)
 
@@ -1168,11 +1168,11 @@ def test_every_parameter_has_one_optimizer(make: Make) -> None:
     ):
         method = prepared(make, **switches)
         groups = [g["params"] for o in method.build_optimizers().values() for g in o.param_groups]
-        held = [id(p) for group in groups for p in group]
+        optimised = [id(p) for group in groups for p in group]
         owned = [id(p) for p in method.parameters()] + (
             [id(method.latents)] if method.train_z else []
         )
-        assert sorted(held) == sorted(owned)
+        assert sorted(optimised) == sorted(owned)
 
 
 def test_scores_by_hand(make: Make) -> None:
@@ -1204,10 +1204,10 @@ def test_bf16_stays_close(make: Make, switches: dict[str, Any]) -> None:
     expected = plain.update(data)
     torch.manual_seed(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = mixed.update(data)
+        losses = mixed.update(data)
     for name, value in expected.items():
-        assert found[name].dtype == torch.float32, name
-        assert found[name].item() == pytest.approx(value.item(), rel=0.03, abs=0.01), name
+        assert losses[name].dtype == torch.float32, name
+        assert losses[name].item() == pytest.approx(value.item(), rel=0.03, abs=0.01), name
     assert all(p.isfinite().all() for p in mixed.parameters())
 
 

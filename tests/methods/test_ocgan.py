@@ -237,8 +237,8 @@ def test_every_network_sees_what_algorithm_1_gives_it(ocgan: Any) -> None:
     inputs: dict[str, list[Tensor]] = {name: [] for name in NETWORKS}
     outputs: dict[str, list[Tensor]] = {name: [] for name in NETWORKS}
 
-    def record(module: nn.Module, given: Any, output: Tensor, name: str) -> None:
-        inputs[name].append(given[0].detach().clone())
+    def record(module: nn.Module, arguments: Any, output: Tensor, name: str) -> None:
+        inputs[name].append(arguments[0].detach().clone())
         outputs[name].append(output.detach().clone())
 
     for name in NETWORKS:
@@ -337,20 +337,20 @@ def test_both_forms_of_mining_push_the_logit_down_and_one_keeps_its_slope() -> N
         "saturated": lambda a: -np.log(1 - sigmoid(a)),
         "unsaturated": lambda a: np.log(sigmoid(a)),
     }
-    found = {}
+    slope = {}
     for form, value in forms.items():
         losses = informative_negative_loss(torch.tensor(logits), form)
         np.testing.assert_allclose(losses.numpy(), value(logits), rtol=1e-6, atol=1e-9)
-        found[form] = slopes(lambda a, form=form: informative_negative_loss(a, form), logits)
+        slope[form] = slopes(lambda a, form=form: informative_negative_loss(a, form), logits)
         np.testing.assert_allclose(
-            found[form],
+            slope[form],
             (value(logits + step) - value(logits - step)) / (2 * step),
             rtol=1e-5,
             atol=1e-7,
         )
-        assert (found[form] > 0).all()
-    assert found["saturated"][0] < 2e-4
-    assert found["unsaturated"][0] > 0.999
+        assert (slope[form] > 0).all()
+    assert slope["saturated"][0] < 2e-4
+    assert slope["unsaturated"][0] > 0.999
 
 
 @pytest.mark.parametrize("form", ["saturated", "unsaturated"])

@@ -48,11 +48,11 @@ def test_equals_scikit_learn(make: Make, nu: float, gamma: float | str) -> None:
 
 def test_scale_is_the_same_for_pixels_from_0_and_from_minus_1(make: Make) -> None:
     x = (blobs(40), blobs(10, seed=1, bars=True))
-    one, other = (
+    centred, positive = (
         fitted(make, scale(x[0])).novelty_score(scale(x[1]))["outside"]
         for scale in (lambda v: v, lambda v: (v + 1) / 2)
     )
-    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(centred, positive, rtol=1e-5, atol=1e-6)
 
 
 def test_far_samples_are_told_apart_where_the_decision_function_is_flat(make: Make) -> None:
@@ -74,10 +74,10 @@ def rejected(train: np.ndarray, gamma: float, nu: float) -> float:
             np.concatenate(
                 [
                     OneClassSVM(nu=nu, gamma=gamma)
-                    .fit(train[fold != held])
-                    .decision_function(train[fold == held])
+                    .fit(train[fold != number])
+                    .decision_function(train[fold == number])
                     < 0
-                    for held in range(ocsvm.FOLDS)
+                    for number in range(ocsvm.FOLDS)
                 ]
             )
         )
@@ -102,11 +102,11 @@ def test_consistent_gamma_is_the_largest_that_inliers_bear(make: Make, nu: float
 
 def test_gamma_uses_inliers_only(make: Make) -> None:
     method = fitted(make, blobs(60), gamma="consistent")
-    chosen = method.gamma.clone()
-    assert float(chosen) == ocsvm.consistent_gamma(blobs(60).flatten(1), 0.1)
+    gamma = method.gamma.clone()
+    assert float(gamma) == ocsvm.consistent_gamma(blobs(60).flatten(1), 0.1)
     for seed in range(3):
         method.novelty_score(blobs(30, seed=seed, bars=True))
-    assert torch.equal(method.gamma, chosen)
+    assert torch.equal(method.gamma, gamma)
 
 
 def test_where_nothing_is_consistent_the_smallest_gamma_is_taken(

@@ -48,12 +48,12 @@ def set_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 
 def states(method: Any, buffers: bool = True) -> dict[str, dict[str, Tensor]]:
-    found = {}
+    values = {}
     for name in NETWORKS:
         network = getattr(method, name)
         items = network.state_dict().items() if buffers else network.named_parameters()
-        found[name] = {key: value.detach().clone() for key, value in items}
-    return found
+        values[name] = {key: value.detach().clone() for key, value in items}
+    return values
 
 
 def changed(before: dict[str, dict[str, Tensor]], method: Any, buffers: bool = True) -> set[str]:
@@ -65,18 +65,18 @@ def changed(before: dict[str, dict[str, Tensor]], method: Any, buffers: bool = T
 
 def record(method: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """What R is given, what it returns and which masks are made, as the next update goes on."""
-    given: list[Tensor] = []
+    images: list[Tensor] = []
     returned: list[Tensor] = []
     masks: list[Tensor] = []
     method.encoder.register_forward_pre_hook(
-        lambda module, inputs: given.append(inputs[0].detach().clone())
+        lambda module, inputs: images.append(inputs[0].detach().clone())
     )
     method.decoder.register_forward_hook(
         lambda module, inputs, out: returned.append(out.detach().clone())
     )
     inner = method.masks
     method.masks = lambda x: (masks.append(inner(x)), masks[-1])[1]
-    return given, returned, masks
+    return images, returned, masks
 
 
 def gradients(method: Any, x: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -115,7 +115,7 @@ def test_squared_and_context_error_equal_numpy() -> None:
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32)])
 def test_reported_losses_equal_numpy(make: Make, mask: str, shape: Any) -> None:
     method = make("oled", shape, mask=mask, mask_grad="ste").train()
-    given, returned, masks = record(method)
+    images, returned, masks = record(method)
     x = textured(shape=shape)
     losses = method.update(Batch(x, INDEX))
     image, m = x.double().numpy(), masks[0].detach().double().numpy()
@@ -125,8 +125,8 @@ def test_reported_losses_equal_numpy(make: Make, mask: str, shape: Any) -> None:
     assert losses["mask"].item() == pytest.approx(((image - x_hat_m) ** 2).mean(), rel=1e-5)
     expected = mean_of_absolute(masked * image - masked * x_hat_m)
     assert losses["cont"].item() == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(given[0], x)
-    torch.testing.assert_close(given[-1].double().numpy(), image * m, rtol=1e-6, atol=1e-7)
+    assert torch.equal(images[0], x)
+    torch.testing.assert_close(images[-1].double().numpy(), image * m, rtol=1e-6, atol=1e-7)
     assert len(returned) == (1 if mask == "none" else 2)
     if mask in ("learned", "frozen"):
         assert losses["mask_count"].item() == 129
@@ -170,12 +170,14 @@ def separate_gradients(method: Any, x: Tensor, cont_weight: float) -> dict[str, 
     )
     reconstructor = [*copies.encoder.parameters(), *copies.decoder.parameters()]
     down = iter(torch.autograd.grad(descends, reconstructor))
-    found = {
+    gradient_by_network = {
         "mask_generator": dict(zip(dict(method.mask_generator.named_parameters()), up, strict=True))
     }
     for name in ("encoder", "decoder"):
-        found[name] = {key: next(down) for key, _ in getattr(method, name).named_parameters()}
-    return found
+        gradient_by_network[name] = {
+            key: next(down) for key, _ in getattr(method, name).named_parameters()
+        }
+    return gradient_by_network
 
 
 @pytest.mark.parametrize("mask_grad", ["eps", "ste"])
@@ -194,11 +196,11 @@ def test_gradients_are_those_of_eq_8(
     method = make("oled", **options).train().double()
     x = textured().double()
     expected = separate_gradients(method, x, weight)
-    found = gradients(method, x)
+    computed = gradients(method, x)
     for name in NETWORKS:
         assert max(g.abs().max() for g in expected[name].values()) > 1e-6
         for key, gradient in expected[name].items():
-            torch.testing.assert_close(found[name][key], gradient, rtol=1e-7, atol=1e-12)
+            torch.testing.assert_close(computed[name][key], gradient, rtol=1e-7, atol=1e-12)
 
 
 def test_rec_and_its_weight_give_the_mask_module_nothing(make: Make) -> None:
@@ -347,8 +349,8 @@ def test_adam_has_the_papers_numbers() -> None:
     assert set(optimizers) == {"reconstructor", "mask_module"}
     for optimizer in optimizers.values():
         assert isinstance(optimizer, torch.optim.Adam)
-        found = {key: optimizer.defaults[key] for key in ("lr", "betas", "eps", "fused")}
-        assert found == {"lr": 5e-4, "betas": (0.5, 0.9), "eps": 1e-7, "fused": True}
+        settings = {key: optimizer.defaults[key] for key in ("lr", "betas", "eps", "fused")}
+        assert settings == {"lr": 5e-4, "betas": (0.5, 0.9), "eps": 1e-7, "fused": True}
 
 
 # Threshold unit (section 3.4.2).
@@ -409,13 +411,13 @@ def test_gradient_of_eq_2() -> None:
     margins, eps = [1e-6, 1e-4, 1e-2, 0.1], 1e-5
     activation = maps_with_margins(margins, torch.float64)
     threshold(activation, 87.5, eps, "eps", 0.1).sum().backward()
-    found = activation.grad.flatten().numpy()
+    gradient = activation.grad.flatten().numpy()
     r = np.array([*margins, *[0.5] * (784 - 103)]) + eps  # eps is added to s too
     slope = eps / (r + eps) ** 2
-    np.testing.assert_allclose(found[99:], -slope, rtol=1e-6)
-    assert (found[:98] == 0).all()
+    np.testing.assert_allclose(gradient[99:], -slope, rtol=1e-6)
+    assert (gradient[:98] == 0).all()
     # the pixel that s is lies at r = eps itself: its two shares cancel
-    np.testing.assert_allclose(found[98], slope.sum(), rtol=1e-6)
+    np.testing.assert_allclose(gradient[98], slope.sum(), rtol=1e-6)
 
 
 def test_gradient_of_eq_2_in_float32() -> None:
@@ -481,10 +483,10 @@ def test_upsampled_convolution_is_the_convolution_of_the_upsampled(width: int) -
     x = torch.randn(2, width, 7, 6, dtype=torch.float64, requires_grad=True)
     towards = torch.randn(2, 5, 14, 12, dtype=torch.float64)
     torch.testing.assert_close(folded(x), plain(x))
-    found = torch.autograd.grad((folded(x) * towards).sum(), [x, folded.weight, folded.bias])
+    computed = torch.autograd.grad((folded(x) * towards).sum(), [x, folded.weight, folded.bias])
     expected = torch.autograd.grad((plain(x) * towards).sum(), [x, plain[1].weight, plain[1].bias])
-    for gradient, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(gradient, other)
+    for gradient, reference in zip(computed, expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
 
 
 def layers(network: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
@@ -539,12 +541,12 @@ def test_layer_tables(shape: Any, encoder: Any, decoder: Any, mask_generator: An
     method = OLED(shape, latent_size=encoder[-1][0]).eval()
     x = textured(2, shape)
     with torch.no_grad():
-        z, found = layers(method.encoder, x)
-        assert found == encoder
-        x_hat, found = layers(method.decoder, z)
-        assert found == decoder
-        activation, found = layers(method.mask_generator, x)
-        assert found == mask_generator
+        z, sizes = layers(method.encoder, x)
+        assert sizes == encoder
+        x_hat, sizes = layers(method.decoder, z)
+        assert sizes == decoder
+        activation, sizes = layers(method.mask_generator, x)
+        assert sizes == mask_generator
     assert x_hat.shape == x.shape
     assert activation.shape == (2, 1, *shape[1:])
     assert activation.min() >= 0
@@ -828,8 +830,8 @@ def test_crops_are_random_in_training_and_fixed_by_the_image_in_evaluation(make:
     assert torch.equal(masks, make("oled", mask="random10", lr=0.1).eval().masks(x))
     distinct = len(x.flatten(1).unique(dim=0))
     assert len(masks.flatten(1).unique(dim=0)) > 0.8 * distinct
-    many = method.masks(textured(2000)).mean((0, 1))
-    assert many.min() > 0.6 and many.max() > 0.99  # all over the image, least in the corners
+    average = method.masks(textured(2000)).mean((0, 1))
+    assert average.min() > 0.6 and average.max() > 0.99  # all over the image, least in the corners
     with NoSync():
         method.train().update(Batch(x[:16], INDEX))
 
@@ -998,11 +1000,11 @@ def test_pictures_show_what_s_mask_is_about(make: Make, shape: Any) -> None:
     error = (rows["reconstruction"].images - x).square().flatten(1).sum(1)
     torch.testing.assert_close(error, scores["s_mask"])
     assert not torch.allclose(error, scores["s_rec"])
-    shown = rows["activation map"]
-    assert shown.unit
-    assert torch.equal(shown.images.flatten(1).argmax(1), activation.flatten(1).argmax(1))
-    assert shown.images.flatten(1).amin(1).tolist() == [0.0] * 4
-    assert shown.images.flatten(1).amax(1).tolist() == [1.0] * 4
+    map_row = rows["activation map"]
+    assert map_row.unit
+    assert torch.equal(map_row.images.flatten(1).argmax(1), activation.flatten(1).argmax(1))
+    assert map_row.images.flatten(1).amin(1).tolist() == [0.0] * 4
+    assert map_row.images.flatten(1).amax(1).tolist() == [1.0] * 4
 
 
 def test_without_a_mask_generator_there_is_no_activation_map(make: Make) -> None:

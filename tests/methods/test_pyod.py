@@ -45,12 +45,12 @@ def test_equals_pyod(make: Make, name: str, arguments: dict[str, Any]) -> None:
     detector = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)(
         **arguments
     ).fit(flat(train))
-    found = fitted(make, train, name, **arguments).novelty_score(x)["decision"]
-    np.testing.assert_allclose(found.numpy(), detector.decision_function(flat(x)), rtol=1e-6)
+    scores = fitted(make, train, name, **arguments).novelty_score(x)["decision"]
+    np.testing.assert_allclose(scores.numpy(), detector.decision_function(flat(x)), rtol=1e-6)
 
 
 def test_the_list_holds_detectors_of_images_only() -> None:
-    known = adapter.detectors()
+    detectors = adapter.detectors()
     assert {
         "ABOD",
         "AutoEncoder",
@@ -63,9 +63,9 @@ def test_the_list_holds_detectors_of_images_only() -> None:
         "LOF",
         "LUNAR",
         "VAE",
-    } <= known.keys()
-    assert not {"BaseDetector", "DOMINANT", "LSTMAD", "EmbeddingOD", "XGBOD"} & known.keys()
-    assert all(module.startswith("pyod.models.") for module in known.values())
+    } <= detectors.keys()
+    assert not {"BaseDetector", "DOMINANT", "LSTMAD", "EmbeddingOD", "XGBOD"} & detectors.keys()
+    assert all(module.startswith("pyod.models.") for module in detectors.values())
 
 
 @pytest.mark.parametrize("name", ["EOCD", "os.system", "BaseDetector", "pyod.models.lof.LOF", ""])
@@ -149,11 +149,11 @@ def test_fitted_again_from_the_weights_with_the_same_numbers(
     torch.save(method.state_dict(), tmp_path / "weights.pt")
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     torch.manual_seed(5)
-    other = type(method)((1, 3, 4), detector=name, arguments=arguments)
-    assert other.seed != method.seed
-    other.load_state_dict(weights)
+    copy = type(method)((1, 3, 4), detector=name, arguments=arguments)
+    assert copy.seed != method.seed
+    copy.load_state_dict(weights)
     with torch.inference_mode():
-        assert torch.equal(other.novelty_score(x)["decision"], expected)
+        assert torch.equal(copy.novelty_score(x)["decision"], expected)
     before = method._fitted
     method.load_state_dict(weights)
     assert method._fitted is before  # its own weights cost no second fit
@@ -184,11 +184,11 @@ def test_a_detector_that_looks_at_the_batch_scores_one_by_one(
     method = fitted(make, train, "ECOD")
     assert bool(method.one_by_one)
     assert not bool(fitted(make, train, "KNN").one_by_one)
-    found = method.novelty_score(x)["decision"]
-    assert torch.equal(found[2:3], method.novelty_score(x[2:3])["decision"])
+    scores = method.novelty_score(x)["decision"]
+    assert torch.equal(scores[2:3], method.novelty_score(x[2:3])["decision"])
     detector = importlib.import_module("pyod.models.ecod").ECOD().fit(flat(train))
-    np.testing.assert_allclose(found[2], detector.decision_function(flat(x[2:3]))[0], rtol=1e-6)
-    assert abs(detector.decision_function(flat(x))[2] - float(found[2])) > 0.1
+    np.testing.assert_allclose(scores[2], detector.decision_function(flat(x[2:3]))[0], rtol=1e-6)
+    assert abs(detector.decision_function(flat(x))[2] - float(scores[2])) > 0.1
 
 
 def test_copies_of_training_images_do_not_pass_for_batch_dependence(make: Make) -> None:

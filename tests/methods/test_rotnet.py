@@ -41,8 +41,10 @@ def test_turns_are_quarter_turns_of_every_image() -> None:
 
 def test_log_probability_picks_the_right_turn() -> None:
     logits = 3 * np.random.default_rng(0).normal(size=(4 * 5, 4))
-    found = log_probability(torch.tensor(logits))
-    np.testing.assert_allclose(found.exp().numpy(), right_probability(logits, 5), rtol=1e-9)
+    log_probabilities = log_probability(torch.tensor(logits))
+    np.testing.assert_allclose(
+        log_probabilities.exp().numpy(), right_probability(logits, 5), rtol=1e-9
+    )
     assert log_probability(torch.tensor(logits).bfloat16()).dtype == torch.float32
 
 
@@ -140,14 +142,14 @@ def test_depth_and_width(depth: int, width: float, count: int) -> None:
 
 def test_a_residual_block_adds_its_input_where_shapes_allow() -> None:
     torch.manual_seed(0)
-    same, other = module.Residual(4, 4, 1).eval(), module.Residual(4, 6, 2).eval()
+    narrow, strided_block = module.Residual(4, 4, 1).eval(), module.Residual(4, 6, 2).eval()
     x = torch.randn(2, 4, 8, 8)
-    for block in (same, other):
+    for block in (narrow, strided_block):
         nn.init.zeros_(block.body[-1].weight)
-    assert torch.equal(same(x), x)
+    assert torch.equal(narrow(x), x)
     # the paper's shortcut
-    strided = nn.functional.conv2d(other.enter(x), other.shortcut.weight, None, 2)
-    torch.testing.assert_close(other(x), strided)
+    strided = nn.functional.conv2d(strided_block.enter(x), strided_block.shortcut.weight, None, 2)
+    torch.testing.assert_close(strided_block(x), strided)
 
 
 def test_impossible_options_are_refused(make: Make) -> None:
@@ -163,12 +165,12 @@ def test_optimizer_takes_its_options(make: Make) -> None:
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
-    found = []
+    values = []
     for enabled in (False, True):
         method = make("rotnet").train()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses = method.update(batch())
         assert losses["cross_entropy"].dtype == torch.float32
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append(losses["cross_entropy"].item())
-    assert found[1] == pytest.approx(found[0], rel=0.03)
+        values.append(losses["cross_entropy"].item())
+    assert values[1] == pytest.approx(values[0], rel=0.03)

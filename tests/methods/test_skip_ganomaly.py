@@ -62,19 +62,19 @@ def test_reported_losses_equal_numpy(method: Any) -> None:
 
 def test_weights_scale_their_own_terms(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     method = make("skip_ganomaly", w_adv=2.0, w_con=3.0, w_lat=5.0).train()
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     expected = 2 * losses["generator"] + 3 * losses["context"] + 5 * losses["latent"]
-    assert found["generator"] == pytest.approx(expected, rel=1e-5)
-    assert found["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
+    assert minimised["generator"] == pytest.approx(expected, rel=1e-5)
+    assert minimised["discriminator"] == pytest.approx(losses["discriminator"], rel=1e-6)
 
 
 def test_d_latent_loss_adds_the_gap_to_the_discriminators_loss(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = make("skip_ganomaly", d_latent_loss=True, w_lat=3.0).train()
-    found, losses = spied_update(method, batch(), monkeypatch)
+    minimised, losses = spied_update(method, batch(), monkeypatch)
     # D was not updated in between, so both steps see the same gap.
-    assert found["discriminator"] == pytest.approx(
+    assert minimised["discriminator"] == pytest.approx(
         losses["discriminator"] + 3 * losses["latent"], rel=1e-4
     )
 
@@ -130,10 +130,10 @@ def test_features_of_x_are_a_constant_for_the_generator(make: Make) -> None:
 
 def convolutions(network: nn.Module) -> list[tuple[int, int]]:
     """(channels in, channels out) in the order of the forward pass at 32 pixels."""
-    found: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     hooks = [
-        m.register_forward_hook(lambda m, i, o: found.append((m.in_channels, m.out_channels)))
+        m.register_forward_hook(lambda m, i, o: sizes.append((m.in_channels, m.out_channels)))
         for m in network.modules()
         if isinstance(m, kinds)
     ]
@@ -141,7 +141,7 @@ def convolutions(network: nn.Module) -> list[tuple[int, int]]:
     network.eval()(torch.zeros(1, first.in_channels, 32, 32))
     for hook in hooks:
         hook.remove()
-    return found
+    return sizes
 
 
 def test_the_authors_unet_at_32_pixels() -> None:
@@ -241,12 +241,12 @@ def test_scores_by_hand(make: Make, norm: str) -> None:
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
-    found = []
+    losses_by_precision = []
     for enabled in (False, True):
         method = make("skip_ganomaly").train()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses = method.update(batch())
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-        found.append({name: loss.item() for name, loss in losses.items()})
-    assert found[1] == pytest.approx(found[0], rel=0.05, abs=5e-3)
+        losses_by_precision.append({name: loss.item() for name, loss in losses.items()})
+    assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.05, abs=5e-3)

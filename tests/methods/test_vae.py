@@ -39,19 +39,19 @@ def numpy_terms(
 def test_divergence_is_appendix_b_and_torchs_own() -> None:
     mean, log_var = np.random.default_rng(0).normal(size=(2, 6, 9))
     expected = -0.5 * (1 + log_var - mean**2 - np.exp(log_var)).sum(1)
-    found = divergence(torch.tensor(mean), torch.tensor(log_var))
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    divergences = divergence(torch.tensor(mean), torch.tensor(log_var))
+    np.testing.assert_allclose(divergences, expected, rtol=1e-9)
     q = Normal(torch.tensor(mean), torch.tensor(np.exp(log_var / 2)))
     prior = Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())
-    np.testing.assert_allclose(found, kl_divergence(q, prior).sum(1), rtol=1e-9)
+    np.testing.assert_allclose(divergences, kl_divergence(q, prior).sum(1), rtol=1e-9)
     assert divergence(torch.zeros(2, 4), torch.zeros(2, 4)).tolist() == [0, 0]
 
 
 def test_gaussian_likelihood_is_a_density() -> None:
     x, logits = np.random.default_rng(0).normal(size=(2, 4, 3, 5, 5))
     log_density = -0.5 * ((x - np.tanh(logits)) / 0.3) ** 2 - np.log(0.3 * np.sqrt(2 * np.pi))
-    found = gaussian_nll(torch.tensor(x), torch.tensor(logits), 0.3)
-    np.testing.assert_allclose(found, -log_density.reshape(4, -1).sum(1), rtol=1e-9)
+    nll = gaussian_nll(torch.tensor(x), torch.tensor(logits), 0.3)
+    np.testing.assert_allclose(nll, -log_density.reshape(4, -1).sum(1), rtol=1e-9)
     grid = torch.linspace(-4, 4, 20001, dtype=torch.float64).view(-1, 1, 1, 1)
     total = (-gaussian_nll(grid, torch.full_like(grid, 0.7), 0.3)).exp().sum() * (8 / 20000)
     assert total.item() == pytest.approx(1, abs=1e-6)
@@ -229,15 +229,15 @@ def test_every_size_comes_back(make: Make, side: int) -> None:
 
 
 def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
-    found = []
+    losses_by_precision = []
     for enabled in (False, True):
         method = make("vae").train()
         torch.manual_seed(5)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses = method.update(batch())
         assert all(loss.dtype == torch.float32 for loss in losses.values())
-        found.append({name: loss.item() for name, loss in losses.items()})
-    assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.05)
+        losses_by_precision.append({name: loss.item() for name, loss in losses.items()})
+    assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.02, abs=0.05)
 
 
 def test_double_precision_stays_double(make: Make) -> None:

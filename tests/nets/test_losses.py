@@ -57,12 +57,12 @@ def test_the_norm_of_equal_features_has_no_gradient() -> None:
 
 
 def test_narrow_numbers_are_widened_and_wide_ones_kept() -> None:
-    for given, expected in (
+    for dtype, expected in (
         (torch.bfloat16, torch.float32),
         (torch.float32, torch.float32),
         (torch.float64, torch.float64),
     ):
-        assert wide(torch.zeros(1, dtype=given)).dtype == expected
+        assert wide(torch.zeros(1, dtype=dtype)).dtype == expected
     x = torch.full((1, 1, 8, 8), 3.0, dtype=torch.bfloat16)
     assert (
         context_error(x, 0 * x).dtype == feature_error(x[0, 0], 0 * x[0, 0]).dtype == torch.float32

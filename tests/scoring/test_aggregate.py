@@ -28,8 +28,8 @@ def pieces(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 def test_aggregates_agree_with_a_loop(how: str, case: tuple[np.ndarray, np.ndarray, int]) -> None:
     scores, whole, count = case
     expected = []
-    for at in range(count):
-        mine = sorted(scores[whole == at].tolist(), reverse=True)
+    for index in range(count):
+        mine = sorted(scores[whole == index].tolist(), reverse=True)
         taken = {"max": mine[:1], "top3mean": mine[:3], "mean": mine}[how]
         expected.append(sum(taken) / len(taken) if taken else np.nan)
     expected = np.where(np.isnan(expected), np.nanmin(expected), expected)
@@ -58,21 +58,23 @@ def test_scaling_clips_keeps_order_within_and_bounds(
     rows: list[tuple[str, float]], drop: int
 ) -> None:
     groups, scores = np.array([name for name, _ in rows]), np.array([score for _, score in rows])
-    scaled, kept = scale_groups(scores, groups, drop)
+    scaled, indices = scale_groups(scores, groups, drop)
     assert 0 <= scaled.min() <= scaled.max() <= 1
     for name in set(groups.tolist()):
         mine = np.flatnonzero(groups == name)
         expected = mine[drop:] if len(mine) > drop else mine
-        assert kept[groups[kept] == name].tolist() == expected.tolist()
+        assert indices[groups[indices] == name].tolist() == expected.tolist()
         order = np.argsort(scores[expected], kind="stable")
-        assert (np.diff(scaled[groups[kept] == name][order]) >= 0).all()
+        assert (np.diff(scaled[groups[indices] == name][order]) >= 0).all()
 
 
-def wholes(main: bool) -> Wholes:
+def wholes(frames_are_main: bool) -> Wholes:
     ids = np.array(["test/01/000", "test/01/001", "test/02/000"])
     labels = np.array([0, 1, 1])
     groups = np.array(["test/01", "test/01", "test/02"])
-    return Wholes("frame", ids, labels, labels > 0, groups, np.array([0, 0, 1, 2]), "max", main)
+    return Wholes(
+        "frame", ids, labels, labels > 0, groups, np.array([0, 0, 1, 2]), "max", frames_are_main
+    )
 
 
 def test_the_protocol_says_what_the_number_is_measured_on() -> None:
@@ -83,12 +85,12 @@ def test_the_protocol_says_what_the_number_is_measured_on() -> None:
         {"s": np.array([1.0, 2, 3, 0])},
     )
     assert measured_scores(patches, None) == (patches, {})
-    main, apart = measured_scores(patches, wholes(main=True))
-    assert main.ids == ["test/01/000", "test/01/001", "test/02/000"]
-    np.testing.assert_array_equal(main.columns["s"], [2, 3, 0])
+    scores, apart = measured_scores(patches, wholes(frames_are_main=True))
+    assert scores.ids == ["test/01/000", "test/01/001", "test/02/000"]
+    np.testing.assert_array_equal(scores.columns["s"], [2, 3, 0])
     assert set(apart) == {"patches", "clips"}
     assert apart["patches"] is patches
     np.testing.assert_array_equal(apart["clips"].columns["s"], [0, 1, 0])
-    main, apart = measured_scores(patches, wholes(main=False))
-    assert main is patches
+    scores, apart = measured_scores(patches, wholes(frames_are_main=False))
+    assert scores is patches
     np.testing.assert_array_equal(apart["frames"].columns["s"], [2, 3, 0])

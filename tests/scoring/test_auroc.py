@@ -46,12 +46,12 @@ def coverage(
     rng = np.random.default_rng(0)
     is_outlier = np.arange(inliers + outliers) >= inliers
     true = true_auroc(auroc, spread) if tied else auroc
-    found = []
+    intervals = []
     for _ in range(repeats):
         scores = binormal(rng, auroc, spread, inliers, outliers)
         placements = place(np.floor(scores / TIE) if tied else scores, is_outlier)
-        found.append(interval(placements.auroc, placements))
-    lows, highs = np.array(found).T
+        intervals.append(interval(placements.auroc, placements))
+    lows, highs = np.array(intervals).T
     return float(((lows <= true) & (true <= highs)).mean()), float((highs - lows).mean())
 
 
@@ -87,9 +87,9 @@ def test_it_covers_with_heavy_ties(auroc: float, inliers: int, outliers: int) ->
 def test_it_covers_and_is_narrow_with_ten_thousand_images(
     auroc: float, spread: float, width: float
 ) -> None:
-    covered, found = coverage(auroc, 1000, 9000, spread, repeats=60)
+    covered, mean_width = coverage(auroc, 1000, 9000, spread, repeats=60)
     assert covered >= 0.88  # of 60
-    assert found < width
+    assert mean_width < width
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ RATES = st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.29, 0.5, 0.9])
 def test_p_values_are_their_definition_with_ties(
     held_out: list[float], scores: list[float]
 ) -> None:
-    found = Calibration(np.array(held_out)).p_values(scores)
+    p_values = Calibration(np.array(held_out)).p_values(scores)
     expected = [
-        (1 + sum(other >= score for other in held_out)) / (len(held_out) + 1) for score in scores
+        (1 + sum(value >= score for value in held_out)) / (len(held_out) + 1) for score in scores
     ]
-    assert found.tolist() == expected
+    assert p_values.tolist() == expected
 
 
 @given(SCORES, SCORES, RATES)

@@ -90,14 +90,14 @@ def auroc(columns: dict[str, np.ndarray], data: Any) -> float:
 def test_class_order_alone_tells_classes_apart_that_evaluation_mode_cannot() -> None:
     data, method = synthetic(), Shifted((1, 2, 2))
     evaluated = auroc(novelty_scores(method, data.preprocess, data.test, 500), data)
-    found = {}
+    by_order = {}
     for order, batches in ORDERS.items():
         rows = batches(data.test_labels, data.test_is_outlier, 0)
-        found[order] = auroc(score_in_order(method, data, rows), data)
+        by_order[order] = auroc(score_in_order(method, data, rows), data)
     assert evaluated < 0.65
-    assert found["random_order"] < 0.75
-    assert found["class_order"] > 0.95
-    assert found["apart"] > 0.95
+    assert by_order["random_order"] < 0.75
+    assert by_order["class_order"] > 0.95
+    assert by_order["apart"] > 0.95
 
 
 def test_a_score_stands_where_its_image_stands() -> None:
@@ -165,7 +165,7 @@ def test_modes_weights_and_buffers_are_unchanged_afterwards() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def diagnosed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same small run twice: diagnosed, and in plain/ without."""
     folder = tmp_path_factory.mktemp("diagnosed")
     with pytest.MonkeyPatch.context() as patch:
@@ -175,8 +175,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_runs_own_numbers_stay_as_they_are(made: Path) -> None:
-    diagnosed, plain = (read_result(folder / PLACE) for folder in (made, made / "plain"))
+def test_the_runs_own_numbers_stay_as_they_are(diagnosed_run: Path) -> None:
+    diagnosed, plain = (
+        read_result(folder / PLACE) for folder in (diagnosed_run, diagnosed_run / "plain")
+    )
     assert diagnosed["scores"] == plain["scores"]
     assert diagnosed["files"]["scores.csv"] == plain["files"]["scores.csv"]
     assert "diagnosis" not in plain
@@ -188,9 +190,9 @@ def test_the_runs_own_numbers_stay_as_they_are(made: Path) -> None:
 
 
 def test_a_finished_run_is_diagnosed_without_training_to_the_same_numbers(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    diagnosed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(made / "plain", tmp_path / "copy")
+    shutil.copytree(diagnosed_run / "plain", tmp_path / "copy")
     folder = tmp_path / "copy" / PLACE
     before = {
         path: sha256_file(path)
@@ -198,36 +200,36 @@ def test_a_finished_run_is_diagnosed_without_training_to_the_same_numbers(
         if path.is_file() and path.name != "result.json"
     }
     assert main([f"run={folder}"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     result = read_result(folder)
-    assert result["diagnosis"] == read_result(made / PLACE)["diagnosis"]
+    assert result["diagnosis"] == read_result(diagnosed_run / PLACE)["diagnosis"]
     assert {path: sha256_file(path) for path in before} == before
     number = result["diagnosis"]["batch_statistics"]["class_order"]["mse"]["auroc"]
-    assert "no numbers of this run" in said
-    assert f"mse: in class order {number:.4f}" in said
+    assert "no numbers of this run" in output
+    assert f"mse: in class order {number:.4f}" in output
     assert collect(tmp_path / "copy", check=True).checked == 1
 
 
-@pytest.mark.parametrize("what", ["number", "file", "unnamed"])
-def test_an_edited_diagnosis_is_found(made: Path, tmp_path: Path, what: str) -> None:
-    shutil.copytree(made / "outputs", tmp_path / "outputs")
+@pytest.mark.parametrize("edit", ["number", "file", "unnamed"])
+def test_an_edited_diagnosis_is_found(diagnosed_run: Path, tmp_path: Path, edit: str) -> None:
+    shutil.copytree(diagnosed_run / "outputs", tmp_path / "outputs")
     folder = tmp_path / PLACE
     result = json.loads((folder / "result.json").read_text())
-    if what == "number":
+    if edit == "number":
         result["diagnosis"]["batch_statistics"]["class_order"]["mse"]["auroc"] = 0.999
-    elif what == "file":
+    elif edit == "file":
         (folder / diagnosis.FILE).write_text("edited")
     else:
         del result["files"][diagnosis.FILE]
     (folder / "result.json").write_text(json.dumps(result))
     ((_, reason),) = collect(tmp_path / "outputs", check=True).damaged
-    assert {"number": "class_order.mse", "file": "SHA-256", "unnamed": "names no"}[what] in reason
+    assert {"number": "class_order.mse", "file": "SHA-256", "unnamed": "names no"}[edit] in reason
 
 
-def test_the_report_has_a_section_of_its_own_for_it(made: Path, tmp_path: Path) -> None:
+def test_the_report_has_a_section_of_its_own_for_it(diagnosed_run: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    report(made / "outputs", markdown=page)
-    result = read_result(made / PLACE)
+    report(diagnosed_run / "outputs", markdown=page)
+    result = read_result(diagnosed_run / PLACE)
     by_order = result["diagnosis"]["batch_statistics"]
     numbers = [
         result["scores"]["mse"]["auroc"],
@@ -236,14 +238,14 @@ def test_the_report_has_a_section_of_its_own_for_it(made: Path, tmp_path: Path) 
     text = page.read_text()
     assert "Diagnosis, no numbers of these methods" in text
     assert f"| mse | {' | '.join(f'{number:.4f}' for number in numbers)} | 1 |" in text
-    report(made / "plain" / "outputs", markdown=page)
+    report(diagnosed_run / "plain" / "outputs", markdown=page)
     assert "Diagnosis" not in page.read_text()
 
 
 def test_a_complete_run_names_the_command_that_diagnoses_it(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    diagnosed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(made / "plain", tmp_path / "copy")
+    shutil.copytree(diagnosed_run / "plain", tmp_path / "copy")
     run_in(tmp_path / "copy")(*NDA_RUN, "diagnose=batch_statistics")
     assert (
         f"python -m noveltylab diagnose run={tmp_path / 'copy' / PLACE}" in capsys.readouterr().err
@@ -271,9 +273,9 @@ def test_methods_without_batch_norm_are_refused_and_nothing_is_created(
 
 
 def test_a_run_that_cannot_be_diagnosed_is_refused(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    diagnosed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(made / "plain", tmp_path / "copy")
+    shutil.copytree(diagnosed_run / "plain", tmp_path / "copy")
     folder = tmp_path / "copy" / PLACE
     before = (folder / "result.json").read_bytes()
     for arguments, words in (

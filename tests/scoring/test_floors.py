@@ -166,7 +166,7 @@ def test_a_score_that_the_preprocessing_alone_reaches_is_warned_of(
 )
 def test_mean_auroc_over_ten_classes(name: str, expected: dict[type[PCA | KNN], float]) -> None:
     samples = load(name, None, True, False)
-    found: dict[type[PCA | KNN], list[float]] = {floor: [] for floor in expected}
+    auroc: dict[type[PCA | KNN], list[float]] = {floor: [] for floor in expected}
     for inlier in range(10):
         parts = split("p2", samples.labels, samples.official_test, inlier, seed=0, val_fraction=0.1)
         data = NoveltyData(
@@ -184,6 +184,6 @@ def test_mean_auroc_over_ten_classes(name: str, expected: dict[type[PCA | KNN], 
             method = floor(data.image_shape)
             method.prepare(data.preprocess(data.train))
             (column,) = novelty_scores(method, Preprocess(), data.test, 512).values()
-            found[floor].append(evaluate(column, data.test_is_outlier)["auroc"])
+            auroc[floor].append(evaluate(column, data.test_is_outlier)["auroc"])
     for floor, value in expected.items():
-        assert np.mean(found[floor]) == pytest.approx(value, abs=0.003), floor.__name__
+        assert np.mean(auroc[floor]) == pytest.approx(value, abs=0.003), floor.__name__

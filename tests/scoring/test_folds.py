@@ -94,7 +94,7 @@ def test_every_image_is_scored_by_the_copy_that_has_not_seen_it(count: int, fold
     for number in range(folds):
         seen = {tuple(row) for row in method.member(number).train_set.tolist()}  # type: ignore[union-attr]  # of KNN
         flat = [tuple(row) for row in train.flatten(1).tolist()]
-        assert seen == {row for row, own in zip(flat, fold, strict=True) if own != number}
+        assert seen == {row for row, row_fold in zip(flat, fold, strict=True) if row_fold != number}
     assert (scores_of(method, train) > 0).all()
     lowest = [method.member(number).novelty_score(train)["distance"] for number in range(folds)]
     assert torch.equal(method.novelty_score(train)["distance"], torch.stack(lowest).amin(0))
@@ -168,7 +168,7 @@ def test_the_number_of_folds_in_a_foreign_folder_is_checked(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("method=ocgan", "protocol.folds=5"), "protocol.folds=5: this method trains in epochs"),
         (("method=pca", "protocol.folds=1"), "protocol.folds=1: 0 for none, else 2 to 200"),
@@ -180,9 +180,9 @@ def test_the_number_of_folds_in_a_foreign_folder_is_checked(
     ],
 )
 def test_what_cannot_be_folded_is_refused(
-    run_here: Callable[..., dict[str, Any]], small: Path, options: tuple[str, ...], said: str
+    run_here: Callable[..., dict[str, Any]], small: Path, options: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         run_here("data=images", f"data.root={small}", *options)
     assert not list(small.parent.rglob("config.yaml"))
 

@@ -62,10 +62,12 @@ def reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> dic
 
 
 def assert_equals_reference(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> None:
-    found = evaluate(scores, is_outlier)
+    metrics = evaluate(scores, is_outlier)
     for name, value in reference(scores, is_outlier).items():
-        assert found[name] == pytest.approx(value, abs=1e-12), name  # float32 would be off by 1e-8
-        assert type(found[name]) is float
+        assert metrics[name] == pytest.approx(value, abs=1e-12), (
+            name
+        )  # float32 would be off by 1e-8
+        assert type(metrics[name]) is float
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 60.0, 1e12])
@@ -123,11 +125,11 @@ def test_strictly_monotone_maps_change_nothing(drawn: Case, mapped: Any) -> None
 @given(tied_cases())
 def test_turned_scores_turn_auroc_and_keep_its_interval_around_it(drawn: Case) -> None:
     scores, is_outlier = drawn
-    turned, found = evaluate(-scores, is_outlier), evaluate(scores, is_outlier)
-    assert turned["auroc"] == pytest.approx(1 - found["auroc"], abs=1e-12)
-    low, high = found["auroc_ci"]
+    turned, metrics = evaluate(-scores, is_outlier), evaluate(scores, is_outlier)
+    assert turned["auroc"] == pytest.approx(1 - metrics["auroc"], abs=1e-12)
+    low, high = metrics["auroc_ci"]
     assert turned["auroc_ci"] == pytest.approx([1 - high, 1 - low], abs=1e-9)
-    assert 0 <= low <= found["auroc"] <= high <= 1 and high - low > 0.01
+    assert 0 <= low <= metrics["auroc"] <= high <= 1 and high - low > 0.01
 
 
 def test_roc_is_scikit_learns_without_importing_torch() -> None:
@@ -167,12 +169,12 @@ def test_equal_error_threshold_is_the_best_of_all(drawn: Case) -> None:
     """Every other threshold, between the scores too, leaves the two rates further apart, or as far
     with a larger sum.
     """
-    found = rates(*drawn, equal_error_threshold(*drawn))
+    best_errors = rates(*drawn, equal_error_threshold(*drawn))
     for threshold in np.arange(-0.5, 13.5, 0.5):
-        other = rates(*drawn, threshold)
-        gaps = abs(np.diff(found)[0]), abs(np.diff(other)[0])
+        errors = rates(*drawn, threshold)
+        gaps = abs(np.diff(best_errors)[0]), abs(np.diff(errors)[0])
         assert gaps[0] < gaps[1] - 1e-9 or (
-            gaps[0] < gaps[1] + 1e-9 and sum(found) < sum(other) + 1e-9
+            gaps[0] < gaps[1] + 1e-9 and sum(best_errors) < sum(errors) + 1e-9
         )
 
 
@@ -183,9 +185,9 @@ def test_half_total_error_rate_across_two_sets_by_hand() -> None:
     assert half_total_error_rate([3, 4, 3, 4, 9], [0, 0, 1, 1, 1], threshold) == pytest.approx(
         (1 / 2 + 1 / 3) / 2
     )
-    many = case(20_000, outliers=0.5)
-    at_eer = half_total_error_rate(*many, equal_error_threshold(*many))
-    assert at_eer == pytest.approx(reference(*many)["eer"], abs=1e-3)  # on the source set itself
+    faces = case(20_000, outliers=0.5)
+    at_eer = half_total_error_rate(*faces, equal_error_threshold(*faces))
+    assert at_eer == pytest.approx(reference(*faces)["eer"], abs=1e-3)  # on the source set itself
 
 
 def test_half_total_error_rate_needs_a_threshold() -> None:
@@ -218,7 +220,7 @@ def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: st
 
 
 @pytest.mark.parametrize(
-    ("scores", "auroc", "said"),
+    ("scores", "auroc", "parts"),
     [
         (np.arange(1000.0), 0.9, []),
         (np.arange(1000.0) * 1e-300, 0.9, []),
@@ -235,26 +237,26 @@ def test_what_has_no_answer_is_refused(scores: Any, is_outlier: Any, message: st
     ],
 )
 def test_collapse_is_said_in_one_sentence_each(
-    scores: NDArray[np.float64], auroc: float, said: list[str]
+    scores: NDArray[np.float64], auroc: float, parts: list[str]
 ) -> None:
-    found = collapse_warnings(
+    warnings = collapse_warnings(
         "mse", scores, {"auroc": auroc, "auroc_ci": [auroc - 0.01, auroc + 0.01]}
     )
-    assert len(found) == len(said)
-    for sentence, part in zip(found, said, strict=True):
+    assert len(warnings) == len(parts)
+    for sentence, part in zip(warnings, parts, strict=True):
         assert sentence.startswith("mse: ") and part in sentence and sentence.endswith(".")
 
 
-@pytest.mark.parametrize(("high", "said"), [(0.4999, True), (0.5, False), (0.62, False)])
-def test_inverted_is_said_where_the_interval_lies_below_a_half(high: float, said: bool) -> None:
+@pytest.mark.parametrize(("high", "inverted"), [(0.4999, True), (0.5, False), (0.62, False)])
+def test_inverted_is_said_where_the_interval_lies_below_a_half(high: float, inverted: bool) -> None:
     """Also of an older result, which has the warning for any AUROC below 0.5; other warnings stay."""
     metrics = {"auroc": 0.45, "auroc_ci": [0.38, high]}
-    assert bool(collapse_warnings("mse", np.arange(1000.0), metrics)) is said
+    assert bool(collapse_warnings("mse", np.arange(1000.0), metrics)) is inverted
     old = [
         "mse: inverted, an AUROC of 0.450 means that inliers get higher scores than outliers.",
         "another",
     ]
-    assert standing(old, "mse", metrics["auroc_ci"]) == (old if said else ["another"])
+    assert standing(old, "mse", metrics["auroc_ci"]) == (old if inverted else ["another"])
 
 
 def test_each_kind_of_outlier_is_measured_against_all_inliers() -> None:
@@ -267,7 +269,7 @@ def test_each_kind_of_outlier_is_measured_against_all_inliers() -> None:
     kinds = evaluate_kinds(scores, is_outlier, classes)
     assert list(kinds) == ["hole", "scratch"]
     for kind, metrics in kinds.items():
-        own = scores[[name == kind for name in classes]]
-        assert metrics["outliers"] == len(own)
-        assert metrics["auroc"] == pytest.approx((own[:, None] > scores[:30]).mean())
+        outlier_scores = scores[[name == kind for name in classes]]
+        assert metrics["outliers"] == len(outlier_scores)
+        assert metrics["auroc"] == pytest.approx((outlier_scores[:, None] > scores[:30]).mean())
     assert kinds["hole"]["auroc"] == 1 > kinds["scratch"]["auroc"]

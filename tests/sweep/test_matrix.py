@@ -38,10 +38,10 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("data")
     for write, _ in SETS.values():
-        write(found)
-    return found
+        write(folder)
+    return folder
 
 
 @pytest.mark.parametrize("data", SETS)

@@ -106,30 +106,30 @@ def test_a_failed_cell_leaves_the_others_and_its_reason(
     command mends them.
     """
     grid = (*PCA, "data=digits,mnist", "data.verify=false", "inlier=3,4")
-    done = command(*grid, f"data.root={tmp_path / 'nowhere'}")
-    assert done.returncode == 1
-    here = tmp_path / "elsewhere" / "outputs"
-    assert list(results(here)) == ["pca/digits/inlier3/seed0", "pca/digits/inlier4/seed0"]
-    assert "4 cells: 2 done, 2 failed" in done.stdout
-    assert "2 of 4 cells failed; the same command tries them again" in done.stderr
+    process = command(*grid, f"data.root={tmp_path / 'nowhere'}")
+    assert process.returncode == 1
+    outputs = tmp_path / "elsewhere" / "outputs"
+    assert list(results(outputs)) == ["pca/digits/inlier3/seed0", "pca/digits/inlier4/seed0"]
+    assert "4 cells: 2 done, 2 failed" in process.stdout
+    assert "2 of 4 cells failed; the same command tries them again" in process.stderr
     assert re.search(
         r"^  pca mnist inlier 3 seed 0  .*not found in .*nowhere.*data\.download=true\.$",
-        done.stderr,
+        process.stderr,
         re.M,
     )
-    assert "\n  pca mnist inlier 4 seed 0  the same\n" in done.stderr
-    failures = sorted((here / ".sweep" / "failed").iterdir())
+    assert "\n  pca mnist inlier 4 seed 0  the same\n" in process.stderr
+    failures = sorted((outputs / ".sweep" / "failed").iterdir())
     assert [path.name for path in failures] == [
         f"p2-pca-mnist-inlier{inlier}-seed0.json" for inlier in (3, 4)
     ]
     assert "UserError" in json.loads(failures[0].read_text())["traceback"]
 
-    before = stamps(here)
-    done = command(*grid, f"data.root={small_data}")
-    assert done.returncode == 0
-    assert "4 cells: 2 done, 2 complete" in done.stdout
-    assert list((here / ".sweep" / "failed").iterdir()) == []
-    assert {path: found for path, found in stamps(here).items() if path in before} == before
+    before = stamps(outputs)
+    process = command(*grid, f"data.root={small_data}")
+    assert process.returncode == 0
+    assert "4 cells: 2 done, 2 complete" in process.stdout
+    assert list((outputs / ".sweep" / "failed").iterdir()) == []
+    assert {path: stamp for path, stamp in stamps(outputs).items() if path in before} == before
 
 
 @pytest.mark.usefixtures("quick")
@@ -155,19 +155,19 @@ def test_repeating_a_complete_sweep_touches_nothing_and_loads_no_torch(
 def test_only_what_is_missing_is_run(command: Cli, tmp_path: Path) -> None:
     command(*PCA, "inlier=3")
     before = stamps(tmp_path)
-    done = command(*PCA, "inlier=4,3,5")
-    assert states(done.stdout) == ["done", "complete", "done"]
-    assert {path: found for path, found in stamps(tmp_path).items() if path in before} == before
+    process = command(*PCA, "inlier=4,3,5")
+    assert states(process.stdout) == ["done", "complete", "done"]
+    assert {path: stamp for path, stamp in stamps(tmp_path).items() if path in before} == before
     results(tmp_path)["pca/digits/inlier4/seed0"].unlink()
-    done = command(*PCA, "inlier=4,3,5")
-    assert states(done.stdout) == ["done", "complete", "complete"]
+    process = command(*PCA, "inlier=4,3,5")
+    assert states(process.stdout) == ["done", "complete", "complete"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_force_runs_complete_cells_again(command: Cli, tmp_path: Path) -> None:
     command(*PCA, "inlier=3")
-    done = command(*PCA, "inlier=3", "force=true")
-    assert states(done.stdout) == ["done"]
+    process = command(*PCA, "inlier=3", "force=true")
+    assert states(process.stdout) == ["done"]
 
 
 REFUSED = {
@@ -212,11 +212,11 @@ def test_a_bad_option_is_refused_once_before_anything(
     command: Cli, tmp_path: Path, case: str
 ) -> None:
     arguments, message = REFUSED[case]
-    done = command(*PCA, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    process = command(*PCA, *arguments)
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -224,11 +224,11 @@ def test_a_bad_option_is_refused_once_before_anything(
 def test_other_options_in_all_folders_are_refused(command: Cli, tmp_path: Path) -> None:
     command(*PCA, "inlier=3,4")
     before = stamps(tmp_path)
-    done = command(*PCA, "inlier=3,4", "method.components=8")
-    assert done.returncode == 2
+    process = command(*PCA, "inlier=3,4", "method.components=8")
+    assert process.returncode == 2
     assert (
         "inlier3/seed0 holds a run with other options (method.components: 32 there, 8 here)"
-        in done.stderr
+        in process.stderr
     )
     assert stamps(tmp_path) == before
 
@@ -237,15 +237,15 @@ def test_other_options_in_all_folders_are_refused(command: Cli, tmp_path: Path) 
 def test_a_launcher_that_is_not_installed_names_the_extra(
     command: Cli, monkeypatch: pytest.MonkeyPatch, launcher: str, extra: str
 ) -> None:
-    known = Plugins.instance().class_name_to_class
+    plugins = Plugins.instance().class_name_to_class
     monkeypatch.setattr(
         Plugins.instance(),
         "class_name_to_class",
-        {name: found for name, found in known.items() if "launcher." not in name},
+        {name: plugin for name, plugin in plugins.items() if "launcher." not in name},
     )
-    done = command(*PCA, f"hydra/launcher={launcher}")
-    assert done.returncode == 2
-    assert f"pip install 'noveltylab[{extra}]'" in done.stderr
+    process = command(*PCA, f"hydra/launcher={launcher}")
+    assert process.returncode == 2
+    assert f"pip install 'noveltylab[{extra}]'" in process.stderr
 
 
 @pytest.mark.usefixtures("quick")
@@ -254,10 +254,10 @@ def test_a_cell_that_runs_elsewhere_is_no_failure_and_not_done(
 ) -> None:
     busy = tmp_path / "elsewhere" / "outputs" / "p1" / "pca" / "digits" / "inlier3" / "seed0"
     with held_by_another(busy):
-        done = command(*PCA, "inlier=3,4")
-    assert done.returncode == 3, done.stderr
-    assert states(done.stdout) == ["elsewhere", "done"]
-    assert "another process is running it" in done.stdout
+        process = command(*PCA, "inlier=3,4")
+    assert process.returncode == 3, process.stderr
+    assert states(process.stdout) == ["elsewhere", "done"]
+    assert "another process is running it" in process.stdout
     assert not busy.exists()
 
 
@@ -290,11 +290,13 @@ def test_a_full_disk_fails_the_cells_of_a_sweep_and_says_so(
     else:
         monkeypatch.setattr("noveltylab.run.pipeline.run_stages", full)
     monkeypatch.setattr("noveltylab.run.failures.write_atomic", full)
-    done = command(*PCA, "inlier=3,4")
-    assert done.returncode == 1
-    assert "2 cells: 2 failed" in done.stdout
-    assert re.search(r"^  pca digits inlier 3 seed 0  .*No space left on device", done.stderr, re.M)
-    assert "Traceback" not in done.stderr
+    process = command(*PCA, "inlier=3,4")
+    assert process.returncode == 1
+    assert "2 cells: 2 failed" in process.stdout
+    assert re.search(
+        r"^  pca digits inlier 3 seed 0  .*No space left on device", process.stderr, re.M
+    )
+    assert "Traceback" not in process.stderr
     assert not list(tmp_path.rglob(".seed0.lock")) and not list(tmp_path.rglob("inlier3"))
     assert command(*PCA[1:], "inlier=3").returncode == 1
 
@@ -309,15 +311,15 @@ def test_choices_may_come_from_a_file_and_the_command_line_narrows_them(
         "# @package _global_\ndefaults:\n  - override /method: pca\n"
         "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      inlier: range(0,3)\n      seed: 0,1\n"
     )
-    done = command("--config-dir", str(tmp_path / "conf"), "+mine=table", "seed=1")
-    assert done.returncode == 0, done.stderr
+    process = command("--config-dir", str(tmp_path / "conf"), "+mine=table", "seed=1")
+    assert process.returncode == 0, process.stderr
     assert list(results(tmp_path)) == [f"pca/digits/inlier{inlier}/seed1" for inlier in range(3)]
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_table_fits_80_columns(command: Cli) -> None:
-    done = command("-m", "method=pca", "inlier=3", "protocol=p1,two_thirds", "seed=0,4294967295")
-    lines = done.stdout.splitlines()
+    process = command("-m", "method=pca", "inlier=3", "protocol=p1,two_thirds", "seed=0,4294967295")
+    lines = process.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     header = next(line for line in lines if "AUROC" in line)
     assert header.split() == [
@@ -343,8 +345,8 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
     the same options.
     """
     grid = (*PCA, "inlier=3,4", "protocol.val_fraction=0.2,0.3", "method.components=8,x")
-    done = command(*grid, "output='o/v${protocol.val_fraction}, k${method.components}'")
-    lines = done.stdout.splitlines()
+    process = command(*grid, "output='o/v${protocol.val_fraction}, k${method.components}'")
+    lines = process.stdout.splitlines()
     header = [
         "method",
         "data",
@@ -363,12 +365,12 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
     ] * 2
     assert re.search(
         r"^done    pca digits inlier 3 seed 0 val_fraction 0.3 components 8: AUROC",
-        done.stderr,
+        process.stderr,
         re.M,
     )
     assert re.search(
         r"^  pca digits inlier 3 seed 0 val_fraction 0.2 components x  method.comp",
-        done.stderr,
+        process.stderr,
         re.M,
     )
     means = [
@@ -383,13 +385,15 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_plain_lines_without_a_terminal(command: Cli) -> None:
-    done = command(*PCA, "inlier=3,4,11")
-    assert done.stderr.startswith("sweep: 0 of 3 done, 0 running, 1 failed\n")
+    process = command(*PCA, "inlier=3,4,11")
+    assert process.stderr.startswith("sweep: 0 of 3 done, 0 running, 1 failed\n")
     assert re.search(
-        r"^done    pca digits inlier 4 seed 0: AUROC 0\.7000, 12 s \(2 of 3 done", done.stderr, re.M
+        r"^done    pca digits inlier 4 seed 0: AUROC 0\.7000, 12 s \(2 of 3 done",
+        process.stderr,
+        re.M,
     )
-    assert "epoch" not in done.stderr
-    assert "average" not in done.stdout, "the tables of single runs are left out"
+    assert "epoch" not in process.stderr
+    assert "average" not in process.stdout, "the tables of single runs are left out"
 
 
 def test_the_view_follows_the_folders(tmp_path: Path) -> None:
@@ -421,17 +425,17 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
         with locked(tmp_path / "c2"):
             time.sleep(2.5 * LOOK_SECONDS)
             assert [cell.state for cell in cells] == ["done", "failed", "running", "waiting"]
-    shown = screen.getvalue()
-    assert "1 of 4 done, 1 running, 1 failed, about 0:00:0" in shown
-    assert "pca digits inlier 2 seed 0  epoch 3 of 9: mse 0.1" in shown
-    assert "1 threads" not in shown
+    output = screen.getvalue()
+    assert "1 of 4 done, 1 running, 1 failed, about 0:00:0" in output
+    assert "pca digits inlier 2 seed 0  epoch 3 of 9: mse 0.1" in output
+    assert "1 threads" not in output
     assert cells[0].result == {"auroc": 0.9, "seconds": 7.0}
     assert (cells[1].reason, cells[2].state) == ("the disk is full", "failed")
     assert "ended without a result" in cells[2].reason
 
 
 @pytest.mark.parametrize(
-    ("log", "shown"),
+    ("log", "message"),
     [
         (None, "starting"),
         ("12:00:00 run folder c\n12:00:01 1 threads, visible GPUs: all\n", "no epoch yet"),
@@ -443,10 +447,10 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
         ("x" * 20_000 + "\n12:00:01 epoch 7 of 9: mse 1\n", "epoch 7 of 9: mse 1"),
     ],
 )
-def test_the_newest_epoch_of_a_log(tmp_path: Path, log: str | None, shown: str) -> None:
+def test_the_newest_epoch_of_a_log(tmp_path: Path, log: str | None, message: str) -> None:
     if log:
         (tmp_path / "run.log").write_text(log)
-    assert newest_epoch(Cell([], {}, tmp_path)) == shown
+    assert newest_epoch(Cell([], {}, tmp_path)) == message
 
 
 def cell_of(
@@ -455,7 +459,7 @@ def cell_of(
     seed: int,
     auroc: float | None,
     folder: Path | None = None,
-    **chosen: str,
+    **options: str,
 ) -> Cell:
     names = {
         "protocol": "p1",
@@ -463,7 +467,7 @@ def cell_of(
         "data": "digits",
         "inlier": str(inlier),
         "seed": str(seed),
-        **chosen,
+        **options,
     }
     state = "failed" if auroc is None else "done"
     return Cell(
@@ -488,8 +492,8 @@ def test_means_average_the_seeds_of_a_class_first() -> None:
     assert (first.classes, first.seeds, first.measured, first.cells) == (2, 2, 3, 4)
     assert (second.names["method"], second.auroc, second.classes) == ("knn", pytest.approx(0.8), 1)
     assert mean_rows(cells[:1] + cells[4:5]) == [], "each would be of one cell"
-    other = [cell_of("pca", 3, 0, 0.5, lr="0.1"), cell_of("pca", 4, 0, 0.7, lr="0.2")]
-    assert mean_rows(other) == [], "other options are another row"
+    rates = [cell_of("pca", 3, 0, 0.5, lr="0.1"), cell_of("pca", 4, 0, 0.7, lr="0.2")]
+    assert mean_rows(rates) == [], "other options are another row"
 
 
 def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
@@ -516,7 +520,7 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("have", "asked", "share"),
+    ("have", "request", "share"),
     [
         ({"CPU": 2}, (None, None), (0, 1)),
         ({"CPU": 16, "GPU": 2}, (None, None), (1, 8)),
@@ -529,13 +533,13 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
 def test_automatic_shares_on_ray(
     monkeypatch: pytest.MonkeyPatch,
     have: dict[str, float],
-    asked: tuple[Any, Any],
+    request: tuple[Any, Any],
     share: tuple[float, int],
 ) -> None:
     monkeypatch.setattr(launchers, "start_ray", lambda _: have)
-    launcher = _launcher("RayLauncher", *asked)
+    launcher = _launcher("RayLauncher", *request)
     config = OmegaConf.create(
-        {"resources": {"num_cpus": asked[1]}, "trainer": {"accelerator": "auto"}}
+        {"resources": {"num_cpus": request[1]}, "trainer": {"accelerator": "auto"}}
     )
     assert fit_launcher(launcher, config)[0] == [f"resources.num_cpus={share[1]}"]
     assert (launcher.ray_cfg.remote.num_gpus, launcher.ray_cfg.remote.num_cpus) == share
@@ -609,20 +613,20 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
         _fake_slurm(tmp_path / "bin", f'cp "$1" {script}; echo "no such partition" >&2; exit 1'),
     )
     settings = ("partition=gpu", "timeout_min=90", "array_parallelism=2")
-    done = command(
+    process = command(
         *(*PCA, "inlier=1,2,3", "seed=0", "hydra/launcher=submitit_slurm"),
         *("resources.num_gpus=1", "resources.num_cpus=4"),
         *(f"hydra.launcher.{setting}" for setting in settings),
     )
-    asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script.read_text()))
-    assert asked["gpus-per-node"] == "1"
-    assert asked["cpus-per-task"] == "4"
-    assert asked["array"] == "0-2%2"
-    assert (asked["partition"], asked["time"], asked["nodes"]) == ("gpu", "90", "1")
-    assert str(tmp_path / "elsewhere" / "outputs" / ".sweep" / ".submitit") in asked["output"]
-    assert done.returncode == 1
-    assert re.search(r"^  pca digits inlier 1 seed 0  .*no such partition$", done.stderr, re.M)
-    assert done.stderr.count("  the same\n") == 2
+    request = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script.read_text()))
+    assert request["gpus-per-node"] == "1"
+    assert request["cpus-per-task"] == "4"
+    assert request["array"] == "0-2%2"
+    assert (request["partition"], request["time"], request["nodes"]) == ("gpu", "90", "1")
+    assert str(tmp_path / "elsewhere" / "outputs" / ".sweep" / ".submitit") in request["output"]
+    assert process.returncode == 1
+    assert re.search(r"^  pca digits inlier 1 seed 0  .*no such partition$", process.stderr, re.M)
+    assert process.stderr.count("  the same\n") == 2
 
 
 @pytest.mark.slow
@@ -642,24 +646,24 @@ def test_a_sweep_through_slurm(cli: Cli, tmp_path: Path) -> None:
     """
     environment = {**os.environ, "PATH": _fake_slurm(tmp_path / "bin", sbatch)}
     grid = ("-m", "inlier=1,2", *TINY, "resources.num_cpus=1", "hydra/launcher=submitit_slurm")
-    done = cli(*grid, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert states(done.stdout) == ["done"] * 2
+    process = cli(*grid, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert states(process.stdout) == ["done"] * 2
     hardware = [
         json.loads(path.read_text())["provenance"]["hardware"]
         for path in results(tmp_path).values()
     ]
-    assert sorted(found["visible_gpus"] for found in hardware) == ["0", "1"]
-    assert [found["threads"] for found in hardware] == [1, 1]
+    assert sorted(machine["visible_gpus"] for machine in hardware) == ["0", "1"]
+    assert [machine["threads"] for machine in hardware] == [1, 1]
     assert states(cli(*grid, env=environment).stdout) == ["complete"] * 2
 
 
 @pytest.mark.slow
 def test_a_sweep_through_submitit_local(cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    done = cli(*PCA, "inlier=1,2,11", "hydra/launcher=submitit_local")
-    assert done.returncode == 1
-    assert states(done.stdout) == ["done", "done", "failed"]
+    process = cli(*PCA, "inlier=1,2,11", "hydra/launcher=submitit_local")
+    assert process.returncode == 1
+    assert states(process.stdout) == ["done", "done", "failed"]
 
 
 # Ray, for real.
@@ -677,10 +681,10 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 200) -> Any:
-    """What `found` returns, as soon as it is something."""
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
+    """What `condition` returns, as soon as it is true."""
     end = time.monotonic() + seconds
-    while not (value := found()):
+    while not (value := condition()):
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.1)
     return value
@@ -690,10 +694,12 @@ def test_a_sweep_on_ray(cli: Cli, tmp_path: Path) -> None:
     """Two workers with a thread each; a failure in one of them has its reason."""
     pytest.importorskip("ray")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = cli(*PCA, "data=digits,mnist", "inlier=1", "data.root=/nowhere", *RAY, env=environment)
-    assert done.returncode == 1, done.stderr
-    assert states(done.stdout) == ["done", "failed"]
-    assert re.search(r"^  pca mnist inlier 1 seed 0  .*not found in /nowhere", done.stderr, re.M)
+    process = cli(
+        *PCA, "data=digits,mnist", "inlier=1", "data.root=/nowhere", *RAY, env=environment
+    )
+    assert process.returncode == 1, process.stderr
+    assert states(process.stdout) == ["done", "failed"]
+    assert re.search(r"^  pca mnist inlier 1 seed 0  .*not found in /nowhere", process.stderr, re.M)
     (path,) = results(tmp_path).values()
     hardware = json.loads(path.read_text())["provenance"]["hardware"]
     assert (hardware["threads"], hardware["visible_gpus"]) == (1, "")
@@ -707,8 +713,8 @@ def test_four_runs_at_half_a_gpu_share_two(cli: Cli, tmp_path: Path) -> None:
         "hydra.launcher.ray.init.num_gpus=2",
         "hydra.launcher.ray.init.num_cpus=4",
     )
-    done = cli(*PCA, "inlier=1,2", "seed=0,1", "hydra/launcher=ray", *gpus)
-    assert done.returncode == 0, done.stderr
+    process = cli(*PCA, "inlier=1,2", "seed=0,1", "hydra/launcher=ray", *gpus)
+    assert process.returncode == 0, process.stderr
     seen = [
         json.loads(path.read_text())["provenance"]["hardware"]["visible_gpus"]
         for path in results(tmp_path).values()
@@ -743,16 +749,16 @@ def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
     ):
         try:
             wait_for(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text())
-            done = cli(*PCA, "inlier=1,2", "hydra/launcher=ray", address, env=environment)
+            process = cli(*PCA, "inlier=1,2", "hydra/launcher=ray", address, env=environment)
         finally:
             cluster.terminate()
-    assert done.returncode == 0, done.stderr
-    assert states(done.stdout) == ["done", "done"]
+    assert process.returncode == 0, process.stderr
+    assert states(process.stdout) == ["done", "done"]
     assert len(results(tmp_path / "elsewhere" / "outputs")) == 2
-    done = cli(*PCA, "inlier=3,4", "hydra/launcher=ray", address, env=environment)
-    assert done.returncode == 2
-    assert f"{address}: no Ray answers there" in done.stderr
-    assert done.stderr.count("\n") == 1
+    process = cli(*PCA, "inlier=3,4", "hydra/launcher=ray", address, env=environment)
+    assert process.returncode == 2
+    assert f"{address}: no Ray answers there" in process.stderr
+    assert process.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -766,19 +772,21 @@ def test_a_killed_sweep_on_ray_is_completed_once(
     pytest.importorskip("ray")
     options = (*TINY, "trainer.max_epochs=12", "trainer.checkpoint_seconds=0")
     assert command("-m", "inlier=1,2", *options).returncode == 0
-    here = tmp_path / "elsewhere" / "outputs" / "p1" / "ocgan" / "digits"
-    before = stamps(here)
+    folder = tmp_path / "elsewhere" / "outputs" / "p1" / "ocgan" / "digits"
+    before = stamps(folder)
     grid = ("-m", "inlier=1,2,3,4", *options, *RAY)
     process = start(tmp_path, *grid)
     try:
-        lock = wait_for(lambda: next(here.rglob(".seed0.lock"), None))
+        lock = wait_for(lambda: next(folder.rglob(".seed0.lock"), None))
         killed = lock.parent / "seed0"
         wait_for((killed / "checkpoints" / "last.ckpt").is_file)
         if victim == "parent":
             process.kill()
             process.wait()
             wait_for(
-                lambda: not any(holder(path.parent / "seed0") for path in here.rglob(".seed0.lock"))
+                lambda: (
+                    not any(holder(path.parent / "seed0") for path in folder.rglob(".seed0.lock"))
+                )
             )
             assert not (killed / "result.json").exists()
         else:
@@ -787,15 +795,15 @@ def test_a_killed_sweep_on_ray_is_completed_once(
     finally:
         process.kill()
         process.communicate()
-    done = cli(*grid)
-    assert done.returncode == 0, done.stderr
+    completion = cli(*grid)
+    assert completion.returncode == 0, completion.stderr
     expected = "done" if victim == "parent" else "complete"
-    assert states(done.stdout) == ["complete", "complete", expected, expected]
-    assert {path: found for path, found in stamps(here).items() if path in before} == before
+    assert states(completion.stdout) == ["complete", "complete", expected, expected]
+    assert {path: stamp for path, stamp in stamps(folder).items() if path in before} == before
     log = (killed / "run.log").read_text()
     assert log.count("run folder") == 2
     assert log.count("resuming from") == 1
-    assert not list(here.rglob(".seed0.lock"))
+    assert not list(folder.rglob(".seed0.lock"))
 
 
 @pytest.mark.slow
@@ -811,17 +819,17 @@ def test_a_cell_that_kills_its_worker_does_not_stop_the_others(cli: Cli, tmp_pat
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     once = "hydra.launcher.ray.remote.max_retries=0"
-    done = cli(
+    process = cli(
         *PCA, "method._target_=killer.Killer", "inlier=1,2", "seed=0,1", *RAY, once, env=environment
     )
-    assert done.returncode == 1
-    assert states(done.stdout) == ["done", "failed", "done", "failed"]
+    assert process.returncode == 1
+    assert states(process.stdout) == ["done", "failed", "done", "failed"]
     assert re.search(
         r"^  pca digits inlier 1 seed 1  its process died at every try; WorkerCrashedError",
-        done.stderr,
+        process.stderr,
         re.M,
     )
-    assert "\n  pca digits inlier 2 seed 1  the same\n" in done.stderr
+    assert "\n  pca digits inlier 2 seed 1  the same\n" in process.stderr
 
 
 @pytest.mark.slow

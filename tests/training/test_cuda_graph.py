@@ -46,24 +46,24 @@ def fake_recorder(method: Any) -> Any:
 
 
 def trained(make: Callable[..., Any], name: str, graph: bool) -> tuple[Any, list[dict[str, float]]]:
-    method, data, found = make(name).train(), blobs(64), []
+    method, data, history = make(name).train(), blobs(64), []
     method.prepare(data)
     update = Graphed(method, record=fake_recorder(method)) if graph else method.update
     torch.manual_seed(2)
     for step in range(2 * WARM_UP + 4):
         method.progress = 0.0 if step < WARM_UP + 2 else 0.9
         rows = torch.arange(32) + step
-        found.append(update(Batch(data[rows], rows)))
-    return method, [{name: loss.item() for name, loss in losses.items()} for losses in found]
+        history.append(update(Batch(data[rows], rows)))
+    return method, [{name: loss.item() for name, loss in losses.items()} for losses in history]
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)
 def test_replaying_trains_as_running_does(make: Callable[..., Any], name: str) -> None:
-    eager, expected = trained(make, name, False)
+    eager, expected_losses = trained(make, name, False)
     replayed, losses = trained(make, name, True)
     assert replayed.recordings == (2 if name == "ocgan" else 1)  # mining is a phase of its own
-    for one, other in zip(losses, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+    for actual, expected in zip(losses, expected_losses, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5)
     for key, value in eager.state_dict().items():
         torch.testing.assert_close(replayed.state_dict()[key], value, msg=key)
 
@@ -76,12 +76,12 @@ def test_what_cannot_be_recorded_goes_on_and_says_so(
 
     method = make("ocgan").train()
     update, batch = Graphed(method, record=record), Batch(blobs(16), torch.arange(16))
-    said: list[str] = []
-    monkeypatch.setattr(logging.getLogger("noveltylab"), "warning", said.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(logging.getLogger("noveltylab"), "warning", warnings.append)
     for _ in range(WARM_UP + 3):
         assert update(batch)
-    assert len(said) == 1
-    assert said[0].startswith(
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
         "no CUDA graph, training goes on without: RuntimeError: operation not permitted"
     )
     must = Graphed(method, must=True, record=record)

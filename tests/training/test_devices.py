@@ -26,11 +26,11 @@ def losses(folder: Path) -> list[float]:
 
 
 def in_two(cli: Cli, tmp_path: Path, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
-    done = cli(
+    process = cli(
         *SHORT, f"method={name}", "data.batch_size=16", "trainer.devices=2", "output=two", *options
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weights ") == 1
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("weights ") == 1
     (path,) = (tmp_path / "elsewhere" / "two").rglob("result.json")
     return path.parent, json.loads(path.read_text())
 
@@ -75,7 +75,7 @@ def test_two_processes_train_as_one(
 def test_what_cannot_use_several_devices_is_refused(
     command: Cli, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    done = command(*options, "trainer.accelerator=cpu", "trainer.devices=2")
-    assert done.returncode == 2
-    assert message in done.stderr
+    process = command(*options, "trainer.accelerator=cpu", "trainer.devices=2")
+    assert process.returncode == 2
+    assert message in process.stderr
     assert not (tmp_path / "elsewhere" / "outputs").exists()

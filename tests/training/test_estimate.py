@@ -36,9 +36,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(estimate, "time", made)
-    return made
+    fake_clock = Clock()
+    monkeypatch.setattr(estimate, "time", fake_clock)
+    return fake_clock
 
 
 @pytest.mark.parametrize(
@@ -115,30 +115,30 @@ def trained(
         method={"channels": 64, "search_steps": 500, "width": None},
     )
     data: Any = SimpleNamespace(train=range(800), val=range(50), test=range(950), batch_size=10)
-    made = Estimate(options, data, lambda: {"train": spent, "labelled": 0.0})
-    made.look = {"train": 5.0, "labelled": 2.0}
-    made.seconds = {"score": 30.0}
+    forecast = Estimate(options, data, lambda: {"train": spent, "labelled": 0.0})
+    forecast.look = {"train": 5.0, "labelled": 2.0}
+    forecast.seconds = {"score": 30.0}
     trainer: Any = SimpleNamespace(max_epochs=10, world_size=1, current_epoch=epoch)
     method = Method((1, 8, 8))
     method.iteration = epoch * 80
-    made.on_train_start(trainer, method)
-    made.on_train_epoch_start(trainer, method)
+    forecast.on_train_start(trainer, method)
+    forecast.on_train_epoch_start(trainer, method)
     for seconds in chunk_seconds:
         clock.now += seconds
         method.iteration += 8
-        made.on_train_batch_end(trainer, method)
-    made.on_train_end(trainer, method)
-    return made
+        forecast.on_train_batch_end(trainer, method)
+    forecast.on_train_end(trainer, method)
+    return forecast
 
 
 def test_training_is_estimated_by_the_chunks_after_the_first(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="noveltylab")
-    made = trained(clock, [4.0, 0.6, 0.6, 9.0], spent=5.2)
+    forecast = trained(clock, [4.0, 0.6, 0.6, 9.0], spent=5.2)
     # 800 iterations, 24 done, at 1.2 s for 16; five looks
-    assert made.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
-    assert made.seconds["labelled"] == pytest.approx(5 * 2.0)
+    assert forecast.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
+    assert forecast.seconds["labelled"] == pytest.approx(5 * 2.0)
     assert [record.message for record in caplog.records] == [
         "about 2 min of training, 30 s of scoring at this rate"
     ]
@@ -155,16 +155,16 @@ def test_a_training_that_may_stop_early_takes_at_most_so_long(
 
 
 def test_a_resumed_run_counts_what_was_spent_and_is_told_what_is_left(clock: Clock) -> None:
-    made = trained(clock, [1.0, 2.0], spent=70.0, epoch=6)
-    assert made.seconds["train"] == pytest.approx(70 + (800 - 496) * 2 / 8 + 2 * 5.0)
+    forecast = trained(clock, [1.0, 2.0], spent=70.0, epoch=6)
+    assert forecast.seconds["train"] == pytest.approx(70 + (800 - 496) * 2 / 8 + 2 * 5.0)
 
 
 def test_one_long_chunk_is_enough_and_a_training_that_is_over_says_nothing(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="noveltylab")
-    made = trained(clock, [40.0])
-    assert made.seconds["train"] == pytest.approx((800 - 8) * 40 / 8 + 25)
+    forecast = trained(clock, [40.0])
+    assert forecast.seconds["train"] == pytest.approx((800 - 8) * 40 / 8 + 25)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.message.startswith("WARNING: about 67 min of training")
@@ -176,8 +176,10 @@ def test_one_long_chunk_is_enough_and_a_training_that_is_over_says_nothing(
         assert advice in record.message
     assert "width" not in record.message
     caplog.clear()
-    made = trained(clock, [0.1, 0.1])
-    assert made.seconds["train"] == pytest.approx((800 - 16) * 0.1 / 8 + 25) and not caplog.records
+    forecast = trained(clock, [0.1, 0.1])
+    assert (
+        forecast.seconds["train"] == pytest.approx((800 - 16) * 0.1 / 8 + 25) and not caplog.records
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,12 +211,12 @@ def test_a_long_run_is_warned_of_before_training_with_what_would_shorten_it(
     monkeypatch.setattr(estimate, "LONG", 0.0)
     monkeypatch.setattr(estimate, "TRAIN_SECONDS", 0.0)
     run_here("method=anogan", "method.channels=4", "method.search_steps=30", *TINY[3:])
-    said = capsys.readouterr().err
-    scoring = said.index("WARNING: scoring 83 images will take about")
-    training = said.index("of training, ")
+    output = capsys.readouterr().err
+    scoring = output.index("WARNING: scoring 83 images will take about")
+    training = output.index("of training, ")
     assert scoring < training
-    assert "method.search_steps (now 30)" in said[scoring:training]
-    assert "data.limit_train (now 126 images), fewer trainer.max_epochs" in said[training:]
+    assert "method.search_steps (now 30)" in output[scoring:training]
+    assert "data.limit_train (now 126 images), fewer trainer.max_epochs" in output[training:]
 
 
 def test_rules_that_use_labels_are_counted(run_here: Run) -> None:

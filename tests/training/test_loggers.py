@@ -88,14 +88,14 @@ def test_a_key_is_found_where_wandb_keeps_it(
 
 
 @pytest.mark.parametrize(
-    ("said", "mode"),
+    ("setting", "mode"),
     [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")],
 )
 def test_wandbs_own_variable_is_heeded(
-    no_key: Path, monkeypatch: pytest.MonkeyPatch, said: str, mode: str
+    no_key: Path, monkeypatch: pytest.MonkeyPatch, setting: str, mode: str
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_MODE", said)
+    monkeypatch.setenv("WANDB_MODE", setting)
     assert wandb_mode("auto") == mode
     assert wandb_mode("offline") == "offline", "an option goes before the environment"
 
@@ -120,9 +120,11 @@ def test_what_wandb_would_stumble_over_is_refused(
     message: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
-    done = command("logger=wandb", *TINY)
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
-    assert message in done.stderr
+    process = command("logger=wandb", *TINY)
+    assert (process.returncode, process.stderr.count("\n"), process.stdout) == (2, 1, ""), (
+        process.stderr
+    )
+    assert message in process.stderr
     assert list((no_key / "elsewhere").iterdir()) == []
 
 
@@ -194,13 +196,14 @@ def test_what_was_sent_is_not_named(tmp_path: Path) -> None:
 
 def test_offline_run_holds_config_history_and_summary(no_key: Path, cli: Cli) -> None:
     """A whole run in a process of its own, of a user without a key."""
-    done = cli("logger=wandb", *TINY, "pictures=true")
-    assert done.returncode == 0, done.stderr
+    process = cli("logger=wandb", *TINY, "pictures=true")
+    assert process.returncode == 0, process.stderr
     (file,) = (no_key / "elsewhere").rglob("*.wandb")
     assert file.parent.name.startswith("offline-run")
     folder = file.parent.relative_to(no_key / "elsewhere")
     assert (
-        f"W&B       offline in {folder}\n          to send it: wandb sync {folder}\n" in done.stdout
+        f"W&B       offline in {folder}\n          to send it: wandb sync {folder}\n"
+        in process.stdout
     )
     (result,) = (no_key / "elsewhere").rglob("result.json")
     losses = {row["iteration"]: row["train/mse"] for row in history(file) if "train/mse" in row}

@@ -53,18 +53,18 @@ CASES: list[tuple[tuple[float, ...], tuple[str, ...], int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "options", "chosen", "trained"), CASES)
+@pytest.mark.parametrize(("values", "options", "selected", "trained"), CASES)
 def test_training_ends_after_so_many_looks_without_a_lower_loss(
     run_here: Run,
     losses: Callable[..., None],
     values: tuple[float, ...],
     options: tuple[str, ...],
-    chosen: int,
+    selected: int,
     trained: int,
 ) -> None:
     losses(*values)
     result = run_here(*SHORT, "trainer.patience=2", *options)
-    assert result["selected"]["epoch"] == chosen
+    assert result["selected"]["epoch"] == selected
     assert result["epochs"] == {"planned": 8, "trained": trained}
 
 
@@ -119,8 +119,8 @@ def test_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> N
 
     checkpoints = selection.Checkpoints.__new__(selection.Checkpoints)
     checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]  # all it reads
-    for first, own in ((True, 0), (False, 5)):
-        checkpoints.waited = own
+    for first, waited in ((True, 0), (False, 5)):
+        checkpoints.waited = waited
         trainer = SimpleNamespace(
             strategy=SimpleNamespace(broadcast=lambda _, decided=first: decided)
         )

@@ -11,17 +11,17 @@ GEOMETRIES = [(5, 2, 8), (4, 1, 8), (5, 0, 13), (5, 2, 16), (3, 1, 8)]  # kernel
 
 def compare(ours: nn.Module, theirs: nn.Module, x: torch.Tensor, rtol: float = 1e-5) -> None:
     theirs.load_state_dict(ours.state_dict())
-    found = []
+    results = []
     for layer in (ours, theirs):
         image = x.detach().clone().requires_grad_()
         y = layer(image)
         weights = torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype)
         gradients = torch.autograd.grad((y * weights).sum(), [image, *layer.parameters()])
-        found.append([y, *gradients])
-    for mine, other in zip(*found, strict=True):
-        assert mine.shape == other.shape and mine.dtype == other.dtype
-        scale = other.detach().abs().max().item()
-        torch.testing.assert_close(mine, other, rtol=0, atol=rtol * scale)
+        results.append([y, *gradients])
+    for actual, expected in zip(*results, strict=True):
+        assert actual.shape == expected.shape and actual.dtype == expected.dtype
+        scale = expected.detach().abs().max().item()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=rtol * scale)
 
 
 @pytest.mark.parametrize("channels", [(3, 8), (6, 8)])
@@ -36,9 +36,9 @@ def test_convolutions_equal_torchs(channels, kernel, padding, side, bias, monkey
     x = torch.randn(3, channels[0], side, side)
     compare(ours, theirs, x)
     small = torch.randn(3, channels[1], *theirs(x).shape[2:])
-    for more in (0, 1):
+    for output_padding in (0, 1):
         ours, theirs = (
-            kind(channels[1], channels[0], output_padding=more, **settings)
+            kind(channels[1], channels[0], output_padding=output_padding, **settings)
             for kind in (layers.ConvTranspose2d, nn.ConvTranspose2d)
         )
         compare(ours, theirs, small)
@@ -93,5 +93,5 @@ def test_an_exported_graph_has_torchs_own(
         program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},), strict=False)
         called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
         assert len(called) == 1 and "conv" in called.pop()
-        other = torch.randn(7, 8, 6, 6)
-        torch.testing.assert_close(program.module()(other), layer(other))
+        batch_of_7 = torch.randn(7, 8, 6, 6)
+        torch.testing.assert_close(program.module()(batch_of_7), layer(batch_of_7))

@@ -41,9 +41,9 @@ def test_threads_spin_long_only_on_an_idle_machine(
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
-@pytest.mark.parametrize(("busy", "found"), [(0, True), (2, True), (3, False), (10, False)])
+@pytest.mark.parametrize(("busy", "idle"), [(0, True), (2, True), (3, False), (10, False)])
 def test_idle_looks_at_the_cores_of_this_process_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: int, found: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: int, idle: bool
 ) -> None:
     stat = tmp_path / "stat"
     lines = "cpu  {all} 0 0 0 0 0 0 0 0 0\ncpu0 900 0 0 {other} 0 0 0 0 0 0\ncpu3 {busy} 0 0 {idle} 0 0 0 0 0 0\nintr 5\n"
@@ -54,7 +54,7 @@ def test_idle_looks_at_the_cores_of_this_process_alone(
         stat.write_text(lines.format(all=50, other=0, busy=100 + busy, idle=5010 - busy))
 
     monkeypatch.setattr("time.sleep", later)
-    assert threads.idle(stat) is found
+    assert threads.idle(stat) is idle
 
 
 def test_a_system_that_does_not_say_counts_as_idle(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ SIZES = [(8, 8), (16, 16), (8, 24)]
 
 
 def maps(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    found = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return found.to(dtype).contiguous(memory_format=torch.channels_last)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return noise.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("taps", [2, 3])
@@ -38,7 +38,8 @@ def test_the_matrices_convolve(taps: int) -> None:
         torch.arange(winograd.TILE + taps - 1).double() ** 2,
     )
     expected = [
-        float(sum(g[tap] * d[at + tap] for tap in range(taps))) for at in range(winograd.TILE)
+        float(sum(g[tap] * d[position + tap] for tap in range(taps)))
+        for position in range(winograd.TILE)
     ]
     assert (forward @ ((weights @ g) * (inputs @ d))).tolist() == pytest.approx(expected)
 
@@ -65,10 +66,10 @@ def test_convolutions_and_their_gradients_are_torchs(
 
 def compare(ours: Tensor, theirs: Tensor, *leaves: Tensor) -> None:
     pull = maps(*theirs.shape, seed=3)
-    found = [(y, *torch.autograd.grad(y, leaves, pull)) for y in (ours, theirs)]
-    for mine, other in zip(*found, strict=True):
-        assert mine.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+    results = [(y, *torch.autograd.grad(y, leaves, pull)) for y in (ours, theirs)]
+    for actual, expected in zip(*results, strict=True):
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
@@ -79,10 +80,10 @@ def test_a_frozen_side_gets_no_gradient(layer: Any, needed: tuple[bool, bool]) -
     expected = torch.autograd.grad(layer.apply(*both, 1).sum(), both)
     x.requires_grad_(needed[0]), weight.requires_grad_(needed[1])
     layer.apply(x, weight, 1).sum().backward()
-    for part, gradient, wanted in zip((x, weight), expected, needed, strict=True):
+    for part, gradient, needs_gradient in zip((x, weight), expected, needed, strict=True):
         assert (
             torch.equal(part.grad, gradient)
-            if wanted and part.grad is not None
+            if needs_gradient and part.grad is not None
             else part.grad is None
         )
 
@@ -106,15 +107,15 @@ def test_the_transforms_and_their_adjoints_are_transposes(
     )
     weight = torch.randn(3, channels, kernel[0], kernel[0]).double()
     squares = geometry.side**2
-    for there, back, x, shape in (
+    for transform, adjoint, x, shape in (
         (geometry.inputs, geometry.inputs_adjoint, big, (squares, geometry.tiles, 4 * channels)),
         (geometry.weights, geometry.weights_adjoint, weight, (squares, 3, 4 * channels)),
         (geometry.outputs_adjoint, geometry.outputs, small, (squares, geometry.tiles, 3)),
     ):
         y = torch.randn(shape).double()
-        assert there(x).shape == shape
-        assert float((there(x) * y).sum()) == pytest.approx(
-            float((x * back(y)).sum()), rel=1e-9, abs=1e-9
+        assert transform(x).shape == shape
+        assert float((transform(x) * y).sum()) == pytest.approx(
+            float((x * adjoint(y)).sum()), rel=1e-9, abs=1e-9
         )
 
 
@@ -123,7 +124,7 @@ def test_the_transforms_and_their_adjoints_are_transposes(
 def test_no_result_lies_in_memory_that_the_next_layer_writes_over(
     size: tuple[int, int], batch: int
 ) -> None:
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     for seed in (0, 1):
         for channels in (1, 4):
             x, weight = (
@@ -133,11 +134,11 @@ def test_no_result_lies_in_memory_that_the_next_layer_writes_over(
             x, weight = x.requires_grad_(), weight.requires_grad_()
             for layer in (winograd.Convolution, winograd.Transposed):
                 y = layer.apply(x, weight, 2)
-                found += [y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
-    kept = [part.detach().clone() for part in found]
+                results += [y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
+    copies = [result.detach().clone() for result in results]
     for slot in winograd._scratch.flat.values():
         slot.fill_(float("nan"))
-    assert all(torch.equal(part, copy) for part, copy in zip(found, kept, strict=True))
+    assert all(torch.equal(result, copy) for result, copy in zip(results, copies, strict=True))
 
 
 @pytest.mark.parametrize(("kernel", "padding"), KERNELS)
@@ -153,11 +154,11 @@ def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(
     x.requires_grad_(), weight.requires_grad_()
     exact = F.conv2d(x, weight, None, 2, padding)
     pull = maps(*exact.shape, seed=3)
-    found = (y, *torch.autograd.grad(y, leaves, pull.float()))
-    for mine, other in zip(
-        found, (exact, *torch.autograd.grad(exact, (x, weight), pull)), strict=True
+    results = (y, *torch.autograd.grad(y, leaves, pull.float()))
+    for actual, expected in zip(
+        results, (exact, *torch.autograd.grad(exact, (x, weight), pull)), strict=True
     ):
-        error = float((mine - other).detach().abs().max() / other.detach().abs().max())
+        error = float((actual - expected).detach().abs().max() / expected.detach().abs().max())
         assert 0 < error < 1e-5
 
 
