@@ -4,7 +4,7 @@ The mean of Gaussians around the training inliers (Parzen, 1962).
 
 scikit-learn's KernelDensity is not used: its trees lose the far kernels, by 29 nats on uniform
 noise in 784 dimensions with bandwidth 1 and by 1,400 with bandwidth 0.2
-(`tests/methods/test_kde.py`). Here all distances enter one logsumexp.
+(`tests/methods/test_classical.py`). Here all distances enter one logsumexp.
 
 Bandwidths are in units of the preprocessed pixels: those in [-1, 1] need twice the bandwidth of
 those in [0, 1]. The measurement with bandwidth 1 on [0, 1] pixels of 784 (MNIST P2 0.9544) is
