@@ -531,7 +531,7 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("have", "request", "share"),
+    ("have", "resources", "share"),
     [
         ({"CPU": 2}, (None, None), (0, 1)),
         ({"CPU": 16, "GPU": 2}, (None, None), (1, 8)),
@@ -544,13 +544,13 @@ def test_the_next_command_names_what_was_written(tmp_path: Path) -> None:
 def test_automatic_shares_on_ray(
     monkeypatch: pytest.MonkeyPatch,
     have: dict[str, float],
-    request: tuple[Any, Any],
+    resources: tuple[Any, Any],
     share: tuple[float, int],
 ) -> None:
     monkeypatch.setattr(launchers, "start_ray", lambda _: have)
-    launcher = _launcher("RayLauncher", *request)
+    launcher = _launcher("RayLauncher", *resources)
     config = OmegaConf.create(
-        {"resources": {"num_cpus": request[1]}, "trainer": {"accelerator": "auto"}}
+        {"resources": {"num_cpus": resources[1]}, "trainer": {"accelerator": "auto"}}
     )
     assert fit_launcher(launcher, config)[0] == [f"resources.num_cpus={share[1]}"]
     assert (launcher.ray_cfg.remote.num_gpus, launcher.ray_cfg.remote.num_cpus) == share
@@ -629,12 +629,12 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
         *("resources.num_gpus=1", "resources.num_cpus=4"),
         *(f"hydra.launcher.{setting}" for setting in settings),
     )
-    request = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script.read_text()))
-    assert request["gpus-per-node"] == "1"
-    assert request["cpus-per-task"] == "4"
-    assert request["array"] == "0-2%2"
-    assert (request["partition"], request["time"], request["nodes"]) == ("gpu", "90", "1")
-    assert str(tmp_path / "elsewhere" / "outputs" / ".sweep" / ".submitit") in request["output"]
+    directives = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script.read_text()))
+    assert directives["gpus-per-node"] == "1"
+    assert directives["cpus-per-task"] == "4"
+    assert directives["array"] == "0-2%2"
+    assert (directives["partition"], directives["time"], directives["nodes"]) == ("gpu", "90", "1")
+    assert str(tmp_path / "elsewhere" / "outputs" / ".sweep" / ".submitit") in directives["output"]
     assert process.returncode == 1
     assert re.search(r"^  pca digits inlier 1 seed 0  .*no such partition$", process.stderr, re.M)
     assert process.stderr.count("  the same\n") == 2
