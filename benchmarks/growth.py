@@ -94,8 +94,9 @@ def size(side: int) -> dict[str, float]:
 
 
 def runs(count: int) -> dict[str, float]:
-    """Seconds of a sweep of so many runs, start-up included, and of the report over them; files of
-    a run.
+    """Seconds of a sweep of so many runs, start-up included, and of the report over them.
+
+    Also the number of files of a run.
     """
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -32,8 +32,9 @@ from noveltylab.data.split import Split
 
 
 def write_digits(root: Path, n: int) -> None:
-    """The bundled digits enlarged to 28 x 28 and repeated to n training images, as MNIST's four
-    files under root.
+    """The bundled digits as MNIST's four files under root.
+
+    They are enlarged to 28 x 28 and repeated to n training images.
     """
     digits = load("digits", None, True, False)
     images = np.pad(

@@ -37,8 +37,9 @@ ONE, ZERO = 1.0, 0.0
 
 
 class Images(Dataset[Any]):
-    """uint8 images (N, C, H, W) one at a time through PIL -> (image in [-1, 1], position), for NDA
-    also the negative.
+    """uint8 images one at a time through PIL -> (image in [-1, 1], position).
+
+    The images are (N, C, H, W); for NDA the item has the negative too.
     """
 
     def __init__(self, images: Tensor, size: int, negatives: bool = False) -> None:
@@ -97,8 +98,9 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class Reference(nn.Module):
-    """One method; `networks` is a noveltylab method whose modules and numbers are used, and nothing
-    else of it.
+    """One method, with the modules and numbers of a noveltylab method.
+
+    `networks` is that method; nothing else of it is used.
     """
 
     def __init__(self, networks: Any, shared: bool = False) -> None:

@@ -91,10 +91,10 @@ def kill_at(count: int, after: bool) -> Callable[[], None]:
                 seen += 1
                 if seen == count and not after:
                     os.kill(os.getpid(), signal.SIGKILL)
-                done = operation(*arguments, **options)
+                result = operation(*arguments, **options)
                 if seen == count:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return done
+                return result
 
             return wrapped
 
@@ -145,11 +145,11 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
     methods = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
     rng.shuffle(methods)
     bad: list[str] = []
-    known: dict[tuple[str, bool], tuple[dict[str, Any], float, int]] = {}
+    references: dict[tuple[str, bool], tuple[dict[str, Any], float, int]] = {}
     for point in range(points):
         method = methods[point % len(methods)]
         pictures = point // len(methods) % 4 == 3  # drawing is most of such a run's time
-        if (method, pictures) not in known:
+        if (method, pictures) not in references:
             whole, counter = (
                 folder / f"{method}-whole-{pictures}",
                 folder / f"{method}-operations-{pictures}",
@@ -157,12 +157,12 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
             start = time.monotonic()
             code = finish(child(method, whole, pictures, count_operations(counter)))
             assert code == 0, f"{method} ended with {code}: {whole.with_suffix('.log').read_text()}"
-            known[method, pictures] = (
+            references[method, pictures] = (
                 outcome(whole),
                 time.monotonic() - start,
                 len(counter.read_text()),
             )
-        expected, seconds, operations = known[method, pictures]
+        expected, seconds, operations = references[method, pictures]
         output = folder / f"{method}-{point}"
         kills = []
         for _ in range(rng.choice((1, 1, 2))):
@@ -173,35 +173,35 @@ def chaos(points: int, folder: Path, seed: int) -> list[str]:
                 os.kill(pid, signal.SIGKILL)
                 kills.append(f"after {moment:.2f} s")
             else:
-                at, after = rng.randint(1, operations), rng.random() < 0.5
-                pid = child(method, output, pictures, kill_at(at, after))
+                position, after = rng.randint(1, operations), rng.random() < 0.5
+                pid = child(method, output, pictures, kill_at(position, after))
                 kills.append(
-                    f"{'after' if after else 'before'} file operation {at} of {operations}"
+                    f"{'after' if after else 'before'} file operation {position} of {operations}"
                 )
             kills[-1] += f" (ended with {finish(pid)})"
         code = finish(child(method, output, pictures, None))
-        said = f"{method}, killed {' and '.join(kills)}"
+        attempt = f"{method}, killed {' and '.join(kills)}"
         fault = output.with_suffix(".log").read_text()[-2000:] if code else ""
         if not code:
-            found = outcome(output)
-            parts = {**found, **found.pop("files")}
-            wanted = {**expected, **expected["files"]}
-            fault = ", ".join(key for key, value in parts.items() if wanted[key] != value)
-        print(f"{said}: {'differs: ' + fault if fault else 'the same'}", flush=True)
+            actual = outcome(output)
+            parts = {**actual, **actual.pop("files")}
+            reference = {**expected, **expected["files"]}
+            fault = ", ".join(key for key, value in parts.items() if reference[key] != value)
+        print(f"{attempt}: {'differs: ' + fault if fault else 'the same'}", flush=True)
         if fault:
-            bad.append(said)
+            bad.append(attempt)
         shutil.rmtree(output, ignore_errors=True)
     return bad
 
 
 def main(points: str = "20", folder: str = "", seed: str = "") -> int:
-    chosen = int(seed or time.time())
+    number = int(seed or time.time())
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-    print(f"seed {chosen}")
+    print(f"seed {number}")
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["NOVELTYLAB_CACHE"] = f"{temporary}/cache"
-        bad = chaos(int(points), Path(folder or temporary), chosen)
+        bad = chaos(int(points), Path(folder or temporary), number)
     print(f"{len(bad)} of {points} kill points went wrong")
     return 1 if bad else 0
 

@@ -94,13 +94,13 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cli("method=ocgn"): the real command in a process of its own, from an empty working
     directory.
     """
-    here = tmp_path / "elsewhere"
+    folder = tmp_path / "elsewhere"
 
     def go(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        here.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "noveltylab", *arguments]
         return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, timeout=300, **options
+            command, cwd=folder, capture_output=True, text=True, timeout=300, **options
         )
 
     return go
@@ -111,11 +111,11 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """As `cli`, but in this process: no new import of torch. From the same empty working directory."""
-    here = tmp_path / "elsewhere"
+    folder = tmp_path / "elsewhere"
 
     def go(*arguments: str) -> subprocess.CompletedProcess[str]:
-        here.mkdir(exist_ok=True)
-        monkeypatch.chdir(here)
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["noveltylab", *arguments])
         monkeypatch.setattr(noveltylab.__main__, "failures", [])
         for name in ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY"):
@@ -126,8 +126,8 @@ def command(
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(list(arguments), code, said.out, said.err)
+        output = capfd.readouterr()
+        return subprocess.CompletedProcess(list(arguments), code, output.out, output.err)
 
     return go
 

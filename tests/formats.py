@@ -18,8 +18,9 @@ from PIL import Image
 def blobs(
     n: int, channels: int, side: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """n images uint8 (n, channels, side, side), labels 0..9 in turn; a class is a blob at its own
-    place on a circle.
+    """n images uint8 (n, channels, side, side), labels 0..9 in turn.
+
+    A class is a blob at its own place on a circle.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 10
@@ -55,8 +56,9 @@ def write_mnist(
     compressed: bool = True,
     plain: bool = True,
 ) -> Path:
-    """Write `<root>/<name>/raw` with the four IDX files (name "MNIST" or "FashionMNIST"); return
-    that folder.
+    """Write `<root>/<name>/raw` with the four IDX files (name "MNIST" or "FashionMNIST").
+
+    Return that folder.
     """
     folder = root / name / "raw"
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +74,9 @@ def write_mnist(
 
 
 def write_cifar10(root: Path, n_train: int = 400, n_test: int = 200) -> Path:
-    """Write `<root>/cifar-10-batches-py` as Python-2 style pickles, n_train spread over five;
-    return that folder.
+    """Write `<root>/cifar-10-batches-py` as Python-2 style pickles, n_train spread over five.
+
+    Return that folder.
     """
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +171,9 @@ def write_ucsd(
     official: bool = True,
     masks: bool = True,
 ) -> Path:
-    """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames; return the
-    dataset's folder.
+    """Write UCSD Ped2, `clips` training and test clips of so many 60 x 90 frames.
+
+    Return the dataset's folder.
 
     official: TIFF with UCSDped2.m; else the layout of the video papers' code, JPEG with ped2.mat. A
     bright square walks through each clip; from the middle of each test clip on, a second and larger
@@ -186,19 +190,19 @@ def write_ucsd(
             low = folder / ("training" if part == "Train" else "testing") / "frames" / f"{clip:02d}"
             into = folder / part / f"{part}{clip:03d}" if official else low
             into.mkdir(parents=True)
-            for at in range(frames):
+            for number in range(frames):
                 frame = rng.integers(90, 100, (60, 90)).astype(np.uint8)
-                frame[20:32, 5 * at : 5 * at + 8] = 200
+                frame[20:32, 5 * number : 5 * number + 8] = 200
                 mask = np.zeros((60, 90), np.bool_)
-                if part == "Test" and at >= frames // 2:
-                    frame[35:58, 60 - 5 * at : 90 - 5 * at : 2] = 255
-                    mask[35:58, 60 - 5 * at : 90 - 5 * at] = True
-                name = f"{at + 1:03d}.tif" if official else f"{at:03d}.jpg"
+                if part == "Test" and number >= frames // 2:
+                    frame[35:58, 60 - 5 * number : 90 - 5 * number : 2] = 255
+                    mask[35:58, 60 - 5 * number : 90 - 5 * number] = True
+                name = f"{number + 1:03d}.tif" if official else f"{number:03d}.jpg"
                 Image.fromarray(frame).save(into / name)
                 if part == "Test" and masks:
                     folder_of_masks = into.with_name(f"{into.name}_gt")
                     folder_of_masks.mkdir(exist_ok=True)
-                    Image.fromarray(mask).save(folder_of_masks / f"{at + 1:03d}.bmp")
+                    Image.fromarray(mask).save(folder_of_masks / f"{number + 1:03d}.bmp")
             if official:
                 (into / "._001.tif").write_bytes(b"resource fork")
     first, last = frames // 2 + 1, frames
@@ -252,8 +256,9 @@ def write_dcase(
     rate: int = 44_100,
     channels: int = 1,
 ) -> dict[str, Path]:
-    """Write TUT Rare Sound Events 2017 with so many mixtures of each scene, kind of event and part;
-    return the parts' folders.
+    """Write TUT Rare Sound Events 2017 with so many mixtures of each scene, kind of event and part.
+
+    Return the parts' folders.
 
     24-bit wav files of noise; every other mixture has a louder tone for about half a second, a
     little after 0.9 s.
@@ -330,7 +335,7 @@ def write_images(
     for number, (folder, count) in enumerate(counts.items()):
         where = root / folder
         where.mkdir(parents=True, exist_ok=True)
-        for at in range(count):
+        for index in range(count):
             size = side + int(rng.integers(0, 3)) * 4
             y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2)
             turn = 0.7 * number
@@ -342,5 +347,5 @@ def write_images(
                 np.uint8
             )
             stacked = np.repeat(pixels[..., None], channels, 2).squeeze()
-            Image.fromarray(stacked).save(where / f"{at:04d}{suffix}")
+            Image.fromarray(stacked).save(where / f"{index:04d}{suffix}")
     return root

@@ -102,14 +102,15 @@ def list_names(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, name: str) -> list[str]:
-    """A method's own tests and the suite of all methods; of a folder of the package, its folder of
-    tests.
+    """A method's own tests and the suite of all methods.
+
+    For a folder of the package it is the folder of its tests.
     """
-    own = Path("tests/methods") / f"test_{name}.py"
-    if not (root / own).exists():
+    method_tests = Path("tests/methods") / f"test_{name}.py"
+    if not (root / method_tests).exists():
         return [f"tests/{name}"]
     shared = Path("tests/methods/test_contract.py")
-    return [str(path) for path in (own, shared) if (root / path).exists()]
+    return [str(path) for path in (method_tests, shared) if (root / path).exists()]
 
 
 class Watch:
@@ -145,8 +146,9 @@ class Watch:
 
 
 def run_tests(copy: Path, name: str) -> str:
-    """Runs the tests of one name on the package in `copy`, in this process; the first failure, ""
-    if there is none.
+    """Runs the tests of one name on the package in `copy`, in this process.
+
+    Returns the first failure, "" if there is none.
 
     Leaves how long each took in <name>.json.
     """
@@ -176,8 +178,9 @@ def run_tests(copy: Path, name: str) -> str:
 
 
 def fork_tests(copy: Path, name: str) -> int:
-    """Runs the tests in a process of its own, which leaves `failed.txt` and `log.txt` in `copy`;
-    returns its id.
+    """Runs the tests in a process of its own, which leaves `failed.txt` and `log.txt` in `copy`.
+
+    Returns its id.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -216,8 +219,9 @@ def first_failure(copy: Path, status: int) -> str:
 
 
 def run_mutants(base: Path, mutants: Iterable[Mutant], workers: int) -> Iterator[Outcome]:
-    """Each mutant's outcome as its tests end; `base` is a copy of the package, its neighbours hold
-    the changed ones.
+    """Each mutant's outcome as its tests end.
+
+    `base` is a copy of the package, its neighbours hold the changed ones.
     """
     waiting = list(mutants)[::-1]
     running: dict[int, tuple[Mutant, Path]] = {}

@@ -50,19 +50,19 @@ def test_references_train_as_noveltylab_does(
         optimizers[number].step()
 
     for step in range(3):
-        found: list[dict[str, Tensor]] = []
+        losses: list[dict[str, Tensor]] = []
         for side in ("ours", "theirs"):
             torch.manual_seed(step)
             if side == "ours":
-                found.append(ours.update(Batch(x, rows)))
+                losses.append(ours.update(Batch(x, rows)))
             else:
-                found.append(reference.step([x, rows, x.flip(0)], 9 if mines else 0, 10, minimise))
+                losses.append(reference.step([x, rows, x.flip(0)], 9 if mines else 0, 10, minimise))
         # NDA's negatives come from elsewhere
-        names = {"recon"} if name == "nda" else found[1].keys()
-        assert names <= found[0].keys()
+        names = {"recon"} if name == "nda" else losses[1].keys()
+        assert names <= losses[0].keys()
         for loss in names:
-            assert found[1][loss].item() == pytest.approx(
-                found[0][loss].item(), rel=1e-6, abs=1e-9
+            assert losses[1][loss].item() == pytest.approx(
+                losses[0][loss].item(), rel=1e-6, abs=1e-9
             ), (step, loss)
     ours.eval(), reference.eval()
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import pytest
 
 def go(points: int, seed: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", str(points), str(tmp_path), str(seed)]
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=Path(__file__).parents[1],
         capture_output=True,
@@ -19,8 +19,8 @@ def go(points: int, seed: int, tmp_path: Path) -> None:
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("the same") == points
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.count("the same") == points
 
 
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:

@@ -35,13 +35,13 @@ def test_markup_in_a_path_is_a_path_also_the_second_time(command: Command, sweep
 
 def test_escapes_in_a_path_reach_neither_terminal_nor_log(command: Command, tmp_path: Path) -> None:
     output = tmp_path / "a\x1b[2J\u202eb"
-    done = command("method=pca", "pictures=false", f'output="{output}"')
-    assert done.returncode == 0, done.stderr
+    process = command("method=pca", "pictures=false", f'output="{output}"')
+    assert process.returncode == 0, process.stderr
     again = command("method=pca", "pictures=false", f'output="{output}"')
     (log,) = output.rglob("run.log")
-    for text in (done.stdout, done.stderr, again.stdout, log.read_text()):
+    for text in (process.stdout, process.stderr, again.stdout, log.read_text()):
         assert not {sign for sign in text if not sign.isprintable() and sign != "\n"}
-    assert "a\\x1b[2J\\u202eb" in done.stdout and "a\\x1b[2J\\u202eb" in again.stdout
+    assert "a\\x1b[2J\\u202eb" in process.stdout and "a\\x1b[2J\\u202eb" in again.stdout
 
 
 # Files that hang, or fill memory.
@@ -220,7 +220,7 @@ def test_a_signal_leaves_no_temporary_file(
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ([1e38, -1e38], "samples up to 1e"),
         ([1e12], "samples up to"),
@@ -230,7 +230,7 @@ def test_a_signal_leaves_no_temporary_file(
 )
 @pytest.mark.parametrize("features", ["logmel", "waveform"])
 def test_samples_that_are_no_sound_are_refused(
-    tmp_path: Path, values: list[float], said: str, features: str
+    tmp_path: Path, values: list[float], message: str, features: str
 ) -> None:
     np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
     from noveltylab.data.dcase_sound import read_recording
@@ -239,7 +239,7 @@ def test_samples_that_are_no_sound_are_refused(
     wave = np.zeros(44_100 * 2, np.float32)
     wave[::100] = np.resize(np.array(values, np.float32), 882)
     soundfile.write(path := tmp_path / "a.wav", wave, 44_100, subtype="FLOAT")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_recording(path, features, (-100.0, 0.0))
 
 
@@ -263,6 +263,8 @@ def test_a_log_that_is_no_file_of_the_run_is_not_written(
         os.mkfifo(folder / "run.log")
     else:
         (folder / "run.log").symlink_to(tmp_path / "victim")
-    done = command("method=pca", "pictures=false", f"output={tmp_path / 'outputs'}")
-    assert done.returncode == 1 and "run.log" in done.stderr and done.stderr.count("\n") == 1
+    process = command("method=pca", "pictures=false", f"output={tmp_path / 'outputs'}")
+    assert (
+        process.returncode == 1 and "run.log" in process.stderr and process.stderr.count("\n") == 1
+    )
     assert (tmp_path / "victim").read_text() == "as it was"

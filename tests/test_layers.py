@@ -129,8 +129,10 @@ def test_a_room_imports_only_rooms_below_it(floor: Floor) -> None:
     below = ROOMS[: ROOMS.index(floor.room) + 1]
     for module, path in modules().items():
         if room_of(module) == floor.room:
-            for other in imported_modules(path):
-                assert room_of(other) in below, f"{module} imports {other}, which stands above it"
+            for imported in imported_modules(path):
+                assert room_of(imported) in below, (
+                    f"{module} imports {imported}, which stands above it"
+                )
 
 
 @pytest.mark.parametrize("floor", FLOORS, ids=ROOMS)
@@ -144,9 +146,11 @@ def test_a_room_imports_only_its_libraries(floor: Floor) -> None:
 def test_no_module_imports_itself_by_way_of_others() -> None:
     arrows = {module: imported_modules(path) for module, path in modules().items()}
     while arrows:
-        ground = {module for module, others in arrows.items() if not others & arrows.keys()}
+        ground = {module for module, arrows_out in arrows.items() if not arrows_out & arrows.keys()}
         assert ground, f"a circle among {sorted(arrows)}"
-        arrows = {module: others for module, others in arrows.items() if module not in ground}
+        arrows = {
+            module: arrows_out for module, arrows_out in arrows.items() if module not in ground
+        }
 
 
 def test_the_root_holds_the_command_and_its_options() -> None:
@@ -157,13 +161,13 @@ def test_the_root_holds_the_command_and_its_options() -> None:
 def test_methods_know_nets_and_phases_only() -> None:
     for module, path in modules().items():
         if room_of(module) == "methods":
-            rooms = {room_of(other) for other in imported_modules(path)}
+            rooms = {room_of(name) for name in imported_modules(path)}
             assert rooms <= {"methods", "nets", "nets.cpu", "errors", "results"}, module
-            others = imported_modules(path)
-            assert others & {other for other in others if room_of(other) == "methods"} <= {
+            names = imported_modules(path)
+            assert names & {name for name in names if room_of(name) == "methods"} <= {
                 "methods.base"
             }
-            assert {other for other in others if room_of(other) == "results"} <= {"results.phases"}
+            assert {name for name in names if room_of(name) == "results"} <= {"results.phases"}
 
 
 def test_wandb_is_imported_where_it_logs_only() -> None:
@@ -191,10 +195,10 @@ def test_everything_printed_goes_through_the_screen() -> None:
 def test_report_computes_without_torch() -> None:
     for module, path in modules().items():
         if room_of(module) == "report":
-            rooms = {room_of(other) for other in imported_modules(path)} - {"report"}
+            rooms = {room_of(name) for name in imported_modules(path)} - {"report"}
             assert rooms <= {"errors", "command", "results", "options", "scoring"}, module
-            others = {other for other in imported_modules(path) if room_of(other) == "scoring"}
-            assert others <= {"scoring.auroc", "scoring.metrics", "scoring.conformal"}, module
+            names = {name for name in imported_modules(path) if room_of(name) == "scoring"}
+            assert names <= {"scoring.auroc", "scoring.metrics", "scoring.conformal"}, module
 
 
 def test_config_code_test_share_their_stems() -> None:

@@ -198,21 +198,21 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
     command: Cli, tmp_path: Path, case: str
 ) -> None:
     arguments, message = REFUSED[case]
-    done = command(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    process = command(*arguments)
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["method=ocgn"], ["method.lr=abc"], ["inlier=11"]])
 def test_bad_input_from_a_real_shell(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
-    done = cli(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {arguments[0]}: ")
-    assert done.stderr.count("\n") == 1
+    process = cli(*arguments)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: {arguments[0]}: ")
+    assert process.stderr.count("\n") == 1
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -221,23 +221,25 @@ def test_misspelt_key_from_a_file_is_refused(command: Cli, tmp_path: Path) -> No
     (tmp_path / "mine" / "trial.yaml").write_text(
         "# @package _global_\nmethod:\n  latent_sise: 3\n"
     )
-    done = command("--config-dir", str(tmp_path / "mine"), "+mine=trial")
-    assert done.returncode == 2
+    process = command("--config-dir", str(tmp_path / "mine"), "+mine=trial")
+    assert process.returncode == 2
     (tmp_path / "conf" / "mine").mkdir(parents=True)
     (tmp_path / "mine" / "trial.yaml").rename(tmp_path / "conf" / "mine" / "trial.yaml")
-    done = command("--config-dir", str(tmp_path / "conf"), "+mine=trial")
-    assert done.returncode == 2
-    assert "method.latent_sise: no such option; did you mean 'method.latent_size'?" in done.stderr
-    assert done.stderr.count("\n") == 1
+    process = command("--config-dir", str(tmp_path / "conf"), "+mine=trial")
+    assert process.returncode == 2
+    assert (
+        "method.latent_sise: no such option; did you mean 'method.latent_size'?" in process.stderr
+    )
+    assert process.stderr.count("\n") == 1
 
 
 def test_truncated_data_file_is_named(command: Cli, small_data: Path) -> None:
     path = small_data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
-    done = command("data=mnist", "data.verify=false", "inlier=3")
-    assert done.returncode == 2
-    assert str(path) in done.stderr
-    assert done.stderr.count("\n") == 1
+    process = command("data=mnist", "data.verify=false", "inlier=3")
+    assert process.returncode == 2
+    assert str(path) in process.stderr
+    assert process.stderr.count("\n") == 1
 
 
 def test_every_config_file_composes_and_passes_the_checks() -> None:
@@ -254,12 +256,12 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
         for method in names["method"]:
             for data in names["data"]:
                 options = check_options(compose("train", [f"method={method}", f"data={data}"]))
-                given = {
+                arguments = {
                     k: v
                     for k, v in options.method.items()
                     if k not in ("name", "_target_", "primary")
                 }
-                check_arguments(find_method(options.method["_target_"]), given, "method")
+                check_arguments(find_method(options.method["_target_"]), arguments, "method")
         for logger in names["logger"]:
             check_options(compose("train", [f"logger={logger}"]))
 
@@ -270,21 +272,21 @@ def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixtur
     for path in sorted((CONF / "method").glob("*.yaml")):
         choice = [f"method={path.stem}"]
         print_help(CONF, choice)
-        shown = capsys.readouterr().out
-        explained = set(re.findall(r"^  ([\w.]+)(?:=.*)?\n      .*", shown, re.MULTILINE))
+        output = capsys.readouterr().out
+        explained = set(re.findall(r"^  ([\w.]+)(?:=.*)?\n      .*", output, re.MULTILINE))
         keys = {
             key for key in flat_keys(compose_choices(CONF, choice)) if not key.endswith("_target_")
         }
         assert keys - explained <= {"method.name", "data.name", "protocol.name"}, (
             "these are chosen as groups"
         )
-        assert shown.count("Example:") == len(explained)
+        assert output.count("Example:") == len(explained)
 
 
 def test_cfg_job_answers_without_torch(cli: Cli) -> None:
-    done = cli("--cfg", "job", "data=mnist", "inlier=3")
-    assert done.returncode == 0
-    assert "name: mnist" in done.stdout
+    process = cli("--cfg", "job", "data=mnist", "inlier=3")
+    assert process.returncode == 0
+    assert "name: mnist" in process.stdout
     probe = (
         "import sys; sys.argv = ['noveltylab', '--cfg', 'job']\n"
         "from noveltylab.__main__ import main\n"
@@ -315,26 +317,26 @@ def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site"], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-P", "-m", "noveltylab", "--cfg", "job", "method=pca"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert "name: pca" in done.stdout
+    assert "name: pca" in process.stdout
     where = [sys.executable, "-P", "-c", "import noveltylab.__main__ as m; print(m.CONF)"]
-    found = subprocess.run(
+    printed = subprocess.run(
         where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert Path(found.strip()) == tmp_path / "site" / "noveltylab" / "conf"
+    assert Path(printed.strip()) == tmp_path / "site" / "noveltylab" / "conf"
 
 
 def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> None:
-    done = command("-m", "method=pca", "inlier=3,11,4", "trainer.accelerator=cpu")
-    assert done.returncode == 1
-    assert "1 of 3 cells failed" in done.stderr
-    assert "inlier=11: digits has classes 0 to 9" in done.stderr
-    found = sorted(
+    process = command("-m", "method=pca", "inlier=3,11,4", "trainer.accelerator=cpu")
+    assert process.returncode == 1
+    assert "1 of 3 cells failed" in process.stderr
+    assert "inlier=11: digits has classes 0 to 9" in process.stderr
+    classes = sorted(
         path.parent.parent.name for path in (tmp_path / "elsewhere").rglob("result.json")
     )
-    assert found == ["inlier3", "inlier4"]
+    assert classes == ["inlier3", "inlier4"]
 
 
 def test_interrupting_a_run_says_how_to_go_on(tmp_path: Path) -> None:

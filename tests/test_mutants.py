@@ -1,6 +1,4 @@
-"""The lists of `make mutants` apply to the package as it is, and its runner tests what it has
-changed.
-"""
+"""The lists of `make mutants` fit the package, and their runner tests what it has changed."""
 
 import ast
 import signal

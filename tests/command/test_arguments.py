@@ -90,14 +90,14 @@ def test_reading_twice_changes_nothing(name: str) -> None:
 
 
 def test_quotes_of_ones_own_interpolations_and_null_stay() -> None:
-    kept = [
+    words = [
         "data.root='My Parts (2)'",
         "output=o/lr${method.lr}",
         "data.root=null",
         "seed=1,2",
         "method.lr=[",
     ]
-    assert readable(kept) == kept
+    assert readable(words) == words
     assert readable(["output=o/ü${seed}"]) == ["output='o/ü${seed}'"]
 
 
@@ -162,10 +162,10 @@ def test_a_wrong_flag_is_refused(arguments: list[str], message: str) -> None:
 
 
 def test_what_to_type_instead() -> None:
-    said = explain_unreadable("select=a(b", ["select=a(b"])
-    assert said.endswith("text is written in quotes inside quotes: 'select=\"a(b\"'")
-    said = explain_unreadable("Parts", ["data.root=My", "Parts"])
-    assert said.endswith("a value with spaces is written in quotes: 'data.root=My Parts'")
+    advice = explain_unreadable("select=a(b", ["select=a(b"])
+    assert advice.endswith("text is written in quotes inside quotes: 'select=\"a(b\"'")
+    advice = explain_unreadable("Parts", ["data.root=My", "Parts"])
+    assert advice.endswith("a value with spaces is written in quotes: 'data.root=My Parts'")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from noveltylab.help import compose_choices, config_names, flat_keys
 
 
 @pytest.fixture(scope="module")
-def known() -> list[str]:
+def names() -> list[str]:
     return flat_keys(compose_choices(CONF, []))
 
 
@@ -49,13 +49,13 @@ def known() -> list[str]:
         "weight_decay": [],
     }.items(),
 )
-def test_the_option_that_is_meant(known: list[str], typed: str, options: list[str]) -> None:
-    assert meant(typed, known) == options
+def test_the_option_that_is_meant(names: list[str], typed: str, options: list[str]) -> None:
+    assert meant(typed, names) == options
 
 
-def test_a_hint_names_only_options_that_exist(known: list[str]) -> None:
+def test_a_hint_names_only_options_that_exist(names: list[str]) -> None:
     assert option_hint("lr", ["method.k", "seed"]) == ""
-    assert option_hint("gpus", known) == "did you mean 'trainer.accelerator' or 'trainer.devices'? "
+    assert option_hint("gpus", names) == "did you mean 'trainer.accelerator' or 'trainer.devices'? "
 
 
 def test_every_habit_belongs_to_an_option_of_some_method() -> None:

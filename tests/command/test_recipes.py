@@ -77,13 +77,15 @@ def test_a_recipe_fits_every_data_set(
             {**plain[data], "method": methods[method]}, recipe_options(method, recipe, data)
         )
         options = check_options(OmegaConf.create(config))
-        given = {
+        arguments = {
             key: value
             for key, value in options.method.items()
             if key not in ("name", "_target_", "primary")
         }
-        check_arguments(find_method(options.method["_target_"]), given, "method")
-        assert {key for key, value in given.items() if value is None} <= NOTHING.get(method, set())
+        check_arguments(find_method(options.method["_target_"]), arguments, "method")
+        assert {key for key, value in arguments.items() if value is None} <= NOTHING.get(
+            method, set()
+        )
         assert options.method["name"] == (method if recipe == "default" else f"{method}_{recipe}")
 
 
@@ -152,11 +154,11 @@ def test_a_command_has_the_options_of_the_kept_numbers_that_the_readme_quotes(
     command: str, folder: str
 ) -> None:
     plan, _, row = folder.partition("/")
-    kept = flat_options(read_result(archive(f"learn/{plan}") / row)["config"])
+    recorded = flat_options(read_result(archive(f"learn/{plan}") / row)["config"])
     typed = flat_options(composed(*command.split()))
-    for key in sorted((kept.keys() | typed.keys()) - {"select"}):
+    for key in sorted((recorded.keys() | typed.keys()) - {"select"}):
         if kind_of_option(key) == "numbers":
-            assert typed.get(key) == kept.get(key), key
+            assert typed.get(key) == recorded.get(key), key
 
 
 def test_the_first_commands_of_the_readme_are_among_them() -> None:
@@ -168,8 +170,10 @@ def test_the_first_commands_of_the_readme_are_among_them() -> None:
         "method=oled data=mnist protocol=two_thirds",
         "method=ocgan data=mnist",
     } <= set(commands)
-    kept = [command for command in commands if re.search(r"data=(mnist|fmnist|cifar10)\b", command)]
-    assert set(kept) <= QUOTED.keys()
+    quoted = [
+        command for command in commands if re.search(r"data=(mnist|fmnist|cifar10)\b", command)
+    ]
+    assert set(quoted) <= QUOTED.keys()
 
 
 # Recorded configurations of older versions.
@@ -348,11 +352,11 @@ def test_a_run_of_before_is_read_under_the_names_of_today(
     images = write_images(tmp_path / "parts", {"train/good": 30, "test/good": 8, "test/odd": 8})
     root = [f"data.root={images}"] if "data=images" in options else []
     run_here("method=pca", "trainer.accelerator=cpu", *root, *options)
-    (made,) = (path.parent for path in (tmp_path / "outputs").rglob("result.json"))
-    assert made.parent.parent == tmp_path / "outputs" / today
-    expected = read_result(made)
-    old = tmp_path / "old" / before / made.parent.name / made.name
-    shutil.copytree(made, old)
+    (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("result.json"))
+    assert folder.parent.parent == tmp_path / "outputs" / today
+    expected = read_result(folder)
+    old = tmp_path / "old" / before / folder.parent.name / folder.name
+    shutil.copytree(folder, old)
     name_as_before(old)
     # read, reported with every number computed again, used, repeated
     result = read_result(old)
@@ -365,10 +369,10 @@ def test_a_run_of_before_is_read_under_the_names_of_today(
     assert not run.shortened
     detector = load_detector(old, "cpu")
     pixels = torch.zeros(1, *detector.shape)
-    assert detector.novelty(pixels) == load_detector(made, "cpu").novelty(pixels)
+    assert detector.novelty(pixels) == load_detector(folder, "cpu").novelty(pixels)
     assert rerun(old, [*root, f"output={tmp_path / 'again'}", "trainer.accelerator=cpu"])
     # both of one cell are never counted twice
-    shutil.copytree(old, tmp_path / "outputs" / before / made.parent.name / made.name)
+    shutil.copytree(old, tmp_path / "outputs" / before / folder.parent.name / folder.name)
     collected = collect(tmp_path / "outputs")
     assert len(collected.runs) == 1
     ((_, reason),) = collected.damaged

@@ -71,9 +71,9 @@ def test_a_console_shows_names_as_they_are(terminal: bool) -> None:
     table.add_row(Text(HOSTILE))
     screen.print("x[/x]", HOSTILE)
     screen.print(table)
-    found = text_of(stream)
-    assert not obeyed(found)
-    assert "x[/x] [bold]y[/] :smile:" in found and "\\x1b]0;owned" in found
+    text = text_of(stream)
+    assert not obeyed(text)
+    assert "x[/x] [bold]y[/] :smile:" in text and "\\x1b]0;owned" in text
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
@@ -99,18 +99,18 @@ def test_a_reader_that_leaves_ends_nothing(monkeypatch: pytest.MonkeyPatch, line
     """As `| head` does; whether the first line is refused or what is left at the end."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = []
+    steps = []
     with open(writing, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         with terminal():
             print("line\n" * lines)
-            done.append("print")
+            steps.append("print")
         with terminal():
             console(file=stream).print("line")
             say("line", stream)
-            done.append("work")
+            steps.append("work")
         print("still written, and lost")
-    assert done[-1] == "work"
+    assert steps[-1] == "work"
 
 
 def test_another_pipe_that_breaks_is_an_error(

@@ -74,16 +74,16 @@ def test_the_help_of_a_word_needs_no_torch(tmp_path: Path, word: str) -> None:
         "    assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules\n"
     )
-    done = run_python("-c", probe, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"python -m noveltylab {word} " in done.stdout
+    process = run_python("-c", probe, folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert f"python -m noveltylab {word} " in process.stdout
 
 
 def test_a_word_that_ends_well_has_exit_code_0(command: Cli, tmp_path: Path) -> None:
     result = result_of("pca", "digits", "p1", 3, 0, {"residual": flat_metrics(0.9)}, {})
     write_result(tmp_path / "elsewhere" / "outputs" / "seed0", result)
-    done = command("report", "outputs")
-    assert done.returncode == 0, done.stderr
+    process = command("report", "outputs")
+    assert process.returncode == 0, process.stderr
     assert list((tmp_path / "elsewhere").rglob("report.html"))
 
 
@@ -92,13 +92,13 @@ def test_a_word_that_ends_well_has_exit_code_0(command: Cli, tmp_path: Path) -> 
     [("predct", "'predict'"), ("reprot", "'report'"), ("dash", ""), ("outputs/", "")],
 )
 def test_a_wrong_word_is_one_line_with_the_nearest(command: Cli, word: str, hint: str) -> None:
-    done = command(word, "--html", "run=somewhere", "input=new")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: cannot read '{word}' on the command line; ")
-    assert ("did you mean" in done.stderr) == bool(hint)
-    assert hint in done.stderr
-    assert "predict, report, export, rerun, dashboard, diagnose" in done.stderr
-    assert done.stderr.count("\n") == 1
+    process = command(word, "--html", "run=somewhere", "input=new")
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: cannot read '{word}' on the command line; ")
+    assert ("did you mean" in process.stderr) == bool(hint)
+    assert hint in process.stderr
+    assert "predict, report, export, rerun, dashboard, diagnose" in process.stderr
+    assert process.stderr.count("\n") == 1
 
 
 def test_help_lists_every_word(command: Cli) -> None:
@@ -135,19 +135,19 @@ def test_a_module_is_a_command_or_says_which_is_meant(
 def test_python_m_of_no_command_ends_with_2(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    done = run_python(*arguments, "method=pca", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.endswith(message)
-    assert done.stderr.count("\n") == 1
+    process = run_python(*arguments, "method=pca", folder=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.endswith(message)
+    assert process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "name", ["noveltylab.report", "noveltylab.predict", "noveltylab.run.rerun"]
 )
 def test_modules_with_a_main_go_on_working(tmp_path: Path, name: str) -> None:
-    done = run_python("-m", name, "--help", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "python -m noveltylab " in done.stdout
+    process = run_python("-m", name, "--help", folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "python -m noveltylab " in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_public_names_are_loaded_when_used(tmp_path: Path) -> None:
         "assert load_detector.__module__ == 'noveltylab.predict.load'\n"
         "assert 'torch' in sys.modules\n"
     )
-    done = run_python("-c", probe, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = run_python("-c", probe, folder=tmp_path)
+    assert process.returncode == 0, process.stderr
     with pytest.raises(AttributeError, match="has no attribute 'load_detectr'"):
         _ = noveltylab.load_detectr
 

@@ -128,17 +128,17 @@ def test_a_share_as_threshold_looks_at_no_outlier_of_the_source(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"threshold": 0.0}, r"protocol\.threshold must lie strictly between 0 and 1"),
         ({"val_fraction": 0.0}, r"set protocol\.val_fraction above 0"),
     ],
 )
 def test_options_that_leave_no_threshold(
-    tmp_path: Path, options: dict[str, Any], named: str
+    tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     write_faces(tmp_path)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         cut(faces(tmp_path), **options)
 
 
@@ -168,7 +168,7 @@ def only_films(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "damage", "named"),
+    ("options", "damage", "message"),
     [
         ({"source": None}, None, r"needs|trains on data\.source .*holds casia, replay"),
         ({"target": "oulu"}, None, r"data\.target=oulu: no such folder; .* holds casia, replay"),
@@ -190,12 +190,12 @@ def only_films(root: Path) -> None:
     ],
 )
 def test_what_is_missing_is_one_clear_line(
-    tmp_path: Path, options: dict[str, Any], damage: Callable[[Path], None] | None, named: str
+    tmp_path: Path, options: dict[str, Any], damage: Callable[[Path], None] | None, message: str
 ) -> None:
     write_faces(tmp_path)
     if damage:
         damage(tmp_path)
-    with pytest.raises(UserError, match=named) as error:
+    with pytest.raises(UserError, match=message) as error:
         faces(tmp_path, **options)
     assert "\n" not in str(error.value)
 
@@ -275,12 +275,12 @@ def test_a_run_has_the_error_rate_of_videos_at_the_sources_threshold(
         **error_rates(videos.columns["residual"], videos.is_outlier, threshold),
     }
     assert {name.split("/")[0] for name in source.ids} == {"casia"}
-    shown = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     assert (
         f"HTER {rates['hter']:.4f} on replay (FAR {rates['far']:.4f}, FRR {rates['frr']:.4f}) above"
-        in shown
+        in output
     )
-    assert "equal error on casia, 2 held-out genuine videos and 6 attacks" in shown
+    assert "equal error on casia, 2 held-out genuine videos and 6 attacks" in output
     assert (folder / "figures" / "cases.png").is_file() and not (
         folder / "figures" / "clips.png"
     ).exists()
@@ -305,8 +305,9 @@ def test_the_check_computes_the_error_rates_again(
 def test_attacks_reach_neither_training_nor_selection(
     tmp_path: Path, written: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other attacks in every part leave the scores of genuine videos as they were; what trains is
-    genuine.
+    """Other attacks leave the scores of genuine videos as they were.
+
+    What trains is genuine.
     """
     seen: list[int] = []
     prepare = PCA.prepare

@@ -22,11 +22,11 @@ class Maker:
 def test_made_once_for_each_key() -> None:
     make = Maker()
     for key, calls in (({"a": 1}, 1), ({"a": 1}, 1), ({"a": 2}, 2), ({"a": 1}, 2)):
-        found = cached("name", key, make)
+        entry = cached("name", key, make)
         assert make.calls == calls
-        np.testing.assert_array_equal(found["x"], np.arange(5))
-        assert found["x"].dtype == np.uint8
-        assert found["y"] == 3.5
+        np.testing.assert_array_equal(entry["x"], np.arange(5))
+        assert entry["x"].dtype == np.uint8
+        assert entry["y"] == 3.5
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 torn", None])
@@ -52,8 +52,8 @@ def test_a_whole_entry_of_other_contents_is_made_again(change: str) -> None:
         arrays = dict(file)
     if change == "other key":
         cached("name", {"other": 1}, make)
-        (other,) = set(cache_folder().glob("name-*.npz")) - {entry}
-        entry.write_bytes(other.read_bytes())
+        (second_entry,) = set(cache_folder().glob("name-*.npz")) - {entry}
+        entry.write_bytes(second_entry.read_bytes())
     else:
         x = arrays.pop("x")
         arrays |= {

@@ -277,8 +277,8 @@ def test_an_archive_is_read_in_place(tmp_path: Path, name: str, inside: str) -> 
     root = tmp_path / "root"
     root.mkdir()
     zipped(where, root / LAYOUTS[name].archive)
-    for at in (root, root / LAYOUTS[name].archive):
-        samples = read(name, at)
+    for place in (root, root / LAYOUTS[name].archive):
+        samples = read(name, place)
         assert np.array_equal(samples.images, read(name, tmp_path / "loose").images)
         assert samples.verified is False
     assert os.listdir(root) == [LAYOUTS[name].archive]
@@ -533,8 +533,8 @@ def circle(objects: int = 4, shuffled: int = 0) -> tuple[np.ndarray, dict[str, n
 
 def arcs(views: np.ndarray) -> int:
     """How many runs of neighbouring views a set of angles makes on the circle."""
-    there = set(views.tolist())
-    return sum((view + 5) % 360 not in there for view in there)
+    angles = set(views.tolist())
+    return sum((view + 5) % 360 not in angles for view in angles)
 
 
 @settings(deadline=None, max_examples=60)
@@ -558,11 +558,11 @@ def test_contiguous_parts_are_arcs(
     views = [
         facts["view"][index] for index in (parts.train, parts.val, parts.test[~parts.is_outlier])
     ]
-    own, tested = np.concatenate(views[:2]), views[2]
-    assert len(own) + len(tested) == 70 and len(tested) == 72 - int(train_share * 72)
+    train_views, tested = np.concatenate(views[:2]), views[2]
+    assert len(train_views) + len(tested) == 70 and len(tested) == 72 - int(train_share * 72)
     assert [arcs(part) for part in views] == [1, int(len(parts.val) > 0), 1]
     # around the circle, no view that trains or is held out lies next to one that is tested
-    apart = np.abs(own[:, None] - tested)
+    apart = np.abs(train_views[:, None] - tested)
     assert np.minimum(apart, 360 - apart).min() > 5
 
 
@@ -651,20 +651,20 @@ def test_twenty_objects_are_drawn_once() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gets_the_same_objects(method: str) -> None:
-    found = options(f"method={method}", "data=coil100", "inlier=3")
-    assert found.data.inliers == COIL_SEEDED
-    assert found.inlier_index == COIL_SEEDED[3]
-    assert found.protocol["name"] == "p1"
+    checked = options(f"method={method}", "data=coil100", "inlier=3")
+    assert checked.data.inliers == COIL_SEEDED
+    assert checked.inlier_index == COIL_SEEDED[3]
+    assert checked.protocol["name"] == "p1"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_recipes_fit_fifty_images(name: str) -> None:
-    found = {method: options(f"method={method}", f"data={name}") for method in TINY}
-    assert found["nda"].method["latent_size"] == 32
-    assert found["ca_entropy"].data.batch_size == 15
-    assert found["ca_entropy"].protocol["val_fraction"] == 0.15
+    by_method = {method: options(f"method={method}", f"data={name}") for method in TINY}
+    assert by_method["nda"].method["latent_size"] == 32
+    assert by_method["ca_entropy"].data.batch_size == 15
+    assert by_method["ca_entropy"].protocol["val_fraction"] == 0.15
     assert all(
-        each.data.batch_size <= 16 and each.trainer.max_epochs >= 200 for each in found.values()
+        each.data.batch_size <= 16 and each.trainer.max_epochs >= 200 for each in by_method.values()
     )
 
 

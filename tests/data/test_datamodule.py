@@ -174,9 +174,9 @@ def test_preprocessing_knows_the_training_inliers_only(samples: Samples) -> None
         samples.images.clone(), samples.labels, samples.official_test, samples.ids, False
     )
     changed.images[torch.from_numpy(samples.labels != 3)] = 0
-    other = make(changed, contrast="gcn", subtract_mean=True)
-    assert torch.equal(other.preprocess.mean, data.preprocess.mean)
-    assert torch.equal(other.preprocess.hi, data.preprocess.hi)
+    changed_data = make(changed, contrast="gcn", subtract_mean=True)
+    assert torch.equal(changed_data.preprocess.mean, data.preprocess.mean)
+    assert torch.equal(changed_data.preprocess.hi, data.preprocess.hi)
 
 
 def test_several_processes_share_one_permutation() -> None:

@@ -115,10 +115,13 @@ def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: st
         )
         part = path.parents[2].name
         if features == "waveform":
-            pieces = [inside[at : at + 4096] for at in range(0, len(inside) - 4095, 4096)]
+            pieces = [inside[start : start + 4096] for start in range(0, len(inside) - 4095, 4096)]
         else:
-            frames = [inside[at : at + 2048] for at in range(0, len(inside) - 2047, 512)]
-            pieces = [np.concatenate(frames[at : at + 64]) for at in range(0, len(frames) - 63, 64)]
+            frames = [inside[start : start + 2048] for start in range(0, len(inside) - 2047, 512)]
+            pieces = [
+                np.concatenate(frames[start : start + 64])
+                for start in range(0, len(frames) - 63, 64)
+            ]
         for k, piece in enumerate(pieces):
             expected[f"{part}/{path.stem}/{k:04d}"] = label if piece.any() else PARK
     mine = dict(zip(samples.ids.tolist(), samples.labels.tolist(), strict=True))
@@ -138,7 +141,9 @@ def test_segments_touch_an_event_at_its_very_edges(first: int, length: int, feat
     inside = np.zeros(120_000, bool)
     inside[first : first + length] = True
     count = cut.count(len(inside))
-    expected = [inside[at * cut.step : at * cut.step + cut.length].any() for at in range(count)]
+    expected = [
+        inside[number * cut.step : number * cut.step + cut.length].any() for number in range(count)
+    ]
     assert cut.positive(count, (first / 44100, (first + length) / 44100)).tolist() == expected
     assert len(inside) - cut.step < (count - 1) * cut.step + cut.length <= len(inside)
     assert not cut.positive(count, None).any()
@@ -212,7 +217,9 @@ def test_what_the_samples_are_pieces_of(whole: Path, features: str) -> None:
     )
     prefix = [str(name).rsplit("/", 1)[0] for name in samples.ids]
     parts = samples.facts["part"]
-    assert prefix == [f"{part}/{units.ids[of]}" for part, of in zip(parts, units.of, strict=True)]
+    assert prefix == [
+        f"{part}/{units.ids[unit]}" for part, unit in zip(parts, units.of, strict=True)
+    ]
     assert len(set(samples.ids)) == len(samples.ids)
     assert np.array_equal(samples.official_test, parts == "evaltest")
     assert np.array_equal(units.test, [stem.startswith("mixture_evaltest") for stem in units.ids])
@@ -299,8 +306,8 @@ def test_notes_say_what_a_copy_lacks(whole: Path) -> None:
         for note in samples.notes
     )
     assert any("18 files do not last 30 s (2.5 to 2.5 s)" in note for note in samples.notes)
-    left = 2.5 - 3 * 64 * 512 / 44100
-    assert any(f"up to {left:.2g} s at the end" in note for note in samples.notes)
+    seconds = 2.5 - 3 * 64 * 512 / 44100
+    assert any(f"up to {seconds:.2g} s at the end" in note for note in samples.notes)
     assert not any("whole set" in note for note in read(whole).notes)
 
 
@@ -311,10 +318,10 @@ def test_scene_names_and_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "scene"), [("cafe/restaurant", 2), ("city center", 4), ("Residential_Area", 12)]
+    ("name", "scene"), [("cafe/restaurant", 2), ("city center", 4), ("Residential_Area", 12)]
 )
-def test_scenes_with_spaces_and_slashes_are_found(tmp_path: Path, said: str, scene: int) -> None:
-    write_dcase(tmp_path, scenes=("beach", said), mixtures=1)
+def test_scenes_with_spaces_and_slashes_are_found(tmp_path: Path, name: str, scene: int) -> None:
+    write_dcase(tmp_path, scenes=("beach", name), mixtures=1)
     assert set(read(tmp_path, inlier=scene).labels) == {scene}
     expect(
         tmp_path,
@@ -352,7 +359,7 @@ def test_the_cache_knows_features_scene_and_files(
     calls: list[str] = []
     inner = dcase.read_segments
     monkeypatch.setattr(
-        dcase, "read_segments", lambda *given: calls.append(given[2]) or inner(*given)
+        dcase, "read_segments", lambda *arguments: calls.append(arguments[2]) or inner(*arguments)
     )  # type: ignore[func-returns-value]
     read(tmp_path, "waveform", cache=True)
     read(tmp_path, inlier=BEACH, cache=True)
@@ -387,9 +394,9 @@ def last_audio(folder: Path, scene_number: str = "_003_") -> Path:
     return path
 
 
-def damage_header(path: Path, at: int, content: bytes) -> None:
+def damage_header(path: Path, position: int, content: bytes) -> None:
     raw = bytearray(path.read_bytes())
-    raw[at : at + len(content)] = content
+    raw[position : position + len(content)] = content
     path.write_bytes(raw)
 
 
@@ -447,12 +454,12 @@ def test_only_the_scenes_own_audio_is_opened(tmp_path: Path) -> None:
     last_audio(folder).write_bytes(b"damaged")
     last_audio(folder, "_002_").unlink()
     assert len(read(tmp_path, inlier=BEACH).units.ids) == 18
-    said = (
+    fragments = (
         "1 of the 6 files of the scene park are missing",
         "mixture_devtrain_gunshot_002_",
         "data.verify=false",
     )
-    expect(tmp_path, *said, verify=True)
+    expect(tmp_path, *fragments, verify=True)
 
 
 def test_a_set_with_gaps_is_read_only_unverified_and_counted(tmp_path: Path) -> None:
@@ -461,11 +468,11 @@ def test_a_set_with_gaps_is_read_only_unverified_and_counted(tmp_path: Path) -> 
     assert whole.verified is None and whole.missing == 0
     last_audio(folders["devtrain"]).unlink()
     meta(folders["evaltest"], "gunshot").unlink()
-    said = (
+    fragments = (
         "mixture_recipes_evaltest_gunshot.yaml not found",
         "accept what is there with data.verify=false",
     )
-    expect(tmp_path, *said, verify=True)
+    expect(tmp_path, *fragments, verify=True)
     part = read(tmp_path)
     assert len(part.units.ids) == 18 - 1 - 2 and part.verified is False and part.missing == 1
     assert "recordings of the scene missing: 1 of 16" in part.notes
@@ -486,9 +493,9 @@ def test_archives_as_downloaded_are_read_in_place(tmp_path: Path) -> None:
         "TUT-rare-sound-events-2017-evaluation",
     ):
         files = sorted(path for path in (tmp_path / "loose" / archive).rglob("*") if path.is_file())
-        for at in range(2):
-            with zipfile.ZipFile(root / f"{archive}.mixture_data.{at + 1}.zip", "w") as packed:
-                for path in files[at::2]:
+        for part in range(2):
+            with zipfile.ZipFile(root / f"{archive}.mixture_data.{part + 1}.zip", "w") as packed:
+                for path in files[part::2]:
                     packed.write(path, path.relative_to(tmp_path / "loose"))
                 packed.writestr("../../outside.wav", b"")
     loose, packed_samples = read(tmp_path / "loose"), read(root, cache=True)
@@ -497,8 +504,8 @@ def test_archives_as_downloaded_are_read_in_place(tmp_path: Path) -> None:
         and loose.ids.tolist() == packed_samples.ids.tolist()
     )
     assert len(list(root.iterdir())) == 4 and not list(tmp_path.rglob("outside.wav"))
-    own = read(tmp_path / "loose" / "TUT-rare-sound-events-2017-development")
-    assert torch.equal(own.images, loose.images)
+    development = read(tmp_path / "loose" / "TUT-rare-sound-events-2017-development")
+    assert torch.equal(development.images, loose.images)
     (root / "TUT-rare-sound-events-2017-evaluation.mixture_data.2.zip").write_bytes(b"PK, but torn")
     expect(root, "is no whole zip archive", "evaluation.mixture_data.2.zip")
 
@@ -516,8 +523,8 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     expect(tmp_path, "no segment without an event, so nothing to train on")
 
 
-def name_of(path: Path, at: int = 0) -> str:
-    return path.read_text().splitlines()[at].split("\t")[0]
+def name_of(path: Path, line: int = 0) -> str:
+    return path.read_text().splitlines()[line].split("\t")[0]
 
 
 @pytest.mark.parametrize(
@@ -702,7 +709,9 @@ def test_any_single_tag_folder_will_do(tmp_path: Path) -> None:
 def test_faulty_mixtures_are_left_out_as_their_publishers_did(tmp_path: Path) -> None:
     folders = write_dcase(tmp_path, mixtures=4, seconds=1.6)
     before = read(tmp_path)
-    names = [name_of(meta(folders["devtrain"], suffix="csv"), at) for at in (4, 5, 6)]
+    names = [
+        name_of(meta(folders["devtrain"], suffix="csv"), line_number) for line_number in (4, 5, 6)
+    ]
     synthesizer = (
         tmp_path
         / "TUT-rare-sound-events-2017-development"

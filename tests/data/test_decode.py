@@ -27,17 +27,17 @@ def saved(path: Path, pixels: np.ndarray, mode: str | None = None, **options: ob
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "pgm", "gif", "webp"])
 def test_grey_comes_back_exactly(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"x.{suffix}", RAMP, **({"lossless": True} if suffix == "webp" else {}))
-    found = decode.decode(path, 1, None)
-    assert found.dtype == torch.uint8 and found.shape == (1, 8, 12)
-    assert np.array_equal(found[0].numpy(), RAMP)
+    pixels = decode.decode(path, 1, None)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (1, 8, 12)
+    assert np.array_equal(pixels[0].numpy(), RAMP)
 
 
 def test_another_size_is_stretched_as_a_run_does(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.png", np.repeat(RAMP[..., None], 3, 2))
     expected = resize(torch.from_numpy(RAMP)[None, None], 32)[0, 0]
-    found = decode.decode(path, 3, 32)
-    assert found.shape == (3, 32, 32)
-    for channel in found:
+    pixels = decode.decode(path, 3, 32)
+    assert pixels.shape == (3, 32, 32)
+    for channel in pixels:
         assert torch.equal(channel, expected)
 
 
@@ -53,8 +53,8 @@ def test_transparent_lies_on_white(tmp_path: Path) -> None:
     glyph = np.zeros((8, 8, 4), np.uint8)
     glyph[2:4, 2:4, 3] = 255  # black strokes on nothing: all black without its alpha
     Image.fromarray(glyph).save(tmp_path / "x.png")
-    found = decode.decode(tmp_path / "x.png", 1, None)[0]
-    assert found[0, 0] == 255 and found[2, 2] == 0
+    pixels = decode.decode(tmp_path / "x.png", 1, None)[0]
+    assert pixels[0, 0] == 255 and pixels[2, 2] == 0
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -106,16 +106,16 @@ def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         ),
         "nothing": (png(0, 0), ""),
     }
-    found = {}
-    for name, (data, said) in files.items():
+    paths = {}
+    for name, (data, message) in files.items():
         (tmp_path / f"{name}.png").write_bytes(data)
-        found[name] = (tmp_path / f"{name}.png", said)
+        paths[name] = (tmp_path / f"{name}.png", message)
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    found |= {name: (tmp_path / f"{name}.png", "no regular file") for name in ("folder", "pipe")}
-    return found | {
+    paths |= {name: (tmp_path / f"{name}.png", "no regular file") for name in ("folder", "pipe")}
+    return paths | {
         "dangling": (tmp_path / "dangling.png", "No such file"),
         "loop": (tmp_path / "loop.png", ""),
     }
@@ -139,10 +139,10 @@ def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     ],
 )
 def test_hostile_files_are_one_line(tmp_path: Path, kind: str) -> None:
-    path, said = hostile(tmp_path)[kind]
+    path, message = hostile(tmp_path)[kind]
     with pytest.raises(Unreadable) as error:
         decode.decode(path, 3, 32)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert str(error.value).isprintable() and 0 < len(str(error.value)) < 300
 
 
@@ -153,10 +153,10 @@ def test_results_come_in_order_and_few_wait() -> None:
         begun.append(item)
         return -item
 
-    found = in_order(work, iter(range(1000)), ahead=8)
-    assert [next(found) for _ in range(5)] == [0, -1, -2, -3, -4]
+    results = in_order(work, iter(range(1000)), ahead=8)
+    assert [next(results) for _ in range(5)] == [0, -1, -2, -3, -4]
     assert len(begun) <= 20
-    assert list(found) == [-item for item in range(5, 1000)]
+    assert list(results) == [-item for item in range(5, 1000)]
 
 
 def test_colour_of_16_bits_cannot_be_cut_to_a_camera_s(tmp_path: Path) -> None:

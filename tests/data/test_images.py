@@ -107,8 +107,8 @@ def test_unreadable_images_are_named_and_skipped_only_if_asked(tmp_path: Path) -
     assert len(samples.ids) == len(samples.images) == 9 and samples.skipped == 2
     assert "0003.png" not in samples.ids.tolist()
     whole = read(write_images(tmp_path / "whole", {"": 10}))
-    kept = [at for at, name in enumerate(whole.ids.tolist()) if name in samples.ids.tolist()]
-    assert torch.equal(samples.images, whole.images[kept])
+    rows = [row for row, name in enumerate(whole.ids.tolist()) if name in samples.ids.tolist()]
+    assert torch.equal(samples.images, whole.images[rows])
 
 
 @pytest.mark.parametrize("folder", ["", "train/good"])
@@ -130,7 +130,7 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda root: None, "no such folder"),
         (lambda root: root.mkdir(), "it is empty"),
@@ -167,10 +167,10 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_set_of_images_is_explained(
-    tmp_path: Path, make: Callable[[Path], object], said: str
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "own")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         find_layout(tmp_path / "own")
 
 
@@ -194,7 +194,7 @@ def test_the_good_folder_trains_where_no_class_is_named(
 
 
 @pytest.mark.parametrize(
-    ("folders", "said"),
+    ("folders", "message"),
     [
         (
             ["cat", "dog"],
@@ -205,9 +205,9 @@ def test_the_good_folder_trains_where_no_class_is_named(
         (["null", "good"], "has a class called null"),
     ],
 )
-def test_otherwise_it_is_asked_for(tmp_path: Path, folders: list[str], said: str) -> None:
+def test_otherwise_it_is_asked_for(tmp_path: Path, folders: list[str], message: str) -> None:
     write_images(tmp_path, dict.fromkeys(folders, 2))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         resolve_inlier(None, data_options(tmp_path))
 
 
@@ -304,18 +304,16 @@ def test_a_folder_that_cannot_be_looked_into_ends_the_run(
 
 
 def write_deep(root: Path, bits: int, kind: str = "uint16") -> None:
-    """Images of 16 bits of which only the lower ones are used, and as many of 8 bits with the same
-    content.
-    """
+    """Images of 16 bits that use only the lower ones, and as many of 8 bits with the same content."""
     rng = np.random.default_rng(0)
     for where in ("deep/train/good", "plain/train/good"):
         (root / where).mkdir(parents=True)
-    for at in range(4):
+    for number in range(4):
         pixels = rng.integers(0, 256, (16, 16)).astype(np.uint8)
         pixels[0, 0] = 255
-        Image.fromarray(pixels).save(root / "plain/train/good" / f"{at}.tif")
+        Image.fromarray(pixels).save(root / "plain/train/good" / f"{number}.tif")
         deep = (pixels.astype(kind) << (bits - 8)).astype(kind)
-        Image.fromarray(deep).save(root / "deep/train/good" / f"{at}.tif")
+        Image.fromarray(deep).save(root / "deep/train/good" / f"{number}.tif")
 
 
 @pytest.mark.parametrize(
@@ -327,8 +325,8 @@ def test_a_camera_s_bits_in_16_are_noticed_and_can_be_said(
     write_deep(tmp_path, bits, kind)
     (note,) = read(tmp_path / "deep").notes
     assert f"say data.bits={bits}" in note and f"{255 << (bits - 8):,} of 65,535" in note
-    said = read(tmp_path / "deep", bits=bits)
-    assert said.notes == () and torch.equal(said.images, read(tmp_path / "plain").images)
+    declared = read(tmp_path / "deep", bits=bits)
+    assert declared.notes == () and torch.equal(declared.images, read(tmp_path / "plain").images)
     shutil.copy(tmp_path / "plain/train/good/0.tif", tmp_path / "deep/train/good/mixed.tif")
     assert f"say data.bits={bits}" in read(tmp_path / "deep").notes[0]
 
@@ -342,9 +340,9 @@ def test_16_bits_that_are_used_are_no_surprise(tmp_path: Path) -> None:
 
 def test_names_from_a_file_system_are_harmless(tmp_path: Path) -> None:
     write_images(tmp_path, {"train/good": 6, "test/odd": 3})
-    for at, name in enumerate([b"a\nb.png", b"\xff\xfe.png", b"\x1b[31mred.png", b"=1+1.png"]):
+    for count, name in enumerate([b"a\nb.png", b"\xff\xfe.png", b"\x1b[31mred.png", b"=1+1.png"]):
         shutil.copy(tmp_path / "train/good/0000.png", bytes(tmp_path / "train/good") + b"/" + name)
-        assert at < len(read(tmp_path).ids)
+        assert count < len(read(tmp_path).ids)
     for name in read(tmp_path).ids.tolist():
         assert name.isprintable()
         name.encode()
@@ -362,8 +360,10 @@ def test_the_protocol_keeps_outliers_out_of_training() -> None:
     without = split("folders", labels, None, 0, **options)
     assert set(np.flatnonzero(labels != 0)) < set(without.test.tolist())
     no_good = official & (labels != 0)
-    held = split("folders", labels, no_good, 0, **options)
-    assert (labels[held.test] == 0).any() and set(np.flatnonzero(no_good)) < set(held.test.tolist())
+    parts = split("folders", labels, no_good, 0, **options)
+    assert (labels[parts.test] == 0).any() and set(np.flatnonzero(no_good)) < set(
+        parts.test.tolist()
+    )
     flat = split("folders", np.zeros(50, np.int64), None, 0, **options)
     assert not flat.is_outlier.any() and len(flat.test) == 10 and len(flat.val) == 8
 
@@ -395,14 +395,16 @@ def test_a_run_on_mvtec_style_images(run_here: Run, tmp_path: Path) -> None:
     }
     column = scores.columns["residual"]
     for kind, metrics in result["kinds"].items():
-        own = column[[name == kind for name in scores.classes]]
-        assert metrics["auroc"] == pytest.approx((own[:, None] > column[~scores.is_outlier]).mean())
+        outlier_scores = column[[name == kind for name in scores.classes]]
+        assert metrics["auroc"] == pytest.approx(
+            (outlier_scores[:, None] > column[~scores.is_outlier]).mean()
+        )
     pictures = tmp_path / "outputs/folders/pca/Größe 2/inlier0/seed0/figures"
     assert {"kinds.png", "cases.png"} < {picture.name for picture in pictures.iterdir()}
 
-    found, written = report(tmp_path / "outputs")
-    assert not found.damaged
-    assert [run.result.data for run in found.runs] == ["Größe 2"]
+    runs, written = report(tmp_path / "outputs")
+    assert not runs.damaged
+    assert [run.result.data for run in runs.runs] == ["Größe 2"]
     assert "Größe 2" in written["md"].read_text()
 
 
@@ -424,10 +426,10 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
         f"data.root={tmp_path / 'own'}",
         f"output={tmp_path / 'outputs'}",
     )
-    for said in ("no labelled outliers among the 26 test samples", "complete already"):
-        done = command(*options)
-        assert done.returncode == 0, done.stderr
-        assert said in done.stdout and "distance above" in done.stdout
+    for message in ("no labelled outliers among the 26 test samples", "complete already"):
+        process = command(*options)
+        assert process.returncode == 0, process.stderr
+        assert message in process.stdout and "distance above" in process.stdout
     (path,) = (tmp_path / "outputs").rglob("result.json")
     result = json.loads(path.read_text())
     assert result["scores"] == {"distance": None} and result["floor"] == {}
@@ -439,8 +441,8 @@ def test_without_labelled_outliers_there_are_scores_and_thresholds_but_no_auroc(
         "cases.png",
     }
 
-    found, written = report(tmp_path / "outputs")
-    assert not found.runs and len(found.unmeasured) == 1
+    runs, written = report(tmp_path / "outputs")
+    assert not runs.runs and len(runs.unmeasured) == 1
     assert "No labelled outliers" in written["md"].read_text()
 
     sweep = command("-m", *options, "seed=0,1")
@@ -455,16 +457,16 @@ def test_another_folder_is_another_run(
         write_images(tmp_path / name, {"train/good": 20, "test/odd": 4})
     options = ("method=pca", "data=images", f"output={tmp_path / 'outputs'}")
     assert command(*options, f"data.root={tmp_path / 'one'}").returncode == 0
-    other = command(*options, f"data.root={tmp_path / 'two'}")
+    process = command(*options, f"data.root={tmp_path / 'two'}")
     assert (
-        other.returncode == 2
-        and "data.root" in other.stderr
-        and len(other.stderr.splitlines()) == 1
+        process.returncode == 2
+        and "data.root" in process.stderr
+        and len(process.stderr.splitlines()) == 1
     )
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ((), "data=images needs data.root"),
         (("data.root=nowhere",), "data.root=nowhere: no such folder"),
@@ -481,14 +483,14 @@ def test_bad_input_is_one_line_before_anything_is_created(
     command: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
     options: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     write_images(tmp_path / "own", {"train/good": 20, "test/odd": 4})
-    done = command(
+    process = command(
         "data=images",
         f"output={tmp_path / 'outputs'}",
         *(o.format(root=tmp_path / "own") for o in options),
     )
-    assert done.returncode == 2
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert process.returncode == 2
+    assert message in process.stderr and len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()

@@ -1,5 +1,6 @@
-"""Preprocessing against independent NumPy arithmetic and, on the real MNIST, Deep SVDD's published
-constants.
+"""Preprocessing against independent NumPy arithmetic.
+
+On the real MNIST also against Deep SVDD's published constants.
 """
 
 import os

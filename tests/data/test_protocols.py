@@ -18,9 +18,7 @@ SETTINGS = settings(deadline=None, max_examples=40)
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int, float]:
-    """Labels of 3 classes with 12 to 30 samples each, official_test flags, inlier, seed,
-    val_fraction.
-    """
+    """Labels of 3 classes, official_test flags, inlier, seed, val_fraction; 12 to 30 samples each."""
     counts = draw(st.lists(st.integers(12, 30), min_size=3, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     labels = np.concatenate([np.full(n, label) for label, n in enumerate(counts)])
@@ -73,11 +71,11 @@ def test_same_seed_same_split_and_train_order_differs_with_the_seed(
     ids = names(labels)
     digest = split_sha256(make(protocol, case), ids, labels)
     assert digest == split_sha256(make(protocol, case), ids, labels)
-    others = {
+    digests = {
         split_sha256(make(protocol, (*case[:3], case[3] + step, case[4])), ids, labels)
         for step in range(1, 6)
     }
-    assert others != {digest}
+    assert digests != {digest}
 
 
 @SETTINGS

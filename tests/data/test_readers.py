@@ -1,6 +1,4 @@
-"""Readers against tiny files in the true formats, whole and damaged, and against the real files
-where there are any.
-"""
+"""Readers against tiny files in the true formats, whole and damaged, and against real files."""
 
 import gzip
 import hashlib
@@ -288,8 +286,8 @@ def test_idx_files_may_lie_anywhere_sensible(unofficial: Path, tmp_path: Path, p
     np.testing.assert_array_equal(
         read("mnist", tmp_path / "other").images, read("mnist", unofficial).images
     )
-    own = read("mnist", unofficial / "MNIST" / "raw")
-    np.testing.assert_array_equal(own.images, read("mnist", unofficial).images)
+    samples = read("mnist", unofficial / "MNIST" / "raw")
+    np.testing.assert_array_equal(samples.images, read("mnist", unofficial).images)
 
 
 def test_one_set_is_not_taken_for_the_other(
@@ -315,8 +313,8 @@ def test_cifar10_s_archive_is_read_in_place_and_its_folder_may_be_the_root(
     path = root / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         archive.add(unofficial / "cifar-10-batches-py", "cifar-10-batches-py")
-    for at in (root, path):
-        packed = read("cifar10", at)
+    for place in (root, path):
+        packed = read("cifar10", place)
         np.testing.assert_array_equal(packed.images, loose.images)
         assert packed.ids.tolist() == loose.ids.tolist() and packed.verified is False
     expect(

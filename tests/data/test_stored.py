@@ -67,18 +67,18 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "said"),
+    ("entries", "message"),
     [
         ([("set/a", b"x" * 101)], "stored twice or too large"),
         ([("set/a", b"1"), ("set/a", b"2")], "stored twice or too large"),
-        ([(f"set/{at}", b"x" * 100) for at in range(11)], "more than the 1,000 bytes"),
+        ([(f"set/{number}", b"x" * 100) for number in range(11)], "more than the 1,000 bytes"),
     ],
 )
 def test_what_is_too_large_is_refused_and_leaves_nothing(
-    tmp_path: Path, entries: list[Entry], said: str
+    tmp_path: Path, entries: list[Entry], message: str
 ) -> None:
     path = write_tar(tmp_path / "a.tar.gz", *entries)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         unpack(path, any_name, 100, 1000)
     assert os.listdir(tmp_path / "cache" / "unpacked") == []
 

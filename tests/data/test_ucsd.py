@@ -58,10 +58,10 @@ def test_patches_are_the_frame_cut_row_by_row(tmp_path: Path) -> None:
     folder = write_ucsd(tmp_path)
     frame = np.asarray(Image.open(folder / "Train" / "Train001" / "003.tif"))
     mine = tiny(tmp_path).images[2 * 6 : 3 * 6, 0].numpy()
-    for at in range(6):
-        row, column = divmod(at, 3)
+    for number in range(6):
+        row, column = divmod(number, 3)
         np.testing.assert_array_equal(
-            mine[at], frame[30 * row : 30 * row + 30, 30 * column : 30 * column + 30]
+            mine[number], frame[30 * row : 30 * row + 30, 30 * column : 30 * column + 30]
         )
     np.testing.assert_array_equal(ucsd.fold(ucsd.unfold(frame)), frame)
 
@@ -203,8 +203,8 @@ def test_absent_masks_are_one_line_and_label_nothing(tmp_path: Path, absent: str
     samples = tiny(tmp_path)
     assert "masked" not in samples.facts
     clip, frame = absent[4:7], 3 if absent.endswith("bmp") else 1
-    (said,) = samples.notes[1:]
-    assert said.startswith(
+    (note,) = samples.notes[1:]
+    assert note.startswith(
         f"UCSD Ped2: no mask of the abnormal pixels of test/{clip[1:]} frame {frame:03d} in {folder}"
     )
 
@@ -247,10 +247,10 @@ def test_cache_gives_the_same_and_notices_a_changed_file(
     with monkeypatch.context() as patched:
         patched.setattr(ucsd, "read_patches", None)
         again = tiny(tmp_path, cache=True)
-    for other in (first, again):
-        assert (other.images == plain.images).all()
+    for cached in (first, again):
+        assert (cached.images == plain.images).all()
         for name in ("motion", "masked"):
-            np.testing.assert_array_equal(other.facts[name], plain.facts[name])
+            np.testing.assert_array_equal(cached.facts[name], plain.facts[name])
     Image.fromarray(np.zeros((60, 90), np.uint8)).save(folder / "Train" / "Train001" / "001.tif")
     assert not tiny(tmp_path, cache=True).images[0].any()
     masks = folder / "Test" / "Test001_gt"
@@ -315,7 +315,7 @@ def damage_no_labels(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "message"),
     [
         (damage_truncated, r"Test001/004\.tif is not a readable image"),
         (damage_magic, r"Train001/002\.tif is not a readable image"),
@@ -327,15 +327,15 @@ def damage_no_labels(folder: Path) -> None:
     ],
 )
 def test_damage_is_one_error_that_names_the_file(
-    tmp_path: Path, damage: Callable[[Path], None], named: str
+    tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(write_ucsd(tmp_path))
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         tiny(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("damage", "named", "left"),
+    ("damage", "message", "frames"),
     [
         (damage_clip, r"UCSDped2: train clip 02 is missing or empty.*data\.verify=false", 32),
         (damage_frame, r"Test001: frame 004 of 001 to 008 is missing.*data\.verify=false", 39),
@@ -353,14 +353,16 @@ def test_damage_is_one_error_that_names_the_file(
     ],
 )
 def test_a_set_with_gaps_is_read_only_unverified_and_counted(
-    tmp_path: Path, damage: Callable[[Path], None], named: str, left: int
+    tmp_path: Path, damage: Callable[[Path], None], message: str, frames: int
 ) -> None:
     damage(write_ucsd(tmp_path))
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         load("ucsd", tmp_path, True, False, cache=False)
     samples = tiny(tmp_path)
-    assert len(samples.images) == left * 6 and samples.verified is False
-    assert samples.missing == 4560 - left and f"{4560 - left} of 4560 missing" in samples.notes[0]
+    assert len(samples.images) == frames * 6 and samples.verified is False
+    assert (
+        samples.missing == 4560 - frames and f"{4560 - frames} of 4560 missing" in samples.notes[0]
+    )
     assert samples.units is not None
     for name, label in zip(samples.units.ids.tolist(), samples.units.labels.tolist(), strict=True):
         assert label == (name.startswith("test") and int(name[-3:]) > 4), name
@@ -402,12 +404,12 @@ def test_the_archive_is_unpacked_once_into_the_cache(tmp_path: Path) -> None:
         archive.add(
             tmp_path / "unpacked" / "UCSD_Anomaly_Dataset.v1p2", "UCSD_Anomaly_Dataset.v1p2"
         )
-    for at in (root, root, root / ucsd_files.ARCHIVE):
+    for place in (root, root, root / ucsd_files.ARCHIVE):
         for name in ("motion", "masked"):
             np.testing.assert_array_equal(
-                tiny(at).facts[name], tiny(tmp_path / "unpacked").facts[name]
+                tiny(place).facts[name], tiny(tmp_path / "unpacked").facts[name]
             )
-        np.testing.assert_array_equal(tiny(at).images, tiny(tmp_path / "unpacked").images)
+        np.testing.assert_array_equal(tiny(place).images, tiny(tmp_path / "unpacked").images)
     assert os.listdir(root) == [ucsd_files.ARCHIVE]
     assert len(os.listdir(tmp_path / "cache" / "unpacked")) == 1
 
@@ -480,8 +482,8 @@ def test_real_labels_agree_with_the_second_label_file() -> None:
         ucsd_files.read_labels(REAL / "ped2" / name, lengths) for name in ("UCSDped2.m", "ped2.mat")
     )
     assert sum(int(clip.sum()) for clip in first) == 1648
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for ours, theirs in zip(first, second, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -241,8 +241,9 @@ def plain_iteration(method: Any, optimizers: Any, x: Tensor, noise: Tensor) -> N
 
 
 def test_two_iterations_are_those_of_the_equations(make: Make) -> None:
-    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a
-    gradient.
+    """Weights and running statistics of all networks, from the same draws.
+
+    SGD shows the size of a gradient.
     """
     method = make("ca_entropy", **PLAIN).train()
     plain = copy.deepcopy(method)

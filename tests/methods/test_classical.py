@@ -252,8 +252,9 @@ def test_kernel_density_equals_numpys(
 
 
 def test_scikit_learn_is_wrong_in_784_dimensions_and_right_in_two(make: Make) -> None:
-    """Why the density is computed here; if this fails, scikit-learn has been mended and the
-    docstring is out of date.
+    """Why the density is computed here.
+
+    If this fails, scikit-learn has been mended and the docstring is out of date.
     """
     for pixels, lowest, highest in ((2, 0.0, 1e-8), (784, 10.0, 100.0)):
         train, x = uniform(500, pixels, 0), uniform(50, pixels, 1)
@@ -288,8 +289,9 @@ def test_of_many_images_an_even_choice_votes_against_all(
 
 
 def test_bandwidth_uses_inliers_only(make: Make) -> None:
-    """It stands after `prepare`, which sees nothing but training inliers, and no scored image moves
-    it.
+    """It stands after `prepare`, and no scored image moves it.
+
+    `prepare` sees nothing but training inliers.
     """
     method = make("kde")
     method.prepare(blobs(40))

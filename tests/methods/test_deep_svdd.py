@@ -344,8 +344,9 @@ def test_no_epoch_of_pretraining_can_be_selected(make: Make) -> None:
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     make: Make, options: dict[str, Any]
 ) -> None:
-    """What the checkpoint holds is enough in either phase; `prepare` runs again before it is
-    loaded.
+    """What the checkpoint holds is enough in either phase.
+
+    `prepare` runs again before it is loaded.
     """
 
     def epochs(method: Any, numbers: range) -> None:

@@ -457,8 +457,9 @@ def after_one_update(make: Make, **changes: Any) -> dict[str, dict[str, Tensor]]
 
 
 def test_fixed_codes_part_generator_and_encoder(make: Make) -> None:
-    """The reconstruction trains G alone, everything else C alone; `recon_through_C` and nothing
-    else joins them.
+    """The reconstruction trains G alone, everything else C alone.
+
+    `recon_through_C` and nothing else joins them.
     """
     plain = after_one_update(make)
     assert changed(plain, after_one_update(make, w_recon=2.0)) == {"generator"}
@@ -536,8 +537,9 @@ def equation_8(method: Any, data: Batch, negatives: Tensor) -> Tensor:
 
 
 def test_two_iterations_minimise_equation_8(make: Make) -> None:
-    """Weights and running statistics of all networks, from the same draws; SGD shows the size of a
-    gradient.
+    """Weights and running statistics of all networks, from the same draws.
+
+    SGD shows the size of a gradient.
     """
     method = prepared(make)
     plain = copy.deepcopy(method)

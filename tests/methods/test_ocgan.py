@@ -372,8 +372,9 @@ def test_the_configured_form_is_descended(make: Callable[..., Any], form: str) -
 def test_the_log_says_how_far_mining_moves_and_what_the_classifier_says(
     make: Callable[..., Any],
 ) -> None:
-    """Distance and probabilities against NumPy, from recorded latents and logits; nothing is logged
-    before mining.
+    """Distance and probabilities against NumPy, from recorded latents and logits.
+
+    Nothing is logged before mining.
     """
     method = make("ocgan", mining_start=0.5).train()
     train_classifier(method, 3)
@@ -420,8 +421,9 @@ def test_the_log_of_mining_changes_nothing(
 
 
 def test_a_logit_squashed_twice_has_5_to_43_times_less_gradient() -> None:
-    """The factor between one and two sigmoids, from the probabilities alone, against the network's
-    own last layer.
+    """The factor between one and two sigmoids, from the probabilities alone.
+
+    It is compared with the network's own last layer.
     """
     logits = np.array([-3.0, 0.0])
     single = 1 - sigmoid(logits)

@@ -395,8 +395,9 @@ def test_a_dead_map_halves_the_image() -> None:
 
 
 def maps_with_margins(margins: list[float], dtype: torch.dtype) -> Tensor:
-    """One map of 28 x 28 with s = 1, 98 pixels above it, and pixels at the given margins below; the
-    rest 0.5 below.
+    """One map of 28 x 28 with s = 1, 98 pixels above it, and pixels at the given margins below.
+
+    The rest 0.5 below.
     """
     flat = torch.full((784,), 0.5, dtype=dtype)
     flat[:98], flat[98] = 2.0, 1.0
@@ -405,8 +406,9 @@ def maps_with_margins(margins: list[float], dtype: torch.dtype) -> Tensor:
 
 
 def test_gradient_of_eq_2() -> None:
-    """dm/dr = eps / (r + eps)^2 at each pixel below s, its negative sum at the pixel that s is,
-    nothing above.
+    """dm/dr = eps / (r + eps)^2 at each pixel below s, nothing above.
+
+    At the pixel that s is, it is the negative sum of these.
     """
     margins, eps = [1e-6, 1e-4, 1e-2, 0.1], 1e-5
     activation = maps_with_margins(margins, torch.float64)
@@ -434,8 +436,9 @@ def test_gradient_of_eq_2_in_float32() -> None:
 
 
 def test_gradient_of_the_straight_through_mask() -> None:
-    """Exactly 0 and 1 forward; backward sigmoid((s - A) / tau), whose share at s itself is the
-    negative sum.
+    """Exactly 0 and 1 forward, backward sigmoid((s - A) / tau).
+
+    The share at s itself is the negative sum.
     """
     tau = 0.2
     activation = maps_with_margins([0.01, 0.1, 0.3], torch.float64)
@@ -535,8 +538,9 @@ def layers(network: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[int, ...]]
     ],
 )
 def test_layer_tables(shape: Any, encoder: Any, decoder: Any, mask_generator: Any) -> None:
-    """The tables of the authors' code; an upsampling there follows a convolution, here it is part
-    of the next one.
+    """The tables of the authors' code.
+
+    An upsampling there follows a convolution, here it is part of the next one.
     """
     method = OLED(shape, latent_size=encoder[-1][0]).eval()
     x = textured(2, shape)
@@ -583,8 +587,9 @@ def test_batch_norms_and_slopes() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 30, 30)])
 def test_each_layer_in_its_order(shape: Any) -> None:
-    """Convolution, batch norm where there is one, activation; the last convolution of R bare, of MG
-    with ReLU.
+    """Convolution, batch norm where there is one, activation.
+
+    The last convolution of R is bare, that of MG has ReLU.
     """
     method = OLED(shape, width=0.1)
     shrink, slope, clipped = [nn.Conv2d, nn.BatchNorm2d], nn.LeakyReLU, nn.Identity

@@ -72,8 +72,9 @@ def test_bernoulli_likelihood_is_the_cross_entropy_of_grey_values() -> None:
 
 
 def test_the_bound_holds_and_is_tight_for_a_linear_gaussian_model() -> None:
-    """x = z + 0.5 e has log p(x) in closed form; the expected bound is below it, and equals it for
-    the true posterior.
+    """x = z + 0.5 e has log p(x) in closed form.
+
+    The expected bound is below it, and equals it for the true posterior.
     """
     std, x = 0.5, 0.8
     log_p = -0.5 * x**2 / (1 + std**2) - 0.5 * np.log(2 * np.pi * (1 + std**2))

@@ -125,6 +125,6 @@ def test_folded_batch_norm_gives_the_same_scores(name: str) -> None:
         expected = method.novelty_score(x[:5])
     fold_batch_norm(method)
     with torch.inference_mode():
-        found = method.novelty_score(x[:5])
+        scores = method.novelty_score(x[:5])
     for key, column in expected.items():
-        torch.testing.assert_close(found[key], column, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(scores[key], column, rtol=1e-3, atol=1e-4)

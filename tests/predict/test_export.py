@@ -1,5 +1,6 @@
-"""The exported graph gives the run's own scores, for any batch; a method that cannot be exported
-says why.
+"""The exported graph gives the run's own scores, for any batch.
+
+A method that cannot be exported says why.
 """
 
 import json
@@ -77,13 +78,13 @@ def test_exported_scores_are_those_of_the_run(
         if form == "onnx":
             session = graph.onnx_session(Path("there/graph.bin"))
             names = [output.name for output in session.get_outputs()]
-            found = dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True))
+            columns = dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True))
         else:
             program = torch.export.load("there/graph.bin").module()
-            found = {primary: program(images)[0].detach().numpy()}
+            columns = {primary: program(images)[0].detach().numpy()}
             names = [primary]
         assert names[0] == primary
-        for column, values in found.items():
+        for column, values in columns.items():
             assert values.dtype == np.float32 and values.shape == (len(rows),)
             expected = scores.columns[column]
             assert (np.abs(values - expected) <= 1e-4 * np.maximum(np.abs(expected), 1)).all(), (
@@ -112,7 +113,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["run=x", "format=onn"], "format=onn: no such format; did you mean 'onnx'"),
         (["run=x"], "format= is missing"),
@@ -122,11 +123,11 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export.main(arguments) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.splitlines()) == 1
+    assert message in error and len(error.splitlines()) == 1
 
 
 def test_the_run_folder_is_not_written_to(
@@ -229,8 +230,8 @@ def test_distances_are_exported_for_any_batch_and_nothing_else_is_changed() -> N
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=60), st.integers(1, 20), st.floats(-9, 9))
 def test_quantiles_make_no_p_value_too_small(scores: list[float], count: int, score: float) -> None:
-    kept = export.quantiles(sorted(scores), count)
-    share = sum(value >= score for value in kept) / len(kept)
+    quantiles = export.quantiles(sorted(scores), count)
+    share = sum(value >= score for value in quantiles) / len(quantiles)
     exact = sum(value >= score for value in scores) / len(scores)
-    assert len(kept) == min(count, len(scores)) and share >= exact - 1e-12
-    assert share <= exact + 1 / len(kept)
+    assert len(quantiles) == min(count, len(scores)) and share >= exact - 1e-12
+    assert share <= exact + 1 / len(quantiles)

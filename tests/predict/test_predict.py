@@ -51,7 +51,7 @@ def trained(go: Callable[..., dict[str, Any]], output: Path, method: str, *optio
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(
         tmp_path_factory.mktemp("images") / "own",
         {"train/good": 120, "test/good": 12, "test/odd": 12},
@@ -75,27 +75,32 @@ def rows_of(path: Path) -> Rows:
 def test_files_get_the_scores_of_the_run(
     run_here: Callable[..., dict[str, Any]],
     tmp_path: Path,
-    own: Path,
+    image_folder: Path,
     method: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = trained(
-        run_here, tmp_path / "outputs", method, "data=images", f"data.root={own}", "select=last"
+        run_here,
+        tmp_path / "outputs",
+        method,
+        "data=images",
+        f"data.root={image_folder}",
+        "select=last",
     )
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert predict.main([f"run={folder}", f"input={own / 'test'}", "fpr=0.1"]) == 0
-    found, run = rows_of(Path("scores.csv")), read_scores(folder / "scores.csv")
-    assert len(found) == len(run) == 24
+    assert predict.main([f"run={folder}", f"input={image_folder / 'test'}", "fpr=0.1"]) == 0
+    rows, run = rows_of(Path("scores.csv")), read_scores(folder / "scores.csv")
+    assert len(rows) == len(run) == 24
     primary = json.loads((folder / "result.json").read_text())["primary"]
     calibration = Calibration(read_scores(folder / "calibration.csv").columns[primary])
     for name, score in zip(run.ids, run.columns[primary], strict=True):
-        row = found[str(own / name)]
+        row = rows[str(image_folder / name)]
         assert float(row["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
         p = calibration.p_values([float(row["score"])])[0]
         assert float(row["p_value"]) == p
         assert row["decision"] == ("novel" if p <= 0.1 else "inlier")
-    said = capsys.readouterr().out
-    assert "24 files scored" in said and "novel by p <= 0.1" in said
+    output = capsys.readouterr().out
+    assert "24 files scored" in output and "novel by p <= 0.1" in output
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -115,55 +120,62 @@ def test_a_run_on_digits_scores_pictures_of_digits(
         digits.read(None, verify=True, download=False),
     )
     for name in run.ids[:20]:
-        at = samples.ids.tolist().index(name)
-        pixels = samples.images[at, 0].numpy()
+        number = samples.ids.tolist().index(name)
+        pixels = samples.images[number, 0].numpy()
         # as colour, as many tools save them
-        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(f"{at:04d}.png")
+        Image.fromarray(np.repeat(pixels[..., None], 3, 2)).save(f"{number:04d}.png")
     assert predict.main([f"run={folder}", "input=./*.png"]) == 0
-    found = rows_of(Path("scores.csv"))
+    rows = rows_of(Path("scores.csv"))
     for name, score in list(zip(run.ids, run.columns["residual"], strict=True))[:20]:
-        at = samples.ids.tolist().index(name)
-        assert float(found[f"{at:04d}.png"]["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
+        number = samples.ids.tolist().index(name)
+        assert float(rows[f"{number:04d}.png"]["score"]) == pytest.approx(score, rel=1e-5, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
     """One run for all tests, which leave it as it is."""
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOVELTYLAB_CACHE", str(root / "cache"))
-        return trained(run_in(root), root / "outputs", "pca", "data=images", f"data.root={own}")
+        return trained(
+            run_in(root), root / "outputs", "pca", "data=images", f"data.root={image_folder}"
+        )
 
 
 def test_broken_huge_empty_and_hostile_files(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = Path("new")
     new.mkdir()
     bad = {path.name for path, _ in hostile(new).values()}
-    shutil.copy(own / "test/good/0000.png", "new/fine.png")
-    shutil.copy(own / "test/good/0001.png", "new/a\nb,=\x1b[31m.png")
+    shutil.copy(image_folder / "test/good/0000.png", "new/fine.png")
+    shutil.copy(image_folder / "test/good/0001.png", "new/a\nb,=\x1b[31m.png")
     Image.new("L", (9000, 7000), 90).save("new/large.png")
     (new / "notes.txt").write_text("not an image")
     assert predict.main([f"run={run_folder}", "input=new"]) == 1
-    found = rows_of(Path("scores.csv"))
-    assert len(found) == len(bad) - 1 + 3  # a folder named x.png is a folder
-    good = {name for name, row in found.items() if not row["decision"].startswith("unreadable: ")}
+    rows = rows_of(Path("scores.csv"))
+    assert len(rows) == len(bad) - 1 + 3  # a folder named x.png is a folder
+    good = {name for name, row in rows.items() if not row["decision"].startswith("unreadable: ")}
     assert good == {"new/fine.png", "new/large.png", "new/a\\nb,=\\x1b[31m.png"}
-    assert all(found[name]["p_value"] for name in good)
-    said = capsys.readouterr().out
-    assert "11 files cannot be read:" in said and "\x1b[31m" not in said
-    assert "new/bomb.png: too many pixels: " in said
-    for name in set(found) - good:
-        assert f"{name}: " in said and found[name]["score"] == ""
+    assert all(rows[name]["p_value"] for name in good)
+    output = capsys.readouterr().out
+    assert "11 files cannot be read:" in output and "\x1b[31m" not in output
+    assert "new/bomb.png: too many pixels: " in output
+    for name in set(rows) - good:
+        assert f"{name}: " in output and rows[name]["score"] == ""
 
 
-def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
+def test_benjamini_hochberg_over_all_files(run_folder: Path, image_folder: Path) -> None:
     from scipy.stats import false_discovery_control
 
     assert (
         predict.main(
-            [f"run={run_folder}", f"input={own / 'test'}", "fdr=0.3", "output=deep/er/out.csv"]
+            [
+                f"run={run_folder}",
+                f"input={image_folder / 'test'}",
+                "fdr=0.3",
+                "output=deep/er/out.csv",
+            ]
         )
         == 0
     )
@@ -175,22 +187,24 @@ def test_benjamini_hochberg_over_all_files(run_folder: Path, own: Path) -> None:
 
 @pytest.mark.parametrize("method", ["pca", "knn", "oled"])
 def test_the_page_shows_the_most_novel_first(
-    run_here: Callable[..., dict[str, Any]], tmp_path: Path, own: Path, method: str
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, image_folder: Path, method: str
 ) -> None:
-    folder = trained(run_here, tmp_path / "outputs", method, "data=images", f"data.root={own}")
+    folder = trained(
+        run_here, tmp_path / "outputs", method, "data=images", f"data.root={image_folder}"
+    )
     hostile_name = "<img src=x onerror=alert(1)>.png"
-    shutil.copy(own / "test/odd/0000.png", hostile_name)
+    shutil.copy(image_folder / "test/odd/0000.png", hostile_name)
     (Path("torn.png")).write_bytes(b"torn")
-    for path in (own / "test").rglob("*.png"):
+    for path in (image_folder / "test").rglob("*.png"):
         shutil.copy(path, f"{path.parent.name}{path.name}")
     assert predict.main([f"run={folder}", "input=.", "--html"]) == 1
     page = Path("scores.html").read_text()
     rows = [row for row in rows_of(Path("scores.csv")).values() if row["score"]]
     order = [row["file"] for row in sorted(rows, key=lambda row: -float(row["score"]))]
-    shown = re.findall(r'<p class="name">(.*?)</p>', page)
+    names = re.findall(r'<p class="name">(.*?)</p>', page)
     assert (
-        len(shown) == 25
-        and [name.replace("&lt;", "<").replace("&gt;", ">") for name in shown] == order
+        len(names) == 25
+        and [name.replace("&lt;", "<").replace("&gt;", ">") for name in names] == order
     )
     assert "<img src=x" not in page and "torn.png" in page
     pictures = {
@@ -210,7 +224,9 @@ def test_the_page_shows_the_most_novel_first(
     )
 
 
-def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(
+    run_folder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many files there are, few images are alive at once."""
     import gc
 
@@ -220,7 +236,7 @@ def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(detector, "JOB", 8)
     monkeypatch.setitem(evaluate.ALIKE, "cpu", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    paths = sorted((own / "train").rglob("*.png")) * 5
+    paths = sorted((image_folder / "train").rglob("*.png")) * 5
     alive = 0
     for count, _ in enumerate(load_detector(run_folder).stream(iter(paths))):
         if count % 100 == 50:
@@ -234,16 +250,17 @@ def test_memory_is_bounded(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     assert 0 < alive < 80
 
 
-def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
-    """The rows do not depend on how many threads share the files, and torch keeps its threads
-    afterwards.
+def test_threads_of_their_own_score_alike(run_folder: Path, image_folder: Path) -> None:
+    """The rows do not depend on how many threads share the files.
+
+    Torch keeps its threads afterwards.
     """
-    paths = sorted(own.rglob("*.png"))
-    before, found = torch.get_num_threads(), []
+    paths = sorted(image_folder.rglob("*.png"))
+    before, rows_by_threads = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            found.append(
+            rows_by_threads.append(
                 [
                     (row.name, row.score, row.error)
                     for row in load_detector(run_folder).stream(iter(paths * 3))
@@ -252,31 +269,31 @@ def test_threads_of_their_own_score_alike(run_folder: Path, own: Path) -> None:
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
-    assert [row[0] for row in found[0]] == [row[0] for row in found[1]] and len(
-        found[0]
+    assert [row[0] for row in rows_by_threads[0]] == [row[0] for row in rows_by_threads[1]] and len(
+        rows_by_threads[0]
     ) == 3 * len(paths)
-    for one, three in zip(*found, strict=True):
+    for one, three in zip(*rows_by_threads, strict=True):
         assert one[2] == three[2] and one[1] == pytest.approx(three[1], rel=1e-5, nan_ok=True)
 
 
 def test_no_held_out_inliers_no_p_values(
     run_here: Callable[..., dict[str, Any]],
     tmp_path: Path,
-    own: Path,
+    image_folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ("data=images", f"data.root={own}", "protocol.val_fraction=0", "select=last")
+    options = ("data=images", f"data.root={image_folder}", "protocol.val_fraction=0", "select=last")
     folder = trained(run_here, tmp_path / "outputs", "pca", *options)
-    assert predict.main([f"run={folder}", f"input={own / 'test'}", "--html"]) == 0
+    assert predict.main([f"run={folder}", f"input={image_folder / 'test'}", "--html"]) == 0
     rows = rows_of(Path("scores.csv")).values()
     assert {(row["p_value"], row["decision"]) for row in rows} == {("", "")}
-    said = "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: 19 are needed"
+    note = "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: 19 are needed"
     for text in (
         capsys.readouterr().out,
         Path("scores.html").read_text(),
         *(row["note"] for row in rows),
     ):
-        assert said in text
+        assert note in text
 
 
 def write_wav(path: Path, seconds: float = 2.0) -> None:
@@ -304,8 +321,8 @@ def test_recordings_of_a_run_on_sound(
     write_wav(Path("noise.wav"))
     (Path("torn.wav")).write_bytes(b"RIFF" + struct.pack("<I", 4000) + b"WAVE")
     assert predict.main([f"run={folder}", "input=.", "--html", "output=../out.csv"]) == 1
-    found = rows_of(Path("../out.csv"))
-    assert set(found) == {"noise.wav", "torn.wav"} and "truncated" in found["torn.wav"]["decision"]
+    rows = rows_of(Path("../out.csv"))
+    assert set(rows) == {"noise.wav", "torn.wav"} and "truncated" in rows["torn.wav"]["decision"]
     files = read_scores(folder / "scores_files.csv")
     assert predict.main([f"run={folder}", f"input={test[0].parent}"]) == 0
     expected = dict(zip(files.ids, files.columns["residual"], strict=True))
@@ -329,12 +346,17 @@ def test_a_video_without_its_library_names_the_extra(
     assert not Path("scores.csv").exists()
 
 
-def test_frames_of_a_video(run_folder: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_a_video(
+    run_folder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each frame is scored as a file of the same pixels is; a stand-in for PyAV decodes."""
     import sys
     import types
 
-    stills = [Image.open(path).convert("RGB") for path in sorted((own / "test/odd").glob("*.png"))]
+    stills = [
+        Image.open(path).convert("RGB")
+        for path in sorted((image_folder / "test/odd").glob("*.png"))
+    ]
 
     class Frame:
         def __init__(self, image: Image.Image) -> None:
@@ -359,23 +381,24 @@ def test_frames_of_a_video(run_folder: Path, own: Path, monkeypatch: pytest.Monk
     Path("belt.mp4").write_bytes(b"video")
     assert predict.main([f"run={run_folder}", "input=belt.mp4"]) == 1
     rows = list(rows_of(Path("scores.csv")).values())
-    assert [row["file"] for row in rows] == [f"belt.mp4#{at:06d}" for at in range(13)]
+    assert [row["file"] for row in rows] == [f"belt.mp4#{number:06d}" for number in range(13)]
     assert rows[-1]["decision"] == "unreadable: the rest is torn"
-    assert predict.main([f"run={run_folder}", f"input={own / 'test/odd'}"]) == 0
+    assert predict.main([f"run={run_folder}", f"input={image_folder / 'test/odd'}"]) == 0
     stills_scores = [float(row["score"]) for row in rows_of(Path("scores.csv")).values()]
     assert [float(row["score"]) for row in rows[:-1]] == pytest.approx(stills_scores, rel=1e-6)
 
 
-def test_frames_of_a_real_video(run_folder: Path, own: Path) -> None:
-    """Each frame gets the score of a PNG file of its decoded pixels; a file cut off in its header
-    is named.
+def test_frames_of_a_real_video(run_folder: Path, image_folder: Path) -> None:
+    """Each frame gets the score of a PNG file of its decoded pixels.
+
+    A file cut off in its header is named.
     """
     av = pytest.importorskip("av")
     size = 32
     with av.open("belt.mp4", "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
-        for path in sorted((own / "test/odd").glob("*.png")):
+        for path in sorted((image_folder / "test/odd").glob("*.png")):
             pixels = np.asarray(Image.open(path).convert("RGB").resize((size, size)))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
@@ -462,7 +485,7 @@ BAD = [
 
 
 def test_bad_input_is_one_line_and_nothing_is_created(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("empty").mkdir()
     Path("begun").mkdir()
@@ -472,12 +495,12 @@ def test_bad_input_is_one_line_and_nothing_is_created(
     Path("shop.html").write_text("<!doctype html>")
     os.mkfifo("pipe.csv")
     write_wav(Path("sound.wav"), 0.1)
-    names = {"run": run_folder, "own": own, "outputs": run_folder.parents[4]}
-    for arguments, said in BAD:
+    names = {"run": run_folder, "own": image_folder, "outputs": run_folder.parents[4]}
+    for arguments, message in BAD:
         before = contents()
-        assert predict.main([text.format(**names) for text in arguments]) == 2, said
+        assert predict.main([text.format(**names) for text in arguments]) == 2, message
         error = capsys.readouterr().err
-        assert said.format(**names) in error and len(error.splitlines()) == 1, error
+        assert message.format(**names) in error and len(error.splitlines()) == 1, error
         assert contents() == before
 
 
@@ -487,9 +510,9 @@ def contents() -> dict[Path, bytes]:
 
 
 def test_an_earlier_prediction_is_replaced_and_that_is_said(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [f"run={run_folder}", f"input={own / 'test'}", "--html"]
+    arguments = [f"run={run_folder}", f"input={image_folder / 'test'}", "--html"]
     assert predict.main(arguments) == 0
     assert "in place of" not in capsys.readouterr().out
     assert predict.main([*arguments, "fpr=0.2"]) == 0
@@ -523,17 +546,19 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "said"), [(rule, said) for rule, *said in RULES])
+@pytest.mark.parametrize(("rule", "sentences"), [(rule, sentences) for rule, *sentences in RULES])
 def test_nothing_is_called_inlier_where_nothing_could_be_novel(
     run_folder: Path,
-    own: Path,
+    image_folder: Path,
     capsys: pytest.CaptureFixture[str],
     rule: tuple[str, ...],
-    said: list[str],
+    sentences: list[str],
 ) -> None:
     pytest.importorskip("pandas")
     capsys.readouterr()
-    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "--html", *rule]) == 0
+    assert (
+        predict.main([f"run={run_folder}", f"input={image_folder / 'test'}", "--html", *rule]) == 0
+    )
     rows = rows_of(Path("scores.csv")).values()
     assert {row["decision"] for row in rows} == {""} and all(
         float(row["p_value"]) > 0.03 for row in rows
@@ -544,9 +569,9 @@ def test_nothing_is_called_inlier_where_nothing_could_be_novel(
     )
     rates = {key: float(value) for key, _, value in (text.partition("=") for text in rule)}
     screen = capsys.readouterr().out
-    table = load_detector(run_folder).frame(str(own / "test"), **rates)
+    table = load_detector(run_folder).frame(str(image_folder / "test"), **rates)
     assert table.novel.isna().all() and table.p_value.notna().all()
-    for part in said:
+    for part in sentences:
         for text in (
             screen,
             page,
@@ -558,10 +583,10 @@ def test_nothing_is_called_inlier_where_nothing_could_be_novel(
 
 
 def test_one_held_out_inlier_more_decides(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The rate that the sentence names can be decided, and no note is left."""
-    assert predict.main([f"run={run_folder}", f"input={own / 'test'}", "fpr=0.04"]) == 0
+    assert predict.main([f"run={run_folder}", f"input={image_folder / 'test'}", "fpr=0.04"]) == 0
     rows = rows_of(Path("scores.csv")).values()
     assert {row["decision"] for row in rows} == {"novel", "inlier"} and "note" not in next(
         iter(rows)
@@ -601,14 +626,14 @@ def test_arrays_that_can_be_read_in_two_ways_are_refused_with_the_right_expressi
         with pytest.raises(UserError, match=r"\(N, C, H, W\) with C = 1 or 3") as error:
             detector.fit(images)
         expression = re.findall(EXPRESSION, str(error.value))[-1]
-        found = detector.fit(eval(expression, {"images": images}))
-        assert torch.equal(found, expected[: len(found)])
+        x = detector.fit(eval(expression, {"images": images}))
+        assert torch.equal(x, expected[: len(x)])
     for shape in [(24, 20, 1), (24, 20)]:
         grey = pictures[0, 0].reshape(shape)
         with pytest.raises(UserError) as error:
             detector.fit(grey)
-        found = detector.fit(eval(str(error.value).split(" is ")[-1], {"images": grey}))
-        assert torch.equal(found, detector.fit(pictures[:1, :1]))
+        x = detector.fit(eval(str(error.value).split(" is ")[-1], {"images": grey}))
+        assert torch.equal(x, detector.fit(pictures[:1, :1]))
 
 
 @pytest.mark.parametrize(
@@ -659,7 +684,7 @@ def blind_detector(channels: int) -> Detector:
 
 
 def test_a_hostile_or_damaged_run_folder_is_refused(
-    run_folder: Path, own: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     class Evil:
         def __reduce__(self) -> Any:
@@ -719,19 +744,19 @@ def test_a_hostile_or_damaged_run_folder_is_refused(
         (lambda folder: (folder / "result.json").write_text("[" * 10**6), "nested too deeply"),
         (pickled, "not the weights of this method"),
     ]
-    for at, (damage, said) in enumerate(cases):
-        folder = shutil.copytree(run_folder, tmp_path / f"copy{at}")
+    for number, (damage, message) in enumerate(cases):
+        folder = shutil.copytree(run_folder, tmp_path / f"copy{number}")
         damage(folder)
-        assert predict.main([f"run={folder}", f"input={own}"]) == 2, said
+        assert predict.main([f"run={folder}", f"input={image_folder}"]) == 2, message
         error = capsys.readouterr().err
-        assert said in error and len(error.splitlines()) == 1, error
+        assert message in error and len(error.splitlines()) == 1, error
     assert not (tmp_path / "pwned").exists() and not Path("scores.csv").exists()
 
 
-def test_a_frame_of_rows(run_folder: Path, own: Path) -> None:
+def test_a_frame_of_rows(run_folder: Path, image_folder: Path) -> None:
     pytest.importorskip("pandas")
     detector = load_detector(run_folder)
-    paths = sorted((own / "test").rglob("*.png"))
+    paths = sorted((image_folder / "test").rglob("*.png"))
     Path("torn.png").write_bytes(b"torn")
     table = detector.frame([*paths, "torn.png"], fpr=0.2)
     assert list(table.columns) == ["file", "score", "p_value", "novel", "error"]
@@ -755,8 +780,8 @@ def test_a_frame_of_rows(run_folder: Path, own: Path) -> None:
         torch.from_numpy(stacked[:, :1]),
     ]
     tables = [detector.frame(array) for array in arrays]
-    for other in tables[1:]:
-        assert np.allclose(other.score, tables[0].score, rtol=1e-5)
+    for further_table in tables[1:]:
+        assert np.allclose(further_table.score, tables[0].score, rtol=1e-5)
     with pytest.raises(UserError, match=r"lie in \[0, 1\]"):
         detector.frame(stacked.astype(np.float32))
     with pytest.raises(UserError, match=r"C = 1 or 3"):

@@ -23,7 +23,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run with every kind of number: thresholds, floors and columns by labels of outliers."""
     folder = tmp_path_factory.mktemp("checked")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,17 +33,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
+def run(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of its folder, to be edited."""
-    shutil.copytree(made, tmp_path / "outputs")
+    shutil.copytree(finished_run, tmp_path / "outputs")
     return next((tmp_path / "outputs").rglob("result.json")).parent
 
 
 def damage(folder: Path) -> str:
     """The reason for which --check leaves the run out, "" if it does not."""
-    found = collect(folder, check=True)
-    assert len(found.damaged) == 1 - found.checked and not found.unchecked
-    return found.damaged[0][1] if found.damaged else ""
+    runs = collect(folder, check=True)
+    assert len(runs.damaged) == 1 - runs.checked and not runs.unchecked
+    return runs.damaged[0][1] if runs.damaged else ""
 
 
 def edit(folder: Path, change: Edit) -> None:
@@ -141,15 +141,15 @@ def test_scores_edited_together_with_their_checksum_are_named(run: Path, name: s
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("id", "another", "does not hold the test samples"),
         ("label", "77", "other labels than split.npz"),
     ],
 )
-def test_scores_of_other_samples_are_named(run: Path, key: str, value: str, said: str) -> None:
+def test_scores_of_other_samples_are_named(run: Path, key: str, value: str, message: str) -> None:
     rewrite(run, "scores.csv", lambda lines: lines[0].update({key: value}))
-    assert said in damage(run)
+    assert message in damage(run)
 
 
 def test_flags_edited_in_scores_are_named(run: Path) -> None:
@@ -183,8 +183,8 @@ def test_results_without_scores_are_counted_as_not_checkable(
     for seed in range(3):
         (write_run(seed=seed, auroc=0.9) / "config.yaml").unlink()
     main([str(outputs), "--check"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "checked 1" in said and "cannot be checked 3" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "checked 1" in output and "cannot be checked 3" in output
     text = (outputs / "report" / "report.md").read_text()
     assert "3 runs cannot be checked" in text and "- 3 runs: only its result.json was kept" in text
 

@@ -14,18 +14,18 @@ from tests.report.conftest import WriteRun, edit
 
 
 def only_damage(outputs: Path, check: bool = False) -> str:
-    found = collect(outputs, check)
-    assert not found.runs and len(found.damaged) == 1
-    return found.damaged[0][1]
+    runs = collect(outputs, check)
+    assert not runs.runs and len(runs.damaged) == 1
+    return runs.damaged[0][1]
 
 
 def test_reads_a_real_run(
     run_here: Callable[..., dict[str, Any]], small_data: Path, outputs: Path
 ) -> None:
     written = run_here("data=mnist", "data.verify=false", "inlier=3", "select=oracle", *TINY)
-    found = collect(outputs, check=True)
-    assert not found.damaged and not found.unfinished
-    (run,) = found.runs
+    runs = collect(outputs, check=True)
+    assert not runs.damaged and not runs.unfinished
+    (run,) = runs.runs
     assert run.cell == (3, 0) and run.family == "ocgan" and run.source == ""
     assert run.result.scores["mse"].auroc == written["scores"]["mse"]["auroc"]
     assert set(run.result.labelled) == {"oracle"}
@@ -41,13 +41,13 @@ def test_finds_runs_at_any_depth_and_passes_over_moved_and_hidden_ones(
         write_run(seed=1, auroc=0.9), outputs / "p2/ocgan/mnist/inlier0/seed1.20260101-120000"
     )
     shutil.copytree(outputs / "p2", outputs / ".trash" / "p2")
-    found = collect(outputs)
-    assert sorted((run.source, run.cell) for run in found.runs) == [
+    runs = collect(outputs)
+    assert sorted((run.source, run.cell) for run in runs.runs) == [
         ("", (0, 0)),
         ("", (0, 1)),
         ("ocgan/table2_mnist", (0, 0)),
     ]
-    assert not found.damaged and not found.unfinished
+    assert not runs.damaged and not runs.unfinished
 
 
 def test_folders_that_cannot_be_looked_into_are_named(
@@ -56,8 +56,8 @@ def test_folders_that_cannot_be_looked_into_are_named(
     write_run("ocgan")
     closed = write_run("nda").parents[1]
     forbid(monkeypatch, closed)
-    found = collect(outputs)
-    assert len(found.runs) == 1 and found.damaged == [
+    runs = collect(outputs)
+    assert len(runs.runs) == 1 and runs.damaged == [
         (closed, "cannot be looked into (Permission denied)")
     ]
 
@@ -153,9 +153,9 @@ def test_unfinished_runs_say_how_far_they_got(
     (folder / "result.json").unlink()
     if log is not None:
         (folder / "run.log").write_text(log)
-    found = collect(outputs)
-    assert not found.runs and found.unfinished[0][0] == folder.resolve()
-    assert reason in found.unfinished[0][1]
+    runs = collect(outputs)
+    assert not runs.runs and runs.unfinished[0][0] == folder.resolve()
+    assert reason in runs.unfinished[0][1]
 
 
 def test_nothing_of_a_run_is_executed(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_faults_of_an_archive_are_named(outputs: Path, write_run: WriteRun) -> N
     text = archive.read_text()
     archive.write_text(text.replace('"seed":1', '"seed":2', 1) + "{}\n")
     again = write_run(auroc=0.9, output=outputs / "plan")
-    found = collect(outputs)
-    assert [run.folder for run in found.runs] == [again]
-    (twice, elsewhere, line) = found.damaged
+    runs = collect(outputs)
+    assert [run.folder for run in runs.runs] == [again]
+    (twice, elsewhere, line) = runs.damaged
     assert twice[0] == archive / again.relative_to(outputs / "plan") and "as well" in twice[1]
     assert elsewhere[0].name == "seed1" and "lies elsewhere" in elsewhere[1]
     assert line == (archive, "line 3: damaged (holds no result)")

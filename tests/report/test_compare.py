@@ -29,11 +29,11 @@ def compared(outputs: Path) -> dict[tuple[str, str], Paired]:
 def rescore(folder: Path, gap: float, seed: int = 0, ids: str = "test") -> None:
     """Gives a run scores of 40 inliers and 60 outliers, noise of its own on what all runs share."""
     is_outlier = np.arange(100) >= 40
-    shared, own = (
+    shared, noise = (
         np.random.default_rng(7).normal(size=100),
         np.random.default_rng(seed).normal(size=100),
     )
-    column = shared + 0.3 * own + gap * is_outlier
+    column = shared + 0.3 * noise + gap * is_outlier
     names = [f"{ids}/{i}" for i in range(100)]
     write_scores(
         folder / "scores.csv", Scores(names, is_outlier.astype(int), is_outlier, {"mse": column})
@@ -156,8 +156,9 @@ def test_a_bootstrap_interval_of_an_older_result_gets_a_width(
 def test_a_row_is_compared_with_every_floor_of_what_its_method_sees(
     outputs: Path, write_run: WriteRun
 ) -> None:
-    """A row above the floors of raw pixels and below |x|^2 of what it sees; its own method's floor
-    is left out.
+    """A row above the floors of raw pixels and below |x|^2 of what it sees.
+
+    Its own method's floor is left out.
     """
 
     def with_seen(result: dict[str, Any]) -> None:

@@ -17,20 +17,20 @@ def test_a_line_is_the_mean_over_seeds(outputs: Path, write_run: WriteRun) -> No
     (write_run(seed=0, auroc=0.9) / "metrics.csv").write_text(lines(1, 2, 3))
     (write_run(seed=1, auroc=0.9) / "metrics.csv").write_text(lines(3, 4))
     (write_run(inlier=5, auroc=0.9) / "metrics.csv").write_text(lines(7, 8, name="val/loss"))
-    found = training_curves("ocgan", collect(outputs).runs)
-    assert list(found.panels) == ["val/loss", "train/mse"]
-    assert found.panels["train/mse"] == {"0": [(0, 2), (1, 3), (2, 3)]}
-    assert found.panels["val/loss"] == {"5": [(0, 7), (1, 8)]}
+    curves = training_curves("ocgan", collect(outputs).runs)
+    assert list(curves.panels) == ["val/loss", "train/mse"]
+    assert curves.panels["train/mse"] == {"0": [(0, 2), (1, 3), (2, 3)]}
+    assert curves.panels["val/loss"] == {"5": [(0, 7), (1, 8)]}
 
 
 @pytest.mark.parametrize(
-    "rest",
+    "tail",
     ["3,train/mse", "x,y,z\n", "4,train/mse,nan\n5,train/mse,inf\n", "\x00\n", "6,train/mse,1e\n"],
 )
 def test_what_a_damaged_file_still_holds_is_drawn(
-    outputs: Path, write_run: WriteRun, rest: str
+    outputs: Path, write_run: WriteRun, tail: str
 ) -> None:
-    (write_run(auroc=0.9) / "metrics.csv").write_text(lines(1, 2) + rest)
+    (write_run(auroc=0.9) / "metrics.csv").write_text(lines(1, 2) + tail)
     assert training_curves("ocgan", collect(outputs).runs).panels == {
         "train/mse": {"0": [(0, 1), (1, 2)]}
     }

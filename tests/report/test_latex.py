@@ -23,7 +23,7 @@ def shortened(result: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def made(outputs: Path, write_run: WriteRun) -> Path:
+def table_outputs(outputs: Path, write_run: WriteRun) -> Path:
     """Whole and shortened runs, two seeds, hostile names, more rows than a page holds."""
     for label in range(10):
         for seed in (0, 1):
@@ -45,12 +45,12 @@ def made(outputs: Path, write_run: WriteRun) -> Path:
     return outputs
 
 
-def tables(outputs: Path, *chosen: str) -> dict[str, str]:
-    return latex_tables(collect(outputs), read_tables(), chosen)
+def tables(outputs: Path, *idents: str) -> dict[str, str]:
+    return latex_tables(collect(outputs), read_tables(), idents)
 
 
-def test_each_table_is_whole(made: Path) -> None:
-    files = tables(made)
+def test_each_table_is_whole(table_outputs: Path) -> None:
+    files = tables(table_outputs)
     labels = [label for text in files.values() for label in re.findall(r"\\label\{(.*?)\}", text)]
     captions = [
         caption for text in files.values() for caption in re.findall(r"\\caption\{(.*)\}", text)
@@ -72,8 +72,8 @@ def test_each_table_is_whole(made: Path) -> None:
             assert len(re.findall(r"(?<!\\)&", row)) == len(layout) - 1, row
 
 
-def test_the_best_whole_run_is_bold_with_its_deviation(made: Path) -> None:
-    text = tables(made, "ocgan/table2_mnist")["ocgan_table2_mnist"]
+def test_the_best_whole_run_is_bold_with_its_deviation(table_outputs: Path) -> None:
+    text = tables(table_outputs, "ocgan/table2_mnist")["ocgan_table2_mnist"]
     (ocgan,) = [line for line in text.splitlines() if line.startswith("ocgan &")]
     assert ocgan.endswith(r"& \textbf{0.905} $\pm$ 0.007 \\")
     (trial,) = [line for line in text.splitlines() if line.startswith(r"nda$^{\dagger}$ &")]
@@ -85,28 +85,33 @@ def test_the_best_whole_run_is_bold_with_its_deviation(made: Path) -> None:
     assert r"a method of some length \& more\_of it &" in text
 
 
-def test_what_differs_is_under_the_table(made: Path) -> None:
-    text = tables(made)["p2_mnist"]
+def test_what_differs_is_under_the_table(table_outputs: Path) -> None:
+    text = tables(table_outputs)["p2_mnist"]
     assert "Rows differ: " in text and r"commit a\_b \& 50\% (ae)" in text
 
 
-def test_rows_that_fill_more_than_a_page_go_on(made: Path) -> None:
-    files = tables(made, "ocgan/table3_cifar10")
+def test_rows_that_fill_more_than_a_page_go_on(table_outputs: Path) -> None:
+    files = tables(table_outputs, "ocgan/table3_cifar10")
     assert (
         "ocgan_table3_cifar10_1" in files
         and "Continued (2 of 2)" in files["ocgan_table3_cifar10_2"]
     )
 
 
-def test_it_compiles_and_nothing_runs_off_the_page(made: Path) -> None:
+def test_it_compiles_and_nothing_runs_off_the_page(table_outputs: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here (Debian: texlive-latex-base, texlive-latex-recommended)")
-    main([str(made)])
+    main([str(table_outputs)])
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
-    done = subprocess.run(
-        command, cwd=made / "report", capture_output=True, text=True, errors="replace", timeout=120
+    process = subprocess.run(
+        command,
+        cwd=table_outputs / "report",
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
     )
-    log = (made / "report" / "report.log").read_text(errors="replace")
-    assert done.returncode == 0, log[-2000:]
+    log = (table_outputs / "report" / "report.log").read_text(errors="replace")
+    assert process.returncode == 0, log[-2000:]
     assert not re.findall(r"Overfull.*|Float too large.*|multiply defined.*", log)
-    assert (made / "report" / "report.pdf").is_file()
+    assert (table_outputs / "report" / "report.pdf").is_file()

@@ -31,18 +31,18 @@ def refusal(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and output.err.count("\n") == 1
+    return output.err
 
 
 def test_writes_four_files_without_torch(outputs: Path, write_run: WriteRun) -> None:
     for label in range(8):
         write_run("ocgan", inlier=label, auroc=0.9)
         write_run("oled", inlier=label, auroc=0.8 + label / 100)
-    done = run_report(outputs)
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.splitlines()[-1] == "[]"
+    process = run_report(outputs)
+    assert process.returncode == 0 and process.stderr == ""
+    assert process.stdout.splitlines()[-1] == "[]"
     written = sorted(path.name for path in (outputs / "report").iterdir())
     assert written == [
         "report.csv",
@@ -53,15 +53,15 @@ def test_writes_four_files_without_torch(outputs: Path, write_run: WriteRun) -> 
         "tex",
     ]
     for name in written[:-2]:
-        assert str(outputs / "report" / name) in done.stdout
+        assert str(outputs / "report" / name) in process.stdout
         # nothing says where it was made
         assert str(outputs) not in (outputs / "report" / name).read_text()
 
 
 def test_the_default_folder_is_outputs(outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9)
-    done = run_report(cwd=outputs.parent)
-    assert done.returncode == 0 and (outputs / "report" / "report.html").is_file()
+    process = run_report(cwd=outputs.parent)
+    assert process.returncode == 0 and (outputs / "report" / "report.html").is_file()
 
 
 def test_a_second_report_is_the_same(outputs: Path, write_run: WriteRun) -> None:
@@ -104,8 +104,8 @@ def test_damaged_and_unfinished_runs_are_named(
         "10:00 Traceback (most recent call last):\n10:00 \x1b[31mValueError: <b>no</b>\n"
     )
     main([str(outputs)])
-    said = capsys.readouterr().out
-    assert "damaged 1" in said and "unfinished 1" in said and "\x1b" not in said
+    output = capsys.readouterr().out
+    assert "damaged 1" in output and "unfinished 1" in output and "\x1b" not in output
     text = (outputs / "report" / "report.md").read_text()
     assert "1 runs, 1 unfinished, 1 damaged." in text
     assert (
@@ -120,8 +120,8 @@ def test_names_that_are_no_text_are_reported(outputs: Path, write_run: WriteRun)
     os.makedirs(folder)
     with open(folder + b"/config.yaml", "wb"):
         pass
-    done = run_report(outputs)
-    assert done.returncode == 0 and "unfinished 1" in done.stdout
+    process = run_report(outputs)
+    assert process.returncode == 0 and "unfinished 1" in process.stdout
     (
         outputs
         / "p2"
@@ -149,8 +149,8 @@ def test_refuses_bad_input(
     outputs.mkdir()
     assert "holds no runs" in refusal([str(outputs)], capsys)
     write_run(auroc=0.9)
-    said = refusal([str(outputs), "--table", "ocgan/table2_mnst"], capsys)
-    assert "did you mean 'ocgan/table2_mnist'" in said
+    error = refusal([str(outputs), "--table", "ocgan/table2_mnst"], capsys)
+    assert "did you mean 'ocgan/table2_mnist'" in error
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refusal(
         [str(outputs), "--output", str(tmp_path / "file")], capsys
@@ -207,11 +207,11 @@ def test_two_thousand_runs_in_under_ten_seconds(outputs: Path) -> None:
     assert count == 2000
     before = os.times()
     start = time.monotonic()
-    done = run_report(outputs)
+    process = run_report(outputs)
     after = os.times()
     used = (
         after.children_user + after.children_system - before.children_user - before.children_system
     )
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]"
+    assert process.returncode == 0 and process.stdout.splitlines()[-1] == "[]"
     print(f"2,000 runs: {used:.1f} s of one core, {time.monotonic() - start:.1f} s on the clock")
     assert used < 10

@@ -97,7 +97,8 @@ def test_links_are_relative_and_lead_to_files(hostile: Path) -> None:
         if tag == "a"
     ]
     inside, outside = (
-        [link for link in links if link.startswith("#") == here] for here in (True, False)
+        [link for link in links if link.startswith("#") == within_page]
+        for within_page in (True, False)
     )
     assert inside == ["#s1"] and len(outside) == 2 * 3
     for link in outside:
@@ -136,18 +137,18 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(first: str, second: str) -> float:
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
 def test_heat_map_is_legible_and_told_apart_by_lightness() -> None:
     style = (HERE / "page.css").read_text()
-    found = re.findall(r"\.h(\d+) \{ background: (#\w{6}); color: (#\w{6}); \}", style)
-    assert [int(step) for step, _, _ in found] == [*range(HEAT_STEPS)] * 2  # light, then dark
-    assert all(contrast(back, text) >= 4.5 for _, back, text in found)
+    styles = re.findall(r"\.h(\d+) \{ background: (#\w{6}); color: (#\w{6}); \}", style)
+    assert [int(step) for step, _, _ in styles] == [*range(HEAT_STEPS)] * 2  # light, then dark
+    assert all(contrast(back, text) >= 4.5 for _, back, text in styles)
     light, dark = (
-        [luminance(back) for _, back, _ in found[i : i + HEAT_STEPS]] for i in (0, HEAT_STEPS)
+        [luminance(back) for _, back, _ in styles[i : i + HEAT_STEPS]] for i in (0, HEAT_STEPS)
     )
     assert light == sorted(light, reverse=True) and dark == sorted(dark)
     assert [heat(value) for value in (0.0, 0.5, 0.999, 1.0)] == ["h0", "h6", "h11", "h11"]
@@ -173,7 +174,7 @@ def test_text_of_the_page_is_legible() -> None:
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
+    path = next((program for name in names if (program := shutil.which(name))), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
     with playwright.sync_playwright() as running:
@@ -200,11 +201,11 @@ class Opened:
         self.page.goto(path.as_uri())
 
     def column(self, table: str, index: int) -> list[str]:
-        found: list[str] = self.page.eval_on_selector_all(
+        texts: list[str] = self.page.eval_on_selector_all(
             f"{table} tbody tr",
             f"rows => rows.filter(r => !r.hidden).map(r => r.cells[{index}].textContent.trim())",
         )
-        return found
+        return texts
 
 
 @pytest.fixture
@@ -261,11 +262,11 @@ def test_cells_without_a_number_come_last(browser: Any, outputs: Path, write_run
     table = opened.page.locator("figure table").first
     for reverse in (False, True):
         table.locator("thead button").nth(1).click()
-        shown = table.evaluate(
+        texts = table.evaluate(
             "t => [...t.tBodies[0].rows].map(row => row.cells[1].textContent.trim())"
         )
-        numbers = [text for text in shown if text != "-"]
-        assert shown == numbers + ["-"] * (len(shown) - len(numbers)) and len(numbers) < len(shown)
+        numbers = [text for text in texts if text != "-"]
+        assert texts == numbers + ["-"] * (len(texts) - len(numbers)) and len(numbers) < len(texts)
         assert numbers == sorted(numbers, reverse=reverse, key=float)
 
 
@@ -273,8 +274,8 @@ def test_filters_by_method_data_and_protocol(browser: Any, two_sections: Path) -
     opened = Opened(browser, two_sections)
     box = opened.page.get_by_role("searchbox")
     box.fill("p2 cifar10")
-    shown = opened.page.locator("section:visible h2").all_text_contents()
-    assert shown == ["p2 · cifar10"]
+    titles = opened.page.locator("section:visible h2").all_text_contents()
+    assert titles == ["p2 · cifar10"]
     box.fill("NDA mnist")
     rows = opened.page.locator("section tbody tr:visible").all_text_contents()
     assert rows and all("nda" in row.lower() for row in rows)

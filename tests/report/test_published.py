@@ -81,14 +81,18 @@ def test_a_row_of_an_ablation_is_the_whole_method_of_no_other_table() -> None:
                 yaml.safe_load((CONF / "method" / f"{counterpart.method}.yaml").read_text())
                 | counterpart.options
             )
-            for other in ablations:
-                if other.ident == table.ident or other.paper != table.paper or row == table.full:
+            for ablation in ablations:
+                if (
+                    ablation.ident == table.ident
+                    or ablation.paper != table.paper
+                    or row == table.full
+                ):
                     continue
-                whole = other.counterparts[str(other.full)].options
+                whole = ablation.counterparts[str(ablation.full)].options
                 assert any(run[key] != value for key, value in whole.items()), (
                     table.ident,
                     row,
-                    other.ident,
+                    ablation.ident,
                 )
 
 
@@ -125,10 +129,10 @@ def test_the_number_printed_for_a_run(
     run: tuple[str, str, str, str, int], expected: str | None
 ) -> None:
     keys = ("method", "data", "protocol", "primary", "inlier")
-    found = printed_for(TABLES, {**dict(zip(keys, run, strict=True)), "config": {"method": {}}})
+    printed = printed_for(TABLES, {**dict(zip(keys, run, strict=True)), "config": {"method": {}}})
     if expected is None:
-        assert found is None
+        assert printed is None
     else:
         name = f"ocgan/table{2 if run[2] == 'p2' else 1}_mnist"
         (line,) = (line for line in TABLES[name].rows if line.row == "OCGAN")
-        assert found == (float(line.values[3 if run[2] == "p2" else 0]), name)
+        assert printed == (float(line.values[3 if run[2] == "p2" else 0]), name)

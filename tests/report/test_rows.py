@@ -142,12 +142,12 @@ def test_ones_own_images_are_known_by_their_content(
 
 def test_every_format_says_what_differs(outputs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run("ocgan", seed=0, auroc=0.9)
-    other = {
+    provenance = {
         "commit": "abcdef0123456-dirty",
         "versions": {"torch": "9.9.9"},
         "hardware": {"gpu": "a GPU"},
     }
-    write_run("ocgan", seed=1, auroc=0.9, change=having(provenance=other))
+    write_run("ocgan", seed=1, auroc=0.9, change=having(provenance=provenance))
     write_run("oled", seed=0, auroc=0.9, change=having(data_verified=False))
     for name, text in as_formats(outputs, tmp_path).items():
         for difference in ("abcdef0123-dirty", "9.9.9", "a GPU", "not verified"):
@@ -218,8 +218,8 @@ def test_whole_is_what_the_runs_own_recipe_has() -> None:
     )
     assert unknown.shorter == ("25 of 200 epochs",)
     labelled = {"trainer.max_epochs": 99, "data.name": "images", "data.classes": "folders"}
-    own = compare_to_recipe("ca_entropy", "bottle", "folders", "", labelled, 60, False)
-    assert own.shorter == ("99 of 100 epochs",)
+    labelled_run = compare_to_recipe("ca_entropy", "bottle", "folders", "", labelled, 60, False)
+    assert labelled_run.shorter == ("99 of 100 epochs",)
     whole = compare_to_recipe("ocgan", "mnist", "p2", "", options, 5000, False)
     assert not whole.shorter and not whole.fewer_images and whole.other_input == 0
     hostile = compare_to_recipe(

@@ -26,8 +26,9 @@ LOSSES = "iteration,name,value\n" + "".join(
 def keep_images(
     folder: Path, grey: int, ids: tuple[str, ...] = ("a", "b", "c"), **changed: Any
 ) -> None:
-    """Reconstructions of one grey each, the second of them of an outlier; images of the greys 1, 2,
-    3.
+    """Reconstructions of one grey each, the second of them of an outlier.
+
+    Images of the greys 1, 2, 3.
     """
     stack = np.ones((len(ids), 1, 4, 4), np.uint8)
     arrays: dict[str, Any] = {
@@ -42,14 +43,14 @@ def keep_images(
 
 def picture(outputs: Path) -> Picture:
     (rows,) = group(collect(outputs).runs).values()
-    (made,) = side_by_side(rows)
-    return made
+    (drawing,) = side_by_side(rows)
+    return drawing
 
 
 def greys(svg: str) -> list[int]:
     """The grey of each image of a picture, in the order in which they are drawn."""
-    found = re.findall(r"data:image/png;base64,([^\"]+)", svg)
-    return [Image.open(io.BytesIO(base64.b64decode(code))).getpixel((0, 0)) for code in found]  # type: ignore[misc]  # one number: grey
+    codes = re.findall(r"data:image/png;base64,([^\"]+)", svg)
+    return [Image.open(io.BytesIO(base64.b64decode(code))).getpixel((0, 0)) for code in codes]  # type: ignore[misc]  # one number: grey
 
 
 def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
@@ -57,10 +58,12 @@ def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
         folder = write_run(name, inlier=8, auroc=0.9)
         (folder / "metrics.csv").write_text(LOSSES.format(name))
         keep_images(folder, grey)
-    made = picture(outputs)
-    assert made.name == "p2_mnist_inlier8" and made.missing == ()
+    drawing = picture(outputs)
+    assert drawing.name == "p2_mnist_inlier8" and drawing.missing == ()
     texts = [
-        element.text for element in ElementTree.fromstring(made.svg).iter() if element.tag == "text"
+        element.text
+        for element in ElementTree.fromstring(drawing.svg).iter()
+        if element.tag == "text"
     ]
     for expected in (
         "nda",
@@ -73,33 +76,33 @@ def test_methods_stand_side_by_side(outputs: Path, write_run: WriteRun) -> None:
         "outliers",
     ):
         assert expected in texts, expected
-    assert made.svg.count("<polyline") == 4  # the constant one is no loss
-    lines = re.findall(r'points="([^"]+)"', made.svg)
+    assert drawing.svg.count("<polyline") == 4  # the constant one is no loss
+    lines = re.findall(r'points="([^"]+)"', drawing.svg)
     # of 1, 1/2, 1/3 and of 2, 1, 2/3: each is divided by its largest value
     assert len(set(lines)) == 1
     # inliers a and c, then the outlier b: the images, then what each method makes of them
-    assert greys(made.svg) == [1, 3, 2, 70, 70, 70, 90, 90, 90]
+    assert greys(drawing.svg) == [1, 3, 2, 70, 70, 70, 90, 90, 90]
 
 
 def test_what_a_run_lacks_is_named(outputs: Path, write_run: WriteRun) -> None:
     for name, ids in (("nda", ("a", "b", "c")), ("oled", ("a", "b", "c")), ("ae", ("a", "b", "d"))):
         keep_images(write_run(name, auroc=0.9), 5, ids)
     (write_run("kde", auroc=0.9) / "metrics.csv").unlink()
-    made = picture(outputs)
-    assert set(made.missing) == {
+    drawing = picture(outputs)
+    assert set(drawing.missing) == {
         "kde: no losses (no metrics.csv, or fitted once)",
         "kde: no reconstructions (none kept, or the method makes none)",
         "ae: its reconstructions are of other test images",
     }
-    assert len(greys(made.svg)) == 3 * 3
+    assert len(greys(drawing.svg)) == 3 * 3
 
 
 def test_the_seed_is_one_that_most_rows_have(outputs: Path, write_run: WriteRun) -> None:
     for name, seed, grey in (("nda", 0, 1), ("nda", 1, 2), ("oled", 1, 3), ("oled", 2, 4)):
         keep_images(write_run(name, seed=seed, auroc=0.9), grey)
-    made = picture(outputs)
-    assert greys(made.svg)[3:] == [2, 2, 2, 3, 3, 3]
-    assert "seed 1:" in made.caption
+    drawing = picture(outputs)
+    assert greys(drawing.svg)[3:] == [2, 2, 2, 3, 3, 3]
+    assert "seed 1:" in drawing.caption
 
 
 @pytest.mark.parametrize("names", [("nda",), ("nda", "oled")])
@@ -143,9 +146,9 @@ def test_names_are_escaped_in_the_picture(outputs: Path, write_run: WriteRun) ->
         folder = write_run(name, auroc=0.9)
         keep_images(folder, 5)
         (folder / "metrics.csv").write_text('iteration,name,value\n1,"<i>&",1\n2,"<i>&",2\n')
-    made = picture(outputs)
-    assert "<b>" not in made.svg and "<i>" not in made.svg
-    ElementTree.fromstring(made.svg)
+    drawing = picture(outputs)
+    assert "<b>" not in drawing.svg and "<i>" not in drawing.svg
+    ElementTree.fromstring(drawing.svg)
 
 
 def test_the_report_writes_the_picture_and_shows_it_on_its_page(

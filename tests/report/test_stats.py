@@ -27,21 +27,21 @@ def test_summary_of_a_full_table() -> None:
     values = {
         (label, seed): 0.1 * label + 0.01 * seed**2 for label in range(5) for seed in range(3)
     }
-    found = summarise(cells(values, 0.02))
-    assert found is not None
+    summary = summarise(cells(values, 0.02))
+    assert summary is not None
     table = np.array([[values[label, seed] for seed in range(3)] for label in range(5)])
-    np.testing.assert_allclose(list(found.classes.values()), table.mean(1))
-    assert found.mean == pytest.approx(table.mean())
-    assert found.seed_std == pytest.approx(table.mean(0).std(ddof=1)) and found.seeds == 3
-    assert found.error == pytest.approx(0.02 / np.sqrt(5))  # seeds share their test images
-    assert found.cells == 15
+    np.testing.assert_allclose(list(summary.classes.values()), table.mean(1))
+    assert summary.mean == pytest.approx(table.mean())
+    assert summary.seed_std == pytest.approx(table.mean(0).std(ddof=1)) and summary.seeds == 3
+    assert summary.error == pytest.approx(0.02 / np.sqrt(5))  # seeds share their test images
+    assert summary.cells == 15
 
 
 def test_a_class_with_more_seeds_does_not_count_more() -> None:
-    found = summarise(cells({(0, 0): 0.2, (0, 1): 0.4, (0, 2): 0.6, (1, 0): 1.0}))
-    assert found is not None
-    assert found.mean == pytest.approx(0.7)
-    assert (found.seeds, found.seed_std) == (1, None)  # only seed 0 has both classes
+    summary = summarise(cells({(0, 0): 0.2, (0, 1): 0.4, (0, 2): 0.6, (1, 0): 1.0}))
+    assert summary is not None
+    assert summary.mean == pytest.approx(0.7)
+    assert (summary.seeds, summary.seed_std) == (1, None)  # only seed 0 has both classes
 
 
 def test_interval_is_students_over_the_class_means() -> None:
@@ -121,44 +121,52 @@ def signed_rank_p(gaps: list[float]) -> float:
 )
 def test_p_is_that_of_all_sign_changes(gaps: list[float]) -> None:
     first = cells({(i, 0): 0.125 + gap for i, gap in enumerate(gaps)}, 0.0)
-    found = compare(first, cells({(i, 0): 0.125 for i in range(len(gaps))}, 0.0))
-    assert found is not None
-    assert found.p == pytest.approx(signed_rank_p(gaps))
-    assert found.mean == pytest.approx(np.mean(gaps)) and found.classes == found.pairs == len(gaps)
+    comparison = compare(first, cells({(i, 0): 0.125 for i in range(len(gaps))}, 0.0))
+    assert comparison is not None
+    assert comparison.p == pytest.approx(signed_rank_p(gaps))
+    assert comparison.mean == pytest.approx(
+        np.mean(gaps)
+    ) and comparison.classes == comparison.pairs == len(gaps)
 
 
 def test_p_of_many_classes_is_scipys() -> None:
     gaps = np.random.default_rng(3).normal(0.02, 0.1, 40)
-    found = compare(
+    comparison = compare(
         cells({(i, 0): float(gap) for i, gap in enumerate(gaps)}),
         cells({(i, 0): 0.0 for i in range(40)}),
     )
-    assert found is not None
-    assert found.p == pytest.approx(float(wilcoxon(gaps, method="exact").pvalue))
+    assert comparison is not None
+    assert comparison.p == pytest.approx(float(wilcoxon(gaps, method="exact").pvalue))
 
 
 def test_five_classes_are_too_few_for_a_test() -> None:
     first, second = (cells({(i, 0): base + 0.01 * i for i in range(5)}) for base in (0.9, 0.5))
-    found = compare(first, second)
-    assert found is not None and found.p is None and found.wins == 5
+    comparison = compare(first, second)
+    assert comparison is not None and comparison.p is None and comparison.wins == 5
     assert signed_rank_p([0.4 + 0.01 * i for i in range(5)]) > 0.05  # nothing was missed
 
 
 def test_a_row_against_itself_is_all_ties() -> None:
     row = cells({(i, 0): 0.1 * i for i in range(8)}, 0.0)
-    found = compare(row, row)
-    assert found is not None
-    assert (found.p, found.wins, found.ties, found.losses, found.mean) == (1.0, 0, 8, 0, 0.0)
+    comparison = compare(row, row)
+    assert comparison is not None
+    assert (comparison.p, comparison.wins, comparison.ties, comparison.losses, comparison.mean) == (
+        1.0,
+        0,
+        8,
+        0,
+        0.0,
+    )
 
 
 def test_wins_ties_and_losses_go_by_the_standard_error() -> None:
     first = {(0, 0): (0.90, 0.02), (1, 0): (0.80, 0.01), (2, 0): (0.70, 0.01)}
     second = {(0, 0): (0.89, 0.01), (1, 0): (0.70, 0.01), (2, 0): (0.71, 0.005), (3, 0): (0.1, 0.1)}
-    found = compare(dict(first), dict(second))
-    assert found is not None
+    comparison = compare(dict(first), dict(second))
+    assert comparison is not None
     # 0.01 under 0.02: tie; 0.1: win; 0.01 is not under 0.01: loss (floats: 0.71 - 0.70 is a bit
     # more)
-    assert (found.wins, found.ties, found.losses, found.pairs) == (1, 1, 1, 3)
+    assert (comparison.wins, comparison.ties, comparison.losses, comparison.pairs) == (1, 1, 1, 3)
 
 
 @settings(deadline=None)
@@ -178,15 +186,15 @@ def test_seeds_of_a_class_are_one_difference() -> None:
     """Three seeds that agree are no three witnesses."""
     first = {(i, s): 0.8 + 0.01 * (i + 1) * (-1) ** i for i in range(8) for s in range(3)}
     second = {(i, s): 0.8 for i in range(8) for s in range(5)}
-    one = compare(cells(first), cells(second))
-    other = compare(
+    three_seeds = compare(cells(first), cells(second))
+    one_seed = compare(
         cells({cell: value for cell, value in first.items() if cell[1] == 0}),
         cells({cell: value for cell, value in second.items() if cell[1] == 0}),
     )
-    assert one is not None and other is not None
-    assert (one.classes, one.pairs, other.pairs) == (8, 24, 8)
-    assert one.p == other.p and one.interval == pytest.approx(other.interval)
-    assert one.wins + one.ties + one.losses == 8
+    assert three_seeds is not None and one_seed is not None
+    assert (three_seeds.classes, three_seeds.pairs, one_seed.pairs) == (8, 24, 8)
+    assert three_seeds.p == one_seed.p and three_seeds.interval == pytest.approx(one_seed.interval)
+    assert three_seeds.wins + three_seeds.ties + three_seeds.losses == 8
 
 
 def test_a_class_with_more_shared_seeds_does_not_count_more_in_a_difference() -> None:
@@ -319,8 +327,9 @@ def test_a_real_difference_is_seen() -> None:
 def one_class(
     rng: np.random.Generator, seeds: int, seed_spread: float
 ) -> tuple[Cells, Cells, dict[tuple[int, int], Spread]]:
-    """Two detectors that are equal on average on one class, over the same images, and what DeLong
-    says of each seed.
+    """Two detectors that are equal on average on one class, over the same images.
+
+    Beside them, what DeLong says of each seed.
     """
     is_outlier = np.arange(120) >= 50
     common = rng.normal(size=120)

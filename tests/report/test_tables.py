@@ -20,8 +20,8 @@ from tests.report.conftest import WriteRun, flat_metrics
 TABLES = read_tables()
 
 
-def make(outputs: Path, *chosen: str) -> tuple[Document, list[dict[str, str]]]:
-    document, records = build(collect(outputs), TABLES, "outputs", choose(TABLES, chosen))
+def make(outputs: Path, *idents: str) -> tuple[Document, list[dict[str, str]]]:
+    document, records = build(collect(outputs), TABLES, "outputs", choose(TABLES, idents))
     return document, list(csv.DictReader(io.StringIO(to_csv(records))))
 
 
@@ -36,8 +36,8 @@ def rows(document: Document, caption: str, name: str) -> list[dict[str, str]]:
     def named(grid: Grid, row: GridRow) -> dict[str, str]:
         return dict(zip(grid.headers, (cell.text for cell in row.cells), strict=True))
 
-    found = (grid for grid in grids(document) if grid.caption.startswith(caption))
-    return [named(grid, row) for grid in found for row in grid.rows if row.cells[0].text == name]
+    matches = (grid for grid in grids(document) if grid.caption.startswith(caption))
+    return [named(grid, row) for grid in matches for row in grid.rows if row.cells[0].text == name]
 
 
 def bullets(document: Document, title: str) -> list[str]:
@@ -96,12 +96,12 @@ def test_numbers_follow_from_the_scores_files(outputs: Path, write_run: WriteRun
     }
     assert runs["7", "1"] == pytest.approx(aurocs[7, 1], abs=1e-12)
 
-    (shown,) = rows(document, "Our numbers", "ocgan")[:1]
-    assert shown["mean"] == f"{aurocs.mean():.4f}"
-    assert shown["std over seeds"] == f"{aurocs.mean(0).std(ddof=1):.4f} (2 seeds)"
-    assert shown["cells"] == "20 of 30"
-    assert shown["weights"] == "val_loss, epoch 4" and shown["schedule"] == "700 epochs"
-    low, high = map(float, shown["95 % interval"].split(" to "))
+    (row,) = rows(document, "Our numbers", "ocgan")[:1]
+    assert row["mean"] == f"{aurocs.mean():.4f}"
+    assert row["std over seeds"] == f"{aurocs.mean(0).std(ddof=1):.4f} (2 seeds)"
+    assert row["cells"] == "20 of 30"
+    assert row["weights"] == "val_loss, epoch 4" and row["schedule"] == "700 epochs"
+    low, high = map(float, row["95 % interval"].split(" to "))
     assert low < aurocs.mean() < high
     (line,) = rows(document, "AUROC by class", "ocgan")
     assert [line[str(label)] for label in range(10)] == [f"{value:.3f}" for value in aurocs.mean(1)]
@@ -114,8 +114,10 @@ def test_a_table_of_a_paper_beside_ours(outputs: Path, write_run: WriteRun) -> N
     document, _ = make(outputs, "ocgan/table2_mnist")
     (printed,) = rows(document, "Printed numbers", "OCGAN")
     assert (printed["8"], printed["Mean"], printed["cells"]) == ("0.939", "0.9750", "")
-    others = [row for row in next(grids(document)).rows if row.kind == "others"]
-    assert any("issue 8" in row.cells[0].text and row.cells[-2].text == "0.925" for row in others)
+    printed_rows = [row for row in next(grids(document)).rows if row.kind == "others"]
+    assert any(
+        "issue 8" in row.cells[0].text and row.cells[-2].text == "0.925" for row in printed_rows
+    )
     (ours,) = rows(document, "Printed numbers", "ours: ocgan, mse")
     assert (ours["0"], ours["Mean"], ours["cells"]) == ("0.950", "0.9500", "30 of 30")
     (floor,) = rows(document, "Printed numbers", "floor: pca")
@@ -172,7 +174,7 @@ def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_cl
 
 
 @pytest.mark.parametrize(
-    ("data", "auroc", "half", "said"),
+    ("data", "auroc", "half", "verdict"),
     [
         ("cifar10", 0.6600, 0.001, "= tie: under 0.005"),
         ("cifar10", 0.6700, 0.001, "above the printed row"),
@@ -181,7 +183,7 @@ def test_missing_cells_are_named_and_partial_means_are_compared_over_the_same_cl
     ],
 )
 def test_ties_are_marked(
-    outputs: Path, write_run: WriteRun, data: str, auroc: float, half: float, said: str
+    outputs: Path, write_run: WriteRun, data: str, auroc: float, half: float, verdict: str
 ) -> None:
     def narrow(result: dict[str, Any]) -> None:
         result["scores"] = {"mse": flat_metrics(auroc, half)}
@@ -191,7 +193,7 @@ def test_ties_are_marked(
     table = "ocgan/table3_cifar10" if data == "cifar10" else "ocgan/table2_mnist"
     document, _ = make(outputs, table)
     (against,) = rows(document, "Ours against", "ocgan, mse")
-    assert against["what it says"] == said
+    assert against["what it says"] == verdict
 
 
 def test_a_tie_within_one_seed_std(outputs: Path, write_run: WriteRun) -> None:
@@ -199,8 +201,8 @@ def test_a_tie_within_one_seed_std(outputs: Path, write_run: WriteRun) -> None:
         for seed, value in enumerate((0.93, 0.97, 0.95)):
             write_run(inlier=label, seed=seed, auroc=value, floor=0.94)
     document, _ = make(outputs)
-    (shown,) = rows(document, "Our numbers", "ocgan")
-    assert shown["std over seeds"] == "0.0200 (3 seeds)" and shown["minus pca"] == "+0.0100 ="
+    (row,) = rows(document, "Our numbers", "ocgan")
+    assert row["std over seeds"] == "0.0200 (3 seeds)" and row["minus pca"] == "+0.0100 ="
 
 
 def test_labels_of_outliers_are_reported_apart(outputs: Path, write_run: WriteRun) -> None:
@@ -210,9 +212,9 @@ def test_labels_of_outliers_are_reported_apart(outputs: Path, write_run: WriteRu
     write_run(inlier=0, auroc=0.9, change=labelled)
     write_run(inlier=1, auroc=0.7)
     document, lines = make(outputs)
-    (shown,) = rows(document, "Our numbers", "ocgan")
-    assert shown["mean"].startswith("0.8000") and shown["oracle"] == "0.9600 (+0.0600, 1 cells)"
-    assert "outlier_val" not in shown
+    (row,) = rows(document, "Our numbers", "ocgan")
+    assert row["mean"].startswith("0.8000") and row["oracle"] == "0.9600 (+0.0600, 1 cells)"
+    assert "outlier_val" not in row
     assert [
         line["value"] for line in lines if line["kind"] == "oracle" and line["column"] == "mean"
     ] == ["0.96"]
@@ -355,8 +357,8 @@ def test_twenty_objects_are_expected_of_coil(outputs: Path, write_run: WriteRun)
         write_run(data="coil100", protocol="p1", inlier=label, auroc=0.99)
     document, _ = make(outputs)
     assert rows(document, "Our numbers", "ocgan")[0]["cells"] == "2 of 60"
-    said = "Missing cells of ocgan: inlier 5, 17: seeds 1-2; 18 more inlier classes: every seed"
-    assert said in bullets(document, "Remarks")
+    remark = "Missing cells of ocgan: inlier 5, 17: seeds 1-2; 18 more inlier classes: every seed"
+    assert remark in bullets(document, "Remarks")
 
 
 def test_comparisons_are_over_shared_cells(outputs: Path, write_run: WriteRun) -> None:
@@ -409,15 +411,15 @@ def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
 
     write_run(data="mnist", auroc=0.9, change=clips)
     document, _ = make(outputs)
-    (shown,) = rows(document, "AUROC over other units", "ocgan")
-    assert (shown["unit"], shown["mean"]) == ("clips", "0.7000")
+    (row,) = rows(document, "AUROC over other units", "ocgan")
+    assert (row["unit"], row["mean"]) == ("clips", "0.7000")
 
 
 @pytest.mark.parametrize(
-    ("target", "column", "other"), [("replay", 0, 1), ("Replay", 0, 1), ("oulu", None, 0)]
+    ("target", "column", "empty_column"), [("replay", 0, 1), ("Replay", 0, 1), ("oulu", None, 0)]
 )
 def test_the_error_rate_across_sets_stands_beside_the_printed_one(
-    outputs: Path, write_run: WriteRun, target: str, column: int | None, other: int
+    outputs: Path, write_run: WriteRun, target: str, column: int | None, empty_column: int
 ) -> None:
     def crossed(result: dict[str, Any]) -> None:
         rates = {"threshold": 0.1, "far": 0.2, "frr": 0.1, "hter": 0.15}
@@ -427,14 +429,14 @@ def test_the_error_rate_across_sets_stands_beside_the_printed_one(
 
     write_run("nda_casia", data="antispoofing", protocol="cross", auroc=0.9, change=crossed)
     document, _ = make(outputs)
-    (shown,) = rows(document, "Printed numbers", "ours: nda_casia, mse")
+    (printed,) = rows(document, "Printed numbers", "ours: nda_casia, mse")
     columns = ("CASIA to Replay", "Replay to CASIA")
-    assert shown[columns[other]] == "-"
+    assert printed[columns[empty_column]] == "-"
     against_printed = {row["printed row"]: row["difference"] for row in against(document)}
     if column is None:
         assert set(against_printed.values()) == {"-"}
         return
-    assert shown[columns[column]] == "0.1500"
+    assert printed[columns[column]] == "0.1500"
     assert against_printed[f"Ours, {columns[column]}"] == "-0.0250"
 
 
@@ -445,8 +447,9 @@ def test_formulas_are_disarmed_in_the_csv_file(outputs: Path, write_run: WriteRu
 
 
 def mined(epochs: int) -> Callable[[dict[str, Any]], None]:
-    """Of 12 epochs, the last 3 of which mine; an old result, which does not record what its weights
-    have seen.
+    """Of 12 epochs the last 3 mine.
+
+    The result is an old one, which does not record what its weights have seen.
     """
 
     def change(result: dict[str, Any]) -> None:
@@ -468,9 +471,9 @@ def test_weights_that_have_not_seen_the_whole_method_get_no_verdict(
     words = "scored weights without mining in 7 of 10 runs"
     row = document_row(document)
     (against,) = [
-        shown
-        for shown in rows(document, "Ours against", f"{row}, mse")
-        if shown["printed row"] == "OCGAN"
+        row_shown
+        for row_shown in rows(document, "Ours against", f"{row}, mse")
+        if row_shown["printed row"] == "OCGAN"
     ]
     assert against["what it says"] == f"not the whole method, so no verdict: {words}"
     title = "Not the whole method: weights from before its last phase began"
@@ -480,7 +483,7 @@ def test_weights_that_have_not_seen_the_whole_method_get_no_verdict(
         == "val_loss, epoch 9 to 10; without mining in 7 of 10 runs"
     )
     assert all(words in str(line["note"]) for line in lines if line["kind"] == "ours")
-    listed = [shown["weights"] for shown in rows(document, "All runs", row)]
+    listed = [row_shown["weights"] for row_shown in rows(document, "All runs", row)]
     assert listed == ["val_loss, epoch 9; without mining"] * 7 + ["val_loss, epoch 10"] * 3
 
 
@@ -492,9 +495,9 @@ def test_weights_that_have_seen_mining_in_one_epoch_get_one(
     document, _ = make(outputs, "ocgan/table2_mnist")
     row = document_row(document)
     (against,) = [
-        shown
-        for shown in rows(document, "Ours against", f"{row}, mse")
-        if shown["printed row"] == "OCGAN"
+        line
+        for line in rows(document, "Ours against", f"{row}, mse")
+        if line["printed row"] == "OCGAN"
     ]
     assert against["what it says"].startswith("= tie")
     assert not [text for _, text in all_bullets(document) if "without mining" in text]
@@ -532,6 +535,6 @@ def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half(
     write_run(inlier=0, auroc=0.45, change=warned)
     write_run(inlier=1, auroc=0.495, change=warned)
     document, _ = make(outputs)
-    warnings = [shown["warnings"] for shown in rows(document, "All runs", "ocgan")]
+    warnings = [row["warnings"] for row in rows(document, "All runs", "ocgan")]
     assert warnings == [f"{text.format(0.45)} another", "another"]
     assert sum("inverted" in remark for remark in bullets(document, "Remarks")) == 1

@@ -46,19 +46,19 @@ def test_a_row_is_read_as_the_folder_that_it_was(archive: Path) -> None:
 
 
 def test_what_an_archive_does_not_hold_is_said(archive: Path) -> None:
-    other = archive / FOLDER.replace("seed0", "seed1")
-    assert find_row(other) is None and find_row(archive.parent / FOLDER) is None
+    absent = archive / FOLDER.replace("seed0", "seed1")
+    assert find_row(absent) is None and find_row(archive.parent / FOLDER) is None
     with pytest.raises(UserError, match="seed1.*no such row in the archive"):
-        read_result(other)
+        read_result(absent)
     with pytest.raises(FileNotFoundError, match="scores.csv is not kept"):
         read_kept_file(archive / FOLDER, "scores.csv")
 
 
 def test_a_changed_archive_is_read_again(archive: Path) -> None:
     assert read_archive(archive).lines.keys() == {FOLDER}
-    other = FOLDER.replace("seed0", "seed1")
-    archive.write_bytes(line_of(Row(other, RESULT)) + b"\n")
-    assert read_archive(archive).lines.keys() == {other}
+    name = FOLDER.replace("seed0", "seed1")
+    archive.write_bytes(line_of(Row(name, RESULT)) + b"\n")
+    assert read_archive(archive).lines.keys() == {name}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_a_damaged_line_is_named_and_the_others_are_read(
 
 
 def test_other_files_of_json_lines_are_no_archives(archive: Path, tmp_path: Path) -> None:
-    other = tmp_path / "history.jsonl"
-    other.write_text('{"step": 1}\n')
-    assert is_archive(archive) and not is_archive(other)
+    history = tmp_path / "history.jsonl"
+    history.write_text('{"step": 1}\n')
+    assert is_archive(archive) and not is_archive(history)
     assert not is_archive(tmp_path) and not is_archive(tmp_path / "nowhere.jsonl")
 
 

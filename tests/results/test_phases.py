@@ -1,5 +1,6 @@
-"""Which phases of a method the scored weights have seen, and that selection asks for the whole
-method.
+"""Which phases of a method the scored weights have seen.
+
+Selection asks for the whole method.
 """
 
 import math
@@ -223,13 +224,13 @@ def test_an_average_begins_with_the_whole_method(
     monkeypatch.setattr(train.Method, "training_step", watched)
     options = (*TINY, "select=last", "trainer.average_epochs=1000")
     run_here(*options)
-    (kept,) = tmp_path.rglob("last.pt")
+    (path,) = tmp_path.rglob("last.pt")
     assert len(ends) == 4
-    weights = torch.load(kept, weights_only=True)["method"]
+    weights = torch.load(path, weights_only=True)["method"]
     assert all(torch.equal(weights[name], value) for name, value in ends[-1].items())
     ends.clear()
     run_here(*options, "trainer.select_whole=false", "force=true")
-    weights = torch.load(kept, weights_only=True)["method"]
+    weights = torch.load(path, weights_only=True)["method"]
     name = next(name for name in weights if name.endswith("weight"))
     assert not torch.equal(weights[name], ends[-1][name])
 

@@ -58,9 +58,9 @@ def test_write_syncs_the_file_before_it_takes_its_name_and_the_folder_after(
 def test_result_round_trip_keeps_order_and_every_bit(tmp_path: Path) -> None:
     result = {"z": 0.1 + 0.2, "a": ["é", None, True, 1e-300], "m": {}}
     write_result(tmp_path, result)
-    found = read_json(tmp_path / "result.json")
-    assert found == result
-    assert list(found) == ["z", "a", "m"]
+    result_read = read_json(tmp_path / "result.json")
+    assert result_read == result
+    assert list(result_read) == ["z", "a", "m"]
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_sha256_file(tmp_path: Path) -> None:
 
 def test_provenance_is_complete_and_in_utc() -> None:
     started = datetime(2024, 2, 29, 1, 0, tzinfo=timezone(timedelta(hours=2)))
-    found = provenance(started, gpu="a GPU")
-    assert found["time"] == "2024-02-28T23:00:00+00:00"
-    assert set(found["versions"]) == {
+    facts = provenance(started, gpu="a GPU")
+    assert facts["time"] == "2024-02-28T23:00:00+00:00"
+    assert set(facts["versions"]) == {
         "python", "noveltylab", "torch", "torchvision", "lightning", "torchmetrics", "numpy"
     }  # fmt: skip
-    assert found["versions"]["torch"]
-    assert found["hardware"]["gpu"] == "a GPU"
+    assert facts["versions"]["torch"]
+    assert facts["hardware"]["gpu"] == "a GPU"
     assert (
-        found["hardware"]["cores"] >= 1
-        and found["hardware"]["memory_gib"] > 0
-        and found["hardware"]["cpu"]
+        facts["hardware"]["cores"] >= 1
+        and facts["hardware"]["memory_gib"] > 0
+        and facts["hardware"]["cpu"]
     )
-    json.dumps(found, allow_nan=False)
+    json.dumps(facts, allow_nan=False)
 
 
 def test_commit_is_of_the_checkout_that_tracks_the_package(

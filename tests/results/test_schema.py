@@ -37,14 +37,14 @@ def soon() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(pca_outputs: Path) -> Path:
+def run_folder(pca_outputs: Path) -> Path:
     """The folder of a run on digits."""
     return pca_outputs / "p1" / "pca" / "digits" / "inlier8" / "seed0"
 
 
 def read_all(folder: Path, config: dict[str, Any]) -> list[str]:
     """What every reader says against the folder; any exception but UserError is a failure."""
-    said = []
+    messages = []
 
     def summarise() -> None:
         result = read_result(folder)
@@ -64,13 +64,13 @@ def read_all(folder: Path, config: dict[str, Any]) -> list[str]:
         try:
             reader()
         except UserError as error:
-            said.append(str(error))
-    found = collect(folder.parents[4])
-    assert len(found.runs) + len(found.damaged) + len(found.unfinished) + len(found.unmeasured) == 1
-    for run in found.runs:
+            messages.append(str(error))
+    runs = collect(folder.parents[4])
+    assert len(runs.runs) + len(runs.damaged) + len(runs.unfinished) + len(runs.unmeasured) == 1
+    for run in runs.runs:
         assert run.options and run.family and run.made_with
         assert run.shortened is not None
-    return said + [reason for _, reason in found.damaged]
+    return messages + [reason for _, reason in runs.damaged]
 
 
 def shown(message: str) -> str:
@@ -100,22 +100,22 @@ ODD_FILES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize(
     "name", ["result.json", "config.yaml", "scores.csv", "calibration.csv", "split.npz", "weights"]
 )
-def test_an_odd_file_is_one_line(made: Path, name: str, kind: str) -> None:
-    config = read_result(made)["config"]
-    path = made / ("checkpoints/last.pt" if name == "weights" else name)
+def test_an_odd_file_is_one_line(run_folder: Path, name: str, kind: str) -> None:
+    config = read_result(run_folder)["config"]
+    path = run_folder / ("checkpoints/last.pt" if name == "weights" else name)
     aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     try:
         ODD_FILES[kind](path)
-        said = read_all(made, config)
+        messages = read_all(run_folder, config)
     finally:
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
         else:
             path.unlink()
         aside.rename(path)
-    assert any(str(made) in line for line in said)
-    assert not any("\n" in line for line in said)
+    assert any(str(run_folder) in line for line in messages)
+    assert not any("\n" in line for line in messages)
 
 
 VALUES = st.one_of(
@@ -185,17 +185,17 @@ def replaced(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dic
 @pytest.mark.slow
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: json.dumps(value)[:12])
 @pytest.mark.parametrize("name", ["result.json", "config.yaml"])
-def test_no_value_in_any_place_is_a_traceback(made: Path, name: str, value: Any) -> None:
-    whole = read_result(made)
+def test_no_value_in_any_place_is_a_traceback(run_folder: Path, name: str, value: Any) -> None:
+    whole = read_result(run_folder)
     content = whole if name == "result.json" else whole["config"]
-    path = made / name
+    path = run_folder / name
     before = path.read_bytes()
     tracebacks = []
     try:
         for place in places(content):
             path.write_text(json.dumps(replaced(content, place, value)))
             try:
-                read_all(made, whole["config"])
+                read_all(run_folder, whole["config"])
             except Exception as error:  # collected, so that one run names every place
                 tracebacks.append(f"{'.'.join(map(str, place))}: {type(error).__name__}: {error}")
     finally:
@@ -207,8 +207,10 @@ def test_no_value_in_any_place_is_a_traceback(made: Path, name: str, value: Any)
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_no_change_of_a_result_or_config_is_a_traceback(made: Path, data: st.DataObject) -> None:
-    whole = read_result(made)
+def test_no_change_of_a_result_or_config_is_a_traceback(
+    run_folder: Path, data: st.DataObject
+) -> None:
+    whole = read_result(run_folder)
     name = data.draw(st.sampled_from(["result.json", "config.yaml"]))
     content = copy.deepcopy(whole if name == "result.json" else whole["config"])
     for _ in range(data.draw(st.integers(1, 2))):
@@ -225,14 +227,14 @@ def test_no_change_of_a_result_or_config_is_a_traceback(made: Path, data: st.Dat
             value = holder.pop(place[-1])
             if change == "rename":
                 holder[data.draw(st.text(max_size=6))] = value
-    path = made / name
+    path = run_folder / name
     before = path.read_bytes()
     try:
         path.write_text(json.dumps(content))  # which is YAML as well
-        said = read_all(made, whole["config"])
+        messages = read_all(run_folder, whole["config"])
     finally:
         path.write_bytes(before)
-    assert all(shown(message).count("\n") == 1 for message in said)
+    assert all(shown(message).count("\n") == 1 for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -255,15 +257,15 @@ def test_no_change_of_a_result_or_config_is_a_traceback(made: Path, data: st.Dat
     ],
 )
 def test_a_wrong_field_is_named_with_its_folder(
-    made: Path, change: Callable[[dict[str, Any]], object], field: str
+    run_folder: Path, change: Callable[[dict[str, Any]], object], field: str
 ) -> None:
-    result = read_result(made)
-    before = (made / "result.json").read_bytes()
+    result = read_result(run_folder)
+    before = (run_folder / "result.json").read_bytes()
     change(result)
     try:
-        (made / "result.json").write_text(json.dumps(result))
+        (run_folder / "result.json").write_text(json.dumps(result))
         with pytest.raises(UserError) as caught:
-            read_result(made)
+            read_result(run_folder)
     finally:
-        (made / "result.json").write_bytes(before)
-    assert str(made) in str(caught.value) and field in str(caught.value)
+        (run_folder / "result.json").write_bytes(before)
+    assert str(run_folder) in str(caught.value) and field in str(caught.value)

@@ -158,8 +158,8 @@ def test_class_names_are_a_column_of_their_own(tmp_path: Path) -> None:
     columns = {"mse": np.array([0.5, 1.5])}
     labels, flags = np.array([0, 1]), np.array([False, True])
     plain = Scores(["a", "b"], labels, flags, columns)
-    named = replace(plain, classes=["good", 'a "dent", deep'])
-    for name, scores in (("plain", plain), ("named", named)):
+    classed = replace(plain, classes=["good", 'a "dent", deep'])
+    for name, scores in (("plain", plain), ("named", classed)):
         write_scores(tmp_path / f"{name}.csv", scores)
         again = read_scores(tmp_path / f"{name}.csv")
         assert again.classes == scores.classes and list(again.columns) == ["mse"]

@@ -134,10 +134,10 @@ def test_a_second_run_of_the_same_folder_exits_2_and_touches_nothing(
 ) -> None:
     folder = tmp_path / "outputs" / "p1" / "pca" / "digits" / "inlier3" / "seed0"
     with held_by_another(folder) as process:
-        done = command("method=pca", "inlier=3", f"output={tmp_path / 'outputs'}")
-        assert done.returncode == 2
-        assert f"is being run by process {process.pid}" in done.stderr
-        assert done.stderr.count("\n") == 1
+        second_run = command("method=pca", "inlier=3", f"output={tmp_path / 'outputs'}")
+        assert second_run.returncode == 2
+        assert f"is being run by process {process.pid}" in second_run.stderr
+        assert second_run.stderr.count("\n") == 1
         assert not folder.exists()
 
 

@@ -26,7 +26,7 @@ from noveltylab.run.pictures import (
 
 
 @pytest.mark.parametrize(
-    ("positions", "count", "chosen"),
+    ("positions", "count", "expected"),
     [
         ([3, 5, 9], 5, [3, 5, 9]),
         ([3, 5, 9, 11], 2, [3, 11]),
@@ -35,9 +35,9 @@ from noveltylab.run.pictures import (
     ],
 )
 def test_few_positions_lie_evenly_over_all(
-    positions: list[int], count: int, chosen: list[int]
+    positions: list[int], count: int, expected: list[int]
 ) -> None:
-    assert evenly(np.array(positions, np.int64), count).tolist() == chosen
+    assert evenly(np.array(positions, np.int64), count).tolist() == expected
 
 
 class Pictured(PCA):
@@ -144,14 +144,14 @@ def test_a_few_test_images_are_kept_with_their_reconstructions(tmp_path: Path) -
         preprocess=Preprocess().fit(test),
     )
     keep_reconstructions(Embedded((1, 8, 8)), data, tmp_path / "figures")  # type: ignore[arg-type]  # as above
-    found = read_reconstructions(tmp_path)
-    assert found is not None
-    pixels = found.images[:, 0, 0, 0].tolist()
-    assert found.ids == [f"test/{pixel}" for pixel in pixels]
-    assert len(pixels) == 2 * SHOWN and found.is_outlier.tolist() == [
+    pictures = read_reconstructions(tmp_path)
+    assert pictures is not None
+    pixels = pictures.images[:, 0, 0, 0].tolist()
+    assert pictures.ids == [f"test/{pixel}" for pixel in pixels]
+    assert len(pixels) == 2 * SHOWN and pictures.is_outlier.tolist() == [
         pixel >= 20 for pixel in pixels
     ]
-    assert found.made[:, 0, 0, 0].tolist() == [255 - pixel for pixel in pixels]
+    assert pictures.made[:, 0, 0, 0].tolist() == [255 - pixel for pixel in pixels]
 
 
 @pytest.mark.parametrize("kind", ["sound", "method"])

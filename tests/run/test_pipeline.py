@@ -60,8 +60,8 @@ def test_the_folder_holds_everything(run_here: Run, tmp_path: Path, small_data: 
     }
     assert names <= {path.name for path in folder.iterdir()}
     always = {"roc.png", "scores.png", "cases.png", "reconstructions.npz"}
-    own = {"random_latents.png", "latent_paths.png", "mined_latents.png"}
-    assert {path.name for path in (folder / "figures").iterdir()} == {*always, *own}
+    method_figures = {"random_latents.png", "latent_paths.png", "mined_latents.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {*always, *method_figures}
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
 
     scores = read_scores(folder / "scores.csv")
@@ -196,8 +196,8 @@ def test_the_kept_weights_are_the_average(
     expected = dict(trained[0])
     for now in trained[1:]:
         expected = {name: w + (now[name] - w) / chunks for name, w in expected.items()}
-    kept = next((tmp_path / "outputs").rglob("last.pt"))
-    for name, value in torch.load(kept, weights_only=True)["method"].items():
+    path = next((tmp_path / "outputs").rglob("last.pt"))
+    for name, value in torch.load(path, weights_only=True)["method"].items():
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
     assert any(
@@ -206,7 +206,7 @@ def test_the_kept_weights_are_the_average(
     seen.clear()
     run_here(*arguments, "force=true")
     assert all(torch.equal(seen[-1][name], trained[-1][name]) for name in expected)
-    plain = torch.load(kept, weights_only=True)["method"]
+    plain = torch.load(path, weights_only=True)["method"]
     assert all(torch.equal(plain[name].double(), trained[-1][name]) for name in expected)
 
 
@@ -269,18 +269,16 @@ def test_force_runs_again_and_keeps_the_old_folder(run_here: Run, tmp_path: Path
     run_here("method=pca")
     old = (folder_of(tmp_path) / "result.json").read_bytes()
     run_here("method=pca", "method.components=8", "force=true")
-    kept = [
+    paths = [
         path for path in (tmp_path / "outputs").rglob("result.json") if path.parent.name != "seed0"
     ]
-    assert [path.read_bytes() for path in kept] == [old]
+    assert [path.read_bytes() for path in paths] == [old]
 
 
 def test_outliers_never_reach_training_or_selection(
     run_here: Run, small_data: Path, tmp_path: Path
 ) -> None:
-    """Destroying every outlier image must not change the trained weights, the selection or the
-    preprocessing.
-    """
+    """Destroying every outlier image changes neither weights nor selection nor preprocessing."""
     arguments = (
         "data=mnist",
         "data.verify=false",
@@ -311,8 +309,9 @@ def test_outliers_never_reach_training_or_selection(
 def test_rules_with_outlier_labels_are_reported_apart(
     run_here: Run, tmp_path: Path, small_data: Path, rule: str
 ) -> None:
-    """The run's number stays that of val_loss; the labelled rule has its own columns, weights and
-    file.
+    """The run's number stays that of val_loss.
+
+    The labelled rule has its own columns, weights and file.
     """
     arguments = ("data=mnist", "data.verify=false", "inlier=3", *TINY)
     plain = run_here(f"output={tmp_path / 'outputs' / 'plain'}", *arguments)

@@ -114,9 +114,9 @@ def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str
 
 
 def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
-    images, made = RNG.random((N, 3, 8, 8)), RNG.random((N, 3, 8, 8))
-    errors = np.abs(images - made).mean(1)
-    scores, names = RNG.normal(size=N), [f"{at}.png" for at in range(N)]
+    images, reconstructions = RNG.random((N, 3, 8, 8)), RNG.random((N, 3, 8, 8))
+    errors = np.abs(images - reconstructions).mean(1)
+    scores, names = RNG.normal(size=N), [f"{row}.png" for row in range(N)]
     kinds = ["$dent" if outlier else "good" for outlier in IS_OUTLIER]
     for path, extra in {
         "plain": {},
@@ -126,7 +126,7 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
         plot_reconstructions(
             tmp_path / f"{path}.png",
             images,
-            {"reconstruction": made},
+            {"reconstruction": reconstructions},
             scores,
             IS_OUTLIER,
             names,
@@ -140,8 +140,8 @@ def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
     assert heights == sorted(set(heights))
     coloured = colour_errors(errors)
     assert coloured.shape == (N, 8, 8, 3)
-    at = np.unravel_index(errors.argmax(), errors.shape)
-    assert coloured[at].sum() > coloured[np.unravel_index(errors.argmin(), errors.shape)].sum()
+    row = np.unravel_index(errors.argmax(), errors.shape)
+    assert coloured[row].sum() > coloured[np.unravel_index(errors.argmin(), errors.shape)].sum()
     groups = {"good": scores[~IS_OUTLIER], "$dent": scores[IS_OUTLIER]}
     plot_kinds(tmp_path / "kinds.png", groups, {"$dent": 0.5}, "mse")
     assert inked(tmp_path / "kinds.png") > 0.01
@@ -195,26 +195,26 @@ def test_extreme_cases_are_extreme_and_survive_taking_the_subset(
     scores, is_outlier = np.array([s for s, _ in rows], float), np.array([o for _, o in rows])
     groups = extreme_cases(scores, is_outlier, cases)
     assert list(groups) == list(GROUPS)
-    for title, chosen in groups.items():
+    for title, indices in groups.items():
         kind = title.startswith("outliers")
-        assert (is_outlier[chosen] == kind).all()
+        assert (is_outlier[indices] == kind).all()
         ordered = sorted(scores[is_outlier == kind], reverse="highest" in title)
-        assert scores[chosen].tolist() == ordered[:cases]
-    kept = np.unique(np.concatenate(list(groups.values())))
-    again = extreme_cases(scores[kept], is_outlier[kept], cases)
-    for title, chosen in again.items():
-        np.testing.assert_array_equal(kept[chosen], groups[title])
+        assert scores[indices].tolist() == ordered[:cases]
+    subset = np.unique(np.concatenate(list(groups.values())))
+    again = extreme_cases(scores[subset], is_outlier[subset], cases)
+    for title, indices in again.items():
+        np.testing.assert_array_equal(subset[indices], groups[title])
 
 
 def test_waves_are_shown_about_grey(tmp_path: Path) -> None:
     waves = np.zeros((4, 1, 8, 8), np.int16)
     waves[:, :, :4] = 32767
-    shown = waves.astype(np.float32) / 65536 + 0.5
-    for name, images in {"wave": waves, "picture": shown}.items():
+    pictures = waves.astype(np.float32) / 65536 + 0.5
+    for name, images in {"wave": waves, "picture": pictures}.items():
         plot_reconstructions(
             tmp_path / f"{name}.png",
             images,
-            {"reconstruction": shown},
+            {"reconstruction": pictures},
             np.arange(4.0),
             np.arange(4) > 1,
         )

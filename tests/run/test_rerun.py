@@ -39,8 +39,8 @@ def test_a_run_is_repeated_to_the_same_bytes_and_always_anew(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder)]) == 0
-    said = capsys.readouterr()
-    assert "byte for byte" in said.out and "checked: split.npz, scores.csv" in said.err
+    output = capsys.readouterr()
+    assert "byte for byte" in output.out and "checked: split.npz, scores.csv" in output.err
     (again,) = (tmp_path / "here" / "reruns").rglob("scores.csv")
     assert again.read_bytes() == (folder / "scores.csv").read_bytes()
     again.write_text("edited")
@@ -64,8 +64,8 @@ def test_a_kept_result_without_its_scores_is_compared_by_checksum_and_numbers(
     assert main([str(folder)]) == 1
     assert "records other numbers" in capsys.readouterr().out
     assert main([str(folder), "method.components=8"]) == 1
-    said = capsys.readouterr().out
-    assert "AUROC 0.999000 there" in said and "not the same scores" in said
+    output = capsys.readouterr().out
+    assert "AUROC 0.999000 there" in output and "not the same scores" in output
 
 
 @pytest.fixture
@@ -131,10 +131,10 @@ def replaced_by_link(path: Path) -> None:
 def test_an_edited_run_is_not_believed(
     folder: Path, capsys: pytest.CaptureFixture[str], edit: str
 ) -> None:
-    change, said = EDITS[edit]
+    change, message = EDITS[edit]
     change(folder)
     assert main([str(folder)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="not believed"):
         check_files(folder, read_result(folder))
     assert not [*Path().iterdir()]
@@ -217,14 +217,14 @@ def test_a_name_leads_nowhere(folder: Path, capsys: pytest.CaptureFixture[str], 
         changed(folder, lambda result: result.update({group: name}))  # noqa: B023  # called at once
         changed(folder, in_config(**{group: {"name": name}}))
         assert main([str(folder)]) == 2
-        said = capsys.readouterr().err
-        assert f"{group}: " in said and "\x1b" not in said and said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert f"{group}: " in error and "\x1b" not in error and error.count("\n") == 1
     assert not [*Path().iterdir()]
 
 
 @pytest.mark.usefixtures("nothing_runs")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (in_config(method={"_target_": "os.system"}), "asks for os.system, which is no method"),
         (in_config(method={"_target_": "antigravity.x"}), "asks for antigravity.x"),
@@ -245,14 +245,14 @@ def test_a_hostile_or_broken_record_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     change: Change,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(folder.parents[5] / "here")
     (folder / "config.yaml").unlink()  # which would tell that the record was edited
     changed(folder, change)
     assert main([str(folder)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not [*Path().iterdir()]
 
 
@@ -292,8 +292,8 @@ def test_a_row_of_an_archive_is_repeated(
         line_of(Row(name, json.loads((folder / "result.json").read_text()))) + b"\n"
     )
     assert main([str(archive / name)]) == 0
-    said = capsys.readouterr()
-    assert "byte for byte" in said.out and "scores.csv is not kept there" in said.err
+    output = capsys.readouterr()
+    assert "byte for byte" in output.out and "scores.csv is not kept there" in output.err
     assert main([str(archive / name), f"output={archive / name}"]) == 2
     assert main([str(archive / "p1" / "nothing")]) == 2
     assert "no such row in the archive" in capsys.readouterr().err

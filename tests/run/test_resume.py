@@ -215,12 +215,13 @@ def test_the_key_of_the_floors_names_all_that_computes_them() -> None:
     from noveltylab.scoring.floors import FLOOR_CODE
     from tests.test_layers import imported_modules, modules, room_of
 
-    known = modules()
+    paths = modules()
     reached = {"methods.pca", "methods.knn", "scoring.apply"}
     while (
-        more := {name for module in reached for name in imported_modules(known[module])} - reached
+        additions := {name for module in reached for name in imported_modules(paths[module])}
+        - reached
     ):
-        reached |= more
+        reached |= additions
     compute = {
         module for module in reached if room_of(module) not in ("errors", "results", "command")
     }
@@ -231,8 +232,8 @@ def test_force_twice_in_a_second_keeps_both_runs(run_here: Run, tmp_path: Path) 
     first = run_here("method=pca")
     for components in (8, 4, 2):
         run_here("method=pca", f"method.components={components}", "force=true")
-    kept = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("result.json")]
-    assert sorted(result["config"]["method"]["components"] for result in kept) == [2, 4, 8, 32]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("result.json")]
+    assert sorted(result["config"]["method"]["components"] for result in records) == [2, 4, 8, 32]
     assert first["config"]["method"]["components"] == 32
 
 

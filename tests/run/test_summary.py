@@ -1,5 +1,6 @@
-"""The closing screen says every number, how the weights were chosen and every warning, at 80
-columns.
+"""The closing screen says every number and warning, and how the weights were chosen.
+
+It has 80 columns.
 """
 
 import io
@@ -136,8 +137,10 @@ def test_unverified_data_is_said() -> None:
     assert "NOT verified" in shown(data_verified=False)
     assert "NOT verified" not in shown()
     assert "cannot be verified (no checksums to compare with)" in shown(data_verified=None)
-    own = {"data": {"classes": "folders"}}
-    assert "cannot be verified" in shown(data_verified=False, config=own)  # as kept results have it
+    config = {"data": {"classes": "folders"}}
+    assert "cannot be verified" in shown(
+        data_verified=False, config=config
+    )  # as kept results have it
 
 
 def test_warnings_are_whole_and_in_bold_red() -> None:

@@ -29,9 +29,9 @@ def folder_of(tmp_path: Path, seed: int = 0) -> Path:
     return tmp_path / "outputs" / "p1" / "ocgan" / "digits" / "inlier8" / f"seed{seed}"
 
 
-@pytest.mark.parametrize("at", [1, 2, 5, 9])
+@pytest.mark.parametrize("call", [1, 2, 5, 9])
 def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     arguments = (*TINY, "trainer.checkpoint_seconds=0")
     whole = run_here(f"output={tmp_path / 'whole'}", *arguments)
@@ -40,7 +40,7 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
     def full(file: int) -> None:
         nonlocal calls
         calls += 1
-        if calls >= at:
+        if calls >= call:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
@@ -62,12 +62,12 @@ def test_a_file_that_may_not_grow_is_one_line_and_exit_code_1(tmp_path: Path) ->
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    done = subprocess.run(
+    process = subprocess.run(
         command, preexec_fn=limit, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "error: cannot read or write" in done.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "error: cannot read or write" in process.stderr
     assert not list(tmp_path.rglob("result.json"))
 
 
@@ -101,10 +101,12 @@ def test_broken_weights_are_never_kept(
     ):
         run_here(*TINY, "trainer.checkpoint_seconds=0")
     monkeypatch.undo()
-    kept = torch.load(folder_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
-    assert kept["epoch"] == 1
+    checkpoint = torch.load(folder_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 1
     assert all(
-        value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point()
+        value.isfinite().all()
+        for value in checkpoint["state_dict"].values()
+        if value.is_floating_point()
     )
     assert run_here(*TINY, "trainer.checkpoint_seconds=0")["scores"]
 
@@ -162,11 +164,11 @@ def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) 
         while not metrics.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        said = process.communicate(timeout=240)[0]
-    assert process.returncode == 128 + number, said
-    assert "stopping with a checkpoint" in said
-    assert "the same command goes on" in said
-    assert "Traceback" not in said
+        output = process.communicate(timeout=240)[0]
+    assert process.returncode == 128 + number, output
+    assert "stopping with a checkpoint" in output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
     last = torch.load(folder_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < last["iteration"] < 400 * 8
 

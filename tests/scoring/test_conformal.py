@@ -1,6 +1,4 @@
-"""p-values and thresholds against their definitions, and the false-positive rate that they promise
-against the realised one.
-"""
+"""p-values and thresholds against their definitions, the promised false-positive rate realised."""
 
 from collections.abc import Callable
 from pathlib import Path

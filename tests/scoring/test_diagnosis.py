@@ -61,9 +61,7 @@ class Shifted(Method):
 
 
 def synthetic() -> Any:
-    """Inliers of mean 0 and two classes of outliers of means -0.1 and 0.1, each value with
-    deviation 0.2.
-    """
+    """Inliers of mean 0 and outliers of means -0.1 and 0.1, each value with deviation 0.2."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 512)
     means = np.array([-0.1, 0.0, 0.1])[labels][:, None, None, None]

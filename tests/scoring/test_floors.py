@@ -1,5 +1,6 @@
-"""The floors of raw pixels and of what the method sees, against NumPy; on real data against the
-published measurements.
+"""The floors of raw pixels and of what the method sees, against NumPy.
+
+On real data they are compared with the published measurements.
 """
 
 import os
@@ -97,8 +98,9 @@ def test_floors_of_what_the_method_sees_equal_numpy(
 def test_kept_floors_are_those_of_the_same_preprocessing(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another preprocessing left in the cache is never taken; the floors of raw pixels are
-    shared.
+    """What another preprocessing left in the cache is never taken.
+
+    The floors of raw pixels are shared.
     """
     alone = {}
     settings = [

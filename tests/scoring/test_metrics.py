@@ -180,8 +180,9 @@ def test_half_total_error_rate_counts_both_errors(drawn: Case, threshold: float)
 @settings(deadline=None, max_examples=60)
 @given(tied_cases())
 def test_equal_error_threshold_is_the_best_of_all(drawn: Case) -> None:
-    """Every other threshold, between the scores too, leaves the two rates further apart, or as far
-    with a larger sum.
+    """No other threshold leaves the two rates closer together.
+
+    Thresholds between the scores count too. One that leaves them as far apart has a larger sum.
     """
     best_errors = rates(*drawn, equal_error_threshold(*drawn))
     for threshold in np.arange(-0.5, 13.5, 0.5):

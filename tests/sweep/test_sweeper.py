@@ -113,8 +113,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_cell_leaves_the_others_and_its_reason(
     command: Cli, tmp_path: Path, small_data: Path
 ) -> None:
-    """Missing data fails the cells of one data set, in the worker; with the data there the same
-    command mends them.
+    """Missing data fails the cells of one data set, in the worker.
+
+    With the data there the same command mends them.
     """
     grid = (*PCA, "data=digits,mnist", "data.verify=false", "inlier=3,4")
     process = command(*grid, f"data.root={tmp_path / 'nowhere'}")
@@ -352,8 +353,9 @@ def test_the_table_fits_80_columns(command: Cli) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_every_swept_option_is_seen(command: Cli) -> None:
-    """In the table, in the lines while it runs and in the list of failures; means are of cells with
-    the same options.
+    """In the table, in the lines while it runs and in the list of failures.
+
+    Means are of cells with the same options.
     """
     grid = (*PCA, "inlier=3,4", "protocol.val_fraction=0.2,0.3", "method.components=8,x")
     process = command(*grid, "output='o/v${protocol.val_fraction}, k${method.components}'")
@@ -408,8 +410,9 @@ def test_plain_lines_without_a_terminal(command: Cli) -> None:
 
 
 def test_the_view_follows_the_folders(tmp_path: Path) -> None:
-    """Cells that others run, finish or fail show up as such, with the newest line of a running
-    cell's log.
+    """Cells that others run, finish or fail show up as such.
+
+    A running cell has the newest line of its log.
     """
     cells = [
         Cell(
@@ -642,8 +645,9 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
 
 @pytest.mark.slow
 def test_a_sweep_through_slurm(cli: Cli, tmp_path: Path) -> None:
-    """sbatch, srun and sacct are stand-ins; the array, its pickles and the runs under SLURM's
-    variables are real.
+    """sbatch, srun and sacct are stand-ins.
+
+    The array, its pickles and the runs under SLURM's variables are real.
     """
     pytest.importorskip("submitit")
     sbatch = """
@@ -735,8 +739,9 @@ def test_four_runs_at_half_a_gpu_share_two(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
-    """Relative folders mean those of the sweep, wherever the cluster was started; nothing at an
-    address is bad input.
+    """Relative folders mean those of the sweep, wherever the cluster was started.
+
+    Nothing at an address is bad input.
     """
     pytest.importorskip("ray")
     with socket.socket() as free:

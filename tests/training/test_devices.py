@@ -49,8 +49,9 @@ def in_two(cli: Cli, tmp_path: Path, name: str, *options: str) -> tuple[Path, di
 def test_two_processes_train_as_one(
     cli: Cli, run_here: Callable[..., dict[str, Any]], tmp_path: Path, name: str
 ) -> None:
-    """Half the batch each, the same losses; other random numbers and statistics of batches leave a
-    tolerance.
+    """Half the batch each, the same losses.
+
+    Other random numbers and statistics of batches leave a tolerance.
     """
     small = [f"method.{key}={str(value).lower()}" for key, value in SMALL.get(name, {}).items()]
     folder, two = in_two(cli, tmp_path, name, *small)

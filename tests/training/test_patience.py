@@ -72,8 +72,9 @@ def test_training_ends_after_so_many_looks_without_a_lower_loss(
 def test_patience_begins_with_the_whole_method(
     run_here: Run, losses: Callable[..., None], whole: str
 ) -> None:
-    """Mining begins in epoch 5 and schedules keep to the planned epochs, whichever weights may be
-    chosen.
+    """Mining begins in epoch 5, and schedules keep to the planned epochs.
+
+    That holds whichever weights may be chosen.
     """
     losses(1, 2, 3, 4, 9, 9, 9, 9)
     options = (

@@ -145,8 +145,9 @@ def test_no_result_lies_in_memory_that_the_next_layer_writes_over(
 def test_float32_rounds_to_a_hundred_thousandth_of_the_largest_value(
     kernel: int, padding: int
 ) -> None:
-    """Larger than the definition's 1e-6, as the paper's section 5.3 has it; far below what a step
-    of Adam sees.
+    """Larger than the definition's 1e-6, as the paper's section 5.3 has it.
+
+    Far below what a step of Adam sees.
     """
     x, weight = maps(64, 64, 16, 16), maps(128, 64, kernel, kernel, seed=1)
     leaves = [part.float().requires_grad_() for part in (x, weight)]
