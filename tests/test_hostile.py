@@ -132,7 +132,7 @@ ORDINARY = ("a=1", "'quoted'", "'", "", "test/good/001.png", "1e-3", " =1", "零
 
 @pytest.mark.parametrize("text", [*FORMULAS, *ORDINARY])
 def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
-    from noveltylab.results.spreadsheet import quote, unquote
+    from noveltylab.results.scores import quote, unquote
 
     assert unquote(quote(text)) == text
     assert not quote(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))

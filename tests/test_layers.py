@@ -28,7 +28,7 @@ FLOORS = (
     ),
     Floor(
         "results",
-        "archive files inverted older phases provenance record runs schema scores spreadsheet",
+        "archive files older phases provenance record schema scores",
         "numpy pydantic yaml",
     ),
     Floor(

@@ -19,8 +19,7 @@ from noveltylab.options import Options, check_arguments, read_options
 from noveltylab.predict.detector import Columns, Detector
 from noveltylab.predict.inputs import Kind, Reader
 from noveltylab.results.files import open_regular, sha256_file
-from noveltylab.results.record import read_result, recorded_config
-from noveltylab.results.runs import require_run
+from noveltylab.results.record import read_result, recorded_config, require_run
 from noveltylab.results.scores import read_scores
 from noveltylab.run.folder import damage
 from noveltylab.scoring.apply import deployed

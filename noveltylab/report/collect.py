@@ -17,10 +17,9 @@ from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
 from noveltylab.results.archive import SUFFIX, archive_of, is_archive, read_archive, without_suffix
 from noveltylab.results.files import read_tail
-from noveltylab.results.inverted import standing
 from noveltylab.results.older import place_of_today
 from noveltylab.results.phases import lacking, seen_by
-from noveltylab.results.record import load_result
+from noveltylab.results.record import load_result, standing
 from noveltylab.results.schema import Metrics, Result, Unmeasured
 from noveltylab.scoring.auroc import interval_of_counts, widest
 

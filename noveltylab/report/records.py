@@ -11,7 +11,7 @@ from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
 from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, seen_floor_cells
 from noveltylab.report.stats import Cells, summarise
-from noveltylab.results.spreadsheet import quote
+from noveltylab.results.scores import quote
 
 Record = dict[str, str | float | None]
 FIELDS = (

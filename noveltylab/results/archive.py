@@ -136,7 +136,8 @@ def _parse(line: bytes) -> Row:
     content = parse_json(line)
     if not isinstance(content, dict) or not isinstance(content.get("result"), dict):
         raise ValueError("holds no result")
-    folder, files = content.get("folder"), content.get("files", {})
+    folder = content.get("folder")
+    files = content.get("files", {})
     if not isinstance(folder, str) or not _is_run_folder(folder):
         raise ValueError("names no run folder")
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
@@ -192,7 +193,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
                 raise UserError(f"{path}: {index.faults[0]}; restore it first")
             lines = index.lines | lines
         folders = sorted(lines, key=lambda folder: folder.split("/"))
-        write_atomic(path, b"".join(lines[folder] + b"\n" for folder in folders))
+        ordered_lines = [lines[folder] + b"\n" for folder in folders]
+        write_atomic(path, b"".join(ordered_lines))
 
 
 @contextmanager

@@ -1,10 +1,9 @@
 """The one door for files: whole when written, and read with bounds, whoever wrote them.
 
-Only regular files of a bounded size and text of a bounded depth are read.
-
-A pipe or a device is never waited for, an endless file never read to its end, and what a file says
-it holds is what is read of it. Everything here raises OSError for a file that is not opened, and
-ValueError for a content that is not taken.
+Only regular files of a bounded size and text of a bounded depth are read. A pipe or a device is
+never waited for, an endless file never read to its end, and what a file says it holds is what is
+read of it. Everything here raises OSError for a file that is not opened, and ValueError for a
+content that is not taken.
 """
 
 import errno
@@ -57,13 +56,14 @@ def open_regular(
         OSError: It is missing, a folder, a pipe, a device, or larger than that, or it lies
         elsewhere.
     """
-    path, limit = Path(path), MAX_FILE_BYTES if limit is None else limit
+    path = Path(path)
+    if limit is None:
+        limit = MAX_FILE_BYTES
     _check_place(path, within)
     # before it is opened: to open a pipe or a device may wait, or do something
     _check_kind(os.stat(path), path, limit)
-    descriptor = os.open(
-        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     try:
         status = os.fstat(descriptor)
         _check_kind(status, path, limit)
@@ -78,11 +78,14 @@ def open_regular(
 
 
 def _check_place(path: Path, within: Path | None) -> None:
+    if within is None:
+        return
     try:
-        if within is not None and not path.resolve(strict=True).is_relative_to(within.resolve()):
-            raise OSError(errno.EXDEV, "is a link that leads out of its folder", str(path))
+        is_inside = path.resolve(strict=True).is_relative_to(within.resolve())
     except (RuntimeError, ValueError) as error:  # a loop of links; a name with a null byte
         raise OSError(errno.EINVAL, str(error), str(path)) from None
+    if not is_inside:
+        raise OSError(errno.EXDEV, "is a link that leads out of its folder", str(path))
 
 
 def _check_kind(status: os.stat_result, path: Path, limit: int) -> None:
@@ -153,15 +156,15 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
     try:
         # first its events alone: aliases would multiply what is built, and nesting overflow it
         for event in yaml.parse(text, Loader=loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-                event, yaml.CollectionEndEvent
-            )
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
             if depth > MAX_NESTING:
                 raise ValueError("nested too deeply")
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise ValueError(
-                    f"line {event.start_mark.line + 1} holds an alias or a tag, which a run never writes"
-                )
+                line = event.start_mark.line + 1
+                raise ValueError(f"line {line} holds an alias or a tag, which a run never writes")
         value = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, TypeError) as error:  # a list as a key is a TypeError
         raise ValueError(" ".join(str(error).split())[:200]) from None
@@ -172,9 +175,8 @@ def read_yaml(path: str | Path, limit: int = MAX_TEXT_BYTES, within: Path | None
 def check_plain(value: Any) -> None:
     """Raises ValueError unless a value is plain.
 
-    Plain is made of mappings by text, lists, text that is Unicode, finite numbers, bool and None.
-
-    No deeper than MAX_NESTING. The message begins with the place, e.g. `scores.mse.auroc: `.
+    Plain is what is made of mappings by text, lists, text that is Unicode, finite numbers, bool and
+    None, no deeper than MAX_NESTING. The message begins with the place: `scores.mse.auroc: `.
     """
     pending: list[tuple[Any, _Place]] = [(value, ())]
     while pending:
@@ -187,9 +189,12 @@ def check_plain(value: Any) -> None:
                     raise ValueError(f"{_words(place)}has a key that is no text")
                 pending.append((part, (key, place)))
         elif isinstance(item, list):
-            pending += [(part, (str(index), place)) for index, part in enumerate(item)]
-        elif fault := _fault(item):
-            raise ValueError(f"{_words(place)}{fault}")
+            for index, part in enumerate(item):
+                pending.append((part, (str(index), place)))
+        else:
+            fault = _fault(item)
+            if fault:
+                raise ValueError(f"{_words(place)}{fault}")
 
 
 #: A key and the place of what holds it, () at the top.
@@ -199,7 +204,8 @@ _Place = tuple[()] | tuple[str, Any]
 def _depth(place: _Place) -> int:
     depth = 0
     while place:
-        depth, place = depth + 1, place[1]
+        depth += 1
+        place = place[1]
     return depth
 
 
@@ -208,7 +214,10 @@ def _words(place: _Place) -> str:
     while place:
         keys.append(place[0])
         place = place[1]
-    return f"{'.'.join(reversed(keys))[:200]}: " if keys else ""
+    if not keys:
+        return ""
+    path = ".".join(reversed(keys))
+    return f"{path[:200]}: "
 
 
 def _fault(item: Any) -> str:
@@ -219,7 +228,9 @@ def _fault(item: Any) -> str:
         return "a whole number beyond 64 bits"
     if isinstance(item, str) and _is_broken(item):
         return "text that is no Unicode"
-    return "" if item is None or isinstance(item, str | int | float) else f"a {type(item).__name__}"
+    if item is None or isinstance(item, str | int | float):
+        return ""
+    return f"a {type(item).__name__}"
 
 
 def _is_broken(text: str) -> bool:
@@ -232,7 +243,10 @@ def sha256_file(path: str | Path, limit: int = MAX_FILE_BYTES, within: Path | No
     digest = hashlib.sha256()
     with open_regular(path, limit, within) as file:
         remaining = limit
-        while remaining and (block := file.read(min(_BLOCK, remaining))):
+        while remaining:
+            block = file.read(min(_BLOCK, remaining))
+            if not block:
+                break
             digest.update(block)
             remaining -= len(block)
     return digest.hexdigest()
@@ -247,8 +261,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         path: The file; its folder is made if missing.
         data: The contents; text is written as UTF-8.
     """
+    content = data.encode() if isinstance(data, str) else data
     with open_atomic(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(content)
 
 
 @contextmanager

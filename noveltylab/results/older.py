@@ -1,10 +1,8 @@
 """Recorded configurations of older versions, in the options of today.
 
 The one place that knows what options of methods and protocols once were, and which protocols and
-data sets had another name.
-
-Once a method had its own `preset`, and null stood for a number of the code; `preset=ours` was what
-`recipe=ours` is.
+data sets had another name. Once a method had its own `preset`, and null stood for a number of the
+code; `preset=ours` was what `recipe=ours` is.
 """
 
 from collections.abc import Sequence
@@ -160,7 +158,10 @@ def _renamed_data(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preset(name: str) -> str:
-    return next((preset for preset in PRESETS if name.endswith(f"_{preset}")), "default")
+    for preset in PRESETS:
+        if name.endswith(f"_{preset}"):
+            return preset
+    return "default"
 
 
 Options = dict[str, Any]
@@ -176,7 +177,10 @@ def _numbers(method: Options, option: str, tables: dict[str, Options]) -> Option
     if numbers is None:
         return method
     options = {key: value for key, value in method.items() if key != option}
-    return options | {key: number for key, number in numbers.items() if options.get(key) is None}
+    for key, number in numbers.items():
+        if options.get(key) is None:
+            options[key] = number
+    return options
 
 
 def _ocgan(method: Options, data: Options, shape: Shape) -> Options:
@@ -184,9 +188,10 @@ def _ocgan(method: Options, data: Options, shape: Shape) -> Options:
 
 
 def _nda(method: Options, data: Options, shape: Shape) -> Options:
-    trains_codes = method.get("train_z", True)
-    unused = {} if trains_codes or "latent_lr" not in method else {"latent_lr": NDA_LATENT_LR}
-    return _numbers(method, "preset", NDA) | unused
+    options = _numbers(method, "preset", NDA)
+    if not method.get("train_z", True) and "latent_lr" in method:
+        return {**options, "latent_lr": NDA_LATENT_LR}
+    return options
 
 
 def _ca_entropy(method: Options, data: Options, shape: Shape) -> Options:
@@ -203,13 +208,13 @@ def _oled(method: Options, data: Options, shape: Shape) -> Options:
     if layers not in OLED:
         return method  # the images are not known, so nobody knows
     latent = {"latent_size": OLED_LATENT[layers]}
-    return _numbers(
-        method, "preset", {"official": OLED[layers] | latent, "paper": OLED_PAPER | latent}
-    )
+    presets = {"official": OLED[layers] | latent, "paper": OLED_PAPER | latent}
+    return _numbers(method, "preset", presets)
 
 
 def _memae(method: Options, data: Options, shape: Shape) -> Options:
-    layers, colour = str(method.get("architecture", "auto")), _in_colour(data, shape)
+    layers = str(method.get("architecture", "auto"))
+    colour = _in_colour(data, shape)
     if layers == "auto" and colour is not None:
         layers = "cifar10" if colour else "mnist"
     if method.get("slots", 0) is not None or layers not in MEMAE_SLOTS:
@@ -220,7 +225,8 @@ def _memae(method: Options, data: Options, shape: Shape) -> Options:
 def _oled_layers(method: Options, data: Options, shape: Shape) -> str:
     """OLED's architecture, as it chooses it; "auto" where the images are not known."""
     layers = str(method.get("architecture", "auto"))
-    colour, side = _in_colour(data, shape), shape[1] if shape else data.get("size")
+    colour = _in_colour(data, shape)
+    side = shape[1] if shape else data.get("size")
     if layers != "auto" or colour is None or not isinstance(side, int):
         return layers
     if colour and side % 8 == 0:
@@ -231,7 +237,9 @@ def _oled_layers(method: Options, data: Options, shape: Shape) -> str:
 def _in_colour(data: Options, shape: Shape) -> bool | None:
     if shape:
         return shape[0] > 1
-    return None if data.get("classes") == "folders" else str(data.get("name")) in COLOUR
+    if data.get("classes") == "folders":
+        return None
+    return str(data.get("name")) in COLOUR
 
 
 TRANSLATIONS = {

@@ -1,10 +1,9 @@
 """Phases of a method's training, and which of them the scored weights have seen.
 
-Such as OCGAN without and with mining.
-
-Read from what a run records, without torch: so old results are judged by the same rule as new ones.
-A method says its phases itself (`Method.phases`); for those who may not import it, `CONFIGURED`
-says them by its recorded options, and a test compares the two.
+OCGAN trains without and then with mining. What the weights have seen is read from what a run
+records, without torch, so that old results are judged by the same rule as new ones. A method says
+its phases itself (`Method.phases`); for those who may not import it, `CONFIGURED` says them by its
+recorded options, and a test compares the two.
 """
 
 import math
@@ -45,9 +44,11 @@ def begins(start: float, epochs: int) -> int:
 
     One after the last epoch if there is none.
     """
-    about = math.ceil(start * epochs)  # a product is rounded, so the epochs around it are tried
-    near = range(max(0, about - 1), min(epochs, about + 2))
-    return 1 + next((over for over in near if over / epochs >= start), epochs)
+    product = math.ceil(start * epochs)  # is rounded, so the epochs around it are tried
+    for past_epochs in range(max(0, product - 1), min(epochs, product + 2)):
+        if past_epochs / epochs >= start:
+            return past_epochs + 1
+    return epochs + 1
 
 
 def seen_after(phases: Sequence[Phase], epoch: int, epochs: int) -> list[Seen]:
@@ -56,11 +57,11 @@ def seen_after(phases: Sequence[Phase], epoch: int, epochs: int) -> list[Seen]:
     [] for a method of one phase.
     """
     firsts = [min(begins(phase.start, epochs), epoch + 1) for phase in phases]
-    ends = [*firsts, epoch + 1][1:]
-    return [
-        Seen(phase.name, end - first)
-        for phase, first, end in zip(phases, firsts, ends, strict=False)
-    ]
+    ends = [*firsts[1:], epoch + 1]
+    history = []
+    for phase, first, end in zip(phases, firsts, ends, strict=False):
+        history.append(Seen(phase.name, end - first))
+    return history
 
 
 # By recorded options.
@@ -77,7 +78,8 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
     """Those of noveltylab.methods.deep_svdd.DeepSVDD."""
     if "pretrain" not in method:
         return []
-    pretrain, phases = float(method["pretrain"]), []
+    pretrain = float(method["pretrain"])
+    phases = []
     if pretrain:
         phases.append(Phase("of pretraining", 0.0, selectable=False))
     warm_up = float(method["warm_up"]) if method["objective"] == "soft-boundary" else 0.0
@@ -88,11 +90,10 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def soft_boundary_start(pretrain: float, warm_up: float) -> float:
-    """The share of all epochs at which the radius moves.
-
-    After a share `warm_up` of those after pretraining.
-    """
-    return pretrain + (warm_up - ROUNDING) * (1 - pretrain) if warm_up else pretrain
+    """The share of all epochs from which the radius moves: a share `warm_up` after pretraining."""
+    if not warm_up:
+        return pretrain
+    return pretrain + (warm_up - ROUNDING) * (1 - pretrain)
 
 
 #: The share of a phase that is over is rounded to nine digits by Deep SVDD.
@@ -113,33 +114,35 @@ def configured_phases(method: Mapping[str, Any]) -> list[Phase]:
 
 
 def seen_by(selected: Mapping[str, Any], config: Mapping[str, Any]) -> list[Seen]:
-    """What the scored weights of a run have seen.
-
-    As its result records it, of an older result by its options.
+    """What the scored weights of a run have seen: as recorded, of an older result by its options.
 
     Args:
-        selected: Of a result.json, likewise config.
+        selected: The section of this name of a result.json.
+        config: The recorded configuration.
     """
-    if (recorded := selected.get("phases")) is not None:
+    recorded = selected.get("phases")
+    if recorded is not None:
         return [Seen(phase["name"], phase["epochs"]) for phase in recorded]
     if not selected["epoch"]:
         return []
     try:
-        return seen_after(
-            configured_phases(config["method"]), selected["epoch"], config["trainer"]["max_epochs"]
-        )
+        phases = configured_phases(config["method"])
+        return seen_after(phases, selected["epoch"], config["trainer"]["max_epochs"])
     except FOREIGN:
         return []
 
 
 def lacking(seen: Sequence[Seen]) -> str:
-    """What weights are that have seen no epoch of the last phase.
+    """The phase at which weights stand that lack the last one, "" for those of the whole method.
 
-    Such as `without mining`; "" for the whole method.
+    OCGAN's are `without mining` then.
     """
     if not seen or seen[-1].epochs:
         return ""
-    return next((phase.name for phase in reversed(seen) if phase.epochs), seen[0].name)
+    for phase in reversed(seen):
+        if phase.epochs:
+            return phase.name
+    return seen[0].name
 
 
 def in_words(seen: Sequence[Seen]) -> str:
@@ -149,18 +152,17 @@ def in_words(seen: Sequence[Seen]) -> str:
 
 def selects_nothing_else(options: Mapping[str, Any]) -> bool:
     """Whether trainer.select_whole changes nothing in a run with these options, by dotted key."""
-    method = {
-        key.removeprefix("method."): value
-        for key, value in options.items()
-        if key.startswith("method.")
-    }
+    method = {}
+    for key, value in options.items():
+        if key.startswith("method."):
+            method[key.removeprefix("method.")] = value
     try:
         phases = configured_phases(method)
     except FOREIGN:
         return False
     if not phases or phases[-1].start <= 0:
         return True
-    unselected = options.get("select") == "last" or not any(
-        phase.selectable for phase in phases[:-1]
-    )
-    return unselected and not options.get("trainer.average_epochs")
+    if options.get("trainer.average_epochs"):
+        return False
+    earlier_selectable = any(phase.selectable for phase in phases[:-1])
+    return options.get("select") == "last" or not earlier_selectable

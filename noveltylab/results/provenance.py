@@ -39,9 +39,12 @@ def provenance(
         (``cpu``, ``cores`` usable, ``threads``, ``memory_gib``, ``gpu``, ``visible_gpus`` as the
         launcher set it), ``command`` and ``time`` (ISO 8601, UTC, seconds).
     """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        versions[name] = _version(name)
+    moment = (started or datetime.now(UTC)).astimezone(UTC)
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES},
+        "versions": versions,
         "commit": commit(),
         "hardware": {
             "cpu": _cpu(),
@@ -52,15 +55,12 @@ def provenance(
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         },
         "command": " ".join(map(masked, sys.argv)),
-        "time": (started or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
+        "time": moment.isoformat(timespec="seconds"),
     }
 
 
 def masked(argument: str) -> str:
-    """An argument of a command line without what nobody else may read.
-
-    That is the values of keys, tokens, secrets and passwords.
-    """
+    """An argument of a command line without the values of keys, tokens, secrets and passwords."""
     key, equals, _ = argument.partition("=")
     if equals and (_SECRET.search(key) or "env_set" in key):
         return f"{key}=***"
@@ -125,8 +125,10 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -1,12 +1,18 @@
-"""A run's result.json: written atomically and last, so that its presence means the run is complete."""
+"""A run's result.json: written atomically and last, so that its presence means the run is complete.
+
+Also which folders below a folder hold one, for whoever named a folder that holds none.
+"""
 
 import errno
 import json
+import os
 import pkgutil
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.results.archive import archive_of, find_row
 from noveltylab.results.files import read_json, read_yaml, write_atomic
@@ -16,10 +22,14 @@ from noveltylab.results.schema import Result, Unmeasured, check_config, check_re
 PACKAGE = Path(__file__).resolve().parents[1]
 #: Ends the name of a floor of the images as the method sees them, which differ from raw pixels.
 SEEN = "_seen"
+#: What the warning of an inverted score begins with, behind the score's name.
+INVERTED = ": inverted, "
+#: Run folders that an error lists, and folders that are looked into for them.
+MOST_LISTED, MOST_VISITED = 8, 2000
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> None:
-    """Write ``folder/result.json`` in the order given.
+    """Writes `folder/result.json` in the order given.
 
     Raises:
         ValueError: A value is NaN or infinite; nothing is written.
@@ -30,7 +40,7 @@ def write_result(folder: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``folder/result.json``, with every field that a reader uses (see schema.py).
+    """The contents of `folder/result.json`, with every field that a reader uses (see schema.py).
 
     The folder may be the row of an archive (see archive.py).
 
@@ -71,7 +81,7 @@ def _content(path: Path) -> Any:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``folder/config.yaml``.
+    """The contents of `folder/config.yaml`.
 
     Raises:
         UserError: The file is missing or damaged; names the field.
@@ -88,7 +98,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     return " ".join(text.split())[:400]
 
 
@@ -118,8 +130,110 @@ def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
 
 def is_own_method(target: str) -> bool:
     """Whether a dotted name is that of a class right in one of the modules of noveltylab.methods."""
-    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE / "methods")])} - {
-        "base"
-    }
     match = re.fullmatch(r"noveltylab\.methods\.(\w+)\.([A-Za-z]\w*)", target, re.ASCII)
-    return match is not None and match[1] in modules
+    if match is None or match[1] == "base":
+        return False
+    return match[1] in {module.name for module in pkgutil.iter_modules([str(PACKAGE / "methods")])}
+
+
+# A score that points the wrong way: its AUROC's interval lies wholly below 0.5.
+
+
+def inverted(name: str, auroc: float, interval: Sequence[float]) -> str:
+    """The warning of an inverted score, "" where the interval reaches 0.5.
+
+    Args:
+        name: Of the score.
+        auroc: Over the test images.
+        interval: Of the AUROC, low and high.
+    """
+    if interval[1] >= 0.5:
+        return ""
+    return (
+        f"{name}{INVERTED}an AUROC of {auroc:.3f} means that inliers get higher scores "
+        "than outliers."
+    )
+
+
+def standing(warnings: Sequence[str], name: str, interval: Sequence[float]) -> list[str]:
+    """The warnings of a result without that of an inverted score where its interval reaches 0.5.
+
+    Older results have it for any AUROC below 0.5.
+
+    Args:
+        warnings: As the result has them.
+        name: Of its primary score.
+        interval: Of that score's AUROC.
+    """
+    if interval[1] < 0.5:
+        return list(warnings)
+    return [text for text in warnings if not text.startswith(f"{name}{INVERTED}")]
+
+
+# Which run folders lie below a folder.
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """The folders at and below `folder` that hold a result.json, by name.
+
+    At most MOST_VISITED folders are looked into.
+    """
+    walk = os.walk(folder, onerror=_tell)
+    for (path, folders, files), _ in zip(walk, range(MOST_VISITED), strict=False):
+        if "result.json" in files:
+            folders.clear()
+            yield Path(path)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _tell(error: OSError) -> None:
+    say(f"{error.filename}: cannot be looked into ({error.strerror})")
+
+
+def require_run(folder: Path) -> None:
+    """Raises UserError where `folder` holds no finished run.
+
+    It says what is there, and which runs lie below it or beside it.
+    """
+    if (folder / "result.json").is_file():
+        return
+    if (folder / "config.yaml").is_file():
+        raise UserError(
+            f"run={folder}: this run is not complete; the command that began it goes on with it"
+        )
+    if folder.is_dir():
+        raise UserError(
+            f"run={folder}: no run is there (it holds no result.json); {_list_runs(folder)}"
+        )
+    if os.path.lexists(folder):
+        runs = _list_runs(folder.parent)
+        raise UserError(f"run={folder}: is a file, and a run is a folder; {runs}")
+    parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    root = _default_output(parent)
+    if root == root.parent:  # nobody's runs lie all over a machine
+        raise UserError(
+            f"run={folder}: no such folder, so no run is there; nor any folder on the way to it"
+        )
+    raise UserError(f"run={folder}: no such folder, so no run is there; {_list_runs(root)}")
+
+
+def _default_output(folder: Path) -> Path:
+    """The default output where it lies in the folder, which may be somebody's whole home."""
+    default = folder / "outputs"
+    return default if default.is_dir() else folder
+
+
+def _list_runs(folder: Path) -> str:
+    runs = list(runs_below(folder))
+    name = _short(folder)
+    if not runs:
+        return f"no run lies below {name} either"
+    first = ", ".join(_short(run) for run in runs[:MOST_LISTED])
+    hidden = len(runs) - MOST_LISTED
+    remainder = f" and {hidden} more" if hidden > 0 else ""
+    return f"runs below {name}: {first}{remainder}"
+
+
+def _short(path: Path) -> str:
+    """The path as it may be typed here."""
+    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)

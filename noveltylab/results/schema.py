@@ -37,13 +37,8 @@ def check_name(name: str) -> str:
     """
     if not name or len(name) > LONGEST_NAME:
         raise ValueError(f"a name has 1 to {LONGEST_NAME} letters")
-    if (
-        "/" in name
-        or "\\" in name
-        or name.startswith(".")
-        or not name.isprintable()
-        or name != name.strip()
-    ):
+    leads_elsewhere = "/" in name or "\\" in name or name.startswith(".")
+    if leads_elsewhere or not name.isprintable() or name != name.strip():
         raise ValueError(
             "a name holds no /, \\ or control characters, and starts with no dot or space"
         )
@@ -138,7 +133,8 @@ class Input(Record):
 
 
 def _check_seconds(seconds: dict[str, float]) -> dict[str, float]:
-    if missing := {"train", "score", "total"} - seconds.keys():
+    missing = {"train", "score", "total"} - seconds.keys()
+    if missing:
         raise ValueError(f"has no {', '.join(sorted(missing))}")
     return seconds
 
@@ -177,10 +173,7 @@ class DataRecord(Named):
 
 
 class Config(Record):
-    """What every recorded configuration has.
-
-    Its options are checked one by one where a run is used (options.py).
-    """
+    """What every recorded configuration has; options.py checks it where a run is used."""
 
     method: MethodRecord
     data: DataRecord
@@ -192,10 +185,7 @@ class Config(Record):
 
 
 class ErrorRates(Record):
-    """Error rates at a threshold that the source set placed.
-
-    Shares of attacks accepted and of genuine videos rejected, their mean.
-    """
+    """Shares of attacks accepted, of genuine videos rejected, and their mean, at a threshold."""
 
     threshold: float
     far: Unit
@@ -215,10 +205,7 @@ class Cross(Record):
 
 
 class Place(Record):
-    """Which run a result is of, and how it went.
-
-    This is what a result holds with and without labelled outliers.
-    """
+    """What a result holds with and without labelled outliers: which run it is, how it went."""
 
     method: Name
     data: Name
@@ -278,15 +265,13 @@ class Result(Place):
 
     @model_validator(mode="after")
     def _has_its_primary(self) -> "Result":
-        for name, scores in (
-            ("scores", self.scores),
-            *((f"apart.{kind}", metrics) for kind, metrics in self.apart.items()),
-            *(
-                (f"diagnosis.{kind}.{order}", metrics)
-                for kind, orders in self.diagnosis.items()
-                for order, metrics in orders.items()
-            ),
-        ):
+        sections = {"scores": self.scores}
+        for kind, metrics in self.apart.items():
+            sections[f"apart.{kind}"] = metrics
+        for kind, orders in self.diagnosis.items():
+            for order, metrics in orders.items():
+                sections[f"diagnosis.{kind}.{order}"] = metrics
+        for name, scores in sections.items():
             if self.primary not in scores:
                 raise ValueError(
                     f"primary is {self.primary!r}, but {name} has {', '.join(scores) or 'none'}"
@@ -305,11 +290,8 @@ def check_result(content: Any) -> Result | Unmeasured:
     result = _validated(model, content)
     config = _validated(_Parts, content).config
     label = config.data.label
-    names = (
-        config.method.name,
-        config.data.name if label is None else str(label),
-        config.protocol.name,
-    )
+    title = config.data.name if label is None else str(label)
+    names = (config.method.name, title, config.protocol.name)
     if names != (result.method, result.data, result.protocol):
         raise ValueError(
             f"config: is that of {' '.join(names)}, not of {result.method} {result.data} {result.protocol}"
@@ -334,12 +316,14 @@ def _validated(model: type[M], content: dict[str, Any]) -> M:
 
 def explain(error: ValidationError) -> str:
     """The first fields that are wrong, as `scores.mse.auroc: should be a valid number; ...`."""
-    return "; ".join(
-        dict.fromkeys(_explain(dict(item)) for item in error.errors(include_input=False)[:3])
-    )
+    items = error.errors(include_input=False)[:3]
+    sentences = [_explain(dict(item)) for item in items]
+    return "; ".join(dict.fromkeys(sentences))
 
 
 def _explain(item: dict[str, Any]) -> str:
     field = ".".join(map(str, item["loc"]))[:200]
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{field}: {message[0].lower()}{message[1:]}" if field else message
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not field:
+        return message
+    return f"{field}: {message[0].lower()}{message[1:]}"

@@ -6,6 +6,8 @@ Each number of a run is made from it.
 import csv
 import hashlib
 import io
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,26 @@ from numpy.typing import NDArray
 
 from noveltylab.errors import UserError
 from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, write_atomic
-from noveltylab.results.spreadsheet import quote, unquote
 
 FIXED = ("id", "label", "is_outlier")
 #: a fourth column where classes have names: of one's own images
 CLASS = "class"
+#: what a spreadsheet would take for a formula and run: =, +, -, @, a tab or a line end in front
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
+
+
+def quote(text: str) -> str:
+    """The text as a cell of a CSV file that is never a formula; every ordinary text stays.
+
+    An apostrophe stands in front, which spreadsheets hide and `unquote` takes away.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unquote(cell: str) -> str:
+    """The text of a cell that `quote` made."""
+    return cell[1:] if _QUOTED.match(cell) else cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,28 +63,35 @@ class Scores:
     classes: list[str] | None = None
 
     def __post_init__(self) -> None:
-        values = {
-            "ids": [str(name) for name in self.ids],
-            "labels": np.asarray(self.labels, np.int64),
-            "is_outlier": np.asarray(self.is_outlier, np.bool_),
-            "columns": {
-                name: np.asarray(column, np.float64) for name, column in self.columns.items()
-            },
+        columns = {name: np.asarray(column, np.float64) for name, column in self.columns.items()}
+        object.__setattr__(self, "ids", [str(name) for name in self.ids])
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
+        object.__setattr__(self, "is_outlier", np.asarray(self.is_outlier, np.bool_))
+        object.__setattr__(self, "columns", columns)
+        self._check_lengths()
+        reserved = {*FIXED, CLASS} & set(self.columns)
+        if reserved:
+            raise ValueError(f"a score may not be named {sorted(reserved)}")
+        for name in self.ids:
+            if "\n" in name or "\r" in name:
+                raise UserError(
+                    f"{name!r} holds a line break, which scores.csv cannot keep. "
+                    "Rename that sample."
+                )
+
+    def _check_lengths(self) -> None:
+        shapes: dict[str, tuple[int, ...]] = {
+            "labels": self.labels.shape,
+            "is_outlier": self.is_outlier.shape,
         }
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
-        shapes = {"labels": self.labels.shape, "is_outlier": self.is_outlier.shape}
-        shapes |= {name: column.shape for name, column in self.columns.items()}
+        for name, column in self.columns.items():
+            shapes[name] = column.shape
         if self.classes is not None:
             shapes[CLASS] = (len(self.classes),)
-        if wrong := {name: shape for name, shape in shapes.items() if shape != (len(self.ids),)}:
-            raise ValueError(f"{len(self.ids)} ids, but shapes {wrong}")
-        if taken := {*FIXED, CLASS} & set(self.columns):
-            raise ValueError(f"a score may not be named {sorted(taken)}")
-        if broken := next((name for name in self.ids if "\n" in name or "\r" in name), None):
-            raise UserError(
-                f"{broken!r} holds a line break, which scores.csv cannot keep. Rename that sample."
-            )
+        count = len(self.ids)
+        misfits = {name: shape for name, shape in shapes.items() if shape != (count,)}
+        if misfits:
+            raise ValueError(f"{count} ids, but shapes {misfits}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,28 +102,28 @@ def write_scores(path: str | Path, scores: Scores) -> None:
 
     Each float has as many digits as give it back bit by bit.
     """
+    header = [*FIXED]
+    columns: list[Iterable[object]] = [
+        map(quote, scores.ids),
+        scores.labels.tolist(),
+        scores.is_outlier.astype(np.int64).tolist(),
+    ]
+    if scores.classes is not None:
+        header.append(CLASS)
+        columns.append(map(quote, scores.classes))
+    for name, column in scores.columns.items():
+        header.append(name)
+        columns.append(column.tolist())
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    class_column = {} if scores.classes is None else {CLASS: map(quote, scores.classes)}
-    writer.writerow([*FIXED, *class_column, *scores.columns])
-    flags = scores.is_outlier.astype(np.int64).tolist()
-    columns = (column.tolist() for column in scores.columns.values())
-    writer.writerows(
-        zip(
-            map(quote, scores.ids),
-            scores.labels.tolist(),
-            flags,
-            *class_column.values(),
-            *columns,
-            strict=True,
-        )
-    )
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
     # ids may be file names that are no UTF-8
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
-    """Read what ``write_scores`` wrote.
+    """Reads what `write_scores` wrote.
 
     Args:
         path: The file.
@@ -129,21 +153,26 @@ def read_scores(path: str | Path, sha256: str | None = None) -> Scores:
         )
     if not rows:
         raise _damaged(path, "holds no samples")
-    if wrong := next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None):
-        raise _damaged(
-            path, f"line {wrong} has {len(rows[wrong - 2])} values instead of {len(header)}"
-        )
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise _damaged(path, f"line {line} has {len(row)} values instead of {len(header)}")
     ids, labels, flags, *columns = zip(*rows, strict=True)
-    classes = list(map(unquote, columns.pop(0))) if header[3:4] == [CLASS] else None
-    named_columns = zip(header[4 if classes else 3 :], columns, strict=True)
-    if strange := set(flags) - {"0", "1"}:
-        raise _damaged(path, f"is_outlier holds {min(strange)!r} instead of 0 or 1")
+    names = header[3:]
+    classes = None
+    if names[:1] == [CLASS]:
+        names.pop(0)
+        classes = list(map(unquote, columns.pop(0)))
+    foreign_flags = set(flags) - {"0", "1"}
+    if foreign_flags:
+        raise _damaged(path, f"is_outlier holds {min(foreign_flags)!r} instead of 0 or 1")
     try:
+        label_numbers = np.array(list(map(int, labels)), np.int64)
+        numbers = [np.array(list(map(float, column))) for column in columns]
         return Scores(
             ids=list(map(unquote, ids)),
-            labels=np.array(list(map(int, labels)), np.int64),
+            labels=label_numbers,
             is_outlier=np.array(flags) == "1",
-            columns={name: np.array(list(map(float, column))) for name, column in named_columns},
+            columns=dict(zip(names, numbers, strict=True)),
             classes=classes,
         )
     except (ValueError, OverflowError) as error:

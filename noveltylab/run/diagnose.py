@@ -17,8 +17,7 @@ from noveltylab.command.screen import terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.results.files import sha256_file
-from noveltylab.results.record import read_result, write_result
-from noveltylab.results.runs import require_run
+from noveltylab.results.record import read_result, require_run, write_result
 from noveltylab.run.folder import damage
 from noveltylab.run.lock import locked
 from noveltylab.run.rerun import fresh_options

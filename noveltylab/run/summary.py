@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from noveltylab.command import screen
-from noveltylab.results.inverted import standing
 from noveltylab.results.phases import in_words, lacking, seen_by
-from noveltylab.results.record import SEEN
+from noveltylab.results.record import SEEN, standing
 
 #: what the rows in yellow are
 RULES = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noveltylab.errors import UserError
-from noveltylab.results.inverted import inverted
+from noveltylab.results.record import inverted
 from noveltylab.scoring.auroc import interval, place
 
 

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from noveltylab.errors import UserError
-from noveltylab.results.inverted import standing
+from noveltylab.results.record import standing
 from noveltylab.scoring.auroc import (
     SIGMAS,
     interval,
