@@ -27,8 +27,8 @@ from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results.provenance import provenance
 from noveltylab.run.build import build
-from noveltylab.run.read import read_and_split
-from noveltylab.training.fit import fit
+from noveltylab.run.images import read_and_split
+from noveltylab.run.pipeline import train_method
 from noveltylab.training.loggers import build_loggers
 
 SIDES = ("bare", "fit", "fit and selection")
@@ -51,9 +51,9 @@ def seconds_of(side: str, options: Options, images: int) -> float:
     if side == "bare":
         return bare(options, data, method)
     with tempfile.TemporaryDirectory() as folder:
-        sinks = build_loggers(options, Path(folder), {})
+        sinks = build_loggers(options.logger, options.cell, Path(folder), {})
         start = time.perf_counter()
-        fit(method, data, options, sinks, Path(folder))
+        train_method(method, data, options, sinks, Path(folder))
         return time.perf_counter() - start
 
 

@@ -245,7 +245,7 @@ class Contender:
         return time.perf_counter() - start
 
     def _lab(self, settings: Any, data: Any, method: Any) -> float:
-        from noveltylab.training.fit import fit
+        from noveltylab.run.pipeline import train_method
         from noveltylab.training.loggers import build_loggers
 
         inner = method.update
@@ -257,9 +257,9 @@ class Contender:
 
         method.update = update
         with tempfile.TemporaryDirectory() as folder:
-            sinks = build_loggers(settings, Path(folder), {})
+            sinks = build_loggers(settings.logger, settings.cell, Path(folder), {})
             start = time.perf_counter()
-            fit(method, data, settings, sinks, Path(folder))
+            train_method(method, data, settings, sinks, Path(folder))
             self.wait()
             return time.perf_counter() - start
 

@@ -232,6 +232,19 @@ class Options(_Strict):
         return name if self.data.classes == "folders" else name.split("/")[0]
 
     @property
+    def cell(self) -> dict[str, Any]:
+        """Which cell of a table the run is, in the words of its result."""
+        return {
+            "method": self.method["name"],
+            "data": self.data.title,
+            "protocol": self.protocol["name"],
+            "inlier": self.inlier_index,
+            "inlier_name": self.inlier_name,
+            "seed": self.seed,
+            "select": self.select,
+        }
+
+    @property
     def folder(self) -> Path:
         """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
         names = (self.protocol["name"], self.method["name"], self.data.title)

@@ -61,13 +61,13 @@ FLOORS = (
     ),
     Floor(
         "training",
-        "callbacks checkpoints cuda_graph estimate fit loggers trainer weights",
+        "callbacks checkpoints cuda_graph estimate fit loggers",
         "lightning numpy pydantic rich torch wandb",
     ),
     Floor(
         "run",
-        "build describe diagnose failures folder identity lock measure pictures pipeline plots plots_in_time "
-        "read recording rerun score stamp summary train",
+        "build describe diagnose folder images lock measure pictures pipeline plots plots_in_time "
+        "recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor("sweep", "cells launchers sweeper table view worker", "hydra omegaconf ray rich"),

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +32,13 @@ from noveltylab.data.dcase_files import (
     check_backgrounds,
     read_part,
 )
-from noveltylab.data.dcase_meta import SCENES, Mixture, Span
+from noveltylab.data.dcase_meta import SCENES, Mixture
 from noveltylab.data.dcase_sound import (
     BANDS,
     CUTS,
     FRAMES,
     HOP,
     RATE,
-    SIDE,
     WINDOW,
     Cut,
     read_segments,
@@ -271,32 +270,3 @@ def _assemble(mixtures: list[Mixture], cut: Cut, arrays: Arrays, notes: list[str
         notes=tuple(notes),
         scale=(low, high),
     )
-
-
-class Track(NamedTuple):
-    """A recording put together again from its segments, as plots.plot_recording takes it.
-
-    picture: log-mel (64, frames) in [0, 1], or the wave's envelope (points,); seconds: their
-    length; events: onsets and offsets; times (segments,): the middle of each segment in seconds.
-    """
-
-    picture: NDArray[np.float32]
-    seconds: float
-    events: list[Span]
-    times: NDArray[np.float64]
-
-
-def track(samples: Samples, unit: int) -> Track:
-    """Recording `unit`, a position in samples.units; its dropped end is missing."""
-    assert samples.units is not None
-    rows = np.flatnonzero(samples.units.of == unit)
-    images = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
-    if images.dtype == np.int16:
-        step = CUTS["waveform"].step / RATE
-        picture = np.abs(images.reshape(-1, 4 * SIDE).astype(np.float32)).max(1) / 32768
-    else:
-        step = CUTS["logmel"].step / RATE
-        picture = images.swapaxes(0, 1).reshape(BANDS, -1).astype(np.float32) / 255
-    onset, offset = (float(samples.facts[name][rows[0]]) for name in ("onset", "offset"))
-    events = [] if math.isnan(onset) else [(onset, offset)]
-    return Track(picture, len(rows) * step, events, samples.facts["start"][rows] + step / 2)

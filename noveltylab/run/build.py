@@ -48,8 +48,11 @@ def check_count(options: Options, split: Split, least: int) -> None:
             share = f"protocol.val_fraction={percent / 100:g}"
             raise UserError(f"{needs}; {state}: take {share}{remedy}")
     # more images at the same share
-    enough = next((count for count in range(1, 10_000) if suffices(count, fraction)), None)
-    with_share = f", {enough} with this protocol.val_fraction" if enough else ""
+    with_share = ""
+    for count in range(1, 10_000):
+        if suffices(count, fraction):
+            with_share = f", {count} with this protocol.val_fraction"
+            break
     raise UserError(
         f"{needs}; {state}: that takes {least + held_out} images{with_share}; add some{remedy}"
     )
@@ -108,7 +111,8 @@ def build_data(options: Options, samples: Samples, split: Split) -> NoveltyData:
 
 def check_training_options(options: Options, method_class: type[Method]) -> None:
     """Raises UserError for options of the trainer that this kind of method cannot follow."""
-    name, settings = options.method["name"], options.trainer
+    name = options.method["name"]
+    settings = options.trainer
     if not method_class.iterative and settings.devices > 1:
         raise UserError(
             f"trainer.devices={settings.devices}: method={name} is fitted once, on one device"

@@ -5,21 +5,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.samples import Samples
-from noveltylab.data.split import Split
 from noveltylab.methods.base import Method
 from noveltylab.results.files import sha256_file
 from noveltylab.results.provenance import provenance
 from noveltylab.results.scores import Scores
-from noveltylab.run.identity import images_sha256
+from noveltylab.run.images import Images, images_sha256
 from noveltylab.run.recording import Origin
-from noveltylab.run.train import Training
 from noveltylab.scoring.folds import Folds
+from noveltylab.training.fit import Training
+
+
+def describe(
+    method: Method,
+    data: NoveltyData,
+    images: Images,
+    test: Scores,
+    training: Training,
+    epochs: int,
+    origin: Origin,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """What a run's numbers were made of, but for its files.
+
+    Args:
+        method: Trained.
+        data: Its batches.
+        images: All that were read, and which of them train and test.
+        test: What the run's number is measured on.
+        training: What training has given.
+        epochs: How many were planned.
+        origin: The split and the code.
+        seconds: What each stage after training took.
+    """
+    section = describe_training(method, training, epochs)
+    section |= describe_method(method, data, images.samples)
+    section |= describe_seconds(training, seconds)
+    section |= describe_images(images, test, origin.split_sha256)
+    return section
 
 
 def describe_training(method: Method, training: Training, epochs: int) -> dict[str, Any]:
@@ -61,30 +87,22 @@ def describe_seconds(training: Training, seconds: dict[str, float]) -> dict[str,
     """What each stage took and was estimated to take, in seconds."""
     spent = training.seconds | seconds
     spent["total"] = sum(spent.values())
-    return {
-        "seconds": {name: round(value, 2) for name, value in spent.items()},
-        "estimated": {name: round(value, 2) for name, value in training.estimated.items()},
-    }
+    return {"seconds": _rounded(spent), "estimated": _rounded(training.estimated)}
 
 
-def describe_images(
-    samples: Samples,
-    split: Split,
-    test: Scores,
-    hashes: NDArray[np.uint64],
-    digest: str,
-    stamp: str | None,
-) -> dict[str, Any]:
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in seconds.items()}
+
+
+def describe_images(images: Images, test: Scores, digest: str) -> dict[str, Any]:
     """How many images there are of each part, and which they are.
 
     Args:
-        samples: All images that were read.
-        split: Which of them train and test.
+        images: All that were read.
         test: What the run's number is measured on.
-        hashes: A hash of each image.
         digest: Hash of the split.
-        stamp: Changes with any file of one's own images; None for published data.
     """
+    samples, split = images.samples, images.split
     counts = {
         "train": len(split.train),
         "val": len(split.val),
@@ -96,8 +114,8 @@ def describe_images(
     if samples.missing:
         counts["missing"] = samples.missing
     section: dict[str, Any] = {"n": counts, "split_sha256": digest}
-    if stamp:
-        section |= {"images_sha256": images_sha256(samples, hashes), "data_files": stamp}
+    if images.stamp:
+        section |= {"images_sha256": images_sha256(images), "data_files": images.stamp}
     section["data_verified"] = samples.verified
     return section
 

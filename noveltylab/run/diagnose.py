@@ -38,17 +38,20 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
         batch norm.
     """
     require_run(folder)
-    if wrong := damage(folder):
+    damaged_files = damage(folder)
+    if damaged_files:
         raise UserError(
-            f"{folder}: {wrong} damaged or changed since the run; run it again with force=true"
+            f"{folder}: {damaged_files} damaged or changed since the run; "
+            "run it again with force=true"
         )
     result = read_result(folder)
-    weights = (
-        folder / str(result["weights"]["file"]) if "weights" in result else folder / "checkpoints"
-    )
+    weights = folder / "checkpoints"
+    if "weights" in result:
+        weights = folder / str(result["weights"]["file"])
     if not weights.is_file():
         raise UserError(
-            f"{weights}: the run's weights are not there; run it again with diagnose=batch_statistics"
+            f"{weights}: the run's weights are not there; "
+            "run it again with diagnose=batch_statistics"
         )
     if sha256_file(weights, within=folder) != result["weights"]["sha256"]:
         raise UserError(
@@ -57,14 +60,13 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
     options, _ = fresh_options(folder, result, changes)
     # torch takes seconds: only once everything else is known to be good
     from noveltylab.run.build import build
-    from noveltylab.run.identity import check_same, hash_images
-    from noveltylab.run.read import read_and_split
+    from noveltylab.run.images import check_same, read_images
     from noveltylab.scoring import diagnosis
-    from noveltylab.training.weights import load_weights
+    from noveltylab.training.checkpoints import load_weights
 
-    samples, parts = read_and_split(options)
-    check_same(folder, samples, parts, hash_images(samples.images))
-    data, method = build(options, samples, parts)
+    images = read_images(options)
+    check_same(folder, images)
+    data, method = build(options, images.samples, images.split)
     diagnosis.check(KINDS[0], options.method["name"], method, data.test_is_outlier)
     load_weights(weights, method)
     with locked(folder):
@@ -77,19 +79,25 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
 
 def parse(arguments: list[str]) -> tuple[Path, list[str]]:
     """The run's folder and the other options. UserError for anything else."""
-    runs = [argument for argument in arguments if argument.startswith("run=")]
-    changes = [argument for argument in arguments if not argument.startswith(("run=", "diagnose="))]
-    kinds = [
-        argument.partition("=")[2] for argument in arguments if argument.startswith("diagnose=")
-    ]
-    if len(runs) != 1:
+    folders, kinds, changes = [], [], []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key == "run":
+            folders.append(value)
+        elif equals and key == "diagnose":
+            kinds.append(value)
+        else:
+            changes.append(argument)
+    if len(folders) != 1:
         raise UserError(
-            "name one run folder: python -m noveltylab diagnose run=outputs/p2/nda/mnist/inlier2/seed0"
+            "name one run folder: "
+            "python -m noveltylab diagnose run=outputs/p2/nda/mnist/inlier2/seed0"
         )
-    if wrong := [kind for kind in kinds if kind not in KINDS]:
-        raise UserError(f"diagnose={wrong[0]}: no such diagnosis; choose from {', '.join(KINDS)}")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"diagnose={kind}: no such diagnosis; choose from {', '.join(KINDS)}")
     read_changes(changes)
-    return Path(runs[0].partition("=")[2]).expanduser(), changes
+    return Path(folders[0]).expanduser(), changes
 
 
 def main(arguments: list[str]) -> int:

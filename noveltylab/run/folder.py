@@ -1,18 +1,23 @@
 """What a run's folder says: complete, begun with other options, damaged, trained by other code.
 
 There is no other ledger: a sweep is the folders of its cells, whoever runs them and on whichever
-machine. Who holds a folder is said by its lock (lock.py).
+machine. Who holds a folder is said by its lock (lock.py); why a cell failed, by a file beside the
+folders of its sweep. Neither torch nor an image is loaded here.
 """
 
 import json
 import logging
 import os
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from noveltylab.command.screen import plain, say
+from noveltylab.data.cache import fingerprint
+from noveltylab.data.layout import find_layout
 from noveltylab.errors import UserError
-from noveltylab.options import flat_options, kind_of_option
+from noveltylab.options import DataOptions, Options, flat_options, kind_of_option
 from noveltylab.results.files import read_json, sha256_file, write_atomic
 from noveltylab.results.provenance import code_state
 from noveltylab.results.record import read_config, read_result
@@ -31,8 +36,12 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     """
     if force or not os.path.lexists(folder / "config.yaml"):
         return None
-    result = None if damage(folder) else read_result(folder)
-    differences = option_differences(result["config"] if result else read_config(folder), config)
+    if damage(folder):
+        result, recorded = None, read_config(folder)
+    else:
+        result = read_result(folder)
+        recorded = result["config"]
+    differences = option_differences(recorded, config)
     if differences:
         raise UserError(
             f"{folder} holds a run with other options ({'; '.join(differences)}). "
@@ -64,9 +73,11 @@ def damage(folder: Path) -> str:
         digests = read_result(folder)["files"]
     except UserError:
         return "result.json"
-    return ", ".join(
-        name for name, digest in digests.items() if not _has_digest(folder / name, digest)
-    )
+    damaged_files = []
+    for name, digest in digests.items():
+        if not _has_digest(folder / name, digest):
+            damaged_files.append(name)
+    return ", ".join(damaged_files)
 
 
 def _has_digest(path: Path, digest: str) -> bool:
@@ -114,7 +125,8 @@ def record_code(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     If nothing was trained yet, nothing came before. The states are as `code_state` has them.
     """
-    path, now = folder / "code.json", code_state()
+    path = folder / "code.json"
+    now = code_state()
     states: list[dict[str, Any]] = []
     if (folder / "checkpoints" / "last.ckpt").exists():
         try:
@@ -133,5 +145,64 @@ def code_in_words(state: dict[str, Any]) -> str:
         return "a version that did not record its code"
     libraries = dict(state.get("versions", {}))
     versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
-    commit, sources = state.get("commit") or "unknown", str(state["sources"])[:12]
+    commit = state.get("commit") or "unknown"
+    sources = str(state["sources"])[:12]
     return plain(f"commit {commit}, sources {sources}, {versions}")
+
+
+# Files of somebody's own images.
+
+
+def files_stamp(settings: DataOptions) -> str | None:
+    """Changes with the name, size or time of any file of somebody's own images.
+
+    None for published data.
+    """
+    if settings.classes != "folders":
+        return None
+    layout = find_layout(settings.root)
+    paths = [path for path, *_ in layout.files()]
+    return fingerprint(paths, layout.root)
+
+
+def files_changed(result: dict[str, Any], settings: DataOptions) -> bool:
+    """Whether any file of the images is another than when the complete run began.
+
+    False for a run that did not record them.
+    """
+    recorded = result.get("data_files")
+    return recorded is not None and recorded != files_stamp(settings)
+
+
+# Why a cell of a sweep failed, kept in a file for whoever began the sweep.
+
+
+def failure_path(options: Options) -> Path:
+    """The file that keeps why a cell of a sweep failed.
+
+    It is `<output>/.sweep/failed/<protocol>-<method>-...-seed<s>.json`.
+    """
+    root = Path(options.output).expanduser()
+    name = "-".join(options.folder.relative_to(root).parts)
+    return root / ".sweep" / "failed" / f"{name}.json"
+
+
+def write_failure(options: Options, overrides: list[str], reason: str, trace: str) -> None:
+    """Keeps why a cell failed, for the sweep and the report; the next success removes it."""
+    failure = {
+        "reason": reason,
+        "folder": str(options.folder),
+        "overrides": overrides,
+        "host": socket.gethostname(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "traceback": trace,
+    }
+    write_atomic(failure_path(options), json.dumps(failure, indent=1) + "\n")
+
+
+def read_failure(path: Path) -> str:
+    """The one-line reason that `write_failure` kept."""
+    try:
+        return str(read_json(path)["reason"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path} cannot be read: {error}"

@@ -1,6 +1,7 @@
 """Measures a run: everything in its result that follows from its scores and floors."""
 
 import math
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from noveltylab.options import Options
 from noveltylab.results.record import SEEN
 from noveltylab.results.schema import APART
 from noveltylab.results.scores import Scores
-from noveltylab.run.score import RunScores
+from noveltylab.run.score import RunScores, score_labelled
 from noveltylab.scoring.auroc import METHOD
 from noveltylab.scoring.conformal import thresholds
 from noveltylab.scoring.floors import Floor
@@ -29,49 +30,61 @@ from noveltylab.scoring.metrics import (
 from noveltylab.training.checkpoints import Selected
 
 
-def measure(options: Options, run_scores: RunScores, floors: list[Floor]) -> dict[str, Any]:
-    """The part of the result that follows from the scores and the floors alone.
+def measure(
+    method: Method,
+    data: NoveltyData,
+    split: Split,
+    options: Options,
+    selected: Selected,
+    run_scores: RunScores,
+    floors: list[Floor],
+) -> dict[str, Any]:
+    """The part of the result that says which run it is and how well it did.
 
     Without an outlier in the test each score's metrics are None, there is no floor, and
     `unmeasured` says so.
     """
-    scores, primary = run_scores.main, options.method["primary"]
-    labelled = bool(scores.is_outlier.any())
+    result = measure_scores(options, run_scores, floors)
+    result["thresholds"] = measure_thresholds(run_scores.held_out, selected, method, options, split)
+    if "unmeasured" not in result:
+        result["extra"] = method.extra_metrics(*examples(method, data))
+        result["warnings"] += method.doubts(result["extra"])
+    return result
+
+
+def measure_scores(options: Options, run_scores: RunScores, floors: list[Floor]) -> dict[str, Any]:
+    """The part of the result that follows from the scores and the floors alone."""
+    scores, primary = run_scores.test, options.method["primary"]
+    is_labelled = bool(scores.is_outlier.any())
     # metrics of each score and of each floor
     metrics: dict[str, Any] = dict.fromkeys(scores.columns)
     floor_metrics = {}
-    if labelled:
+    if is_labelled:
         metrics = evaluate_all(scores)
         for floor in floors:
             floor_metrics[floor.name] = evaluate(floor.scores, scores.is_outlier)
     # what is doubtful in them
-    main_metrics = metrics[primary]
-    doubts = collapse_warnings(primary, scores.columns[primary], main_metrics)
-    if main_metrics:
+    primary_metrics = metrics[primary]
+    doubts = collapse_warnings(primary, scores.columns[primary], primary_metrics)
+    if primary_metrics:
         floor_aurocs = {name: floor["auroc"] for name, floor in floor_metrics.items()}
-        doubts += floor_warnings(primary, main_metrics["auroc"], floor_aurocs)
+        doubts += floor_warnings(primary, primary_metrics["auroc"], floor_aurocs)
     apart, apart_doubts = measure_apart(run_scores.apart)
-    result = {
-        "method": options.method["name"],
-        "data": options.data.title,
-        "protocol": options.protocol["name"],
-        "inlier": options.inlier_index,
-        "inlier_name": options.inlier_name,
-        "seed": options.seed,
-        "select": options.select,
-        "primary": primary,
-        "scores": {primary: main_metrics, **metrics},
-        "auroc_ci_method": METHOD,
-    }
-    if not labelled:
+    # the sections of the result
+    result = options.cell
+    result["primary"] = primary
+    result["scores"] = {primary: primary_metrics, **metrics}
+    result["auroc_ci_method"] = METHOD
+    if not is_labelled:
         result["unmeasured"] = (
             f"no labelled outliers among the {len(scores)} test samples: "
             "scores and thresholds, but no AUROC"
         )
-    result |= {"floor": floor_metrics, "apart": apart}
+    result["floor"] = floor_metrics
+    result["apart"] = apart
     if run_scores.source is not None:
         result["cross"] = measure_cross(options, run_scores.source, scores)
-    if labelled and scores.classes:
+    if is_labelled and scores.classes:
         kinds = evaluate_kinds(scores.columns[primary], scores.is_outlier, scores.classes)
         if kinds:
             result["kinds"] = kinds
@@ -92,16 +105,21 @@ def floor_warnings(primary: str, auroc: float, floors: dict[str, float]) -> list
         auroc: Its AUROC.
         floors: Name -> AUROC of each floor.
     """
-    raw = [value for name, value in floors.items() if not name.endswith(SEEN)]
-    seen = {name: value for name, value in floors.items() if name.endswith(SEEN)}
+    raw_aurocs, seen_aurocs = [], {}
+    for name, value in floors.items():
+        if name.endswith(SEEN):
+            seen_aurocs[name] = value
+        else:
+            raw_aurocs.append(value)
     if auroc < min(floors["pca"], floors["knn"]):
         return [f"{primary}: AUROC {auroc:.4f} is below both floors; PCA or neighbours do better"]
-    highest = max(seen, key=lambda name: seen[name], default="")
-    if seen and max(raw) < auroc <= seen[highest]:
-        return [
-            f"{primary}: AUROC {auroc:.4f} is above the floors of raw pixels, but not above "
-            f"{highest} ({seen[highest]:.4f}): the preprocessing alone does as much"
-        ]
+    if seen_aurocs and auroc > max(raw_aurocs):
+        name, highest = max(seen_aurocs.items(), key=itemgetter(1))
+        if auroc <= highest:
+            return [
+                f"{primary}: AUROC {auroc:.4f} is above the floors of raw pixels, but not above "
+                f"{name} ({highest:.4f}): the preprocessing alone does as much"
+            ]
     if auroc <= floors["norm"]:
         return [
             f"{primary}: AUROC {auroc:.4f} is not above that of |x|^2 alone ({floors['norm']:.4f})"
@@ -131,10 +149,8 @@ def measure_cross(options: Options, source: Scores, test: Scores) -> dict[str, A
     rates = {}
     for name, column in source.columns.items():
         threshold = source_threshold(column, source.is_outlier, rule)
-        rates[name] = {
-            "threshold": threshold,
-            **error_rates(test.columns[name], test.is_outlier, threshold),
-        }
+        errors = error_rates(test.columns[name], test.is_outlier, threshold)
+        rates[name] = {"threshold": threshold, **errors}
     return {
         "source": Path(str(options.data.source)).name,
         "target": Path(str(options.data.target)).name,
@@ -145,29 +161,41 @@ def measure_cross(options: Options, source: Scores, test: Scores) -> dict[str, A
     }
 
 
-def measure_method(method: Method, data: NoveltyData) -> tuple[dict[str, Any], list[str]]:
-    """The method's own metrics, and what it finds doubtful in them."""
-    metrics = method.extra_metrics(*examples(method, data))
-    return metrics, method.doubts(metrics)
-
-
 def examples(
     method: Method, data: NoveltyData, count: int = 500
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The first test inliers and outliers, preprocessed, for the method's own experiments."""
     method.eval()
-    rows = [np.flatnonzero(data.test_is_outlier == kind)[:count] for kind in (False, True)]
-    images = [data.test[torch.from_numpy(index)].to(method.device) for index in rows]
-    inliers, outliers = (data.preprocess(part) for part in images)
+    parts = []
+    for kind in (False, True):
+        positions = np.flatnonzero(data.test_is_outlier == kind)[:count]
+        images = data.test[torch.from_numpy(positions)].to(method.device)
+        parts.append(data.preprocess(images))
+    inliers, outliers = parts
     return inliers, outliers
 
 
 def measure_labelled(
-    scores: Scores, selections: dict[str, Selected], rule: str
+    method: Method,
+    data: NoveltyData,
+    batch_size: int,
+    selections: dict[str, Selected],
+    rule: str | None,
+    folder: Path,
 ) -> dict[str, dict[str, Any]]:
-    """Metrics and epoch of each score under a rule with outlier labels: {rule: {score: ...}}."""
+    """Metrics and epoch of each score under a rule with outlier labels: {rule: {score: ...}}.
+
+    {} without such a rule. The method has other weights afterwards.
+    """
+    if rule is None or not selections:
+        return {}
+    path = folder / f"scores_{rule}.csv"
+    scores = score_labelled(method, data, batch_size, selections, path)
     metrics = evaluate_all(scores)
-    return {rule: {name: {**metrics[name], "epoch": selections[name].epoch} for name in selections}}
+    section = {}
+    for name, selected in selections.items():
+        section[name] = {**metrics[name], "epoch": selected.epoch}
+    return {rule: section}
 
 
 def measure_thresholds(
@@ -202,7 +230,7 @@ def add_missing_images(section: dict[str, Any], options: Options, split: Split) 
 
 
 def images_for(held_out: int, share: float) -> int:
-    """How many images give `held_out` held-out ones, if a share of them is held out, rounded down."""
+    """How many images give `held_out` held-out ones, where a share is held out, rounded down."""
     images = max(1, math.floor(held_out / share) - 1)
     while int(share * images) < held_out:
         images += 1

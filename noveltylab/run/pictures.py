@@ -1,22 +1,22 @@
 """The pictures of a run, drawn from its scores and test images into `figures/`."""
 
 import io
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from noveltylab.data import dcase
 from noveltylab.data.datamodule import NoveltyData
-from noveltylab.data.samples import Samples
+from noveltylab.data.dcase_sound import BANDS, CUTS, RATE, SIDE
+from noveltylab.data.samples import Samples, Units
 from noveltylab.data.wholes import Wholes
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
-from noveltylab.run import plots as figures
-from noveltylab.run import plots_in_time
+from noveltylab.run import plots, plots_in_time
 from noveltylab.run.score import RunScores
 from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors
 from noveltylab.scoring.floors import Floor
@@ -39,115 +39,136 @@ def draw(
     result: dict[str, Any],
     pictures: Path,
 ) -> None:
-    """The pictures of the run: ROC, score histogram, best and worst cases with their
-    reconstructions, clips.
+    """Draws the pictures of the run.
+
+    They are the ROC, the scores' histogram, the best and worst cases with their reconstructions,
+    and what the data and the method have to show besides.
     """
-    scores, primary = run_scores.main, result["primary"]
-    column_of_run = scores.columns[primary]
-    if metrics := result["scores"][primary]:  # None without labelled outliers
-        curves = {result["method"]: (*roc(column_of_run, scores.is_outlier), metrics["auroc"])}
-        for floor in floors:
-            auroc = result["floor"][floor.name]["auroc"]
-            curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), auroc)
-        figures.plot_roc(pictures / "roc.png", curves)
-    figures.plot_histogram(pictures / "scores.png", column_of_run, scores.is_outlier, primary)
+    scores, primary = run_scores.test, result["primary"]
+    column = scores.columns[primary]
+    # the numbers
+    if result["scores"][primary]:  # None without labelled outliers
+        draw_roc(scores, floors, result, pictures)
+    plots.plot_histogram(pictures / "scores.png", column, scores.is_outlier, primary)
+    if result.get("kinds"):
+        draw_kinds(scores, result["kinds"], primary, pictures)
+    # the images
     draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
         pieces = run_scores.apart["images" if data.wholes.kind == "video" else "patches"]
+    draw_cases(method, data, pieces, primary, pictures)
+    draw_rows(method, data, pictures)
+    keep_reconstructions(method, data, pictures)
+    # what lasts in time
+    if samples.units and samples.units.kind == "frame":
+        patches = pieces.columns[primary]
+        draw_clips(samples, samples.units, pieces.ids, patches, column, primary, pictures)
+    elif samples.units and data.wholes and samples.units.kind == "file":
+        draw_recordings(samples, samples.units, data.wholes, column, pictures)
+
+
+def draw_roc(scores: Scores, floors: list[Floor], result: dict[str, Any], pictures: Path) -> None:
+    """The ROC curve of the primary score above those of the floors."""
+    primary = result["primary"]
+    auroc = result["scores"][primary]["auroc"]
+    curves = {result["method"]: (*roc(scores.columns[primary], scores.is_outlier), auroc)}
+    for floor in floors:
+        auroc = result["floor"][floor.name]["auroc"]
+        curves[f"{floor.name} (floor)"] = (*roc(floor.scores, scores.is_outlier), auroc)
+    plots.plot_roc(pictures / "roc.png", curves)
+
+
+def draw_cases(
+    method: Method, data: NoveltyData, pieces: Scores, primary: str, pictures: Path
+) -> None:
+    """The best and worst cases with what the method compares them with."""
     column = pieces.columns[primary]
-    cases = np.unique(
-        np.concatenate(list(figures.extreme_cases(column, pieces.is_outlier).values()))
-    )
+    groups = plots.extreme_cases(column, pieces.is_outlier)
+    cases = np.unique(np.concatenate(list(groups.values())))
     images = data.test[torch.from_numpy(cases)]
     rows = explanations(method, data.preprocess, images)
-    reconstructed = rows.get(RECONSTRUCTION)
-    figures.plot_reconstructions(
+    errors = None
+    if RECONSTRUCTION in rows:
+        errors = reconstruction_errors(method, data.preprocess, images, rows[RECONSTRUCTION])
+    kinds = None
+    if pieces.classes is not None:
+        kinds = [pieces.classes[case] for case in cases]
+    plots.plot_reconstructions(
         pictures / "cases.png",
         images.numpy(),
         rows,
         column[cases],
         pieces.is_outlier[cases],
         [pieces.ids[case] for case in cases],
-        errors=None
-        if reconstructed is None
-        else reconstruction_errors(method, data.preprocess, images, reconstructed),
-        kinds=None if pieces.classes is None else [pieces.classes[case] for case in cases],
+        errors=errors,
+        kinds=kinds,
     )
-    draw_rows(method, data, pictures)
-    keep_reconstructions(method, data, pictures)
-    if kinds := result.get("kinds"):
-        draw_kinds(scores, kinds, primary, pictures)
-    if samples.units and samples.units.kind == "frame":
-        draw_clips(samples, pieces.ids, column, column_of_run, primary, pictures)
-    elif samples.units and data.wholes and samples.units.kind == "file":
-        draw_recordings(samples, data.wholes, column_of_run, pictures)
 
 
 def draw_embedding(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """The t-SNE picture of as many test inliers as outliers, drawn at random; none for a method
-    that does not embed.
+    """The t-SNE picture of as many test inliers as outliers, drawn at random.
+
+    None for a method that does not embed.
     """
     positions = draw_balanced(data.test_is_outlier, EMBEDDED)
     if len(positions) < FEWEST_EMBEDDED:
         return
-    embedded = embeddings(method, data.preprocess, data.test[torch.from_numpy(positions)])
-    if embedded is not None:
-        figures.plot_embedding(
-            pictures / "embedding.png", embedded, data.test_is_outlier[positions]
-        )
+    embedding = embeddings(method, data.preprocess, data.test[torch.from_numpy(positions)])
+    if embedding is not None:
+        path = pictures / "embedding.png"
+        plots.plot_embedding(path, embedding, data.test_is_outlier[positions])
 
 
 def draw_balanced(is_outlier: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """At most `count` positions of inliers and as many of outliers, without repeats, the same ones
-    for every run.
+    """At most `count` positions of inliers and as many of outliers, without repeats.
+
+    The same ones for every run.
     """
     rng = np.random.default_rng(0)
-    kinds = (np.flatnonzero(is_outlier == kind) for kind in (False, True))
-    return np.concatenate([rng.permutation(positions)[:count] for positions in kinds])
+    inliers = rng.permutation(np.flatnonzero(~is_outlier))
+    outliers = rng.permutation(np.flatnonzero(is_outlier))
+    return np.concatenate([inliers[:count], outliers[:count]])
 
 
 def keep_reconstructions(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """Keeps a few test images with their reconstructions, from which a report sets methods side by
-    side.
+    """Keeps a few test images with their reconstructions, for a report to set side by side.
 
     The same images for all runs of a split: inliers, then outliers, that lie evenly over the test.
     None for sounds, or for a method that does not reconstruct.
     """
     if data.test.dtype != torch.uint8:
         return
-    positions = np.concatenate(
-        [evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)]
-    )
+    positions = np.concatenate(spread_by_kind(data))
     images = data.test[torch.from_numpy(positions)]
-    reconstructed = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
-    if reconstructed is None:
+    reconstruction = explanations(method, data.preprocess, images).get(RECONSTRUCTION)
+    if reconstruction is None:
         return
-    buffer = io.BytesIO()
+    unit = np.nan_to_num(reconstruction).clip(0, 1)
     arrays: dict[str, NDArray[Any]] = {
         "id": data.test_ids[positions],
         "is_outlier": data.test_is_outlier[positions],
         "image": images.cpu().numpy(),
-        "reconstruction": (np.nan_to_num(reconstructed).clip(0, 1) * 255).round().astype(np.uint8),
+        "reconstruction": (unit * 255).round().astype(np.uint8),
     }
+    buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # typed for a keyword that NumPy 1 would store
     write_atomic(pictures / "reconstructions.npz", buffer.getvalue())
 
 
 def draw_rows(method: Method, data: NoveltyData, pictures: Path) -> None:
-    """The method's own pictures, from its first training images and from test images that lie
-    evenly over the test.
-    """
-    inliers, outliers = (
-        evenly(np.flatnonzero(data.test_is_outlier == kind), SHOWN) for kind in (False, True)
-    )
-    parts = (
-        data.train[:SHOWN],
-        data.test[torch.from_numpy(inliers)],
-        data.test[torch.from_numpy(outliers)],
-    )
-    for name, rows in image_rows(method, data.preprocess, *parts).items():
-        figures.plot_rows(pictures / f"{name}.png", rows)
+    """The method's own pictures, from its first training images and from spread test images."""
+    inliers, outliers = (data.test[torch.from_numpy(rows)] for rows in spread_by_kind(data))
+    train = data.train[:SHOWN]
+    for name, rows in image_rows(method, data.preprocess, train, inliers, outliers).items():
+        plots.plot_rows(pictures / f"{name}.png", rows)
+
+
+def spread_by_kind(data: NoveltyData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """At most SHOWN positions of test inliers and of outliers, evenly spread over the test."""
+    inliers = np.flatnonzero(~data.test_is_outlier)
+    outliers = np.flatnonzero(data.test_is_outlier)
+    return evenly(inliers, SHOWN), evenly(outliers, SHOWN)
 
 
 def evenly(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -158,87 +179,157 @@ def evenly(positions: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def draw_kinds(scores: Scores, kinds: dict[str, Any], primary: str, pictures: Path) -> None:
     """The scores of each kind of outlier under those of the inliers."""
-    column, names = scores.columns[primary], np.array(scores.classes)
-    good = "/".join(sorted(set(names[~scores.is_outlier].tolist())))
-    groups = {good: column[~scores.is_outlier]}
-    groups |= {kind: column[scores.is_outlier & (names == kind)] for kind in kinds}
-    aurocs = {kind: metrics["auroc"] for kind, metrics in kinds.items()}
-    figures.plot_kinds(pictures / "kinds.png", groups, aurocs, primary)
+    column = scores.columns[primary]
+    names = np.array(scores.classes)
+    inlier_names = sorted(set(names[~scores.is_outlier].tolist()))
+    groups = {"/".join(inlier_names): column[~scores.is_outlier]}
+    aurocs = {}
+    for kind, metrics in kinds.items():
+        groups[kind] = column[scores.is_outlier & (names == kind)]
+        aurocs[kind] = metrics["auroc"]
+    plots.plot_kinds(pictures / "kinds.png", groups, aurocs, primary)
+
+
+# Clips of frames.
 
 
 def draw_clips(
     samples: Samples,
+    units: Units,
     ids: list[str],
     patches: NDArray[np.float64],
     frames: NDArray[np.float64],
     name: str,
     pictures: Path,
 ) -> None:
-    """Frame scores over time, and frames under their patches' scores: the most novel one of each
-    clip, and one clip moving.
+    """Frame scores over time, the most novel frame of each clip, and one clip moving.
 
-    ids and patches (n,): the scored patches; frames (U,): scores of the test frames.
+    Frames are shown under the scores of their patches.
+
+    Args:
+        samples: The patches of all frames.
+        units: The frames.
+        ids: Of the scored patches (n,).
+        patches: Their scores (n,).
+        frames: Scores of the test frames (U,).
+        name: Of the score.
+        pictures: The folder.
     """
-    units = samples.units
-    assert units is not None
-    assert units.grid is not None
-    grid = units.grid
     tested = np.flatnonzero(units.test)
-    groups, abnormal = units.groups[tested], units.labels[tested] > 0
-    scored = dict(zip(ids, patches.tolist(), strict=True))
-
-    def overlay(frame: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """A test frame (H, W) and the scores of its patches (rows, columns), NaN where none moved."""
-        rows = np.arange(*np.searchsorted(units.of, [tested[frame], tested[frame] + 1]))
-        values = np.array([scored.get(sample, np.nan) for sample in samples.ids[rows]]).reshape(
-            grid
-        )
-        tiles = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
-        shape = (*grid, *tiles.shape[1:])
-        return tiles.reshape(shape).swapaxes(1, 2).reshape(
-            grid[0] * shape[2], grid[1] * shape[3]
-        ), values
-
-    clips = {clip: np.flatnonzero(groups == clip) for clip in dict.fromkeys(groups.tolist())}
-    plots_in_time.plot_clips(
-        pictures / "clips.png",
-        {clip: (frames[rows], abnormal[rows]) for clip, rows in clips.items()},
-        name,
-    )
-    peaks = {clip: int(rows[frames[rows].argmax()]) for clip, rows in clips.items()}
-    titled = {
-        f"{units.ids[tested[frame]]}, {'ab' if abnormal[frame] else ''}normal": overlay(frame)
-        for frame in peaks.values()
-    }
+    groups = units.groups[tested]
+    is_abnormal = units.labels[tested] > 0
+    score_of_patch = dict(zip(ids, patches.tolist(), strict=True))
     limits = (float(np.median(patches)), float(patches.max()))
-    plots_in_time.plot_frames(pictures / "frames.png", titled, limits, name)
-    mixed = [rows for rows in clips.values() if abnormal[rows].any() and not abnormal[rows].all()]
-    moving = (mixed or list(clips.values()))[0][::3]
-    plots_in_time.animate(pictures / "clip.gif", [overlay(int(frame)) for frame in moving], limits)
+
+    def frame_and_scores(frame: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        return read_frame(samples, units, int(tested[frame]), score_of_patch)
+
+    curves, peaks, mixed = {}, {}, []
+    clips = [np.flatnonzero(groups == clip) for clip in dict.fromkeys(groups.tolist())]
+    for rows in clips:
+        clip = str(groups[rows[0]])
+        curves[clip] = (frames[rows], is_abnormal[rows])
+        peak = int(rows[frames[rows].argmax()])
+        state = "abnormal" if is_abnormal[peak] else "normal"
+        peaks[f"{units.ids[tested[peak]]}, {state}"] = frame_and_scores(peak)
+        if is_abnormal[rows].any() and not is_abnormal[rows].all():
+            mixed.append(rows)
+    plots_in_time.plot_clips(pictures / "clips.png", curves, name)
+    plots_in_time.plot_frames(pictures / "frames.png", peaks, limits, name)
+    moving = (mixed or clips)[0][::3]
+    movie = [frame_and_scores(int(frame)) for frame in moving]
+    plots_in_time.animate(pictures / "clip.gif", movie, limits)
+
+
+def read_frame(
+    samples: Samples, units: Units, frame: int, score_of_patch: dict[str, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """A frame (H, W) and the scores of its patches (rows, columns), NaN where nothing moved."""
+    assert units.grid is not None
+    first, end = np.searchsorted(units.of, [frame, frame + 1])
+    patches = np.arange(first, end)
+    scores = [score_of_patch.get(sample, np.nan) for sample in samples.ids[patches]]
+    tiles = samples.images[torch.from_numpy(patches)].numpy()[:, 0]
+    height, width = tiles.shape[1:]
+    rows, columns = units.grid
+    grid = tiles.reshape(rows, columns, height, width)
+    picture = grid.swapaxes(1, 2).reshape(rows * height, columns * width)
+    return picture, np.array(scores).reshape(rows, columns)
+
+
+# Recordings of segments.
+
+
+class Recording(NamedTuple):
+    """A recording put together again from its segments, as plots_in_time.plot_recording takes it.
+
+    picture: log-mel (64, frames) in [0, 1], or the wave's envelope (points,); seconds: their
+    length; events: onsets and offsets; times (segments,): the middle of each segment in seconds.
+    """
+
+    picture: NDArray[np.float32]
+    seconds: float
+    events: list[tuple[float, float]]
+    times: NDArray[np.float64]
+
+
+def read_recording(samples: Samples, unit: int) -> Recording:
+    """Recording `unit`, a position in samples.units; its dropped end is missing."""
+    assert samples.units is not None
+    rows = np.flatnonzero(samples.units.of == unit)
+    images = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
+    if images.dtype == np.int16:
+        step = CUTS["waveform"].step / RATE
+        wave = np.abs(images.reshape(-1, 4 * SIDE).astype(np.float32))
+        picture = wave.max(1) / 32768
+    else:
+        step = CUTS["logmel"].step / RATE
+        picture = images.swapaxes(0, 1).reshape(BANDS, -1).astype(np.float32) / 255
+    onset = float(samples.facts["onset"][rows[0]])
+    offset = float(samples.facts["offset"][rows[0]])
+    events = [] if math.isnan(onset) else [(onset, offset)]
+    times = samples.facts["start"][rows] + step / 2
+    return Recording(picture, len(rows) * step, events, times)
 
 
 def draw_recordings(
-    samples: Samples, wholes: Wholes, segments: NDArray[np.float64], pictures: Path
+    samples: Samples,
+    units: Units,
+    wholes: Wholes,
+    segments: NDArray[np.float64],
+    pictures: Path,
 ) -> None:
-    """The test file with an event that scores highest, the one that scores lowest, and the highest
-    without any.
+    """The test recordings whose highest segments are the most telling.
 
-    segments (n_test,): scores of the test segments.
+    They are the highest and the lowest one with an event, and the highest without any.
+
+    Args:
+        samples: The segments of all recordings.
+        units: All recordings.
+        wholes: The test recordings.
+        segments: Scores of the test segments (n_test,).
+        pictures: The folder.
     """
-    units = samples.units
-    assert units is not None
     tested = np.flatnonzero(units.test)
     highest = np.array([segments[wholes.of == index].max() for index in range(len(tested))])
     order = np.argsort(highest, kind="stable")
-    with_event, without = order[wholes.is_outlier[order]], order[~wholes.is_outlier[order]]
-    examples = {"found": with_event[-1:], "missed": with_event[:1], "false_alarm": without[-1:]}
-    for name, (index, *_) in ((name, files) for name, files in examples.items() if len(files)):
-        track = dcase.track(samples, int(tested[index]))
-        scores, title = (
-            segments[wholes.of == index],
-            f"{name.replace('_', ' ')}: {wholes.ids[index]}",
-        )
-        path = pictures / f"recording_{name}.png"
-        plots_in_time.plot_recording(
-            path, track.picture, track.seconds, track.events, track.times, scores, title
-        )
+    with_event = order[wholes.is_outlier[order]]
+    without_event = order[~wholes.is_outlier[order]]
+    examples = {
+        "found": with_event[-1:],
+        "missed": with_event[:1],
+        "false_alarm": without_event[-1:],
+    }
+    for name, indices in examples.items():
+        for index in indices:
+            recording = read_recording(samples, int(tested[index]))
+            title = f"{name.replace('_', ' ')}: {wholes.ids[index]}"
+            plots_in_time.plot_recording(
+                pictures / f"recording_{name}.png",
+                recording.picture,
+                recording.seconds,
+                recording.events,
+                recording.times,
+                segments[wholes.of == index],
+                title,
+            )

@@ -14,41 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from rich.text import Text
 
 from noveltylab.command.screen import console, say
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.results.record import write_result
 from noveltylab.run.build import build
-from noveltylab.run.describe import (
-    describe_images,
-    describe_method,
-    describe_origin,
-    describe_seconds,
-    describe_training,
-    hash_files,
-)
+from noveltylab.run.describe import describe, describe_origin, hash_files
 from noveltylab.run.folder import previous, set_damaged_aside
-from noveltylab.run.identity import check_complete, check_same, hash_images
+from noveltylab.run.images import check_complete, check_same, read_and_split, read_images
 from noveltylab.run.lock import locked
-from noveltylab.run.measure import (
-    measure,
-    measure_labelled,
-    measure_method,
-    measure_thresholds,
-)
+from noveltylab.run.measure import measure, measure_labelled
 from noveltylab.run.pictures import draw
-from noveltylab.run.read import read_and_split
 from noveltylab.run.recording import record_origin, recorded
-from noveltylab.run.score import score, score_floors, score_labelled
-from noveltylab.run.stamp import files_stamp
+from noveltylab.run.score import score, score_floors
 from noveltylab.run.summary import print_summary
-from noveltylab.run.train import train
 from noveltylab.scoring import diagnosis
 from noveltylab.training import loggers
-from noveltylab.training.fit import fit
-from noveltylab.training.trainer import check_device, first_process
-from noveltylab.training.weights import load_weights
+from noveltylab.training.callbacks import first_process
+from noveltylab.training.checkpoints import Checkpoints, load_weights
+from noveltylab.training.fit import check_device, select, train
 
 log = logging.getLogger("noveltylab")
 
@@ -65,10 +53,10 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
         run began.
         Busy: another process is running it.
     """
-    check_device(options)
-    loggers.prepare(options)
-    config = options.recorded(config)
     folder = options.folder
+    check_device(options.trainer, options.deterministic, folder)
+    loggers.check_logger(options.logger)
+    config = options.recorded(config)
     if not first_process():
         return help_training(options)
     result = previous(folder, config, options.force)
@@ -93,14 +81,6 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def help_training(options: Options) -> dict[str, Any]:
-    """Trains the share of a helper process on another device; returns {}."""
-    log.setLevel(logging.CRITICAL)  # all is said once, by the main process
-    data, method = build(options, *read_and_split(options))
-    fit(method, data, options, [], options.folder)
-    return {}
-
-
 def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Runs all stages, each on the values of those before it; returns the result."""
     if options.resources.num_cpus:
@@ -109,52 +89,34 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     seconds: dict[str, float] = {}
 
     # read, split, build: bad input is refused here
-    stamp = files_stamp(options)
-    samples, split = read_and_split(options)
-    data, method = build(options, samples, split)
-    hashes = hash_images(samples.images)
-    known = options.force or check_same(folder, samples, split, hashes)
+    images = read_images(options)
+    data, method = build(options, images.samples, images.split)
+    is_known = options.force or check_same(folder, images)
 
     with recorded(folder, options, config) as sinks:
-        origin = record_origin(folder, samples, split, hashes, known)
-        training = train(method, data, options, sinks, folder)
+        origin = record_origin(folder, images, is_known)
+        training = select(method, train_method(method, data, options, sinks, folder))
         selected = training.selected
         with timed(seconds, "score"):
             scores = score(method, data, batch_size, selected, folder)
         with timed(seconds, "floors"):
-            floors = score_floors(data, batch_size, scores.main, folder)
+            floors = score_floors(data, batch_size, scores.test, folder)
         with timed(seconds, "measure"):
-            result = measure(options, scores, floors)
-            result["thresholds"] = measure_thresholds(
-                scores.held_out, selected, method, options, split
-            )
-            if "unmeasured" not in result:
-                result["extra"], doubts = measure_method(method, data)
-                result["warnings"] += doubts
+            result = measure(method, data, images.split, options, selected, scores, floors)
             if options.pictures:
-                draw(method, samples, data, scores, floors, result, folder / "figures")
-            result["labelled"] = {}
-            if training.labelled:
-                rule = str(options.labelled_rule)
-                path = folder / f"scores_{rule}.csv"
-                labelled = score_labelled(method, data, batch_size, training.labelled, path)
-                result["labelled"] = measure_labelled(labelled, training.labelled, rule)
+                draw(method, images.samples, data, scores, floors, result, folder / "figures")
+            result["labelled"] = measure_labelled(
+                method, data, batch_size, training.labelled, options.labelled_rule, folder
+            )
         if options.diagnose != "none":
             with timed(seconds, "diagnose"):
                 load_weights(selected.path, method)
                 result["diagnosis"] = diagnosis.diagnose(method, data, options.seed, folder)
 
         # record
-        result |= describe_training(method, training, epochs)
-        result |= describe_method(method, data, samples)
-        result |= describe_seconds(training, seconds)
-        result |= describe_images(samples, split, scores.main, hashes, origin.split_sha256, stamp)
-        result["warnings"] = [
-            *data.warnings,
-            *origin.warnings,
-            *training.warnings,
-            *result["warnings"],
-        ]
+        result |= describe(method, data, images, scores.test, training, epochs, origin, seconds)
+        doubts = data.warnings + origin.warnings + training.warnings
+        result["warnings"] = doubts + result["warnings"]
         result["files"] = hash_files(folder)
         result["provenance"] = describe_origin(method, origin)
         result["config"] = config
@@ -162,6 +124,33 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
         loggers.finish(sinks, result, folder)
     print_summary(result, folder)
     return result
+
+
+def train_method(
+    method: Method, data: NoveltyData, options: Options, sinks: list[Logger], folder: Path
+) -> Checkpoints:
+    """Trains the method; hands each value of the options to the training that needs it."""
+    return train(
+        method,
+        data,
+        options.trainer,
+        options.method,
+        main_rule=options.main_rule,
+        labelled_rule=options.labelled_rule,
+        seed=options.seed,
+        deterministic=options.deterministic,
+        title=f"{options.method['name']} {options.data.title} inlier {options.inlier_index}",
+        loggers=sinks,
+        folder=folder,
+    )
+
+
+def help_training(options: Options) -> dict[str, Any]:
+    """Trains the share of a helper process on another device; returns {}."""
+    log.setLevel(logging.CRITICAL)  # all is said once, by the main process
+    data, method = build(options, *read_and_split(options))
+    train_method(method, data, options, [], options.folder)
+    return {}
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from noveltylab.run.plots import INLIER, OUTLIER, Array, new_figure, save_figure
 def plot_clips(
     path: str | Path, clips: Mapping[str, tuple[Array, NDArray[np.bool_]]], name: str
 ) -> None:
-    """Frame scores over time, one panel for each clip, abnormal frames shaded; one vertical axis
-    for all.
+    """Draws frame scores over time, one panel for each clip, with abnormal frames shaded.
+
+    One vertical axis is for all.
 
     Args:
-        path: Of the picture; its suffix gives the format.
+        path: The picture's; its suffix gives the format.
         clips: Clip -> (scores (T,), abnormal bool (T,)), in order of time.
         name: Of the score.
     """
@@ -28,9 +29,8 @@ def plot_clips(
     figure = new_figure(4.2 * columns, 1.6 * rows + 0.6)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, (clip, (scores, abnormal)) in zip(panels, clips.items(), strict=False):
-        starts, ends = (
-            np.flatnonzero(np.diff(np.r_[0, abnormal.astype(int), 0]) == step) for step in (1, -1)
-        )
+        steps = np.diff(np.r_[0, abnormal.astype(int), 0])
+        starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
         for start, end in zip(starts, ends, strict=True):
             axes.axvspan(start, end, color=OUTLIER, alpha=0.18, linewidth=0)
         axes.plot(np.arange(len(scores)), scores, color=INLIER, linewidth=1.2)
@@ -51,10 +51,10 @@ def plot_frames(
     limits: tuple[float, float],
     name: str,
 ) -> None:
-    """Frames under the scores of their patches.
+    """Draws frames under the scores of their patches.
 
     Args:
-        path: Of the picture; its suffix gives the format.
+        path: The picture's; its suffix gives the format.
         frames: Title -> (grey frame (H, W), scores (rows, columns) of its patches, NaN where a
             patch was left out).
         limits: Scores that are drawn without and with full colour.
@@ -69,38 +69,48 @@ def plot_frames(
     for axes, (title, (frame, scores)) in zip(panels, frames.items(), strict=False):
         axes.imshow(overlay(frame, scores, limits))
         axes.set_title(title, fontsize=8)
-    figure.suptitle(
-        f"The most novel frame of each clip, {name} of its patches in orange", fontsize=10
-    )
+    title = f"The most novel frame of each clip, {name} of its patches in orange"
+    figure.suptitle(title, fontsize=10)
     save_figure(figure, path)
 
 
 def animate(
     path: str | Path, frames: Sequence[tuple[NDArray[np.uint8], Array]], limits: tuple[float, float]
 ) -> None:
-    """A clip under the scores of its patches as an animated GIF, ten frames a second; arguments as
-    `plot_frames`.
+    """Draws a clip under the scores of its patches as an animated GIF, ten frames a second.
+
+    Arguments as `plot_frames`.
     """
     from PIL import Image
 
     pictures = [Image.fromarray(overlay(frame, scores, limits)) for frame, scores in frames]
     buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=100, loop=0)
+    pictures[0].save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=100,
+        loop=0,
+    )
     write_atomic(path, buffer.getvalue())
 
 
 def overlay(
     frame: NDArray[np.uint8], scores: Array, limits: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    """A grey frame (H, W) with orange laid over its patches, the more the higher their scores: (H,
-    W, 3).
+    """A grey frame (H, W) with orange laid over its patches, as (H, W, 3).
+
+    The higher a patch's score, the more orange.
     """
     low, high = limits
-    share = np.nan_to_num(np.clip((scores - low) / max(high - low, 1e-12), 0, 1)) * 0.75
+    unit = np.clip((scores - low) / max(high - low, 1e-12), 0, 1)
+    opacity = np.nan_to_num(unit) * 0.75
     sides = (frame.shape[0] // scores.shape[0], frame.shape[1] // scores.shape[1])
-    alpha = np.kron(share, np.ones(sides))[..., None]
-    colour = np.array([int(OUTLIER[start : start + 2], 16) for start in (1, 3, 5)])
-    return np.asarray(frame[..., None] * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+    alpha = np.kron(opacity, np.ones(sides))[..., None]
+    colour = np.array(list(bytes.fromhex(OUTLIER[1:])))
+    picture = frame[..., None] * (1 - alpha) + colour * alpha
+    return np.asarray(picture).round().astype(np.uint8)
 
 
 def plot_recording(
@@ -112,10 +122,10 @@ def plot_recording(
     scores: Array,
     title: str,
 ) -> None:
-    """Draw a recording's spectrogram above the novelty of its segments, its events marked in both.
+    """Draws a recording's spectrogram above the novelty of its segments, its events marked in both.
 
     Args:
-        path: Of the picture; its suffix gives the format.
+        path: The picture's; its suffix gives the format.
         spectrogram: (bands, frames), any scale, the lowest band first; or a wave's envelope
             (points,), not negative.
         seconds: What it spans.
@@ -126,29 +136,48 @@ def plot_recording(
     """
     figure = new_figure(8.0, 4.6)
     above, below = figure.subplots(2, 1, sharex=True)
+    # the sound
     if spectrogram.ndim == 2:
-        extent = (0, seconds, 0, len(spectrogram))
         above.imshow(
             spectrogram,
             cmap="cividis",
             aspect="auto",
             origin="lower",
-            extent=extent,
+            extent=(0, seconds, 0, len(spectrogram)),
             interpolation="nearest",
         )
         above.set_ylabel("mel band")
     else:
         moments = (np.arange(len(spectrogram)) + 0.5) * seconds / len(spectrogram)
-        above.fill_between(moments, -spectrogram, spectrogram, color="0.4", linewidth=0)
+        above.fill_between(
+            moments,
+            -spectrogram,
+            spectrogram,
+            color="0.4",
+            linewidth=0,
+        )
         above.set_ylabel("wave")
+    # its scores
     below.plot(
-        times, scores, color=INLIER, drawstyle="steps-mid", marker=".", markersize=3, linewidth=1.4
+        times,
+        scores,
+        color=INLIER,
+        drawstyle="steps-mid",
+        marker=".",
+        markersize=3,
+        linewidth=1.4,
     )
+    # its events; black under orange shows on any colour of the spectrogram, the hatch without
+    # colour
     for onset, offset in events:
-        # black under orange shows on any colour of the spectrogram, the hatch without colour
         above.axvspan(onset, offset, facecolor="none", edgecolor="black", linewidth=3.2)
         above.axvspan(
-            onset, offset, facecolor="none", edgecolor=OUTLIER, linewidth=1.6, linestyle="--"
+            onset,
+            offset,
+            facecolor="none",
+            edgecolor=OUTLIER,
+            linewidth=1.6,
+            linestyle="--",
         )
         below.axvspan(
             onset,
@@ -160,9 +189,8 @@ def plot_recording(
             label="event",
         )
     if events:
-        below.legend(
-            *(entries[:1] for entries in below.get_legend_handles_labels()), loc="best", fontsize=8
-        )
+        handles, labels = below.get_legend_handles_labels()
+        below.legend(handles[:1], labels[:1], loc="best", fontsize=8)
     below.set(xlabel="seconds", ylabel="score", xlim=(0, seconds))
     above.set_title(title, fontsize=10)
     save_figure(figure, path)

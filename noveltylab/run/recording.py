@@ -1,8 +1,8 @@
 """Keeps a run's folder while the run lasts: its log and loggers, and what a refused run leaves."""
 
-import itertools
 import logging
 import os
+import re
 import shutil
 import traceback
 import warnings
@@ -13,22 +13,49 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from noveltylab.command.screen import LogLines
-from noveltylab.data.samples import Samples
-from noveltylab.data.split import Split, save_split
+from noveltylab.data.split import save_split
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular, write_atomic
-from noveltylab.run.failures import OutOfMemory, explained
 from noveltylab.run.folder import code_in_words, record_code, set_unknown_aside
+from noveltylab.run.images import Images
 from noveltylab.training import loggers
 
 log = logging.getLogger("noveltylab")
+
+#: How torch and CUDA say that there is no memory left.
+NO_MEMORY = re.compile(r"out of memory|can't allocate")
+
+
+class OutOfMemory(RunFailed):
+    """The machine has too little memory for the options."""
+
+
+@contextmanager
+def explained(folder: Path, options: Options) -> Iterator[None]:
+    """Turns a full disk or a full memory into a RunFailed that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        path = error.filename2 or error.filename or folder
+        raise RunFailed(
+            f"cannot read or write {path}: {error.strerror or error}; what was finished before is "
+            "intact, and the same command goes on when that is mended"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        batch_size = options.data.batch_size
+        score_batch_size = options.trainer.score_batch_size
+        raise OutOfMemory(
+            f"out of memory ({reason}); lower data.batch_size={batch_size} if this was training, "
+            f"trainer.score_batch_size={score_batch_size} if it was scoring"
+        ) from error
 
 
 @contextmanager
@@ -61,12 +88,12 @@ def recorded(folder: Path, options: Options, config: dict[str, Any]) -> Iterator
 
 def move_aside(folder: Path) -> Path:
     """Renames a run's folder to <name>.<date>-<time>, or the first such name that is free."""
-    moment = f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    names = itertools.chain([moment], (f"{moment}-{number}" for number in itertools.count(2)))
-    for name in names:
-        path = folder.with_name(name)
-        if not os.path.lexists(path):
-            break
+    name = f"{folder.name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path = folder.with_name(name)
+    number = 1
+    while os.path.lexists(path):
+        number += 1
+        path = folder.with_name(f"{name}-{number}")
     return folder.rename(path)
 
 
@@ -106,15 +133,15 @@ def written(
             log.info(f"run folder {folder}")
             if aside:
                 log.info(f"force=true: the old run is kept as {aside}")
-            sinks += loggers.build_loggers(options, folder, config)
+            sinks += loggers.build_loggers(options.logger, options.cell, folder, config)
             with warnings.catch_warnings(), explained(folder, options):
                 yield sinks
         except BaseException as error:
             log.debug(traceback.format_exc())
             reason = f"{type(error).__name__}: {error}".strip()
             # an expected failure is said on the screen once, by whoever started the run
-            expected = isinstance(error, (UserError, RunFailed))
-            log.log(logging.DEBUG if expected else logging.ERROR, reason)
+            is_expected = isinstance(error, (UserError, RunFailed))
+            log.log(logging.DEBUG if is_expected else logging.ERROR, reason)
             with suppress(OSError):  # the same disk, perhaps
                 loggers.finish(sinks, None, folder, reason)
             raise
@@ -171,28 +198,27 @@ class Origin:
     warnings: list[str]
 
 
-def record_origin(
-    folder: Path, samples: Samples, split: Split, hashes: NDArray[np.uint64], known: bool
-) -> Origin:
+def record_origin(folder: Path, images: Images, is_known: bool) -> Origin:
     """Writes split.npz and code.json into the run's folder, before anything is trained.
 
     Args:
         folder: The run's folder.
-        samples: All images that were read.
-        split: Which of them train and test.
-        hashes: A hash of each image (`identity.hash_images`).
-        known: Whether the images of an earlier checkpoint are known to be these; it is moved aside
-            otherwise.
+        images: All that were read, and which of them train and test.
+        is_known: Whether the images of an earlier checkpoint are known to be these; it is moved
+            aside otherwise.
     """
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     log.info(f"{torch.get_num_threads()} threads, visible GPUs: {devices}")
-    if not known:
+    if not is_known:
         set_unknown_aside(folder)
-    digest = save_split(folder / "split.npz", split, samples.ids, samples.labels, hashes)
+    samples = images.samples
+    path = folder / "split.npz"
+    digest = save_split(path, images.split, samples.ids, samples.labels, images.hashes)
     code, earlier_code = record_code(folder)
     doubts = []
     for state in earlier_code:
         before, now = code_in_words(state), code_in_words(code)
-        doubts.append(f"trained in part by other code: {before}; now {now}")
-        log.warning(doubts[-1])
+        doubt = f"trained in part by other code: {before}; now {now}"
+        log.warning(doubt)
+        doubts.append(doubt)
     return Origin(digest, code, earlier_code, doubts)

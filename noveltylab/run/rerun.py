@@ -12,7 +12,7 @@ folder lie where data.root says.
 It always runs anew, in <output>/<date and time>. Exit codes: 0 the same scores, 1 others, 2 bad input.
 """
 
-import json
+import copy
 import os
 import secrets
 import shlex
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.text import Text
 
 from noveltylab.command.arguments import read_changes
@@ -86,8 +87,7 @@ def rerun(folder: Path, changes: list[str]) -> bool:
 
 
 def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
-    """Compares the files that a run's folder still has with its result, and the numbers with the
-    files.
+    """Compares a folder's files with its result, and the numbers with the files.
 
     Returns:
         Names of the files that were checked; without "scores.csv" if that was not kept.
@@ -111,41 +111,45 @@ def check_files(folder: Path, result: dict[str, Any]) -> list[str]:
 
 def _trust(present: list[str]) -> str:
     if "scores.csv" not in present:
-        return "its scores.csv is not kept there: the new scores are compared with its checksum, and with recorded numbers"
-    return f"checked: {', '.join(present)} are the files that result.json records, and its numbers are those of its scores"
+        return (
+            "its scores.csv is not kept there: the new scores are compared with its checksum, "
+            "and with recorded numbers"
+        )
+    return (
+        f"checked: {', '.join(present)} are the files that result.json records, "
+        "and its numbers are those of its scores"
+    )
 
 
 def fresh_options(
     folder: Path, result: dict[str, Any], changes: list[str]
 ) -> tuple[Options, dict[str, Any]]:
-    """The options of the new run, checked and as plain values: a folder of its own, which does not
-    exist yet.
+    """The options of the new run, checked and as plain values.
+
+    Its output is a folder of its own, which does not exist yet.
     """
     from omegaconf import OmegaConf
 
     overrides = read_changes(changes)
     recorded = recorded_config(result)
     config = own_part(recorded, result)
-    if (
-        recorded["trainer"].get("devices", 1) != 1
-        and OmegaConf.select(overrides, "trainer.devices") is None
-    ):
+
+    def is_typed(option: str) -> bool:
+        return OmegaConf.select(overrides, option) is not None
+
+    devices = recorded["trainer"].get("devices", 1)
+    if devices != 1 and not is_typed("trainer.devices"):
         raise UserError(
-            f"the run was on {recorded['trainer']['devices']} devices, which its folder does not decide here; say "
-            f"trainer.devices={recorded['trainer']['devices']} to use as many, or trainer.devices=1"
+            f"the run was on {devices} devices, which its folder does not decide here; say "
+            f"trainer.devices={devices} to use as many, or trainer.devices=1"
         )
-    if (
-        recorded["method"].get("contrastive_from")
-        and OmegaConf.select(overrides, "method.contrastive_from") is None
-    ):
+    weights = recorded["method"].get("contrastive_from")
+    if weights and not is_typed("method.contrastive_from"):
         raise UserError(
             "the run began with the weights of another file, which has to be named; it was "
-            f"method.contrastive_from={shlex.quote(str(recorded['method']['contrastive_from']))}"
+            f"method.contrastive_from={shlex.quote(str(weights))}"
         )
-    if (
-        config["data"].get("classes") == "folders"
-        and OmegaConf.select(overrides, "data.root") is None
-    ):
+    if config["data"].get("classes") == "folders" and not is_typed("data.root"):
         raise UserError(
             "the run is on a folder of images, which has to be named; they lay in "
             f"data.root={shlex.quote(str(recorded['data'].get('root')))}"
@@ -154,22 +158,23 @@ def fresh_options(
     root = Path(str(composed.output)).expanduser()
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"output={composed.output}: would write into {folder}, which is not changed; choose another"
+            f"output={composed.output}: would write into {folder}, which is not changed; "
+            "choose another"
         )
-    composed.output = str(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    composed.output = str(root / name)
     options = check_options(composed)  # type: ignore[arg-type]  # a mapping
     return options, OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]  # by text
 
 
 def own_part(recorded: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """What of a recorded configuration is repeated: the options that make numbers; the others as
-    OF_CALLER has them.
-    """
-    # a copy
-    config = json.loads(json.dumps({key: recorded[key] for key in FROM_FOLDER if key in recorded}))
+    """The options of a recorded configuration that make numbers; the others as in OF_CALLER."""
+    repeated = {key: recorded[key] for key in FROM_FOLDER if key in recorded}
+    config = copy.deepcopy(repeated)
     for key, value in OF_CALLER.items():
         group, _, name = key.rpartition(".")
-        (config[group] if group else config)[name] = value
+        section = config[group] if group else config
+        section[name] = value
     # recorded by its label, typed by its place among the twenty
     if config["data"].get("classes") == "seeded20":
         config["inlier"] = COIL_OBJECTS[recorded["inlier"] % len(COIL_OBJECTS)]
@@ -177,7 +182,7 @@ def own_part(recorded: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]
     # other thread counts give other last bits
     if isinstance(threads, int) and 0 < threads <= cores():
         config["resources"] = {"num_gpus": None, "num_cpus": threads}
-    return dict(config)
+    return config
 
 
 def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
@@ -191,57 +196,72 @@ def compare(old: Path, new: Path, result: dict[str, Any]) -> bool:
     screen = console(soft_wrap=True)
     fresh = read_result(new)
     if sha256_file(new / "scores.csv") == result["files"].get("scores.csv"):
-        if wrong := _other_numbers(result, fresh):
-            screen.print(
-                Text(
-                    f"the same scores, but result.json records other numbers of them: {wrong}",
-                    "bold red",
-                )
-            )
+        difference = _other_numbers(result, fresh)
+        if difference:
+            text = f"the same scores, but result.json records other numbers of them: {difference}"
+            screen.print(Text(text, "bold red"))
             return False
         screen.print(Text.assemble(("the same scores", "bold"), f", byte for byte: {new}"))
         return True
-    if not (old / "scores.csv").is_file():  # as in an archive, which keeps its checksum alone
-        for name, metrics in fresh["scores"].items():
-            recorded = result["scores"].get(name)
-            if metrics and recorded:
-                screen.print(
-                    f"{name}: AUROC {recorded['auroc']:.6f} there, {metrics['auroc']:.6f} here"
-                )
-        return _not_the_same(screen, result, fresh, new)
-    first, second = (read_scores(folder / "scores.csv") for folder in (old, new))
-    if first.ids != second.ids or first.columns.keys() != second.columns.keys():
-        screen.print(Text(f"other test samples or scores: compare {old} and {new}", "bold red"))
-        return False
-    for name, column in first.columns.items():
-        gap = float(np.abs(column - second.columns[name]).max())
-        screen.print(
-            f"{name}: scores differ by up to {gap:.3g} (their standard deviation is {column.std():.3g})"
-        )
-    return _not_the_same(screen, result, fresh, new)
+    if (old / "scores.csv").is_file():
+        is_comparable = _print_gaps(screen, old, new)
+    else:  # as in an archive, which keeps its checksum alone
+        _print_aurocs(screen, result, fresh)
+        is_comparable = True
+    if is_comparable:
+        _print_changes(screen, result, fresh, new)
+    return False
 
 
 def _other_numbers(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first AUROC that two results of the same scores record otherwise, "" for none."""
     for name, metrics in new["scores"].items():
+        if not metrics:
+            continue
         recorded = old["scores"].get(name)
-        if metrics and (not recorded or abs(recorded["auroc"] - metrics["auroc"]) > 1e-9):
-            return f"{name}: AUROC {recorded['auroc'] if recorded else 'none'}, and it is {metrics['auroc']}"
+        if not recorded:
+            return f"{name}: AUROC none, and it is {metrics['auroc']}"
+        if abs(recorded["auroc"] - metrics["auroc"]) > 1e-9:
+            return f"{name}: AUROC {recorded['auroc']}, and it is {metrics['auroc']}"
     return ""
 
 
-def _not_the_same(screen: Any, old: dict[str, Any], new: dict[str, Any], folder: Path) -> bool:
-    there, here = old["provenance"], new["provenance"]
-    changed = [key for key in ("versions", "hardware", "commit") if there.get(key) != here.get(key)]
-    others = f"; other {', '.join(changed)}" if changed else ""
-    screen.print(Text.assemble(("not the same scores", "bold red"), f": {folder}{others}"))
-    return False
+def _print_gaps(screen: Console, old: Path, new: Path) -> bool:
+    """By how much the scores differ; False where they are of other samples, which cannot be said."""
+    old_scores, new_scores = read_scores(old / "scores.csv"), read_scores(new / "scores.csv")
+    same_names = old_scores.columns.keys() == new_scores.columns.keys()
+    if old_scores.ids != new_scores.ids or not same_names:
+        screen.print(Text(f"other test samples or scores: compare {old} and {new}", "bold red"))
+        return False
+    for name, column in old_scores.columns.items():
+        gap = float(np.abs(column - new_scores.columns[name]).max())
+        screen.print(
+            f"{name}: scores differ by up to {gap:.3g} "
+            f"(their standard deviation is {column.std():.3g})"
+        )
+    return True
+
+
+def _print_aurocs(screen: Console, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """The AUROC of each score in both results."""
+    for name, metrics in new["scores"].items():
+        recorded = old["scores"].get(name)
+        if metrics and recorded:
+            screen.print(
+                f"{name}: AUROC {recorded['auroc']:.6f} there, {metrics['auroc']:.6f} here"
+            )
+
+
+def _print_changes(screen: Console, old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """That the scores are others, and what of versions, machine and code is."""
+    before, now = old["provenance"], new["provenance"]
+    changes = [key for key in ("versions", "hardware", "commit") if before.get(key) != now.get(key)]
+    suffix = f"; other {', '.join(changes)}" if changes else ""
+    screen.print(Text.assemble(("not the same scores", "bold red"), f": {folder}{suffix}"))
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 the same scores, 1 others or a failure, 2 bad input, 130, 143 or 129 for
-    signals.
-    """
+    """Exit codes: 0 the same scores, 1 others or a failure, 2 bad input, 130, 143, 129 for signals."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2

@@ -13,8 +13,7 @@ from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import held_out_scores, novelty_scores
 from noveltylab.scoring.floors import Floor, floor_scores
 from noveltylab.scoring.folds import Folds
-from noveltylab.training.checkpoints import Selected
-from noveltylab.training.weights import load_weights
+from noveltylab.training.checkpoints import Selected, load_weights
 
 Columns = dict[str, NDArray[np.float64]]
 
@@ -24,13 +23,13 @@ class RunScores:
     """The scores of a run, the same values as in its files.
 
     Attributes:
-        main: What the run's number is measured on (scores.csv).
+        test: What the run's number is measured on (scores.csv).
         apart: Kind -> scores that are reported beside it (scores_<kind>.csv).
         source: Of the set that places the threshold under `cross` (scores_source.csv); else None.
         held_out: Of held-out inliers, for thresholds (calibration.csv); None if there are none.
     """
 
-    main: Scores
+    test: Scores
     apart: dict[str, Scores]
     source: Scores | None
     held_out: Scores | None
@@ -43,8 +42,8 @@ def score(
     load_weights(selected.path, method)
     # the test set
     columns = novelty_scores(method, data.preprocess, data.test, batch_size, data.val)
-    main, apart = measured_scores(data.pieces(columns), data.wholes)
-    write_scores(folder / "scores.csv", main)
+    test, apart = measured_scores(data.pieces(columns), data.wholes)
+    write_scores(folder / "scores.csv", test)
     for kind, scores in apart.items():
         write_scores(folder / f"scores_{kind}.csv", scores)
     # the set that places the threshold
@@ -59,15 +58,19 @@ def score(
     held_out = score_held_out(method, data)
     if held_out is not None:
         write_scores(folder / "calibration.csv", held_out)
-    return RunScores(main, apart, source, held_out)
+    return RunScores(test, apart, source, held_out)
 
 
 def score_held_out(method: Method, data: NoveltyData) -> Scores | None:
     """The scores of held-out inliers as new images get them; None if there are none."""
     if isinstance(method, Folds):
         rows, columns = method.held_out(data.preprocess, data.train)
-        labels, flags = np.full(len(rows), data.inlier), np.zeros(len(rows), np.bool_)
-        return Scores(data.train_ids[rows].tolist(), labels, flags, columns)
+        return Scores(
+            ids=data.train_ids[rows].tolist(),
+            labels=np.full(len(rows), data.inlier),
+            is_outlier=np.zeros(len(rows), np.bool_),
+            columns=columns,
+        )
     if not len(data.val):
         return None
     columns = held_out_scores(method, data.preprocess, data.val)
@@ -84,9 +87,8 @@ def score_floors(data: NoveltyData, batch_size: int, scores: Scores, folder: Pat
     """The floors of the samples of `scores`; writes floors.csv."""
     floors = floor_scores(data, batch_size)
     columns = {floor.name: floor.scores for floor in floors}
-    write_scores(
-        folder / "floors.csv", Scores(scores.ids, scores.labels, scores.is_outlier, columns)
-    )
+    table = Scores(scores.ids, scores.labels, scores.is_outlier, columns)
+    write_scores(folder / "floors.csv", table)
     return floors
 
 
@@ -106,10 +108,10 @@ def score_labelled(
     by_epoch = {selected.epoch: selected for selected in selections.values()}
     for epoch, selected in by_epoch.items():
         load_weights(selected.path, method)
-        scored = novelty_scores(method, data.preprocess, data.test, batch_size, data.val)
+        epoch_columns = novelty_scores(method, data.preprocess, data.test, batch_size, data.val)
         for name in selections:
             if selections[name].epoch == epoch:
-                columns[name] = scored[name]
+                columns[name] = epoch_columns[name]
     scores, _ = measured_scores(data.pieces(columns), data.wholes)
     write_scores(path, scores)
     return scores

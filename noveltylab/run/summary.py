@@ -1,6 +1,4 @@
-"""What a run prints at its end: its metrics beside the floors, how they came about, and where
-everything lies.
-"""
+"""What a run prints at its end: its metrics beside the floors, and how they came about."""
 
 import math
 import shlex
@@ -19,8 +17,10 @@ from noveltylab.results.record import SEEN, standing
 
 #: what the rows in yellow are
 RULES = {
-    "outlier_val": "rows outlier_val: each score at its best epoch on LABELLED validation outliers; not the result",
-    "oracle": "rows oracle: each score at its best epoch on the TEST labels, an optimistic bound; not the result",
+    "outlier_val": "rows outlier_val: each score at its best epoch on LABELLED validation outliers; "
+    "not the result",
+    "oracle": "rows oracle: each score at its best epoch on the TEST labels, an optimistic bound; "
+    "not the result",
 }
 
 #: the rate of false positives whose threshold is shown
@@ -34,7 +34,6 @@ APART = {
     "images": "single images",
     "files": "whole files",
 }
-
 
 #: orders of the test set under diagnose=batch_statistics, in words
 ORDERS = {
@@ -56,38 +55,41 @@ def print_summary(
     """
     console = console or screen.console()
     dot = " · " if console.encoding.startswith("utf") else " - "
-    inlier, name = str(result["inlier"]), str(result["inlier_name"])
-    shown = inlier if name == inlier else f"{inlier} ({name})"
-    parts = (
-        result["method"],
-        result["data"],
-        f"inlier {shown}",
-        result["protocol"],
-        f"seed {result['seed']}",
-    )
     console.print()
-    console.print(Text(dot.join(map(str, parts)), "bold"))
+    console.print(Text(_title(result, dot), "bold"))
     if "unmeasured" in result:
         console.print(Text(result["unmeasured"], "yellow"), soft_wrap=True)
     else:
         console.print(_table(result))
-    for key, value, style in _facts(result, folder, dot):
+    for key, value, style in _facts(result, Path(folder), dot):
         console.print(Text.assemble((f"{key:<9} ", "dim"), (value, style)), soft_wrap=True)
-    for line, style in _diagnosis(result, dot):
-        console.print(Text.assemble((line, style)), soft_wrap=True)
+    for line in _diagnosis(result, dot):
+        console.print(Text(line, "yellow"), soft_wrap=True)
     for warning in _warnings(result):
         console.print(Text(f"WARNING   {warning}", "bold red"), soft_wrap=True)
+
+
+def _title(result: Mapping[str, Any], dot: str) -> str:
+    inlier, name = str(result["inlier"]), str(result["inlier_name"])
+    if name != inlier:
+        inlier = f"{inlier} ({name})"
+    parts = (
+        result["method"],
+        result["data"],
+        f"inlier {inlier}",
+        result["protocol"],
+        f"seed {result['seed']}",
+    )
+    return dot.join(map(str, parts))
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
     """What the result warns of; an older one calls scores inverted whose interval reaches 0.5."""
     primary = result["primary"]
     metrics = result["scores"][primary]
-    return (
-        standing(result["warnings"], primary, metrics["auroc_ci"])
-        if metrics
-        else list(result["warnings"])
-    )
+    if not metrics:
+        return list(result["warnings"])
+    return standing(result["warnings"], primary, metrics["auroc_ci"])
 
 
 #: Names of floors as the screen has them, where the short one says too little.
@@ -95,7 +97,12 @@ FLOOR_NOTES = {"norm": "|x|^2 alone"}
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("score", overflow="fold", min_width=12)
     for header in ("AUROC", "95 % interval", "average\nprecision", "EER", "FPR at\n95 % TPR"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -111,121 +118,128 @@ def _table(result: Mapping[str, Any]) -> Table:
             table.add_row(*_cells(f"{name}{note}", metrics), style="dim")
     for kind, scores in result.get("apart", {}).items():
         table.add_row(*_cells(f"{APART[kind]}: {primary}", scores[primary]), style="dim")
-    for rule, chosen in result.get("labelled", {}).items():
+    for rule, scores in result.get("labelled", {}).items():
         table.add_section()
-        for name, metrics in chosen.items():
+        for name, metrics in scores.items():
             table.add_row(*_cells(f"{rule}: {name}", metrics), style="yellow")
     return table
 
 
 def _cells(name: str, metrics: Mapping[str, Any]) -> list[Text]:
     low, high = metrics["auroc_ci"]
-    numbers = (f"{metrics[key]:.4f}" for key in ("average_precision", "eer", "fpr95"))
     return [
-        Text(cell)
-        for cell in (name, f"{metrics['auroc']:.4f}", f"{low:.4f} - {high:.4f}", *numbers)
+        Text(name),
+        Text(f"{metrics['auroc']:.4f}"),
+        Text(f"{low:.4f} - {high:.4f}"),
+        Text(f"{metrics['average_precision']:.4f}"),
+        Text(f"{metrics['eer']:.4f}"),
+        Text(f"{metrics['fpr95']:.4f}"),
     ]
 
 
-def _facts(result: Mapping[str, Any], folder: str | Path, dot: str) -> list[tuple[str, str, str]]:
+def _facts(result: Mapping[str, Any], folder: Path, dot: str) -> list[tuple[str, str, str]]:
     """Key, value and style of each line under the table."""
-    seconds, sizes = result["seconds"], result["n"]
-    pictures = ", figures/" if (Path(folder) / "figures").is_dir() else ""
-    return [
+    seconds = result["seconds"]
+    lines = [
         ("weights", *_weights(result)),
-        (
-            "samples",
-            f"{sizes['train']} train{dot}{sizes['val']} val{dot}"
-            f"test {sizes['test_inliers']} inliers, {sizes['test_outliers']} outliers"
-            + (f"{dot}{sizes['skipped']} unreadable, skipped" if sizes.get("skipped") else ""),
-            "",
-        ),
-        *(("floors", line, "") for line in _seen_floors(result)),
-        *(("threshold", line, "") for line in _thresholds(result)),
-        *(("HTER", line, "") for line in _half_total_error_rate(result)),
-        ("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""),
-        ("data", *_verified(result)),
-        *(("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})),
-        *(("also", line, "") for line in _own_metrics(result, dot)),
-        ("folder", str(folder), ""),
-        *(
-            (key, line, "")
-            for key, line in zip(("W&B", ""), offline_runs([Path(folder)]), strict=False)
-        ),
-        ("files", f"result.json, scores.csv, split.npz, config.yaml, run.log{pictures}", ""),
+        ("samples", _samples(result["n"], dot), ""),
     ]
+    lines += [("floors", line, "") for line in _seen_floors(result)]
+    lines += [("threshold", line, "") for line in _thresholds(result)]
+    lines += [("HTER", line, "") for line in _half_total_error_rate(result)]
+    lines.append(("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""))
+    lines.append(("data", *_verified(result)))
+    lines += [("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})]
+    lines += [("also", line, "") for line in _own_metrics(result, dot)]
+    lines.append(("folder", str(folder), ""))
+    for key, line in zip(("W&B", ""), offline_runs([folder]), strict=False):
+        lines.append((key, line, ""))
+    files = "result.json, scores.csv, split.npz, config.yaml, run.log"
+    if (folder / "figures").is_dir():
+        files += ", figures/"
+    lines.append(("files", files, ""))
+    return lines
+
+
+def _samples(sizes: Mapping[str, int], dot: str) -> str:
+    parts = [
+        f"{sizes['train']} train",
+        f"{sizes['val']} val",
+        f"test {sizes['test_inliers']} inliers, {sizes['test_outliers']} outliers",
+    ]
+    if sizes.get("skipped"):
+        parts.append(f"{sizes['skipped']} unreadable, skipped")
+    return dot.join(parts)
 
 
 def _own_metrics(result: Mapping[str, Any], dot: str) -> list[str]:
-    """The method's own metrics, numbers on one line and each sentence on its own; names as
-    result.json has them.
+    """The method's own metrics, numbers on one line and each sentence on its own.
+
+    Names are as result.json has them.
     """
-    extra = result.get("extra", {})
-    numbers = dot.join(
-        f"{name} {value:.4g}" for name, value in extra.items() if not isinstance(value, str)
-    )
-    sentences = [f"{name} {value}" for name, value in extra.items() if isinstance(value, str)]
-    return [line for line in (numbers, *sentences) if line]
+    numbers, sentences = [], []
+    for name, value in result.get("extra", {}).items():
+        if isinstance(value, str):
+            sentences.append(f"{name} {value}")
+        else:
+            numbers.append(f"{name} {value:.4g}")
+    return [dot.join(numbers), *sentences] if numbers else sentences
 
 
-def _diagnosis(result: Mapping[str, Any], dot: str) -> list[tuple[str, str]]:
-    """The lines of diagnose=batch_statistics and their style, under what they are; [] for a run
-    without it.
-    """
-    if not (by_order := result.get("diagnosis", {}).get("batch_statistics")):
+def _diagnosis(result: Mapping[str, Any], dot: str) -> list[str]:
+    """The lines of diagnose=batch_statistics, under what they are; [] for a run without it."""
+    by_order = result.get("diagnosis", {}).get("batch_statistics")
+    if not by_order:
         return []
     primary = result["primary"]
     numbers = [f"{name} {by_order[order][primary]['auroc']:.4f}" for order, name in ORDERS.items()]
-    warning = "no numbers of this run: each score depends on its batch"
     return [
-        (f"DIAGNOSIS batch norm in training mode at test; {warning}", "yellow"),
-        (f"          {primary}: {dot.join(numbers)}", "yellow"),
+        "DIAGNOSIS batch norm in training mode at test; "
+        "no numbers of this run: each score depends on its batch",
+        f"          {primary}: {dot.join(numbers)}",
     ]
 
 
 def _seen_floors(result: Mapping[str, Any]) -> list[str]:
     """What the floors of preprocessed images are, and the highest of them."""
-    seen = {
-        name: metrics["auroc"] for name, metrics in result["floor"].items() if name.endswith(SEEN)
-    }
-    if not seen:
+    floors = result["floor"].items()
+    aurocs = {name: metrics["auroc"] for name, metrics in floors if name.endswith(SEEN)}
+    if not aurocs:
         return []
-    highest = max(seen, key=lambda name: seen[name])
+    highest = max(aurocs, key=lambda name: aurocs[name])
     return [
-        f"{SEEN}: of the images as the method sees them; the highest is {highest}, {seen[highest]:.4f}"
+        f"{SEEN}: of the images as the method sees them; "
+        f"the highest is {highest}, {aurocs[highest]:.4f}"
     ]
 
 
 def _verified(result: Mapping[str, Any]) -> tuple[str, str]:
     """What is known of the data files, and its style."""
-    absent = result["n"].get("missing")
-    missing = f"; {absent:,} of the official set missing" if absent else ""
+    missing = result["n"].get("missing")
+    note = f"; {missing:,} of the official set missing" if missing else ""
     # results of before call data without published checksums unverified, one's own images as well
-    own = result.get("config", {}).get("data", {}).get("classes") == "folders"
-    verified = None if own else result.get("data_verified", False)
-    if verified is None:
-        return (
-            f"cannot be verified (no checksums to compare with){missing}",
-            "yellow" if missing else "",
-        )
-    if verified:
-        return f"verified by checksum{missing}", ""
-    return f"NOT verified by checksum{missing}", "yellow"
+    is_verified = result.get("data_verified", False)
+    if result.get("config", {}).get("data", {}).get("classes") == "folders":
+        is_verified = None
+    if is_verified is None:
+        style = "yellow" if missing else ""
+        return f"cannot be verified (no checksums to compare with){note}", style
+    if is_verified:
+        return f"verified by checksum{note}", ""
+    return f"NOT verified by checksum{note}", "yellow"
 
 
 def offline_runs(folders: Sequence[Path]) -> list[str]:
-    """Where the W&B runs of these run folders lie that have not been sent, and the command that
-    sends them.
-    """
+    """Where the W&B runs of run folders lie that have not been sent, and the command that does."""
     runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
     unsent = [run for run in runs if not any(run.glob("*.synced"))]
     if not unsent:
         return []
-    where = str(unsent[0]) if len(unsent) == 1 else f"{unsent[0]} and {len(unsent) - 1} more"
-    return [
-        f"offline in {where}",
-        f"to send it: wandb sync {' '.join(shlex.quote(str(run)) for run in unsent)}",
-    ]
+    place = str(unsent[0])
+    if len(unsent) > 1:
+        place += f" and {len(unsent) - 1} more"
+    paths = " ".join(shlex.quote(str(run)) for run in unsent)
+    return [f"offline in {place}", f"to send it: wandb sync {paths}"]
 
 
 def _thresholds(result: Mapping[str, Any]) -> list[str]:
@@ -233,12 +247,10 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
     needed = f"{FPR:.0%} needs {round(1 / FPR) - 1} held-out inliers, this run has"
     thresholds = result.get("thresholds")
     if thresholds is None:
-        images = result.get("input", {}).get("kind") == "image"
-        return (
-            [f"{needed} none: protocol.val_fraction holds some out"]
-            if images and not result["n"]["val"]
-            else []
-        )
+        of_images = result.get("input", {}).get("kind") == "image"
+        if of_images and not result["n"]["val"]:
+            return [f"{needed} none: protocol.val_fraction holds some out"]
+        return []
     row = next((row for row in thresholds["at"] if row["fpr"] == FPR), None)
     if row is None:
         return []
@@ -247,86 +259,84 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
         return [f"{needed} {held_out}{_remedies(result, row, folds)}"]
     # not exact where the held-out inliers chose the epoch
     about = "at most" if thresholds["exact"] else "about"
-    by = f"{held_out} held-out ones" + (f" in {folds} folds" if folds else "")
+    basis = f"{held_out} held-out ones"
+    if folds:
+        basis += f" in {folds} folds"
     trust = ""
     if row["upper"] is not None:
         trust = f"; under {row['upper']:.0%} with 95 % confidence"
     elif row["bound"] > row["expected"]:
-        about, trust = "about", f"; at most {row['bound']:.0%} in the worst case"
+        about = "about"
+        trust = f"; at most {row['bound']:.0%} in the worst case"
     return [
-        f"{thresholds['score']} above {row['threshold']:.4g}: {about} {FPR:.0%} of inliers, by {by}{trust}"
+        f"{thresholds['score']} above {row['threshold']:.4g}: "
+        f"{about} {FPR:.0%} of inliers, by {basis}{trust}"
     ]
 
 
 def _half_total_error_rate(result: Mapping[str, Any]) -> list[str]:
-    """The primary score's error rates on the target set, and where on the source set the threshold
-    is from.
-    """
+    """The primary score's error rates on the target set, and the threshold's origin."""
     cross = result.get("cross")
     if cross is None or result["primary"] not in cross["scores"]:
         return []
     rates, rule = cross["scores"][result["primary"]], cross["rule"]
-    inliers = f"{cross['source_inliers']} held-out genuine videos"
+    source, inliers = cross["source"], f"{cross['source_inliers']} held-out genuine videos"
     if rule == "equal_error":
-        by = f"equal error on {cross['source']}, {inliers} and {cross['source_outliers']} attacks"
+        basis = f"equal error on {source}, {inliers} and {cross['source_outliers']} attacks"
     else:
-        by = f"{rule:.0%} of {inliers} of {cross['source']} rejected"
+        basis = f"{rule:.0%} of {inliers} of {source} rejected"
+    errors = f"(FAR {rates['far']:.4f}, FRR {rates['frr']:.4f})"
     return [
-        f"{rates['hter']:.4f} on {cross['target']} (FAR {rates['far']:.4f}, FRR {rates['frr']:.4f}) above "
-        f"{rates['threshold']:.4g}: {by}"
+        f"{rates['hter']:.4f} on {cross['target']} {errors} above {rates['threshold']:.4g}: {basis}"
     ]
 
 
 def _remedies(result: Mapping[str, Any], row: Mapping[str, Any], folds: int) -> str:
-    """What gives the run a threshold: more images, a larger share of them, folds; and the rate that
-    it has one for.
+    """What gives the run a threshold, and the rate that it has one for.
+
+    More images, a larger share of them, or folds.
     """
-    images, needed = (
-        result["n"]["train"] + result["n"]["val"],
-        row.get("needed", round(1 / FPR) - 1),
-    )
+    images = result["n"]["train"] + result["n"]["val"]
+    needed = row.get("needed", round(1 / FPR) - 1)
+    more_images = row.get("more_images")
     remedies = []
-    if more := row.get("more_images"):
-        remedies.append(f"{more} more training images")
-    share = math.ceil(100 * needed / max(1, images)) / 100
-    if more and not folds and share <= 0.5:
-        remedies.append(f"protocol.val_fraction={share:g}")
-    if more and not folds and result["selected"]["epoch"] == 0 and images >= needed:
-        remedies.append(f"protocol.folds={min(images, 200)}")
-    listed = f": {' or '.join(remedies)}" if remedies else ""
+    if more_images:
+        remedies.append(f"{more_images} more training images")
+    if more_images and not folds:
+        share = math.ceil(100 * needed / max(1, images)) / 100
+        if share <= 0.5:
+            remedies.append(f"protocol.val_fraction={share:g}")
+        if result["selected"]["epoch"] == 0 and images >= needed:
+            remedies.append(f"protocol.folds={min(images, 200)}")
+    words = f": {' or '.join(remedies)}" if remedies else ""
     smallest = result["thresholds"].get("smallest_fpr")
-    return f"{listed}; fpr={smallest:g} has a threshold" if smallest else listed
+    if smallest:
+        words += f"; fpr={smallest:g} has a threshold"
+    return words
 
 
 def _weights(result: Mapping[str, Any]) -> tuple[str, str]:
-    """How the scored weights were chosen, in words, and the style: the rule is part of every
-    number.
+    """How the scored weights were chosen, in words, and the style.
+
+    The rule is part of every number.
     """
+    config = result.get("config", {})
     selected = result["selected"]
-    rule, epoch, value = selected["rule"], selected["epoch"], selected["value"]
-    seen = seen_by(selected, result.get("config", {}))
-    phases = f" ({in_words(seen)})" if seen else ""
-    trained = result.get("epochs", {"planned": 0, "trained": 0})
-    stopped = (
-        f", stopped after {trained['trained']} of {trained['planned']}"
-        if trained["trained"] < trained["planned"]
-        else ""
-    )
-    anew = result.get("config", {}).get("trainer", {}).get("batch_norm") == "anew"
-    used = (
-        "; batch norm by clean training inliers; no outlier used" if anew else "; no outlier used"
-    )
+    rule, epoch = selected["rule"], selected["epoch"]
+    seen = seen_by(selected, config)
     style = "yellow" if lacking(seen) else ""
-    if rule == "val_loss":
-        return (
-            f"epoch {epoch}{phases}, lowest loss on held-out inliers ({value:.4g}){stopped}{used}",
-            style,
-        )
+    phases = f" ({in_words(seen)})" if seen else ""
+    ending = "; no outlier used"
+    if config.get("trainer", {}).get("batch_norm") == "anew":
+        ending = "; batch norm by clean training inliers; no outlier used"
     if rule == "last":
-        return (
-            f"of the last epoch, {epoch}{phases}{used}"
-            if epoch
-            else "fitted once; no outlier used",
-            style,
-        )
-    raise ValueError(f"{rule} is no rule for a run's number")
+        if not epoch:
+            return "fitted once; no outlier used", style
+        return f"of the last epoch, {epoch}{phases}{ending}", style
+    if rule != "val_loss":
+        raise ValueError(f"{rule} is no rule for a run's number")
+    epochs = result.get("epochs")
+    if epochs and epochs["trained"] < epochs["planned"]:
+        ending = f", stopped after {epochs['trained']} of {epochs['planned']}{ending}"
+    loss = f"lowest loss on held-out inliers ({selected['value']:.4g})"
+    return f"epoch {epoch}{phases}, {loss}{ending}", style

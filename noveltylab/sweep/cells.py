@@ -65,9 +65,7 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     The cell has failed if its options are bad, is complete if its folder says so, else it waits.
     """
     from noveltylab.options import check_options
-    from noveltylab.run.failures import failure_path
-    from noveltylab.run.folder import previous
-    from noveltylab.run.stamp import files_changed
+    from noveltylab.run.folder import failure_path, files_changed, previous
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping at the top
     names = {group: str(plain[group].get("name")) for group in ("protocol", "method", "data")}
@@ -81,8 +79,8 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         cell.folder = options.folder
         plain = options.recorded(plain)
         result = previous(options.folder, plain, options.force)
-        if result is not None and files_changed(result, options):
-            from noveltylab.run.identity import check_complete  # imports torch
+        if result is not None and files_changed(result, options.data):
+            from noveltylab.run.images import check_complete  # imports torch
 
             check_complete(result, options, options.folder)
         if result is None:
@@ -177,7 +175,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 def update_state(cell: Cell) -> bool:
     """Takes over the result or failure written since the sweep began; returns whether it ended."""
-    from noveltylab.run.failures import read_failure
+    from noveltylab.run.folder import read_failure
 
     if cell.folder is None or cell.failure is None or cell.state in ("done", "failed", "complete"):
         return True

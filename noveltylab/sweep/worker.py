@@ -21,7 +21,7 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     the others run. If the file cannot be written (a full disk), the reason is returned.
     """
     from noveltylab.options import check_options
-    from noveltylab.run.failures import failure_path, write_failure
+    from noveltylab.run.folder import failure_path, write_failure
     from noveltylab.run.lock import Busy
 
     # the folder and the command line of the process that started the sweep

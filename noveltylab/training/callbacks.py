@@ -1,6 +1,7 @@
 """What happens during training: seeds, learning rates, averaged weights, signals, progress."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +19,16 @@ from noveltylab.command.screen import console
 from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.errors import Interrupted
 from noveltylab.methods.base import Method
-from noveltylab.training.trainer import first_process
 
 log = logging.getLogger("noveltylab")
+
+#: Seconds between two lines about the progress.
+LINE_SECONDS = 10
+
+
+def first_process() -> bool:
+    """Whether this is the run's main process, not a helper on another of its devices."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 class Reseed(Callback):
@@ -36,37 +44,40 @@ class Reseed(Callback):
 
 
 class Decay(Callback):
-    """Lets every learning rate fall linearly from a share of the epochs on; the last epoch still
-    has more than 0.
+    """Lets every learning rate fall linearly from a share of the epochs on.
+
+    The last epoch still has more than 0.
     """
 
     def __init__(self, start: float) -> None:
         self.start = start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        left = 1 - trainer.current_epoch / (trainer.max_epochs or 1)
+        remainder = 1 - trainer.current_epoch / (trainer.max_epochs or 1)
+        factor = min(1.0, remainder / (1 - self.start))
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])  # goes into checkpoints with the group
-                group["lr"] = group["initial_lr"] * min(1.0, left / (1 - self.start))
+                group["lr"] = group["initial_lr"] * factor
 
 
 class Average(WeightAveraging):
-    """Beside the weights that train, their exponential average: w <- w + (w_now - w) / n after
-    every chunk of iterations.
+    """The exponential average of the weights, beside those that train.
 
-    n is the number of chunks in `epochs` epochs. What is validated and kept is the average;
-    `last.ckpt` has both. It begins anew with the epoch `begin`, counted from 1: no weights from
-    before it are in it then.
+    After every chunk of iterations w <- w + (w_now - w) / n, where n is the number of chunks in
+    `epochs` epochs. What is validated and kept is the average; `last.ckpt` has both. It begins anew
+    with the epoch `begin`, counted from 1: no weights from before it are in it then.
     """
 
     def __init__(self, epochs: float, begin: int = 1) -> None:
         super().__init__()
-        self.epochs, self.begin = epochs, begin
+        self.epochs = epochs
+        self.begin = begin
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, Method)
-        graph, pl_module.graph = pl_module.graph, None  # what is copied here never trains
+        graph = pl_module.graph
+        pl_module.graph = None  # what is copied here never trains
         super().setup(trainer, pl_module, stage)
         pl_module.graph = graph
 
@@ -90,7 +101,7 @@ class Average(WeightAveraging):
         self._copy_average_to_current(method)
 
     @contextmanager
-    def shown(self, method: Method) -> Iterator[None]:
+    def swapped_in(self, method: Method) -> Iterator[None]:
         """The average in the place of the weights."""
         self._swap_models(method)
         try:
@@ -100,9 +111,7 @@ class Average(WeightAveraging):
 
 
 class Stop(Callback):
-    """On the first of SIGNALS training ends with the epoch, with a checkpoint; on the second at
-    once.
-    """
+    """On the first of SIGNALS training ends with the epoch and a checkpoint; on the second at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -125,8 +134,9 @@ class Stop(Callback):
 
 
 class ProgressBar(Callback):
-    """One bar for the whole training with losses and the time left; plain lines where there is no
-    terminal.
+    """One bar for the whole training with its losses and the time that remains.
+
+    Plain lines where there is no terminal.
     """
 
     def __init__(self, title: str) -> None:
@@ -140,33 +150,25 @@ class ProgressBar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}", markup=False),
         )
-        self.bar = Progress(
-            *columns,
-            console=self.console,
-            disable=not self.console.is_terminal or not first_process(),
-        )
+        is_hidden = not self.console.is_terminal or not first_process()
+        self.bar = Progress(*columns, console=self.console, disable=is_hidden)
         self.task = self.bar.add_task(title, total=1.0, losses="")
-        self.started = self.spoke = time.monotonic()
-        self.begun = 0.0
+        self.start_time = self.line_time = time.monotonic()
+        #: share of all epochs at which this process begins
+        self.start_share = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.begun = trainer.current_epoch / (trainer.max_epochs or 1)
+        self.start_share = trainer.current_epoch / (trainer.max_epochs or 1)
         # a sweep's view shows it
         log.debug(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: begun")
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         chunks = max(int(trainer.num_training_batches), 1)
-        done = (
-            trainer.current_epoch
-            + (trainer.fit_loop.epoch_loop.batch_progress.current.completed or 0) / chunks
-        )
-        self._show(
-            pl_module,
-            min(done / (trainer.max_epochs or 1), 1.0),
-            trainer.current_epoch + 1,
-            trainer.max_epochs,
-        )
+        epoch_chunks = trainer.fit_loop.epoch_loop.batch_progress.current.completed or 0
+        epochs = trainer.current_epoch + epoch_chunks / chunks
+        share = min(epochs / (trainer.max_epochs or 1), 1.0)
+        self._show(pl_module, share, trainer.current_epoch + 1, trainer.max_epochs)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._show(pl_module, 1.0, trainer.current_epoch, trainer.max_epochs, last=True)
@@ -178,20 +180,24 @@ class ProgressBar(Callback):
         self.bar.stop()
 
     def _show(
-        self, method: Method, done: float, epoch: int, epochs: int | None, last: bool = False
+        self, method: Method, share: float, epoch: int, epochs: int | None, last: bool = False
     ) -> None:
-        shown = [
-            f"{name} {value:.3g}" for name, value in method.losses.items() if name in ("mse", "val")
-        ]
-        losses = ", ".join(
-            shown or [f"{name} {value:.3g}" for name, value in list(method.losses.items())[:2]]
-        )
-        self.bar.update(self.task, completed=done, losses=losses)
+        words = {name: f"{name} {value:.3g}" for name, value in method.losses.items()}
+        main_losses = [words[name] for name in words if name in ("mse", "val")]
+        first_losses = list(words.values())[:2]
+        losses = ", ".join(main_losses or first_losses)
+        self.bar.update(self.task, completed=share, losses=losses)
         now = time.monotonic()
-        if last or now - self.spoke >= 10:
-            self.spoke = now
-            share = done - self.begun
-            left = f"{(now - self.started) / share * (1 - done):.0f} s" if share > 0 else "unknown"
-            every = ", ".join(f"{name} {value:.3g}" for name, value in method.losses.items())
-            line = f"epoch {epoch} of {epochs}, {now - self.started:.0f} s, {left} left: {every}"
-            log.log(logging.DEBUG if self.console.is_terminal else logging.INFO, line)
+        if last or now - self.line_time >= LINE_SECONDS:
+            self.line_time = now
+            self._write_line(", ".join(words.values()), share, f"epoch {epoch} of {epochs}", now)
+
+    def _write_line(self, losses: str, share: float, epoch: str, now: float) -> None:
+        """One line of the log; on the screen where there is no bar."""
+        seconds = now - self.start_time
+        own_share = share - self.start_share
+        remaining = "unknown"
+        if own_share > 0:
+            remaining = f"{seconds / own_share * (1 - share):.0f} s"
+        level = logging.DEBUG if self.console.is_terminal else logging.INFO
+        log.log(level, f"{epoch}, {seconds:.0f} s, {remaining} left: {losses}")

@@ -1,11 +1,9 @@
-"""The whole `update` of a method as one CUDA graph: recorded once, then replayed without Python or
-launches in between.
+"""The whole `update` of a method as one CUDA graph: recorded once, then replayed without Python.
 
 Generic over methods: `update` asks the device for nothing, its shapes are static, and
 `Method.phase` names what else decides which kernels run (OCGAN's mining, OLED's epochs of the mask
-module). The first iterations of each phase run eagerly, as real
-training: optimizers make their state, libraries choose their kernels. What cannot be recorded goes
-    on eagerly, and says so.
+module). The first iterations of each phase run eagerly, as real training: optimizers make their
+state, libraries choose their kernels. What cannot be recorded goes on eagerly, and says so.
 """
 
 import logging
@@ -36,14 +34,17 @@ def record_cuda(function: Callable[[], Losses]) -> tuple[Callable[[], None], Los
 
 
 class Graphed:
-    """Called in place of a method's `update`, with x (B, C, H, W) channels last and index (B,), on
-    the method's device.
+    """Is called in place of a method's `update`.
+
+    The batch has x (B, C, H, W) channels last and index (B,), on the method's device.
     """
 
     def __init__(self, method: Any, must: bool = False, record: Recorder = record_cuda) -> None:
-        self.method, self.must, self.record = method, must, record
+        self.method = method
+        self.must = must
+        self.record = record
         self.graphs: dict[Hashable, tuple[Callable[[], None], Losses, Any]] = {}
-        self.seen: dict[Hashable, int] = {}
+        self.iterations: dict[Hashable, int] = {}
         self.off = False
 
     def take(self, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -56,12 +57,12 @@ class Graphed:
     def __call__(self, batch: Any) -> Losses:
         key = (self.method.phase, *batch.x.shape)
         if key not in self.graphs:
-            self.seen[key] = self.seen.get(key, 0) + 1
-            if self.off or self.seen[key] <= WARM_UP or not self._recorded(key, batch):
+            self.iterations[key] = self.iterations.get(key, 0) + 1
+            if self.off or self.iterations[key] <= WARM_UP or not self._recorded(key, batch):
                 return self._eager(batch)
-        replay, outputs, own = self.graphs[key]
-        own.x.copy_(batch.x)
-        own.index.copy_(batch.index)
+        replay, outputs, static_batch = self.graphs[key]
+        static_batch.x.copy_(batch.x)
+        static_batch.index.copy_(batch.index)
         replay()
         # the next replay overwrites them
         return {name: value.clone() for name, value in outputs.items()}
@@ -78,18 +79,21 @@ class Graphed:
 
     def _recorded(self, key: Hashable, batch: Any) -> bool:
         """Records the phase; False where that fails, and then for good."""
-        own = type(batch)(batch.x.clone(memory_format=torch.preserve_format), batch.index.clone())
+        x = batch.x.clone(memory_format=torch.preserve_format)
+        static_batch = type(batch)(x, batch.index.clone())
         # casts made before belong to no graph, those made inside to no other
         torch.clear_autocast_cache()
         for parameter in self.method.parameters():
             parameter.grad = None
         try:
-            self.graphs[key] = (*self.record(lambda: dict(self.method.update(own))), own)
+            replay, outputs = self.record(lambda: dict(self.method.update(static_batch)))
+            self.graphs[key] = (replay, outputs, static_batch)
         except Exception as error:  # whatever a library does that cannot be recorded
             reason = " ".join(str(error).split())[:200]
             if self.must:
+                name = type(self.method).__name__
                 raise UserError(
-                    f"trainer.cuda_graph=on: {type(self.method).__name__} cannot be recorded ({reason})"
+                    f"trainer.cuda_graph=on: {name} cannot be recorded ({reason})"
                 ) from error
             log.warning(
                 f"no CUDA graph, training goes on without: {type(error).__name__}: {reason}"
@@ -110,15 +114,21 @@ def why_not(method: Any, device: torch.device, precision: str) -> str | None:
     return None
 
 
-def graphed(method: Any, wanted: str, device: torch.device, precision: str) -> Graphed | None:
-    """`trainer.cuda_graph`: off, auto (where possible; the log says why not) or on (else a
-    UserError).
+def graphed(method: Any, mode: str, device: torch.device, precision: str) -> Graphed | None:
+    """What `trainer.cuda_graph` asks for; None without a graph.
+
+    Args:
+        method: Whose `update` is recorded.
+        mode: off, auto (where possible; the log says why not) or on (else a UserError).
+        device: Of the method.
+        precision: The trainer's.
     """
-    if wanted == "off":
+    if mode == "off":
         return None
-    if reason := why_not(method, device, precision):
-        if wanted == "on":
-            raise UserError(f"trainer.cuda_graph=on: {reason}")
-        log.info(f"no CUDA graph: {reason}")
-        return None
-    return Graphed(method, must=wanted == "on")
+    reason = why_not(method, device, precision)
+    if reason is None:
+        return Graphed(method, must=mode == "on")
+    if mode == "on":
+        raise UserError(f"trainer.cuda_graph=on: {reason}")
+    log.info(f"no CUDA graph: {reason}")
+    return None

@@ -9,9 +9,10 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -20,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
-from noveltylab.options import Options
+from noveltylab.options import TrainerOptions
 from noveltylab.scoring.apply import in_batches, validation_loss
 
 log = logging.getLogger("noveltylab")
@@ -29,9 +30,10 @@ log = logging.getLogger("noveltylab")
 LONG = 3600.0
 #: An estimate of training is made of so many seconds of it, but a single chunk may take longer.
 TRAIN_SECONDS = 1.0
-#: A batch is measured that is GROWTH times as large as the one before, unless it is to take longer
-#: than this.
-PROBE_SECONDS, GROWTH = 0.6, 4
+#: Each measured batch is so many times as large as the one before ...
+GROWTH = 4
+#: ... unless it is to take longer than this.
+PROBE_SECONDS = 0.6
 #: What is said of a method that is fitted once is worth a line from so many seconds of scoring on.
 WORTH_A_LINE = 10.0
 #: Options that make a method smaller or its score cheaper, the most helpful one first.
@@ -52,11 +54,12 @@ def in_words(seconds: float) -> str:
 def random_state_kept(device: torch.device) -> Iterator[None]:
     """Whatever random numbers are drawn inside, those after it are the ones that would have come."""
     devices = [device] if device.type == "cuda" else []
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002  # the global state, to keep it
+    numpy_state = np.random.get_state()  # noqa: NPY002  # the global state, to keep it
+    python_state = random.getstate()
     with torch.random.fork_rng(devices):
         yield
-    np.random.set_state(of_numpy)  # noqa: NPY002
-    random.setstate(of_python)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    random.setstate(python_state)
 
 
 @dataclass(frozen=True)
@@ -68,35 +71,37 @@ class Cost:
 
     def of(self, count: int, batch_size: int) -> float:
         """Seconds of so many images in batches of that size."""
-        return math.ceil(count / batch_size) * self.batch + count * self.image
+        batches = math.ceil(count / batch_size)
+        return batches * self.batch + count * self.image
 
     def divided(self, share: float) -> "Cost":
         """The cost of all the work, where only a share of it was done."""
         return Cost(self.batch / share, self.image / share)
 
 
-def measure_cost(run: Callable[[int], object], most: int) -> Cost:
+def measure_cost(run: Callable[[int], object], batch_size: int) -> Cost:
     """The cost of `run`, which takes a number of images, measured on a few of them.
 
     Args:
         run: Runs one batch of so many images.
-        most: How many a batch has at most.
+        batch_size: How many a batch has at most.
     """
     run(1)  # what is done once is not to be counted
-    one = last = _seconds(run, 1)
     count = 1
-    while count < most and GROWTH * last <= PROBE_SECONDS:
-        count = min(GROWTH * count, most)
-        last = _seconds(run, count)
+    first_seconds = seconds = _seconds(run, 1)
+    while count < batch_size and GROWTH * seconds <= PROBE_SECONDS:
+        count = min(GROWTH * count, batch_size)
+        seconds = _seconds(run, count)
     if count == 1:
-        return Cost(0.0, one)
-    image = max(0.0, last - one) / (count - 1)
-    return Cost(max(0.0, last - image * count), image)
+        return Cost(0.0, first_seconds)
+    image = max(0.0, seconds - first_seconds) / (count - 1)
+    return Cost(max(0.0, seconds - image * count), image)
 
 
 def _seconds(run: Callable[[int], object], count: int) -> float:
-    """The shorter of two times: another program's turn in between is not counted. A long one is
-    taken once.
+    """The shorter of two times, which another program's turn has not made longer.
+
+    A long one is taken once.
     """
     start = time.perf_counter()
     run(count)
@@ -109,69 +114,79 @@ def _seconds(run: Callable[[int], object], count: int) -> float:
 
 
 class Estimate(Callback):
-    """What training and scoring will take, in seconds by the names under which a result has what
-    they took.
+    """What training and scoring will take, in seconds under the names of a result.
 
     Attributes:
         seconds: `train`, `score` and, with a rule that uses labels, `labelled`; for the whole run,
             what an interrupted one had spent before included. Empty until it is known.
+
+    Args:
+        settings: The trainer's options.
+        method_options: The method's; an advice names those that make it faster.
+        data: The images to train on and to score.
+        spent: Gives the seconds that training has taken so far.
     """
 
     def __init__(
-        self, options: Options, data: NoveltyData, spent: Callable[[], dict[str, float]]
+        self,
+        settings: TrainerOptions,
+        method_options: Mapping[str, Any],
+        data: NoveltyData,
+        spent: Callable[[], dict[str, float]],
     ) -> None:
-        self.options, self.data, self.spent = options, data, spent
+        self.settings = settings
+        self.method_options = method_options
+        self.data = data
+        self.spent = spent
         self.seconds: dict[str, float] = {}
         #: of one look at the held-out inliers, and of one at labelled images
         self.look = {"train": 0.0, "labelled": 0.0}
-        self.done = False
-        self.mark = 0.0
-        self.left: dict[str, float] = {}
-        self.iteration = 0
-        self.first = (0.0, 0)  # seconds and iterations of the first chunk, which warms up
-        self.later = (0.0, 0)  # those of the chunks after it
+        #: of training, from the estimate on; None before it
+        self.remaining: dict[str, float] | None = None
+        #: when the chunk began, and at which iteration
+        self.chunk_time = 0.0
+        self.chunk_iteration = 0
+        #: seconds and iterations of the first chunk, which warms up
+        self.first_chunk = (0.0, 0)
+        #: those of the chunks after it
+        self.later_chunks = (0.0, 0)
 
     # Scoring, before training.
 
     def probe(self, method: Method, labelled_images: int) -> None:
-        """Times the score and the validation loss of a few images; warns where scoring alone will
-        take long.
+        """Times the score and the validation loss of a few images, and warns of long scoring.
 
         Args:
             method: On its device, prepared; it need not be trained.
             labelled_images: How many images a rule that uses labels scores in each of its looks.
         """
-        data, batch_size = self.data, self.options.trainer.score_batch_size
+        data, batch_size = self.data, self.settings.score_batch_size
 
         def score(count: int) -> object:
-            return in_batches(
-                method, data.preprocess, data.test[:count], method.novelty_score, batch_size
-            )
+            images = data.test[:count]
+            return in_batches(method, data.preprocess, images, method.novelty_score, batch_size)
 
         def look(count: int) -> float:
             return validation_loss(method, data.preprocess, data.val[:count], batch_size)
 
-        with random_state_kept(method.device), method.shortened() as (of_score, of_loss):
-            scoring = measure_cost(score, min(batch_size, len(data.test))).divided(of_score)
+        with random_state_kept(method.device), method.shortened() as (score_share, loss_share):
+            cost = measure_cost(score, min(batch_size, len(data.test))).divided(score_share)
             if method.iterative and len(data.val):
-                looking = measure_cost(look, min(batch_size, len(data.val))).divided(of_loss)
-                self.look["train"] = looking.of(len(data.val), batch_size)
+                look_cost = measure_cost(look, min(batch_size, len(data.val))).divided(loss_share)
+                self.look["train"] = look_cost.of(len(data.val), batch_size)
                 # a pass over the training images besides
-                if self.options.trainer.batch_norm == "anew":
-                    self.look["train"] += looking.of(len(data.train), data.batch_size)
-        # where columns are combined, the test takes the scores of the held-out inliers along
-        combines = type(method).combine_scores is not Method.combine_scores
-        held_out = scoring.of(len(data.val), batch_size) * (2 if combines else 1)
-        self.seconds["score"] = scoring.of(len(data.test), batch_size) + held_out
-        self.look["labelled"] = scoring.of(labelled_images, batch_size)
+                if self.settings.batch_norm == "anew":
+                    self.look["train"] += look_cost.of(len(data.train), data.batch_size)
+        held_out = cost.of(len(data.val), batch_size)
+        if type(method).combine_scores is not Method.combine_scores:
+            held_out *= 2  # the test takes the scores of the held-out inliers along
+        self.seconds["score"] = cost.of(len(data.test), batch_size) + held_out
+        self.look["labelled"] = cost.of(labelled_images, batch_size)
         if not method.iterative:
             self._say_scoring()
-            return
-        if self.seconds["score"] > LONG:
-            self._warn(
-                f"scoring {self._images()} will take about {in_words(self.seconds['score'])}",
-                "scoring",
-            )
+        elif self.seconds["score"] > LONG:
+            words = in_words(self.seconds["score"])
+            self._warn(f"scoring {self._images()} will take about {words}", "scoring")
 
     def _say_scoring(self) -> None:
         seconds = self.seconds["score"]
@@ -188,60 +203,65 @@ class Estimate(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
-        self.iteration = pl_module.iteration
+        self.chunk_iteration = pl_module.iteration
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.mark = time.perf_counter()
+        self.chunk_time = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
         """A chunk has ended, and its losses were read: the device waits for nothing."""
-        if self.done:
+        if self.remaining is not None:
             return
         assert isinstance(pl_module, Method)
         now = time.perf_counter()
-        seconds, iterations = now - self.mark, pl_module.iteration - self.iteration
-        self.mark, self.iteration = now, pl_module.iteration
-        if not self.first[1]:
-            self.first = (seconds, iterations)
+        seconds = now - self.chunk_time
+        iterations = pl_module.iteration - self.chunk_iteration
+        self.chunk_time, self.chunk_iteration = now, pl_module.iteration
+        if not self.first_chunk[1]:
+            self.first_chunk = (seconds, iterations)
         else:
-            self.later = (self.later[0] + seconds, self.later[1] + iterations)
+            later_seconds, later_iterations = self.later_chunks
+            self.later_chunks = (later_seconds + seconds, later_iterations + iterations)
         # a second of later chunks is enough; where one chunk takes long, it has to be
-        if self.later[0] >= TRAIN_SECONDS or (
-            not self.later[1] and self.first[0] >= 10 * TRAIN_SECONDS
-        ):
-            self._settle(trainer, pl_module)
-            self._say()
+        first_suffices = not self.later_chunks[1] and self.first_chunk[0] >= 10 * TRAIN_SECONDS
+        if first_suffices or self.later_chunks[0] >= TRAIN_SECONDS:
+            self._say(self._settle(trainer, pl_module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.done and self.first[1]:  # over before there was anything to say
+        if self.remaining is None and self.first_chunk[1]:  # over before it could be said
             assert isinstance(pl_module, Method)
             self._settle(trainer, pl_module)
 
-    def _settle(self, trainer: L.Trainer, method: Method) -> None:
-        """What is left, by the rate of the iterations so far."""
-        self.done = True
-        seconds, iterations = self.later if self.later[1] else self.first
+    def _settle(self, trainer: L.Trainer, method: Method) -> dict[str, float]:
+        """Sets and returns the seconds that remain, by the rate of the iterations so far."""
+        seconds, iterations = self.first_chunk
+        if self.later_chunks[1]:
+            seconds, iterations = self.later_chunks
         epochs = int(trainer.max_epochs or 1)
-        planned = epochs * (len(self.data.train) // trainer.world_size // self.data.batch_size)
-        every = self.options.trainer.val_every
-        looks = math.ceil(epochs / every) - (trainer.current_epoch // every)
-        self.left = {
-            "train": seconds / iterations * max(0, planned - method.iteration)
-            + looks * self.look["train"],
+        epoch_iterations = len(self.data.train) // trainer.world_size // self.data.batch_size
+        iterations_to_go = max(0, epochs * epoch_iterations - method.iteration)
+        every = self.settings.val_every
+        looks = math.ceil(epochs / every) - trainer.current_epoch // every
+        self.remaining = {
+            "train": seconds / iterations * iterations_to_go + looks * self.look["train"],
             "labelled": looks * self.look["labelled"],
         }
         spent = self.spent()
-        for name, left in self.left.items():
+        for name, remaining_seconds in self.remaining.items():
             if name == "train" or self.look["labelled"]:
-                self.seconds[name] = spent[name] + left
+                self.seconds[name] = spent[name] + remaining_seconds
+        return self.remaining
 
-    def _say(self) -> None:
+    def _say(self, remaining: dict[str, float]) -> None:
         """One line, and a warning of what takes longer than an hour."""
-        training = self.left["train"] + self.left["labelled"]
-        about = "at most" if self.options.trainer.patience else "about"  # training may stop early
-        line = f"{about} {in_words(training)} of training, {in_words(self.seconds['score'])} of scoring at this rate"
+        training = remaining["train"] + remaining["labelled"]
+        about = "at most" if self.settings.patience else "about"  # training may stop early
+        line = (
+            f"{about} {in_words(training)} of training, {in_words(self.seconds['score'])} of scoring "
+            "at this rate"
+        )
         if training > LONG:
             self._warn(line, "training")
         else:
@@ -249,17 +269,18 @@ class Estimate(Callback):
 
     def _warn(self, line: str, stage: str) -> None:
         """The line, and what would make it shorter."""
-        ways = [
-            f"method.{name} (now {self.options.method[name]})"
-            for name in SMALLER
-            if isinstance(self.options.method.get(name), int | float)
-        ]
-        smaller = f"a smaller {' or '.join(ways)}" if ways else ""
-        fewer = {
-            "training": f"data.limit_train (now {len(self.data.train):,} images), fewer trainer.max_epochs",
-            "fitted": f"data.limit_train (now {len(self.data.train):,} images)",
-            "scoring": "",
-        }[stage]
-        log.warning(
-            f"WARNING: {line}. Shorter with: {'; '.join(filter(None, (fewer, smaller))) or 'a smaller data.size'}"
-        )
+        remedies = []
+        limit = f"data.limit_train (now {len(self.data.train):,} images)"
+        if stage == "training":
+            remedies.append(f"{limit}, fewer trainer.max_epochs")
+        elif stage == "fitted":
+            remedies.append(limit)
+        smaller = []
+        for name in SMALLER:
+            value = self.method_options.get(name)
+            if isinstance(value, int | float):
+                smaller.append(f"method.{name} (now {value})")
+        if smaller:
+            remedies.append(f"a smaller {' or '.join(smaller)}")
+        words = "; ".join(remedies) or "a smaller data.size"
+        log.warning(f"WARNING: {line}. Shorter with: {words}")

@@ -15,14 +15,15 @@ from pydantic import ValidationError
 
 from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.options import Options, WandbOptions
+from noveltylab.options import CSVOptions, WandbOptions
 from noveltylab.report.published import printed_for, read_tables
 from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, read_text, write_atomic
 
 
 class MetricsFile(Logger):
-    """Appends `iteration,name,value` rows to `metrics.csv`; a resumed run goes on where its
-    checkpoint stands.
+    """Appends `iteration,name,value` rows to `metrics.csv`.
+
+    A resumed run goes on where its checkpoint stands.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,14 +58,19 @@ class MetricsFile(Logger):
             return
         try:
             text = read_bytes(self.path, MAX_TABLE_BYTES).decode("utf-8", "replace")
-            rows = [row for row in csv.reader(io.StringIO(text, newline="")) if len(row) == 3]
+            reader = csv.reader(io.StringIO(text, newline=""))
+            rows = [row for row in reader if len(row) == 3]
         except (OSError, csv.Error):  # a pipe in its place would be waited for
             rows = []
         if not rows or not iteration:  # the heading itself may be torn
             self.path.unlink()
             return
-        kept = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) <= iteration]
-        write_atomic(self.path, "".join(",".join(row) + "\n" for row in [rows[0], *kept]))
+        lines = [",".join(rows[0]) + "\n"]
+        for row in rows[1:]:
+            is_past = row[0].isdigit() and int(row[0]) <= iteration
+            if is_past:
+                lines.append(",".join(row) + "\n")
+        write_atomic(self.path, "".join(lines))
 
 
 class WandbRun(WandbLogger):
@@ -80,78 +86,96 @@ class WandbRun(WandbLogger):
         self.experiment.log({**metrics, "iteration": step}, step=step)
 
 
-def prepare(options: Options) -> None:
-    """Checks W&B's mode, key and settings before anything is created. UserError if they cannot be
-    used.
-    """
-    if (
-        not isinstance(options.logger, WandbOptions)
-        or wandb_mode(options.logger.mode) == "disabled"
-    ):
+def check_logger(settings: CSVOptions | WandbOptions) -> None:
+    """Raises UserError where W&B's mode, key or settings cannot be used."""
+    if _wandb_mode(settings) is None:
         return
     import wandb
 
     try:
         wandb.Settings().update_from_env_vars(dict(os.environ))
     except (ValueError, wandb.Error) as error:  # pydantic's error is a ValueError
-        raise UserError(
-            f"the environment variables of W&B (WANDB_...): {_first_words(error)}"
-        ) from None
+        reason = _first_words(error)
+        raise UserError(f"the environment variables of W&B (WANDB_...): {reason}") from None
+
+
+def _wandb_mode(settings: CSVOptions | WandbOptions) -> str | None:
+    """The mode that W&B runs in; None without it."""
+    if not isinstance(settings, WandbOptions):
+        return None
+    mode = wandb_mode(settings.mode)
+    return None if mode == "disabled" else mode
 
 
 def _first_words(error: Exception) -> str:
     if isinstance(error, ValidationError):  # without the value, which may be a key
-        return "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
+        sentences = []
+        for item in error.errors():
+            field = ".".join(map(str, item["loc"]))
+            sentences.append(f"{field}: {item['msg']}")
+        return "; ".join(sentences)
     return " ".join(str(error).split())[:300]
 
 
 def run_id(folder: Path) -> str:
-    """The run's id in W&B, kept in its folder: a run that goes on after an interruption is the same
-    run there.
+    """The run's id in W&B, kept in its folder.
+
+    A run that goes on after an interruption is the same run there.
     """
     path = folder / "wandb-id"
     try:
-        if re.fullmatch(r"[0-9a-f]{16}", kept := read_text(path).strip()):
-            return kept
+        identifier = read_text(path).strip()
     except (OSError, ValueError):
-        pass  # none yet, or not one of ours
-    write_atomic(path, f"{(new := secrets.token_hex(8))}\n")
-    return new
+        identifier = ""
+    if re.fullmatch(r"[0-9a-f]{16}", identifier):
+        return identifier
+    # none yet, or not one of ours
+    identifier = secrets.token_hex(8)
+    write_atomic(path, f"{identifier}\n")
+    return identifier
 
 
-def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> list[Logger]:
-    """`metrics.csv`, and the W&B run if `logger=wandb`; the run's config goes with it.
+def build_loggers(
+    settings: CSVOptions | WandbOptions,
+    cell: Mapping[str, Any],
+    folder: Path,
+    config: dict[str, Any],
+) -> list[Logger]:
+    """`metrics.csv`, and the W&B run if `logger=wandb`.
+
+    Args:
+        settings: The options of the logger.
+        cell: Which run it is (`Options.cell`); names it.
+        folder: The run's.
+        config: The whole recorded configuration, which goes into W&B.
 
     Raises:
         RunFailed: W&B cannot be reached, or does not take the run.
     """
     loggers: list[Logger] = [MetricsFile(folder / "metrics.csv")]
-    if (
-        isinstance(options.logger, WandbOptions)
-        and (mode := wandb_mode(options.logger.mode)) != "disabled"
-    ):
-        loggers.append(_wandb_run(options, options.logger, mode, folder, config))
+    mode = _wandb_mode(settings)
+    if mode is not None:
+        assert isinstance(settings, WandbOptions)
+        loggers.append(_wandb_run(settings, mode, cell, folder, config))
     return loggers
 
 
 def _wandb_run(
-    options: Options, settings: WandbOptions, mode: str, folder: Path, config: dict[str, Any]
+    settings: WandbOptions,
+    mode: str,
+    cell: Mapping[str, Any],
+    folder: Path,
+    config: dict[str, Any],
 ) -> WandbRun:
     import wandb
 
+    method, data, protocol = cell["method"], cell["data"], cell["protocol"]
     run = WandbRun(
         project=settings.project,
         entity=settings.entity,
-        name=f"{options.method['name']}-{options.data.title}-{options.inlier_index}-{options.seed}",
-        group=f"{options.method['name']}-{options.data.title}-{options.protocol['name']}",
-        tags=[
-            options.method["name"],
-            options.data.title,
-            options.protocol["name"],
-            f"select-{options.select}",
-        ],
+        name=f"{method}-{data}-{cell['inlier']}-{cell['seed']}",
+        group=f"{method}-{data}-{protocol}",
+        tags=[method, data, protocol, f"select-{cell['select']}"],
         save_dir=str(folder),
         id=run_id(folder),
         # not Lightning's `offline`, which sets WANDB_MODE for all later runs of the process
@@ -162,8 +186,9 @@ def _wandb_run(
     try:
         run.experiment.define_metric("iteration")
     except (wandb.Error, ValueError) as error:
+        reason = _first_words(error)
         raise RunFailed(
-            f"W&B does not take the run ({_first_words(error)}); logger.mode=offline keeps it on disk"
+            f"W&B does not take the run ({reason}); logger.mode=offline keeps it on disk"
         ) from error
     run.experiment.define_metric("*", step_metric="iteration")
     return run
@@ -172,37 +197,40 @@ def _wandb_run(
 def finish(
     loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = ""
 ) -> None:
-    """Puts the result and the pictures into W&B and closes the run, so that the next cell of a
-    sweep gets its own.
+    """Puts the result and the pictures into W&B and closes its run.
 
-    A run that failed has no result but a `reason`.
+    The next cell of a sweep gets a run of its own. A run that failed has no result but a `reason`.
     """
     for logger in loggers:
-        if isinstance(logger, WandbRun):
-            import wandb
+        if not isinstance(logger, WandbRun):
+            continue
+        import wandb
 
-            if result is not None:
-                # nothing without labelled outliers
-                main = result["scores"][result["primary"]] or {}
-                summary = {name: value for name, value in main.items() if name != "auroc_ci"}
-                summary |= {
-                    f"floor/{name}": floor["auroc"] for name, floor in result["floor"].items()
-                }
-                if printed := printed_for(read_tables(), result):
-                    summary |= {"published": printed[0], "published_in": printed[1]}
-                summary |= {
-                    "failed": 0,
-                    "reason": "",  # of an interruption before
-                    "warnings": "; ".join(result["warnings"]),
-                    "seconds": result["seconds"]["total"],
-                }
-                logger.experiment.summary.update(summary)
-                logger.experiment.log(
-                    {
-                        path.stem: wandb.Image(str(path))
-                        for path in sorted((folder / "figures").glob("*.png"))
-                    }
-                )
-            else:
-                logger.experiment.summary.update({"failed": 1, "reason": reason})
-            wandb.finish(exit_code=0 if result is not None else 1)
+        summary = logger.experiment.summary
+        if result is None:
+            summary.update({"failed": 1, "reason": reason})
+            wandb.finish(exit_code=1)
+            continue
+        summary.update(summarise(result))
+        pictures = {}
+        for path in sorted((folder / "figures").glob("*.png")):
+            pictures[path.stem] = wandb.Image(str(path))
+        logger.experiment.log(pictures)
+        wandb.finish(exit_code=0)
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a result in W&B's table of runs."""
+    # nothing without labelled outliers
+    summary = dict(result["scores"][result["primary"]] or {})
+    summary.pop("auroc_ci", None)
+    for name, floor in result["floor"].items():
+        summary[f"floor/{name}"] = floor["auroc"]
+    printed = printed_for(read_tables(), result)
+    if printed:
+        summary["published"], summary["published_in"] = printed
+    summary["failed"] = 0
+    summary["reason"] = ""  # of an interruption before
+    summary["warnings"] = "; ".join(result["warnings"])
+    summary["seconds"] = result["seconds"]["total"]
+    return summary

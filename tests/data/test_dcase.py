@@ -26,6 +26,7 @@ from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.root import resolve_root
 from noveltylab.errors import UserError
+from noveltylab.run.pictures import read_recording
 from tests.formats import write_dcase
 
 librosa = pytest.importorskip("librosa", reason="the extra [audio] is not installed")
@@ -244,31 +245,37 @@ def test_what_the_samples_are_pieces_of(whole: Path, features: str) -> None:
 
 
 @FEATURES
-def test_a_track_is_the_recording_put_together_again(whole: Path, features: str) -> None:
+def test_a_recording_is_put_together_again(whole: Path, features: str) -> None:
     samples = read(whole, features)
     unit = int(np.flatnonzero(samples.units.labels > 14)[0])
-    track = dcase.track(samples, unit)
+    recording = read_recording(samples, unit)
     fields = listed(path_of(whole, samples.units.ids[unit]).parents[1])[
         f"{samples.units.ids[unit]}.wav"
     ]
-    assert track.events == [(float(fields[0]), float(fields[1]))]
+    assert recording.events == [(float(fields[0]), float(fields[1]))]
     rows = np.flatnonzero(samples.units.of == unit)
     images = samples.images[rows, 0].numpy()
     if features == "logmel":
         assert np.array_equal(
-            track.picture, np.concatenate(list(images), axis=1).astype(np.float32) / 255
+            recording.picture, np.concatenate(list(images), axis=1).astype(np.float32) / 255
         )
-        assert track.seconds == len(rows) * 64 * 512 / 44100
+        assert recording.seconds == len(rows) * 64 * 512 / 44100
     else:
         wave = images.reshape(-1).astype(float) / 32768
-        assert track.picture.max() == np.abs(wave).max()
-        assert track.seconds == len(wave) / 44100
-        loud = (np.arange(len(track.picture)) + 0.5) * track.seconds / len(track.picture)
-        assert track.events[0][0] - 0.01 < loud[track.picture.argmax()] < track.events[0][1] + 0.01
-    assert track.times[0] == pytest.approx(track.seconds / len(rows) / 2)
-    assert track.times[-1] == pytest.approx(track.seconds - track.times[0])
+        assert recording.picture.max() == np.abs(wave).max()
+        assert recording.seconds == len(wave) / 44100
+        loud = (
+            (np.arange(len(recording.picture)) + 0.5) * recording.seconds / len(recording.picture)
+        )
+        assert (
+            recording.events[0][0] - 0.01
+            < loud[recording.picture.argmax()]
+            < recording.events[0][1] + 0.01
+        )
+    assert recording.times[0] == pytest.approx(recording.seconds / len(rows) / 2)
+    assert recording.times[-1] == pytest.approx(recording.seconds - recording.times[0])
     quiet = int(np.flatnonzero(samples.units.labels == PARK)[0])
-    assert dcase.track(samples, quiet).events == []
+    assert read_recording(samples, quiet).events == []
 
 
 @pytest.mark.parametrize("rate", [22_050, 48_000])
@@ -281,8 +288,8 @@ def test_another_rate_is_resampled_and_said(tmp_path: Path, whole: Path, rate: i
     assert not any("resampled" in note for note in original.notes)
     assert np.array_equal(samples.labels, original.labels), "times stay what they were"
     unit = int(np.flatnonzero(samples.units.labels > 14)[0])
-    spectra = [dcase.track(copy, unit).picture for copy in (samples, original)]
-    start, end = (round(time * 44100 / 512) for time in dcase.track(samples, unit).events[0])
+    spectra = [read_recording(copy, unit).picture for copy in (samples, original)]
+    start, end = (round(time * 44100 / 512) for time in read_recording(samples, unit).events[0])
     peaks = [spectrum[:, start:end].mean(1).argmax() for spectrum in spectra]
     assert peaks[0] == peaks[1], "the tone stays in its band"
 

@@ -17,7 +17,7 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import read_options
 from noveltylab.run.build import build
-from noveltylab.run.read import read_and_split
+from noveltylab.run.images import read_and_split
 from noveltylab.run.summary import print_summary
 from noveltylab.scoring.apply import (
     batch_norms,
@@ -28,7 +28,7 @@ from noveltylab.scoring.apply import (
     validation_loss,
 )
 from noveltylab.scoring.metrics import evaluate
-from noveltylab.training.weights import load_weights
+from noveltylab.training.checkpoints import load_weights
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import METHODS, make
 

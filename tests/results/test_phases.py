@@ -24,9 +24,9 @@ from noveltylab.results.phases import (
 )
 from noveltylab.results.record import read_result
 from noveltylab.run.rerun import fresh_options
-from noveltylab.run.train import unseen
 from noveltylab.training import checkpoints as selection
 from noveltylab.training import fit as train
+from noveltylab.training.fit import unseen
 from tests.conftest import TINY, run_in
 from tests.methods.conftest import method_config
 

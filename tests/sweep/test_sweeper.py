@@ -30,8 +30,8 @@ from noveltylab.errors import UserError
 from noveltylab.options import Options
 from noveltylab.results.files import sha256_file
 from noveltylab.results.record import write_result
+from noveltylab.run.images import read_and_split
 from noveltylab.run.lock import holder, locked
-from noveltylab.run.read import read_and_split
 from noveltylab.sweep import launchers
 from noveltylab.sweep.cells import Cell
 from noveltylab.sweep.launchers import fit_launcher
@@ -301,7 +301,7 @@ def test_a_full_disk_fails_the_cells_of_a_sweep_and_says_so(
         )
     else:
         monkeypatch.setattr("noveltylab.run.pipeline.run_stages", full)
-    monkeypatch.setattr("noveltylab.run.failures.write_atomic", full)
+    monkeypatch.setattr("noveltylab.run.folder.write_atomic", full)
     process = command(*PCA, "inlier=3,4")
     assert process.returncode == 1
     assert "2 cells: 2 failed" in process.stdout

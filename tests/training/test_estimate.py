@@ -110,12 +110,10 @@ def trained(
     """An estimate after chunks of 8 iterations: 10 epochs of 800 images in batches of 10, a look
     after every second.
     """
-    options: Any = SimpleNamespace(
-        trainer=SimpleNamespace(val_every=2, patience=patience),
-        method={"channels": 64, "search_steps": 500, "width": None},
-    )
+    settings: Any = SimpleNamespace(val_every=2, patience=patience)
+    method_options = {"channels": 64, "search_steps": 500, "width": None}
     data: Any = SimpleNamespace(train=range(800), val=range(50), test=range(950), batch_size=10)
-    forecast = Estimate(options, data, lambda: {"train": spent, "labelled": 0.0})
+    forecast = Estimate(settings, method_options, data, lambda: {"train": spent, "labelled": 0.0})
     forecast.look = {"train": 5.0, "labelled": 2.0}
     forecast.seconds = {"score": 30.0}
     trainer: Any = SimpleNamespace(max_epochs=10, world_size=1, current_epoch=epoch)

@@ -119,7 +119,7 @@ def test_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     from types import SimpleNamespace
 
     checkpoints = selection.Checkpoints.__new__(selection.Checkpoints)
-    checkpoints.options = SimpleNamespace(trainer=SimpleNamespace(patience=2))  # type: ignore[assignment]  # all it reads
+    checkpoints.settings = SimpleNamespace(patience=2)  # type: ignore[assignment]  # all it reads
     for first, waited in ((True, 0), (False, 5)):
         checkpoints.waited = waited
         trainer = SimpleNamespace(
