@@ -198,7 +198,9 @@ def _ca_entropy(method: Options, data: Options, shape: Shape) -> Options:
     method = _numbers(method, "ablation", CA_ENTROPY)
     if "bounded_latent" not in method:
         return method
-    bound = "tanh" if method["bounded_latent"] else method.get("latent_bound", "none")
+    bound = method.get("latent_bound", "none")
+    if method["bounded_latent"]:
+        bound = "tanh"
     options = {key: value for key, value in method.items() if key != "bounded_latent"}
     return options | {"latent_bound": bound}
 

@@ -82,7 +82,9 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
     phases = []
     if pretrain:
         phases.append(Phase("of pretraining", 0.0, selectable=False))
-    warm_up = float(method["warm_up"]) if method["objective"] == "soft-boundary" else 0.0
+    warm_up = 0.0
+    if method["objective"] == "soft-boundary":
+        warm_up = float(method["warm_up"])
     if warm_up:
         phases.append(Phase("with a radius of 0", pretrain))
     phases.append(Phase("of one-class training", soft_boundary_start(pretrain, warm_up)))

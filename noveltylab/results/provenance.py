@@ -77,7 +77,8 @@ def commit(package: Path = PACKAGE) -> str | None:
     head = _git(package, "rev-parse", "HEAD")
     if head is None or not _git(package, "ls-files", "--", "__init__.py"):
         return None
-    return head if _git(package, "status", "--porcelain") == "" else f"{head}-dirty"
+    is_clean = _git(package, "status", "--porcelain") == ""
+    return head if is_clean else f"{head}-dirty"
 
 
 @cache

@@ -236,4 +236,6 @@ def _list_runs(folder: Path) -> str:
 
 def _short(path: Path) -> str:
     """The path as it may be typed here."""
-    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)
+    if path.absolute().is_relative_to(Path.cwd()):
+        return os.path.relpath(path)
+    return str(path)

@@ -70,15 +70,14 @@ def build(options: Options, samples: Samples, split: Split) -> tuple[NoveltyData
     data = build_data(options, samples, split)
     if method_class.iterative:
         # refuses fewer images than the devices take
-        EpochSampler(
-            len(data.train), data.batch_size, options.seed, replicas=options.trainer.devices
-        )
+        devices = options.trainer.devices
+        EpochSampler(len(data.train), data.batch_size, options.seed, replicas=devices)
     L.seed_everything(options.seed, verbose=False)
     try:
+        method: Method
         if options.folds:
-            method: Method = in_folds(
-                method_class, data.image_shape, arguments, options.folds, len(split.train)
-            )
+            images = len(split.train)
+            method = in_folds(method_class, data.image_shape, arguments, options.folds, images)
         else:
             method = method_class(data.image_shape, **arguments)
     except ValueError as error:
@@ -88,8 +87,10 @@ def build(options: Options, samples: Samples, split: Split) -> tuple[NoveltyData
     use_winograd(method, options.trainer.winograd)
     if method.iterative and options.trainer.cuda_graph == "on":
         # what is known to be impossible is refused before any folder is made
-        on_gpu = options.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        graphed(method, "on", torch.device("cuda" if on_gpu else "cpu"), options.trainer.precision)
+        device = torch.device("cpu")
+        if options.trainer.accelerator != "cpu" and torch.cuda.is_available():
+            device = torch.device("cuda")
+        graphed(method, "on", device, options.trainer.precision)
     return data, method
 
 
@@ -136,6 +137,5 @@ def check_method(options: Options, method: Method, primary: object) -> None:
             "with these options"
         )
     if primary not in method.score_names:
-        raise UserError(
-            f"method.primary={primary}: no such score; {nearest(str(primary), method.score_names)}"
-        )
+        remedy = nearest(str(primary), method.score_names)
+        raise UserError(f"method.primary={primary}: no such score; {remedy}")

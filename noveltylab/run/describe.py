@@ -70,13 +70,9 @@ def describe_training(method: Method, training: Training, epochs: int) -> dict[s
 
 def describe_method(method: Method, data: NoveltyData, samples: Samples) -> dict[str, Any]:
     """What the method takes, and which of its scores are made of the whole test set."""
-    section: dict[str, Any] = {
-        "input": {
-            "shape": list(data.image_shape),
-            "kind": samples.units.kind if samples.units else "image",
-            "scale": samples.scale,
-        }
-    }
+    kind = samples.units.kind if samples.units else "image"
+    shape = list(data.image_shape)
+    section: dict[str, Any] = {"input": {"shape": shape, "kind": kind, "scale": samples.scale}}
     if isinstance(method, Folds):
         section["folds"] = len(method.members)
     section["transductive"] = sorted(method.transductive & set(method.score_names))
@@ -143,4 +139,6 @@ def describe_origin(method: Method, origin: Origin) -> dict[str, Any]:
 
 def gpu_name(method: Method) -> str | None:
     """The accelerator's name, None on a CPU."""
-    return torch.cuda.get_device_name(method.device) if method.device.type == "cuda" else None
+    if method.device.type != "cuda":
+        return None
+    return torch.cuda.get_device_name(method.device)

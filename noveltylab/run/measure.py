@@ -135,11 +135,13 @@ def measure_apart(apart: dict[str, Scores]) -> tuple[dict[str, dict[str, Any]], 
         scores = apart.get(kind)
         if scores is None:
             continue
-        if scores.is_outlier.all() or not scores.is_outlier.any():
-            label = "outliers" if scores.is_outlier.all() else "inliers"
-            doubts.append(f"no AUROC of {kind.replace('_', ' ')}: all {len(scores)} are {label}")
-            continue
-        metrics[kind] = evaluate_all(scores)
+        title = kind.replace("_", " ")
+        if scores.is_outlier.all():
+            doubts.append(f"no AUROC of {title}: all {len(scores)} are outliers")
+        elif not scores.is_outlier.any():
+            doubts.append(f"no AUROC of {title}: all {len(scores)} are inliers")
+        else:
+            metrics[kind] = evaluate_all(scores)
     return metrics, doubts
 
 
@@ -222,7 +224,9 @@ def add_missing_images(section: dict[str, Any], options: Options, split: Split) 
     """
     if split.aggregate is not None or options.data.limit_train is not None:
         return
-    share = 1.0 if options.folds else float(options.protocol.get("val_fraction", 0))
+    share = 1.0
+    if not options.folds:
+        share = float(options.protocol.get("val_fraction", 0))
     images = len(split.train) + len(split.val)
     for row in section["at"]:
         if row["threshold"] is None:

@@ -56,7 +56,8 @@ def draw(
     draw_embedding(method, data, pictures)
     pieces = scores
     if data.wholes and data.wholes.main:
-        pieces = run_scores.apart["images" if data.wholes.kind == "video" else "patches"]
+        kind = "images" if data.wholes.kind == "video" else "patches"
+        pieces = run_scores.apart[kind]
     draw_cases(method, data, pieces, primary, pictures)
     draw_rows(method, data, pictures)
     keep_reconstructions(method, data, pictures)

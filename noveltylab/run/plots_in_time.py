@@ -3,13 +3,16 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.results.files import write_atomic
 from noveltylab.run.plots import INLIER, OUTLIER, Array, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plot_clips(
@@ -136,28 +139,7 @@ def plot_recording(
     """
     figure = new_figure(8.0, 4.6)
     above, below = figure.subplots(2, 1, sharex=True)
-    # the sound
-    if spectrogram.ndim == 2:
-        above.imshow(
-            spectrogram,
-            cmap="cividis",
-            aspect="auto",
-            origin="lower",
-            extent=(0, seconds, 0, len(spectrogram)),
-            interpolation="nearest",
-        )
-        above.set_ylabel("mel band")
-    else:
-        moments = (np.arange(len(spectrogram)) + 0.5) * seconds / len(spectrogram)
-        above.fill_between(
-            moments,
-            -spectrogram,
-            spectrogram,
-            color="0.4",
-            linewidth=0,
-        )
-        above.set_ylabel("wave")
-    # its scores
+    _draw_sound(above, spectrogram, seconds)
     below.plot(
         times,
         scores,
@@ -167,30 +149,61 @@ def plot_recording(
         markersize=3,
         linewidth=1.4,
     )
-    # its events; black under orange shows on any colour of the spectrogram, the hatch without
-    # colour
-    for onset, offset in events:
-        above.axvspan(onset, offset, facecolor="none", edgecolor="black", linewidth=3.2)
-        above.axvspan(
-            onset,
-            offset,
-            facecolor="none",
-            edgecolor=OUTLIER,
-            linewidth=1.6,
-            linestyle="--",
-        )
-        below.axvspan(
-            onset,
-            offset,
-            facecolor=OUTLIER,
-            edgecolor=OUTLIER,
-            alpha=0.25,
-            hatch="////",
-            label="event",
-        )
+    for span in events:
+        _mark_event(above, below, span)
     if events:
         handles, labels = below.get_legend_handles_labels()
         below.legend(handles[:1], labels[:1], loc="best", fontsize=8)
     below.set(xlabel="seconds", ylabel="score", xlim=(0, seconds))
     above.set_title(title, fontsize=10)
     save_figure(figure, path)
+
+
+def _draw_sound(axes: "Axes", spectrogram: NDArray[np.floating[Any]], seconds: float) -> None:
+    """A spectrogram (bands, frames), or a wave's envelope (points,)."""
+    if spectrogram.ndim == 2:
+        axes.imshow(
+            spectrogram,
+            cmap="cividis",
+            aspect="auto",
+            origin="lower",
+            extent=(0, seconds, 0, len(spectrogram)),
+            interpolation="nearest",
+        )
+        axes.set_ylabel("mel band")
+    else:
+        moments = (np.arange(len(spectrogram)) + 0.5) * seconds / len(spectrogram)
+        axes.fill_between(
+            moments,
+            -spectrogram,
+            spectrogram,
+            color="0.4",
+            linewidth=0,
+        )
+        axes.set_ylabel("wave")
+
+
+def _mark_event(above: "Axes", below: "Axes", span: tuple[float, float]) -> None:
+    """Marks an event in the sound and in the scores.
+
+    Black under orange shows on any colour of the spectrogram, the hatch without colour.
+    """
+    onset, offset = span
+    above.axvspan(onset, offset, facecolor="none", edgecolor="black", linewidth=3.2)
+    above.axvspan(
+        onset,
+        offset,
+        facecolor="none",
+        edgecolor=OUTLIER,
+        linewidth=1.6,
+        linestyle="--",
+    )
+    below.axvspan(
+        onset,
+        offset,
+        facecolor=OUTLIER,
+        edgecolor=OUTLIER,
+        alpha=0.25,
+        hatch="////",
+        label="event",
+    )

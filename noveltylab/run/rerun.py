@@ -267,7 +267,8 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         with terminal(), interruptible():
-            return 0 if rerun(Path(arguments[0]), arguments[1:]) else 1
+            same_scores = rerun(Path(arguments[0]), arguments[1:])
+        return 0 if same_scores else 1
     except (UserError, RunFailed, KeyboardInterrupt) as error:
         return end_command(error, "interrupted; the kept run is as it was")
 

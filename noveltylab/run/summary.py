@@ -114,8 +114,9 @@ def _table(result: Mapping[str, Any]) -> Table:
         table.add_row(*_cells(f"{kind} ({metrics['outliers']})", metrics))
     for name, metrics in result["scores"].items():
         if name != primary:
-            note = " (whole test set)" if name in result.get("transductive", ()) else ""
-            table.add_row(*_cells(f"{name}{note}", metrics), style="dim")
+            if name in result.get("transductive", ()):
+                name += " (whole test set)"
+            table.add_row(*_cells(name, metrics), style="dim")
     for kind, scores in result.get("apart", {}).items():
         table.add_row(*_cells(f"{APART[kind]}: {primary}", scores[primary]), style="dim")
     for rule, scores in result.get("labelled", {}).items():
@@ -183,7 +184,9 @@ def _own_metrics(result: Mapping[str, Any], dot: str) -> list[str]:
             sentences.append(f"{name} {value}")
         else:
             numbers.append(f"{name} {value:.4g}")
-    return [dot.join(numbers), *sentences] if numbers else sentences
+    if not numbers:
+        return sentences
+    return [dot.join(numbers), *sentences]
 
 
 def _diagnosis(result: Mapping[str, Any], dot: str) -> list[str]:
