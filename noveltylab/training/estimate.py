@@ -122,7 +122,7 @@ class Estimate(Callback):
 
     Args:
         settings: The trainer's options.
-        method_options: The method's; an advice names those that make it faster.
+        method_options: The options of the method; an advice names those that make it faster.
         data: The images to train on and to score.
         spent: Gives the seconds that training has taken so far.
     """

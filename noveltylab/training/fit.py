@@ -92,7 +92,7 @@ def train(
         method: With its initial weights.
         data: Batches of the split's images.
         settings: How long, where and how exactly.
-        method_options: Which an advice to someone in a hurry names.
+        method_options: The options of the method, which an advice on shorter runs names.
         main_rule: The rule behind the run's number, "last" or "val_loss".
         labelled_rule: "outlier_val" or "oracle" if that is asked for as well.
         seed: Of all random numbers.
