@@ -41,28 +41,21 @@ mutants: $(STAMP) ## change the methods in one place at a time and list the chan
 	$(BIN)/python -m tests.mutants $(M)
 
 learn: $(STAMP) ## train each method on three MNIST digits ($NOVELTYLAB_DATA), at most 8 minutes of a core each
-	$(BIN)/python -m experiments.learn
+	@$(MAKE) --no-print-directory table T=learn/mnist
 
 baselines: $(STAMP) ## the classical baselines on MNIST and Fashion-MNIST, P1 and P2, all classes ($NOVELTYLAB_DATA; two hours of a core)
-	$(BIN)/python -m noveltylab -m method=pca,knn,kde,gmm,iforest,ocsvm,lof data=mnist,fmnist protocol=p1,p2 'inlier=range(0,10)' output=outputs/classical trainer.accelerator=cpu
+	$(BIN)/python -m noveltylab experiment=classical/baselines $(ARGS)
 	$(BIN)/python -m experiments.keep outputs/classical classical
 
-SCENES ?= range(0,15)
-FLOORS = $(BIN)/python -m noveltylab -m method=pca,knn,kde,ocsvm output=outputs/classical trainer.accelerator=cpu pictures=false
-floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($NOVELTYLAB_DATA; SCENES=0,7 for some of DCASE's; an hour of a core)
-	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false
-	$(FLOORS) data=cifar10 protocol=p2 'inlier=range(0,10)' data.verify=false method=pca,knn data.contrast=gcn data.subtract_mean=true output=outputs/classical_gcn
-	$(FLOORS) data=mnist,fmnist protocol=p1 'inlier=range(0,10)' seed=0,1,2
-	$(FLOORS) data=coil20 protocol=p1 'inlier=range(0,20)' seed=0,1,2
-	$(FLOORS) data=mnist protocol=two_thirds 'inlier=range(0,10)' seed=0,1,2
-	$(FLOORS) data=ucsd data.limit_train=8192
-	$(FLOORS) data=dcase 'inlier=$(SCENES)' data.verify=false
+floors: $(STAMP) ## PCA, nearest neighbours, KDE and OCSVM on the other sets ($NOVELTYLAB_DATA; an hour of a core; ARGS="row=dcase inlier=0,7" for a part)
+	$(BIN)/python -m noveltylab experiment=classical/gcn
+	$(BIN)/python -m noveltylab experiment=classical/floors $(ARGS)
 	$(BIN)/python -m experiments.keep outputs/classical_gcn classical_gcn
 	$(BIN)/python -m experiments.keep outputs/classical classical --shortened
 
 # where the table's runs go
 MADE = $(or $(patsubst output=%,%,$(filter output=%,$(ARGS))),outputs/$(T))
-table: $(STAMP) ## run one of the papers' tables, keep whole runs, write its paper's page; a trial is only shown: make table T=ocgan/table2_mnist [ARGS="more options"]
+table: $(STAMP) ## run a paper's table or a study, keep its runs, write its page; a trial is only shown: make table T=ocgan/table2_mnist [ARGS="more options"]
 	@test -n "$(T)" || { echo "error: which table? make table T=ocgan/table2_mnist; --help lists them" >&2; exit 2; }
 	@$(BIN)/python -m noveltylab experiment=$(T) $(ARGS); status=$$?; test $$status -le 1 || exit $$status; \
 	$(BIN)/python -m experiments.keep $(MADE) $(T) && exit $$status

@@ -1,18 +1,20 @@
-"""Keeps the results of runs in experiments/results/ and writes the pages of the papers' tables from them.
+"""Keeps the results of runs in experiments/results/ and writes the pages of tables and studies from them.
 
 python -m experiments.keep outputs/ocgan/table2_mnist ocgan/table2_mnist   # the runs of that table, under its name
 python -m experiments.keep                                                 # only the pages, from what is kept
 
 What is kept is each run's result.json, a few kilobytes, as a line of experiments/results/<name>.jsonl, with the run's folder
-<protocol>/<method>/<data>/inlier<k>/seed<s>. A result of the same cell under the same name is replaced. Where the run and its
-data lay on this machine is left out. A trial is never kept: a run with other options than its table's, or a shortened one.
+<protocol>/<method>/<data>/inlier<k>/seed<s>; of a study its losses as well. A result of the same cell under the same name is
+replaced. Where the run and its data lay on this machine is left out. A trial is never kept: a run with other options than its
+experiment's, or a shortened run of a table.
 """
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from noveltylab.command.screen import say
@@ -27,12 +29,15 @@ from noveltylab.results.archive import SUFFIX, Row, write_rows
 from noveltylab.results.files import write_atomic
 from noveltylab.results.older import place_of_today
 from noveltylab.results.record import read_result
+from noveltylab.results.schema import Metrics, Result
 
-TABLES = EXPERIMENTS = Path(__file__).parent
+EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
 #: Differences that are named where a run is not kept.
 NAMED = 3
 PAPERS = ("ocgan", "ca_entropy", "oled", "nda")
+#: The folder of studies: runs of minutes on a CPU, whose logs are kept as well.
+STUDIES = "learn"
 
 
 def archive(name: str) -> Path:
@@ -84,8 +89,8 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
 
     Args:
         folder: Of runs.
-        name: Of a table, such as ocgan/table2_mnist, whose options its runs must have; or another
-            one.
+        name: Of an experiment, such as ocgan/table2_mnist, whose options its runs must have; or
+            another one.
         shortened: Keep shortened runs as well, under a name that is no table's.
     """
     collected = collect(folder, check=True)
@@ -94,7 +99,7 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
         if reasons := why_not(run, collected, name, shortened):
             say(f"not kept: {run.folder} ({'; '.join(reasons)})")
         else:
-            rows.append(row_of(run.folder, name))
+            rows.append(row_of(run.folder, name, log_files(run.folder, name)))
     for place, why in [*collected.damaged, *collected.unfinished, *collected.unmeasured]:
         say(f"not kept: {place} ({why})")
     paper, table = name.partition("/")[0], name if is_table(name) else ""
@@ -106,80 +111,113 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
     return write_pages([paper] if paper in PAPERS else None)
 
 
+def log_files(run_folder: Path, name: str) -> tuple[str, ...]:
+    """The logs that are kept of a run: a study's, if the method logged any."""
+    is_study = name.startswith(f"{STUDIES}/")
+    return ("metrics.csv",) if is_study and (run_folder / "metrics.csv").is_file() else ()
+
+
 def why_not(run: Run, collected: Collected, name: str, shortened: bool) -> list[str]:
     """Why a run is not kept under a name; empty if it is."""
     reasons = [reason for place, reason in collected.unchecked if place == run.folder]
-    if is_table(name):
+    if is_experiment(name):
         differences = list(departures(run, name))
         remainder = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
         reasons += [f"a trial: {', '.join(differences[:NAMED])}{remainder}"] if differences else []
-    if run.shortened and (is_table(name) or not shortened):
+        # a study says itself how short its runs are
+        shortened = not is_table(name)
+    if run.shortened and not shortened:
         reasons.append(f"shortened: {', '.join(run.shortened)}")
     return reasons
 
 
+def is_experiment(name: str) -> bool:
+    """Whether there is an `experiment=<name>`."""
+    return name in experiment_files()
+
+
 def is_table(name: str) -> bool:
     """Whether `experiment=<name>` runs a paper's table."""
-    from noveltylab.__main__ import EXPERIMENTS as NAMES  # takes a second: Hydra
-
-    return name in NAMES
+    return name.partition("/")[0] in PAPERS and is_experiment(name)
 
 
-def departures(run: Run, table: str) -> Iterator[str]:
-    """In which options that make numbers a run differs from the table's own, as `size 8 instead of
-    28`.
+def departures(run: Run, name: str) -> Iterator[str]:
+    """In which options that make numbers a run differs from its experiment's own.
+
+    Each as `size 8 instead of 28`.
     """
     result = run.result
-    swept = tuple(swept_options(run.all_options, result.method, table))
+    choices = tuple(typed_choices(run.all_options, result.method, name))
     try:
-        plan = planned(table, swept)
-    except Exception as error:  # Hydra's, of many classes: the table has no such row
-        yield f"no row of {table} ({' '.join(str(error).split())[:100]})"
+        plan = planned(name, choices)
+    except Exception as error:  # Hydra's, of many classes: the experiment has no such row
+        yield f"no row of {name} ({' '.join(str(error).split())[:100]})"
         return
     planned_options = Run(
         run.folder, run.source, result.model_copy(update={"config": plan})
     ).options
-    if result.method != (name := plan["method"]["name"]):
-        yield f"method.name {result.method} instead of {name}"
+    if result.method != (method := plan["method"]["name"]):
+        yield f"method.name {result.method} instead of {method}"
     for key in sorted(planned_options.keys() | run.options.keys()):
-        if planned_options.get(key) != run.options.get(key):
-            yield f"{key} {run.options.get(key, 'absent')} instead of {planned_options.get(key, 'absent')}"
+        value = run.options.get(key, "absent")
+        planned_value = planned_options.get(key, "absent")
+        if as_number(value) != as_number(planned_value):
+            yield f"{key} {value} instead of {planned_value}"
 
 
-def swept_options(options: dict[str, Any], method: str, table: str) -> Iterator[str]:
-    """The overrides that make a run the row of the table that it says it is."""
-    for key in composed(table)["hydra"]["sweeper"]["params"]:
-        if key == "row":
-            yield f"row={method}"
-        elif key not in ("inlier", "seed") and key in options:
+def as_number(text: str) -> float | str:
+    """The number that an option's text is, so that 1 and 1.0 are equal; another text as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def typed_choices(options: dict[str, Any], method: str, name: str) -> Iterator[str]:
+    """The choices that make a run the row of the experiment that it says it is."""
+    if rows_of(name):
+        yield f"row={method}"
+    for key in composed(name)["hydra"]["sweeper"]["params"]:
+        if key not in ("inlier", "seed") and key in options:
             yield f"{key}={options[key]}"
     yield f"recipe={options['recipe']}"
 
 
+def rows_of(name: str) -> dict[str, list[str]]:
+    """The rows of an experiment's file and their options; none if it has no rows."""
+    return experiment_files()[name]
+
+
+def experiment_files() -> dict[str, dict[str, list[str]]]:
+    """The name of every experiment and its rows."""
+    from noveltylab.__main__ import EXPERIMENTS as FILES  # takes a second: Hydra
+
+    return FILES
+
+
 @cache
-def planned(table: str, swept: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration of one row of a table, as plain values."""
+def planned(name: str, choices: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of one row of an experiment, as plain values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    config = composed(table, *swept)
+    from noveltylab.sweep.grid import cells_of_grid
+
+    (options,) = cells_of_grid({}, rows_of(name), choices, OverridesParser.create())
+    config = composed(name, *options)
     plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     return OmegaConf.to_container(plain, resolve=True)  # type: ignore[return-value]  # a mapping at the top
 
 
 @cache
-def composed(table: str, *overrides: str) -> Any:
-    """The configuration of a table with Hydra's own part."""
+def composed(name: str, *overrides: str) -> Any:
+    """The configuration of an experiment with Hydra's own part."""
     from hydra import compose, initialize_config_dir
 
     from noveltylab.__main__ import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [f"experiment={table}", *overrides], return_hydra_config=True)
-
-
-def keep(folder: Path, name: str, also: tuple[str, ...] = ()) -> None:
-    """Keeps the result of a complete run folder under a name, and the texts of other files of it."""
-    write_rows(archive(name), [row_of(folder, name, also)])
+        return compose("train", [f"experiment={name}", *overrides], return_hydra_config=True)
 
 
 def row_of(folder: Path, name: str, also: tuple[str, ...] = ()) -> Row:
@@ -208,11 +246,11 @@ def portable(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
-    """RESULTS.md of these papers, printed numbers beside those of the kept results, and of the
-    classical methods.
+    """RESULTS.md of these papers, of the classical methods and of the studies.
 
-    A paper's page shows the rows of its own tables, whichever plan ran them; what other papers'
-    tables hold stands on their pages. So a table writes one page.
+    A paper's page shows the rows of its own tables, whichever experiment ran them, and printed
+    numbers beside ours; what other papers' tables hold stands on their pages. So a table writes one
+    page. Without `papers` all pages are written.
     """
     pages = []
     for paper in PAPERS if papers is None else papers:
@@ -221,6 +259,9 @@ def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
     if papers is None and archive("classical").is_file():
         pages.append(page := EXPERIMENTS / "classical" / "RESULTS.md")
         write_atomic(page, classical_page())
+    if papers is None:
+        pages.append(page := EXPERIMENTS / STUDIES / "RESULTS.md")
+        write_atomic(page, studies_page())
     return pages
 
 
@@ -248,7 +289,10 @@ def paper_page(paper: str) -> str:
 
 def own_runs(runs: list[Run], paper: str) -> list[Run]:
     """The runs of a paper's own rows; shortened ones only where there is no whole one."""
-    methods = {paper, *(path.stem for path in TABLES.glob(f"{paper}/*/*.yaml"))}
+    methods = {paper}
+    for name, rows in experiment_files().items():
+        if name.startswith(f"{paper}/"):
+            methods |= set(rows)
     chosen_runs = []
     for run in runs:
         folder = run.source.partition("/")[0]
@@ -271,6 +315,88 @@ def classical_page() -> str:
         section.blocks = [block for block in section.blocks[first:] if on_page(block, classes=True)]
     document.end.clear()
     return to_markdown(document)
+
+
+def studies_page() -> str:
+    """The page of the studies: one line for each row of each of them."""
+    lines = [
+        "# Runs of minutes on a CPU",
+        "",
+        "`noveltylab experiment=learn/<study>` runs a study; its file beside this page says what it asks, its",
+        "schedule and what came of it. A line is a row of a study: the AUROC of the method's primary score, the mean",
+        "over its classes (seeds averaged first), with the weights of the epoch that the study's rule chooses; no label",
+        "of an outlier chose any. pca and knn: floors of raw pixels, of the same classes. Seconds are those of training",
+        "one class; other work ran beside some. Each class, each score and intervals:",
+        "`noveltylab report experiments/results/learn`.",
+        "",
+        "| study | row | score | AUROC | class | seed | pca | knn | scored epoch | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    waiting = []
+    for name, rows in experiment_files().items():
+        if not name.startswith(f"{STUDIES}/"):
+            continue
+        study = name.removeprefix(f"{STUDIES}/")
+        runs = collect(archive(name), check=False).runs if archive(name).is_file() else []
+        for row in rows:
+            runs_of_row = [run for run in runs if run.result.method == row]
+            if runs_of_row:
+                lines.append(study_line(study, row, runs_of_row))
+            else:
+                waiting.append(f"`{study}`, {row}")
+    if waiting:
+        lines += ["", f"Not run yet: {'; '.join(waiting)}."]
+    return "\n".join(lines) + "\n"
+
+
+def study_line(study: str, row: str, runs: Sequence[Run]) -> str:
+    """A row of a study as a line of the page's table."""
+    results = [run.result for run in runs]
+    cells = [
+        study,
+        row,
+        results[0].primary,
+        f"{class_mean(runs, lambda result: result.scores[result.primary]):.4f}",
+        listed(result.inlier for result in results),
+        listed(result.seed for result in results),
+        f"{class_mean(runs, lambda result: result.floor['pca']):.4f}",
+        f"{class_mean(runs, lambda result: result.floor['knn']):.4f}",
+        scored_epochs(runs),
+        span([round(result.seconds["train"]) for result in results]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def class_mean(runs: Iterable[Run], metrics: Callable[[Result], Metrics]) -> float:
+    """The mean AUROC over classes, the seeds of each averaged first."""
+    by_class: dict[int, list[float]] = {}
+    for run in runs:
+        by_class.setdefault(run.result.inlier, []).append(metrics(run.result).auroc)
+    return mean(mean(aurocs) for aurocs in by_class.values())
+
+
+def scored_epochs(runs: Sequence[Run]) -> str:
+    """Which epochs were scored, of how many, and in how many runs these lack a phase."""
+    if all(run.fitted_once for run in runs):
+        return "fitted once"
+    epochs = span([run.result.selected.epoch for run in runs])
+    text = f"{epochs} of {runs[0].result.config['trainer']['max_epochs']}"
+    lacks = [run.lacks for run in runs if run.lacks]
+    return f"{text}, {lacks[0]} in {len(lacks)} of {len(runs)}" if lacks else text
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """The different numbers, from four on the lowest and the highest."""
+    different = sorted(set(numbers))
+    if len(different) < 4:
+        return ", ".join(map(str, different))
+    return span(different)
+
+
+def span(numbers: Sequence[int]) -> str:
+    """The lowest and the highest number."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def on_page(block: Block, classes: bool) -> bool:

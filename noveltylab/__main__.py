@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import warnings
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -30,38 +31,34 @@ from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.nets.cpu.threads import settle_waiting
+from noveltylab.sweep.grid import row_options
 from noveltylab.sweep.sweeper import CellsFailed, CellsUnfinished, Sweeper
 from noveltylab.sweep.worker import run_cell
 
 
-def register_experiments() -> list[str]:
-    """Makes the files in experiments/, placed as conf/ is, choices of Hydra's; returns those of
-    `experiment`.
+def register_experiments() -> dict[str, dict[str, list[str]]]:
+    """Makes the files in experiments/ choices of Hydra's; returns each one's rows.
 
-    <paper>/<table>.yaml becomes experiment=<paper>/<table>, <paper>/<table>/<row>.yaml becomes
-    row=<row>. (Hydra names a group after its folder, and would want experiments/ to be
-    conf/experiment/.)
+    <paper>/<table>.yaml becomes experiment=<paper>/<table>, and each of its rows row=<name>; the
+    sweeper puts the options of a row in its place. (Hydra names a group after its folder, and would
+    want experiments/ to be conf/experiment/.)
     """
-    folder = next(
-        (
-            path
-            for path in (PACKAGE / "experiments", PACKAGE.parent / "experiments")
-            if path.is_dir()
-        ),
-        PACKAGE,
-    )
-    names = []
-    for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")]):
+    store = ConfigStore.instance()
+    folders = [path / "experiments" for path in (PACKAGE, PACKAGE.parent)]
+    experiments = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*/*.yaml")):
         if not path.read_text().startswith("# @package _global_"):
             continue  # some other YAML file
-        paper, *table = path.relative_to(folder).parts[:-1]
-        group = "row" if table else f"experiment/{paper}"
-        ConfigStore.instance().store(path.stem, OmegaConf.load(path), group, "_global_", str(path))
-        names += [] if table else [f"{paper}/{path.stem}"]
-    return names
+        content: Any = OmegaConf.load(path)
+        store.store(path.stem, content, f"experiment/{path.parent.name}", "_global_", str(path))
+        rows = OmegaConf.to_container(content).get("hydra", {}).get("sweeper", {}).get("rows", {})  # type: ignore[union-attr]  # a mapping at the top
+        for row in rows:
+            store.store(row, {}, "row", "_global_", str(path))
+        experiments[f"{path.parent.name}/{path.stem}"] = rows
+    return experiments
 
 
-#: <paper>/<table> of every experiment file
+#: <paper>/<table> of every experiment file, and its rows: name -> options
 EXPERIMENTS = register_experiments()
 register_recipes()
 
@@ -90,6 +87,8 @@ def run_one(config: DictConfig) -> float | None:
     from noveltylab.options import check_options
 
     choices = HydraConfig.get().runtime.choices
+    if choices["row"]:
+        raise UserError(f"row={choices['row']}: rows are run by the sweep of their experiment=...")
     check_recipe(str(choices["recipe"]), str(choices["method"]))
     options = check_options(config)
     settle_waiting(options.resources.num_cpus)
@@ -151,7 +150,7 @@ def _run_command() -> None:
         handle(number, _terminate)
     try:
         check_moved(sys.argv[1:])
-        sys.argv[1:] = readable(sys.argv[1:])
+        sys.argv[1:] = with_row(readable(sys.argv[1:]))
         job()
     except UserError as error:
         _refuse(str(error))
@@ -173,6 +172,20 @@ def _run_command() -> None:
         _refuse(f"cannot read or write {where}: {error.strerror or error}", 1)
     if failures:
         _refuse(str(failures[0]), 2 if isinstance(failures[0], UserError) else 1)
+
+
+def with_row(arguments: list[str]) -> list[str]:
+    """For `--cfg`, which composes no cell of a sweep: the options of a row in the place of row=..."""
+    values = dict(text.split("=", 1) for text in arguments if "=" in text)
+    rows = EXPERIMENTS.get(values.get("experiment", ""), {})
+    row = values.get("row")
+    if row not in rows or not {"--cfg", "-c"} & set(arguments):
+        return arguments
+    others = [text for text in arguments if not text.startswith("row=")]
+    # after experiment=..., so that what is typed behind it has the last word
+    place = others.index(f"experiment={values['experiment']}") + 1
+    others[place:place] = [*row_options(rows, row), f"method.name={row}"]
+    return others
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from noveltylab.command import recipes
 from noveltylab.command.dotted import flatten
+from noveltylab.report.published import read_tables
 
 #: Beside the package in a checkout, inside it when installed from a wheel.
 ROOTS = (recipes.PACKAGE.parent, recipes.PACKAGE)
@@ -107,12 +108,16 @@ def _shorter(
 def recipe_options(
     method: str, data: str, protocol: str, source: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options that conf/, the run's recipe and its experiment give it, by dotted key."""
+    """The options that conf/, the run's recipe and its table give it, by dotted key.
+
+    A study (experiments/learn) gives none: its runs are shortened, however its file has them.
+    """
     recipe = str(options.get("recipe", recipes.DEFAULT))
     conf_options = _options_of_conf(method, data, protocol) | flatten(
         recipes.recipe_options(method, recipe, data)
     )
-    return conf_options | _read("experiments", "/".join(source.split("/")[-2:]))
+    name = "/".join(source.split("/")[-2:])
+    return conf_options | _read("experiments", name) if name in read_tables() else conf_options
 
 
 def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the same cells.
 
 import json
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -100,14 +101,20 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     return cell, plain
 
 
-def name_choices(cells: list[Cell]) -> None:
-    """Adds to each cell's names the value of every other option that differs between cells."""
+def name_choices(cells: list[Cell], options_of_rows: Collection[str] = ()) -> None:
+    """Adds to each cell's names the value of every other option that differs between cells.
+
+    Args:
+        cells: All cells of the sweep; their names are changed.
+        options_of_rows: Options that stand for a row, whose name is shown instead.
+    """
     choices = [dict(_choice(text) for text in cell.overrides) for cell in cells]
     for option in dict.fromkeys(option for choice in choices for option in choice):
         values = [choice.get(option, "") for choice in choices]
         columns = [[cell.names.get(name) for cell in cells] for name in cells[0].names]
-        # a row of a paper's table is a method's name already, and so is in `columns`
-        if option in NAMED or len(set(values)) == 1 or values in columns:
+        if option in NAMED or option in options_of_rows:
+            continue
+        if len(set(values)) == 1 or values in columns:
             continue
         short = option.rpartition(".")[2]
         title = short if short not in cells[0].names else option

@@ -1,7 +1,7 @@
 """Hydra's sweeper with a view, a table and only the missing cells.
 
-`cells` reads which runs are missing, `launchers` settles where they run, `worker` runs one of
-them, `view` follows them and `table` prints them at the end.
+`grid` lists the cells, `cells` reads which of them are missing, `launchers` settles where they run,
+`worker` runs one of them, `view` follows them and `table` prints them at the end.
 """
 
 import atexit
@@ -27,6 +27,7 @@ from noveltylab.command import screen
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.sweep.cells import Cell, left_behind, name_choices, read_cell, update_state
+from noveltylab.sweep.grid import cells_of_grid, options_of_rows
 from noveltylab.sweep.launchers import check_launcher, fit_launcher, is_launcher, start_ray
 from noveltylab.sweep.table import print_cells, print_failures
 from noveltylab.sweep.view import Watch
@@ -46,7 +47,7 @@ class CellsUnfinished(Exception):
 class Sweeper(sweeper.Sweeper):
     """Runs what is missing of Hydra's grid of choices, `max_batch_size` cells at a time.
 
-    params: choices from a file (`hydra.sweeper.params`), which those of the command line override.
+    params, rows: choices and rows of an experiment file (noveltylab/sweep/grid.py).
 
     Raises (from `sweep`):
         UserError: No cell can run: a bad option, a launcher that is not installed, cells that share
@@ -59,9 +60,12 @@ class Sweeper(sweeper.Sweeper):
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
+    def __init__(
+        self, max_batch_size: int | None, params: DictConfig | None, rows: DictConfig | None
+    ) -> None:
         self.max_batch_size = max_batch_size
-        self.params = params or {}
+        self.params = as_written(params)
+        self.rows = as_written(rows)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -99,14 +103,11 @@ class Sweeper(sweeper.Sweeper):
 
     def cells(self, arguments: list[str]) -> list[Cell]:
         """All cells, each with what is known of it before anything runs."""
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
         # the grid of the file and of the command line
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        params = [f"{key}={value}" for key, value in self.params.items()]
-        overrides = parser.parse_overrides([*params, *arguments])
-        _check_resources(overrides)
-        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        params = [f"{option}={value}" for option, value in self.params.items()]
+        _check_resources(parser.parse_overrides([*params, *arguments]))
+        batch = cells_of_grid(self.params, self.rows, arguments, parser)
         # one cell per choice; a choice typed twice is one cell
         by_folder: dict[Path, tuple[Cell, dict[str, Any]]] = {}
         cells = []
@@ -123,8 +124,8 @@ class Sweeper(sweeper.Sweeper):
                     f"'{' '.join(first.overrides)}' and '{' '.join(choice)}' would share the folder {cell.folder}; "
                     "give each its own, e.g. output='outputs/lr${method.lr}'"
                 )
-        # what tells the cells apart in the tables
-        name_choices(cells)
+        # what tells the cells apart in the tables; a row's options are told by its name
+        name_choices(cells, options_of_rows(self.rows))
         return cells
 
     def _compose(self, batch: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
@@ -194,6 +195,13 @@ class Sweeper(sweeper.Sweeper):
             reason = getattr(job, "_return_value", None)
             if isinstance(reason, str):
                 cell.reason = reason
+
+
+def as_written(options: DictConfig | None) -> dict[str, Any]:
+    """Options of the sweeper, with `${...}` left to the cells."""
+    if options is None:
+        return {}
+    return OmegaConf.to_container(options, resolve=False)  # type: ignore[return-value]  # a mapping
 
 
 def _check_resources(overrides: list[Override]) -> None:

@@ -133,6 +133,106 @@ def test_each_of_the_four_methods_has_its_paper_and_it_is_not_the_default(method
         assert recipe_options(method, "ours", data)["method"]["name"] == f"{method}_ours"
 
 
+#: What each paper says, read from the paper and not from conf/: option -> value, and where it says it.
+PAPERS: dict[str, dict[str, tuple[Any, str]]] = {
+    "ocgan": {
+        "method.latent_layout": (
+            "map",
+            "Network Architecture: tanh right after the last convolution",
+        ),
+        "method.image_discriminator_channels": (
+            12,
+            "Network Architecture: base channel size of D_v",
+        ),
+        "method.classifier_channels": (64, "Network Architecture: base channel size of C"),
+        "method.dropout": (0, "Network Architecture names none"),
+        "method.w_lat": (1, "section 3.2: 10 l_MSE + l_visual + l_latent"),
+        "method.w_vis": (1, "the same"),
+        "method.w_mse": (10, "the same"),
+        "method.mse_reduction": ("sum", "section 3.2: a squared norm"),
+        "method.noise_std": (0.2**0.5, "section 3.2: a variance of 0.2"),
+        "method.use_latent_discriminator": (True, "section 3.2"),
+        "method.use_image_discriminator": (True, "section 3.2"),
+        "method.use_mining": (True, "section 3.2"),
+        "method.mining_steps": (5, "Algorithm 1: five sub-iterations"),
+        "method.mining_loss": ("unsaturated", "Algorithm 1: the loss of label 1"),
+        "method.score_noise": (False, "the image itself is tested"),
+        "select": ("val_loss", "Network Architecture: minimum MSE on the validation set"),
+    },
+    "ca_entropy": {
+        "method.lr": (1e-3, "section 3: Adam, 1e-3"),
+        "data.batch_size": (64, "section 3: 64, and 15 for COIL-100"),
+        "protocol.val_fraction": (0.15, "section 3: 15 percent of the training set"),
+        "method.latent_bound": ("none", "section 3 names no bound"),
+        "method.score_norm": ("l1", "eq. 2"),
+        "method.feature_norm": ("l2", "eq. 3"),
+        "method.entropy": (True, "eq. 4"),
+        "method.channel_attention": (True, "eq. 5"),
+    },
+    "oled": {
+        "method.lr": (5e-4, "section 4.1"),
+        "method.beta1": (0.5, "section 4.1"),
+        "method.beta2": (0.9, "section 4.1"),
+        "method.gamma": (50, "section 4.1"),
+        "method.lam": (1, "section 4.1"),
+        "method.t": (87.5, "section 4.1"),
+        "trainer.max_epochs": (300, "section 4.1"),
+        "method.mask": ("learned", "section 3.4"),
+        "method.mask_grad": ("eps", "eq. 2"),
+        "method.mm_every": (1, "section 3.5: both modules are trained at every step"),
+        "method.mask_objective": ("mask_cont", "eq. 8: the mask module's objective"),
+        "method.norm": ("all", "section 3.3: batch norm in every block"),
+        "method.mask_norm": ("all", "section 3.4.1: batch norm in every block"),
+        "method.out_act": ("linear_clip", "section 3.3: clipped to [-1, 1]"),
+    },
+    "nda": {
+        "method.optimizer": ("sgd", "section 2.3"),
+        "method.lr": (0.002, "section 2.3"),
+        "method.momentum": (0.9, "section 2.3"),
+        "method.weight_decay": (0.005, "section 2.3"),
+        "data.batch_size": (128, "section 2.3"),
+        "trainer.max_epochs": (100, "section 2.3"),
+        "method.beta": (0.5, "section 2.3"),
+        "method.gamma": (0.1, "section 2.3"),
+        "method.w_lat": (1, "section 2.3: all lambdas 1"),
+        "method.w_mie": (1, "section 2.3: all lambdas 1"),
+        "method.recon": ("lap", "eq. 1"),
+        "method.lat_reduction": ("sum", "eq. 2"),
+        "method.encoder": ("dcgan", "section 2.3: DCGAN's networks"),
+        "method.estimator_channels": (512, "section 2.3"),
+        "method.latent_init": ("pca", "section 2.1"),
+        "select": ("last", "no validation set is named"),
+    },
+}
+
+
+@pytest.mark.parametrize("method", PAPERS)
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_the_recipe_paper_has_the_numbers_of_the_paper(method: str, data: str) -> None:
+    options = flatten(composed(f"method={method}", f"data={data}", "recipe=paper"))
+    for option, (value, place) in PAPERS[method].items():
+        if isinstance(value, float):
+            value = pytest.approx(value, rel=1e-3)
+        assert options[option] == value, f"{option}: {place}"
+
+
+def test_the_recipe_paper_has_what_a_paper_says_of_one_data_set() -> None:
+    ocgan = flatten(composed("method=ocgan", "data=cifar10", "recipe=paper"))
+    # section 4.2: pre-processing as in Deep SVDD, then minus the class-mean image
+    assert (ocgan["data.contrast"], ocgan["data.subtract_mean"]) == ("gcn", True)
+    assert composed("method=ocgan", "data=mnist", "recipe=paper")["data"]["contrast"] == "none"
+    # section 3: batches of 15 for COIL-100
+    assert composed("method=ca_entropy", "data=coil100", "recipe=paper")["data"]["batch_size"] == 15
+
+
+@pytest.mark.parametrize("data", ["mnist", "fmnist", "cifar10", "coil100", "coil20"])
+def test_eq_1_of_nda_is_a_sum_over_the_values_of_an_image(data: str) -> None:
+    """Ours is a mean, so its weight is their number."""
+    config = composed("method=nda", f"data={data}", "recipe=paper")
+    channels = 3 if data in ("cifar10", "coil100") else 1
+    assert config["method"]["w_recon"] == channels * config["data"]["size"] ** 2
+
+
 #: A command of the README, and kept results whose numbers it quotes.
 QUOTED = {
     "method=ocgan data=cifar10": "cifar10/p2/ocgan/cifar10/inlier0/seed0",

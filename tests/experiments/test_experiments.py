@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +23,7 @@ from noveltylab.data.protocols import PROTOCOLS
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.options import COIL_SEEDED, Options, check_arguments, check_options
+from noveltylab.sweep.grid import cells_of_grid
 from tests.conftest import TINY
 from tests.formats import (
     write_cifar10,
@@ -75,6 +75,12 @@ SWEEPS = {
     "oled/sweep_lambda": ("method.lam", 4 * 10 * 3),
     "oled/sweep_gamma": ("method.gamma", 4 * 10 * 3),
 }
+#: experiments without printed numbers: runs of minutes on a CPU, and the floors
+STUDIES = [name for name in EXPERIMENTS if name.startswith("learn/")]
+FLOORS = {"classical/baselines": 2 * 2 * 7 * 10, "classical/gcn": 2 * 10}
+#: the sets of classical/floors: classes x seeds
+SETS = (10, 2 * 10 * 3, 20 * 3, 10 * 3, 1, 15)
+FLOORS["classical/floors"] = 4 * sum(SETS)
 HERE = {path.stem for path in (CONF / "data").glob("*.yaml")}  # a dataset may be left out
 TABLES_HERE = [name for name, (_, data, _, _) in TABLES.items() if data in HERE]
 
@@ -107,9 +113,9 @@ def cells(name: str) -> tuple[tuple[str, ...], ...]:
     """The overrides of every cell of a table, in the order in which Hydra runs them."""
     hydra = composed(f"experiment={name}").hydra
     assert hydra.mode.name == "MULTIRUN"  # without -m
-    swept = [f"{key}={values}" for key, values in hydra.sweeper.params.items()]
-    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
-    return tuple((f"experiment={name}", *cell) for cell in batch)
+    params = OmegaConf.to_container(hydra.sweeper.params)
+    grid = cells_of_grid(params, EXPERIMENTS[name], [], OverridesParser.create())  # type: ignore[arg-type]  # a mapping
+    return tuple((f"experiment={name}", *cell) for cell in grid)
 
 
 @cache
@@ -158,8 +164,23 @@ def tiny_data(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_table_has_its_file_and_its_published_numbers() -> None:
-    assert set(EXPERIMENTS) == {*TABLES, *SWEEPS}
+    assert set(EXPERIMENTS) == {*TABLES, *SWEEPS, *STUDIES, *FLOORS}
+    assert {path.stem for path in ROOT.glob("learn/*.yaml")} == {
+        name.removeprefix("learn/") for name in STUDIES
+    }
     assert set(PUBLISHED) == set(TABLES)
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_the_floors_have_a_folder_for_each_cell(name: str) -> None:
+    assert len(cells(name)) == FLOORS[name]
+    folders = set()
+    for cell in cells(name):
+        values = dict(text.split("=", 1) for text in cell)
+        keys = ("method", "data", "protocol", "inlier", "seed")
+        folders.add(tuple(values.get(key) for key in keys))
+        assert "method.name" not in values
+    assert len(folders) == FLOORS[name]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -246,27 +267,24 @@ def test_every_row_that_is_published_is_run(name: str) -> None:
         assert len({(cell.inlier_index, cell.seed) for cell in found}) == inliers * 3
 
 
-def test_rows_are_named_after_their_files() -> None:
-    """So that they have folders of their own, whatever the output; names are unique over all
-    tables.
-    """
-    rows = {path.stem: path for path in ROOT.glob("*/*/*.yaml")}
-    assert len(rows) == len(list(ROOT.glob("*/*/*.yaml"))) == 4 + 7 + 4 + 2
-    for name, path in rows.items():
-        assert OmegaConf.load(path).method.name == name  # type: ignore[union-attr]  # a mapping
-        table = f"{path.parent.parent.name}/{path.parent.name}"
-        assert name in {cell.method["name"] for cell in options(table)}
+def test_every_row_runs_under_its_own_name() -> None:
+    """So that rows have folders of their own, whatever the output; a table's are unique over all."""
+    rows = [(name, row) for name in TABLES for row in EXPERIMENTS[name]]
+    assert len(rows) == len({row for _, row in rows}) == 4 + 7 + 4 + 2
+    for name, row in rows:
+        assert row in {cell.method["name"] for cell in options(name)}
+    for name in STUDIES:
+        swept = {text for cell in cells(name) for text in cell if text.startswith("method.name=")}
+        assert swept == {f"method.name={row}" for row in EXPERIMENTS[name]}
 
 
 def test_every_file_says_what_it_is() -> None:
-    for path in [
-        *ROOT.glob("*/table*.yaml"),
-        *ROOT.glob("*/table*/*.yaml"),
-        *ROOT.glob("*/sweep_*.yaml"),
-    ]:
+    for name in EXPERIMENTS:
+        path = ROOT / f"{name}.yaml"
         lines = path.read_text().splitlines()
         assert lines[0] == "# @package _global_", path
-        assert lines[1].startswith("# ") and "PAPER" in path.read_text(), path
+        assert lines[1].startswith("# "), path
+        assert name in STUDIES or name in FLOORS or "PAPER" in path.read_text(), path
         assert "???" not in path.read_text(), path
 
 
@@ -306,7 +324,7 @@ def test_every_row_of_an_ablation_runs(name: str, run_here: Run, tiny_data: None
 def test_every_row_of_nda_runs(run_here: Run, tiny_data: None) -> None:
     """The contrastive row finds the encoder of the full row's run, of the same class and seed."""
     rows = [cell for cell in cells("nda/table2_cifar10") if {"seed=2", "inlier=4"} <= set(cell)]
-    assert (rows[0][2], rows[-1][2]) == ("row=nda_full", "row=nda_contrastive")
+    assert "method.name=nda_full" in rows[0] and "method.name=nda_contrastive" in rows[-1]
     with pytest.raises(UserError, match="inlier4/seed2/checkpoints/val_loss.pt: not such weights"):
         run_here(*rows[-1], *SHORT, *SMALL["nda"])
     results = {
@@ -391,7 +409,12 @@ def test_one_row_of_a_table_under_another_output(
             ["experiment=nda/table3_cifar10", "method.gama=1"],
             "method.gama: no such option; did you mean 'method.gamma'?",
         ),
-        (["row=nda_mse"], "method.recon: no such option"),
+        (["row=nda_mse"], "row=nda_mse: rows are run by the sweep of their experiment=..."),
+        (["-m", "row=nda_mse"], "row=nda_mse: rows are run by the sweep of their experiment=..."),
+        (
+            ["experiment=ocgan/table4_mnist", "row=nda_mse,ocgan_full"],
+            "row=nda_mse: no such row of this experiment; Choose from: ocgan_autoencoder, ",
+        ),
         (
             ["experiment=test/misspelt"],
             "method.latent_sise: no such option; did you mean 'method.latent_size'?",

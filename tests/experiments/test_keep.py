@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import keep
+from noveltylab.__main__ import CONF
+from noveltylab.command.recipes import read_recipe
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.collect import Run as Run_
 from noveltylab.results.archive import find_row, read_archive
@@ -32,12 +36,86 @@ def test_the_pages_here_are_those_of_the_kept_results(
     """Nothing on them is typed by hand, and no kept result is damaged."""
     found = collect(keep.KEPT)
     assert not (found.damaged or found.unfinished or found.unmeasured)
-    names = (*keep.PAPERS, "classical")
+    names = (*keep.PAPERS, "classical", keep.STUDIES)
     pages = {name: (keep.EXPERIMENTS / name / "RESULTS.md").read_text() for name in names}
     monkeypatch.setattr(keep, "EXPERIMENTS", tmp_path)
     keep.write_pages()
     assert {name: (tmp_path / name / "RESULTS.md").read_text() for name in names} == pages
     assert max(page.count("\n") for page in pages.values()) <= 250  # two screens, with room
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in keep.experiment_files()
+        if name.startswith(f"{keep.STUDIES}/") and keep.archive(name).is_file()
+    ],
+)
+def test_every_kept_run_of_a_study_has_the_options_of_its_row(name: str) -> None:
+    """One run of each row, as the others differ in class and seed; all stand on the page."""
+    runs = collect(keep.archive(name), check=False).runs
+    by_row = {run.result.method: run for run in runs}
+    assert set(by_row) <= set(keep.rows_of(name))
+    for run in by_row.values():
+        assert list(keep.departures(run, name)) == []
+    study = name.partition("/")[2]
+    page = (keep.EXPERIMENTS / keep.STUDIES / "RESULTS.md").read_text()
+    assert set(re.findall(rf"^\| {study} \| (\S+) \|", page, re.MULTILINE)) == set(by_row)
+
+
+def test_a_line_of_a_study_averages_seeds_before_classes(tmp_path: Path) -> None:
+    def run(inlier: int, seed: int, auroc: float) -> Run_:
+        metrics = {"mse": flat_metrics(auroc)}
+        floors = {"pca": flat_metrics(0.25), "knn": flat_metrics(0.75)}
+        content = result_of("ocgan", "mnist", "p2", inlier, seed, metrics, floors)
+        return Run_(tmp_path, "", Result.model_validate(content))
+
+    line = keep.study_line("mnist", "wide", [run(1, 0, 0.5), run(1, 1, 0.6), run(8, 0, 0.95)])
+    assert line.startswith("| mnist | wide | mse | 0.7500 | 1, 8 | 0, 1 | 0.2500 | 0.7500 | ")
+    assert keep.listed([4, 0, 2, 1, 2]) == "0 to 4"
+
+
+def test_a_run_of_a_study_is_kept_with_its_losses(
+    run_here: Run, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is short: its own file says so. With another option it is a trial."""
+    short = {"trainer": {"max_epochs": 1, "val_every": 1, "accelerator": "cpu"}}
+    content = {**short, "hydra": {"sweeper": {"params": {"seed": 0, "inlier": 8}}}}
+    store = ConfigStore.instance()
+    monkeypatch.setitem(store.repo["experiment"], "learn", dict(store.repo["experiment"]["learn"]))
+    store.store("tiny", DictConfig(content), "experiment/learn", "_global_")
+    rows = {"narrow": ["method=ae", "method.channels=4"]}
+    monkeypatch.setattr(keep, "experiment_files", lambda: {"learn/tiny": rows})
+    for channels in (4, 2):
+        run_here(
+            *("experiment=learn/tiny", "method=ae", "method.name=narrow"),
+            *(f"method.channels={channels}", f"output={tmp_path / str(channels)}"),
+        )
+    assert keep.main([str(tmp_path / "4"), "learn/tiny"]) == 0
+    row = find_row(keep.archive("learn/tiny") / "p1/narrow/digits/inlier8/seed0")
+    assert row is not None and [*row.files] == ["metrics.csv"]
+    assert "| tiny | narrow | mse |" in (here / "learn" / "RESULTS.md").read_text()
+    trial = collect(tmp_path / "2").runs[0]
+    assert keep.why_not(trial, Collected(), "learn/tiny", False) == [
+        "a trial: method.channels 2 instead of 4"
+    ]
+
+
+def test_the_study_of_the_recipes_ours_measures_what_they_change() -> None:
+    rows = keep.rows_of("learn/ours")
+    methods = [path.parent.name for path in (CONF / "recipe").glob("*/ours.yaml")]
+    assert set(rows) == {*methods, *(f"{method}_ours" for method in methods)}
+    for method in methods:
+        assert rows[f"{method}_ours"][0] == method
+        changes = OmegaConf.from_dotlist(rows[f"{method}_ours"][1:])
+        assert changes == read_recipe(f"{method}/ours")["every"]
+
+
+def test_the_first_code_of_deep_svdd_is_measured_as_its_recipe_has_it() -> None:
+    row = keep.rows_of("learn/deep_svdd")["deep_svdd_first_code"]
+    assert row[0] == "deep_svdd"
+    assert OmegaConf.from_dotlist(row[1:]) == read_recipe("deep_svdd/first_code")["every"]
 
 
 def test_results_are_kept_under_a_name(
