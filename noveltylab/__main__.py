@@ -106,7 +106,7 @@ def run_one(config: DictConfig) -> float | None:
 
 
 def check_recipe(recipe: str, method: str) -> None:
-    """Raises UserError for a recipe that this method has not (conf/recipe/<method>/<recipe>.yaml)."""
+    """Raises UserError for a recipe that this method has not (conf/recipe/<method>.yaml)."""
     known = recipes_of(method)
     if recipe not in known:
         raise UserError(

@@ -93,7 +93,7 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
             )
         )
     print(
-        f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>/<recipe>.yaml.  Example: recipe=paper"
+        f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>.yaml.  Example: recipe=paper"
     )
     print(
         textwrap.fill(

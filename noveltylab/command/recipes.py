@@ -1,10 +1,11 @@
 """Recipes: the options with which a method runs on a data set, `recipe=default|paper|ours|...`.
 
-The file is conf/recipe/<method>/<recipe>.yaml. A section of it belongs to the data sets that its
-name lists (`mnist fmnist`), or to `every` one; the sections of a data set are merged from top to
-bottom, over conf/method/<method>.yaml. The top line `starts_from: <method>/<recipe>` puts another
-file below all sections. A method without a file has the recipe `default` alone, which changes
-nothing. Runs of any recipe but `default` are called <method>_<recipe>.
+A method's recipes stand in conf/recipe/<method>.yaml, one after the other. A section of a recipe
+belongs to the data sets that its name lists (`mnist fmnist`), or to `every` one; the sections of a
+data set are merged from top to bottom, over conf/method/<method>.yaml. The top line
+`starts_from: <method>/<recipe>` puts another recipe below all sections. A method without a file has
+the recipe `default` alone, which changes nothing. Runs of any recipe but `default` are called
+<method>_<recipe>.
 """
 
 import re
@@ -17,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 FOLDER = CONF / "recipe"
 DEFAULT = "default"
-#: The section of all data sets, and the line that names the file below.
+#: The section of all data sets, and the line that names the recipe below.
 EVERY, BELOW = "every", "starts_from"
 #: What each recipe is, in the order of the help.
 MEANINGS = {
@@ -40,7 +41,7 @@ def recipes_of(method: str) -> tuple[str, ...]:
     """The recipes that a method has, `default` first; the method as in method=..."""
     if not re.fullmatch(r"\w+", method, re.ASCII):
         return (DEFAULT,)
-    return (DEFAULT, *(name for name in config_names(FOLDER / method) if name != DEFAULT))
+    return (DEFAULT, *sorted(name for name in _read(method) if name != DEFAULT))
 
 
 def recipe_options(method: str, recipe: str, data: str) -> dict[str, Any]:
@@ -81,12 +82,18 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-@cache
 def read_recipe(name: str) -> dict[str, Any]:
-    """The sections of <method>/<recipe>.yaml, {} where there is no such file."""
+    """The sections of a recipe `<method>/<recipe>`, {} where there is none."""
+    method, _, recipe = name.partition("/")
+    return dict(_read(method).get(recipe, {}))
+
+
+@cache
+def _read(method: str) -> dict[str, dict[str, Any]]:
+    """The recipes of a method's file by name, {} where there is no such file."""
     from omegaconf import OmegaConf  # which reads 1e-3 as a number
 
-    path = FOLDER / f"{name}.yaml"
+    path = FOLDER / f"{method}.yaml"
     content: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
     return dict(content)
 
@@ -101,8 +108,7 @@ def register_recipes() -> None:
     store = ConfigStore.instance()
     for recipe in MEANINGS:
         store.store(recipe, {"recipe": recipe}, "recipe", "_global_", str(FOLDER))
-    methods = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
-    for method in methods:
+    for method in config_names(FOLDER):
         for recipe in recipes_of(method):
             for data in config_names(CONF / "data"):
                 options = recipe_options(method, recipe, data)

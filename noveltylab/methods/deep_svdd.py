@@ -36,9 +36,9 @@ here:
 - selection: the lowest loss on held-out inliers, never an epoch of pretraining, nor of a soft
   boundary whose radius is still 0; the authors take the last epoch, and hold no image out;
 - batches: drawn anew in each epoch; the first code shuffles batches that stay as they are.
-Recipes: conf/recipe/deep_svdd/default.yaml is the later code, conf/recipe/deep_svdd/first_code.yaml
-the first one on top of it. Images: conf/recipe/deep_svdd/ sets Deep SVDD's own contrast
-normalisation (data.contrast=gcn). Published mean AUROC: MNIST P2 0.948, CIFAR-10 P2 0.6481.
+Recipes (conf/recipe/deep_svdd.yaml): `default` is the later code, `first_code` the first one on top
+of it; both set Deep SVDD's own contrast normalisation (data.contrast=gcn). Published mean AUROC:
+MNIST P2 0.948, CIFAR-10 P2 0.6481.
 Measured on MNIST's digits 0, 3, 5 and 8 (printed 0.980, 0.919, 0.885, 0.939): 0.987, 0.906, 0.892,
 0.934 by the first code, 0.951, 0.904 and 0.907 on 0, 3 and 8 by the later one
 (experiments/learn/deep_svdd.yaml).

@@ -39,12 +39,21 @@ from noveltylab.run.rerun import rerun
 from tests.conftest import TINY
 from tests.formats import write_images
 
+Config = dict[str, Any]
+
+
+def yaml_of(path: Path) -> Config:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]  # a mapping
+
+
 METHODS, DATA = config_names(CONF / "method"), config_names(CONF / "data")
 RECIPES = [(method, recipe) for method in METHODS for recipe in recipes_of(method)]
+#: Every recipe that is written down, as <method>/<recipe>.
+NAMES = [
+    f"{path.stem}/{recipe}" for path in sorted(FOLDER.glob("*.yaml")) for recipe in yaml_of(path)
+]
 #: Options of a method that are no number where they are null.
 NOTHING = {"nda": {"contrastive_from"}, "oled": {"mm_turn"}, "pyod": {"arguments"}}
-
-Config = dict[str, Any]
 
 
 def composed(*overrides: str) -> Config:
@@ -62,10 +71,6 @@ def plain() -> dict[str, Config]:
 @pytest.fixture(scope="module")
 def methods() -> dict[str, Config]:
     return {name: yaml_of(CONF / "method" / f"{name}.yaml") for name in METHODS}
-
-
-def yaml_of(path: Path) -> Config:
-    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]  # a mapping
 
 
 @pytest.mark.parametrize(("method", "recipe"), RECIPES)
@@ -90,7 +95,7 @@ def test_a_recipe_fits_every_data_set(
 
 
 @pytest.mark.parametrize(
-    ("method", "recipe"), [pair for pair in RECIPES if (FOLDER / pair[0]).is_dir()]
+    ("method", "recipe"), [pair for pair in RECIPES if read_recipe("/".join(pair))]
 )
 def test_hydra_takes_a_recipe_between_the_methods_file_and_the_command_line(
     method: str, recipe: str, plain: dict[str, Config], methods: dict[str, Config]
@@ -104,21 +109,17 @@ def test_hydra_takes_a_recipe_between_the_methods_file_and_the_command_line(
 
 
 def test_no_two_recipes_say_the_same() -> None:
-    bodies = [
-        json.dumps(read_recipe("/".join(path.with_suffix("").parts[-2:])))
-        for path in FOLDER.glob("*/*.yaml")
-    ]
+    bodies = [json.dumps(read_recipe(name)) for name in NAMES]
     assert len(set(bodies)) == len(bodies) > 20
 
 
-@pytest.mark.parametrize(
-    "path", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
-def test_a_recipe_is_of_a_method_and_of_data_sets_that_exist(path: Path) -> None:
-    assert path.parent.name in METHODS and path.stem in MEANINGS
-    for title, section in read_recipe(f"{path.parent.name}/{path.stem}").items():
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_of_a_method_and_of_data_sets_that_exist(name: str) -> None:
+    method, recipe = name.split("/")
+    assert method in METHODS and recipe in MEANINGS
+    for title, section in read_recipe(name).items():
         if title == BELOW:
-            assert (FOLDER / f"{section}.yaml").is_file()
+            assert read_recipe(section)
         else:
             assert title == EVERY or set(title.split()) <= set(DATA), title
             assert set(section) <= {"method", "data", "trainer", "protocol", "select"}

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import keep
 from noveltylab.__main__ import CONF
-from noveltylab.command.recipes import read_recipe
+from noveltylab.command.recipes import config_names, read_recipe, recipes_of
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.collect import Run as Run_
 from noveltylab.results.archive import find_row, read_archive
@@ -104,7 +104,7 @@ def test_a_run_of_a_study_is_kept_with_its_losses(
 
 def test_the_study_of_the_recipes_ours_measures_what_they_change() -> None:
     rows = keep.rows_of("learn/ours")
-    methods = [path.parent.name for path in (CONF / "recipe").glob("*/ours.yaml")]
+    methods = [name for name in config_names(CONF / "recipe") if "ours" in recipes_of(name)]
     assert set(rows) == {*methods, *(f"{method}_ours" for method in methods)}
     for method in methods:
         assert rows[f"{method}_ours"][0] == method
