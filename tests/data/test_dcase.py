@@ -86,12 +86,11 @@ def samples_of(path: Path) -> NDArray[np.int64]:
 
 def listed(folder: Path) -> dict[str, list[str]]:
     """name -> the rest of its line, of the event lists in a part's folder."""
-    lists = sorted((folder / "meta").glob("*.csv"))
-    return {
-        row[0]: row[1:]
-        for path in lists
-        for row in csv.reader(path.read_text().splitlines(), delimiter="\t")
-    }
+    fields = {}
+    for path in sorted((folder / "meta").glob("*.csv")):
+        for row in csv.reader(path.read_text().splitlines(), delimiter="\t"):
+            fields[row[0]] = row[1:]
+    return fields
 
 
 def path_of(root: Path, stem: str) -> Path:

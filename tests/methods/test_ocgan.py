@@ -413,11 +413,9 @@ def test_the_log_of_mining_changes_nothing(
         for _ in range(2):
             method.update(Batch(blobs(16), torch.arange(16)))
         trained.append(states(method, NETWORKS))
-    assert all(
-        torch.equal(trained[0][net][key], trained[1][net][key])
-        for net in NETWORKS
-        for key in trained[0][net]
-    )
+    for name in NETWORKS:
+        for key, value in trained[0][name].items():
+            assert torch.equal(value, trained[1][name][key]), (name, key)
 
 
 def test_a_logit_squashed_twice_has_5_to_43_times_less_gradient() -> None:

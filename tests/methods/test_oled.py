@@ -565,10 +565,11 @@ def test_batch_norms_and_slopes() -> None:
         "decoder": 0,
         "mask_generator": 1,
     }
-    slopes = {
-        n: {m.negative_slope for m in getattr(method, n).modules() if isinstance(m, nn.LeakyReLU)}
-        for n in NETWORKS
-    }
+    slopes: dict[str, set[float]] = {name: set() for name in NETWORKS}
+    for name in NETWORKS:
+        for module in getattr(method, name).modules():
+            if isinstance(module, nn.LeakyReLU):
+                slopes[name].add(module.negative_slope)
     assert slopes == {"encoder": {0.2}, "decoder": {0.2}, "mask_generator": {0.3}}
     # second block
     assert kinds["mask_generator"].index(nn.BatchNorm2d) > kinds["mask_generator"].index(

@@ -101,12 +101,10 @@ def signed_rank_p(gaps: list[float]) -> float:
     order = np.array([(sizes < size).sum() + ((sizes == size).sum() + 1) / 2 for size in sizes])
     total = order.sum()
     statistic = min(order[np.array(gaps) > 0].sum(), order[np.array(gaps) < 0].sum())
-    sums = [
-        min(s, total - s)
-        for s in (
-            order[np.array(signs)].sum() for signs in product([False, True], repeat=len(gaps))
-        )
-    ]
+    sums = []
+    for signs in product([False, True], repeat=len(gaps)):
+        positive = order[np.array(signs)].sum()
+        sums.append(min(positive, total - positive))
     return float(np.mean(np.array(sums) <= statistic))
 
 
@@ -262,14 +260,14 @@ REPEATS = 300
 def equal_rows(rng: np.random.Generator, rows: int, seeds: Sequence[int]) -> list[Cells]:
     """Rows whose differences are 0 on average; of class i the first `seeds[i]` seeds were run."""
     effects = rng.normal(0, CLASS_SPREAD / np.sqrt(2), (rows, len(seeds)))
-    return [
-        cells({
-            (label, seed): 0.8 + effect + float(rng.normal(0, SEED_SPREAD))
-            for label, (effect, count) in enumerate(zip(of_row, seeds, strict=True))
-            for seed in range(count)
-        }, 0.005)
-        for of_row in effects
-    ]  # fmt: skip
+    tables = []
+    for of_row in effects:
+        values = {}
+        for label, (effect, count) in enumerate(zip(of_row, seeds, strict=True)):
+            for seed in range(count):
+                values[label, seed] = 0.8 + effect + float(rng.normal(0, SEED_SPREAD))
+        tables.append(cells(values, 0.005))
+    return tables
 
 
 def at_most(share: float) -> float:

@@ -37,10 +37,7 @@ def test_the_matrices_convolve(taps: int) -> None:
         torch.arange(1.0, taps + 1).double(),
         torch.arange(winograd.TILE + taps - 1).double() ** 2,
     )
-    expected = [
-        float(sum(g[tap] * d[position + tap] for tap in range(taps)))
-        for position in range(winograd.TILE)
-    ]
+    expected = [float(g @ d[start : start + taps]) for start in range(winograd.TILE)]
     assert (forward @ ((weights @ g) * (inputs @ d))).tolist() == pytest.approx(expected)
 
 
