@@ -58,6 +58,16 @@ def as_maps(rows: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
     return rows.view(batch, *size, -1).permute(0, 3, 1, 2)
 
 
+def empty_maps(like: Tensor, batch: int, channels: int, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, H, W) to write into, channels last in memory.
+
+    What a `Function` returns must not be a view, or no activation could change it in place.
+    """
+    shape = (batch, channels, *size)
+    layout = torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
 def weight_gradient(small: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """Gradient of weights (O, C, k, k): small maps (B, O, h, w) times windows of the larger ones."""
     product = as_rows(small).T @ rows
@@ -71,7 +81,8 @@ def spread(x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int
     """
     inputs, outputs, side, _ = weight.shape
     height, width = size
-    out = x.new_empty(len(x), height, width, outputs)
+    maps = empty_maps(x, len(x), outputs, size)
+    out = maps.permute(0, 2, 3, 1)
     taps = weight.permute(2, 3, 0, 1).contiguous()
     # out[stride i + phase] adds weight[tap] x[i + (phase + padding - tap) / stride] over the taps
     # that divide: x from i + low to i + high
@@ -107,9 +118,9 @@ def spread(x: Tensor, weight: Tensor, stride: int, padding: int, size: tuple[int
                     total.addmm_(lines, matrix)
             assert total is not None
             phase = out[:, row::stride, column::stride]
-            maps = total.view(rows, -1, columns, outputs).transpose(0, 1)
-            phase.copy_(maps[:, : phase.shape[1], : phase.shape[2]])
-    return out.permute(0, 3, 1, 2)
+            values = total.view(rows, -1, columns, outputs).transpose(0, 1)
+            phase.copy_(values[:, : phase.shape[1], : phase.shape[2]])
+    return maps
 
 
 def as_image(x: Tensor, weight: Tensor, padding: int, bias: Tensor | None = None) -> Tensor:
@@ -166,7 +177,9 @@ class Convolution(torch.autograd.Function):
         rows = windows(x.permute(0, 2, 3, 1), -padding, -padding, (kernel, kernel), stride, size)
         ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
         ctx.geometry = (stride, padding, x.shape[2:])
-        return as_maps(rows @ as_matrix(weight).T, len(x), size)
+        maps = empty_maps(x, len(x), len(weight), size)
+        torch.mm(rows, as_matrix(weight).T, out=maps.permute(0, 2, 3, 1).view(len(rows), -1))
+        return maps
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noveltylab.nets.cpu.conv import empty_maps
+
 #: Outputs in a row of a tile.
 TILE = 4
 #: Even and odd rows and columns.
@@ -62,23 +64,24 @@ MATRICES = {
 
 def halves(kernel: int, padding: int, size: Sequence[int]) -> bool:
     """Whether a convolution of stride 2 halves maps of that size."""
-    return all(
-        side % 2 == 0 and (side + 2 * padding - kernel) // 2 + 1 == side // 2 for side in size
-    )
+    for side in size:
+        outputs = (side + 2 * padding - kernel) // 2 + 1
+        if side % 2 or outputs != side // 2:
+            return False
+    return True
 
 
 def fits(kernel: int, padding: int, size: Sequence[int]) -> bool:
     """Whether it does so into whole tiles, by a kernel worth it (3 x 3 is not)."""
-    return (
-        kernel in (4, 5)
-        and all(side % (2 * TILE) == 0 for side in size)
-        and halves(kernel, padding, size)
-    )
+    whole_tiles = all(side % (2 * TILE) == 0 for side in size)
+    return kernel in (4, 5) and whole_tiles and halves(kernel, padding, size)
 
 
 def tiles(batch: int, size: Sequence[int]) -> int:
     """How many there are in a batch of maps of that size."""
-    return batch * (size[0] // 2 // TILE) * (size[1] // 2 // TILE)
+    down = size[0] // 2 // TILE
+    across = size[1] // 2 // TILE
+    return batch * down * across
 
 
 @cache
@@ -125,45 +128,34 @@ def transform(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
     return torch.bmm(matrix.expand(a, a, b), half.transpose(0, 1), out=out)
 
 
-def fresh(x: Tensor) -> Tensor:
-    """A contiguous copy, never in memory that is written over."""
-    return x.clone(memory_format=torch.contiguous_format)
-
-
 def product(first: Tensor, second: Tensor) -> Tensor:
-    """left @ right, in memory that the next product writes over."""
-    return torch.bmm(
-        first,
-        second,
-        out=_scratch.take("product", first, len(first), first.shape[1], second.shape[2]),
-    )
-
-
-def channels_last(maps: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W) of the same memory."""
-    return maps.permute(0, 3, 1, 2)
+    """first @ second, in memory that the next product writes over."""
+    shape = (len(first), first.shape[1], second.shape[2])
+    memory = _scratch.take("product", first, *shape)
+    return torch.bmm(first, second, out=memory)
 
 
 class Geometry:
     """Sizes and transforms of a convolution that halves the sides of maps.
 
-    Maps are (batch, height, width, channels), all sides of tiles whole.
+    Maps are (batch, channels, height, width), channels last in memory, all sides of tiles whole.
+    What is returned has memory of its own.
     """
 
     def __init__(self, shape: torch.Size, kernel: int, padding: int) -> None:
-        self.batch, self.height, self.width, self.channels = shape
+        self.batch, self.channels, self.height, self.width = shape
         self.kernel = kernel
         self.padding = padding
         self.taps = (kernel + 1) // 2
         self.side = TILE + self.taps - 1
         self.down = self.height // 2 // TILE
         self.across = self.width // 2 // TILE
-        self.tiles = tiles(self.batch, shape[1:3])
+        self.tiles = tiles(self.batch, shape[2:])
 
     # Each of these and the one named `..._adjoint` are transposes of each other, as matrices.
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Maps x (B, H, W, C) -> B^T of every tile's phases (n n, tiles, 4 C)."""
+        """Maps x (B, C, H, W) -> B^T of every tile's phases (n n, tiles, 4 C)."""
         n = self.side
         batch, channels = self.batch, self.channels
         overlap = self.taps - 1
@@ -181,32 +173,31 @@ class Geometry:
             padded[:, :, right:],
         ):
             border.zero_()
-        padded[:, edge:bottom, edge:right] = x
+        padded[:, edge:bottom, edge:right] = x.permute(0, 2, 3, 1)
         # overlapping tiles of each phase as a view, then one copy
         b, h, w, _ = padded.stride()
         strides = (2 * h, 2 * w, b, 2 * TILE * h, 2 * TILE * w, h, 1)
         shape = (n, n, batch, self.down, self.across, 2, 2 * channels)
         windows = _scratch.take("windows", x, *shape)
         windows.copy_(padded.as_strided(shape, strides, padded.storage_offset()))
+        # the transform, a matrix product along both sides of a tile
         transformed = x.new_empty(n, n, windows[0, 0].numel())
-        transform(matrices(self.taps, x.dtype)[2], windows.view(n, n, -1), transformed)
+        _, _, to_inputs = matrices(self.taps, x.dtype)
+        transform(to_inputs, windows.view(n, n, -1), transformed)
         return transformed.view(n * n, self.tiles, 4 * channels)
 
     def inputs_adjoint(self, transformed: Tensor) -> Tensor:
-        """(n n, tiles, 4 C) -> maps (B, H, W, C)."""
+        """(n n, tiles, 4 C) -> maps (B, C, H, W)."""
         n = self.side
         batch, channels = self.batch, self.channels
         down, across = self.down, self.across
-        windows = _scratch.take("windows", transformed, n, n, batch, down, across, 2, 2 * channels)
-        transform(
-            matrices(self.taps, transformed.dtype)[2].T,
-            transformed.view(n, n, -1),
-            windows.view(n, n, -1),
-        )
+        shape = (n, n, batch, down, across, 2, 2 * channels)
+        windows = _scratch.take("windows", transformed, *shape)
+        _, _, to_inputs = matrices(self.taps, transformed.dtype)
+        transform(to_inputs.T, transformed.view(n, n, -1), windows.view(n, n, -1))
         # Tiles overlap by n - 4 rows and columns: those are added to the next tile's first ones.
-        padded = _scratch.take(
-            "padded", transformed, batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels
-        )
+        shape = (batch, down + 1, TILE, 2, across + 1, TILE, 2 * channels)
+        padded = _scratch.take("padded", transformed, *shape)
         padded[:, down].zero_()
         padded[:, :, :, :, across].zero_()
         parts = windows.permute(2, 3, 0, 5, 4, 1, 6)
@@ -215,74 +206,77 @@ class Geometry:
         padded[:, 1:, :overlap, :, :across] += parts[:, :, TILE:, :, :, :TILE]
         padded[:, :down, :, :, 1:, :overlap] += parts[:, :, :TILE, :, :, TILE:]
         padded[:, 1:, :overlap, :, 1:, :overlap] += parts[:, :, TILE:, :, :, TILE:]
+        # without the border
         maps = padded.view(batch, 2 * TILE * (down + 1), 2 * TILE * (across + 1), channels)
         edge = self.padding
-        return fresh(maps[:, edge : edge + self.height, edge : edge + self.width])
+        inner = maps[:, edge : edge + self.height, edge : edge + self.width]
+        return inner.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     def weights(self, weight: Tensor) -> Tensor:
         """(O, C, k, k) -> G of its phases (n n, O, 4 C)."""
-        taps, n = self.taps, self.side
+        n = self.side
+        taps = self.taps
         phases = _scratch.take("windows", weight, taps, taps, len(weight), 2, 2, self.channels)
-        phases.zero_()  # an odd kernel's second phase has a tap less
+        # an odd kernel's second phase has a tap less
+        phases.zero_()
         for row, column in PHASES:
             part = weight[:, :, row::2, column::2].permute(2, 3, 0, 1)
             phases[: len(part), : part.shape[1], :, row, column] = part
         transformed = weight.new_empty(n, n, phases[0, 0].numel())
-        transform(matrices(taps, weight.dtype)[1], phases.view(taps, taps, -1), transformed)
+        _, to_weights, _ = matrices(taps, weight.dtype)
+        transform(to_weights, phases.view(taps, taps, -1), transformed)
         return transformed.view(n * n, len(weight), 4 * self.channels)
 
     def weights_adjoint(self, transformed: Tensor) -> Tensor:
         """(n n, O, 4 C) -> (O, C, k, k)."""
-        taps, n = self.taps, self.side
+        n = self.side
+        taps = self.taps
         outputs = transformed.shape[1]
         phases = _scratch.take("windows", transformed, taps, taps, outputs, 2, 2, self.channels)
-        transform(
-            matrices(taps, transformed.dtype)[1].T,
-            transformed.view(n, n, -1),
-            phases.view(taps, taps, -1),
-        )
-        weight = channels_last(
-            transformed.new_empty(outputs, self.kernel, self.kernel, self.channels)
-        )
+        _, to_weights, _ = matrices(taps, transformed.dtype)
+        transform(to_weights.T, transformed.view(n, n, -1), phases.view(taps, taps, -1))
+        weight = empty_maps(transformed, outputs, self.channels, (self.kernel, self.kernel))
         for row, column in PHASES:
             part = weight[:, :, row::2, column::2].permute(2, 3, 0, 1)
             part.copy_(phases[: len(part), : part.shape[1], :, row, column])
         return weight
 
     def outputs(self, transformed: Tensor) -> Tensor:
-        """(n n, tiles, O) -> A^T of it, put together to maps (B, H/2, W/2, O)."""
-        n, outputs = self.side, transformed.shape[2]
+        """(n n, tiles, O) -> A^T of it, put together to maps (B, O, H/2, W/2)."""
+        n = self.side
+        outputs = transformed.shape[2]
         parts = _scratch.take("windows", transformed, TILE, TILE, self.tiles * outputs)
-        transform(matrices(self.taps, transformed.dtype)[0], transformed.view(n, n, -1), parts)
-        parts = parts.view(TILE, TILE, self.batch, self.down, self.across, outputs).permute(
-            2, 3, 0, 4, 1, 5
-        )
-        return fresh(parts).view(self.batch, self.height // 2, self.width // 2, outputs)
+        to_outputs, _, _ = matrices(self.taps, transformed.dtype)
+        transform(to_outputs, transformed.view(n, n, -1), parts)
+        parts = parts.view(TILE, TILE, self.batch, self.down, self.across, outputs)
+        # tiles beside and below each other
+        maps = empty_maps(transformed, self.batch, outputs, (self.height // 2, self.width // 2))
+        shape = (self.batch, self.down, TILE, self.across, TILE, outputs)
+        maps.permute(0, 2, 3, 1).view(shape).copy_(parts.permute(2, 3, 0, 4, 1, 5))
+        return maps
 
     def outputs_adjoint(self, maps: Tensor) -> Tensor:
-        """(B, H/2, W/2, O) -> (n n, tiles, O)."""
-        n, outputs = self.side, maps.shape[3]
-        shape = (TILE, TILE, self.batch, self.down, self.across, outputs)
-        parts = _scratch.take("windows", maps, *shape)
-        parts.copy_(
-            maps.reshape(self.batch, self.down, TILE, self.across, TILE, outputs).permute(
-                2, 4, 0, 1, 3, 5
-            )
-        )
+        """(B, O, H/2, W/2) -> (n n, tiles, O)."""
+        n = self.side
+        outputs = maps.shape[1]
+        shape = (self.batch, self.down, TILE, self.across, TILE, outputs)
+        by_tiles = maps.permute(0, 2, 3, 1).reshape(shape).permute(2, 4, 0, 1, 3, 5)
+        parts = _scratch.take("windows", maps, *by_tiles.shape)
+        parts.copy_(by_tiles)
         transformed = maps.new_empty(n, n, self.tiles * outputs)
-        transform(matrices(self.taps, maps.dtype)[0].T, parts.view(TILE, TILE, -1), transformed)
+        to_outputs, _, _ = matrices(self.taps, maps.dtype)
+        transform(to_outputs.T, parts.view(TILE, TILE, -1), transformed)
         return transformed.view(n * n, self.tiles, outputs)
 
-    # The layer and its two gradients, between what is transformed already; maps are (B, C, H, W),
-    # channels last in memory.
+    # The layer and its two gradients, between what is transformed already.
 
     def convolve(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """-> (B, O, H/2, W/2); also the transposed layer's gradient at its input."""
-        return channels_last(self.outputs(product(inputs, weights.transpose(1, 2))))
+        return self.outputs(product(inputs, weights.transpose(1, 2)))
 
     def transpose(self, outputs: Tensor, weights: Tensor) -> Tensor:
         """-> (B, C, H, W); also the layer's gradient at its input."""
-        return channels_last(self.inputs_adjoint(product(outputs, weights)))
+        return self.inputs_adjoint(product(outputs, weights))
 
     def weight_gradient(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """-> (O, C, k, k), of the one as of the other."""
@@ -292,9 +286,8 @@ class Geometry:
 def keep(ctx: Any, geometry: Geometry, for_weight: Tensor, for_x: Tensor) -> None:
     """What the gradients at the weight and at x are made from, where they are wanted."""
     ctx.geometry = geometry
-    ctx.save_for_backward(
-        for_weight if ctx.needs_input_grad[1] else None, for_x if ctx.needs_input_grad[0] else None
-    )
+    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(for_weight if needs_weight else None, for_x if needs_x else None)
 
 
 class Convolution(torch.autograd.Function):
@@ -305,9 +298,9 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-        maps = x.permute(0, 2, 3, 1)
-        geometry = Geometry(maps.shape, weight.shape[2], padding)
-        inputs, weights = geometry.inputs(maps), geometry.weights(weight)
+        geometry = Geometry(x.shape, weight.shape[2], padding)
+        inputs = geometry.inputs(x)
+        weights = geometry.weights(weight)
         keep(ctx, geometry, inputs, weights)
         return geometry.convolve(inputs, weights)
 
@@ -315,7 +308,7 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         inputs, weights = ctx.saved_tensors
         geometry = ctx.geometry
-        outputs = geometry.outputs_adjoint(gradient.permute(0, 2, 3, 1))
+        outputs = geometry.outputs_adjoint(gradient)
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
             for_x = geometry.transpose(outputs, weights)
@@ -333,9 +326,10 @@ class Transposed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         batch, _, height, width = x.shape
-        shape = torch.Size((batch, 2 * height, 2 * width, weight.shape[1]))
+        shape = torch.Size((batch, weight.shape[1], 2 * height, 2 * width))
         geometry = Geometry(shape, weight.shape[2], padding)
-        outputs, weights = geometry.outputs_adjoint(x.permute(0, 2, 3, 1)), geometry.weights(weight)
+        outputs = geometry.outputs_adjoint(x)
+        weights = geometry.weights(weight)
         keep(ctx, geometry, outputs, weights)
         return geometry.transpose(outputs, weights)
 
@@ -343,7 +337,7 @@ class Transposed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         outputs, weights = ctx.saved_tensors
         geometry = ctx.geometry
-        inputs = geometry.inputs(gradient.permute(0, 2, 3, 1))
+        inputs = geometry.inputs(gradient)
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
             for_x = geometry.convolve(inputs, weights)

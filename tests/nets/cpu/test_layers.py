@@ -94,6 +94,30 @@ def test_products_ask_for_no_gradient_that_nobody_wants(monkeypatch) -> None:  #
     assert x.grad is not None and layer.weight.grad is None
 
 
+@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("channels", [(3, 8), (6, 8)])
+@pytest.mark.parametrize("kind", [layers.Conv2d, layers.ConvTranspose2d])
+def test_a_layer_without_bias_stands_before_an_activation_in_place(
+    kind: type[nn.Conv2d | nn.ConvTranspose2d],
+    channels: tuple[int, int],
+    winograd: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(layers.WORTHWHILE, torch.float32, 0)
+    monkeypatch.setitem(layers.WINOGRAD_WORTHWHILE, torch.float32, 0)
+    monkeypatch.setattr(layers, "WINOGRAD_TILES", 0)
+    torch.manual_seed(0)
+    layer = kind(*channels, 4, 2, 1, bias=False)
+    layers.use_winograd(layer, winograd)
+    x = torch.randn(2, channels[0], 16, 16, requires_grad=True)
+    gradients = []
+    for inplace in (True, False):
+        network = nn.Sequential(layer, nn.LeakyReLU(0.2, inplace=inplace))
+        gradients.append(torch.autograd.grad(network(x).square().sum(), [x, layer.weight]))
+    for in_place, copied in zip(*gradients, strict=True):
+        assert torch.equal(in_place, copied)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5])
 def test_dropout_keeps_the_share_and_the_mean(p: float) -> None:
     torch.manual_seed(0)

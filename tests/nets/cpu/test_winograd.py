@@ -96,11 +96,11 @@ def test_a_frozen_side_gets_no_gradient(layer: Any, needed: tuple[bool, bool]) -
 def test_the_transforms_and_their_adjoints_are_transposes(
     kernel: tuple[int, int], size: tuple[int, int], batch: int, channels: int, seed: int
 ) -> None:
-    geometry = winograd.Geometry(torch.Size((batch, *size, channels)), *kernel)
+    geometry = winograd.Geometry(torch.Size((batch, channels, *size)), *kernel)
     torch.manual_seed(seed)
     big, small = (
-        torch.randn(batch, *size, channels).double(),
-        torch.randn(batch, size[0] // 2, size[1] // 2, 3).double(),
+        torch.randn(batch, channels, *size).double(),
+        torch.randn(batch, 3, size[0] // 2, size[1] // 2).double(),
     )
     weight = torch.randn(3, channels, kernel[0], kernel[0]).double()
     squares = geometry.side**2
