@@ -24,7 +24,7 @@ The layers behind them are not known to be these, and a PCA residual gives 0.955
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method
@@ -59,13 +59,13 @@ class AE(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 1e-3,
-        latent_size: Annotated[int, Field(ge=1)] = 16,
-        channels: Annotated[int, Field(ge=1)] = 32,
-        noise_std: Annotated[float, Field(ge=0)] = 0.0,
+        lr: PositiveFloat = 1e-3,
+        latent_size: PositiveInt = 16,
+        channels: PositiveInt = 32,
+        noise_std: NonNegativeFloat = 0.0,
         masking: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         context: bool = False,
-        crop: Annotated[int, Field(ge=1)] = 10,
+        crop: PositiveInt = 10,
     ) -> None:
         super().__init__(image_shape)
         image_channels, height, width = image_shape

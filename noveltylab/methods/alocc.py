@@ -34,10 +34,9 @@ D(x); the 0.88 and 0.82 printed for MNIST P1 may be F1.
 """
 
 from itertools import pairwise
-from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
@@ -92,11 +91,11 @@ class ALOCC(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
-        channels: Annotated[int, Field(ge=1)] = 16,
-        noise_std: Annotated[float, Field(ge=0)] = 0.155,
-        w_rec: Annotated[float, Field(ge=0)] = 0.4,
-        r_steps: Annotated[int, Field(ge=1)] = 1,
+        lr: PositiveFloat = 2e-4,
+        channels: PositiveInt = 16,
+        noise_std: NonNegativeFloat = 0.155,
+        w_rec: NonNegativeFloat = 0.4,
+        r_steps: PositiveInt = 1,
     ) -> None:
         super().__init__(image_shape)
         self.lr, self.noise_std, self.w_rec, self.r_steps = lr, noise_std, w_rec, r_steps

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
@@ -109,15 +109,15 @@ class AnoGAN(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        lr: PositiveFloat = 2e-4,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        latent_size: Annotated[int, Field(ge=1)] = 100,
-        channels: Annotated[int, Field(ge=1)] = 64,
+        latent_size: PositiveInt = 100,
+        channels: PositiveInt = 64,
         lam: Annotated[float, Field(ge=0, le=1)] = 0.1,
-        search_steps: Annotated[int, Field(ge=0)] = 500,
-        search_lr: Annotated[float, Field(gt=0)] = 0.05,
-        start_candidates: Annotated[int, Field(ge=1)] = 1,
-        validation_steps: Annotated[int, Field(ge=0)] = 25,
+        search_steps: NonNegativeInt = 500,
+        search_lr: PositiveFloat = 0.05,
+        start_candidates: PositiveInt = 1,
+        validation_steps: NonNegativeInt = 25,
     ) -> None:
         super().__init__(image_shape)
         image_channels, height, width = image_shape

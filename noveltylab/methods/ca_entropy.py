@@ -55,7 +55,7 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -208,26 +208,26 @@ class CAEntropy(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 1e-3,
+        lr: PositiveFloat = 1e-3,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         latent_size: Annotated[int, Field(ge=2)] = 100,
         latent_bound: Literal["none", "batch_norm", "tanh"] = "none",
-        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        temperature: PositiveFloat = 1.0,
         latent_to_decoder: Literal["raw", "softmax"] = "raw",
-        channels: Annotated[int, Field(ge=1)] = 64,
-        feature_size: Annotated[int, Field(ge=1)] = 100,
+        channels: PositiveInt = 64,
+        feature_size: PositiveInt = 100,
         skip: bool = False,
-        R: Annotated[int, Field(ge=1)] = 16,
-        noise_std: Annotated[float, Field(ge=0)] = 0.2,
+        R: PositiveInt = 16,
+        noise_std: NonNegativeFloat = 0.2,
         entropy: bool = True,
         channel_attention: bool = True,
         adversarial: bool = True,
         feature_loss: bool = True,
         d_feature_loss: bool = False,
-        w_adv: Annotated[float, Field(ge=0)] = 1.0,
-        w_con: Annotated[float, Field(ge=0)] = 50.0,
-        w_fea: Annotated[float, Field(ge=0)] = 1.0,
-        w_inf: Annotated[float, Field(ge=0)] = 1.0,
+        w_adv: NonNegativeFloat = 1.0,
+        w_con: NonNegativeFloat = 50.0,
+        w_fea: NonNegativeFloat = 1.0,
+        w_inf: NonNegativeFloat = 1.0,
         feature_norm: Literal["mean_square", "l2"] = "mean_square",
         lam: Annotated[float, Field(ge=0, le=1)] = 0.9,
         score_norm: Literal["l1", "l2"] = "l1",

@@ -51,7 +51,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch import Tensor, nn
 
@@ -257,13 +257,13 @@ class DeepSVDD(Method):
         objective: Literal["one-class", "soft-boundary"] = "one-class",
         nu: Annotated[float, Field(gt=0, le=1)] = 0.1,
         warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.067,
-        lr: Annotated[float, Field(gt=0)] = 1e-4,
+        lr: PositiveFloat = 1e-4,
         lr_drop: Annotated[float, Field(ge=0, le=1)] = 0.333,
-        weight_decay: Annotated[float, Field(ge=0)] = 5e-7,
+        weight_decay: NonNegativeFloat = 5e-7,
         pretrain: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        ae_lr: Annotated[float, Field(gt=0)] = 1e-4,
+        ae_lr: PositiveFloat = 1e-4,
         ae_lr_drop: Annotated[float, Field(ge=0, le=1)] = 0.333,
-        ae_weight_decay: Annotated[float, Field(ge=0)] = 5e-7,
+        ae_weight_decay: NonNegativeFloat = 5e-7,
         architecture: Literal["auto", "mnist", "cifar10"] = "auto",
         batch_norm: Literal["fixed", "learned"] = "fixed",
         first_filters: Literal["random", "dictionary"] = "random",

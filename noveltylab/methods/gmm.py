@@ -8,12 +8,12 @@ tensors and scored here. What lies outside the principal subspace does not count
 import logging
 import math
 import warnings
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import PositiveInt
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
@@ -72,8 +72,8 @@ class GMM(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        dimensions: Annotated[int, Field(ge=1)] = 32,
-        components: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto",
+        dimensions: PositiveInt = 32,
+        components: Literal["auto"] | PositiveInt = "auto",
         covariance: Literal["full", "diag"] = "full",
     ) -> None:
         super().__init__(image_shape)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from sklearn.ensemble import IsolationForest
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class IForest(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        trees: Annotated[int, Field(ge=1)] = 100,
+        trees: PositiveInt = 100,
         samples: Annotated[int, Field(ge=2)] = 256,
     ) -> None:
         super().__init__(image_shape)

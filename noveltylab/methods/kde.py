@@ -13,10 +13,10 @@ cross-validated likelihood, behind a PCA of 95 % of the variance.
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from noveltylab.methods.base import Method
@@ -96,7 +96,7 @@ class KDE(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        bandwidth: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto",
+        bandwidth: Literal["auto"] | PositiveFloat = "auto",
     ) -> None:
         super().__init__(image_shape)
         self.given = bandwidth

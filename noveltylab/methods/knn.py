@@ -6,10 +6,10 @@ A floor that every run carries: on MNIST, Fashion-MNIST and CIFAR-10 it is level
 of the papers' tables.
 """
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import PositiveInt
 from torch import Tensor
 
 from noveltylab.methods.base import Method
@@ -21,9 +21,7 @@ class KNN(Method):
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 5
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, k: PositiveInt = 5) -> None:
         super().__init__(image_shape)
         self.k = k
         self.register_buffer("train_set", torch.zeros(0, 0))

@@ -6,10 +6,10 @@ How much sparser the training inliers lie around an image than around its neighb
 cluster of any density.
 """
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import PositiveInt
 from torch import Tensor
 
 from noveltylab.methods.base import Method
@@ -44,9 +44,7 @@ class LOF(Method):
 
     iterative: ClassVar[bool] = False
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], *, k: Annotated[int, Field(ge=1)] = 20
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, k: PositiveInt = 20) -> None:
         super().__init__(image_shape)
         self.k = k
         self.register_buffer("train_set", torch.zeros(0, 0))

@@ -22,10 +22,10 @@ layer is not bounded. Published mean AUROC: MNIST 0.9751 under protocol=two_thir
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,14 +130,14 @@ class MemAE(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 1e-4,
+        lr: PositiveFloat = 1e-4,
         architecture: Literal["auto", "mnist", "cifar10"] = "auto",
-        width: Annotated[float, Field(gt=0)] = 1.0,
-        slots: Annotated[int, Field(ge=1)] = 100,
+        width: PositiveFloat = 1.0,
+        slots: PositiveInt = 100,
         query: Literal["image", "place"] = "image",
         similarity: Literal["cosine", "dot"] = "cosine",
-        shrinkage: Annotated[float, Field(ge=0)] = 1.0,
-        w_entropy: Annotated[float, Field(ge=0)] = 2e-4,
+        shrinkage: NonNegativeFloat = 1.0,
+        w_entropy: NonNegativeFloat = 2e-4,
     ) -> None:
         super().__init__(image_shape)
         channels, size, breadth = image_shape

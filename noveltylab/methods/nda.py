@@ -53,7 +53,7 @@ from kornia.enhance import (
     adjust_hue,
     adjust_saturation_with_gray_subtraction,
 )
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -451,18 +451,18 @@ class NDA(Method):
         image_shape: tuple[int, int, int],
         *,
         optimizer: Literal["sgd", "adam"] = "adam",
-        lr: Annotated[float, Field(gt=0)] = 1e-3,
+        lr: PositiveFloat = 1e-3,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.0,
-        latent_size: Annotated[int, Field(ge=1)] = 16,
+        weight_decay: NonNegativeFloat = 0.0,
+        latent_size: PositiveInt = 16,
         latent_init: Literal["pca", "normal", "contrastive"] = "pca",
         contrastive_from: str | None = None,
         pca_norm: Literal["whiten", "unit_ball", "raw"] = "whiten",
         train_z: bool = False,
-        latent_lr: Annotated[float, Field(gt=0)] = 100.0,
+        latent_lr: PositiveFloat = 100.0,
         encoder: Literal["dcgan", "dim"] = "dim",
         channels: Annotated[int, Field(ge=2)] = 64,
-        estimator_channels: Annotated[int, Field(ge=1)] = 512,
+        estimator_channels: PositiveInt = 512,
         recon: Literal["lap", "mse", "none"] = "lap",
         recon_through_C: bool = False,
         lat_reduction: Literal["mean", "sum"] = "mean",
@@ -479,11 +479,11 @@ class NDA(Method):
         turn: Annotated[float, Field(ge=0, le=1)] = 0.5,
         jitter: Annotated[float, Field(ge=0, lt=1)] = 0.4,
         grey: Annotated[float, Field(ge=0, le=1)] = 0.2,
-        w_recon: Annotated[float, Field(ge=0)] = 1.0,
-        w_lat: Annotated[float, Field(ge=0)] = 1.0,
-        w_mie: Annotated[float, Field(ge=0)] = 1.0,
-        beta: Annotated[float, Field(ge=0)] = 0.5,
-        gamma: Annotated[float, Field(ge=0)] = 0.1,
+        w_recon: NonNegativeFloat = 1.0,
+        w_lat: NonNegativeFloat = 1.0,
+        w_mie: NonNegativeFloat = 1.0,
+        beta: NonNegativeFloat = 0.5,
+        gamma: NonNegativeFloat = 0.1,
     ) -> None:
         super().__init__(image_shape)
         image_channels, size, width = image_shape

@@ -44,7 +44,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, Phase, Row, frozen
@@ -197,26 +197,26 @@ class OCGAN(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        lr: PositiveFloat = 2e-4,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         latent_layout: Literal["vector", "map"] = "vector",
-        latent_size: Annotated[int, Field(ge=1)] = 16,
-        channels: Annotated[int, Field(ge=1)] = 64,
-        image_discriminator_channels: Annotated[int, Field(ge=1)] = 12,
-        classifier_channels: Annotated[int, Field(ge=1)] = 64,
+        latent_size: PositiveInt = 16,
+        channels: PositiveInt = 64,
+        image_discriminator_channels: PositiveInt = 12,
+        classifier_channels: PositiveInt = 64,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        w_lat: Annotated[float, Field(ge=0)] = 1.0,
-        w_vis: Annotated[float, Field(ge=0)] = 1.0,
-        w_mse: Annotated[float, Field(ge=0)] = 250.0,
+        w_lat: NonNegativeFloat = 1.0,
+        w_vis: NonNegativeFloat = 1.0,
+        w_mse: NonNegativeFloat = 250.0,
         mse_reduction: Literal["mean", "sum"] = "mean",
-        noise_std: Annotated[float, Field(ge=0)] = 0.2,
+        noise_std: NonNegativeFloat = 0.2,
         double_sigmoid: bool = False,
         use_latent_discriminator: bool = True,
         use_image_discriminator: bool = True,
         use_mining: bool = True,
         mining_loss: Literal["saturated", "unsaturated"] = "saturated",
-        mining_steps: Annotated[int, Field(ge=1)] = 5,
-        mining_step_size: Annotated[float, Field(ge=0)] = 2.0,
+        mining_steps: PositiveInt = 5,
+        mining_step_size: NonNegativeFloat = 2.0,
         mining_start: Annotated[float, Field(ge=0, le=1)] = 0.75,
         score_noise: bool = False,
     ) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from sklearn.svm import OneClassSVM
 from torch import Tensor
 
@@ -85,7 +85,7 @@ class OCSVM(Method):
         image_shape: tuple[int, int, int],
         *,
         nu: Annotated[float, Field(gt=0, le=1)] = 0.1,
-        gamma: Literal["scale", "consistent"] | Annotated[float, Field(gt=0)] = "scale",
+        gamma: Literal["scale", "consistent"] | PositiveFloat = "scale",
     ) -> None:
         super().__init__(image_shape)
         self.nu, self.given = nu, gamma

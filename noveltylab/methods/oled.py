@@ -50,7 +50,7 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -275,24 +275,24 @@ class OLED(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 5e-4,
+        lr: PositiveFloat = 5e-4,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9,
-        adam_eps: Annotated[float, Field(gt=0)] = 1e-7,
+        adam_eps: PositiveFloat = 1e-7,
         architecture: Literal["auto", "mnist", "cifar10", "ucsd"] = "auto",
-        width: Annotated[float, Field(gt=0)] = 1.0,
-        latent_size: Annotated[int, Field(ge=1)] = 64,
+        width: PositiveFloat = 1.0,
+        latent_size: PositiveInt = 64,
         out_act: Literal["linear_clip", "leaky", "tanh"] = "linear_clip",
         norm: Literal["encoder", "all"] = "encoder",
         mask: Literal["learned", "frozen", "random10", "half", "none"] = "learned",
         t: Annotated[float, Field(gt=0, lt=100)] = 87.5,
         mask_grad: Literal["eps", "ste"] = "eps",
-        mask_eps: Annotated[float, Field(gt=0)] = 1e-12,
-        mask_tau: Annotated[float, Field(gt=0)] = 0.1,
-        gamma: Annotated[float, Field(ge=0)] = 12.5,
-        lam: Annotated[float, Field(ge=0)] = 1.0,
-        mm_every: Annotated[int, Field(ge=1)] = 3,
-        mm_turn: Annotated[int, Field(ge=1)] | None = None,
+        mask_eps: PositiveFloat = 1e-12,
+        mask_tau: PositiveFloat = 0.1,
+        gamma: NonNegativeFloat = 12.5,
+        lam: NonNegativeFloat = 1.0,
+        mm_every: PositiveInt = 3,
+        mm_turn: PositiveInt | None = None,
         mask_objective: Literal["mask", "mask_cont"] = "mask_cont",
         mask_norm: Literal["second", "all"] = "second",
         validation: Literal["rec_mask", "rec"] = "rec_mask",

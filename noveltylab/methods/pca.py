@@ -5,10 +5,10 @@ Measured with 32 components on MNIST P2 at 28 px: mean AUROC 0.955 (`noveltylab/
 the protocol's table).
 """
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Method
@@ -24,7 +24,7 @@ class PCA(Method):
     least_images: ClassVar[int] = 1
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, components: Annotated[float, Field(gt=0)] = 32
+        self, image_shape: tuple[int, int, int], *, components: PositiveFloat = 32
     ) -> None:
         super().__init__(image_shape)
         if components >= 1 and components != int(components):

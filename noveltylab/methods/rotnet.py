@@ -24,7 +24,7 @@ What stands here, and what differs in the sources:
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,10 +121,10 @@ class RotNet(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 1e-3,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.0,
+        lr: PositiveFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.0,
         depth: Annotated[int, Field(ge=10)] = 10,
-        width: Annotated[float, Field(gt=0)] = 4.0,
+        width: PositiveFloat = 4.0,
     ) -> None:
         super().__init__(image_shape)
         channels, height, breadth = image_shape

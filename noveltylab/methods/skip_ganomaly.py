@@ -26,7 +26,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
@@ -85,14 +85,14 @@ class SkipGANomaly(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        lr: PositiveFloat = 2e-4,
         beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        channels: Annotated[int, Field(ge=1)] = 64,
-        feature_size: Annotated[int, Field(ge=1)] = 100,
+        channels: PositiveInt = 64,
+        feature_size: PositiveInt = 100,
         d_latent_loss: bool = False,
-        w_adv: Annotated[float, Field(ge=0)] = 1.0,
-        w_con: Annotated[float, Field(ge=0)] = 50.0,
-        w_lat: Annotated[float, Field(ge=0)] = 1.0,
+        w_adv: NonNegativeFloat = 1.0,
+        w_con: NonNegativeFloat = 50.0,
+        w_lat: NonNegativeFloat = 1.0,
         lam: Annotated[float, Field(ge=0, le=1)] = 0.9,
         score_norm: Literal["l1", "l2"] = "l2",
     ) -> None:

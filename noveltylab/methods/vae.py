@@ -21,10 +21,10 @@ stated in the tables.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,13 +67,13 @@ class VAE(Method):
         self,
         image_shape: tuple[int, int, int],
         *,
-        lr: Annotated[float, Field(gt=0)] = 1e-3,
-        latent_size: Annotated[int, Field(ge=1)] = 32,
-        channels: Annotated[int, Field(ge=1)] = 32,
+        lr: PositiveFloat = 1e-3,
+        latent_size: PositiveInt = 32,
+        channels: PositiveInt = 32,
         likelihood: Literal["gaussian", "bernoulli"] = "gaussian",
-        decoder_std: Annotated[float, Field(gt=0)] = 0.5,
-        beta: Annotated[float, Field(ge=0)] = 1.0,
-        score_draws: Annotated[int, Field(ge=0)] = 0,
+        decoder_std: PositiveFloat = 0.5,
+        beta: NonNegativeFloat = 1.0,
+        score_draws: NonNegativeInt = 0,
     ) -> None:
         super().__init__(image_shape)
         image_channels, height, width = image_shape
