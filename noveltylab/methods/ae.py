@@ -73,12 +73,13 @@ class AE(Method):
             raise ValueError(
                 f"method.crop={crop}: the hidden square is larger than the image, {height} x {width}"
             )
-        self.lr, self.noise_std, self.masking = lr, noise_std, masking
-        self.context, self.crop = context, crop
-        widths, sides = (
-            (image_channels, channels, 2 * channels, 4 * channels),
-            halvings(height, width),
-        )
+        self.lr = lr
+        self.noise_std = noise_std
+        self.masking = masking
+        self.context = context
+        self.crop = crop
+        widths = (image_channels, channels, 2 * channels, 4 * channels)
+        sides = halvings(height, width)
         self.encoder = encoder(widths, latent_size, sides[-1])
         self.decoder = decoder(widths[::-1], latent_size, sides[::-1]).append(nn.Tanh())
         self.apply(initialise)

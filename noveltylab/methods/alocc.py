@@ -33,51 +33,48 @@ nothing says where it should be. Published mean AUROC: COIL-100 P1 0.809 for D(R
 D(x); the 0.88 and 0.82 printed for MNIST P1 may be F1.
 """
 
-from itertools import pairwise
+from functools import partial
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, frozen
-from noveltylab.nets.autoencoder import Side, halvings
+from noveltylab.nets.autoencoder import doubling, halving, halvings
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce, discriminator_loss, squared_error
-
-# Networks.
-
-
-def down(before: int, after: int, norm: bool = True) -> list[nn.Module]:
-    normalised = [nn.BatchNorm2d(after)] if norm else []
-    return [nn.Conv2d(before, after, 5, 2, 2, bias=not norm), *normalised, nn.LeakyReLU(0.2)]
-
-
-def up(before: int, after: int, small: Side, large: Side, bias: bool = False) -> nn.Module:
-    odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-    return nn.ConvTranspose2d(before, after, 5, 2, 2, output_padding=odd, bias=bias)
 
 
 def reconstructor(channels: int, base: int, height: int, width: int) -> nn.Sequential:
     """R: images (B, C, H, W) -> images of that shape in (-1, 1)."""
-    sides = halvings(height, width, 3)[::-1]
-    layers: list[nn.Module] = []
-    for before, after in pairwise((channels, 2 * base, 4 * base, 8 * base)):
-        layers += down(before, after)
-    for (before, after), (small, large) in zip(
-        pairwise((8 * base, 2 * base, base)), pairwise(sides), strict=False
-    ):
-        layers += [up(before, after, small, large), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, up(base, channels, sides[-2], sides[-1], bias=True), nn.Tanh())
+    whole, half, quarter, eighth = halvings(height, width, 3)
+    return nn.Sequential(
+        *halving(channels, 2 * base),
+        *halving(2 * base, 4 * base),
+        *halving(4 * base, 8 * base),
+        doubling(8 * base, 2 * base, eighth, quarter),
+        nn.BatchNorm2d(2 * base),
+        nn.ReLU(),
+        doubling(2 * base, base, quarter, half),
+        nn.BatchNorm2d(base),
+        nn.ReLU(),
+        doubling(base, channels, half, whole, bias=True),
+        nn.Tanh(),
+    )
 
 
 def discriminator(channels: int, base: int, height: int, width: int) -> nn.Sequential:
     """D: images (B, C, H, W) -> logits (B,), large for inliers."""
     rows, columns = halvings(height, width, 4)[-1]
-    layers = down(channels, base, norm=False)
-    for before, after in pairwise((base, 2 * base, 4 * base, 8 * base)):
-        layers += down(before, after)
     return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(8 * base * rows * columns, 1), nn.Flatten(0)
+        nn.Conv2d(channels, base, 5, 2, 2),
+        nn.LeakyReLU(0.2),
+        *halving(base, 2 * base),
+        *halving(2 * base, 4 * base),
+        *halving(4 * base, 8 * base),
+        nn.Flatten(),
+        nn.Linear(8 * base * rows * columns, 1),
+        nn.Flatten(0),
     )
 
 
@@ -98,16 +95,20 @@ class ALOCC(Method):
         r_steps: PositiveInt = 1,
     ) -> None:
         super().__init__(image_shape)
-        self.lr, self.noise_std, self.w_rec, self.r_steps = lr, noise_std, w_rec, r_steps
+        self.lr = lr
+        self.noise_std = noise_std
+        self.w_rec = w_rec
+        self.r_steps = r_steps
         image_channels, height, width = image_shape
         self.reconstructor = reconstructor(image_channels, channels, height, width)
         self.discriminator = discriminator(image_channels, channels, height, width)
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizer = partial(torch.optim.RMSprop, lr=self.lr, alpha=0.9)
         return {
-            name: torch.optim.RMSprop(getattr(self, name).parameters(), self.lr, alpha=0.9)
-            for name in ("reconstructor", "discriminator")
+            "reconstructor": optimizer(self.reconstructor.parameters()),
+            "discriminator": optimizer(self.discriminator.parameters()),
         }
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -119,26 +120,28 @@ class ALOCC(Method):
         noisy = x + self.noise_std * torch.randn_like(x)
         x_hat = self.reconstruct(noisy)
         losses = self._update_discriminator(x, x_hat.detach())
-        for step in range(self.r_steps):
-            # R does not change before its own first step: one forward pass serves both.
-            losses |= self._update_reconstructor(x, x_hat if step == 0 else self.reconstruct(noisy))
+        # R does not change before its own first step: one forward pass serves both.
+        losses |= self._update_reconstructor(x, x_hat)
+        for _ in range(1, self.r_steps):
+            x_hat = self.reconstruct(noisy)
+            losses |= self._update_reconstructor(x, x_hat)
         return losses
 
     def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); R stays as it is."""
-        loss = discriminator_loss(self.discriminator(x), self.discriminator(x_hat))
+        real = self.discriminator(x)
+        fake = self.discriminator(x_hat)
+        loss = discriminator_loss(real, fake)
         self.minimise(loss, "discriminator")
         return {"discriminator": loss.detach()}
 
     def _update_reconstructor(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """L = L_R+D + lambda L_R: R fools D and rebuilds the clean image; D stays as it is."""
         with frozen(self.discriminator):
-            losses = {
-                "mse": squared_error(x, x_hat).mean(),
-                "reconstructor": bce(self.discriminator(x_hat), 1).mean(),
-            }
-            self.minimise(losses["reconstructor"] + self.w_rec * losses["mse"], "reconstructor")
-        return {name: value.detach() for name, value in losses.items()}
+            mse = squared_error(x, x_hat).mean()
+            adversarial = bce(self.discriminator(x_hat), 1).mean()
+            self.minimise(adversarial + self.w_rec * mse, "reconstructor")
+        return {"mse": mse.detach(), "reconstructor": adversarial.detach()}
 
     @property
     def score_names(self) -> tuple[str, ...]:

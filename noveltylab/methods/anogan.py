@@ -125,12 +125,13 @@ class AnoGAN(Method):
             raise ValueError(
                 f"data.size={height}: AnoGAN halves the image three times, take a multiple of 8"
             )
-        self.lr, self.beta1, self.latent_size, self.lam = lr, beta1, latent_size, lam
-        self.search_steps, self.search_lr, self.validation_steps = (
-            search_steps,
-            search_lr,
-            validation_steps,
-        )
+        self.lr = lr
+        self.beta1 = beta1
+        self.latent_size = latent_size
+        self.lam = lam
+        self.search_steps = search_steps
+        self.search_lr = search_lr
+        self.validation_steps = validation_steps
         side = (height // 8, width // 8)
         self.generator = generator(image_channels, channels, latent_size, side)
         self.discriminator = Discriminator(image_channels, channels, side)
@@ -221,7 +222,8 @@ class AnoGAN(Method):
 
         The time of a search is that of its steps.
         """
-        steps, starts = (self.search_steps, self.validation_steps), self.starts
+        steps = (self.search_steps, self.validation_steps)
+        starts = self.starts
         self.search_steps, self.validation_steps = (min(count, TIMED_STEPS) for count in steps)
         self.starts = starts[:1]
         # what is done besides takes about as long as a step
@@ -247,8 +249,10 @@ class AnoGAN(Method):
         Minus D's logit of x itself; (B,) each.
         """
         x_hat = self.reconstruct(x)
-        f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
-        residual, discrimination = absolute_error(x, x_hat), absolute_error(f, f_hat)
+        f = self.discriminator.features(x)
+        f_hat = self.discriminator.features(x_hat)
+        residual = absolute_error(x, x_hat)
+        discrimination = absolute_error(f, f_hat)
         return {
             "novelty": (1 - self.lam) * residual + self.lam * discrimination,
             "residual": residual,

@@ -152,7 +152,9 @@ class Method(L.LightningModule):
     @property
     def whole_from(self) -> float:
         """Share of the epochs from which on the weights are those of the whole method."""
-        return self.phases[-1].start if self.phases else 0.0
+        if not self.phases:
+            return 0.0
+        return self.phases[-1].start
 
     @property
     def phase(self) -> Hashable:
@@ -178,7 +180,9 @@ class Method(L.LightningModule):
         They show what the score compares x with.
         """
         x_hat = self.reconstruct(x)
-        return [] if x_hat is None else [Row(RECONSTRUCTION, x_hat)]
+        if x_hat is None:
+            return []
+        return [Row(RECONSTRUCTION, x_hat)]
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png.
@@ -250,7 +254,8 @@ class Method(L.LightningModule):
 
     def on_train_start(self) -> None:
         wrapped = self.optimizers()  # Lightning's, which count steps and know the precision
-        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        if not isinstance(wrapped, list):
+            wrapped = [wrapped]
         self._optimizers_by_name = dict(zip(self._optimizers_by_name, wrapped, strict=True))
         if self.graph is not None:
             # here: a checkpoint brings its own flags
@@ -265,42 +270,48 @@ class Method(L.LightningModule):
         counts: dict[str, int] = {}
         update = self.graph or self.update
         for x, rows in zip(*chunk, strict=True):
-            losses = update(Batch(x.contiguous(memory_format=torch.channels_last), rows))
+            images = x.contiguous(memory_format=torch.channels_last)
+            losses = update(Batch(images, rows))
             for name, loss in losses.items():
-                sums[name] = sums[name] + loss if name in sums else loss
+                if name in sums:
+                    sums[name] = sums[name] + loss
+                else:
+                    sums[name] = loss
                 counts[name] = counts.get(name, 0) + 1
             self.iteration += 1
         means = torch.stack([value.float() / counts[name] for name, value in sums.items()])
         # the only wait for the device in a chunk
         self.losses = dict(zip(sums, means.tolist(), strict=True))
-        if bad := [name for name, value in self.losses.items() if not math.isfinite(value)]:
-            raise Diverged(
-                f"{', '.join(bad)} not finite in epoch {self.current_epoch}: {self._said()}"
-            )
+        broken = [name for name, value in self.losses.items() if not math.isfinite(value)]
+        if broken:
+            names = ", ".join(broken)
+            state = self._describe_state()
+            raise Diverged(f"{names} not finite in epoch {self.current_epoch}: {state}")
+        metrics = {f"train/{name}": value for name, value in self.losses.items()}
         for logger in self.loggers:
-            logger.log_metrics(
-                {f"train/{name}": value for name, value in self.losses.items()}, step=self.iteration
-            )
+            logger.log_metrics(metrics, step=self.iteration)
 
     def check_finite(self) -> None:
         """Raises Diverged if a weight is NaN or infinite: such weights are never kept."""
-        tensors = [
-            tensor
-            for tensor in self.state_dict().values()
-            if tensor.is_floating_point() and tensor.numel()
-        ]
-        if tensors and not bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()):
-            raise Diverged(f"weights not finite after epoch {self.current_epoch}: {self._said()}")
+        checks: list[Tensor] = []
+        for tensor in self.state_dict().values():
+            if tensor.is_floating_point() and tensor.numel():
+                is_finite = tensor.isfinite().all()
+                checks.append(is_finite)
+        if checks and not bool(torch.stack(checks).all()):
+            state = self._describe_state()
+            raise Diverged(f"weights not finite after epoch {self.current_epoch}: {state}")
 
-    def _said(self) -> str:
+    def _describe_state(self) -> str:
         """The networks that broke and the losses, for an error."""
-        broken = [
-            name
-            for name, network in self.named_children()
-            if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
-        ]
+        broken: list[str] = []
+        for name, network in self.named_children():
+            tensors = network.state_dict().values()
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                broken.append(name)
+        networks = ", ".join(broken) or "none yet"
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
-        return f"losses {losses}; networks with such weights: {', '.join(broken) or 'none yet'}. Try a smaller method.lr"
+        return f"losses {losses}; networks with such weights: {networks}. Try a smaller method.lr"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration
@@ -324,15 +335,18 @@ def find_method(target: str) -> type[Method]:
         method_class = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={target}: not found ({error})") from None
-    if not (
-        isinstance(method_class, type)
-        and issubclass(method_class, Method)
-        and method_class.__module__ == module_name
-    ):
+    is_method = isinstance(method_class, type) and issubclass(method_class, Method)
+    if not is_method or method_class.__module__ != module_name:
         raise UserError(
             f"method._target_={target}: not a subclass of noveltylab.methods.base.Method"
         )
-    return method_class
+    method: type[Method] = method_class
+    return method
+
+
+def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses without their graphs, for the log."""
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 @contextmanager

@@ -59,7 +59,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.methods.base import Batch, Method, detached, frozen
 from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d
 from noveltylab.nets.dcgan import Discriminator, initialise, whole_map
 from noveltylab.nets.losses import bce, context_error, discriminator_loss, feature_error, wide
@@ -75,12 +75,15 @@ class ChannelAttention(nn.Module):
         super().__init__()
         hidden = max(channels // ratio, 4)
         self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+            nn.Linear(channels, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         largest = F.adaptive_max_pool2d(x, 1).flatten(1)  # amax is as fast, but its gradient is not
-        weight = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(largest))  # (B, C)
+        mean = x.mean((2, 3))
+        weight = torch.sigmoid(self.mlp(mean) + self.mlp(largest))  # (B, C)
         return x * weight[:, :, None, None]
 
 
@@ -91,8 +94,10 @@ def block(
 
     No attention if its ratio is None.
     """
-    attention = [] if ratio is None else [ChannelAttention(channels, ratio)]
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *attention)
+    layers = nn.Sequential(convolution, nn.BatchNorm2d(channels), activation)
+    if ratio is not None:
+        layers.append(ChannelAttention(channels, ratio))
+    return layers
 
 
 class Encoder(nn.Module):
@@ -111,15 +116,11 @@ class Encoder(nn.Module):
         bound: str,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            block(
-                Conv2d(before, width, 4, 2, 1, bias=False),
-                width,
-                nn.LeakyReLU(0.2, inplace=True),
-                ratio,
-            )
-            for before, width in pairwise((channels, base, 2 * base, 4 * base))
-        )
+        self.blocks = nn.ModuleList()
+        for before, width in pairwise((channels, base, 2 * base, 4 * base)):
+            convolution = Conv2d(before, width, 4, 2, 1, bias=False)
+            activation = nn.LeakyReLU(0.2, inplace=True)
+            self.blocks.append(block(convolution, width, activation, ratio))
         # Without a learned scale: the decoder would undo it, and the entropy could fall by scale
         # alone.
         fixed_scale = nn.BatchNorm1d(latent, affine=False)
@@ -157,17 +158,18 @@ class Decoder(nn.Module):
         joined = 2 if skip else 1
         # A transposed convolution of a 1x1 map is a matrix product, and so far faster.
         height, width = side
-        spread = nn.Linear(latent, 4 * base * height * width, bias=False)
-        layers = (
-            (nn.Sequential(spread, nn.Unflatten(1, (4 * base, height, width))), 4 * base),
-            (ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False), 2 * base),
-            (ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False), base),
+        first = nn.Sequential(
+            nn.Linear(latent, 4 * base * height * width, bias=False),
+            nn.Unflatten(1, (4 * base, height, width)),
         )
-        self.blocks = nn.ModuleList(
-            block(layer, width, nn.ReLU(inplace=True), ratio) for layer, width in layers
-        )
+        second = ConvTranspose2d(joined * 4 * base, 2 * base, 4, 2, 1, bias=False)
+        third = ConvTranspose2d(joined * 2 * base, base, 4, 2, 1, bias=False)
+        self.blocks = nn.ModuleList()
+        for layer, width in ((first, 4 * base), (second, 2 * base), (third, base)):
+            self.blocks.append(block(layer, width, nn.ReLU(inplace=True), ratio))
         self.image = nn.Sequential(
-            ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False), nn.Tanh()
+            ConvTranspose2d(joined * base, channels, 4, 2, 1, bias=False),
+            nn.Tanh(),
         )
         self.skip = skip
 
@@ -187,7 +189,8 @@ class Decoder(nn.Module):
 
 def latent_entropy(h: Tensor, temperature: float = 1.0) -> Tensor:
     """L_inf, eq. 4: entropy of softmax(h / temperature), codes (B, D) -> (B,) in [0, log D]."""
-    log_p = F.log_softmax(wide(h) / temperature, 1)
+    logits = wide(h) / temperature
+    log_p = F.log_softmax(logits, 1)
     return -(log_p.exp() * log_p).sum(1)
 
 
@@ -196,7 +199,8 @@ def largest_probability(h: Tensor, temperature: float = 1.0) -> Tensor:
 
     Codes (B, D) -> (B,) in [1 / D, 1].
     """
-    return F.softmax(wide(h) / temperature, 1).amax(1)
+    logits = wide(h) / temperature
+    return F.softmax(logits, 1).amax(1)
 
 
 class CAEntropy(Method):
@@ -247,25 +251,30 @@ class CAEntropy(Method):
             raise ValueError(
                 "method.lam=0 needs method.adversarial or method.feature_loss: L_fea is the whole score"
             )
-        self.lr, self.beta1, self.noise_std = lr, beta1, noise_std
-        self.entropy, self.channel_attention = entropy, channel_attention
-        self.adversarial, self.feature_loss, self.d_feature_loss = (
-            adversarial,
-            feature_loss,
-            d_feature_loss,
-        )
-        self.w_adv, self.w_con, self.w_fea, self.w_inf = w_adv, w_con, w_fea, w_inf
-        self.latent_to_decoder, self.temperature = latent_to_decoder, temperature
-        self.feature_norm, self.lam, self.score_norm = feature_norm, lam, score_norm
+        self.lr = lr
+        self.beta1 = beta1
+        self.noise_std = noise_std
+        self.entropy = entropy
+        self.adversarial = adversarial
+        self.feature_loss = feature_loss
+        self.d_feature_loss = d_feature_loss
+        self.w_adv = w_adv
+        self.w_con = w_con
+        self.w_fea = w_fea
+        self.w_inf = w_inf
+        self.latent_to_decoder = latent_to_decoder
+        self.temperature = temperature
+        self.feature_norm = feature_norm
+        self.lam = lam
+        self.score_norm = score_norm
 
-        side, ratio = (height // 8, width // 8), R if self.channel_attention else None
+        side = (height // 8, width // 8)
+        ratio = R if channel_attention else None
         self.encoder = Encoder(image_channels, channels, latent_size, side, ratio, latent_bound)
         self.decoder = Decoder(image_channels, channels, latent_size, side, ratio, skip)
-        self.discriminator = (
-            Discriminator(image_channels, channels, feature_size, side)
-            if has_discriminator
-            else None
-        )
+        self.discriminator: Discriminator | None = None
+        if has_discriminator:
+            self.discriminator = Discriminator(image_channels, channels, feature_size, side)
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -284,12 +293,14 @@ class CAEntropy(Method):
         """
         x = batch.x
         # G does not change before its own step: one forward pass serves both.
-        x_hat, h = self.generate(x + self.noise_std * torch.randn_like(x))
+        noisy = x + self.noise_std * torch.randn_like(x)
+        x_hat, h = self.generate(noisy)
         losses: dict[str, Tensor] = {}
         if self.discriminator is not None:
             losses |= self._update_discriminator(self.discriminator, x, x_hat.detach())
         losses |= self._update_generator(x, x_hat, h)
-        losses["p_max"] = largest_probability(h.detach(), self.temperature).mean()
+        p_max = largest_probability(h.detach(), self.temperature)
+        losses["p_max"] = p_max.mean()
         return losses
 
     def generate(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,7 +309,9 @@ class CAEntropy(Method):
         The images are noisy in training.
         """
         h, maps = self.encoder(x)
-        code = F.softmax(h / self.temperature, 1) if self.latent_to_decoder == "softmax" else h
+        code = h
+        if self.latent_to_decoder == "softmax":
+            code = F.softmax(h / self.temperature, 1)
         x_hat: Tensor = self.decoder(code, maps)
         return x_hat, h
 
@@ -306,10 +319,12 @@ class CAEntropy(Method):
         self, discriminator: Discriminator, x: Tensor, x_hat: Tensor
     ) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
-        (real, f), (fake, f_hat) = discriminator(x), discriminator(x_hat)
+        real, f = discriminator(x)
+        fake, f_hat = discriminator(x_hat)
         adversarial = loss = discriminator_loss(real, fake)
         if self.d_feature_loss:
-            loss = loss + self.w_fea * feature_error(f, f_hat, self.feature_norm).mean()
+            feature = feature_error(f, f_hat, self.feature_norm).mean()
+            loss = loss + self.w_fea * feature
         self.minimise(loss, "discriminator")
         return {"discriminator": adversarial.detach()}
 
@@ -338,7 +353,7 @@ class CAEntropy(Method):
                     losses["feature"] = feature_error(f, f_hat, self.feature_norm).mean()
                     loss = loss + self.w_fea * losses["feature"]
             self.minimise(loss, "generator")
-        return {name: value.detach() for name, value in losses.items()}
+        return detached(losses)
 
     # The score (section 4.1, eq. 7).
 
@@ -359,7 +374,8 @@ class CAEntropy(Method):
         context = context_error(x, x_hat, self.score_norm)
         if self.discriminator is None:
             return {"novelty": self.lam * context, "context": context}
-        f, f_hat = self.discriminator.features(x), self.discriminator.features(x_hat)
+        f = self.discriminator.features(x)
+        f_hat = self.discriminator.features(x_hat)
         feature = feature_error(f, f_hat, self.feature_norm)
         return {
             "novelty": self.lam * context + (1 - self.lam) * feature,
@@ -376,7 +392,8 @@ class CAEntropy(Method):
         """
         if "feature" not in val or not len(val["feature"]):
             return {}
-        context, feature = (test[name] / val[name].mean() for name in ("context", "feature"))
+        context = test["context"] / val["context"].mean()
+        feature = test["feature"] / val["feature"].mean()
         return {"novelty_val": self.lam * context + (1 - self.lam) * feature}
 
     def validation_loss(self, x: Tensor) -> Tensor:
@@ -403,12 +420,14 @@ class CAEntropy(Method):
         numbers: dict[str, float] = {}
         for name, images in (("inliers", inliers), ("outliers", outliers)):
             h = torch.cat([self.embed(part) for part in torch.split(images, 512)])
-            numbers[f"entropy_{name}"] = latent_entropy(h, self.temperature).mean().item()
-            numbers[f"p_max_{name}"] = largest_probability(h, self.temperature).mean().item()
+            entropy = latent_entropy(h, self.temperature).mean()
+            p_max = largest_probability(h, self.temperature).mean()
+            numbers[f"entropy_{name}"] = entropy.item()
+            numbers[f"p_max_{name}"] = p_max.item()
         if self.discriminator is not None:
-            parts = [self.novelty_score(part) for part in torch.split(inliers, 512)]
-            context, novelty = (
-                torch.cat([part[name] for part in parts]) for name in ("context", "novelty")
-            )
-            numbers["context_share_inliers"] = (self.lam * context.mean() / novelty.mean()).item()
+            scores = [self.novelty_score(part) for part in torch.split(inliers, 512)]
+            context = torch.cat([part["context"] for part in scores])
+            novelty = torch.cat([part["novelty"] for part in scores])
+            share = self.lam * context.mean() / novelty.mean()
+            numbers["context_share_inliers"] = share.item()
         return numbers

@@ -62,9 +62,8 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {
     "mnist": ((8, 4), 32),
     "cifar10": ((32, 64, 128), 128),
 }
+#: Least distance of each of the centre's values from 0.
 CENTRE_EPS = 0.1
-
-
 #: Both codes' decoders start from square maps of this side, whatever the size of the images.
 SQUEEZED_SIDE = 4
 #: By architecture: the one side that such a decoder gives, and the padding of its convolutions but
@@ -77,6 +76,7 @@ SQUEEZED: dict[str, tuple[int, tuple[int, ...]]] = {
 #: Of the dictionary of the first filters: images drawn, patches drawn from them, patches per step.
 DICTIONARY_IMAGES, DICTIONARY_PATCHES, DICTIONARY_BATCH = 500, 10_000, 10
 
+
 # Networks.
 
 
@@ -87,7 +87,12 @@ def block(
 
     Batch norm has scale and shift where `learned`.
     """
-    return [convolution, nn.BatchNorm2d(channels, eps=1e-4, affine=learned), nn.LeakyReLU(), resize]
+    return [
+        convolution,
+        nn.BatchNorm2d(channels, eps=1e-4, affine=learned),
+        nn.LeakyReLU(),
+        resize,
+    ]
 
 
 def encoder(
@@ -98,22 +103,27 @@ def encoder(
     for before, after in pairwise((channels, *widths)):
         convolution = nn.Conv2d(before, after, 5, padding=2, bias=False)
         layers += block(convolution, after, nn.MaxPool2d(2), learned)
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(side), latent, bias=False)
-    )
+    values = widths[-1] * math.prod(side)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(values, latent, bias=False))
 
 
 def mirror_decoder(
     channels: int, widths: tuple[int, ...], latent: int, side: tuple[int, int], learned: bool
 ) -> nn.Sequential:
     """Codes (B, latent) -> images (B, C, H, W), unbounded; for pretraining alone."""
-    spread = nn.Linear(latent, widths[-1] * math.prod(side), bias=False)
-    layers: list[nn.Module] = [nn.BatchNorm1d(latent, eps=1e-4, affine=learned), spread]
-    layers += [nn.Unflatten(1, (widths[-1], *side)), nn.LeakyReLU(), nn.Upsample(scale_factor=2)]
+    first_map = (widths[-1], *side)
+    layers: list[nn.Module] = [
+        nn.BatchNorm1d(latent, eps=1e-4, affine=learned),
+        nn.Linear(latent, math.prod(first_map), bias=False),
+        nn.Unflatten(1, first_map),
+        nn.LeakyReLU(),
+        nn.Upsample(scale_factor=2),
+    ]
     for before, after in pairwise(reversed(widths)):
         convolution = nn.ConvTranspose2d(before, after, 5, padding=2, bias=False)
         layers += block(convolution, after, nn.Upsample(scale_factor=2), learned)
-    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[0], channels, 5, padding=2, bias=False))
+    layers.append(nn.ConvTranspose2d(widths[0], channels, 5, padding=2, bias=False))
+    return nn.Sequential(*layers)
 
 
 def squeezed_decoder(
@@ -131,12 +141,13 @@ def squeezed_decoder(
     ]
     if len(widths) == 2:
         layers.append(nn.Upsample(scale_factor=2))
-    for (before, after), padding in zip(pairwise((maps, *reversed(widths))), paddings, strict=True):
+    steps = pairwise((maps, *reversed(widths)))
+    for (before, after), padding in zip(steps, paddings, strict=True):
         convolution = nn.Conv2d(before, after, 5, padding=padding, bias=False)
         layers += block(convolution, after, nn.Upsample(scale_factor=2), learned)
-    return nn.Sequential(
-        *layers, nn.Conv2d(widths[0], channels, 5, padding=2, bias=False), nn.Sigmoid()
-    )
+    layers.append(nn.Conv2d(widths[0], channels, 5, padding=2, bias=False))
+    layers.append(nn.Sigmoid())
+    return nn.Sequential(*layers)
 
 
 def initialise(module: nn.Module, gain_of_products: bool) -> None:
@@ -145,7 +156,9 @@ def initialise(module: nn.Module, gain_of_products: bool) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight, gain=gain)
     elif isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight, gain=gain if gain_of_products else 1.0)
+        if not gain_of_products:
+            gain = 1.0
+        nn.init.xavier_uniform_(module.weight, gain=gain)
 
 
 def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tensor:
@@ -160,15 +173,18 @@ def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tens
         seed: Of the drawn images and patches and of the learning.
     """
     random = np.random.default_rng(seed)
-    drawn = random.choice(len(images), min(DICTIONARY_IMAGES, len(images)), replace=False)
-    sample = images[torch.from_numpy(drawn).to(images.device)].float().cpu()
-    windows = sample.numpy()
-    windows = np.lib.stride_tricks.sliding_window_view(windows, (side, side), axis=(2, 3))
+    # all windows of the drawn images
+    count_drawn = min(DICTIONARY_IMAGES, len(images))
+    drawn = random.choice(len(images), count_drawn, replace=False)
+    sample = images[torch.from_numpy(drawn).to(images.device)].float().cpu().numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(sample, (side, side), axis=(2, 3))
     rows, columns = windows.shape[2:4]
+    # patches drawn from them, of mean 0 and deviation 1 in each pixel
     picture = random.integers(len(windows), size=DICTIONARY_PATCHES)
     row = random.integers(rows, size=DICTIONARY_PATCHES)
     column = random.integers(columns, size=DICTIONARY_PATCHES)
-    patches = windows[picture, :, row, column].reshape(DICTIONARY_PATCHES, -1).astype(np.float64)
+    patches = windows[picture, :, row, column].reshape(DICTIONARY_PATCHES, -1)
+    patches = patches.astype(np.float64)
     patches -= patches.mean(0)
     patches /= np.maximum(patches.std(0), 1e-8)
     # each patch is met once: no second round, and no early end
@@ -181,9 +197,11 @@ def dictionary_filters(images: Tensor, count: int, side: int, seed: int) -> Tens
         max_no_improvement=None,
         random_state=seed,
     )
-    atoms = learner.fit(patches).components_.reshape(count, images.shape[1], side, side)
+    learner.fit(patches)
+    atoms = learner.components_.reshape(count, images.shape[1], side, side)
     # Theano convolves, and so turns its filters by 180 degrees
-    return torch.from_numpy(np.ascontiguousarray(atoms[:, :, ::-1, ::-1])).float()
+    filters = np.ascontiguousarray(atoms[:, :, ::-1, ::-1])
+    return torch.from_numpy(filters).float()
 
 
 def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> list[dict[str, Any]]:
@@ -196,7 +214,8 @@ def parameter_groups(network: nn.Module, decay: float, decay_scales: bool) -> li
         is_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         for name, parameter in module.named_parameters(recurse=False):
             decays = not is_norm or (decay_scales and name == "weight")
-            groups[decay if decays else 0.0].append(parameter)
+            value = decay if decays else 0.0
+            groups[value].append(parameter)
     return [
         {"params": parameters, "weight_decay": value}
         for value, parameters in groups.items()
@@ -228,7 +247,8 @@ def soft_boundary(distance: Tensor, radius: Tensor, nu: float) -> Tensor:
 
     Squared distances (B,) -> (B,).
     """
-    return radius.square() + (distance - radius.square()).relu() / nu
+    outside = (distance - radius.square()).relu()
+    return radius.square() + outside / nu
 
 
 def guarded_mean(z: Tensor) -> Tensor:
@@ -237,7 +257,8 @@ def guarded_mean(z: Tensor) -> Tensor:
     What is closer to 0 than CENTRE_EPS goes there, keeping its sign.
     """
     mean = z.mean(0)
-    return torch.where(mean.abs() < CENTRE_EPS, CENTRE_EPS * mean.sign(), mean)
+    is_small = mean.abs() < CENTRE_EPS
+    return torch.where(is_small, CENTRE_EPS * mean.sign(), mean)
 
 
 def quantile_radius(distance: Tensor, nu: float) -> Tensor:
@@ -272,20 +293,26 @@ class DeepSVDD(Method):
     ) -> None:
         super().__init__(image_shape)
         channels, height, width = image_shape
-        name = ("mnist" if channels == 1 else "cifar10") if architecture == "auto" else architecture
+        name: str = architecture
+        if architecture == "auto":
+            name = "mnist" if channels == 1 else "cifar10"
         widths, latent = ARCHITECTURES[name]
         shrink = 2 ** len(widths)
         if height % shrink or width % shrink:
             raise ValueError(
                 f"data.size={height}: method.architecture={name} takes a multiple of {shrink}"
             )
-        self.objective, self.nu, self.warm_up, self.pretrain = objective, nu, warm_up, pretrain
+        self.objective = objective
+        self.nu = nu
+        self.warm_up = warm_up
+        self.pretrain = pretrain
         #: by optimizer: rate, share of the phase after which it drops, weight decay
         self.settings = {
             "autoencoder": (ae_lr, ae_lr_drop, ae_weight_decay),
             "encoder": (lr, lr_drop, weight_decay),
         }
         self.first_filters = first_filters
+        # networks
         side = (height // shrink, width // shrink)
         learned = batch_norm == "learned"
         self.encoder = encoder(channels, widths, latent, side, learned)
@@ -299,6 +326,7 @@ class DeepSVDD(Method):
         else:
             self.decoder = mirror_decoder(channels, widths, latent, side, learned)
         self.apply(partial(initialise, gain_of_products=glorot_gain == "all"))
+        # what the network is drawn to, and the state of the phases
         self.register_buffer("centre", torch.zeros(latent))
         self.register_buffer("radius", torch.zeros(()))
         #: soft boundary: squared distance of each training image when it was last met
@@ -306,23 +334,26 @@ class DeepSVDD(Method):
         self.centre: Tensor
         self.radius: Tensor
         self.distances: Tensor
-        self.centred = (
-            False  # whether the centre is final; until then the training images are needed
-        )
+        #: whether the centre is final; until then the training images are needed
+        self.centred = False
         self.images: Tensor | None = None
-        self.begun = -1.0  # `progress` of the epoch that `_begin_epoch` has seen
+        #: `progress` of the epoch that `_begin_epoch` has seen
+        self.begun = -1.0
 
     @property
     def phases(self) -> list[Phase]:
         """Pretraining, with a soft boundary epochs whose radius is 0, and training by eq. 3 or 4."""
-        soft = self.objective == "soft-boundary" and self.warm_up > 0
-        # `phase` rounds to nine digits
-        start = (
-            self.pretrain + (self.warm_up - 5e-10) * (1 - self.pretrain) if soft else self.pretrain
-        )
-        phases = [Phase("of pretraining", 0.0, selectable=False)] if self.pretrain else []
-        phases += [Phase("with a radius of 0", self.pretrain)] if soft else []
-        return [*phases, Phase("of one-class training", start)] if phases else []
+        phases: list[Phase] = []
+        start = self.pretrain
+        if self.pretrain:
+            phases.append(Phase("of pretraining", 0.0, selectable=False))
+        if self.objective == "soft-boundary" and self.warm_up > 0:
+            phases.append(Phase("with a radius of 0", self.pretrain))
+            # `phase` rounds to nine digits
+            start = self.pretrain + (self.warm_up - 5e-10) * (1 - self.pretrain)
+        if phases:
+            phases.append(Phase("of one-class training", start))
+        return phases
 
     @property
     def phase(self) -> tuple[str, float]:
@@ -331,8 +362,10 @@ class DeepSVDD(Method):
         Rounded so that 0.4 is 0.4.
         """
         if self.progress < self.pretrain:
-            return "autoencoder", round(self.progress / self.pretrain, 9)
-        return "encoder", round((self.progress - self.pretrain) / (1 - self.pretrain), 9)
+            share = self.progress / self.pretrain
+            return "autoencoder", round(share, 9)
+        share = (self.progress - self.pretrain) / (1 - self.pretrain)
+        return "encoder", round(share, 9)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         networks = {
@@ -348,7 +381,9 @@ class DeepSVDD(Method):
     def _rate(self, name: str) -> float:
         rate, drop, _ = self.settings[name]
         phase, over = self.phase
-        return rate / 10 if name == phase and over >= drop else rate
+        if name == phase and over >= drop:
+            return rate / 10
+        return rate
 
     # Training.
 
@@ -376,15 +411,17 @@ class DeepSVDD(Method):
         if self.progress != self.begun:
             self._begin_epoch()
         if self.phase[0] == "autoencoder":
-            recon = reconstruction_error(batch.x, self.decoder(self.encoder(batch.x))).mean()
+            x_hat = self.decoder(self.encoder(batch.x))
+            recon = reconstruction_error(batch.x, x_hat).mean()
             self.minimise(recon, "autoencoder")
             return {"recon": recon.detach()}
         distance = squared_distance(self.encoder(batch.x), self.centre)
         loss = self._objective(distance).mean()
         self.minimise(loss, "encoder")
-        losses = {"loss": loss.detach(), "distance": distance.detach().mean()}
+        distance = distance.detach()
+        losses = {"loss": loss.detach(), "distance": distance.mean()}
         if self.objective == "soft-boundary":
-            self.distances.index_copy_(0, batch.index, distance.detach().to(self.distances))
+            self.distances.index_copy_(0, batch.index, distance.to(self.distances))
             losses["radius"] = self.radius.clone()
         return losses
 
@@ -422,11 +459,9 @@ class DeepSVDD(Method):
 
     def _objective(self, distance: Tensor) -> Tensor:
         """Eq. 3 or 4 for each image, squared distances (B,) -> (B,)."""
-        return (
-            distance
-            if self.objective == "one-class"
-            else soft_boundary(distance, self.radius, self.nu)
-        )
+        if self.objective == "one-class":
+            return distance
+        return soft_boundary(distance, self.radius, self.nu)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -447,15 +482,19 @@ class DeepSVDD(Method):
 
         Less R^2 with a soft boundary: above 0 is outside.
         """
-        return {"distance": squared_distance(self.embed(x), self.centre) - self.radius.square()}
+        distance = squared_distance(self.embed(x), self.centre)
+        return {"distance": distance - self.radius.square()}
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Eq. 3 or 4 of held-out inliers, (B,).
 
         Infinite while pretraining, whose epochs are not to be selected.
         """
-        loss = self._objective(squared_distance(self.embed(x), self.centre))
-        return loss if self.phase[0] == "encoder" else torch.full_like(loss, math.inf)
+        distance = squared_distance(self.embed(x), self.centre)
+        loss = self._objective(distance)
+        if self.phase[0] == "autoencoder":
+            return torch.full_like(loss, math.inf)
+        return loss
 
     def embed(self, x: Tensor) -> Tensor:
         """The code, (B, D)."""

@@ -49,14 +49,16 @@ def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int)
     each Gaussian.
     """
     is_held_out = np.arange(len(codes)) % HELD_OUT == HELD_OUT - 1
-    best, count = -math.inf, 1
+    best = -math.inf
+    count = 1
     while count == 1 or count * 2 * codes.shape[1] <= (~is_held_out).sum():
         likelihood = fit_mixture(codes[~is_held_out], count, covariance, seed).score(
             codes[is_held_out]
         )
         if likelihood <= best:
             break
-        best, count = likelihood, 2 * count
+        best = likelihood
+        count = 2 * count
     return max(count // 2, 1)
 
 
@@ -77,7 +79,9 @@ class GMM(Method):
         covariance: Literal["full", "diag"] = "full",
     ) -> None:
         super().__init__(image_shape)
-        self.dimensions, self.components, self.covariance = dimensions, components, covariance
+        self.dimensions = dimensions
+        self.components = components
+        self.covariance = covariance
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
         shapes = {
             "mean": (0,),

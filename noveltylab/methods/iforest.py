@@ -52,7 +52,8 @@ class IForest(Method):
         samples: Annotated[int, Field(ge=2)] = 256,
     ) -> None:
         super().__init__(image_shape)
-        self.trees, self.samples = trees, samples
+        self.trees = trees
+        self.samples = samples
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
         self.register_buffer("successor", torch.zeros(2, 0, 0, dtype=torch.long))
         self.register_buffer("pixel", torch.zeros(0, 0, dtype=torch.long))
@@ -76,10 +77,13 @@ class IForest(Method):
         forest.fit(train.flatten(1).cpu().numpy())
         grown = [estimator.tree_ for estimator in forest.estimators_]
         shape = (len(grown), max(tree.node_count for tree in grown))
-        successor, pixel = np.zeros((2, *shape), np.int64), np.zeros(shape, np.int64)
-        threshold, length = np.zeros(shape), np.zeros(shape)
+        successor = np.zeros((2, *shape), np.int64)
+        pixel = np.zeros(shape, np.int64)
+        threshold = np.zeros(shape)
+        length = np.zeros(shape)
         for row, tree in enumerate(grown):
-            nodes, positions = slice(tree.node_count), np.arange(tree.node_count)
+            nodes = slice(tree.node_count)
+            positions = np.arange(tree.node_count)
             leaf = tree.children_left < 0
             # a leaf leads to itself, so that all walks take the same number of steps
             for side, child in enumerate((tree.children_left, tree.children_right)):

@@ -70,10 +70,8 @@ def likeliest_bandwidth(train: Tensor) -> Tensor:
     smallest = 1e-6 * variance  # copies of one image make the likelihood grow without bound
     for _ in range(200):
         weights = torch.softmax(-squared / (2 * variance), 1)
-        last, variance = (
-            variance,
-            ((weights * distances).sum(1).mean() / train.shape[1]).clamp_min(smallest),
-        )
+        last = variance
+        variance = ((weights * distances).sum(1).mean() / train.shape[1]).clamp_min(smallest)
         if (variance / last - 1).abs() < 1e-6:
             break
     if not variance > 0:

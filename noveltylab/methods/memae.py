@@ -49,7 +49,8 @@ def address(z: Tensor, items: Tensor, similarity: str) -> Tensor:
     (Q, N).
     """
     if similarity == "cosine":
-        z, items = F.normalize(z, dim=1), F.normalize(items, dim=1)
+        z = F.normalize(z, dim=1)
+        items = F.normalize(items, dim=1)
     similarities: Tensor = z @ items.T
     return similarities.softmax(1)
 
@@ -78,7 +79,8 @@ class Memory(nn.Module):
     def __init__(self, slots: int, width: int, shrinkage: float, similarity: str) -> None:
         super().__init__()
         self.items = nn.Parameter(torch.empty(slots, width).uniform_(-(width**-0.5), width**-0.5))
-        self.threshold, self.similarity = shrinkage / slots, similarity
+        self.threshold = shrinkage / slots
+        self.similarity = similarity
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         # bfloat16 cannot tell weights near the threshold apart
@@ -149,8 +151,12 @@ class MemAE(Method):
             raise ValueError(
                 f"method.shrinkage={shrinkage:g}: at {slots} items it must be below, or no weight is left"
             )
-        self.lr, self.query, self.w_entropy, self.architecture = lr, query, w_entropy, name
-        code, side = table[-1][1], -(-size // 2 ** len(table))
+        self.lr = lr
+        self.query = query
+        self.w_entropy = w_entropy
+        self.architecture = name
+        code = table[-1][1]
+        side = -(-size // 2 ** len(table))
         self.encoder = encoder(channels, table)
         self.decoder = decoder(channels, [out for _, out in table], size)
         self.memory = Memory(

@@ -57,12 +57,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods.base import Batch, Method, Row, frozen
+from noveltylab.methods.base import Batch, Method, Row, detached, frozen
 from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d
 from noveltylab.nets.losses import squared_error
 
-LEVELS = 3  # differences of the Laplacian pyramid, before the residual
-ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) counts as x itself
+#: Differences of the Laplacian pyramid, before the residual.
+LEVELS = 3
+#: Mean absolute difference on the [-1, 1] scale under which M(x) counts as x itself.
+ALIKE = 0.05
 
 
 # Networks (section 2.3; DCGAN and DIM geometries).
@@ -70,18 +72,15 @@ ALIKE = 0.05  # mean absolute difference on the [-1, 1] scale under which M(x) c
 
 def generator(channels: int, base: int, latent: int, side: int) -> nn.Sequential:
     """G: codes (B, D) -> images (B, C, 8 side, 8 side) in (-1, 1)."""
-    layers: list[nn.Module] = [
+    return nn.Sequential(
         nn.Unflatten(1, (latent, 1, 1)),
         ConvTranspose2d(latent, 4 * base, side, bias=False),
-    ]
-    for width_in, width in ((4 * base, 2 * base), (2 * base, base)):
-        layers += [
-            nn.BatchNorm2d(width_in),
-            nn.ReLU(),
-            ConvTranspose2d(width_in, width, 4, 2, 1, bias=False),
-        ]
-    return nn.Sequential(
-        *layers,
+        nn.BatchNorm2d(4 * base),
+        nn.ReLU(),
+        ConvTranspose2d(4 * base, 2 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(2 * base),
+        nn.ReLU(),
+        ConvTranspose2d(2 * base, base, 4, 2, 1, bias=False),
         nn.BatchNorm2d(base),
         nn.ReLU(),
         ConvTranspose2d(base, channels, 4, 2, 1),
@@ -100,15 +99,21 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, base: int, latent: int, side: int, kind: str) -> None:
         super().__init__()
         if kind == "dcgan":
-            first: list[nn.Module] = [Conv2d(channels, base, 4, 2, 1, bias=False), self.leaky()]
-            self.local = nn.Sequential(*first, *self.halve(base, 2 * base, self.leaky()))
+            self.local = nn.Sequential(
+                Conv2d(channels, base, 4, 2, 1, bias=False),
+                self.leaky(),
+                *self.halve(base, 2 * base, self.leaky()),
+            )
             self.head = nn.Sequential(
                 *self.halve(2 * base, 4 * base, self.leaky()),
                 Conv2d(4 * base, latent, side, bias=False),
                 nn.Flatten(),
             )
             return
-        self.local = nn.Sequential(*self.halve(channels, base), *self.halve(base, 2 * base))
+        self.local = nn.Sequential(
+            *self.halve(channels, base),
+            *self.halve(base, 2 * base),
+        )
         self.head = nn.Sequential(
             *self.halve(2 * base, 4 * base),
             nn.Flatten(),
@@ -124,12 +129,16 @@ class Encoder(nn.Module):
 
     @staticmethod
     def halve(width_in: int, width: int, activation: nn.Module | None = None) -> list[nn.Module]:
-        convolution = Conv2d(width_in, width, 4, 2, 1, bias=False)
-        return [convolution, nn.BatchNorm2d(width), activation or nn.ReLU()]
+        return [
+            Conv2d(width_in, width, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(width),
+            activation or nn.ReLU(),
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)."""
-        z: Tensor = self.head(self.local(x))
+        maps = self.local(x)
+        z: Tensor = self.head(maps)
         return z
 
 
@@ -137,8 +146,11 @@ def perceptron(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between them -> logits (...)."""
     layers: list[nn.Module] = []
     for width_in, width in pairwise(widths):
-        layers += [nn.Linear(width_in, width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1), nn.Flatten(-2))
+        layers.append(nn.Linear(width_in, width))
+        layers.append(nn.ReLU())
+    layers.append(nn.Linear(widths[-1], 1))
+    layers.append(nn.Flatten(-2))
+    return nn.Sequential(*layers)
 
 
 class GlobalEstimator(nn.Module):
@@ -149,21 +161,23 @@ class GlobalEstimator(nn.Module):
 
     def __init__(self, base: int, latent: int, side: int, width: int, use_z: bool) -> None:
         super().__init__()
+        small_side = 2 * side - 4
         self.down = nn.Sequential(
             Conv2d(2 * base, base, 3),
             nn.ReLU(),
             Conv2d(base, base // 2, 3),
             nn.Flatten(),
-            nn.Linear(base // 2 * (2 * side - 4) ** 2, latent),
+            nn.Linear(base // 2 * small_side**2, latent),
         )
         self.use_z = use_z
-        self.score = perceptron(2 * latent if use_z else latent, width, width)
+        inputs = 2 * latent if use_z else latent
+        self.score = perceptron(inputs, width, width)
 
     def forward(self, maps: Tensor, z: Tensor) -> Tensor:
-        downscaled = self.down(maps)
-        logits: Tensor = self.score(
-            torch.cat([downscaled, z.to(downscaled.dtype)], 1) if self.use_z else downscaled
-        )
+        inputs = self.down(maps)
+        if self.use_z:
+            inputs = torch.cat([inputs, z.to(inputs.dtype)], 1)
+        logits: Tensor = self.score(inputs)
         return logits
 
 
@@ -183,7 +197,8 @@ class LocalEstimator(nn.Module):
         self.score = nn.Sequential(nn.ReLU(), *perceptron(width, width))
 
     def forward(self, maps: Tensor, z: Tensor) -> Tensor:
-        hidden = self.from_map(maps.flatten(2).transpose(1, 2))  # (N, h w, width)
+        places = maps.flatten(2).transpose(1, 2)
+        hidden = self.from_map(places)  # (N, h w, width)
         if self.from_z is not None:
             hidden = hidden + self.from_z(z)[:, None]
         logits: Tensor = self.score(hidden)
@@ -203,28 +218,32 @@ class LaplacianPyramid(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         for level in range(LEVELS):
-            for name, matrix in zip(("down", "up"), self.operators(size >> level), strict=True):
-                self.register_buffer(f"{name}{level}", matrix, persistent=False)
+            down, up = self.operators(size >> level)
+            self.register_buffer(f"down{level}", down, persistent=False)
+            self.register_buffer(f"up{level}", up, persistent=False)
 
     @staticmethod
     def operators(size: int) -> tuple[Tensor, Tensor]:
         """Down (size / 2, size) and up (size, size / 2), from what they do to each unit vector."""
 
-        def blur(rows: Tensor) -> Tensor:
-            return F.conv1d(
-                F.pad(rows, (2, 2), mode="replicate"),
-                torch.tensor([[[1.0, 4.0, 6.0, 4.0, 1.0]]]) / 16,
-            )
+        kernel = torch.tensor([[[1.0, 4.0, 6.0, 4.0, 1.0]]]) / 16
 
-        down = F.avg_pool1d(blur(torch.eye(size)[:, None]), 2)
-        up = blur(F.interpolate(torch.eye(size // 2)[:, None], scale_factor=2, mode="linear"))
+        def blur(rows: Tensor) -> Tensor:
+            padded = F.pad(rows, (2, 2), mode="replicate")
+            return F.conv1d(padded, kernel)
+
+        fine = torch.eye(size)[:, None]
+        down = F.avg_pool1d(blur(fine), 2)
+        coarse = torch.eye(size // 2)[:, None]
+        up = blur(F.interpolate(coarse, scale_factor=2, mode="linear"))
         return down[:, 0].T.contiguous(), up[:, 0].T.contiguous()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = []
         with torch.autocast(x.device.type, enabled=False):
             for level in range(LEVELS):
-                down, up = getattr(self, f"down{level}"), getattr(self, f"up{level}")
+                down = getattr(self, f"down{level}")
+                up = getattr(self, f"up{level}")
                 coarse = down @ x @ down.T
                 levels.append(x - up @ coarse @ up.T)
                 x = coarse
@@ -268,17 +287,21 @@ def pca_codes(images: Tensor, size: int, norm: str) -> Tensor:
     x = images.flatten(1)
     x = x - x.mean(0)
     if len(x) > x.shape[1]:
-        codes: Tensor = x @ eigenvectors(x.T @ x)[1][:, -size:]
-    # fewer images than values: their projections are the eigenvectors of the small Gram matrix,
-    # scaled
+        _, components = eigenvectors(x.T @ x)
+        codes: Tensor = x @ components[:, -size:]
     else:
+        # Fewer images than values: their projections are the eigenvectors of the small Gram
+        # matrix, scaled.
         values, vectors = eigenvectors(x @ x.T)
-        codes = vectors[:, -size:] * values[-size:].clamp_min(0).sqrt()
+        lengths = values[-size:].clamp_min(0).sqrt()
+        codes = vectors[:, -size:] * lengths
     codes = codes.flip(1).contiguous()
+    if norm == "unit_ball":
+        return onto_ball(codes)
     if norm == "whiten":
         deviation: Tensor = codes.square().mean(0).sqrt()
         codes = codes / deviation.clamp_min(1e-3 * deviation[0])
-    return onto_ball(codes) if norm == "unit_ball" else codes
+    return codes
 
 
 # Negative augmentation M (sections 2.1 and 2.3): one draw per image from torch's generator, nothing
@@ -313,8 +336,11 @@ def negative(x: Tensor, kind: str, strength: Strength) -> Tensor:
     `kind` image or spec.
     """
     with torch.autocast(x.device.type, enabled=False):
-        grid = F.affine_grid(random_affine(x, kind, strength), list(x.shape), align_corners=False)
+        # places
+        affine = random_affine(x, kind, strength)
+        grid = F.affine_grid(affine, list(x.shape), align_corners=False)
         warped = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        # values, in [0, 1]
         unit = (0.5 * warped + 0.5).clamp(0, 1)
         changed = random_gain(unit, strength) if kind == "spec" else random_colour(unit, strength)
         return 2 * changed - 1
@@ -327,24 +353,30 @@ def random_affine(x: Tensor, kind: str, strength: Strength) -> Tensor:
     as `strength` says. spec: each side of the window apart (the root of such a share), neither
     mirrored nor turned.
     """
-    area, shape, left, top, mirror, turn, quarter = torch.rand(
-        7, len(x), device=x.device, dtype=x.dtype
-    )
+    draws = torch.rand(7, len(x), device=x.device, dtype=x.dtype)
+    area, shape, left, top, mirror, turn, quarter = draws
     span = strength.crop_max - strength.crop_min
     area = strength.crop_min + span * area
     if kind == "spec":
-        width, height = area.sqrt(), (strength.crop_min + span * shape).sqrt()
-        flip, angle = torch.ones_like(area), torch.zeros_like(area)
+        width = area.sqrt()
+        height = (strength.crop_min + span * shape).sqrt()
+        flip = torch.ones_like(area)
+        angle = torch.zeros_like(area)
     else:
         aspect = ((2 * shape - 1) * math.log(4 / 3)).exp()
-        width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
-        flip = 1 - 2 * (mirror < strength.mirror).to(x.dtype)
-        angle = (turn < strength.turn) * (1 + (3 * quarter).floor()) * (math.pi / 2)
-    cosine, sine = angle.cos().round(), angle.sin().round()
-    x_row = torch.stack(
-        [width * flip * cosine, -width * flip * sine, (1 - width) * (2 * left - 1)], 1
-    )
-    y_row = torch.stack([height * sine, height * cosine, (1 - height) * (2 * top - 1)], 1)
+        width = (area * aspect).sqrt().clamp_max(1)
+        height = (area / aspect).sqrt().clamp_max(1)
+        is_mirrored = (mirror < strength.mirror).to(x.dtype)
+        flip = 1 - 2 * is_mirrored
+        quarters = 1 + (3 * quarter).floor()
+        angle = (turn < strength.turn) * quarters * (math.pi / 2)
+    # rows of the matrix
+    cosine = angle.cos().round()
+    sine = angle.sin().round()
+    x_shift = (1 - width) * (2 * left - 1)
+    y_shift = (1 - height) * (2 * top - 1)
+    x_row = torch.stack([width * flip * cosine, -width * flip * sine, x_shift], 1)
+    y_row = torch.stack([height * sine, height * cosine, y_shift], 1)
     return torch.stack([x_row, y_row], 1)
 
 
@@ -354,16 +386,20 @@ def random_colour(y: Tensor, strength: Strength) -> Tensor:
     In this order: brightness, contrast, saturation, hue; the last two and grey for colour images
     alone.
     """
-    rand = torch.rand(6, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
+    draws = torch.rand(6, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
+    is_colour = y.shape[1] == 3
     jitter = strength.jitter
-    brightness, contrast, saturation = (1 - jitter) + 2 * jitter * rand[:3]
+    brightness, contrast, saturation = (1 - jitter) + 2 * jitter * draws[:3]
     jittered = adjust_brightness_accumulative(y, brightness)
     jittered = adjust_contrast_with_mean_subtraction(jittered, contrast)
-    if y.shape[1] == 3:
+    if is_colour:
         jittered = adjust_saturation_with_gray_subtraction(jittered, saturation)
-        jittered = adjust_hue(jittered, (0.5 * jitter * rand[3] - 0.25 * jitter) * (2 * math.pi))
-    y = torch.where(rand[4] < 0.8, jittered, y)
-    return torch.where(rand[5] < strength.grey, rgb_to_grayscale(y), y) if y.shape[1] == 3 else y
+        turns = 0.5 * jitter * draws[3] - 0.25 * jitter
+        jittered = adjust_hue(jittered, turns * (2 * math.pi))
+    y = torch.where(draws[4] < 0.8, jittered, y)
+    if not is_colour:
+        return y
+    return torch.where(draws[5] < strength.grey, rgb_to_grayscale(y), y)
 
 
 def random_gain(y: Tensor, strength: Strength) -> Tensor:
@@ -372,9 +408,8 @@ def random_gain(y: Tensor, strength: Strength) -> Tensor:
     y in [0, 1].
     """
     offset, chance = torch.rand(2, len(y), 1, 1, 1, device=y.device, dtype=y.dtype)
-    return torch.where(
-        chance < 0.8, (y + 2 * strength.jitter * offset - strength.jitter).clamp(0, 1), y
-    )
+    louder = y + 2 * strength.jitter * offset - strength.jitter
+    return torch.where(chance < 0.8, louder.clamp(0, 1), y)
 
 
 def alike(x: Tensor, negatives: Tensor) -> Tensor:
@@ -382,10 +417,10 @@ def alike(x: Tensor, negatives: Tensor) -> Tensor:
 
     These are false negatives; scalar.
     """
-    gap = torch.minimum(
-        *((image - negatives).abs().flatten(1).mean(1) for image in (x, x.flip(-1)))
-    )
-    return (gap < ALIKE).to(x.dtype).mean()
+    gap = (x - negatives).abs().flatten(1).mean(1)
+    mirrored_gap = (x.flip(-1) - negatives).abs().flatten(1).mean(1)
+    is_alike = torch.minimum(gap, mirrored_gap) < ALIKE
+    return is_alike.to(x.dtype).mean()
 
 
 @contextmanager
@@ -422,14 +457,18 @@ def latent_loss(codes: Tensor, z: Tensor, reduction: str) -> Tensor:
     Summed or averaged over D, averaged over B.
     """
     error = (codes - z).square()
-    return error.mean() if reduction == "mean" else error.sum(1).mean()
+    if reduction == "mean":
+        return error.mean()
+    return error.sum(1).mean()
 
 
 def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Eq. 3 of logits of any shape: -(E log sigmoid(positive) + E log(1 - sigmoid(negative))) ->
     scalar.
     """
-    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+    positive_loss = F.softplus(-positive).mean()
+    negative_loss = F.softplus(negative).mean()
+    return positive_loss + negative_loss
 
 
 def kl_moment(z: Tensor) -> Tensor:
@@ -438,7 +477,8 @@ def kl_moment(z: Tensor) -> Tensor:
     The diagonal Gaussian has the moments of the batch z (B, D).
     """
     variance, mean = torch.var_mean(z, 0, correction=0)
-    return 0.5 * (mean.square() + variance - variance.clamp_min(1e-8).log() - 1).sum()
+    log_variance = variance.clamp_min(1e-8).log()
+    return 0.5 * (mean.square() + variance - log_variance - 1).sum()
 
 
 class NDA(Method):
@@ -504,46 +544,45 @@ class NDA(Method):
             raise ValueError(
                 f"method.crop_min={crop_min} is above method.crop_max={crop_max}: a range goes up"
             )
-        self.optimizer, self.lr, self.momentum, self.weight_decay = (
-            optimizer,
-            lr,
-            momentum,
-            weight_decay,
-        )
+        self.optimizer = optimizer
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
         self.latent_lr = latent_lr
-        self.latent_size, self.latent_init, self.contrastive_from = (
-            latent_size,
-            latent_init,
-            contrastive_from,
-        )
-        self.pca_norm, self.train_z = pca_norm, train_z
-        self.recon, self.recon_through_C, self.lat_reduction = recon, recon_through_C, lat_reduction
-        self.prior, self.augmentation, self.use_prior = prior, augmentation, use_prior
+        self.latent_size = latent_size
+        self.latent_init = latent_init
+        self.contrastive_from = contrastive_from
+        self.pca_norm = pca_norm
+        self.train_z = train_z
+        self.recon = recon
+        self.recon_through_C = recon_through_C
+        self.lat_reduction = lat_reduction
+        self.prior = prior
+        self.augmentation = augmentation
+        self.use_prior = use_prior
         self.strength = Strength(crop_min, crop_max, mirror, turn, jitter, grey)
-        self.w_recon, self.w_lat, self.w_mie, self.beta, self.gamma = (
-            w_recon,
-            w_lat,
-            w_mie,
-            beta,
-            gamma,
-        )
+        self.w_recon = w_recon
+        self.w_lat = w_lat
+        self.w_mie = w_mie
+        self.beta = beta
+        self.gamma = gamma
 
         side = size // 8
-        self.generator = generator(image_channels, channels, latent_size, side).apply(initialise)
-        self.encoder = Encoder(image_channels, channels, latent_size, side, encoder).apply(
-            initialise
-        )
-        self.global_estimator = (
-            GlobalEstimator(channels, latent_size, side, estimator_channels, use_z)
-            if use_global
-            else None
-        )
-        self.local_estimator = (
-            LocalEstimator(channels, latent_size, estimator_channels, use_zA) if use_local else None
-        )
-        self.prior_estimator = (
-            perceptron(latent_size, 1000, 200) if use_prior and prior != "kl_moment" else None
-        )
+        self.generator = generator(image_channels, channels, latent_size, side)
+        self.generator.apply(initialise)
+        self.encoder = Encoder(image_channels, channels, latent_size, side, encoder)
+        self.encoder.apply(initialise)
+        self.global_estimator: GlobalEstimator | None = None
+        if use_global:
+            self.global_estimator = GlobalEstimator(
+                channels, latent_size, side, estimator_channels, use_z
+            )
+        self.local_estimator: LocalEstimator | None = None
+        if use_local:
+            self.local_estimator = LocalEstimator(channels, latent_size, estimator_channels, use_zA)
+        self.prior_estimator: nn.Sequential | None = None
+        if use_prior and prior != "kl_moment":
+            self.prior_estimator = perceptron(latent_size, 1000, 200)
         self.pyramid = LaplacianPyramid(size)
         # z' of each training image, see `prepare`
         self.register_buffer("latents", torch.zeros(0, latent_size))
@@ -552,18 +591,18 @@ class NDA(Method):
     def prepare(self, train: Tensor) -> None:
         """z' (N, D) of the training images (N, C, H, W), by `latent_init`."""
         if self.latent_init == "normal":
-            self.latents = torch.randn(
-                len(train), self.latent_size, dtype=train.dtype, device=train.device
-            )
+            shape = (len(train), self.latent_size)
+            self.latents = torch.randn(shape, dtype=train.dtype, device=train.device)
         elif self.latent_init == "contrastive":
             self.latents = self._contrastive_codes(train)
         else:
-            most = min(len(train) - 1, train[0].numel())
+            values = train[0].numel()
+            most = min(len(train) - 1, values)
             if self.latent_size > most:
                 raise ValueError(
-                    f"method.latent_size={self.latent_size}: {len(train)} training images of {train[0].numel()} values "
-                    f"have {most} principal components; take method.latent_size={most} or fewer, or "
-                    f"{self.latent_size + 1} images"
+                    f"method.latent_size={self.latent_size}: {len(train)} training images of "
+                    f"{values} values have {most} principal components; "
+                    f"take method.latent_size={most} or fewer, or {self.latent_size + 1} images"
                 )
             self.latents = pca_codes(train, self.latent_size, self.pca_norm)
 
@@ -571,45 +610,52 @@ class NDA(Method):
     def _contrastive_codes(self, train: Tensor) -> Tensor:
         """C(x) of a finished run's encoder, (N, D)."""
         trained = copy.deepcopy(self.encoder).eval()
+        path = str(self.contrastive_from)
         try:
-            state = torch.load(
-                str(self.contrastive_from), map_location=train.device, weights_only=True
-            )["method"]
-            trained.load_state_dict(
-                {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
-            )
+            checkpoint = torch.load(path, map_location=train.device, weights_only=True)
+            weights: dict[str, Tensor] = {}
+            for name, value in checkpoint["method"].items():
+                if name.startswith("encoder."):
+                    weights[name.removeprefix("encoder.")] = value
+            trained.load_state_dict(weights)
         # whatever torch makes of a file that is absent, cut off or something else
         except Exception as error:
             raise ValueError(
-                f"method.contrastive_from={self.contrastive_from}: not such weights ({error})"
+                f"method.contrastive_from={path}: not such weights ({error})"
             ) from None
         return torch.cat([trained(part) for part in torch.split(train, 512)])
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        def optimizer(*networks: nn.Module | None) -> torch.optim.Optimizer:
-            parameters = [
-                p for network in networks if network is not None for p in network.parameters()
-            ]
-            common: dict[str, Any] = {
-                "lr": self.lr,
-                "weight_decay": self.weight_decay,
-                "fused": True,
-            }
-            if self.optimizer == "adam":
-                return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **common)
-            return torch.optim.SGD(parameters, momentum=self.momentum, **common)
-
-        networks = [self.generator, self.encoder, self.global_estimator, self.local_estimator]
+        networks: list[nn.Module | None] = [
+            self.generator,
+            self.encoder,
+            self.global_estimator,
+            self.local_estimator,
+        ]
+        optimizers: dict[str, torch.optim.Optimizer] = {}
         if self.prior == "adv" and self.prior_estimator is not None:
-            optimizers = {
-                "networks": optimizer(*networks),
-                "prior_estimator": optimizer(self.prior_estimator),
-            }
+            optimizers["networks"] = self._build_optimizer(*networks)
+            optimizers["prior_estimator"] = self._build_optimizer(self.prior_estimator)
         else:
-            optimizers = {"networks": optimizer(*networks, self.prior_estimator)}
+            optimizers["networks"] = self._build_optimizer(*networks, self.prior_estimator)
         if self.train_z:
             optimizers["latents"] = torch.optim.SGD([self.latents], self.latent_lr)
         return optimizers
+
+    def _build_optimizer(self, *networks: nn.Module | None) -> torch.optim.Optimizer:
+        """Adam or SGD over the parameters of all these networks."""
+        parameters: list[nn.Parameter] = []
+        for network in networks:
+            if network is not None:
+                parameters += network.parameters()
+        options: dict[str, Any] = {
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "fused": True,
+        }
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, betas=(self.momentum, 0.999), **options)
+        return torch.optim.SGD(parameters, momentum=self.momentum, **options)
 
     # Section 2.2.
 
@@ -619,42 +665,42 @@ class NDA(Method):
         Losses `recon`, `lat`, `global`, `local`, `prior` ..., weighted by beta and gamma only.
         """
         x = batch.x
+        losses: dict[str, Tensor] = {}
+        notes: dict[str, Tensor] = {}
+        # z' of the images and z = C(x)
         if self.train_z:  # not before: as a plain buffer it can be loaded, moved and converted
             self.latents.requires_grad_()
         codes = self.latents.index_select(0, batch.index)
         maps = self.encoder.local(x)
         z = self.encoder.head(maps).to(codes.dtype)
-        losses: dict[str, Tensor] = {}
+        # the generator's loss and the distance of the codes
         if self.recon != "none":
             losses["recon"] = self._reconstruction_loss(x, codes)
             if self.recon_through_C:
                 losses["recon_through_C"] = self._reconstruction_loss(x, z)
         losses["lat"] = latent_loss(codes, z, self.lat_reduction)
-        notes: dict[str, Tensor] = {}
+        # mutual information
         if self.global_estimator is not None or self.local_estimator is not None:
             negatives = negative(x, self.augmentation, self.strength)
             notes["alike"] = alike(x, negatives)
             losses |= self._contrast(maps, negatives, z)
         if self.use_prior:
             losses["prior"] = self._prior_loss(z, notes)
+        # Eq. 8
         weights = {"recon": self.w_recon, "recon_through_C": self.w_recon, "lat": self.w_lat}
-        total = torch.stack(
-            [weights.get(name, self.w_mie) * loss for name, loss in losses.items()]
-        ).sum()
+        terms = [weights.get(name, self.w_mie) * loss for name, loss in losses.items()]
+        total = torch.stack(terms).sum()
         self.minimise(total, "networks")
         if self.train_z:
             notes["code_step"] = self._step_latents(batch.index)
-        return {name: value.detach() for name, value in (losses | notes).items()}
+        return detached(losses | notes)
 
     def _reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
         """Eq. 1 (or the squared error) between x (B, C, H, W) and G(codes)."""
         x_hat = self.generator(codes).to(x.dtype)
-        error = (
-            pyramid_error(x, x_hat, self.pyramid)
-            if self.recon == "lap"
-            else squared_error(x, x_hat)
-        )
-        return error.mean()
+        if self.recon == "lap":
+            return pyramid_error(x, x_hat, self.pyramid).mean()
+        return squared_error(x, x_hat).mean()
 
     def _contrast(self, maps: Tensor, negatives: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Eqs. 4 and 5: the maps of x (B, S, h, w) against those of its negatives.
@@ -662,12 +708,15 @@ class NDA(Method):
         Both with the z of x (B, D).
         """
         with statistics_kept(self.encoder.local):
-            both = torch.cat([maps, self.encoder.local(negatives)])
+            negative_maps = self.encoder.local(negatives)
+        both = torch.cat([maps, negative_maps])
         paired = z.repeat(2, 1)
         losses = {}
         for name, estimator in (("global", self.global_estimator), ("local", self.local_estimator)):
             if estimator is not None:
-                losses[name] = self.beta * jsd_loss(*estimator(both, paired).to(z.dtype).chunk(2))
+                logits = estimator(both, paired).to(z.dtype)
+                own_logits, negative_logits = logits.chunk(2)
+                losses[name] = self.beta * jsd_loss(own_logits, negative_logits)
         return losses
 
     def _prior_loss(self, z: Tensor, notes: dict[str, Tensor]) -> Tensor:
@@ -678,11 +727,12 @@ class NDA(Method):
         if self.prior_estimator is None:
             return self.gamma * kl_moment(z)
         noise = torch.randn_like(z)
+        noise_logits = self._prior_logits(noise)
         if self.prior == "coop":
-            return self.gamma * jsd_loss(self._prior_logits(noise), self._prior_logits(z))
-        step = jsd_loss(self._prior_logits(noise), self._prior_logits(z.detach()))
-        self.minimise(step, "prior_estimator")
-        notes["prior_estimator"] = step
+            return self.gamma * jsd_loss(noise_logits, self._prior_logits(z))
+        loss = jsd_loss(noise_logits, self._prior_logits(z.detach()))
+        self.minimise(loss, "prior_estimator")
+        notes["prior_estimator"] = loss
         with frozen(self.prior_estimator):
             return self.gamma * F.softplus(-self._prior_logits(z)).mean()
 
@@ -719,7 +769,10 @@ class NDA(Method):
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """Squared error and pyramid error between x (B, C, H, W) and G(C(x)); (B,) each."""
         x_hat = self.reconstruct(x)
-        return {"mse": squared_error(x, x_hat), "lap": pyramid_error(x, x_hat, self.pyramid)}
+        return {
+            "mse": squared_error(x, x_hat),
+            "lap": pyramid_error(x, x_hat, self.pyramid),
+        }
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Squared error of G(C(x)), (B,)."""
@@ -738,8 +791,10 @@ class NDA(Method):
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """Training images above three negatives of each, and above what G makes of their codes z'."""
         images = Row("training images", train)
-        negatives = [
-            Row("negatives", negative(train, self.augmentation, self.strength)) for _ in range(3)
-        ]
-        generated = Row("G(z')", self.generator(self.latents[: len(train)]))
-        return {"negatives": [images, *negatives], "generated": [images, generated]}
+        rows = [images]
+        for _ in range(3):
+            negatives = negative(train, self.augmentation, self.strength)
+            rows.append(Row("negatives", negatives))
+        codes = self.latents[: len(train)]
+        generated = Row("G(z')", self.generator(codes))
+        return {"negatives": rows, "generated": [images, generated]}

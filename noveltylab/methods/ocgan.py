@@ -39,15 +39,17 @@ each, and tanh behind the encoder's last:
 - held-out inliers stay clean where the weights are selected: the paper does not say.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from noveltylab.methods.base import Batch, Method, Phase, Row, frozen
+from noveltylab.methods.base import Batch, Method, Phase, Row, detached, frozen
 from noveltylab.nets.cpu.layers import Conv2d, ConvTranspose2d, Dropout
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce, discriminator_loss, squared_error
@@ -55,7 +57,8 @@ from noveltylab.nets.optimizers import adam
 
 #: Images on a path between two inliers, and rows and images of the picture of random latents.
 PATH_STEPS, RANDOM_ROWS, RANDOM_IMAGES = 9, 4, 11
-OFFICIAL_SIZE = 61  # the authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without padding
+#: The authors' geometry: 61 -> 29 -> 13 -> 5 -> 1 without padding.
+OFFICIAL_SIZE = 61
 
 
 # Networks (section 3.2, "Network Architecture").
@@ -101,15 +104,13 @@ def decoder(
     The mirror image of the encoder.
     """
     grow: dict[str, Any] = {"padding": padding, "output_padding": 1 if padding else 0}
-    first = (
-        [
+    first: list[nn.Module] = []
+    if latent is not None:
+        first = [
             ConvTranspose2d(latent, 4 * base, side, bias=False),
             nn.BatchNorm2d(4 * base),
             nn.ReLU(inplace=True),
         ]
-        if latent
-        else []
-    )
     return nn.Sequential(
         *first,
         ConvTranspose2d(4 * base, 2 * base, 5, 2, bias=False, **grow),
@@ -144,10 +145,16 @@ def latent_discriminator(latent: int, double_sigmoid: bool) -> nn.Sequential:
     0, and 43 times at -3.
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    for width_in, width in zip((latent, 128, 64, 32), (128, 64, 32, 16), strict=True):
-        layers += [nn.Linear(width_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-    squashed = [nn.Sigmoid()] if double_sigmoid else []
-    return nn.Sequential(*layers, nn.Linear(16, 1), *squashed, nn.Flatten(0))
+    for width_in, width in pairwise((latent, 128, 64, 32, 16)):
+        layers += [
+            nn.Linear(width_in, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+        ]
+    layers.append(nn.Linear(16, 1))
+    if double_sigmoid:
+        layers.append(nn.Sigmoid())
+    return nn.Sequential(*layers, nn.Flatten(0))
 
 
 # Losses (section 3.2 and Algorithm 1; the labels are Algorithm 1's). `discriminator_loss` is
@@ -164,17 +171,19 @@ def informative_negative_loss(logits: Tensor, form: str) -> Tensor:
     vanishes once C calls the image out-of-class. "unsaturated": -BCE(a, 1) = log sigmoid(a), the
     ascent on label 1 (Algorithm 1's label). Its slope 1 - sigmoid(a) grows to 1 there.
     """
-    return bce(logits, 0) if form == "saturated" else -bce(logits, 1)
+    if form == "saturated":
+        return bce(logits, 0)
+    return -bce(logits, 1)
 
 
 def accuracy(real: Tensor, fake: Tensor) -> Tensor:
     """Share of logits (B,) each on the right side: real ones above 0, fakes below.
 
     -> scalar; chance is 0.5.
-
-    Chance is 0.5 -> scalar.
     """
-    return 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
+    real_share = (real > 0).float().mean()
+    fake_share = (fake < 0).float().mean()
+    return 0.5 * (real_share + fake_share)
 
 
 def distance_from_uniform(codes: Tensor) -> Tensor:
@@ -185,7 +194,9 @@ def distance_from_uniform(codes: Tensor) -> Tensor:
     count = len(codes)
     expected = (codes.sort(0).values + 1) / 2
     rank = torch.arange(count, device=codes.device).view(-1, 1)
-    return torch.maximum((rank + 1) / count - expected, expected - rank / count).amax(0)
+    above = (rank + 1) / count - expected
+    below = expected - rank / count
+    return torch.maximum(above, below).amax(0)
 
 
 class OCGAN(Method):
@@ -230,41 +241,50 @@ class OCGAN(Method):
             raise ValueError(
                 "method.use_mining=true needs method.use_image_discriminator=true: mined latents train it alone"
             )
-        self.w_lat, self.w_vis, self.w_mse = w_lat, w_vis, w_mse
-        self.mse_reduction, self.noise_std = mse_reduction, noise_std
-        self.lr, self.beta1 = lr, beta1
-        self.use_latent_discriminator, self.use_image_discriminator = (
-            use_latent_discriminator,
-            use_image_discriminator,
-        )
-        self.use_mining, self.mining_loss, self.mining_steps = use_mining, mining_loss, mining_steps
-        self.mining_step_size, self.mining_start, self.score_noise = (
-            mining_step_size,
-            mining_start,
-            score_noise,
-        )
+        self.w_lat = w_lat
+        self.w_vis = w_vis
+        self.w_mse = w_mse
+        self.mse_reduction = mse_reduction
+        self.noise_std = noise_std
+        self.lr = lr
+        self.beta1 = beta1
+        self.use_latent_discriminator = use_latent_discriminator
+        self.use_image_discriminator = use_image_discriminator
+        self.use_mining = use_mining
+        self.mining_loss = mining_loss
+        self.mining_steps = mining_steps
+        self.mining_step_size = mining_step_size
+        self.mining_start = mining_start
+        self.score_noise = score_noise
 
-        padding, side = (0, 5) if size == OFFICIAL_SIZE else (2, size // 8)
-        latent = latent_size if latent_layout == "vector" else None
-        self.latent_shape = (latent, 1, 1) if latent else (4 * channels, side, side)
+        # sizes
+        padding = 2
+        side = size // 8
+        if size == OFFICIAL_SIZE:
+            padding = 0
+            side = 5
+        latent: int | None = None
+        self.latent_shape = (4 * channels, side, side)
+        if latent_layout == "vector":
+            latent = latent_size
+            self.latent_shape = (latent_size, 1, 1)
+        # networks
         self.encoder = encoder(image_channels, channels, latent, side, padding)
         self.decoder = decoder(image_channels, channels, latent, side, padding, dropout)
-        latent_values = latent or 4 * channels * side * side
-        self.latent_discriminator = (
-            latent_discriminator(latent_values, double_sigmoid)
-            if use_latent_discriminator
-            else None
-        )
-        self.image_discriminator = (
-            image_discriminator(image_channels, image_discriminator_channels, side, padding)
-            if use_image_discriminator
-            else None
-        )
-        self.classifier = (
-            image_discriminator(image_channels, classifier_channels, side, padding)
-            if use_mining
-            else None
-        )
+        self.latent_discriminator: nn.Sequential | None = None
+        if use_latent_discriminator:
+            latent_values = math.prod(self.latent_shape)
+            self.latent_discriminator = latent_discriminator(latent_values, double_sigmoid)
+        self.image_discriminator: nn.Sequential | None = None
+        if use_image_discriminator:
+            self.image_discriminator = image_discriminator(
+                image_channels, image_discriminator_channels, side, padding
+            )
+        self.classifier: nn.Sequential | None = None
+        if use_mining:
+            self.classifier = image_discriminator(
+                image_channels, classifier_channels, side, padding
+            )
         self.apply(initialise)
         # One noise image for all, so that a sample's noisy score depends on nothing but the sample.
         noise = torch.randn(image_shape, generator=torch.Generator().manual_seed(0))
@@ -289,11 +309,9 @@ class OCGAN(Method):
 
         Before, it is table 4's third row.
         """
-        return (
-            [Phase("without mining", 0.0), Phase("with mining", self.mining_start)]
-            if self.use_mining
-            else []
-        )
+        if not self.use_mining:
+            return []
+        return [Phase("without mining", 0.0), Phase("with mining", self.mining_start)]
 
     @property
     def phase(self) -> bool:
@@ -306,27 +324,32 @@ class OCGAN(Method):
         Losses `classifier`, `latent`, ..., `mse`.
         """
         x = batch.x
+        is_mining = self.phase
         losses: dict[str, Tensor] = {}
         # En and De do not change before the generator step: one forward pass serves all four.
-        l1 = self.encoder(x + self.noise_std * torch.randn_like(x))
+        noisy = x + self.noise_std * torch.randn_like(x)
+        l1 = self.encoder(noisy)
         l2 = self.sample_latents(len(x))
         x_hat = self.decoder(l1)
-        mines = self.phase
-        fake = None
+        # Images of random latents; those of mined ones replace them in the generator step.
+        fake: Tensor | None = None
+        fixed_fake: Tensor | None = None
         if self.use_image_discriminator:
-            # mined latents replace these in the generator step
-            with torch.set_grad_enabled(not mines):
+            with torch.set_grad_enabled(not is_mining):
                 fake = self.decoder(l2)
-        if self.classifier is not None and fake is not None:
-            losses |= self._update_classifier(x_hat.detach(), fake.detach())
+            fixed_fake = fake.detach()
+        # Step 1
+        if self.classifier is not None and fixed_fake is not None:
+            losses |= self._update_classifier(x_hat.detach(), fixed_fake)
+        # Step 2
         if self.use_latent_discriminator or self.use_image_discriminator:
-            losses |= self._update_discriminators(
-                x, l1.detach(), l2, None if fake is None else fake.detach()
-            )
-        if mines and fake is not None:
-            mined, unmined = self._mine_latents(l2), fake
+            losses |= self._update_discriminators(x, l1.detach(), l2, fixed_fake)
+        # Step 3
+        if is_mining and fixed_fake is not None:
+            mined = self._mine_latents(l2)
             fake = self.decoder(mined)
-            losses |= self._measure_mining(l2, mined, unmined, fake.detach())
+            losses |= self._measure_mining(l2, mined, fixed_fake, fake.detach())
+        # Step 4
         losses |= self._update_generator(x, l1, x_hat, fake)
         return losses
 
@@ -340,7 +363,8 @@ class OCGAN(Method):
         Nothing else changes.
         """
         assert self.classifier is not None
-        real_logits, fake_logits = self.classifier(x_hat), self.classifier(fake)
+        real_logits = self.classifier(x_hat)
+        fake_logits = self.classifier(fake)
         loss = discriminator_loss(real_logits, fake_logits)
         self.minimise(loss, "classifier")
         return {
@@ -358,15 +382,18 @@ class OCGAN(Method):
         losses: dict[str, Tensor] = {}
         accuracies: dict[str, Tensor] = {}
         if self.latent_discriminator is not None:
-            logits = self.latent_discriminator(l2), self.latent_discriminator(l1)
-            losses["latent_discriminator"] = discriminator_loss(*logits)
-            accuracies["accuracy_latent_discriminator"] = accuracy(*logits)
+            real_logits = self.latent_discriminator(l2)
+            fake_logits = self.latent_discriminator(l1)
+            losses["latent_discriminator"] = discriminator_loss(real_logits, fake_logits)
+            accuracies["accuracy_latent_discriminator"] = accuracy(real_logits, fake_logits)
         if self.image_discriminator is not None and fake is not None:
-            logits = self.image_discriminator(x), self.image_discriminator(fake)
-            losses["image_discriminator"] = discriminator_loss(*logits)
-            accuracies["accuracy_image_discriminator"] = accuracy(*logits)
-        self.minimise(torch.stack(list(losses.values())).sum(), "discriminators")
-        return {name: loss.detach() for name, loss in losses.items()} | accuracies
+            real_logits = self.image_discriminator(x)
+            fake_logits = self.image_discriminator(fake)
+            losses["image_discriminator"] = discriminator_loss(real_logits, fake_logits)
+            accuracies["accuracy_image_discriminator"] = accuracy(real_logits, fake_logits)
+        total = torch.stack(list(losses.values())).sum()
+        self.minimise(total, "discriminators")
+        return detached(losses) | accuracies
 
     def _mine_latents(self, latents: Tensor) -> Tensor:
         """Step 3: moves latents (B, d, 1, 1) towards what C calls out-of-class.
@@ -377,10 +404,9 @@ class OCGAN(Method):
         with frozen(self.decoder, self.classifier), torch.enable_grad():
             for _ in range(self.mining_steps):
                 latents = latents.detach().requires_grad_()
+                logits = self.classifier(self.decoder(latents))
                 # Summed, not averaged: each latent follows the gradient of its own loss.
-                loss = informative_negative_loss(
-                    self.classifier(self.decoder(latents)), self.mining_loss
-                ).sum()
+                loss = informative_negative_loss(logits, self.mining_loss).sum()
                 (gradient,) = torch.autograd.grad(loss, latents)
                 latents = (latents - self.mining_step_size * gradient).clamp(-1, 1)
         return latents.detach()
@@ -394,10 +420,8 @@ class OCGAN(Method):
         """
         assert self.classifier is not None
         with frozen(self.classifier), torch.no_grad():
-            before, after = (
-                self.classifier(unmined).sigmoid().mean(),
-                self.classifier(fake).sigmoid().mean(),
-            )
+            before = self.classifier(unmined).sigmoid().mean()
+            after = self.classifier(fake).sigmoid().mean()
         distance = (mined - latents).flatten(1).norm(dim=1).mean()
         return {
             "mining_distance": distance,
@@ -422,7 +446,7 @@ class OCGAN(Method):
                 losses["generator_image"] = bce(self.image_discriminator(fake), 1).mean()
                 loss = loss + self.w_vis * losses["generator_image"]
             self.minimise(loss, "generator")
-        return {name: value.detach() for name, value in losses.items()}
+        return detached(losses)
 
     # Section 4: the score is the reconstruction error; the authors' code prints the image
     # discriminator's beside it.
@@ -440,7 +464,8 @@ class OCGAN(Method):
         """
         clean = self.reconstruct(x)
         noisy = self.reconstruct(x + self.score_noise_image)
-        scores = {"mse": squared_error(x, noisy if self.score_noise else clean)}
+        x_hat = noisy if self.score_noise else clean
+        scores = {"mse": squared_error(x, x_hat)}
         if self.image_discriminator is not None:
             scores["dv_x"] = -self.image_discriminator(x)
             scores["dv_recon"] = -self.image_discriminator(clean)
@@ -465,12 +490,11 @@ class OCGAN(Method):
         mining (4).
         """
         latents = self.sample_latents(RANDOM_ROWS * RANDOM_IMAGES)
-        rows = [
-            Row("random latents", self.decoder(part))
-            for part in torch.split(latents, RANDOM_IMAGES)
-        ]
+        parts = torch.split(latents, RANDOM_IMAGES)
+        rows = [Row("random latents", self.decoder(part)) for part in parts]
         pictures = {"random_latents": rows}
-        if paths := list(self._latent_paths(inliers)):
+        paths = list(self._latent_paths(inliers))
+        if paths:
             pictures["latent_paths"] = paths
         if self.classifier is not None:
             few = latents[:RANDOM_IMAGES]
@@ -487,14 +511,13 @@ class OCGAN(Method):
         De of the line from one's code to the other's.
         """
         codes = self.encoder(inliers)
+        steps = torch.linspace(0, 1, PATH_STEPS, dtype=codes.dtype, device=codes.device)
         for first in range(0, len(inliers) - 1, 2):
             second = first + 1
-            share = torch.linspace(0, 1, PATH_STEPS, dtype=codes.dtype, device=codes.device).view(
-                -1, 1, 1, 1
-            )
-            line = torch.lerp(codes[first], codes[second], share)
-            ends = inliers[first : first + 1], inliers[second : second + 1]
-            images = torch.cat([ends[0], self.decoder(line), ends[1]])
+            line = torch.lerp(codes[first], codes[second], steps.view(-1, 1, 1, 1))
+            start = inliers[first : first + 1]
+            end = inliers[second : second + 1]
+            images = torch.cat([start, self.decoder(line), end])
             yield Row(f"inliers {first + 1} to {second + 1}", images)
 
     def extra_metrics(self, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
@@ -505,13 +528,14 @@ class OCGAN(Method):
         coordinates from uniform; n uniform draws have about 0.87 / sqrt(n).
         """
         with torch.inference_mode():
-            variance = squared_error(inliers, inliers.mean(0, keepdim=True)).mean()
+            mean = inliers.mean(0, keepdim=True)
+            variance = squared_error(inliers, mean).mean()
+            smallest = torch.finfo(variance.dtype).tiny
             error = squared_error(inliers, self.reconstruct(inliers)).mean()
-            distance = distance_from_uniform(self.encoder(inliers).flatten(1))
+            codes = self.encoder(inliers).flatten(1)
+            distance = distance_from_uniform(codes)
             return {
-                "variance_rebuilt": float(
-                    1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny)
-                ),
+                "variance_rebuilt": float(1 - error / variance.clamp_min(smallest)),
                 "latent_ks_mean": float(distance.mean()),
                 "latent_ks_max": float(distance.max()),
             }

@@ -46,7 +46,8 @@ def rejected_share(squared: NDArray[np.float64], gamma: float, nu: float) -> flo
     folds = np.arange(len(kernel)) % FOLDS
     rejected = 0
     for fold in range(FOLDS):
-        fit, out = folds != fold, folds == fold
+        fit = folds != fold
+        out = folds == fold
         machine = OneClassSVM(kernel="precomputed", nu=nu).fit(kernel[np.ix_(fit, fit)])
         rejected += int((machine.decision_function(kernel[np.ix_(out, fit)]) < 0).sum())
     return rejected / len(kernel)
@@ -88,7 +89,8 @@ class OCSVM(Method):
         gamma: Literal["scale", "consistent"] | PositiveFloat = "scale",
     ) -> None:
         super().__init__(image_shape)
-        self.nu, self.given = nu, gamma
+        self.nu = nu
+        self.given = gamma
         self.register_buffer("support", torch.zeros(0, 0))
         for name, shape in (("dual", (0,)), ("gamma", ()), ("offset", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))

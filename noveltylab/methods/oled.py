@@ -54,12 +54,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.methods.base import RECONSTRUCTION, Batch, Method, Row
+from noveltylab.methods.base import RECONSTRUCTION, Batch, Method, Row, detached
 from noveltylab.nets.losses import squared_error
 from noveltylab.nets.optimizers import adam
 
-#: (channels, stride) of the blocks that shrink, (channels, upsampling after the block) of those
-#: that grow
+#: (channels, stride) of shrinking blocks, (channels, upsampling after the block) of growing ones.
 Layers = tuple[tuple[int, int], ...]
 
 
@@ -108,7 +107,7 @@ ARCHITECTURES = {
 #: Segmentation AUROC from which on a mask is said to look for the digit; untrained ones have 0.45
 #: to 0.70.
 NEAR_CHANCE = 0.6
-# side of the context auto-encoder's crop, 100 pixels where the threshold unit takes 99 of 784
+#: Side of the context auto-encoder's crop: 100 pixels where the threshold unit takes 99 of 784.
 CROP = 10
 
 
@@ -119,7 +118,11 @@ def choose_architecture(image_shape: tuple[int, int, int]) -> str:
     """
     channels, height, width = image_shape
     common = math.gcd(height, width)
-    return "cifar10" if channels > 1 and common % 8 == 0 else "mnist" if common % 4 == 0 else "ucsd"
+    if channels > 1 and common % 8 == 0:
+        return "cifar10"
+    if common % 4 == 0:
+        return "mnist"
+    return "ucsd"
 
 
 # Networks (sections 3.3 and 3.4.1). All convolutions are 5x5 and keep the size, up to their stride.
@@ -136,9 +139,13 @@ class UpsampledConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # (4 C', C, 3, 3), the four phases of each channel
-        weight = fold(fold(self.weight, 2, 1), 4, 2).flatten(0, 2)
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
+        rows = fold(self.weight, 2, 1)
+        weight = fold(rows, 4, 2).flatten(0, 2)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.repeat_interleave(4)
+        phases = F.conv2d(x, weight, bias, padding=1)
+        return F.pixel_shuffle(phases, 2)
 
 
 def fold(weight: Tensor, taps: int, phase: int) -> Tensor:
@@ -147,13 +154,15 @@ def fold(weight: Tensor, taps: int, phase: int) -> Tensor:
     For even and for odd output pixels (`phase`).
     """
     w0, w1, w2, w3, w4 = weight.unbind(taps)
-    even, odd = (w0 + w1, w2 + w3, w4), (w0, w1 + w2, w3 + w4)
+    even = (w0 + w1, w2 + w3, w4)
+    odd = (w0, w1 + w2, w3 + w4)
     return torch.stack([torch.stack(even, taps), torch.stack(odd, taps)], phase)
 
 
 def conv(width_in: int, width: int, stride: int = 1, up: int = 1) -> nn.Conv2d:
     """5x5 convolution of the image enlarged `up` times (1 or 2)."""
-    return (UpsampledConv if up == 2 else nn.Conv2d)(width_in, width, 5, stride, 2)
+    layer = UpsampledConv if up == 2 else nn.Conv2d
+    return layer(width_in, width, 5, stride, 2)
 
 
 def blocks(
@@ -166,26 +175,36 @@ def blocks(
     stack: list[nn.Module] = []
     up = 1
     for position, (width, step) in enumerate(layers):
-        layer = conv(width_in, width, up=up) if grows else conv(width_in, width, stride=step)
-        normalised = (
-            [nn.BatchNorm2d(width)] if norm == "all" or (norm == "second" and position == 1) else []
-        )
-        stack.append(nn.Sequential(layer, *normalised, nn.LeakyReLU(slope)))
-        width_in, up = width, step
+        block = nn.Sequential()
+        if grows:
+            block.append(conv(width_in, width, up=up))
+        else:
+            block.append(conv(width_in, width, stride=step))
+        if norm == "all" or (norm == "second" and position == 1):
+            block.append(nn.BatchNorm2d(width))
+        block.append(nn.LeakyReLU(slope))
+        stack.append(block)
+        width_in = width
+        up = step
     return stack
 
 
 def scaled(layers: Layers, width: float) -> Layers:
+    """The layers with `width` times the channels, at least one."""
     return tuple((max(1, round(channels * width)), step) for channels, step in layers)
 
 
 def mask_generator(channels: int, table: Architecture, width: float, norm: str) -> nn.Sequential:
     """MG: images (B, C, H, W) -> activation maps A (B, 1, H, W), at least 0."""
-    shrinking, growing = scaled(table.mask_encoder, width), scaled(table.mask_decoder, width)
+    shrinking = scaled(table.mask_encoder, width)
+    growing = scaled(table.mask_decoder, width)
+    smallest, _ = shrinking[-1]
+    largest, up = growing[-1]
+    decoder_norm = "all" if norm == "all" else "no"
     return nn.Sequential(
         *blocks(channels, shrinking, 0.3, norm),
-        *blocks(shrinking[-1][0], growing, 0.3, "all" if norm == "all" else "no", grows=True),
-        conv(growing[-1][0], 1, up=growing[-1][1]),
+        *blocks(smallest, growing, 0.3, decoder_norm, grows=True),
+        conv(largest, 1, up=up),
         nn.ReLU(),
     )
 
@@ -193,7 +212,10 @@ def mask_generator(channels: int, table: Architecture, width: float, norm: str) 
 def initialise(module: nn.Module, normal: bool) -> None:
     """Glorot weights, normal or uniform (UCSD), and biases 0 (authors' code)."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        (nn.init.xavier_normal_ if normal else nn.init.xavier_uniform_)(module.weight)
+        if normal:
+            nn.init.xavier_normal_(module.weight)
+        else:
+            nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -212,7 +234,8 @@ def threshold(activation: Tensor, t: float, eps: float, mask_grad: str, tau: flo
     pixels = activation[0].numel()
     # the percentile's position in rising order, rounded down
     position = math.floor(t / 100 * (pixels - 1))
-    s = activation.flatten(1).topk(pixels - position).values[:, -1].view(-1, 1, 1, 1) + eps
+    highest = activation.flatten(1).topk(pixels - position).values
+    s = highest[:, -1].view(-1, 1, 1, 1) + eps
     margin = s - activation
     if mask_grad == "ste":
         soft = torch.sigmoid(margin / tau)
@@ -229,13 +252,14 @@ def crop_mask(place: Tensor, height: int, width: int) -> Tensor:
 
     At place (B,) in 0 .. (H - CROP + 1) (W - CROP + 1) - 1.
     """
-    top, left = (
-        p.view(-1, 1, 1, 1) for p in (place // (width - CROP + 1), place % (width - CROP + 1))
-    )
+    places = width - CROP + 1
+    top = (place // places).view(-1, 1, 1, 1)
+    left = (place % places).view(-1, 1, 1, 1)
     rows = torch.arange(height, device=place.device).view(-1, 1)
     columns = torch.arange(width, device=place.device)
-    inside = (rows >= top) & (rows < top + CROP) & (columns >= left) & (columns < left + CROP)
-    return (~inside).float()
+    inside_rows = (rows >= top) & (rows < top + CROP)
+    inside_columns = (columns >= left) & (columns < left + CROP)
+    return (~(inside_rows & inside_columns)).float()
 
 
 # Losses (section 3.5; L_mask and L_rec, eqs. 5 and 7, are `squared_error`) and the segmentation
@@ -256,11 +280,10 @@ def rank_auroc(values: Tensor, positive: Tensor) -> float:
     rank = (count.cumsum(0).double() - (count - 1) / 2)[level]  # a tie counts one half
     positives = float(positive.sum())
     pairs = positives * (len(values) - positives)
-    return (
-        (float(rank[positive].sum()) - positives * (positives + 1) / 2) / pairs
-        if pairs
-        else math.nan
-    )
+    if not pairs:
+        return math.nan
+    lowest = positives * (positives + 1) / 2
+    return (float(rank[positive].sum()) - lowest) / pairs
 
 
 class OLED(Method):
@@ -300,48 +323,70 @@ class OLED(Method):
     ) -> None:
         super().__init__(image_shape)
         channels, height, breadth = image_shape
-        name = choose_architecture(image_shape) if architecture == "auto" else architecture
+        name: str = architecture
+        if architecture == "auto":
+            name = choose_architecture(image_shape)
         table = ARCHITECTURES[name]
         if height % table.shrink or breadth % table.shrink:
             raise ValueError(
                 f"data.size={height}: method.architecture={name} takes a multiple of {table.shrink}"
             )
-        if mask == "random10" and min(height, breadth) < CROP:
+        shorter = min(height, breadth)
+        if mask == "random10" and shorter < CROP:
             raise ValueError(
-                f"method.mask=random10 needs data.size of at least {CROP}, not {min(height, breadth)}"
+                f"method.mask=random10 needs data.size of at least {CROP}, not {shorter}"
             )
-        self.gamma, self.lam, self.mm_every = gamma, lam, mm_every
-        self.mask_objective, self.mask_norm = mask_objective, mask_norm
-        self.mm_turn, self.validation = mm_turn, validation
-        self.lr, self.betas, self.adam_eps = lr, (beta1, beta2), adam_eps
-        self.architecture, self.out_act, self.mask, self.average = name, out_act, mask, average
-        self.t, self.mask_grad, self.mask_eps, self.mask_tau = t, mask_grad, mask_eps, mask_tau
+        self.gamma = gamma
+        self.lam = lam
+        self.mm_every = mm_every
+        self.mask_objective = mask_objective
+        self.mm_turn = mm_turn
+        self.validation = validation
+        self.lr = lr
+        self.betas = (beta1, beta2)
+        self.adam_eps = adam_eps
+        self.architecture = name
+        self.out_act = out_act
+        self.mask = mask
+        self.average = average
+        self.t = t
+        self.mask_grad = mask_grad
+        self.mask_eps = mask_eps
+        self.mask_tau = mask_tau
 
+        # sizes
         side = (height // table.shrink, breadth // table.shrink)
         base = max(1, round(table.base * width))
-        shrinking, growing = scaled(table.encoder, width), scaled(table.decoder, width)
+        shrinking = scaled(table.encoder, width)
+        growing = scaled(table.decoder, width)
+        deepest, _ = shrinking[-1]
+        last, up = growing[-1]
+        # networks
         self.encoder = nn.Sequential(
             *blocks(channels, shrinking, 0.2, "all"),
             nn.Flatten(),
-            nn.Linear(shrinking[-1][0] * math.prod(side), latent_size),
+            nn.Linear(deepest * math.prod(side), latent_size),
         )
+        decoder_norm = "all" if norm == "all" else "no"
+        activations = {
+            "linear_clip": nn.Identity(),
+            "leaky": nn.LeakyReLU(0.2),
+            "tanh": nn.Tanh(),
+        }
         self.decoder = nn.Sequential(
             nn.Linear(latent_size, base * math.prod(side)),
             nn.Unflatten(1, (base, *side)),
-            *blocks(base, growing, 0.2, "all" if norm == "all" else "no", grows=True),
-            conv(growing[-1][0], channels, up=growing[-1][1]),
-            {"linear_clip": nn.Identity(), "leaky": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[out_act],
+            *blocks(base, growing, 0.2, decoder_norm, grows=True),
+            conv(last, channels, up=up),
+            activations[out_act],
         )
-        self.mask_generator = (
-            mask_generator(channels, table, width, self.mask_norm)
-            if mask in ("learned", "frozen")
-            else None
-        )
-        self.apply(lambda module: initialise(module, normal=name != "ucsd"))
+        self.mask_generator: nn.Sequential | None = None
+        if mask in ("learned", "frozen"):
+            self.mask_generator = mask_generator(channels, table, width, mask_norm)
+        self.apply(partial(initialise, normal=name != "ucsd"))
         # Weighs the pixels of an image to a number that picks its crop, see `masks`.
-        hashing = torch.randint(
-            1, 2**31, (math.prod(image_shape),), generator=torch.Generator().manual_seed(0)
-        )
+        generator = torch.Generator().manual_seed(0)
+        hashing = torch.randint(1, 2**31, (math.prod(image_shape),), generator=generator)
         self.register_buffer("hashing", hashing, persistent=False)
         self.hashing: Tensor
 
@@ -376,7 +421,10 @@ class OLED(Method):
         # R takes m as given; MM gets its gradient at x_m
         x_m = (x * m).detach().requires_grad_(adversarial)
         x_hat = self.decoder(self.encoder(x))
-        x_hat_m = x_hat if self.mask == "none" else self.decoder(self.encoder(x_m))
+        x_hat_m = x_hat
+        if self.mask != "none":
+            x_hat_m = self.decoder(self.encoder(x_m))
+        # losses and measures
         masked = (m == 0).to(x)
         losses = {
             "rec": squared_error(x, x_hat).mean(),
@@ -385,14 +433,15 @@ class OLED(Method):
         }
         measures: dict[str, Tensor] = {}
         if self.mask_generator is not None:
-            measures["mask_soft_share"] = ((m > 0.01) & (m < 0.99)).float().mean()
+            is_soft = (m > 0.01) & (m < 0.99)
+            measures["mask_soft_share"] = is_soft.float().mean()
             measures["mask_count"] = masked.flatten(1).sum(1).mean()
+        # the steps
         if adversarial:
             measures["mask_gradient"] = self._update_mask_module(x, m, x_m, losses)
-        self.minimise(
-            losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"], "reconstructor"
-        )
-        return {name: value.detach() for name, value in (losses | measures).items()}
+        loss = losses["mask"] + self.gamma * losses["cont"] + self.lam * losses["rec"]
+        self.minimise(loss, "reconstructor")
+        return detached(losses | measures)
 
     def masks(self, x: Tensor) -> Tensor:
         """Masks (B, 1, H, W) of x (B, C, H, W), 0 where a pixel is hidden.
@@ -405,12 +454,12 @@ class OLED(Method):
         """
         if self.mask_generator is not None:
             with torch.autocast(x.device.type, enabled=False):  # 1e-12 is 0 in half precision
-                return threshold(
-                    self.mask_generator(x), self.t, self.mask_eps, self.mask_grad, self.mask_tau
-                )
+                activation = self.mask_generator(x)
+                return threshold(activation, self.t, self.mask_eps, self.mask_grad, self.mask_tau)
         height, width = x.shape[2:]
         if self.mask != "random10":
-            return x.new_full((len(x), 1, height, width), 0.5 if self.mask == "half" else 1.0)
+            value = 0.5 if self.mask == "half" else 1.0
+            return x.new_full((len(x), 1, height, width), value)
         places = (height - CROP + 1) * (width - CROP + 1)
         if self.training:
             place = torch.randint(places, (len(x),), device=x.device)
@@ -433,8 +482,10 @@ class OLED(Method):
         # The gradient at x_m alone, R's weights get none. Of the sum over the values: means
         # underflow in half precision.
         (gradient,) = torch.autograd.grad(x.numel() * objective, x_m, retain_graph=True)
-        self.minimise(-(x * m * gradient).sum() / x.numel(), "mask_module")
-        gradients = [p.grad for p in self.mask_generator.parameters() if p.grad is not None]
+        loss = -(x * m * gradient).sum() / x.numel()
+        self.minimise(loss, "mask_module")
+        parameters = self.mask_generator.parameters()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     # Scores (section 3.6).
@@ -446,12 +497,14 @@ class OLED(Method):
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """L_rec, L_mask and L_cont as sums over the values of an image, (B,) each."""
         m = self.masks(x)
-        x_hat, x_hat_m = self.reconstruct(x), self.reconstruct(x * m)
+        masked = (m == 0).to(x)
+        x_hat = self.reconstruct(x)
+        x_hat_m = self.reconstruct(x * m)
         values = x[0].numel()
         return {
             "s_rec": values * squared_error(x, x_hat),
             "s_mask": values * squared_error(x, x_hat_m),
-            "s_cont": values * context_error(x, x_hat_m, (m == 0).to(x)),
+            "s_cont": values * context_error(x, x_hat_m, masked),
         }
 
     def combine_scores(self, test: dict[str, Tensor], val: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -473,12 +526,15 @@ class OLED(Method):
         """
         columns = []
         for name in ("s_rec", "s_mask", "s_cont"):
-            by = reference[name]
+            column = reference[name]
             if self.average == "minmax":
-                shift, scale = by.min(), by.max() - by.min()
+                shift = column.min()
+                scale = column.max() - shift
             else:
-                shift, scale = by.mean(), by.std(correction=0)
-            columns.append((scores[name] - shift) / torch.where(scale > 0, scale, 1))
+                shift = column.mean()
+                scale = column.std(correction=0)
+            divisor = torch.where(scale > 0, scale, 1)
+            columns.append((scores[name] - shift) / divisor)
         return torch.stack(columns).mean(0)
 
     def validation_loss(self, x: Tensor) -> Tensor:
@@ -486,26 +542,31 @@ class OLED(Method):
         l_rec = squared_error(x, self.reconstruct(x))
         if self.validation == "rec":
             return l_rec
-        return l_rec + squared_error(x, self.reconstruct(x * self.masks(x)))
+        x_m = x * self.masks(x)
+        l_mask = squared_error(x, self.reconstruct(x_m))
+        return l_rec + l_mask
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """R(x), (B, C, H, W), clipped to [-1, 1] where `out_act` says so."""
         x_hat: Tensor = self.decoder(self.encoder(x))
-        return x_hat.clamp(-1, 1) if self.out_act == "linear_clip" else x_hat
+        if self.out_act == "linear_clip":
+            return x_hat.clamp(-1, 1)
+        return x_hat
 
     def explain(self, x: Tensor) -> list[Row]:
         """The paper's figure 2 below x.
 
         The masked image, R of it (which s_mask compares with x), the activation map.
         """
-        m = self.masks(x)
-        rows = [Row("masked image", x * m), Row(RECONSTRUCTION, self.reconstruct(x * m))]
+        x_m = x * self.masks(x)
+        rows = [
+            Row("masked image", x_m),
+            Row(RECONSTRUCTION, self.reconstruct(x_m)),
+        ]
         if self.mask_generator is not None:
             activation = self.mask_generator(x)
-            lowest, highest = (
-                activation.amin((1, 2, 3), keepdim=True),
-                activation.amax((1, 2, 3), keepdim=True),
-            )
+            lowest = activation.amin((1, 2, 3), keepdim=True)
+            highest = activation.amax((1, 2, 3), keepdim=True)
             scaled = (activation - lowest) / (highest - lowest).clamp_min(1e-12)
             rows.append(Row("activation map", scaled, unit=True))
         return rows
@@ -547,6 +608,7 @@ class OLED(Method):
         if segmentation >= NEAR_CHANCE:
             return []
         return [
-            f"segmentation of inliers: AUROC {segmentation:.3f} is near chance or below (0.5, table 5 has 0.850): the mask "
-            "does not look for the digit; s_mask may owe nothing to what it hides"
+            f"segmentation of inliers: AUROC {segmentation:.3f} is near chance or below "
+            "(0.5, table 5 has 0.850): the mask does not look for the digit; "
+            "s_mask may owe nothing to what it hides"
         ]

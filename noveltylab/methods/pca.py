@@ -51,7 +51,8 @@ class PCA(Method):
             variances, vectors = torch.linalg.eigh(product)
         except RuntimeError:  # many equal images: slower, and it converges
             variances, vectors = torch.linalg.eigh(product.double())
-        variances, vectors = variances.to(x).flip(0).clamp_min(0), vectors.to(x).flip(1)
+        variances = variances.to(x).flip(0).clamp_min(0)
+        vectors = vectors.to(x).flip(1)
         if wide:
             vectors = nn.functional.normalize(centred.T @ vectors, dim=0)
             vectors[:, variances <= 1e-6 * variances[0]] = 0  # directions in which no image differs

@@ -118,7 +118,8 @@ class PyOD(Method):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(image_shape)
-        self.detector, self.detector_class = detector, find_detector(detector)
+        self.detector = detector
+        self.detector_class = find_detector(detector)
         self.arguments = dict(arguments or {})
         parameters = inspect.signature(self.detector_class).parameters
         for name in self.arguments.keys() - parameters.keys():
@@ -143,7 +144,8 @@ class PyOD(Method):
         """Fits the detector on train (N, C, H, W), and finds out whether it scores a sample by
         itself.
         """
-        self.train_set, self._fitted = train.flatten(1).contiguous(), None
+        self.train_set = train.flatten(1).contiguous()
+        self._fitted = None
         try:
             # mixed, as copies of training images lie on the very borders of histograms' bins
             mixed = (0.8 * self.train_set + 0.2 * self.train_set.roll(1, 0))[:PROBES]

@@ -136,7 +136,8 @@ class RotNet(Method):
             raise ValueError(
                 f"method.depth={depth}: a wide residual network has 6 n + 4 layers: 10, 16, 22, 28, ..."
             )
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr = lr
+        self.weight_decay = weight_decay
         self.network = wide_residual_network(channels, depth, width).apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -102,14 +102,14 @@ class SkipGANomaly(Method):
             raise ValueError(
                 f"data.size={height}: Skip-GANomaly halves the image three times or more, take a multiple of 8"
             )
-        self.lr, self.beta1, self.d_latent_loss = lr, beta1, d_latent_loss
-        self.w_adv, self.w_con, self.w_lat, self.lam, self.score_norm = (
-            w_adv,
-            w_con,
-            w_lat,
-            lam,
-            score_norm,
-        )
+        self.lr = lr
+        self.beta1 = beta1
+        self.d_latent_loss = d_latent_loss
+        self.w_adv = w_adv
+        self.w_con = w_con
+        self.w_lat = w_lat
+        self.lam = lam
+        self.score_norm = score_norm
         common = math.gcd(height, breadth)
         halvings = (common & -common).bit_length() - 1  # how often 2 divides both sides
         self.generator = unet(image_channels, channels, halvings)
@@ -139,7 +139,8 @@ class SkipGANomaly(Method):
 
     def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
-        (real, f), (fake, f_hat) = self.discriminator(x), self.discriminator(x_hat)
+        real, f = self.discriminator(x)
+        fake, f_hat = self.discriminator(x_hat)
         adversarial = loss = discriminator_loss(real, fake)
         if self.d_latent_loss:
             loss = loss + self.w_lat * feature_error(f, f_hat).mean()

@@ -77,11 +77,12 @@ class VAE(Method):
     ) -> None:
         super().__init__(image_shape)
         image_channels, height, width = image_shape
-        self.lr, self.likelihood, self.decoder_std, self.beta = lr, likelihood, decoder_std, beta
-        widths, sides = (
-            (image_channels, channels, 2 * channels, 4 * channels),
-            halvings(height, width),
-        )
+        self.lr = lr
+        self.likelihood = likelihood
+        self.decoder_std = decoder_std
+        self.beta = beta
+        widths = (image_channels, channels, 2 * channels, 4 * channels)
+        sides = halvings(height, width)
         self.encoder = encoder(widths, 2 * latent_size, sides[-1])  # mean and log variance
         self.decoder = decoder(widths[::-1], latent_size, sides[::-1])
         self.apply(initialise)

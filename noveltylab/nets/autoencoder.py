@@ -19,8 +19,27 @@ def halvings(height: int, width: int, steps: int = 3) -> list[Side]:
     """
     sides = [(height, width)]
     for _ in range(steps):
-        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
+        height = (height + 1) // 2
+        width = (width + 1) // 2
+        sides.append((height, width))
     return sides
+
+
+def halving(before: int, after: int) -> list[nn.Module]:
+    """Maps (B, before, H, W) -> (B, after, H/2, W/2), the sides rounded up."""
+    return [
+        nn.Conv2d(before, after, 5, 2, 2, bias=False),
+        nn.BatchNorm2d(after),
+        nn.LeakyReLU(0.2),
+    ]
+
+
+def doubling(
+    before: int, after: int, small: Side, large: Side, bias: bool = False
+) -> nn.ConvTranspose2d:
+    """Maps (B, before, *small) -> (B, after, *large), the other way round."""
+    added = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
+    return nn.ConvTranspose2d(before, after, 5, 2, 2, output_padding=added, bias=bias)
 
 
 def encoder(widths: Iterable[int], code: int, side: Side) -> nn.Sequential:
@@ -30,12 +49,9 @@ def encoder(widths: Iterable[int], code: int, side: Side) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [
-            nn.Conv2d(before, after, 5, 2, 2, bias=False),
-            nn.BatchNorm2d(after),
-            nn.LeakyReLU(0.2),
-        ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(after * math.prod(side), code))
+        layers += halving(before, after)
+    values = after * math.prod(side)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(values, code))
 
 
 def decoder(widths: Iterable[int], latent: int, sides: Iterable[Side]) -> nn.Sequential:
@@ -43,15 +59,18 @@ def decoder(widths: Iterable[int], latent: int, sides: Iterable[Side]) -> nn.Seq
 
     `widths` and `sides` from the smallest map to the image.
     """
-    widths, sides = list(widths), list(sides)
-    spread = nn.Linear(latent, widths[0] * math.prod(sides[0]), bias=False)
-    layers: list[nn.Module] = [spread, nn.Unflatten(1, (widths[0], *sides[0]))]
+    widths = list(widths)
+    sides = list(sides)
+    first_map = (widths[0], *sides[0])
+    layers: list[nn.Module] = [
+        nn.Linear(latent, math.prod(first_map), bias=False),
+        nn.Unflatten(1, first_map),
+    ]
     for (before, after), (small, large) in zip(pairwise(widths), pairwise(sides), strict=True):
-        odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-        last = large == sides[-1]
+        is_last = large == sides[-1]
         layers += [
             nn.BatchNorm2d(before),
             nn.ReLU(),
-            nn.ConvTranspose2d(before, after, 5, 2, 2, odd, bias=last),
+            doubling(before, after, small, large, bias=is_last),
         ]
     return nn.Sequential(*layers)

@@ -14,8 +14,9 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
-    if isinstance(getattr(module, "bias", None), Tensor):
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # a tensor, as just asked
+    bias = getattr(module, "bias", None)
+    if isinstance(bias, Tensor):
+        nn.init.zeros_(bias)
 
 
 def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
@@ -23,7 +24,8 @@ def whole_map(channels: int, width: int, side: tuple[int, int]) -> tuple[nn.Modu
 
     (B, channels, *side) -> (B, width).
     """
-    return nn.Flatten(), nn.Linear(channels * side[0] * side[1], width, bias=False)
+    height, columns = side
+    return nn.Flatten(), nn.Linear(channels * height * columns, width, bias=False)
 
 
 class Discriminator(nn.Module):
@@ -34,14 +36,17 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int, base: int, features: int, side: tuple[int, int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
+        self.features = nn.Sequential(
             Conv2d(channels, base, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
-        ]
-        for width in (base, 2 * base):
-            layers += [Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width)]
-            layers += [nn.LeakyReLU(0.2, inplace=True)]
-        self.features = nn.Sequential(*layers, *whole_map(4 * base, features, side))
+            Conv2d(base, 2 * base, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(2 * base),
+            nn.LeakyReLU(0.2, inplace=True),
+            Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(4 * base),
+            nn.LeakyReLU(0.2, inplace=True),
+            *whole_map(4 * base, features, side),
+        )
         self.logit = nn.Linear(features, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ def wide(x: Tensor) -> Tensor:
 
     Sums, exponentials and logarithms of bfloat16 lose too much.
     """
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.to(dtype)
 
 
 def bce(logits: Tensor, label: int) -> Tensor:
@@ -18,7 +19,9 @@ def bce(logits: Tensor, label: int) -> Tensor:
 
     -log sigmoid(+-logit).
     """
-    return F.softplus(wide(-logits if label == 1 else logits))
+    if label == 1:
+        logits = -logits
+    return F.softplus(wide(logits))
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -26,7 +29,9 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
     Logits (B,) of what counts as real, with label 1, and of what is fake, with label 0 -> scalar.
     """
-    return bce(real, 1).mean() + bce(fake, 0).mean()
+    real_loss = bce(real, 1).mean()
+    fake_loss = bce(fake, 0).mean()
+    return real_loss + fake_loss
 
 
 def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
@@ -42,8 +47,10 @@ def context_error(x: Tensor, x_hat: Tensor, norm: str = "l1") -> Tensor:
 
     In float32 at least.
     """
-    error = (wide(x) - wide(x_hat)).flatten(1)
-    return (error.abs() if norm == "l1" else error.square()).mean(1)
+    difference = (wide(x) - wide(x_hat)).flatten(1)
+    if norm == "l1":
+        return difference.abs().mean(1)
+    return difference.square().mean(1)
 
 
 def feature_error(f: Tensor, f_hat: Tensor, norm: str = "mean_square") -> Tensor:

@@ -157,7 +157,8 @@ class Geometry:
     def inputs(self, x: Tensor) -> Tensor:
         """Maps x (B, C, H, W) -> B^T of every tile's phases (n n, tiles, 4 C)."""
         n = self.side
-        batch, channels = self.batch, self.channels
+        batch = self.batch
+        channels = self.channels
         overlap = self.taps - 1
         rows = 2 * (TILE * self.down + overlap)
         columns = 2 * (TILE * self.across + overlap)
@@ -189,8 +190,10 @@ class Geometry:
     def inputs_adjoint(self, transformed: Tensor) -> Tensor:
         """(n n, tiles, 4 C) -> maps (B, C, H, W)."""
         n = self.side
-        batch, channels = self.batch, self.channels
-        down, across = self.down, self.across
+        batch = self.batch
+        channels = self.channels
+        down = self.down
+        across = self.across
         shape = (n, n, batch, down, across, 2, 2 * channels)
         windows = _scratch.take("windows", transformed, *shape)
         _, _, to_inputs = matrices(self.taps, transformed.dtype)
