@@ -33,27 +33,23 @@ from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import squared_error
 from noveltylab.nets.optimizers import adam
 
-# Networks.
-
-
-# Corruption.
-
 
 def random_squares(count: int, height: int, width: int, crop: int, device: torch.device) -> Tensor:
-    """Masks (count, 1, H, W), True inside one square of crop x crop pixels at a place drawn
-    uniformly for each image.
+    """Masks (count, 1, H, W), True inside one square of crop x crop pixels.
+
+    Its place is drawn uniformly for each image.
     """
     top = torch.randint(height - crop + 1, (count, 1, 1, 1), device=device)
     left = torch.randint(width - crop + 1, (count, 1, 1, 1), device=device)
     rows = torch.arange(height, device=device).view(-1, 1)
     columns = torch.arange(width, device=device)
-    return (rows >= top) & (rows < top + crop) & (columns >= left) & (columns < left + crop)
+    inside_rows = (rows >= top) & (rows < top + crop)
+    inside_columns = (columns >= left) & (columns < left + crop)
+    return inside_rows & inside_columns
 
 
 class AE(Method):
-    """Encoder and decoder, minimising the squared error of the clean image rebuilt from a corrupted
-    one.
-    """
+    """Encoder and decoder, minimising the squared error of images rebuilt from corrupted ones."""
 
     def __init__(
         self,
@@ -81,7 +77,8 @@ class AE(Method):
         widths = (image_channels, channels, 2 * channels, 4 * channels)
         sides = halvings(height, width)
         self.encoder = encoder(widths, latent_size, sides[-1])
-        self.decoder = decoder(widths[::-1], latent_size, sides[::-1]).append(nn.Tanh())
+        self.decoder = decoder(widths[::-1], latent_size, sides[::-1])
+        self.decoder.append(nn.Tanh())
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -89,21 +86,26 @@ class AE(Method):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One Adam step on the reconstruction of corrupted images. Loss `mse`."""
-        loss = squared_error(batch.x, self.reconstruct(self.corrupt(batch.x))).mean()
+        corrupted = self.corrupt(batch.x)
+        x_hat = self.reconstruct(corrupted)
+        loss = squared_error(batch.x, x_hat).mean()
         self.minimise(loss, "autoencoder")
         return {"mse": loss.detach()}
 
     def corrupt(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> the same with noise added, then pixels hidden (all channels of one
-        together).
+        """Images (B, C, H, W) -> the same with noise added, then pixels hidden.
+
+        All channels of a pixel are hidden together.
         """
         count, _, height, width = x.shape
         if self.noise_std:
             x = x + self.noise_std * torch.randn_like(x)
         if self.masking:
-            x = x * (torch.rand(count, 1, height, width, device=x.device) >= self.masking)
+            draws = torch.rand(count, 1, height, width, device=x.device)
+            x = x * (draws >= self.masking)
         if self.context:
-            x = x * ~random_squares(count, height, width, self.crop, x.device)
+            hidden = random_squares(count, height, width, self.crop, x.device)
+            x = x * ~hidden
         return x
 
     @property

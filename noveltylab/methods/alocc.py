@@ -78,7 +78,8 @@ def discriminator(channels: int, base: int, height: int, width: int) -> nn.Seque
     )
 
 
-# Losses: L_R is `squared_error`, minus L_R+D as D sees it `discriminator_loss` of D(x) and D(R(x + n)).
+# Losses: L_R is `squared_error`, minus L_R+D as D sees it `discriminator_loss` of D(x) and
+# D(R(x + n)).
 
 
 class ALOCC(Method):

@@ -80,7 +80,11 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Flatten(),
         )
-        self.logit = nn.Sequential(nn.Linear(4 * base * side[0] * side[1], 1), nn.Flatten(0))
+        height, width = side
+        self.logit = nn.Sequential(
+            nn.Linear(4 * base * height * width, 1),
+            nn.Flatten(0),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.logit(self.features(x))
@@ -136,11 +140,8 @@ class AnoGAN(Method):
         self.generator = generator(image_channels, channels, latent_size, side)
         self.discriminator = Discriminator(image_channels, channels, side)
         self.apply(initialise)
-        starts = (
-            2
-            * torch.rand(start_candidates, latent_size, generator=torch.Generator().manual_seed(0))
-            - 1
-        )
+        draws = torch.Generator().manual_seed(0)
+        starts = 2 * torch.rand(start_candidates, latent_size, generator=draws) - 1
         self.register_buffer("starts", starts, persistent=False)
         self.starts: Tensor
 
@@ -157,11 +158,15 @@ class AnoGAN(Method):
         z = 2 * torch.rand(len(batch.x), self.latent_size, device=batch.x.device) - 1
         # G does not change before its own step: one forward pass serves both
         fake = self.generator(z)
-        return self._update_discriminator(batch.x, fake.detach()) | self._update_generator(fake)
+        losses = self._update_discriminator(batch.x, fake.detach())
+        losses |= self._update_generator(fake)
+        return losses
 
     def _update_discriminator(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from generated ones (0); G stays as it is."""
-        loss = discriminator_loss(self.discriminator(x), self.discriminator(fake))
+        real_logits = self.discriminator(x)
+        fake_logits = self.discriminator(fake)
+        loss = discriminator_loss(real_logits, fake_logits)
         self.minimise(loss, "discriminator")
         return {"discriminator": loss.detach()}
 
@@ -191,7 +196,8 @@ class AnoGAN(Method):
             for _ in range(steps):
                 # Summed, not averaged: each point follows the gradient of its own loss. The
                 # networks get none.
-                (z.grad,) = torch.autograd.grad(self.mapping_loss(x, f, z).sum(), z)
+                loss = self.mapping_loss(x, f, z).sum()
+                (z.grad,) = torch.autograd.grad(loss, z)
                 optimizer.step()
                 with torch.no_grad():
                     z.clamp_(-1, 1)
@@ -204,7 +210,8 @@ class AnoGAN(Method):
         """
         x_hat = self.generator(z)
         discrimination = absolute_error(f, self.discriminator.features(x_hat))
-        return (1 - self.lam) * absolute_error(x, x_hat) + self.lam * discrimination
+        residual = absolute_error(x, x_hat)
+        return (1 - self.lam) * residual + self.lam * discrimination
 
     def _nearest_start(self, x: Tensor, f: Tensor) -> Tensor:
         """The fixed draw with the lowest eq. 5 for each image -> (B, D).
@@ -214,7 +221,8 @@ class AnoGAN(Method):
         images = self.generator(self.starts)
         residual = torch.cdist(x.flatten(1), images.flatten(1), p=1)  # (B, candidates)
         discrimination = torch.cdist(f, self.discriminator.features(images), p=1)
-        return self.starts[((1 - self.lam) * residual + self.lam * discrimination).argmin(1)]
+        loss = (1 - self.lam) * residual + self.lam * discrimination
+        return self.starts[loss.argmin(1)]
 
     @contextmanager
     def shortened(self) -> Iterator[tuple[float, float]]:
@@ -222,19 +230,20 @@ class AnoGAN(Method):
 
         The time of a search is that of its steps.
         """
-        steps = (self.search_steps, self.validation_steps)
+        search_steps = self.search_steps
+        validation_steps = self.validation_steps
         starts = self.starts
-        self.search_steps, self.validation_steps = (min(count, TIMED_STEPS) for count in steps)
+        self.search_steps = min(search_steps, TIMED_STEPS)
+        self.validation_steps = min(validation_steps, TIMED_STEPS)
         self.starts = starts[:1]
         # what is done besides takes about as long as a step
-        shares = (
-            (self.search_steps + 1) / (steps[0] + 1),
-            (self.validation_steps + 1) / (steps[1] + 1),
-        )
+        search_share = (self.search_steps + 1) / (search_steps + 1)
+        validation_share = (self.validation_steps + 1) / (validation_steps + 1)
         try:
-            yield shares
+            yield search_share, validation_share
         finally:
-            self.search_steps, self.validation_steps = steps
+            self.search_steps = search_steps
+            self.validation_steps = validation_steps
             self.starts = starts
 
     # The score (section 2.3).
@@ -265,7 +274,8 @@ class AnoGAN(Method):
 
         That of features has no fixed scale.
         """
-        return absolute_error(x, self.generator(self.search(x, self.validation_steps)))
+        z = self.search(x, self.validation_steps)
+        return absolute_error(x, self.generator(z))
 
     def pass_for_batch_norm(self, x: Tensor) -> None:
         """Runs G on latents of the prior, and D on x (B, C, H, W) and on G's images.
@@ -279,5 +289,6 @@ class AnoGAN(Method):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The generated image most like x, (B, C, H, W)."""
-        x_hat: Tensor = self.generator(self.search(x, self.search_steps))
+        z = self.search(x, self.search_steps)
+        x_hat: Tensor = self.generator(z)
         return x_hat

@@ -51,10 +51,10 @@ def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int)
     is_held_out = np.arange(len(codes)) % HELD_OUT == HELD_OUT - 1
     best = -math.inf
     count = 1
-    while count == 1 or count * 2 * codes.shape[1] <= (~is_held_out).sum():
-        likelihood = fit_mixture(codes[~is_held_out], count, covariance, seed).score(
-            codes[is_held_out]
-        )
+    images = (~is_held_out).sum()
+    while count == 1 or count * 2 * codes.shape[1] <= images:
+        mixture = fit_mixture(codes[~is_held_out], count, covariance, seed)
+        likelihood = mixture.score(codes[is_held_out])
         if likelihood <= best:
             break
         best = likelihood
@@ -63,8 +63,9 @@ def likeliest_components(codes: NDArray[np.float64], covariance: str, seed: int)
 
 
 class GMM(Method):
-    """`dimensions` of the PCA, `components` Gaussians ("auto": by held-out likelihood),
-    `covariance` of each.
+    """`dimensions` of the PCA, `components` Gaussians, `covariance` of each.
+
+    "auto" chooses their number by held-out likelihood.
     """
 
     iterative: ClassVar[bool] = False
@@ -83,15 +84,11 @@ class GMM(Method):
         self.components = components
         self.covariance = covariance
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
-        shapes = {
-            "mean": (0,),
-            "basis": (0, 0),
-            "weights": (0,),
-            "means": (0, 0),
-            "whiteners": (0, 0, 0),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("basis", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("weights", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("means", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("whiteners", torch.zeros(0, 0, 0, dtype=torch.float64))
         self.mean: Tensor
         self.basis: Tensor
         self.weights: Tensor
@@ -99,10 +96,10 @@ class GMM(Method):
         self.whiteners: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """From train (N, C, H, W): mean (F,), basis (F, d), and of K Gaussians weights, means (K,
-        d), whiteners (K, d, d).
+        """Fits the PCA and the mixture to train (N, C, H, W).
 
-        Codes are in units of the largest standard deviation, so that scikit-learn's regularisation
+        Keeps mean (F,), basis (F, d), and of K Gaussians weights, means (K, d), whiteners
+        (K, d, d). Codes are in units of the largest standard deviation, so that scikit-learn's regularisation
         is relative to it.
         """
         if len(train) < 2 * HELD_OUT:
@@ -110,11 +107,14 @@ class GMM(Method):
                 f"gmm needs {2 * HELD_OUT} training images at least, here are {len(train)}"
             )
         x = train.flatten(1).double().cpu().numpy()
-        pca: Any = PCA(
-            min(self.dimensions, len(x) - 1, x.shape[1]), svd_solver="covariance_eigh"
-        ).fit(x)
-        basis = pca.components_.T / np.sqrt(max(pca.explained_variance_[0], np.finfo(float).tiny))
+        # codes
+        dimensions = min(self.dimensions, len(x) - 1, x.shape[1])
+        pca: Any = PCA(dimensions, svd_solver="covariance_eigh")
+        pca.fit(x)
+        variance = max(pca.explained_variance_[0], np.finfo(float).tiny)
+        basis = pca.components_.T / np.sqrt(variance)
         codes = (x - pca.mean_) @ basis
+        # Gaussians
         count = self.components
         if count == "auto":
             count = likeliest_components(codes, self.covariance, self.seed)
@@ -124,10 +124,15 @@ class GMM(Method):
         whiteners = mixture.precisions_cholesky_
         if self.covariance == "diag":
             whiteners = np.stack([np.diag(row) for row in whiteners])
-        arrays = (pca.mean_, basis, mixture.weights_, mixture.means_, whiteners)
-        self.mean, self.basis, self.weights, self.means, self.whiteners = (
-            torch.from_numpy(np.ascontiguousarray(array)).to(train.device) for array in arrays
-        )
+
+        def keep(array: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(train.device)
+
+        self.mean = keep(pca.mean_)
+        self.basis = keep(basis)
+        self.weights = keep(mixture.weights_)
+        self.means = keep(mixture.means_)
+        self.whiteners = keep(whiteners)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -138,10 +143,10 @@ class GMM(Method):
         codes = (x.flatten(1).double() - self.mean) @ self.basis
         white = torch.einsum("bkd,kde->bke", codes[:, None] - self.means, self.whiteners)
         log_det = self.whiteners.diagonal(dim1=1, dim2=2).log().sum(1)
-        log_normal = log_det - 0.5 * (
-            white.square().sum(2) + codes.shape[1] * math.log(2 * math.pi)
-        )
-        return {"nll": -torch.logsumexp(log_normal + self.weights.log(), 1)}
+        normaliser = codes.shape[1] * math.log(2 * math.pi)
+        log_normal = log_det - 0.5 * (white.square().sum(2) + normaliser)
+        log_density = torch.logsumexp(log_normal + self.weights.log(), 1)
+        return {"nll": -log_density}
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return self.novelty_score(x)["nll"]

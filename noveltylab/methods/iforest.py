@@ -7,6 +7,7 @@ in Deep SVDD's table.
 """
 
 import math
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -33,13 +34,15 @@ def node_depths(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np
     """Edges from the root to each node; children come after their parents and are -1 below leaves."""
     depths = np.zeros(len(left))
     for node in np.flatnonzero(left >= 0):
-        depths[[left[node], right[node]]] = depths[node] + 1
+        children = [left[node], right[node]]
+        depths[children] = depths[node] + 1
     return depths
 
 
 class IForest(Method):
-    """`trees` trees, each grown on `samples` training images (all of them if fewer) to depth
-    log2(samples).
+    """`trees` trees, each grown on `samples` training images to depth log2(samples).
+
+    On all of them if there are fewer.
     """
 
     iterative: ClassVar[bool] = False
@@ -57,8 +60,9 @@ class IForest(Method):
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
         self.register_buffer("successor", torch.zeros(2, 0, 0, dtype=torch.long))
         self.register_buffer("pixel", torch.zeros(0, 0, dtype=torch.long))
-        for name, shape in (("threshold", (0, 0)), ("length", (0, 0)), ("expected", ())):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("threshold", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("length", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("expected", torch.zeros((), dtype=torch.float64))
         self.successor: Tensor
         self.pixel: Tensor
         self.threshold: Tensor
@@ -75,27 +79,31 @@ class IForest(Method):
             n_estimators=self.trees, max_samples=samples, random_state=self.seed
         )
         forest.fit(train.flatten(1).cpu().numpy())
-        grown = [estimator.tree_ for estimator in forest.estimators_]
-        shape = (len(grown), max(tree.node_count for tree in grown))
+        trees = [estimator.tree_ for estimator in forest.estimators_]
+        most = max(tree.node_count for tree in trees)
+        # rows of equal length, the ends of short ones unused
+        shape = (len(trees), most)
         successor = np.zeros((2, *shape), np.int64)
         pixel = np.zeros(shape, np.int64)
         threshold = np.zeros(shape)
         length = np.zeros(shape)
-        for row, tree in enumerate(grown):
+        for row, tree in enumerate(trees):
             nodes = slice(tree.node_count)
             positions = np.arange(tree.node_count)
-            leaf = tree.children_left < 0
+            is_leaf = tree.children_left < 0
             # a leaf leads to itself, so that all walks take the same number of steps
-            for side, child in enumerate((tree.children_left, tree.children_right)):
-                successor[side, row, nodes] = np.where(leaf, positions, child)
-            pixel[row, nodes] = np.where(leaf, 0, tree.feature)
+            successor[0, row, nodes] = np.where(is_leaf, positions, tree.children_left)
+            successor[1, row, nodes] = np.where(is_leaf, positions, tree.children_right)
+            pixel[row, nodes] = np.where(is_leaf, 0, tree.feature)
             threshold[row, nodes] = tree.threshold
             depths = node_depths(tree.children_left, tree.children_right)
             length[row, nodes] = depths + expected_path(tree.n_node_samples)
-        arrays = (successor, pixel, threshold, length, expected_path(np.array(samples)))
-        self.successor, self.pixel, self.threshold, self.length, self.expected = (
-            torch.as_tensor(array).to(train.device) for array in arrays
-        )
+        as_tensor = partial(torch.as_tensor, device=train.device)
+        self.successor = as_tensor(successor)
+        self.pixel = as_tensor(pixel)
+        self.threshold = as_tensor(threshold)
+        self.length = as_tensor(length)
+        self.expected = as_tensor(expected_path(np.array(samples)))
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -107,9 +115,11 @@ class IForest(Method):
         tree = torch.arange(len(self.pixel), device=x.device)
         node = torch.zeros(flat.shape[0], len(tree), dtype=torch.long, device=x.device)
         for _ in range(math.ceil(math.log2(self.samples))):
-            goes_right = flat.gather(1, self.pixel[tree, node]) > self.threshold[tree, node]
+            values = flat.gather(1, self.pixel[tree, node])
+            goes_right = values > self.threshold[tree, node]
             node = self.successor[goes_right.long(), tree, node]
-        return {"isolation": torch.exp2(-self.length[tree, node].mean(1) / self.expected)}
+        mean_length = self.length[tree, node].mean(1)
+        return {"isolation": torch.exp2(-mean_length / self.expected)}
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return self.novelty_score(x)["isolation"]

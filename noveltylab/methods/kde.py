@@ -33,22 +33,23 @@ def squared_distances(x: Tensor, train: Tensor) -> Tensor:
 
 
 def log_density(x: Tensor, train: Tensor, bandwidth: Tensor) -> Tensor:
-    """log p(x) = log 1/N sum_i Normal(x; train_i, bandwidth^2 I), for x (B, F) and train (N, F), in
-    nats, float64 (B,).
+    """log p(x) = log 1/N sum_i Normal(x; train_i, bandwidth^2 I), in nats.
+
+    x (B, F), train (N, F) -> float64 (B,).
     """
-    exponents = [
-        torch.logsumexp(-squared_distances(x, block) / (2 * bandwidth**2), 1)
-        for block in torch.split(train, BLOCK)
-    ]
-    normaliser = math.log(len(train)) + x.shape[1] * torch.log(bandwidth * math.sqrt(2 * math.pi))
-    return torch.logsumexp(torch.stack(exponents), 0) - normaliser
+    sums: list[Tensor] = []
+    for block in torch.split(train, BLOCK):
+        exponents = -squared_distances(x, block) / (2 * bandwidth**2)
+        sums.append(torch.logsumexp(exponents, 1))
+    scale = bandwidth * math.sqrt(2 * math.pi)
+    normaliser = math.log(len(train)) + x.shape[1] * torch.log(scale)
+    return torch.logsumexp(torch.stack(sums), 0) - normaliser
 
 
 def likeliest_bandwidth(train: Tensor) -> Tensor:
-    """The bandwidth under which each image of train (N, F) is likeliest given the others
-    (leave-one-out; Duin, 1976).
+    """The bandwidth under which each image of train (N, F) is likeliest given the others.
 
-    A fixed point of expectation maximisation, started wide: the weights say how far each other
+    Leave-one-out; Duin, 1976. A fixed point of expectation maximisation, started wide: the weights say how far each other
     image explains the one left out, the bandwidth becomes the weighted mean distance per pixel, and
     the likelihood rises with every step.
     """
@@ -56,22 +57,22 @@ def likeliest_bandwidth(train: Tensor) -> Tensor:
         raise ValueError(
             "method.bandwidth=auto needs two training images; give the bandwidth as a number"
         )
-    rows = (
-        torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device)
-        .round()
-        .long()
-    )
-    squared = torch.cat(
-        [squared_distances(train[rows], block) for block in torch.split(train, BLOCK)], 1
-    )
-    squared[torch.arange(len(rows)), rows] = torch.inf
+    # distances from the voters to all others
+    images, pixels = train.shape
+    voters = min(VOTERS, images)
+    rows = torch.linspace(0, images - 1, voters, device=train.device).round().long()
+    blocks = torch.split(train, BLOCK)
+    squared = torch.cat([squared_distances(train[rows], block) for block in blocks], 1)
+    squared[torch.arange(voters), rows] = torch.inf
     distances = squared.masked_fill(squared.isinf(), 0)
-    variance = distances.sum() / (len(rows) * (len(train) - 1) * train.shape[1])
+    # the fixed point
+    variance = distances.sum() / (voters * (images - 1) * pixels)
     smallest = 1e-6 * variance  # copies of one image make the likelihood grow without bound
     for _ in range(200):
         weights = torch.softmax(-squared / (2 * variance), 1)
         last = variance
-        variance = ((weights * distances).sum(1).mean() / train.shape[1]).clamp_min(smallest)
+        variance = (weights * distances).sum(1).mean() / pixels
+        variance = variance.clamp_min(smallest)
         if (variance / last - 1).abs() < 1e-6:
             break
     if not variance > 0:
@@ -117,7 +118,8 @@ class KDE(Method):
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """`nll`: minus the log density in nats, any sign, (B,)."""
-        return {"nll": -log_density(x.flatten(1), self.train_set, self.bandwidth)}
+        density = log_density(x.flatten(1), self.train_set, self.bandwidth)
+        return {"nll": -density}
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return self.novelty_score(x)["nll"]

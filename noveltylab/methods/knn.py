@@ -36,11 +36,13 @@ class KNN(Method):
         return ("distance",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`distance`: mean Euclidean distance to the k nearest training images (all of them if
-        fewer), (B,).
+        """`distance`: mean Euclidean distance to the k nearest training images, (B,).
+
+        To all of them if there are fewer.
         """
         distances = torch.cdist(x.flatten(1), self.train_set)
-        nearest = distances.topk(min(self.k, len(self.train_set)), dim=1, largest=False).values
+        k = min(self.k, len(self.train_set))
+        nearest = distances.topk(k, dim=1, largest=False).values
         return {"distance": nearest.mean(1)}
 
     def validation_loss(self, x: Tensor) -> Tensor:

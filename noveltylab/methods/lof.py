@@ -6,6 +6,7 @@ How much sparser the training inliers lie around an image than around its neighb
 cluster of any density.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -33,10 +34,11 @@ def neighbours(x: Tensor, train: Tensor, k: int, first: int | None = None) -> tu
     # again and exactly: the product behind cdist leaves 1e-5 between copies of an image
     if torch.compiler.is_exporting():  # a graph holds no loop over images
         return (train[index] - x[:, None]).norm(dim=2), index
-    exact = torch.stack(
-        [(train[near] - image).norm(dim=1) for image, near in zip(x, index, strict=True)]
-    )
-    return exact, index
+    exact: list[Tensor] = []
+    for image, near in zip(x, index, strict=True):
+        difference = train[near] - image
+        exact.append(difference.norm(dim=1))
+    return torch.stack(exact), index
 
 
 class LOF(Method):
@@ -60,13 +62,14 @@ class LOF(Method):
             raise ValueError("lof needs two training images at least")
         self.train_set = train.flatten(1).contiguous()
         x = self.train_set.double()
-        parts = [
-            neighbours(block, x, self._neighbours, first=BLOCK * i)
-            for i, block in enumerate(torch.split(x, BLOCK))
-        ]
-        distances, index = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        self.reach = distances.amax(1)
-        self.density = self._densities(distances, index)
+        distances: list[Tensor] = []
+        indices: list[Tensor] = []
+        for position, block in enumerate(torch.split(x, BLOCK)):
+            distance, index = neighbours(block, x, self._neighbours, first=BLOCK * position)
+            distances.append(distance)
+            indices.append(index)
+        self.reach = torch.cat(distances).amax(1)
+        self.density = self._densities(torch.cat(distances), torch.cat(indices))
 
     @property
     def _neighbours(self) -> int:
@@ -77,7 +80,8 @@ class LOF(Method):
 
         Definition 6.
         """
-        return 1 / (torch.maximum(distances, self.reach[index]).mean(1) + EPSILON)
+        reachability = torch.maximum(distances, self.reach[index])
+        return 1 / (reachability.mean(1) + EPSILON)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -89,13 +93,16 @@ class LOF(Method):
         Definition 7.
         """
         train = self.train_set.double()
-        factors = []
         flat = x.flatten(1).double()
-        for block in [flat] if torch.compiler.is_exporting() else torch.split(flat, BLOCK):
+        blocks: Sequence[Tensor] = [flat]
+        if not torch.compiler.is_exporting():
+            blocks = torch.split(flat, BLOCK)
+        factors: list[Tensor] = []
+        for block in blocks:
             distances, index = neighbours(block, train, self._neighbours)
-            factors.append(
-                (self.density[index] / self._densities(distances, index)[:, None]).mean(1)
-            )
+            density = self._densities(distances, index)
+            ratios = self.density[index] / density[:, None]
+            factors.append(ratios.mean(1))
         return {"lof": torch.cat(factors)}
 
     def validation_loss(self, x: Tensor) -> Tensor:

@@ -45,8 +45,9 @@ ARCHITECTURES = {
 
 
 def address(z: Tensor, items: Tensor, similarity: str) -> Tensor:
-    """Eqs. 4 and 5: softmax over the similarities of queries z (Q, D) and items (N, D) -> weights
-    (Q, N).
+    """Eqs. 4 and 5: softmax over the similarities of queries and items.
+
+    Queries z (Q, D), items (N, D) -> weights (Q, N).
     """
     if similarity == "cosine":
         z = F.normalize(z, dim=1)
@@ -64,13 +65,15 @@ def shrink(weights: Tensor, threshold: float) -> Tensor:
     so.
     """
     margin = weights - threshold
-    return F.normalize(F.relu(margin) * weights / (margin.abs() + 1e-12), p=1, dim=1)
+    shrunk = F.relu(margin) * weights / (margin.abs() + 1e-12)
+    return F.normalize(shrunk, p=1, dim=1)
 
 
 def entropy(weights: Tensor) -> Tensor:
     """Eq. 9: entropy of weights (Q, N) that sum to 1 -> (Q,) in [0, log N]."""
     # torch.special.entr has an infinite gradient at 0
-    return -(weights * (weights + 1e-12).log()).sum(1)
+    log_weights = (weights + 1e-12).log()
+    return -(weights * log_weights).sum(1)
 
 
 class Memory(nn.Module):
@@ -78,14 +81,17 @@ class Memory(nn.Module):
 
     def __init__(self, slots: int, width: int, shrinkage: float, similarity: str) -> None:
         super().__init__()
-        self.items = nn.Parameter(torch.empty(slots, width).uniform_(-(width**-0.5), width**-0.5))
+        bound = width**-0.5
+        items = torch.empty(slots, width).uniform_(-bound, bound)
+        self.items = nn.Parameter(items)
         self.threshold = shrinkage / slots
         self.similarity = similarity
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         # bfloat16 cannot tell weights near the threshold apart
         with torch.autocast(z.device.type, enabled=False):
-            weights = address(z.to(self.items.dtype), self.items, self.similarity)
+            queries = z.to(self.items.dtype)
+            weights = address(queries, self.items, self.similarity)
             if self.threshold:
                 weights = shrink(weights, self.threshold)
             return weights @ self.items, weights
@@ -96,15 +102,15 @@ class Memory(nn.Module):
 
 def encoder(channels: int, table: Sequence[tuple[int, int]]) -> nn.Sequential:
     """Images (B, C, H, W) -> codes (B, S, h, w), each layer halving the sides, rounded up."""
-    blocks: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for kernel, width in table:
-        blocks += [
+        layers += [
             nn.Conv2d(channels, width, kernel, 2, kernel // 2),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
         channels = width
-    return nn.Sequential(*blocks)
+    return nn.Sequential(*layers)
 
 
 def decoder(channels: int, widths: Sequence[int], size: int) -> nn.Sequential:
@@ -114,15 +120,17 @@ def decoder(channels: int, widths: Sequence[int], size: int) -> nn.Sequential:
 
     The sides are the encoder's in reverse; the channels S, ..., widths[1], C.
     """
-    blocks: list[nn.Module] = []
+    layers: list[nn.Module] = []
     before = widths[-1]
     for position, after in reversed(list(enumerate([channels, *widths[1:]]))):
+        if layers:
+            layers.append(nn.BatchNorm2d(before))
+            layers.append(nn.ReLU())
         side = -(-size // 2**position)
-        if blocks:
-            blocks += [nn.BatchNorm2d(before), nn.ReLU()]
-        blocks.append(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=1 - side % 2))
+        added = 1 - side % 2
+        layers.append(nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=added))
         before = after
-    return nn.Sequential(*blocks)
+    return nn.Sequential(*layers)
 
 
 class MemAE(Method):
@@ -143,7 +151,9 @@ class MemAE(Method):
     ) -> None:
         super().__init__(image_shape)
         channels, size, breadth = image_shape
-        name = ("mnist" if channels == 1 else "cifar10") if architecture == "auto" else architecture
+        name: str = architecture
+        if architecture == "auto":
+            name = "mnist" if channels == 1 else "cifar10"
         if size != breadth or size < 8:
             raise ValueError(f"data.size={size}: MemAE takes square images of at least 8 pixels")
         table = [(kernel, max(1, round(width * out))) for kernel, out in ARCHITECTURES[name]]
@@ -155,13 +165,14 @@ class MemAE(Method):
         self.query = query
         self.w_entropy = w_entropy
         self.architecture = name
-        code = table[-1][1]
-        side = -(-size // 2 ** len(table))
+        widths = [out for _, out in table]
+        query_size = widths[-1]
+        if query == "image":
+            side = -(-size // 2 ** len(table))
+            query_size *= side**2
         self.encoder = encoder(channels, table)
-        self.decoder = decoder(channels, [out for _, out in table], size)
-        self.memory = Memory(
-            slots, code * (side**2 if query == "image" else 1), shrinkage, similarity
-        )
+        self.decoder = decoder(channels, widths, size)
+        self.memory = Memory(slots, query_size, shrinkage, similarity)
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -183,17 +194,21 @@ class MemAE(Method):
         return {"mse": mse.detach(), "entropy": spread.detach(), "used": used}
 
     def remember(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) -> reconstructions (B, C, H, W) and weights: (B, N), or (B h w, N) of
-        places.
+        """Images (B, C, H, W) -> reconstructions (B, C, H, W) and weights.
+
+        Weights (B, N), or (B h w, N) of places.
         """
         z = self.encoder(x)
         if self.query == "image":
             mixed, weights = self.memory(z.flatten(1))
-            return self.decoder(mixed.view(z.shape)).to(x.dtype), weights
-        batch, channels, height, width = z.shape
-        mixed, weights = self.memory(z.permute(0, 2, 3, 1).reshape(-1, channels))
-        z_hat = mixed.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return self.decoder(z_hat).to(x.dtype), weights
+            z_hat = mixed.view(z.shape)
+        else:
+            batch, channels, height, width = z.shape
+            places = z.permute(0, 2, 3, 1).reshape(-1, channels)
+            mixed, weights = self.memory(places)
+            z_hat = mixed.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        x_hat = self.decoder(z_hat).to(x.dtype)
+        return x_hat, weights
 
     # The score (section 3.1): the reconstruction error.
 
@@ -202,8 +217,9 @@ class MemAE(Method):
         return ("mse",)
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
-        """`mse`: squared error between x (B, C, H, W) and what the memory gives, averaged over the
-        pixels, (B,).
+        """`mse`: squared error between x (B, C, H, W) and what the memory gives, (B,).
+
+        Averaged over the pixels.
         """
         return {"mse": squared_error(x, self.reconstruct(x))}
 
@@ -212,7 +228,8 @@ class MemAE(Method):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """(B, C, H, W), as decoded: the last layer is not bounded."""
-        return self.remember(x)[0]
+        x_hat, _ = self.remember(x)
+        return x_hat
 
     def embed(self, x: Tensor) -> Tensor:
         """The query z before the memory, (B, D), of places side by side."""

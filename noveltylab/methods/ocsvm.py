@@ -2,8 +2,6 @@
 
 Schölkopf et al., 2001; Gaussian kernel exp(-gamma |x - x'|^2).
 
-Schölkopf et al., 2001), Gaussian kernel exp(-gamma |x - x'|^2.
-
 scikit-learn (libsvm) solves the dual; support vectors and coefficients are kept as tensors, and
 scored in float64. `gamma`:
 - "scale": 1 / (pixels x variance of all pixel values), scikit-learn's default, the same for pixels
@@ -16,6 +14,7 @@ set, which is not done here. Published on MNIST P2 with an unstated gamma: 0.951
 with gamma=scale and nu = 0.1: 0.9253 on 28 x 28 pixels, 0.9355 on 32 x 32.
 """
 
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -27,10 +26,11 @@ from torch import Tensor
 
 from noveltylab.methods.base import Method
 
-#: training images that vote on gamma, folds in which they are held out, and multiples of "scale"
-#: that are tried, largest first
+#: training images that vote on gamma
 VOTERS = 2000
+#: folds in which they are held out
 FOLDS = 5
+#: multiples of "scale" that are tried, largest first
 MULTIPLES = [2.0**power for power in range(8, -7, -1)]
 
 
@@ -46,36 +46,40 @@ def rejected_share(squared: NDArray[np.float64], gamma: float, nu: float) -> flo
     folds = np.arange(len(kernel)) % FOLDS
     rejected = 0
     for fold in range(FOLDS):
-        fit = folds != fold
-        out = folds == fold
-        machine = OneClassSVM(kernel="precomputed", nu=nu).fit(kernel[np.ix_(fit, fit)])
-        rejected += int((machine.decision_function(kernel[np.ix_(out, fit)]) < 0).sum())
+        is_held_out = folds == fold
+        machine = OneClassSVM(kernel="precomputed", nu=nu)
+        machine.fit(kernel[np.ix_(~is_held_out, ~is_held_out)])
+        decisions = machine.decision_function(kernel[np.ix_(is_held_out, ~is_held_out)])
+        rejected += int((decisions < 0).sum())
     return rejected / len(kernel)
 
 
 def consistent_gamma(train: Tensor, nu: float) -> float:
-    """The largest multiple of "scale" whose machine rejects at most nu + 2 sqrt(nu (1 - nu) / N) of
-    the held-out inliers.
+    """The largest multiple of "scale" whose machine rejects few enough held-out inliers.
 
-    train (N, F); of a large one an even choice votes. The smallest multiple where none is
-    consistent.
+    A share of nu + 2 sqrt(nu (1 - nu) / N) at most; the smallest multiple where none is consistent.
+
+    train (N, F); of a large one an even choice votes.
     """
-    rows = (
-        torch.linspace(0, len(train) - 1, min(VOTERS, len(train)), device=train.device)
-        .round()
-        .long()
-    )
+    images = len(train)
+    voters = min(VOTERS, images)
+    rows = torch.linspace(0, images - 1, voters, device=train.device).round().long()
     x = train[rows].double()
     squared = torch.cdist(x, x).square().cpu().numpy()
-    bound = nu + 2 * float(np.sqrt(nu * (1 - nu) / len(x)))
+    deviation = float(np.sqrt(nu * (1 - nu) / voters))
+    bound = nu + 2 * deviation
     scale = scale_gamma(train)
-    consistent = (m * scale for m in MULTIPLES if rejected_share(squared, m * scale, nu) <= bound)
-    return next(consistent, MULTIPLES[-1] * scale)
+    for multiple in MULTIPLES:
+        gamma = multiple * scale
+        if rejected_share(squared, gamma, nu) <= bound:
+            return gamma
+    return MULTIPLES[-1] * scale
 
 
 class OCSVM(Method):
-    """`nu` bounds the share of training inliers outside the boundary from above, that of support
-    vectors from below.
+    """`nu` bounds the share of training inliers outside the boundary from above.
+
+    That of support vectors it bounds from below.
     """
 
     iterative: ClassVar[bool] = False
@@ -92,8 +96,9 @@ class OCSVM(Method):
         self.nu = nu
         self.given = gamma
         self.register_buffer("support", torch.zeros(0, 0))
-        for name, shape in (("dual", (0,)), ("gamma", ()), ("offset", ())):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("dual", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("gamma", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("offset", torch.zeros((), dtype=torch.float64))
         self.support: Tensor
         self.dual: Tensor
         self.gamma: Tensor
@@ -110,14 +115,14 @@ class OCSVM(Method):
             gamma = scale_gamma(x)
         elif gamma == "consistent":
             gamma = consistent_gamma(x, self.nu)
-        machine: Any = OneClassSVM(nu=self.nu, gamma=gamma, cache_size=1000).fit(
-            x.double().cpu().numpy()
-        )
-        self.support = x[torch.from_numpy(machine.support_).long().to(x.device)].contiguous()
-        values = (machine.dual_coef_[0], gamma, machine.offset_[0])
-        self.dual, self.gamma, self.offset = (
-            torch.tensor(v, dtype=torch.float64, device=x.device) for v in values
-        )
+        machine: Any = OneClassSVM(nu=self.nu, gamma=gamma, cache_size=1000)
+        machine.fit(x.double().cpu().numpy())
+        rows = torch.from_numpy(machine.support_).long().to(x.device)
+        self.support = x[rows].contiguous()
+        as_double = partial(torch.tensor, dtype=torch.float64, device=x.device)
+        self.dual = as_double(machine.dual_coef_[0])
+        self.gamma = as_double(gamma)
+        self.offset = as_double(machine.offset_[0])
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -131,8 +136,10 @@ class OCSVM(Method):
         Orders as the decision function does, but goes on telling samples apart where all kernels
         have vanished beside rho.
         """
-        exponents = -self.gamma * torch.cdist(x.flatten(1).double(), self.support.double()).square()
-        return {"outside": self.offset.log() - torch.logsumexp(exponents + self.dual.log(), 1)}
+        distances = torch.cdist(x.flatten(1).double(), self.support.double())
+        exponents = -self.gamma * distances.square()
+        log_sum = torch.logsumexp(exponents + self.dual.log(), 1)
+        return {"outside": self.offset.log() - log_sum}
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return self.novelty_score(x)["outside"]

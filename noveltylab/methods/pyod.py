@@ -1,5 +1,6 @@
-"""Any detector of PyOD (Zhao, Nasrullah and Li, 2019) by the name of its class, on flattened
-pixels. Extra: noveltylab[pyod].
+"""Any detector of PyOD by the name of its class, on flattened pixels.
+
+Zhao, Nasrullah and Li, 2019. Extra: noveltylab[pyod].
 
 PyOD has no common form for a fitted detector but a pickle, which is not loaded here. The weights
 file holds the training set and the seed; a detector that was not fitted in this process is fitted
@@ -42,8 +43,9 @@ PROBES = 8
 
 @cache
 def detectors() -> dict[str, str]:
-    """Class name -> module of the detectors in pyod.models, read from their source, so that none
-    need be imported.
+    """Class name -> module of the detectors in pyod.models.
+
+    Read from their source, so that none need be imported.
     """
     try:
         package = importlib.import_module("pyod.models")
@@ -57,9 +59,10 @@ def detectors() -> dict[str, str]:
             continue
         source = Path(package.__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
         for node in ast.parse(source).body:
-            if isinstance(node, ast.ClassDef) and BASES & {
-                ast.unparse(base) for base in node.bases
-            }:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            bases = {ast.unparse(base) for base in node.bases}
+            if bases & BASES:
                 modules.setdefault(node.name, f"pyod.models.{module.name}")
     return modules
 
@@ -122,13 +125,12 @@ class PyOD(Method):
         self.detector_class = find_detector(detector)
         self.arguments = dict(arguments or {})
         parameters = inspect.signature(self.detector_class).parameters
-        for name in self.arguments.keys() - parameters.keys():
-            if not any(
-                parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-            ):
-                raise UserError(
-                    f"method.arguments.{name}: {detector} has no such argument; {nearest(name, parameters)}"
-                )
+        kinds = {parameter.kind for parameter in parameters.values()}
+        unknown = self.arguments.keys() - parameters.keys()
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            for name in unknown:
+                hint = nearest(name, parameters)
+                raise UserError(f"method.arguments.{name}: {detector} has no such argument; {hint}")
         ours = {"device": "cpu", "verbose": 0, "n_features": math.prod(image_shape)}
         self.defaults = {name: value for name, value in ours.items() if name in parameters}
         self.takes_seed = "random_state" in parameters
@@ -141,8 +143,9 @@ class PyOD(Method):
         self.one_by_one: Tensor
 
     def prepare(self, train: Tensor) -> None:
-        """Fits the detector on train (N, C, H, W), and finds out whether it scores a sample by
-        itself.
+        """Fits the detector on train (N, C, H, W).
+
+        Finds out whether it scores a sample by itself.
         """
         self.train_set = train.flatten(1).contiguous()
         self._fitted = None
@@ -159,9 +162,8 @@ class PyOD(Method):
             raise ValueError(
                 f"method.detector={self.detector}: fails on {count} training images of {pixels} pixels: {error}"
             ) from error
-        self.one_by_one.fill_(
-            not np.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True)
-        )
+        agrees = np.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True)
+        self.one_by_one.fill_(not agrees)
         if self.one_by_one:
             log.warning(
                 f"{self.detector}'s scores depend on the batch: images are scored one by one, which may take long"
@@ -172,16 +174,14 @@ class PyOD(Method):
         seed = int(self.seed)
         with _ALONE, as_pyod_expects(seed):
             if self._fitted is None:
-                context = (
-                    self.defaults
-                    | ({"random_state": seed} if self.takes_seed else {})
-                    | self.arguments
-                )
-                self._fitted = self.detector_class(**context).fit(
-                    self.train_set.cpu().double().numpy()
-                )
+                defaults = dict(self.defaults)
+                if self.takes_seed:
+                    defaults["random_state"] = seed
+                detector = self.detector_class(**(defaults | self.arguments))
+                self._fitted = detector.fit(self.train_set.cpu().double().numpy())
             torch.manual_seed(seed)
-            return np.asarray(self._fitted.decision_function(x), float).reshape(-1)
+            scores = self._fitted.decision_function(x)
+            return np.asarray(scores, float).reshape(-1)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -194,11 +194,14 @@ class PyOD(Method):
         """
         flat = x.flatten(1).cpu().double().numpy()
         parts = np.split(flat, len(flat)) if self.one_by_one else [flat]
-        scores = torch.from_numpy(np.concatenate([self._decide(part) for part in parts])).float()
-        if bad := int((~scores.isfinite()).sum()):
+        decisions = np.concatenate([self._decide(part) for part in parts])
+        scores = torch.from_numpy(decisions).float()
+        broken = int((~scores.isfinite()).sum())
+        if broken:
             raise UserError(
-                f"method.detector={self.detector}: {bad} of {len(scores)} scores are not finite, as happens where pixels are "
-                "constant in training; other method.arguments may help (for PCA {n_components: 32})"
+                f"method.detector={self.detector}: {broken} of {len(scores)} scores are not finite, "
+                "as happens where pixels are constant in training; "
+                "other method.arguments may help (for PCA {n_components: 32})"
             )
         return {"decision": scores.to(x.device)}
 
@@ -206,10 +209,9 @@ class PyOD(Method):
         return self.novelty_score(x)["decision"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        names = ("train_set", "seed")
-        pairs = [(getattr(self, name), state_dict.get(prefix + name)) for name in names]
-        if not all(
-            saved is not None and torch.equal(now.cpu(), saved.cpu()) for now, saved in pairs
-        ):
-            self._fitted = None
+        for name in ("train_set", "seed"):
+            own: Tensor = getattr(self, name)
+            saved = state_dict.get(prefix + name)
+            if saved is None or not torch.equal(own.cpu(), saved.cpu()):
+                self._fitted = None
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -38,8 +38,9 @@ TURNS = 4
 
 
 class Residual(nn.Module):
-    """Norm, ReLU, convolution, twice, added to the input: (B, S, H, W) -> (B, S', H / stride, W /
-    stride).
+    """Norm, ReLU, convolution, twice, added to the input.
+
+    (B, S, H, W) -> (B, S', H / stride, W / stride).
     """
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
@@ -51,33 +52,32 @@ class Residual(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
         )
-        same = width_in == width and stride == 1
         self.stride = stride
-        self.shortcut = None if same else nn.Conv2d(width_in, width, 1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if width_in != width or stride != 1:
+            self.shortcut = nn.Conv2d(width_in, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         entered = self.enter(x)
-        # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes
-        # past them on AVX2 (torch 2.15)
-        shortcut = (
-            x
-            if self.shortcut is None
-            else self.shortcut(entered[:, :, :: self.stride, :: self.stride])
-        )
+        shortcut = x
+        if self.shortcut is not None:
+            # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes
+            # past them on AVX2 (torch 2.15)
+            strided = entered[:, :, :: self.stride, :: self.stride]
+            shortcut = self.shortcut(strided)
         total: Tensor = shortcut + self.body(entered)
         return total
 
 
 def wide_residual_network(channels: int, depth: int, width: float) -> nn.Sequential:
-    """Images (B, C, H, W) -> logits of the turns (B, TURNS), and before the last layer the
-    features.
-    """
+    """Images (B, C, H, W) -> logits of the turns (B, TURNS), and features before the last layer."""
     before = max(1, round(16 * min(width, 1)))  # the first layer is not widened
     layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, 1, 1, bias=False)]
     for stage in range(3):
         after = max(1, round(16 * 2**stage * width))
         for position in range((depth - 4) // 6):
-            layers.append(Residual(before, after, 2 if stage and not position else 1))
+            stride = 2 if stage and not position else 1
+            layers.append(Residual(before, after, stride))
             before = after
     layers += [
         nn.BatchNorm2d(before),
@@ -99,16 +99,19 @@ def initialise(module: nn.Module) -> None:
 
 
 def turned(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, H) by 0, 90, 180 and 270 degrees (4 B, C, H, H), turn by turn, and which
-    turn, (4 B,).
+    """Images (B, C, H, H) by 0, 90, 180 and 270 degrees (4 B, C, H, H), and which turn, (4 B,).
+
+    Turn by turn.
     """
     images = torch.cat([torch.rot90(x, turn, (2, 3)) for turn in range(TURNS)])
-    return images, torch.arange(TURNS, device=x.device).repeat_interleave(x.shape[0])
+    turns = torch.arange(TURNS, device=x.device)
+    return images, turns.repeat_interleave(x.shape[0])
 
 
 def log_probability(logits: Tensor) -> Tensor:
-    """Logits (4 B, 4) of images as `turned` orders them -> log-probability of the right turn, (4,
-    B).
+    """Log-probability of the right turn, (4, B), from logits (4 B, 4).
+
+    The images are ordered as by `turned`.
     """
     log_p = F.log_softmax(wide(logits), 1)
     return log_p.view(TURNS, -1, TURNS).diagonal(dim1=0, dim2=2).T
@@ -141,24 +144,22 @@ class RotNet(Method):
         self.network = wide_residual_network(channels, depth, width).apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            "network": torch.optim.Adam(
-                self.parameters(), self.lr, weight_decay=self.weight_decay, fused=True
-            ),
-        }
+        optimizer = torch.optim.Adam(
+            self.parameters(), self.lr, weight_decay=self.weight_decay, fused=True
+        )
+        return {"network": optimizer}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step on all turns of the batch: `cross_entropy`, and `accuracy`, the share of turns
-        told rightly.
+        """One step on all turns of the batch.
+
+        Losses `cross_entropy`, and `accuracy`, the share of turns told rightly.
         """
         images, turns = turned(batch.x)
         logits = self.network(images)
         loss = -log_probability(logits).mean()
         self.minimise(loss, "network")
-        return {
-            "cross_entropy": loss.detach(),
-            "accuracy": (logits.argmax(1) == turns).float().mean(),
-        }
+        is_right = logits.argmax(1) == turns
+        return {"cross_entropy": loss.detach(), "accuracy": is_right.float().mean()}
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -169,7 +170,8 @@ class RotNet(Method):
 
         `probability`: minus the mean of p itself; (B,) each.
         """
-        log_p = log_probability(self.network(turned(x)[0]))
+        images, _ = turned(x)
+        log_p = log_probability(self.network(images))
         return {"nll": -log_p.mean(0), "probability": -log_p.exp().mean(0)}
 
     def validation_loss(self, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from noveltylab.methods.base import Batch, Method, frozen
+from noveltylab.methods.base import Batch, Method, detached, frozen
 from noveltylab.nets.dcgan import Discriminator, initialise
 from noveltylab.nets.losses import bce, context_error, discriminator_loss, feature_error
 from noveltylab.nets.optimizers import adam
@@ -42,15 +42,21 @@ class SkipBlock(nn.Module):
 
     def __init__(self, outer: int, inner: int, inside: nn.Module | None) -> None:
         super().__init__()
-        down: list[nn.Module] = [nn.LeakyReLU(0.2), nn.Conv2d(outer, inner, 4, 2, 1, bias=False)]
+        layers: list[nn.Module] = [
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(outer, inner, 4, 2, 1, bias=False),
+        ]
+        width = inner
         if inside is not None:  # no batch norm at the bottom, as in the code
-            down += [nn.BatchNorm2d(inner), inside]
-        self.body = nn.Sequential(
-            *down,
+            layers.append(nn.BatchNorm2d(inner))
+            layers.append(inside)
+            width = 2 * inner
+        layers += [
             nn.ReLU(),
-            nn.ConvTranspose2d(inner if inside is None else 2 * inner, outer, 4, 2, 1, bias=False),
+            nn.ConvTranspose2d(width, outer, 4, 2, 1, bias=False),
             nn.BatchNorm2d(outer),
-        )
+        ]
+        self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.body(x)], 1)
@@ -75,7 +81,8 @@ def unet(channels: int, base: int, halvings: int) -> nn.Sequential:
     )
 
 
-# Losses (section 3.2): L_adv is `bce` and, for D, `discriminator_loss`, L_con `context_error`, L_lat `feature_error`.
+# Losses (section 3.2): L_adv is `bce` and, for D, `discriminator_loss`, L_con `context_error`,
+# L_lat `feature_error`.
 
 
 class SkipGANomaly(Method):
@@ -113,9 +120,8 @@ class SkipGANomaly(Method):
         common = math.gcd(height, breadth)
         halvings = (common & -common).bit_length() - 1  # how often 2 divides both sides
         self.generator = unet(image_channels, channels, halvings)
-        self.discriminator = Discriminator(
-            image_channels, channels, feature_size, (height // 8, breadth // 8)
-        )
+        side = (height // 8, breadth // 8)
+        self.discriminator = Discriminator(image_channels, channels, feature_size, side)
         self.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -133,9 +139,9 @@ class SkipGANomaly(Method):
         """
         # G does not change before its own step: one forward pass serves both.
         x_hat = self.generator(batch.x)
-        return self._update_discriminator(batch.x, x_hat.detach()) | self._update_generator(
-            batch.x, x_hat
-        )
+        losses = self._update_discriminator(batch.x, x_hat.detach())
+        losses |= self._update_generator(batch.x, x_hat)
+        return losses
 
     def _update_discriminator(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         """D learns images (1) from reconstructions (0); G stays as it is."""
@@ -143,7 +149,8 @@ class SkipGANomaly(Method):
         fake, f_hat = self.discriminator(x_hat)
         adversarial = loss = discriminator_loss(real, fake)
         if self.d_latent_loss:
-            loss = loss + self.w_lat * feature_error(f, f_hat).mean()
+            latent = feature_error(f, f_hat).mean()
+            loss = loss + self.w_lat * latent
         self.minimise(loss, "discriminator")
         return {"discriminator": adversarial.detach()}
 
@@ -153,18 +160,12 @@ class SkipGANomaly(Method):
             with torch.no_grad():
                 f = self.discriminator.features(x)
             logits, f_hat = self.discriminator(x_hat)
-            losses = {
-                "generator": bce(logits, 1).mean(),
-                "context": context_error(x, x_hat).mean(),
-                "latent": feature_error(f, f_hat).mean(),
-            }
-            total = (
-                self.w_adv * losses["generator"]
-                + self.w_con * losses["context"]
-                + self.w_lat * losses["latent"]
-            )
+            adversarial = bce(logits, 1).mean()
+            context = context_error(x, x_hat).mean()
+            latent = feature_error(f, f_hat).mean()
+            total = self.w_adv * adversarial + self.w_con * context + self.w_lat * latent
             self.minimise(total, "generator")
-        return {name: loss.detach() for name, loss in losses.items()}
+        return detached({"generator": adversarial, "context": context, "latent": latent})
 
     # The score (section 3.3).
 
@@ -176,7 +177,9 @@ class SkipGANomaly(Method):
         """`novelty` = lam R + (1 - lam) L, and its terms `context` (R) and `latent` (L); (B,) each."""
         x_hat = self.reconstruct(x)
         context = context_error(x, x_hat, self.score_norm)
-        latent = feature_error(self.discriminator.features(x), self.discriminator.features(x_hat))
+        f = self.discriminator.features(x)
+        f_hat = self.discriminator.features(x_hat)
+        latent = feature_error(f, f_hat)
         return {
             "novelty": self.lam * context + (1 - self.lam) * latent,
             "context": context,

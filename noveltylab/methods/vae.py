@@ -28,27 +28,27 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 from torch.nn import functional as F
 
-from noveltylab.methods.base import Batch, Method
+from noveltylab.methods.base import Batch, Method, detached
 from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import wide
 from noveltylab.nets.optimizers import adam
-
-# Networks.
-
 
 # The two terms of the bound (eq. 3), in nats.
 
 
 def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mean, exp(log_var)) || N(0, 1)), appendix B, summed over the code; (B, D) each -> (B,)."""
-    return 0.5 * (mean.square() + log_var.expm1() - log_var).sum(1)
+    values = mean.square() + log_var.expm1() - log_var
+    return 0.5 * values.sum(1)
 
 
 def gaussian_nll(x: Tensor, logits: Tensor, std: float) -> Tensor:
     """-log N(x; tanh(logits), std^2), summed over pixels and channels; (B, C, H, W) each -> (B,)."""
-    squares = ((x - logits.tanh()) / std).square().flatten(1).sum(1)
-    return 0.5 * squares + x[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    deviation = (x - logits.tanh()) / std
+    squares = deviation.square().flatten(1).sum(1)
+    normaliser = math.log(std) + 0.5 * math.log(2 * math.pi)  # of a pixel
+    return 0.5 * squares + x[0].numel() * normaliser
 
 
 def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
     (B, C, H, W) each -> (B,).
     """
     grey = ((x + 1) / 2).clamp(0, 1)
-    return (F.softplus(logits) - grey * logits).flatten(1).sum(1)
+    entropy = F.softplus(logits) - grey * logits
+    return entropy.flatten(1).sum(1)
 
 
 class VAE(Method):
@@ -88,10 +89,11 @@ class VAE(Method):
         self.apply(initialise)
         # The same draws for every image, so that a score depends on nothing but its image; none is
         # the mean alone.
-        draws = torch.randn(score_draws, latent_size, generator=torch.Generator().manual_seed(0))
-        self.register_buffer(
-            "draws", draws if score_draws else torch.zeros(1, latent_size), persistent=False
-        )
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(score_draws, latent_size, generator=generator)
+        if not score_draws:
+            draws = torch.zeros(1, latent_size)
+        self.register_buffer("draws", draws, persistent=False)
         self.draws: Tensor
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -103,10 +105,11 @@ class VAE(Method):
         Losses `elbo`, `recon`, `kl` in nats.
         """
         mean, log_var = self.encode(batch.x)
-        losses = self.terms(batch.x, mean, log_var, torch.randn_like(mean))
-        means = {name: value.mean() for name, value in losses.items()}
-        self.minimise(means["elbo"], "vae")
-        return {name: value.detach() for name, value in means.items()}
+        noise = torch.randn_like(mean)
+        terms = self.terms(batch.x, mean, log_var, noise)
+        losses = {name: term.mean() for name, term in terms.items()}
+        self.minimise(losses["elbo"], "vae")
+        return detached(losses)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x) for images (B, C, H, W).
@@ -121,9 +124,12 @@ class VAE(Method):
 
         (B,) each.
         """
-        logits = wide(self.decoder(mean + (0.5 * log_var).exp() * noise))
-        gaussian = self.likelihood == "gaussian"
-        recon = gaussian_nll(x, logits, self.decoder_std) if gaussian else bernoulli_nll(x, logits)
+        z = mean + (0.5 * log_var).exp() * noise
+        logits = wide(self.decoder(z))
+        is_gaussian = self.likelihood == "gaussian"
+        recon = (
+            gaussian_nll(x, logits, self.decoder_std) if is_gaussian else bernoulli_nll(x, logits)
+        )
         kl = divergence(mean, log_var)
         return {"elbo": recon + self.beta * kl, "recon": recon, "kl": kl}
 
@@ -138,9 +144,11 @@ class VAE(Method):
         """
         mean, log_var = self.encode(x)
         draws = [self.terms(x, mean, log_var, noise) for noise in self.draws]
-        return {
-            name: torch.stack([terms[name] for terms in draws]).mean(0) for name in self.score_names
-        }
+        scores: dict[str, Tensor] = {}
+        for name in self.score_names:
+            terms = torch.stack([draw[name] for draw in draws])
+            scores[name] = terms.mean(0)
+        return scores
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Minus the bound of held-out inliers, (B,), as scored."""
@@ -148,9 +156,13 @@ class VAE(Method):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The decoder's mean at the mean code, (B, C, H, W) in (-1, 1)."""
-        logits: Tensor = self.decoder(self.encode(x)[0])
-        return logits.tanh() if self.likelihood == "gaussian" else 2 * logits.sigmoid() - 1
+        mean, _ = self.encode(x)
+        logits: Tensor = self.decoder(mean)
+        if self.likelihood == "gaussian":
+            return logits.tanh()
+        return 2 * logits.sigmoid() - 1
 
     def embed(self, x: Tensor) -> Tensor:
         """The mean code, (B, D)."""
-        return self.encode(x)[0]
+        mean, _ = self.encode(x)
+        return mean
