@@ -463,8 +463,9 @@ def latent_loss(codes: Tensor, z: Tensor, reduction: str) -> Tensor:
 
 
 def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """Eq. 3 of logits of any shape: -(E log sigmoid(positive) + E log(1 - sigmoid(negative))) ->
-    scalar.
+    """Eq. 3 of logits of any shape -> scalar.
+
+    -(E log sigmoid(positive) + E log(1 - sigmoid(negative))).
     """
     positive_loss = F.softplus(-positive).mean()
     negative_loss = F.softplus(negative).mean()

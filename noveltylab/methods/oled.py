@@ -287,8 +287,9 @@ def rank_auroc(values: Tensor, positive: Tensor) -> float:
 
 
 class OLED(Method):
-    """The reconstructor R (`encoder`, `decoder`) and the mask module MM (`mask_generator`, then
-    `threshold`).
+    """The reconstructor R and the mask module MM.
+
+    R is `encoder` and `decoder`, MM `mask_generator` and then `threshold`.
     """
 
     capturable: ClassVar[bool] = True

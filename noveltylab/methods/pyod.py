@@ -210,8 +210,8 @@ class PyOD(Method):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("train_set", "seed"):
-            own: Tensor = getattr(self, name)
+            current: Tensor = getattr(self, name)
             saved = state_dict.get(prefix + name)
-            if saved is None or not torch.equal(own.cpu(), saved.cpu()):
+            if saved is None or not torch.equal(current.cpu(), saved.cpu()):
                 self._fitted = None
         super()._load_from_state_dict(state_dict, prefix, *args)
