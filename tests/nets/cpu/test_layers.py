@@ -94,13 +94,13 @@ def test_products_ask_for_no_gradient_that_nobody_wants(monkeypatch) -> None:  #
     assert x.grad is not None and layer.weight.grad is None
 
 
-@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("by_winograd", [False, True])
 @pytest.mark.parametrize("channels", [(3, 8), (6, 8)])
 @pytest.mark.parametrize("kind", [layers.Conv2d, layers.ConvTranspose2d])
 def test_a_layer_without_bias_stands_before_an_activation_in_place(
     kind: type[nn.Conv2d | nn.ConvTranspose2d],
     channels: tuple[int, int],
-    winograd: bool,
+    by_winograd: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(layers.WORTHWHILE, torch.float32, 0)
@@ -108,7 +108,7 @@ def test_a_layer_without_bias_stands_before_an_activation_in_place(
     monkeypatch.setattr(layers, "WINOGRAD_TILES", 0)
     torch.manual_seed(0)
     layer = kind(*channels, 4, 2, 1, bias=False)
-    layers.use_winograd(layer, winograd)
+    layers.use_winograd(layer, by_winograd)
     x = torch.randn(2, channels[0], 16, 16, requires_grad=True)
     gradients = []
     for inplace in (True, False):
