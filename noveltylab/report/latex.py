@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from noveltylab.report import published as printed
 from noveltylab.report.expected import Expected, expect
 from noveltylab.report.grouping import notes
 from noveltylab.report.published import Column, PaperTable
@@ -19,9 +20,9 @@ from noveltylab.report.rows import (
     Row,
     floor_cells,
     floor_is_shortened,
-    seen_floor_cells,
+    floors_by_name,
 )
-from noveltylab.report.stats import Cells, Statistics, summarise
+from noveltylab.report.stats import Cells, Statistics, Value, by_class, summarise
 from noveltylab.report.text import escape_latex
 
 #: Rows of a table that a page of article holds with a caption and notes.
@@ -60,35 +61,34 @@ class Line:
 def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
     """File name -> text: a paper's printed rows, the floors and our rows."""
     expected = expect(rows, table)
-    lines = [
-        Line(escape_latex(f"{line.row} (others)" if line.by else line.row), printed, kind)
-        for kind, group in (("printed", table.rows), ("others", table.others))
-        for line in group
-        if (printed := tuple(Number(escape_latex(text)) for text in line.values))
-    ]
-    mark = DAGGER if floor_is_shortened(rows) else ""
-    for floor in FLOORS if table.about_auroc else ():
-        if cells := floor_cells(rows, floor):
+    lines = [_printed_line(line, "printed") for line in table.rows]
+    lines += [_printed_line(line, "others") for line in table.others]
+    if table.about_auroc:
+        for name, cells in floors_by_name(rows, MARK).items():
             numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
-            lines.append(Line(f"floor: {floor}{mark}", numbers, "floor"))
-    for floor, cells in seen_floor_cells(rows).items() if table.about_auroc else ():
-        numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
-        lines.append(Line(escape_latex(f"floor: {floor}"), numbers, "floor"))
+            lines.append(Line(escape_latex(name), numbers, "floor"))
     names = short_names(rows)
     for row in rows:
-        metrics = dict.fromkeys(column.metric for column in table.columns)
-        cells_by_metric = {metric: _inside(row.cells(None, metric), table) for metric in metrics}
-        numbers = _numbers(table.columns, cells_by_metric, expected, not row.shortened)
+        by_metric = {metric: table.inside(row.cells(None, metric)) for metric in table.metrics}
+        numbers = _numbers(table.columns, by_metric, expected, not row.shortened)
         lines.append(Line(names[row.name], numbers, "ours"))
     caption = f"{table.title}. {table.paper}. {table.metric}; printed numbers above, ours below."
-    headers = [column.name for column in table.columns]
-    lower = {
-        index for index, column in enumerate(table.columns) if column.metric in ("eer", "fpr95")
-    }
+    headers = ["method", *(column.name for column in table.columns)]
+    lower = set()
+    for index, column in enumerate(table.columns):
+        if column.metric in ("eer", "fpr95"):
+            lower.add(index)
     note = _notes(rows, names)
     if table.others:
-        note += f" Others: {escape_latex('; '.join(f'{line.row}, {line.by}' for line in table.others))}."
-    return _files(table.ident, caption, ["method", *headers], lines, note.strip(), lower)
+        sources = "; ".join(f"{line.row}, {line.by}" for line in table.others)
+        note += f" Others: {escape_latex(sources)}."
+    return _files(table.ident, caption, headers, lines, note.strip(), lower)
+
+
+def _printed_line(line: printed.Line, group: str) -> Line:
+    name = f"{line.row} (others)" if line.by else line.row
+    numbers = tuple(Number(escape_latex(text)) for text in line.values)
+    return Line(escape_latex(name), numbers, group)
 
 
 def own_table(
@@ -100,34 +100,21 @@ def own_table(
     lines = []
     for row in rows:
         for score in (None, *row.scores):
-            metrics = (
-                row.cells(score),
-                row.cells(score, "average_precision"),
-                row.cells(score, "eer"),
-            )
-            numbers = tuple(
-                _mean(summarise(cells), expected, not row.shortened, 3) for cells in metrics
-            )
-            count = Number(f"{len(metrics[0])} of {expected.cells}")
-            lines.append(
-                Line(
-                    names[row.name],
-                    (Number(escape_latex(score or row.primary)), *numbers, count),
-                    "ours",
-                )
-            )
+            name = Number(escape_latex(score or row.primary))
+            numbers = []
+            for metric in ("auroc", "average_precision", "eer"):
+                statistics = summarise(row.cells(score, metric))
+                numbers.append(_mean(statistics, expected, not row.shortened))
+            count = Number(f"{len(row.cells(score))} of {expected.cells}")
+            lines.append(Line(names[row.name], (name, *numbers, count), "ours"))
     mark = DAGGER if floor_is_shortened(rows) else ""
     for floor in FLOORS:
-        if cells := floor_cells(rows, floor):
-            mean = _mean(summarise(cells), expected, False, 3)
+        cells = floor_cells(rows, floor)
+        if cells:
+            mean = _mean(summarise(cells), expected, False)
             count = Number(f"{len(cells)} of {expected.cells}")
-            lines.append(
-                Line(
-                    f"floor: {floor}{mark}",
-                    (Number(""), mean, Number("-"), Number("-"), count),
-                    "floor",
-                )
-            )
+            numbers = [Number(""), mean, Number("-"), Number("-"), count]
+            lines.append(Line(f"floor: {floor}{mark}", tuple(numbers), "floor"))
     caption = (
         f"Our runs on {data} under {protocol}: means over classes, with the deviation over seeds."
     )
@@ -140,6 +127,9 @@ def main_file(names: Iterable[str]) -> str:
     return MAIN % "\n".join(f"\\input{{tex/{name}}}" for name in names)
 
 
+# Names.
+
+
 def short_names(rows: Sequence[Row]) -> dict[str, str]:
     """Row name -> the shortest name that no other row has.
 
@@ -147,114 +137,117 @@ def short_names(rows: Sequence[Row]) -> dict[str, str]:
     """
     shorter: dict[str, str] = {}
     for row in rows:
-        tail = row.source.rpartition("/")[2]
-        for parts in ((), (row.detail,), (tail,), (tail, row.detail), (row.source, row.detail)):
-            inside = "; ".join(part for part in parts if part)
-            candidate = f"{row.method} ({inside})" if inside else row.method
-            siblings = [
-                sibling for sibling in rows if sibling is not row and sibling.method == row.method
-            ]
-            if not inside and any(
-                bool(sibling.shortened) == bool(row.shortened) for sibling in siblings
-            ):
-                continue
-            if candidate + MARK * bool(row.shortened) not in shorter.values():
+        mark = MARK if row.shortened else ""
+        name = ""
+        for name in _candidates(row, rows):
+            if name + mark not in shorter.values():
                 break
-        shorter[row.name] = candidate + MARK * bool(row.shortened)
-    return {
-        name: escape_latex(text.removesuffix(MARK)) + (DAGGER if text.endswith(MARK) else "")
-        for name, text in shorter.items()
-    }
+        shorter[row.name] = name + mark
+    return {name: escape_latex(text) for name, text in shorter.items()}
 
 
-def _inside(cells: Cells, table: PaperTable) -> Cells:
-    if not isinstance(table.expected, tuple):
-        return cells
-    return {cell: value for cell, value in cells.items() if cell[0] in table.expected}
+def _candidates(row: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """Names of a row, short ones first."""
+    siblings = [
+        sibling
+        for sibling in rows
+        if sibling.method == row.method and bool(sibling.shortened) == bool(row.shortened)
+    ]
+    if len(siblings) == 1:
+        yield row.method
+    folder = row.source.rpartition("/")[2]
+    for parts in ((row.detail,), (folder,), (folder, row.detail), (row.source, row.detail)):
+        inside = "; ".join(part for part in parts if part)
+        if inside:
+            yield f"{row.method} ({inside})"
+
+
+# Numbers.
 
 
 def _numbers(
-    columns: Sequence[Column], cells: dict[str, Cells], expected: Expected, comparable: bool
+    columns: Sequence[Column], by_metric: dict[str, Cells], expected: Expected, comparable: bool
 ) -> tuple[Number, ...]:
-    summaries = {metric: summarise(metric_cells) for metric, metric_cells in cells.items()}
+    statistics = {metric: summarise(cells) for metric, cells in by_metric.items()}
     wide = len(columns) > WIDE
     numbers = []
     for column in columns:
-        summary = summaries.get(column.metric)
-        if summary is None:
-            numbers.append(Number("-"))
-        elif column.inlier is None:
-            numbers.append(_mean(summary, expected, comparable, 3))
+        if column.inlier is None:
+            numbers.append(_mean(statistics.get(column.metric), expected, comparable))
         else:
-            values = [
-                value
-                for (inlier, _), (value, _) in cells[column.metric].items()
-                if inlier == column.inlier
-            ]
-            numbers.append(_class_mean(values, comparable, wide))
+            classes = by_class(by_metric.get(column.metric, {}))
+            numbers.append(_class_mean(classes.get(column.inlier, []), comparable, wide))
     return tuple(numbers)
 
 
-def _class_mean(values: Sequence[float], comparable: bool, wide: bool) -> Number:
-    if not values:
+def _class_mean(seeds: Sequence[Value], comparable: bool, wide: bool) -> Number:
+    if not seeds:
         return Number("-")
+    values = [value for value, _ in seeds]
     mean = sum(values) / len(values)
-    deviation = "" if wide or len(values) < 2 else f" $\\pm$ {_deviation(values):.3f}"
-    return Number(f"{mean:.3f}{deviation}", mean if comparable else None)
+    text = f"{mean:.3f}"
+    if len(values) > 1 and not wide:
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        text += f" $\\pm$ {variance**0.5:.3f}"
+    return Number(text, mean if comparable else None)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return float((sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
-
-
-def _mean(summary: Statistics | None, expected: Expected, comparable: bool, digits: int) -> Number:
+def _mean(statistics: Statistics | None, expected: Expected, comparable: bool) -> Number:
     """The mean over classes with its deviation over seeds.
 
     A mean of some classes is never the best.
     """
-    if summary is None:
+    if statistics is None:
         return Number("-")
-    text = f"{summary.mean:.{digits}f}"
-    if summary.seed_std is not None:
-        text += f" $\\pm$ {summary.seed_std:.{digits}f}"
-    if expected.covers(summary.classes):
-        return Number(text, summary.mean if comparable else None)
-    return Number(f"{text} ({len(summary.classes)} of {expected.count})")
+    text = f"{statistics.mean:.3f}"
+    if statistics.seed_std is not None:
+        text += f" $\\pm$ {statistics.seed_std:.3f}"
+    if not expected.covers(statistics.classes):
+        return Number(f"{text} {expected.note(statistics.classes)}")
+    return Number(text, statistics.mean if comparable else None)
+
+
+# Notes.
 
 
 def _notes(rows: Sequence[Row], names: dict[str, str]) -> str:
     """What has to be known of the numbers above: shortened runs, and what else differs."""
     remarks = notes(rows)
-    by_note: dict[str, list[str]] = {}
-    shortened: dict[str, list[str]] = {}
+    by_remark: dict[str, list[str]] = {}
+    shortened = []
     for row in rows:
-        for note in remarks[row.name]:
-            group = shortened if note.startswith("shortened: ") else by_note
-            group.setdefault(note.removeprefix("shortened: "), []).append(names[row.name])
+        for remark in remarks[row.name]:
+            by_remark.setdefault(remark, []).append(names[row.name])
+    common = []
+    differing = []
+    for remark, rows_with_it in by_remark.items():
+        listed = ", ".join(rows_with_it)
+        text = escape_latex(remark.removeprefix("shortened: "))
+        if remark.startswith("shortened: "):
+            shortened.append(f"{listed}: {text}")
+        elif len(rows_with_it) == len(rows):
+            common.append(remark)
+        else:
+            differing.append(f"{text} ({listed})")
     sentences = []
     if shortened:
-        listed = "; ".join(
-            f"{', '.join(who)}: {escape_latex(remark)}" for remark, who in shortened.items()
-        )
+        listed = "; ".join(shortened)
         sentences.append(f"{DAGGER}Shortened runs, not compared with whole ones ({listed}).")
-    every = [remark for remark, who in by_note.items() if len(who) == len(rows)]
-    partial = {remark: who for remark, who in by_note.items() if remark not in every}
-    if every:
-        sentences.append(f"All rows: {escape_latex(', '.join(every))}.")
-    if partial:
-        listed = "; ".join(
-            f"{escape_latex(remark)} ({', '.join(who)})" for remark, who in partial.items()
-        )
-        sentences.append(f"Rows differ: {listed}.")
-    return _cut(" ".join(sentences))
+    if common:
+        sentences.append(f"All rows: {escape_latex(', '.join(common))}.")
+    if differing:
+        sentences.append(f"Rows differ: {'; '.join(differing)}.")
+    return _shorten(" ".join(sentences))
 
 
-def _cut(text: str) -> str:
-    """At the end of a clause where it is too long for a page."""
+def _shorten(text: str) -> str:
+    """Ends at a clause where it is too long for a page."""
     if len(text) <= NOTES:
         return text
     return f"{text[:NOTES].rpartition('; ')[0]}; more in the report's other formats."
+
+
+# Files.
 
 
 def _files(
@@ -270,32 +263,44 @@ def _files(
     The best is that of all of them.
     """
     best = _best(lines, len(headers) - 1, lower)
-    stem = ident.replace("/", "_")
-    # a name of one's own: its letters may be no file name or label
-    if not re.fullmatch(r"[A-Za-z0-9_]+", stem):
-        stem = f"{re.sub('[^A-Za-z0-9]+', '_', stem).strip('_')}_{zlib.crc32(ident.encode('utf-8', 'replace')):08x}"
-    parts = [lines[start : start + ROWS] for start in range(0, len(lines), ROWS)] or [lines]
+    if best:
+        caption += " Bold: the best of our whole runs."
+    stem = _stem(ident)
+    starts = range(0, max(len(lines), 1), ROWS)
     files = {}
-    for number, part in enumerate(parts, 1):
-        name = stem if len(parts) == 1 else f"{stem}_{number}"
-        continued = "" if number == 1 else f" Continued ({number} of {len(parts)})."
-        title = f"{caption}{' Bold: the best of our whole runs.' if best else ''}{continued}"
-        files[name] = "\n".join(_environment(name, title, headers, part, note, best)) + "\n"
+    for part, start in enumerate(starts, 1):
+        name = stem
+        title = caption
+        if len(starts) > 1:
+            name = f"{stem}_{part}"
+        if part > 1:
+            title += f" Continued ({part} of {len(starts)})."
+        page = lines[start : start + ROWS]
+        files[name] = "\n".join(_environment(name, title, headers, page, note, best)) + "\n"
     return files
+
+
+def _stem(ident: str) -> str:
+    """A file's name and a label from a table's; one's own may have letters that neither can hold."""
+    stem = ident.replace("/", "_")
+    if re.fullmatch(r"[A-Za-z0-9_]+", stem):
+        return stem
+    letters = re.sub("[^A-Za-z0-9]+", "_", stem).strip("_")
+    return f"{letters}_{zlib.crc32(ident.encode('utf-8', 'replace')):08x}"
 
 
 def _best(lines: Sequence[Line], columns: int, lower: set[int]) -> dict[int, str]:
     """Column -> the text of its best number, as printed: equal ones are all the best."""
     best = {}
     for index in range(columns):
-        values = {
-            line.cells[index].value: line.cells[index].text
-            for line in lines
-            if line.group == "ours"
-        }
-        numbers = [value for value in values if value is not None]
-        if numbers:
-            best[index] = values[min(numbers) if index in lower else max(numbers)].partition(" ")[0]
+        texts = {}
+        for line in lines:
+            number = line.cells[index]
+            if line.group == "ours" and number.value is not None:
+                texts[number.value] = number.text
+        if texts:
+            value = min(texts) if index in lower else max(texts)
+            best[index] = texts[value].partition(" ")[0]
     return best
 
 
@@ -307,45 +312,37 @@ def _environment(
     note: str,
     best: dict[int, str],
 ) -> Iterator[str]:
-    words = {
-        0,
-        *(
-            i
-            for i in range(1, len(headers))
-            if all(not _is_number(line.cells[i - 1].text) for line in lines)
-        ),
-    }
-    layout = "".join("l" if index in words else "r" for index in range(len(headers)))
+    alignment = "l"
+    for index in range(len(headers) - 1):
+        numeric = any(_is_number(line.cells[index].text) for line in lines)
+        alignment += "r" if numeric else "l"
     wide = len(headers) > WIDE + 1
-    yield from ("\\begin{table}", "\\centering", f"\\{'scriptsize' if wide else 'footnotesize'}")
-    yield from (
-        f"\\setlength{{\\tabcolsep}}{{{3 if wide else 4}pt}}",
-        f"\\caption{{{escape_latex(caption)}}}",
-    )
-    yield from (
-        f"\\label{{tab:{name}}}",
-        "\\vspace{4pt}",
-        "\\sbox0{%",
-        f"\\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
-        "\\toprule",
-    )
+    yield "\\begin{table}"
+    yield "\\centering"
+    yield "\\scriptsize" if wide else "\\footnotesize"
+    yield f"\\setlength{{\\tabcolsep}}{{{3 if wide else 4}pt}}"
+    yield f"\\caption{{{escape_latex(caption)}}}"
+    yield f"\\label{{tab:{name}}}"
+    yield "\\vspace{4pt}"
+    yield "\\sbox0{%"
+    yield f"\\begin{{tabular}}{{@{{}}{alignment}@{{}}}}"
+    yield "\\toprule"
     yield f"{' & '.join(map(escape_latex, headers))} \\\\"
     group = None
     for line in lines:
         if line.group != group:
             yield "\\midrule"
             group = line.group
-        cells = (_cell(cell, best.get(index)) for index, cell in enumerate(line.cells))
-        yield f"{' & '.join((line.name, *cells))} \\\\"
-    yield from ("\\bottomrule", "\\end{tabular}}%")
+        cells = [_cell(cell, best.get(index)) for index, cell in enumerate(line.cells)]
+        yield f"{' & '.join([line.name, *cells])} \\\\"
+    yield "\\bottomrule"
+    yield "\\end{tabular}}%"
     yield "\\ifdim\\wd0>\\textwidth\\resizebox{\\textwidth}{!}{\\usebox0}\\else\\usebox0\\fi"
     if note:
-        yield from (
-            "",
-            "\\vspace{2pt}",
-            f"\\parbox{{\\textwidth}}{{\\scriptsize\\raggedright {note}}}",
-        )
-    yield from ("\\end{table}",)
+        yield ""
+        yield "\\vspace{2pt}"
+        yield f"\\parbox{{\\textwidth}}{{\\scriptsize\\raggedright {note}}}"
+    yield "\\end{table}"
 
 
 def _cell(cell: Number, best: str | None) -> str:

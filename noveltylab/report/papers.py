@@ -10,7 +10,7 @@ from statistics import fmean
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.expected import Expected, expect
 from noveltylab.report.published import Counterpart, Line, PaperTable
-from noveltylab.report.rows import Row, floors_by_name
+from noveltylab.report.rows import MARK, Row, floors_by_name
 from noveltylab.report.stats import Cells, Statistics, summarise, tie_reasons
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
@@ -70,7 +70,7 @@ def _numbers(table: PaperTable, rows: Sequence[Row], expected: Expected) -> Grid
     lines = [_printed_line(line, "published") for line in table.rows]
     lines += [_printed_line(line, "others") for line in table.others]
     if table.about_auroc:
-        for name, cells in floors_by_name(rows).items():
+        for name, cells in floors_by_name(rows, f" {MARK}").items():
             lines.append(_line(name, table, {"auroc": cells}, expected, "floor"))
     for row in rows:
         for score in _scores(table, row):

@@ -318,12 +318,13 @@ def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
     return cells
 
 
-def floors_by_name(rows: Sequence[Row]) -> dict[str, Cells]:
+def floors_by_name(rows: Sequence[Row], mark: str) -> dict[str, Cells]:
     """The floors of a table that have cells, of raw pixels first.
 
-    `MARK` stands behind the name of one that only shortened runs give.
+    `mark` stands behind the name of one that only shortened runs give.
     """
-    mark = f" {MARK}" if floor_is_shortened(rows) else ""
+    if not floor_is_shortened(rows):
+        mark = ""
     floors = {f"floor: {name}{mark}": floor_cells(rows, name) for name in FLOORS}
     for name, cells in seen_floor_cells(rows).items():
         floors[f"floor: {name}"] = cells
