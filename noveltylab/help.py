@@ -1,5 +1,6 @@
-"""`--help`: every option of the chosen method, data, protocol, trainer and logger, from the
-comments in conf/.
+"""`--help`: every option of the chosen method, data, protocol, trainer and logger.
+
+What they mean is read from the comments in conf/.
 """
 
 import re
@@ -14,12 +15,14 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.command import words
-from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
+from noveltylab.command.validate import flatten
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
+#: Columns of the text.
+WIDTH = 110
 WORDS = "\n".join(
-    f"  {'python -m noveltylab ' + word + ' ...':59} {meaning}"
+    f"  {f'python -m noveltylab {word} ...':59} {meaning}"
     for word, meaning in words.MEANINGS.items()
 )
 USAGE = f"""\
@@ -42,15 +45,17 @@ Hydra's own flags."""
 
 
 def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
-    """The config with the choices of method, data, ... in `arguments` and nothing else of them;
-    defaults where wrong.
+    """The config with the choices of method, data, ... in `arguments` and nothing else of them.
+
+    Where a choice is wrong, its default stands.
     """
     choices = []
     for argument in arguments:
         group, _, names = argument.partition("=")
-        path = f"{group}/{names.split(',')[0]}.yaml"
+        name = names.split(",")[0]
+        path = f"{group}/{name}.yaml"
         if (conf / path).is_file() or ConfigStore.instance().get_type(path) == ObjectType.CONFIG:
-            choices.append(f"{group}={names.split(',')[0]}")
+            choices.append(f"{group}={name}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         return compose("train", choices)
@@ -64,13 +69,15 @@ def flat_keys(config: DictConfig) -> list[str]:
 def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
     """(key, explanation, example) of every commented line of a config file."""
     for line in path.read_text().splitlines():
-        if match := re.match(r"(\w+): .*?  # (.*?); e\.g\. (.*)$", line):
+        match = re.match(r"(\w+): .*?  # (.*?); e\.g\. (.*)$", line)
+        if match:
             yield match[1], match[2], match[3]
 
 
 def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
-    """Prints usage, the choices of every group and each option with its value, what it means and an
-    example.
+    """Prints usage, the choices of every group, and each option.
+
+    An option is printed with its value, what it means and an example.
     """
     config = compose_choices(conf, arguments)
     chosen = {group: config[group].get("name", "default") for group in GROUPS}
@@ -79,54 +86,42 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
-        names = config_names(conf / group)
-        print(f"  {group + '=' + '|'.join(names):58} (now {chosen[group]})")
+        names = "|".join(config_names(conf / group))
+        print(f"  {f'{group}={names}':58} (now {chosen[group]})")
     for recipe, meaning in MEANINGS.items():
-        methods = [name for name in config_names(conf / "method") if recipe in recipes_of(name)]
-        whose = "" if recipe == DEFAULT else f" ({', '.join(methods)})"
-        print(
-            textwrap.fill(
-                f"{'recipe=' + recipe:22} {meaning}{whose}",
-                110,
-                initial_indent="  ",
-                subsequent_indent=" " * 25,
-            )
-        )
+        text = f"{f'recipe={recipe}':22} {meaning}"
+        if recipe != DEFAULT:
+            methods = [name for name in config_names(conf / "method") if recipe in recipes_of(name)]
+            text += f" ({', '.join(methods)})"
+        _print_filled(text, "  ", 25)
     print(
         f"  {'':22} now recipe={config.recipe}; in conf/recipe/<method>.yaml.  Example: recipe=paper"
     )
-    print(
-        textwrap.fill(
-            " | ".join(experiments), 110, initial_indent="  experiment=", subsequent_indent=" " * 13
-        )
-    )
+    _print_filled(" | ".join(experiments), "  experiment=", 13)
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({chosen[group]})")
-        for path in (
-            conf / group / f"{chosen[group]}.yaml",
-            *sorted((conf / group / "common").glob("*.yaml")),
-        ):
+        _print_options(conf / group / f"{chosen[group]}.yaml", config[group], f"{group}.")
+        for path in sorted((conf / group / "common").glob("*.yaml")):
             _print_options(path, config[group], f"{group}.")
 
 
 def _print_options(path: Path, values: DictConfig, prefix: str) -> None:
     for key, meaning, example in explanations(path):
         value = OmegaConf.to_container(values).get(key)  # type: ignore[union-attr]  # a mapping, not a list
-        shown = (
-            "null"
-            if value is None
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value)
-        )
-        print(f"  {prefix}{key}={shown}" if len(shown) < 60 else f"  {prefix}{key}")
-        print(
-            textwrap.fill(
-                f"{meaning}.  Example: {example}",
-                110,
-                initial_indent=" " * 6,
-                subsequent_indent=" " * 6,
-            )
-        )
+        text = str(value)
+        if value is None:
+            text = "null"
+        elif isinstance(value, bool):
+            text = text.lower()
+        line = f"  {prefix}{key}"
+        if len(text) < 60:
+            line += f"={text}"
+        print(line)
+        _print_filled(f"{meaning}.  Example: {example}", " " * 6, 6)
+
+
+def _print_filled(text: str, first_indent: str, indent: int) -> None:
+    """Print a text in lines of WIDTH columns, those after the first one indented."""
+    print(textwrap.fill(text, WIDTH, initial_indent=first_indent, subsequent_indent=" " * indent))

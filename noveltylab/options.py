@@ -20,15 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from noveltylab.command.dotted import flatten
 from noveltylab.command.validate import (
     LONGEST_VALUE,
     STRICT,
+    GPUs,
+    Label,
+    PathText,
+    Project,
+    check_encoding,
+    flatten,
     group_of,
     signature_model,
     validate,
 )
-from noveltylab.command.values import GPUs, Label, PathText, Project, check_encoding
 from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.data.inlier import (
     Inlier,
@@ -98,7 +102,9 @@ class DataOptions(_Strict):
     @property
     def title(self) -> str:
         """What the data are called in the run's folder, on the screen and in reports."""
-        return self.name if self.label is None else str(self.label)
+        if self.label is None:
+            return self.name
+        return str(self.label)
 
     @property
     def fitted_on_training(self) -> bool:
@@ -112,15 +118,20 @@ class DataOptions(_Strict):
         Raises:
             UserError: The folder of one's own images has no classes.
         """
-        if self.classes == "folders":
-            # without a root there is nothing to look at yet: `recorded` asks for it
-            return [GOOD] if self.root is None else find_layout(self.root).classes
-        return COIL_OBJECTS if isinstance(self.classes, str) else self.classes
+        if isinstance(self.classes, list):
+            return self.classes
+        if self.classes != "folders":
+            return COIL_OBJECTS
+        if self.root is None:  # there is nothing to look at yet: `recorded` asks for it
+            return [GOOD]
+        return find_layout(self.root).classes
 
     @property
     def inliers(self) -> list[int]:
         """The labels that inlier=0, 1, ... stand for."""
-        return COIL_SEEDED if self.classes == "seeded20" else list(range(len(self.names)))
+        if self.classes == "seeded20":
+            return COIL_SEEDED
+        return list(range(len(self.names)))
 
 
 class TrainerOptions(_Strict):
@@ -196,7 +207,9 @@ class Options(_Strict):
     @property
     def labelled_rule(self) -> str | None:
         """`outlier_val` or `oracle` if asked for: reported apart, since they use outliers' labels."""
-        return self.select if self.select in ("outlier_val", "oracle") else None
+        if self.select in ("outlier_val", "oracle"):
+            return self.select
+        return None
 
     @property
     def folds(self) -> int:
@@ -229,7 +242,9 @@ class Options(_Strict):
     def inlier_name(self) -> str:
         """The name of the class that trains, the first one of `T-shirt/top`."""
         name = self.data.names[self.inlier_index]
-        return name if self.data.classes == "folders" else name.split("/")[0]
+        if self.data.classes == "folders":
+            return name
+        return name.split("/")[0]
 
     @property
     def cell(self) -> dict[str, Any]:
@@ -247,12 +262,9 @@ class Options(_Strict):
     @property
     def folder(self) -> Path:
         """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
-        names = (self.protocol["name"], self.method["name"], self.data.title)
-        return (
-            Path(self.output)
-            .expanduser()
-            .joinpath(*names, f"inlier{self.inlier_index}", f"seed{self.seed}")
-        )
+        table = Path(self.protocol["name"], self.method["name"], self.data.title)
+        cell = Path(f"inlier{self.inlier_index}", f"seed{self.seed}")
+        return Path(self.output).expanduser() / table / cell
 
 
 def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -384,9 +396,10 @@ def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
     Raises:
         UserError: There is no such class, or several that could be meant.
     """
+    if inlier is None and data.classes == "folders" and data.root is not None:
+        return good_class(data.root)
     if inlier is None:
-        own_images = data.classes == "folders" and data.root is not None
-        return good_class(data.root) if own_images else 0
+        return 0
     label = label_by_name(inlier, data.names)
     if label is not None:
         return label

@@ -23,7 +23,7 @@ FLOORS = (
     Floor("errors", "", ""),
     Floor(
         "command",
-        "arguments dotted hints recipes screen signals validate values wandb_mode words",
+        "arguments hints recipes screen signals validate wandb_mode words",
         "hydra omegaconf pydantic rich yaml",
     ),
     Floor(

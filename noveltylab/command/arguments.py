@@ -7,7 +7,7 @@ shell. A path has no other reading, so `readable` puts these quotes around it.
 import re
 import shlex
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -54,10 +54,9 @@ def is_sweep(arguments: list[str]) -> bool:
     prints_only = flags.cfg or flags.info
     if (flags.resolve or flags.package) and not prints_only:
         raise UserError("--resolve and --package belong to --cfg; e.g. --cfg job --resolve")
-    experiment = any(
-        argument.startswith(("experiment=", "+experiment=")) for argument in flags.overrides
-    )
-    return bool(flags.multirun or experiment or "hydra.mode=MULTIRUN" in flags.overrides)
+    names = ("experiment=", "+experiment=")
+    experiments = [argument for argument in flags.overrides if argument.startswith(names)]
+    return bool(flags.multirun or experiments or "hydra.mode=MULTIRUN" in flags.overrides)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -74,28 +73,37 @@ def _readable(argument: str, several: bool) -> str:
     typed, key, value = match.groups()
     _check_interpolation(key, value)
     override = _parse(argument)
-    if key in NAMES:
-        quoted = (
-            value if override else ",".join(map(_quote, value.split(",") if several else [value]))
-        )
-    elif _exists(value):
-        quoted = _quote(value)
-    elif override:
-        quoted = value if _stays(override, value, several) else _quote(value)
-    else:
-        parts = value.split(",")
-        quoted = (
-            ",".join(map(_quote, parts)) if several and all(map(_exists, parts)) else _quote(value)
-        )
-    return f"{typed}={quoted}"
+    quote = _quoted_path if key in PATHS else _quoted_name
+    return f"{typed}={quote(value, override, several)}"
+
+
+def _quoted_name(value: str, override: Override | None, several: bool) -> str:
+    """A name, or a sweep's list of names, with quotes unless Hydra can read it."""
+    if override:
+        return value
+    if several:
+        return ",".join(map(_quote, value.split(",")))
+    return _quote(value)
+
+
+def _quoted_path(value: str, override: Override | None, several: bool) -> str:
+    """A path, or a sweep's list of paths, with quotes unless Hydra reads what was typed."""
+    if _exists(value):
+        return _quote(value)
+    if override:
+        return value if _stays(override, value, several) else _quote(value)
+    paths = value.split(",")
+    if several and all(map(_exists, paths)):
+        return ",".join(map(_quote, paths))
+    return _quote(value)
 
 
 def _stays(override: Override, value: str, several: bool) -> bool:
     """Whether Hydra reads what was typed: the same text, text in quotes, null, or a sweep's list."""
     if override.is_sweep_override():
         return several
-    content = override.value()
-    return value.strip()[:1] in ("'", '"') or value.strip() == "null" or content == value.strip()
+    text = value.strip()
+    return text[:1] in ("'", '"') or text == "null" or override.value() == text
 
 
 def _check_interpolation(key: str, value: str) -> None:
@@ -142,8 +150,9 @@ def read_changes(changes: list[str]) -> DictConfig:
                 f"cannot read '{change}'; changes are written key=value, e.g. data.root=/srv/data"
             )
         try:
-            as_typed = key in PATHS and value != "null"
-            content = value if as_typed else OmegaConf.select(OmegaConf.from_dotlist([change]), key)
+            content: Any = value
+            if key not in PATHS or value == "null":
+                content = OmegaConf.select(OmegaConf.from_dotlist([change]), key)
             OmegaConf.update(read, key, content)
         except (YAMLError, OmegaConfBaseException):
             raise UserError(
@@ -157,11 +166,13 @@ def explain_unreadable(argument: str, arguments: list[str]) -> str:
     key, equals, value = argument.partition("=")
     if equals and key and value:
         quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
-        return f"cannot read the value in '{argument}' on the command line; text is written in quotes inside quotes: {quoted}"
-    before = arguments[: arguments.index(argument)] if argument in arguments else []
-    if before and "=" in before[-1]:
-        joined = shlex.quote(f"{before[-1]} {argument}")
+        return (
+            f"cannot read the value in '{argument}' on the command line; "
+            f"text is written in quotes inside quotes: {quoted}"
+        )
+    hint = ", e.g. inlier=3"
+    position = arguments.index(argument) if argument in arguments else 0
+    if position > 0 and "=" in arguments[position - 1]:
+        joined = shlex.quote(f"{arguments[position - 1]} {argument}")
         hint = f"; a value with spaces is written in quotes: {joined}"
-    else:
-        hint = ", e.g. inlier=3"
     return f"cannot read '{argument}' on the command line; options are written key=value{hint}"

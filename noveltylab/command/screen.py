@@ -1,6 +1,6 @@
-"""The one way to the terminal: text is shown, never obeyed, and a terminal's encoding never ends a
-run.
+"""The one way to the terminal: text is shown, never obeyed.
 
+A terminal's encoding never ends a run.
 Names, paths and messages may be anybody's: no markup is read in them, control characters and signs
 that reverse or hide others are made visible, and what the terminal's encoding lacks is replaced.
 """
@@ -22,16 +22,19 @@ _JOINERS = {"\u200c", "\u200d"}
 
 
 def plain(text: object) -> str:
-    """A text as one line without any sign that a terminal would obey: each is shown as its escape,
-    e.g. \\x1b.
+    """A text as one line without any sign that a terminal would obey.
+
+    Each such sign is shown as its escape, e.g. \\x1b.
     """
     line = str(text)
-    return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(map(_visible, line))
 
 
 def plain_lines(text: object) -> str:
     """As `plain`, with its line breaks kept."""
-    return "\n".join(plain(line) for line in str(text).split("\n"))
+    return "\n".join(map(plain, str(text).split("\n")))
 
 
 def _visible(sign: str) -> str:
@@ -51,7 +54,10 @@ class _Screen(Console):
     ) -> Iterable[Segment]:
         """Every piece of text on its way to the terminal."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(plain_lines(segment.text), segment.style)
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(plain_lines(segment.text), segment.style)
 
 
 def console(**settings: Any) -> Console:
@@ -106,8 +112,9 @@ class LogLines(logging.Formatter):
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """Around a whole command: neither a poor encoding nor a reader that leaves (`| head`) ends it
-    with an error.
+    """Around a whole command: neither a poor encoding nor a broken pipe ends it with an error.
+
+    A pipe breaks when its reader leaves (`| head`).
     """
     streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     for stream in streams:
@@ -128,7 +135,9 @@ def _abandoned(stream: IO[str]) -> bool:
         if hasattr(select, "poll"):
             poll = select.poll()
             poll.register(stream.fileno(), select.POLLOUT)
-            return any(event & select.POLLERR for _, event in poll.poll(0))
+            for _, event in poll.poll(0):
+                if event & select.POLLERR:
+                    return True
     return False
 
 

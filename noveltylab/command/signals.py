@@ -12,7 +12,9 @@ from noveltylab.errors import Interrupted, UserError
 #: A closed terminal; None where there is no such signal (Windows).
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 #: Signals that end a training with a checkpoint.
-SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None)
+SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+if HANGUP is not None:
+    SIGNALS += (HANGUP,)
 
 
 def handle(number: int, handler: Callable[[int, object], None]) -> None:
@@ -44,14 +46,15 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ending = [number for number in SIGNALS if number != signal.SIGINT]
-    before = {number: signal.getsignal(number) for number in ending}
-    for number in ending:
-        handle(number, _interrupt)
+    handlers = {}
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            handlers[number] = signal.getsignal(number)
+            handle(number, _interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -63,7 +66,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def exit_code(error: KeyboardInterrupt) -> int:
     """128 + the signal, as a shell has it."""
-    return 128 + int(error.signal if isinstance(error, Interrupted) else signal.SIGINT)
+    if isinstance(error, Interrupted):
+        return 128 + error.signal
+    return 128 + int(signal.SIGINT)
 
 
 def end_command(error: Exception | KeyboardInterrupt, interrupted: str) -> int:

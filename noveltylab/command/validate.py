@@ -1,19 +1,20 @@
 """Checks values against a pydantic model, or against the keyword arguments of a class or function.
 
 Every mistake is told as `trainer.max_epochs=0: ...` in one line, with the right name where the name
-is wrong.
+is wrong. At the end: what the text of an option must be.
 """
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from noveltylab.command.dotted import flatten
 from noveltylab.command.hints import option_hint
 from noveltylab.errors import UserError
 
@@ -21,6 +22,27 @@ from noveltylab.errors import UserError
 LONGEST_VALUE = 100
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 M = TypeVar("M", bound=BaseModel)
+
+#: Bytes that file systems take for the name of a file or folder.
+LONGEST_NAME = 255
+#: Letters of a label of one's own images.
+LONGEST_LABEL = 60
+#: Names that no label of one's own images may have: results go by them.
+DATA_SETS = {
+    *("digits", "mnist", "fmnist", "cifar10", "coil100", "coil20", "ucsd"),
+    *("dcase", "dcase_waveform", "folder", "images", "antispoofing"),
+}
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys: {"data": {"size": 32}} -> {"data.size": 32}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 @cache
@@ -32,8 +54,10 @@ def signature_model(function: Callable[..., Any]) -> type[BaseModel]:
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
-        required = parameter.default is parameter.empty
-        fields[name] = (hints[name], ... if required else parameter.default)
+        default = parameter.default
+        if default is parameter.empty:
+            default = ...  # pydantic's word for an argument that is required
+        fields[name] = (hints[name], default)
     return create_model(function.__name__, __config__=STRICT, **fields)
 
 
@@ -52,11 +76,10 @@ def validate(model: type[M], values: dict[str, Any], prefix: str = "") -> M:
         return model.model_validate(values)
     except ValidationError as error:
         mistakes = error.errors()
-        unknown = set()
+        options = {prefix + key for key in (*flatten(values), *model.model_fields)}
         for mistake in mistakes:
             if mistake["type"] == "extra_forbidden":
-                unknown.add(prefix + ".".join(map(str, mistake["loc"])))
-        options = {prefix + key for key in (*flatten(values), *model.model_fields)} - unknown
+                options.discard(prefix + ".".join(map(str, mistake["loc"])))
         messages = [_explain(model, mistake, prefix, options) for mistake in mistakes]
         raise UserError("; ".join(dict.fromkeys(messages))) from None
 
@@ -92,13 +115,13 @@ def _place(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[str]
         siblings = list(group.model_fields)
         path.append(str(part))
         field = group.model_fields.get(part)
-        group = None if field is None else group_of(field)
+        group = group_of(field)
     return path, siblings
 
 
-def group_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that is a group of options, None for a single option."""
-    annotation = field.annotation
+def group_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The model of a field that is a group of options; None for a single option, or without one."""
+    annotation = field.annotation if field else None
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return None
@@ -113,3 +136,71 @@ def _branch(field: FieldInfo | None, tag: Any) -> type[BaseModel] | None:
         if tag in tags:
             return typing.cast(type[BaseModel], model)
     return None
+
+
+# What the text of an option must be: a path, a label, a project of W&B, a share of a GPU.
+
+
+def _usable_path(path: str) -> str:
+    if not path.strip():
+        raise ValueError("the path is empty; name a folder")
+    if "${" in path or "\0" in path:
+        raise ValueError("no path can be read with ${ or a zero byte in it; choose another name")
+    for part in Path(path).parts:
+        if len(part.encode(errors="replace")) > LONGEST_NAME:
+            raise ValueError(
+                f"a part of the path is longer than the {LONGEST_NAME} bytes that a name may have"
+            )
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"there is no home folder of {path.split('/')[0]}; as a name it is ./{path}"
+        ) from None
+    return path
+
+
+def _usable_project(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\\#?%:]{1,128}", name):
+        raise ValueError("a project of W&B has 1 to 128 characters without / \\ # ? % :")
+    return name
+
+
+def usable_label(label: str | int) -> str | int:
+    """The label, if it can be a folder's name and is not that of a data set; else ValueError."""
+    text = str(label)
+    plain = text.isprintable() and text.strip(" .") == text and not set(text) & set('/\\:*?"<>|')
+    if not plain or not 0 < len(text) <= LONGEST_LABEL:
+        raise ValueError(
+            f"a name of at most {LONGEST_LABEL} letters, digits, spaces, dots, dashes; "
+            "it becomes a folder's name"
+        )
+    if text.casefold() in DATA_SETS:
+        raise ValueError(
+            f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}"
+        )
+    return label
+
+
+def _shareable(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("one GPU can be shared (0.25), several are whole (2)")
+    return gpus
+
+
+PathText = Annotated[str, AfterValidator(_usable_path)]
+Label = Annotated[str | int, AfterValidator(usable_label)]
+Project = Annotated[str, AfterValidator(_usable_project)]
+GPUs = Annotated[float, Field(ge=0), AfterValidator(_shareable)]
+
+
+def check_encoding(config: dict[str, Any]) -> None:
+    """Raises UserError for text that is no UTF-8, which no file could keep.
+
+    The name of a folder on an old disk may be such a text.
+    """
+    for key, value in flatten(config).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{key}={value}: this name is no UTF-8; rename what it names") from None

@@ -41,7 +41,9 @@ def wrong_word(argument: str) -> str | None:
     if argument in MODULES or "=" in argument or argument[:1] in ("", "-", "~"):
         return None
     near = near_name(argument, MODULES)
-    hint = f"did you mean '{near}'? " if near else ""
+    hint = ""
+    if near:
+        hint = f"did you mean '{near}'? "
     return (
         f"cannot read '{argument}' on the command line; {hint}"
         f"The commands are: {', '.join(MODULES)}; options are written key=value, e.g. inlier=3"
@@ -50,8 +52,10 @@ def wrong_word(argument: str) -> str | None:
 
 def commands() -> set[str]:
     """The names that `python -m` may run."""
-    names = {"noveltylab", "noveltylab.__main__", *MODULES.values()}
-    return names | {module.removesuffix(".__main__") for module in MODULES.values()}
+    names = {"noveltylab", "noveltylab.__main__"}
+    for module in MODULES.values():
+        names |= {module, module.removesuffix(".__main__")}
+    return names
 
 
 def refuse_other_modules(arguments: list[str]) -> None:

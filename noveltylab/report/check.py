@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.command.dotted import flatten
+from noveltylab.command.validate import flatten
 from noveltylab.errors import UserError
 from noveltylab.options import kind_of_option
 from noveltylab.results.files import open_regular, read_yaml, sha256_file

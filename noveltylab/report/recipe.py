@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from noveltylab.command import recipes
-from noveltylab.command.dotted import flatten
+from noveltylab.command.validate import flatten
 from noveltylab.report.published import read_tables
 
 #: Beside the package in a checkout, inside it when installed from a wheel.

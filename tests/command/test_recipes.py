@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from experiments.keep import archive
 from noveltylab.__main__ import CONF
-from noveltylab.command.dotted import flatten
 from noveltylab.command.recipes import (
     BELOW,
     EVERY,
@@ -28,6 +27,7 @@ from noveltylab.command.recipes import (
     recipe_options,
     recipes_of,
 )
+from noveltylab.command.validate import flatten
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_arguments, check_options, flat_options, kind_of_option
 from noveltylab.predict.load import load_detector

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from noveltylab.__main__ import CONF
-from noveltylab.command.values import usable_label
+from noveltylab.command.validate import usable_label
 from noveltylab.data import images
 from noveltylab.data.inlier import Inlier
 from noveltylab.data.layout import find_layout, shown
