@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from noveltylab.__main__ import PACKAGE
+from noveltylab.data.load import READ_BY
 
 
 class Floor(NamedTuple):
@@ -33,9 +34,9 @@ FLOORS = (
     ),
     Floor(
         "data",
-        "antispoofing batches cache cifar10 coil100 coil20 datamodule dcase dcase_files dcase_meta "
-        "dcase_sound dcase_waveform decode digits fmnist images inlier layout load mnist "
-        "preprocess protocols root samples split stored ucsd ucsd_files wholes",
+        "antispoofing batches cache cifar10 coil100 datamodule dcase dcase_files dcase_meta "
+        "dcase_sound decode digits images inlier layout load mnist "
+        "preprocess protocols samples split stored ucsd ucsd_files wholes",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),
@@ -206,4 +207,5 @@ def test_config_code_test_share_their_stems() -> None:
     for kind in ("method", "data"):
         package = PACKAGE / ("methods" if kind == "method" else "data")
         for config in (root / "conf" / kind).glob("*.yaml"):
-            assert (package / f"{config.stem}.py").is_file(), config
+            module = READ_BY.get(config.stem, config.stem)
+            assert (package / f"{module}.py").is_file(), config

@@ -17,9 +17,8 @@ import numpy as np
 
 from noveltylab.data.images import read_images
 from noveltylab.data.layout import shown, walk_images
-from noveltylab.data.root import missing
 from noveltylab.data.samples import Samples, Units
-from noveltylab.data.stored import names_in
+from noveltylab.data.stored import missing, names_in
 from noveltylab.errors import UserError
 
 GENUINE_NAMES = {"genuine", "real", "live"}

@@ -18,9 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from noveltylab.data.root import fetch, missing, resolve_root
 from noveltylab.data.samples import Samples
-from noveltylab.data.stored import Stored, check_archive, find_archive, tar_files
+from noveltylab.data.stored import (
+    Stored,
+    check_archive,
+    fetch,
+    find_archive,
+    not_fetched,
+    resolve_root,
+    tar_files,
+)
 from noveltylab.errors import UserError
 
 _KIND = datasets.CIFAR10
@@ -113,10 +120,7 @@ def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | 
         folder = root / _KIND.base_folder
         return {name: Stored(folder / name) for name in names}, folder
     if verify or not present:
-        remedy = f"{by_hand} Or let it be fetched: data.download=true."
-        if present:
-            remedy += " Or accept what is there with data.verify=false."
-        raise missing(" and ".join(absent), folder, remedy)
+        raise not_fetched(absent, folder, by_hand, acceptable=bool(present))
     return present, folder
 
 

@@ -1,8 +1,9 @@
-"""COIL-100: 100 objects on a turntable, 72 views of each, 128 x 128 colour pixels.
+"""COIL-100 and COIL-20: objects on a turntable, 72 views of each, 128 x 128 pixels.
 
-Described by Nene, Nayar and Murase (1996). One file per view, ``obj<k>__<angle>.png``, in
-``<root>/coil-100``, or in the archive ``<root>/coil-100.zip``, which is read in place. Also reads
-COIL-20 (coil20.py), named alike. Copies in any square size, grey or colour, will do; the result
+Described by Nene, Nayar and Murase (1996). COIL-100 has 100 objects in colour: one file per view,
+``obj<k>__<angle>.png``, in ``<root>/coil-100``, or in the archive ``<root>/coil-100.zip``, which is
+read in place. COIL-20 has 20 in grey and lies in ``<root>/coil-20-proc``; its files count the
+views, 5 degrees apart, from 0 to 71. Copies in any square size, grey or colour, will do; the result
 says so.
 """
 
@@ -18,9 +19,16 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
-from noveltylab.data.root import missing, resolve_root
 from noveltylab.data.samples import Samples
-from noveltylab.data.stored import Stored, check_archive, find_archive, names_in, zip_members
+from noveltylab.data.stored import (
+    Stored,
+    check_archive,
+    find_archive,
+    missing,
+    names_in,
+    resolve_root,
+    zip_members,
+)
 from noveltylab.errors import UserError
 
 VIEWS = 72
@@ -37,8 +45,8 @@ _NAME = re.compile(r"obj([1-9][0-9]{0,2})__(0|[1-9][0-9]{0,2})\.png")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a set is stored: files obj<k>__<n>.png.
+class Coil:
+    """One of the two sets and how it is stored: files obj<k>__<n>.png.
 
     k is 1..objects, n is 0, step, ..., 71 * step.
     """
@@ -71,7 +79,7 @@ class Layout:
         return k, n
 
 
-COIL100 = Layout(
+COIL100 = Coil(
     title="COIL-100",
     option="data=coil100",
     objects=100,
@@ -82,7 +90,7 @@ COIL100 = Layout(
     size=130_688_843,
     sha256="fcb4b8b01c0778f416d8d7a09f45082c4f7075cc74743dcddd5c44307bd4afe7",
 )
-COIL20 = Layout(
+COIL20 = Coil(
     title="COIL-20",
     option="data=coil20",
     objects=20,
@@ -97,33 +105,33 @@ COIL20 = Layout(
 )
 
 
-def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Samples with images (7200, C, H, H), sorted by object and angle.
+def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil100") -> Samples:
+    """Samples with images (7200 or 1440, C, H, H), sorted by object and view.
 
-    verify: all 7,200 views must be there, and an archive must be the official one, which makes the
-    result verified (of the unpacked files no checksums were published). Without it any part of the
-    views will do. facts: "view", the angle in degrees.
-    """
-    return read_layout(COIL100, root, verify=verify, download=download)
+    Of several folders the fullest is taken; ids are `obj<k>/<n>`. facts: "view", the angle in
+    degrees.
 
-
-def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bool) -> Samples:
-    """Read one of the two sets, as `read` does.
-
-    Of several folders the fullest is taken; ids are `obj<k>/<n>`.
+    Args:
+        root: The data folder.
+        verify: All views must be there, and an archive must be the official one, which makes the
+            result verified (of the unpacked files no checksums were published). Without it any part
+            of the views will do.
+        download: Has no effect but on the error where the files are absent.
+        name: "coil100" or "coil20".
 
     Raises:
         UserError: files are missing or cannot be used.
     """
+    coil = COIL20 if name == "coil20" else COIL100
     root = resolve_root(root)
-    place, views = _find(layout, root, download, verify)
-    if verify and len(views) < layout.total:
-        raise _incomplete(layout, place.path, views)
-    checked = bool(place.member and layout.sha256 and verify)
+    place, views = _find(coil, root, download, verify)
+    if verify and len(views) < coil.total:
+        raise _incomplete(coil, place.path, views)
+    checked = bool(place.member and coil.sha256 and verify)
     images = _read_images([_beside(place, _file(k, n)) for k, n in views])
     table = np.array(views, dtype=np.int64)
     verified = checked or (None if verify else False)
-    notes: tuple[str, ...] = (_note(layout, place, images),)
+    notes: tuple[str, ...] = (_note(coil, place, images),)
     if checked and images.shape[2] == 128:
         notes = ()
     return Samples(
@@ -132,9 +140,9 @@ def read_layout(layout: Layout, root: Path | None, *, verify: bool, download: bo
         official_test=None,
         ids=np.array([f"obj{k}/{n:03d}" for k, n in views]),
         verified=verified,
-        facts={"view": table[:, 1] // layout.step * DEGREES},
+        facts={"view": table[:, 1] // coil.step * DEGREES},
         notes=notes,
-        missing=layout.total - len(views),
+        missing=coil.total - len(views),
     )
 
 
@@ -149,7 +157,7 @@ def _beside(place: Stored, name: str) -> Stored:
 
 
 def _find(
-    layout: Layout, root: Path, download: bool, verify: bool
+    coil: Coil, root: Path, download: bool, verify: bool
 ) -> tuple[Stored, list[tuple[int, int]]]:
     """Where the most views of the set lie, and these (k, n), sorted.
 
@@ -158,52 +166,52 @@ def _find(
     Raises:
         UserError: there are none, or a picture beside them is no view.
     """
-    pictures = _places(layout, root, verify)
-    twin = COIL20 if layout.option == COIL100.option else COIL100
+    pictures = _places(coil, root, verify)
+    twin = COIL20 if coil.option == COIL100.option else COIL100
     if not pictures:
-        raise _absent(layout, twin, root, download)
+        raise _absent(coil, twin, root, download)
     views = {}
     for place, names in pictures.items():
-        parsed = [layout.parse(name) for name in names]
+        parsed = [coil.parse(name) for name in names]
         views[place] = [view for view in parsed if view is not None]
     fullest = max(views, key=lambda place: len(views[place]))
     if len(views[fullest]) < len(pictures[fullest]):
-        raise _strange(layout, twin, fullest, pictures[fullest])
+        raise _strange(coil, twin, fullest, pictures[fullest])
     return fullest, sorted(views[fullest])
 
 
-def _places(layout: Layout, root: Path, verify: bool) -> dict[Stored, list[str]]:
+def _places(coil: Coil, root: Path, verify: bool) -> dict[Stored, list[str]]:
     """Where views may lie, and the names of the pictures there: folders, else an archive."""
     pictures = {}
-    for part in layout.folders:
+    for part in coil.folders:
         names = _pictures(root / part)
         if names:
             pictures[Stored(root / part)] = names
     if pictures:
         return pictures
     names = _pictures(root)
-    if any(map(layout.parse, names)):  # data.root is the folder itself
+    if any(map(coil.parse, names)):  # data.root is the folder itself
         return {Stored(root): names}
-    archive = find_archive(root, layout.archive)
+    archive = find_archive(root, coil.archive)
     if archive is None:
         return {}
-    if verify and layout.sha256:
-        check_archive(archive, "sha256", layout.sha256, layout.size)
+    if verify and coil.sha256:
+        check_archive(archive, "sha256", coil.sha256, coil.size)
     return _in_archive(archive)
 
 
-def _strange(layout: Layout, twin: Layout, place: Stored, names: list[str]) -> UserError:
+def _strange(coil: Coil, twin: Coil, place: Stored, names: list[str]) -> UserError:
     """The error for pictures of which at least one is no view of the set."""
-    strange = next(name for name in names if layout.parse(name) is None)
+    strange = next(name for name in names if coil.parse(name) is None)
     if all(map(twin.parse, names)):
         return UserError(
-            f"{place} holds views of {twin.title}, such as {strange}, not of {layout.title}: "
+            f"{place} holds views of {twin.title}, such as {strange}, not of {coil.title}: "
             f"use {twin.option}."
         )
     return UserError(
-        f"{_beside(place, strange)} is no view of {layout.title}: expected names obj<k>__<n>.png "
-        f"with k from 1 to {layout.objects} and n = 0, {layout.step}, ..., "
-        f"{(VIEWS - 1) * layout.step}. Rename it or move it away."
+        f"{_beside(place, strange)} is no view of {coil.title}: expected names obj<k>__<n>.png "
+        f"with k from 1 to {coil.objects} and n = 0, {coil.step}, ..., "
+        f"{(VIEWS - 1) * coil.step}. Rename it or move it away."
     )
 
 
@@ -222,12 +230,12 @@ def _pictures(folder: Path) -> list[str]:
     return [name for name in pictures if not name.startswith(".")]
 
 
-def _absent(layout: Layout, twin: Layout, root: Path, download: bool) -> UserError:
-    folders = [root / part for part in layout.folders]
+def _absent(coil: Coil, twin: Coil, root: Path, download: bool) -> UserError:
+    folders = [root / part for part in coil.folders]
     first = next((folder for folder in folders if folder.is_dir()), root)
     not_fetched = "; data.download=true cannot fetch it" if download else ""
     remedy = (
-        f"Get {layout.archive} from the page of COIL (Columbia Object Image Library) of the CAVE "
+        f"Get {coil.archive} from the page of COIL (Columbia Object Image Library) of the CAVE "
         f"laboratory at Columbia University and put it into {root}, or unpack it there, so that "
         f"{folders[0] / _file(1, 0)} is there{not_fetched}."
     )
@@ -236,37 +244,37 @@ def _absent(layout: Layout, twin: Layout, root: Path, download: bool) -> UserErr
             hint = f"{root / part} looks like {twin.title}: for it use {twin.option}."
             remedy = f"{hint} {remedy}"
             break
-    title = f"{layout.title} (files obj<k>__<n>.png in a folder {layout.folders[0]})"
+    title = f"{coil.title} (files obj<k>__<n>.png in a folder {coil.folders[0]})"
     return missing(title, first, remedy)
 
 
-def _incomplete(layout: Layout, folder: Path, views: list[tuple[int, int]]) -> UserError:
-    objects = range(1, layout.objects + 1)
-    complete = {(k, n * layout.step) for k in objects for n in range(VIEWS)}
+def _incomplete(coil: Coil, folder: Path, views: list[tuple[int, int]]) -> UserError:
+    objects = range(1, coil.objects + 1)
+    complete = {(k, n * coil.step) for k in objects for n in range(VIEWS)}
     absent = [_file(k, n) for k, n in sorted(complete - set(views))]
     names = ", ".join(absent[:3])
     if len(absent) > 3:
         names += f" and {len(absent) - 3} more"
     return UserError(
-        f"{folder} is incomplete: expected {layout.total} views of {layout.title} "
-        f"({layout.objects} objects, {VIEWS} each), found {len(views)}; missing: {names}. "
+        f"{folder} is incomplete: expected {coil.total} views of {coil.title} "
+        f"({coil.objects} objects, {VIEWS} each), found {len(views)}; missing: {names}. "
         "Add them, or accept what is there with data.verify=false."
     )
 
 
-def _note(layout: Layout, place: Stored, images: Tensor) -> str:
+def _note(coil: Coil, place: Stored, images: Tensor) -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
     checksums = "no published checksums"
-    if layout.sha256:
-        checksums += f" but that of {layout.archive}"
+    if coil.sha256:
+        checksums += f" but that of {coil.archive}"
     contents = f"all {count} views counted"
-    if count < layout.total:
-        contents = f"only {count} of {layout.total} views there"
-    if pixels != layout.pixels:
-        contents += f", {pixels} pixels in place of the original {layout.pixels}"
-    return f"{layout.title} has {checksums}; in {place.path.absolute().name}: {contents}"
+    if count < coil.total:
+        contents = f"only {count} of {coil.total} views there"
+    if pixels != coil.pixels:
+        contents += f", {pixels} pixels in place of the original {coil.pixels}"
+    return f"{coil.title} has {checksums}; in {place.path.absolute().name}: {contents}"
 
 
 def _read_images(files: list[Stored]) -> Tensor:

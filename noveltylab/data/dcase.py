@@ -43,9 +43,8 @@ from noveltylab.data.dcase_sound import (
     Cut,
     read_segments,
 )
-from noveltylab.data.root import resolve_root
 from noveltylab.data.samples import Samples, Units
-from noveltylab.data.stored import Stored
+from noveltylab.data.stored import Stored, resolve_root
 from noveltylab.errors import UserError, nearest
 
 #: mixtures in each official part, and their seconds

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from noveltylab.data.dcase_meta import EVENTS, Mixture, check_same, parse_events, parse_recipes
-from noveltylab.data.root import missing
-from noveltylab.data.stored import Stored, names_in, zip_members
+from noveltylab.data.stored import Stored, missing, names_in, zip_members
 from noveltylab.errors import UserError
 
 PARTS = ("devtrain", "devtest", "evaltest")

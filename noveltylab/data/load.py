@@ -1,4 +1,7 @@
-"""Read a data set by its name."""
+"""Read a data set by its name.
+
+Data set `name` is read by `noveltylab.data.<name>.read`, but for those that READ_BY lists.
+"""
 
 import importlib
 import inspect
@@ -8,45 +11,42 @@ from types import ModuleType
 from typing import Any, cast
 
 import noveltylab.data
-from noveltylab.data.root import resolve_root
 from noveltylab.data.samples import Samples
+from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError, nearest
+
+#: Data sets that the module of another one reads.
+READ_BY = {"coil20": "coil100", "dcase_waveform": "dcase", "fmnist": "mnist"}
 
 
 def load(
     name: str, root: str | Path | None, verify: bool, download: bool, **options: Any
 ) -> Samples:
-    """Read data set `name` with `noveltylab.data.<name>.read`.
+    """Read data set `name`.
 
     Args:
-        name: A module of this folder that has a function `read`.
+        name: As in data=...
         root: The data folder; see `resolve_root`.
         verify: Compare the files with the official ones.
         download: Fetch absent files where that is possible.
         options: What only some readers take (`features`, `cache`, `inlier`, `size`, `on_error`).
-            A reader gets those that it has a parameter for.
+            A reader gets those that it has a parameter for, `name` among them.
 
     Raises:
         UserError: The name is unknown, or the files cannot be used.
     """
-    modules = _module_names()
-    if name not in modules or not _is_reader(_module(name)):
-        readers = [module for module in modules if _is_reader(_module(module))]
-        raise UserError(f"There is no dataset '{name}': {nearest(name, readers)}")
-    read = _module(name).read
-    accepted = inspect.signature(read).parameters.keys() & options.keys()
-    reader_options = {key: options[key] for key in accepted}
-    samples = read(resolve_root(root), verify=verify, download=download, **reader_options)
+    modules = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)}
+    module = READ_BY.get(name, name)
+    if module not in modules or not hasattr(_module(module), "read"):
+        readers = [module for module in modules if hasattr(_module(module), "read")]
+        raise UserError(f"There is no dataset '{name}': {nearest(name, [*readers, *READ_BY])}")
+    read = _module(module).read
+    options["name"] = name
+    for option in options.keys() - inspect.signature(read).parameters.keys():
+        del options[option]
+    samples = read(resolve_root(root), verify=verify, download=download, **options)
     return cast(Samples, samples)
-
-
-def _module_names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)]
 
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"noveltylab.data.{name}")
-
-
-def _is_reader(module: ModuleType) -> bool:
-    return hasattr(module, "read")

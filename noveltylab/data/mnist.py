@@ -1,9 +1,8 @@
-"""MNIST: 60,000 + 10,000 grey digits of 28 x 28 pixels.
+"""MNIST and Fashion-MNIST: 60,000 + 10,000 grey pictures of 28 x 28 pixels, digits and clothes.
 
-Lies in ``<root>/MNIST/raw`` as torchvision lays it out. Also reads any data set of the same IDX
-files (fmnist.py), which may lie right in ``<root>`` and in some other folders that people use. A
-folder may hold the files compressed, extracted or both (then the extracted ones are read); nothing
-is written to it unless downloading was asked for.
+Their IDX files lie in ``<root>/MNIST/raw`` and ``<root>/FashionMNIST/raw`` as torchvision lays them
+out, or in some other folders that people use. A folder may hold the files compressed, extracted or
+both (then the extracted ones are read); nothing is written to it unless downloading was asked for.
 """
 
 import gzip
@@ -11,7 +10,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -21,18 +20,23 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from noveltylab.data.root import fetch, missing, resolve_root
 from noveltylab.data.samples import Samples
+from noveltylab.data.stored import fetch, not_fetched, resolve_root
 from noveltylab.errors import UserError
 from noveltylab.results.files import open_regular
 
-# torchvision knows the compressed files only; these are the sha256 of what its checksums guarantee,
-# extracted
+#: of the extracted files; torchvision knows the md5 of the compressed ones only, and these follow
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
 #: where the files of each set may lie, below the data folder
@@ -54,8 +58,10 @@ PLACES = {
 }
 #: the sets are named alike and told apart by one small file: its sha256 -> class and option
 _TELLING = "t10k-labels-idx1-ubyte"
-_FASHION = "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
-_SETS = {SHA256[_TELLING]: ("MNIST", "data=mnist"), _FASHION: ("FashionMNIST", "data=fmnist")}
+_SETS = {
+    SHA256[_TELLING]: ("MNIST", "data=mnist"),
+    FASHION_SHA256[_TELLING]: ("FashionMNIST", "data=fmnist"),
+}
 
 _COUNTS = {"train": 60_000, "t10k": 10_000}
 _PARTS = {"train": "train", "t10k": "test"}
@@ -63,71 +69,45 @@ SIZE = (28, 28)
 _UBYTE = 0x08
 
 
-def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
+def read(root: Path | None, *, verify: bool, download: bool, name: str = "mnist") -> Samples:
     """Samples with images (70000, 1, 28, 28), official training part first.
 
-    Raises:
-        UserError: files are missing or cannot be used.
-    """
-    return read_idx(datasets.MNIST, SHA256, root, verify=verify, download=download)
-
-
-def read_idx(
-    kind: type[datasets.MNIST],
-    sha256: Mapping[str, str],
-    root: Path | None,
-    *,
-    verify: bool,
-    download: bool,
-) -> Samples:
-    """Read the four IDX files of one of torchvision's dataset classes.
-
     Args:
-        kind: The class.
-        sha256: Checksum of each extracted file.
         root: The data folder.
         verify: Checksums and counts must be the official ones. Without it any well-formed files of
             28 x 28 images and labels 0..9 do, the training or the test part may be missing, and the
             result is not verified.
         download: Fetch absent files with torchvision.
+        name: "mnist" or "fmnist".
 
     Raises:
         UserError: files are missing or cannot be used.
     """
-    md5 = {name.removesuffix(".gz"): checksum for name, checksum in kind.resources}
+    kind, sha256 = datasets.MNIST, SHA256
+    if name == "fmnist":
+        kind, sha256 = datasets.FashionMNIST, FASHION_SHA256
+    md5 = {file.removesuffix(".gz"): checksum for file, checksum in kind.resources}
     folder, stems = _find(kind, list(md5), resolve_root(root), verify, download)
     _check_set(folder, kind.__name__)
-    # shapes and counts, before memory is taken
-    names = [name for name in md5 if name.startswith(tuple(stems))]
-    shapes = {name: _shape(folder / name) for name in names}
-    if verify:
-        for name in names:
-            _verify(folder / name, md5[name], sha256[name])
-    counts = dict.fromkeys(_COUNTS, 0)
-    for stem in stems:
-        counts[stem] = _count(folder, stem, shapes, _COUNTS[stem] if verify else None)
-    # contents
-    total = sum(counts.values())
-    images = np.empty((total, *SIZE), np.uint8)
-    labels = np.empty(total, np.uint8)
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.uint8]] = []
     ids: list[str] = []
-    start = 0
     for stem in stems:
-        end = start + counts[stem]
-        _fill(images[start:end], folder / f"{stem}-images-idx3-ubyte")
-        _fill(labels[start:end], folder / f"{stem}-labels-idx1-ubyte")
-        largest = labels[start:end].max(initial=0)
-        if largest > 9:
-            raise UserError(f"{folder}/{stem}-*: expected labels 0 to 9, found {largest}.")
-        ids += [f"{_PARTS[stem]}/{i:05d}" for i in range(counts[stem])]
-        start = end
+        image_file, label_file = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
+        images.append(_read_idx(folder / image_file))
+        labels.append(_read_idx(folder / label_file))
+        if verify:
+            for file in (image_file, label_file):
+                _verify(folder / file, md5[file], sha256[file])
+        _check_part(f"{folder}/{stem}-*", images[-1], labels[-1], _COUNTS[stem] if verify else None)
+        ids += [f"{_PARTS[stem]}/{i:05d}" for i in range(len(labels[-1]))]
     return Samples(
-        images=torch.from_numpy(images).unsqueeze(1),
-        labels=labels.astype(np.int64),
-        official_test=np.repeat([False, True], list(counts.values())),
+        images=torch.from_numpy(np.concatenate(images)).unsqueeze(1),
+        labels=np.concatenate(labels).astype(np.int64),
+        official_test=np.array([sample.startswith("test/") for sample in ids]),
         ids=np.array(ids),
         verified=verify,
-        missing=sum(count for stem, count in _COUNTS.items() if stem not in stems),
+        missing=sum(_COUNTS.values()) - sum(_COUNTS[stem] for stem in stems),
     )
 
 
@@ -141,26 +121,25 @@ def _find(
     absent = [name for name in names if name not in present]
     if not absent:
         return folder, list(_COUNTS)
-    stems = [stem for stem in _COUNTS if not any(name.startswith(stem) for name in absent)]
-    packed = ", ".join(f"{name}.gz" for name in absent)
-    by_hand = f"Put {packed} (or the extracted files) into {folder}."
+    incomplete = {name.partition("-")[0] for name in absent}
+    stems = [stem for stem in _COUNTS if stem not in incomplete]
+    by_hand = f"Put {'.gz, '.join(absent)}.gz (or the extracted files) into {folder}."
     if download:
         folder = root / kind.__name__ / "raw"
         fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
         return folder, list(_COUNTS)
     if verify or not stems:
-        remedy = f"{by_hand} Or let it be fetched: data.download=true."
-        if stems:
-            remedy += " Or accept the part that is there with data.verify=false."
-        raise missing(" and ".join(absent), folder, remedy)
+        raise not_fetched(absent, folder, by_hand, acceptable=bool(stems))
     return folder, stems
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[str]:
     """Which of these files lie in a folder, extracted or compressed."""
-    return [
-        name for name in names if (folder / name).is_file() or (folder / f"{name}.gz").is_file()
-    ]
+    return [name for name in names if _is_there(folder / name)]
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or path.with_name(f"{path.name}.gz").is_file()
 
 
 def _check_set(folder: Path, name: str) -> None:
@@ -211,8 +190,8 @@ def _verify(path: Path, md5_compressed: str, sha256_extracted: str) -> None:
         )
 
 
-def _shape(path: Path) -> tuple[int, ...]:
-    """Shape of the bytes in an IDX file; UserError for any other file.
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    """The bytes in an IDX file in their shape; UserError for any other file.
 
     Header: two zero bytes, type 0x08, number of dimensions, then each dimension as a big-endian
     32-bit integer.
@@ -228,34 +207,17 @@ def _shape(path: Path) -> tuple[int, ...]:
                 f"found {magic.hex() or 'nothing'}."
             )
         shape = struct.unpack(f">{ndim}I", header[4:].ljust(4 * ndim, b"\0"))
-        announced = start + math.prod(shape)
-        size = actual_path.stat().st_size
+        length = math.prod(shape)
         # before memory is taken for what a header claims; gzip makes nothing more than 1,032 times
         # smaller
+        size = actual_path.stat().st_size
         limit = size * 1032 if actual_path.suffix == ".gz" else size
-        if announced > limit or len(header) < start:
-            raise _wrong_length(actual_path, announced, size)
-    return shape
-
-
-def _fill(array: NDArray[np.uint8], path: Path) -> None:
-    """Read what follows the header into a contiguous array of the announced shape.
-
-    Nothing lies in memory twice.
-    """
-    start = 4 + 4 * array.ndim
-    with _opened(path) as (actual_path, stream):
-        stream.read(start)
-        view = array.reshape(-1).data
-        filled = 0
-        while filled < len(view):
-            count = stream.readinto(view[filled:])  # type: ignore[attr-defined]  # IO[bytes] lacks it
-            if not count:
-                break
-            filled += count
-        surplus = len(stream.read(1 << 20))
-        if filled < len(view) or surplus:
-            raise _wrong_length(actual_path, start + len(view), start + filled + surplus)
+        if start + length > limit or len(header) < start:
+            raise _wrong_length(actual_path, start + length, size)
+        content = stream.read(length + (1 << 20))  # more than a good file has
+        if len(content) != length:
+            raise _wrong_length(actual_path, start + length, start + len(content))
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _wrong_length(path: Path, announced: int, actual: int) -> UserError:
@@ -265,19 +227,20 @@ def _wrong_length(path: Path, announced: int, actual: int) -> UserError:
     )
 
 
-def _count(
-    folder: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], expected: int | None
-) -> int:
-    """How many images one part has; UserError if images and labels do not go together."""
-    n, *size = shapes[f"{stem}-images-idx3-ubyte"]
-    (n_labels,) = shapes[f"{stem}-labels-idx1-ubyte"]
-    where = f"{folder}/{stem}-*"
-    if n != n_labels:
+def _check_part(
+    where: str, images: NDArray[np.uint8], labels: NDArray[np.uint8], expected: int | None
+) -> None:
+    """UserError if images and labels of a part do not go together, or are not so many."""
+    if len(images) != len(labels):
         raise UserError(
-            f"{where}: {n} images but {n_labels} labels; the two files do not belong together."
+            f"{where}: {len(images)} images but {len(labels)} labels; "
+            "the two files do not belong together."
         )
-    if tuple(size) != SIZE:
-        raise UserError(f"{where}: expected images of 28 x 28 pixels, found {size[0]} x {size[1]}.")
-    if expected is not None and n != expected:
-        raise UserError(f"{where}: expected {expected} images, found {n}.")
-    return n
+    height, width = images.shape[1:]
+    if (height, width) != SIZE:
+        raise UserError(f"{where}: expected images of 28 x 28 pixels, found {height} x {width}.")
+    if expected is not None and len(images) != expected:
+        raise UserError(f"{where}: expected {expected} images, found {len(images)}.")
+    largest = labels.max(initial=0)
+    if largest > 9:
+        raise UserError(f"{where}: expected labels 0 to 9, found {largest}.")

@@ -1,5 +1,6 @@
 """Files of a data set where they lie: in a folder, or in its archive as it was downloaded.
 
+The data folder, and what is said when files are not in it, come first.
 A zip archive is read in place, nothing of it is written anywhere. A tar archive, which has no
 index, is read once from its beginning to its end. Of both only regular files with plain names are
 taken, each of a bounded size.
@@ -16,7 +17,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,72 @@ _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
     *(ValueError, RuntimeError, NotImplementedError, KeyError),
 )
+
+
+# The data folder.
+
+
+def resolve_root(root: str | Path | None) -> Path:
+    """The data folder: data.root, else NOVELTYLAB_DATA, else `data` in the working directory."""
+    path = Path(root or os.environ.get("NOVELTYLAB_DATA") or "data")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"data.root={path}: there is no such home folder") from None
+
+
+def missing(files: str, folder: Path, remedy: str) -> UserError:
+    """The one error for absent files: what was looked for, all places looked at, what to do."""
+    environment = os.environ.get("NOVELTYLAB_DATA") or "not set"
+    place = str(folder) if folder.is_dir() else f"{folder} (no such folder)"
+    return UserError(
+        f"{files} not found in {place}. The data folder is the option data.root, else the "
+        f"environment variable NOVELTYLAB_DATA ({environment}), else {Path('data').absolute()}. "
+        f"{remedy}"
+    )
+
+
+def not_fetched(absent: list[str], folder: Path, by_hand: str, *, acceptable: bool) -> UserError:
+    """The error for absent files of a set that could be fetched.
+
+    Args:
+        absent: Their names.
+        folder: Where they were looked for.
+        by_hand: How to get them by hand.
+        acceptable: The set can be read without them.
+    """
+    remedy = f"{by_hand} Or let it be fetched: data.download=true."
+    if acceptable:
+        remedy += " Or accept what is there with data.verify=false."
+    return missing(" and ".join(absent), folder, remedy)
+
+
+def fetch(download: Callable[[], object], title: str, remedy: str, folder: Path) -> None:
+    """Run a library's downloader.
+
+    Args:
+        download: The downloader.
+        title: The data set, for the error.
+        remedy: What to do by hand, for the error.
+        folder: Where the files go. It and its parents are removed again if they were made for
+            nothing.
+
+    Raises:
+        UserError: whatever goes wrong.
+    """
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        download()
+    except Exception as error:  # downloaders fail in many ways, and each means the same
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"Downloading {title} failed ({reason}). {remedy}") from error
+    finally:
+        for path in new_folders:
+            with suppress(OSError):  # it holds something, or is gone
+                path.rmdir()
+
+
+# Files in it.
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from PIL import Image, UnidentifiedImageError
 
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
-from noveltylab.data.root import resolve_root
 from noveltylab.data.samples import Samples, Units
+from noveltylab.data.stored import resolve_root
 from noveltylab.data.ucsd_files import Clip, Ped2, abnormal_frames, check_whole, find, mask_files
 from noveltylab.errors import UserError
 from noveltylab.results.provenance import cores

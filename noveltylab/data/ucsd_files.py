@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.data.root import missing
-from noveltylab.data.stored import Stored, find_archive, names_in, unpack
+from noveltylab.data.stored import Stored, find_archive, missing, names_in, unpack
 from noveltylab.errors import UserError
 
 ARCHIVE = "UCSD_Anomaly_Dataset.tar.gz"

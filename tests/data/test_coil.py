@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from noveltylab.__main__ import CONF
-from noveltylab.data import coil20, coil100
-from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Layout, read_png
+from noveltylab.data import coil100
+from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Coil, read_png
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
@@ -74,7 +74,7 @@ def four_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sets shrink to two objects with four views each."""
     monkeypatch.setattr(coil100, "VIEWS", 4)
     monkeypatch.setattr(coil100, "COIL100", dataclasses.replace(COIL100, objects=2))
-    monkeypatch.setattr(coil20, "COIL20", dataclasses.replace(COIL20, objects=2))
+    monkeypatch.setattr(coil100, "COIL20", dataclasses.replace(COIL20, objects=2))
 
 
 # What is read.
@@ -184,7 +184,7 @@ def test_originals_are_not_called_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values())
-def test_every_official_name_is_parsed(layout: Layout) -> None:
+def test_every_official_name_is_parsed(layout: Coil) -> None:
     numbers = range(0, 360, 5) if layout is COIL100 else range(72)
     official = {f"obj{k}__{n}.png": (k, n) for k in range(1, layout.objects + 1) for n in numbers}
     assert len(official) == layout.total == {"COIL-100": 7200, "COIL-20": 1440}[layout.title]
@@ -200,7 +200,7 @@ NAMES = st.one_of(
 
 @settings(deadline=None, max_examples=150)
 @given(name=NAMES, layout=st.sampled_from(list(LAYOUTS.values())))
-def test_a_parsed_name_is_the_one_written_for_it(name: str, layout: Layout) -> None:
+def test_a_parsed_name_is_the_one_written_for_it(name: str, layout: Coil) -> None:
     """So two files can never be the same view: no sign, no leading zero, no foreign digits, no line
     end.
     """

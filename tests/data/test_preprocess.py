@@ -13,7 +13,7 @@ from PIL import Image
 
 from noveltylab.data.load import load
 from noveltylab.data.preprocess import Preprocess, resize
-from noveltylab.data.root import resolve_root
+from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError
 from tests.formats import blobs
 

@@ -17,8 +17,8 @@ from torchvision import datasets
 
 from noveltylab.data import cifar10, mnist
 from noveltylab.data.load import load
-from noveltylab.data.root import resolve_root
 from noveltylab.data.samples import Samples
+from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError
 from tests.formats import blobs, idx_bytes, python2_batch, write_cifar10, write_mnist
 
