@@ -34,9 +34,9 @@ FLOORS = (
     ),
     Floor(
         "data",
-        "antispoofing batches cache cifar10 coil100 datamodule dcase dcase_files dcase_meta "
+        "antispoofing cache cifar10 coil100 datamodule dcase dcase_files dcase_meta "
         "dcase_sound decode digits images inlier layout load mnist "
-        "preprocess protocols samples split stored ucsd ucsd_files wholes",
+        "preprocess protocols samples split stored ucsd ucsd_files",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),

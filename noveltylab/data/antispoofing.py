@@ -17,7 +17,7 @@ import numpy as np
 
 from noveltylab.data.images import read_images
 from noveltylab.data.layout import shown, walk_images
-from noveltylab.data.samples import Samples, Units
+from noveltylab.data.samples import ReadUnits, Samples
 from noveltylab.data.stored import missing, names_in
 from noveltylab.errors import UserError
 
@@ -78,7 +78,7 @@ def read(
     numbers = {video: number for number, video in enumerate(videos)}
     video_numbers = np.array([numbers[file.video] for file in files], np.int64)
     names = np.array([shown(video.relative_to(root)) for video in videos])
-    units = Units(
+    units = ReadUnits(
         kind="video",
         of=video_numbers,
         ids=names,

@@ -4,22 +4,58 @@ A data set is one uint8 tensor. The loader hands out positions only; the images 
 converted and scaled where they lie, a chunk of several iterations at a time.
 """
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
-from noveltylab.data.batches import Chunk, EpochSampler, Positions
 from noveltylab.data.preprocess import Preprocess, resize
-from noveltylab.data.samples import Samples
+from noveltylab.data.samples import Samples, TestUnits, aggregate
 from noveltylab.data.split import Split
-from noveltylab.data.wholes import Wholes, aggregate
 from noveltylab.errors import UserError
 from noveltylab.results.scores import Scores
 
 _BLOCK = 1024  # images resized at once
+
+
+class Chunk(NamedTuple):
+    """K training batches at once.
+
+    x: float32 (K, B, C, H, W), preprocessed; rows: int64 (K, B), positions in the train part.
+    """
+
+    x: Tensor
+    rows: Tensor
+
+
+class EpochSampler(DistributedSampler[int]):
+    """A permutation of 0..n-1 that depends on (seed, epoch) alone, cut to whole batches.
+
+    So a resumed run sees the order that it would have seen. Several processes take turns in the
+    same permutation.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, *, rank: int = 0, replicas: int = 1
+    ) -> None:
+        positions: Any = range(n)  # a data set for torch, though of no class of its own
+        super().__init__(positions, num_replicas=replicas, rank=rank, seed=seed)
+        self.n = n
+        self.num_samples = n // replicas // batch_size * batch_size
+        if self.num_samples == 0:
+            raise UserError(
+                f"{n} training samples over {replicas} devices are fewer than "
+                f"data.batch_size={batch_size} each. Lower data.batch_size or use fewer devices."
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        return iter(order[self.rank :: self.num_replicas][: self.num_samples].tolist())
 
 
 class NoveltyData(L.LightningDataModule):
@@ -68,7 +104,7 @@ class NoveltyData(L.LightningDataModule):
         self.test_ids = samples.ids[split.test]
         self.test_is_outlier = split.is_outlier
         self.names = samples.names
-        self.wholes = _wholes(samples, split, inlier)
+        self.wholes = _test_units(samples, split, inlier)
         self.source: Tensor | None = None
         if self.wholes is not None and self.wholes.kind == "video":
             index = np.concatenate([split.val, split.source_outliers])
@@ -154,12 +190,13 @@ class NoveltyData(L.LightningDataModule):
         # its own generator: otherwise each new epoch of the loader draws from, and so shifts, the
         # global random state
         generator = torch.Generator().manual_seed(0)
+        positions: Any = range(n)
         return DataLoader(
-            Positions(n),
+            positions,
             self.chunk * self.batch_size,
             sampler=sampler,
             num_workers=0,
-            collate_fn=_as_is,
+            collate_fn=torch.tensor,
             generator=generator,
         )
 
@@ -192,7 +229,7 @@ class NoveltyData(L.LightningDataModule):
         return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
 
 
-def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
+def _test_units(samples: Samples, split: Split, inlier: int) -> TestUnits | None:
     """The test split's frames or files, if the protocol aggregates."""
     units = samples.units
     if units is None or split.aggregate is None:
@@ -202,7 +239,7 @@ def _wholes(samples: Samples, split: Split, inlier: int) -> Wholes | None:
     masked = None
     if "masked" in samples.facts:
         masked = samples.facts["masked"][split.test]
-    return Wholes(
+    return TestUnits(
         kind=units.kind,
         ids=units.ids[positions],
         labels=labels,
@@ -269,7 +306,3 @@ def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:
 
 def _fits(nbytes: int, device: torch.device) -> bool:
     return device.type != "cuda" or nbytes < torch.cuda.mem_get_info(device)[0] // 2
-
-
-def _as_is(batch: list[int]) -> list[int]:
-    return batch

@@ -43,7 +43,7 @@ from noveltylab.data.dcase_sound import (
     Cut,
     read_segments,
 )
-from noveltylab.data.samples import Samples, Units
+from noveltylab.data.samples import ReadUnits, Samples
 from noveltylab.data.stored import Stored, resolve_root
 from noveltylab.errors import UserError, nearest
 
@@ -265,7 +265,7 @@ def _assemble(mixtures: list[Mixture], cut: Cut, arrays: Arrays, notes: list[str
         ids=np.array(ids),
         verified=False,
         facts=facts,
-        units=Units("file", recordings, names, labels, names, parts == "evaltest"),
+        units=ReadUnits("file", recordings, names, labels, names, test=parts == "evaltest"),
         notes=tuple(notes),
         scale=(low, high),
     )

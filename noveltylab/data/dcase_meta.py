@@ -6,9 +6,10 @@ the scenes) and the same times again.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import yaml
 
@@ -43,6 +44,14 @@ TOLERANCE = 1e-3
 Span = tuple[float, float]
 
 _RECIPE_KEYS = {"mixture_audio_filename", "bg_path", "bg_classname", "event_present"}
+
+_SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _TextLoader(_SAFE_LOADER):  # type: ignore[misc]  # either of two classes
+    """PyYAML's safe loader, which refuses tags, with every value as text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -100,14 +109,11 @@ def parse_events(
 def parse_recipes(content: bytes, path: Path | Stored, part: str, kind: str) -> dict[str, Mixture]:
     """The recipes, a YAML list of flat mappings, as name -> mixture.
 
-    Only the parser's events are used: no object is ever built, tags and references are refused,
-    nesting cannot recurse.
-
     Raises:
         UserError: the file is no such list, or a recipe lacks something or contradicts itself.
     """
     mixtures: dict[str, Mixture] = {}
-    for number, recipe in enumerate(_mappings(content, path), 1):
+    for number, recipe in enumerate(_load_recipes(content, path), 1):
         mixture = _mixture(recipe, f"{path}, recipe {number}", part, kind)
         if mixture.name in mixtures:
             raise UserError(
@@ -180,40 +186,26 @@ def _mixture(recipe: Mapping[str, str], where: str, part: str, kind: str) -> Mix
     return Mixture(name, part, kind, _SCENE_LABELS[scene], recipe["bg_path"], span)
 
 
-def _mappings(content: bytes, path: Path | Stored) -> Iterator[dict[str, str]]:
-    """The mappings of a YAML list, keys and values as text; UserError for anything else in it."""
+def _load_recipes(content: bytes, path: Path | Stored) -> list[dict[str, str]]:
+    """The mappings of a YAML list, keys and values as text; UserError for anything else."""
     refusal = f"{path} is no list of recipes"
-    texts: list[str] = []
-    place = "file"
     try:
-        for event in yaml.parse(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            kind = type(event).__name__.removesuffix("Event")
-            special = getattr(event, "tag", None) or getattr(event, "anchor", None)
-            if special:
-                raise UserError(
-                    f"{refusal}: it uses the tag or reference {special[:80]!r}, "
-                    "which none needs. Replace it."
-                )
-            if (place, kind) == ("mapping", "Scalar"):
-                texts.append(event.value)
-            elif (place, kind) == ("mapping", "MappingEnd"):
-                yield dict(zip(texts[::2], texts[1::2], strict=True))
-                place = "list"
-            elif (place, kind) == ("list", "MappingStart"):
-                place, texts = "mapping", []
-            elif (place, kind) == ("file", "SequenceStart"):
-                place = "list"
-            elif (place, kind) == ("list", "SequenceEnd"):
-                place = "end"
-            elif kind not in ("StreamStart", "StreamEnd", "DocumentStart", "DocumentEnd"):
-                line = event.start_mark.line + 1
-                raise UserError(
-                    f"{refusal} (line {line}: expected flat mappings in one list). Replace it."
-                )
-    except yaml.YAMLError as error:
+        recipes = yaml.load(content, Loader=_TextLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{refusal} ({' '.join(str(error).split())[:200]}). Replace it.") from None
-    if place != "end":
+    if recipes is None:
         raise UserError(f"{refusal}: it is empty. Replace it.")
+    if not isinstance(recipes, list):
+        raise UserError(f"{refusal}: expected flat mappings in one list. Replace it.")
+    for number, recipe in enumerate(recipes, 1):
+        is_flat = isinstance(recipe, dict)
+        if is_flat:
+            is_flat = {type(text) for text in (*recipe, *recipe.values())} <= {str}
+        if not is_flat:
+            raise UserError(
+                f"{refusal} (entry {number}: expected flat mappings in one list). Replace it."
+            )
+    return recipes
 
 
 def _text(content: bytes, path: Path | Stored) -> str:

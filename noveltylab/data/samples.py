@@ -1,4 +1,4 @@
-"""What a reader returns: images with labels, and what they are pieces of."""
+"""What a reader returns: images with labels, and the frames or recordings that they belong to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What the samples are pieces of, in order of time: frames, whole videos, or sound files.
+    """The U frames, videos or recordings, in order of time, that the n images are parts of.
 
-    kind "frame", "video" or "file"; of int64 (N,), the unit of each sample, rising; ids, labels
-    int64, groups (the clip or file) and test bool, each (U,); grid: rows and columns of the patches
-    of a frame.
+    kind "frame" (of patches), "video" (of images) or "file" (of segments); of int64 (n,), the unit
+    of each image; ids, labels int64 and groups (a frame's clip), each (U,).
     """
 
     kind: str
@@ -23,8 +22,34 @@ class Units:
     ids: NDArray[np.str_]
     labels: NDArray[np.int64]
     groups: NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReadUnits(Units):
+    """The units that a reader found.
+
+    of: rising; test bool (U,): whether they belong to the test part; grid: rows and columns of the
+    patches of a frame.
+    """
+
     test: NDArray[np.bool_]
     grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TestUnits(Units):
+    """The units of a test split, which get their scores from those of their parts.
+
+    is_outlier bool (U,); how: see `aggregate`; main: the run's number is theirs, not that of their
+    parts; masked bool (n,): patches with an abnormal pixel, None where no masks say so.
+    """
+
+    __test__ = False  # no test class of pytest's
+
+    is_outlier: NDArray[np.bool_]
+    how: str
+    main: bool
+    masked: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +71,46 @@ class Samples:
     ids: NDArray[np.str_]
     verified: bool | None
     facts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    units: Units | None = None
+    units: ReadUnits | None = None
     notes: tuple[str, ...] = ()
     skipped: int = 0
     missing: int = 0
     names: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
+
+
+def aggregate(
+    scores: NDArray[np.float64], unit: NDArray[np.int64], count: int, how: str
+) -> NDArray[np.float64]:
+    """The score of each unit: frame, video or recording.
+
+    Args:
+        scores: (n,), of the patches, images or segments.
+        unit: (n,), which unit each of them belongs to, in 0 .. count - 1.
+        count: Number of units.
+        how: "max"; "top3mean", the mean of the three highest (of all, where there are fewer);
+            "mean".
+
+    Returns:
+        (count,). A unit without scores gets the lowest score of those that have some: nothing
+        moved in that frame.
+
+    Raises:
+        ValueError: `how` is none of the three, or there are no scores.
+    """
+    if not len(scores):
+        raise ValueError("no scores to aggregate")
+    if how not in ("max", "top3mean", "mean"):
+        raise ValueError(f"aggregate by max, top3mean or mean, not {how}")
+    order = np.lexsort((-scores, unit))
+    scores, unit = scores[order], unit[order]
+    # 0 for the highest score of each unit
+    rank = np.arange(len(unit)) - np.searchsorted(unit, unit)
+    is_used = rank < {"max": 1, "top3mean": 3, "mean": len(scores)}[how]
+    sums = np.bincount(unit[is_used], scores[is_used], count)
+    counts = np.bincount(unit[is_used], minlength=count)
+    has_scores = counts > 0
+    result = np.empty(count)
+    result[has_scores] = sums[has_scores] / counts[has_scores]
+    result[~has_scores] = result[has_scores].min()
+    return result

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
-from noveltylab.data.samples import Samples, Units
+from noveltylab.data.samples import ReadUnits, Samples
 from noveltylab.data.stored import resolve_root
 from noveltylab.data.ucsd_files import Clip, Ped2, abnormal_frames, check_whole, find, mask_files
 from noveltylab.errors import UserError
@@ -119,7 +119,7 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
 
 def _units(
     data_set: Ped2, abnormal: list[NDArray[np.bool_]], per_frame: int, columns: int
-) -> Units:
+) -> ReadUnits:
     """The frames, training clips first, of `per_frame` patches in `columns` columns each."""
     ids: list[str] = []
     groups: list[str] = []
@@ -128,7 +128,7 @@ def _units(
         groups += [clip.name] * len(clip.frames)
     train_frames = sum(len(clip.frames) for clip in data_set.train)
     train_labels = np.zeros(train_frames, np.int64)
-    return Units(
+    return ReadUnits(
         kind="frame",
         of=np.repeat(np.arange(len(ids)), per_frame),
         ids=np.array(ids),
@@ -139,7 +139,7 @@ def _units(
     )
 
 
-def _patch_ids(units: Units, per_frame: int) -> NDArray[np.str_]:
+def _patch_ids(units: ReadUnits, per_frame: int) -> NDArray[np.str_]:
     assert units.grid is not None
     columns = units.grid[1]
     places = [f"r{i // columns}c{i % columns:02d}" for i in range(per_frame)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from noveltylab.data.decode import Unreadable, check_file, decode, fit, reason
 from noveltylab.data.layout import SUFFIXES, shown, walk_images
 from noveltylab.data.preprocess import resize
-from noveltylab.data.wholes import aggregate
+from noveltylab.data.samples import aggregate
 from noveltylab.errors import UserError
 
 Kind = Literal["image", "frame", "recording"]

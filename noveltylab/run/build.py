@@ -3,8 +3,7 @@
 import lightning as L
 import torch
 
-from noveltylab.data.batches import EpochSampler
-from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.datamodule import EpochSampler, NoveltyData
 from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split
 from noveltylab.errors import UserError, nearest

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.dcase_sound import BANDS, CUTS, RATE, SIDE
-from noveltylab.data.samples import Samples, Units
-from noveltylab.data.wholes import Wholes
+from noveltylab.data.samples import ReadUnits, Samples, TestUnits
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
@@ -196,7 +195,7 @@ def draw_kinds(scores: Scores, kinds: dict[str, Any], primary: str, pictures: Pa
 
 def draw_clips(
     samples: Samples,
-    units: Units,
+    units: ReadUnits,
     ids: list[str],
     patches: NDArray[np.float64],
     frames: NDArray[np.float64],
@@ -243,7 +242,7 @@ def draw_clips(
 
 
 def read_frame(
-    samples: Samples, units: Units, frame: int, score_of_patch: dict[str, float]
+    samples: Samples, units: ReadUnits, frame: int, score_of_patch: dict[str, float]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """A frame (H, W) and the scores of its patches (rows, columns), NaN where nothing moved."""
     assert units.grid is not None
@@ -295,8 +294,8 @@ def read_recording(samples: Samples, unit: int) -> Recording:
 
 def draw_recordings(
     samples: Samples,
-    units: Units,
-    wholes: Wholes,
+    units: ReadUnits,
+    wholes: TestUnits,
     segments: NDArray[np.float64],
     pictures: Path,
 ) -> None:

@@ -14,8 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from noveltylab.data import datamodule
-from noveltylab.data.batches import Chunk, EpochSampler
-from noveltylab.data.datamodule import NoveltyData
+from noveltylab.data.datamodule import Chunk, EpochSampler, NoveltyData
 from noveltylab.data.load import load
 from noveltylab.data.preprocess import resize
 from noveltylab.data.protocols import split

@@ -1,11 +1,11 @@
-"""Scores of pieces become scores of wholes: against loops, for any pieces."""
+"""Scores of patches become scores of frames: against loops, for any number of patches."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noveltylab.data.wholes import Wholes, aggregate
+from noveltylab.data.samples import TestUnits, aggregate
 from noveltylab.results.scores import Scores
 from noveltylab.scoring.aggregate import measured_scores, scale_groups
 
@@ -43,7 +43,7 @@ def test_a_frame_without_patches_gets_the_lowest_score() -> None:
 
 
 def test_nothing_to_aggregate_and_unknown_ways_are_errors() -> None:
-    with pytest.raises(ValueError, match="no pieces"):
+    with pytest.raises(ValueError, match="no scores"):
         aggregate(np.zeros(0), np.zeros(0, np.int64), 2, "max")
     with pytest.raises(ValueError, match="not median"):
         aggregate(np.zeros(1), np.zeros(1, np.int64), 1, "median")
@@ -68,12 +68,19 @@ def test_scaling_clips_keeps_order_within_and_bounds(
         assert (np.diff(scaled[groups[indices] == name][order]) >= 0).all()
 
 
-def wholes(frames_are_main: bool) -> Wholes:
+def wholes(frames_are_main: bool) -> TestUnits:
     ids = np.array(["test/01/000", "test/01/001", "test/02/000"])
     labels = np.array([0, 1, 1])
     groups = np.array(["test/01", "test/01", "test/02"])
-    return Wholes(
-        "frame", ids, labels, labels > 0, groups, np.array([0, 0, 1, 2]), "max", frames_are_main
+    return TestUnits(
+        "frame",
+        np.array([0, 0, 1, 2]),
+        ids,
+        labels,
+        groups,
+        is_outlier=labels > 0,
+        how="max",
+        main=frames_are_main,
     )
 
 
