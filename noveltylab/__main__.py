@@ -27,7 +27,7 @@ from noveltylab.command.recipes import CONF as CONF
 from noveltylab.command.recipes import PACKAGE as PACKAGE
 from noveltylab.command.recipes import recipes_of, register_recipes
 from noveltylab.command.screen import say, say_error, terminal
-from noveltylab.command.signals import HANGUP, SIGNALS, handle, leave_terminal
+from noveltylab.command.signals import HANGUP, SIGNALS, exit_code, handle, leave_terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.nets.cpu.threads import settle_waiting
@@ -68,8 +68,9 @@ failures: list[UserError | RunFailed] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> float | str | None:
-    """One run, or one cell of a sweep; returns the primary AUROC for Hydra's sweepers, None where
-    there is none.
+    """One run, or one cell of a sweep.
+
+    Returns the primary AUROC for Hydra's sweepers, None where there is none.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_cell(config, run_one)
@@ -81,8 +82,9 @@ def job(config: DictConfig) -> float | str | None:
 
 
 def run_one(config: DictConfig) -> float | None:
-    """Checks the options without torch, then runs; the primary AUROC, None without labelled
-    outliers.
+    """Checks the options without torch, then runs.
+
+    Returns the primary AUROC, None without labelled outliers.
     """
     from noveltylab.options import check_options
 
@@ -94,40 +96,42 @@ def run_one(config: DictConfig) -> float | None:
     settle_waiting(options.resources.num_cpus)
     if options.resources.num_cpus:
         os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
-    from noveltylab.run.pipeline import (
-        run,  # imports torch, which takes seconds: only once the options are known to be good
-    )
+    # it imports torch, which takes seconds: only once the options are known to be good
+    from noveltylab.run.pipeline import run
 
     result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
     if not result:
         return None  # a helper process: the main one says it
     metrics = result["scores"][result["primary"]]
-    return float(metrics["auroc"]) if metrics else None
+    if not metrics:
+        return None
+    return float(metrics["auroc"])
 
 
 def check_recipe(recipe: str, method: str) -> None:
     """Raises UserError for a recipe that this method has not (conf/recipe/<method>.yaml)."""
-    known = recipes_of(method)
-    if recipe not in known:
+    recipes = recipes_of(method)
+    if recipe not in recipes:
         raise UserError(
-            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}"
+            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(recipes)}"
         )
 
 
 def main() -> None:
-    """Exit codes: 0 done (or already complete), 1 a failure (also of any cell of a sweep), 2 bad
-    input.
+    """Runs what was typed and ends with an exit code.
 
-    3: a sweep without failures of which some cells are not done, since other processes are running
+    0: done (or already complete). 1: a failure (also of any cell of a sweep). 2: bad input. 3: a
+    sweep without failures of which some cells are not done, since other processes are running
     them. 129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
     """
     arguments = sys.argv[1:]
     with terminal():
         if arguments and arguments[0] in MODULES:
             sys.exit(run_word(arguments[0], arguments[1:]))
-        mistake = wrong_word(arguments[0]) if arguments else None
-        if mistake:
-            _refuse(mistake)
+        if arguments:
+            mistake = wrong_word(arguments[0])
+            if mistake:
+                _refuse(mistake)
         if {"-h", "--help"} & set(arguments):
             from noveltylab.help import print_help
 
@@ -164,14 +168,15 @@ def _run_command() -> None:
         _refuse(f"the configuration: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as error:
         say("interrupted; the same command goes on from the last checkpoint")
-        sys.exit(128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT))
+        sys.exit(exit_code(error))
     except BrokenPipeError:
         raise  # nobody reads: see `terminal`
     except OSError as error:  # a full disk, wherever it shows first
         where = error.filename2 or error.filename or "a file"
         _refuse(f"cannot read or write {where}: {error.strerror or error}", 1)
     if failures:
-        _refuse(str(failures[0]), 2 if isinstance(failures[0], UserError) else 1)
+        code = 2 if isinstance(failures[0], UserError) else 1
+        _refuse(str(failures[0]), code)
 
 
 def with_row(arguments: list[str]) -> list[str]:
@@ -213,27 +218,34 @@ def explain(error: HydraException) -> str:
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"
     if isinstance(error, OverrideParseException):
         return explain_unreadable(str(error.override), sys.argv[1:])
-    if match := re.match(r"Sweep parameters '(.*)' requires", str(error)):
+    message = str(error)
+    match = re.match(r"Sweep parameters '(.*)' requires", message)
+    if match:
         return f"{match[1]}: several values are a sweep, which takes -m"
-    if match := re.search(r"Ambiguous value for argument '(.*)'\n", str(error)):
+    match = re.search(r"Ambiguous value for argument '(.*)'\n", message)
+    if match:
         key, _, value = match[1].partition("=")
         return (
-            f"{match[1]}: several values are a sweep, which takes -m; as one text: '{key}=\"{value}\"', as a list: "
-            f"'{key}=[{value}]'"
+            f"{match[1]}: several values are a sweep, which takes -m; "
+            f"as one text: '{key}=\"{value}\"', as a list: '{key}=[{value}]'"
         )
-    if match := re.match(r"Could not override '([^']+)'", str(error)):
+    match = re.match(r"Could not override '([^']+)'", message)
+    if match:
         return _unknown_key(match[1])
-    return str(error)
+    return message
 
 
 def _unknown_recipe(name: str) -> str:
-    typed = [
-        argument.removeprefix("method=").split(",")[0]
-        for argument in sys.argv[1:]
-        if argument.startswith("method=")
-    ]
-    method = [*typed, "ocgan"][0]
+    methods = _typed_values("method")
+    method = methods[0].split(",")[0] if methods else "ocgan"
     return f"recipe={name}: no such choice of method={method}; {nearest(name, recipes_of(method))}"
+
+
+def _typed_values(key: str) -> list[str]:
+    """The values on the command line of the arguments <key>=..."""
+    arguments = sys.argv[1:]
+    prefix = f"{key}="
+    return [argument.removeprefix(prefix) for argument in arguments if argument.startswith(prefix)]
 
 
 def _unknown_key(key: str) -> str:
@@ -241,23 +253,23 @@ def _unknown_key(key: str) -> str:
     from noveltylab.help import compose_choices, flat_keys
 
     parent, _, _ = key.rpartition(".")
-    below = f"{parent}." if parent else ""
-    chosen = [
-        argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith(f"{parent}=")
-    ]
+    choices = [*_typed_values(parent), ""][0]
     # of a sweep's choices the first one that has no such option
-    for choice in [*chosen, ""][0].split(","):
-        known = flat_keys(compose_choices(CONF, [*sys.argv[1:], f"{parent}={choice}"]))
-        if key not in known:
+    for choice in choices.split(","):
+        options = flat_keys(compose_choices(CONF, [*sys.argv[1:], f"{parent}={choice}"]))
+        if key not in options:
             break
-    of = f" of {parent}={choice}" if choice else ""
-    siblings = {
-        other.removeprefix(below).split(".")[0] for other in known if other.startswith(below)
-    } - {"_target_"}
-    choose = (
-        f"Choose from: {', '.join(sorted(siblings))}" if siblings else "--help lists all options"
-    )
-    return f"{key}: no such option{of}; {option_hint(key, known)}{choose}"
+    prefix = f"{parent}." if parent else ""
+    siblings = set()
+    for option in options:
+        if option.startswith(prefix):
+            siblings.add(option.removeprefix(prefix).split(".")[0])
+    siblings.discard("_target_")
+    remedy = "--help lists all options"
+    if siblings:
+        remedy = f"Choose from: {', '.join(sorted(siblings))}"
+    where = f" of {parent}={choice}" if choice else ""
+    return f"{key}: no such option{where}; {option_hint(key, options)}{remedy}"
 
 
 if __name__ == "__main__":

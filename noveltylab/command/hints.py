@@ -82,42 +82,54 @@ def check_moved(arguments: Iterable[str]) -> None:
     """UserError for an option that there was once; says what to type now."""
     for argument in arguments:
         key, _, values = argument.lstrip("+").partition("=")
-        now = [MOVED[f"{key}={value}"] for value in values.split(",") if f"{key}={value}" in MOVED]
-        if now:
-            raise UserError(f"{argument}: no such option any more; now it is {', or '.join(now)}")
+        options = [f"{key}={value}" for value in values.split(",")]
+        replacements = [MOVED[option] for option in options if option in MOVED]
+        if replacements:
+            raise UserError(
+                f"{argument}: no such option any more; now it is {', or '.join(replacements)}"
+            )
 
 
-def option_hint(key: str, known: Iterable[str]) -> str:
+def option_hint(key: str, options: Iterable[str]) -> str:
     """`did you mean 'method.lr'? ` for an option that does not exist, "" if nothing is near.
 
     Args:
         key: As it was typed, with dots.
-        known: All options with dots; their groups count as options, too.
+        options: All options with dots; their groups count as options, too.
     """
-    matches = [f"'{option}'" for option in meant(key, known)]
-    return f"did you mean {' or '.join(matches)}? " if matches else ""
+    matches = [f"'{option}'" for option in meant(key, options)]
+    if not matches:
+        return ""
+    return f"did you mean {' or '.join(matches)}? "
 
 
-def meant(key: str, known: Iterable[str]) -> list[str]:
+def meant(key: str, options: Iterable[str]) -> list[str]:
     """The existing options that may be meant by `key`, the likeliest first."""
-    options = [option for option in known if not option.endswith("_target_")]
-    groups = {option.rpartition(".")[0] for option in options if "." in option}
-    everything = {*options, *groups, "experiment", "hydra/launcher"}
     parent, _, name = key.lower().replace("-", "_").rpartition(".")
+    candidates = {"experiment", "hydra/launcher"}
+    for option in options:
+        if not option.endswith("_target_"):
+            candidates.add(option)
+            if "." in option:
+                candidates.add(option.rpartition(".")[0])
+    # by the last part of an option's name; beside it those that have the typed parent
     last_parts: dict[str, list[str]] = {}
-    for option in sorted(everything):
-        last_parts.setdefault(option.rpartition(".")[2], []).append(option)
-    same = last_parts.get(name, [])
-    habits = [
-        option for option, names in HABITS.items() if option in everything and name in names.split()
-    ]
-    if same or habits:
-        return list(dict.fromkeys([*same, *habits]))[:MOST]
-    siblings = [
-        option.rpartition(".")[2] for option in everything if option.rpartition(".")[0] == parent
-    ]
-    if sibling := near_name(name, siblings):
+    siblings: list[str] = []
+    for option in sorted(candidates):
+        group, _, last_part = option.rpartition(".")
+        last_parts.setdefault(last_part, []).append(option)
+        if group == parent:
+            siblings.append(last_part)
+    # the same name elsewhere, or another name by habit
+    matches = list(last_parts.get(name, []))
+    for option, names in HABITS.items():
+        if option in candidates and option not in matches and name in names.split():
+            matches.append(option)
+    if matches:
+        return matches[:MOST]
+    # a near miss
+    sibling = near_name(name, siblings)
+    if sibling:
         return [f"{parent}.{sibling}" if parent else sibling]
-    if close := near_name(name, last_parts):
-        return last_parts[close][:MOST]
-    return []
+    close = near_name(name, last_parts)
+    return last_parts[close][:MOST] if close else []

@@ -64,39 +64,49 @@ def read(
     if "devel" in _parts(source_folder):
         files += _files(source_folder, "devel", [])
     files += _files(target_folder, "test", [GENUINE, ATTACK])
+    paths = [file.path for file in files]
     training = [file.path for file in files if file.part == "train" and file.label == GENUINE]
-    images, positions, skipped = read_images(
-        root, [file.path for file in files], training, size, bits, on_error
-    )
-    skipped_count = len(files) - len(positions)
-    files = [files[position] for position in positions]
-    # the videos, in order of their first images
-    first: dict[Path, File] = {}
-    for file in files:
-        first.setdefault(file.video, file)
-    videos = list(first)
-    numbers = {video: number for number, video in enumerate(videos)}
-    video_numbers = np.array([numbers[file.video] for file in files], np.int64)
-    names = np.array([shown(video.relative_to(root)) for video in videos])
+    images, positions, notes = read_images(root, paths, training, size, bits, on_error)
+    # of each image
+    ids: list[str] = []
+    labels: list[int] = []
+    parts: list[str] = []
+    videos: list[int] = []
+    # of each video, in order of their first images
+    numbers: dict[Path, int] = {}
+    video_names: list[str] = []
+    video_labels: list[int] = []
+    is_test_video: list[bool] = []
+    for position in positions:
+        file = files[position]
+        if file.video not in numbers:
+            numbers[file.video] = len(numbers)
+            video_names.append(shown(file.video.relative_to(root)))
+            video_labels.append(file.label)
+            is_test_video.append(file.part == "test")
+        ids.append(shown(file.path.relative_to(root)))
+        labels.append(file.label)
+        parts.append(file.part)
+        videos.append(numbers[file.video])
+    part, video, names = np.array(parts), np.array(videos, np.int64), np.array(video_names)
     units = ReadUnits(
         kind="video",
-        of=video_numbers,
+        of=video,
         ids=names,
-        labels=np.array([first[video].label for video in videos], np.int64),
+        labels=np.array(video_labels, np.int64),
         groups=names,
-        test=np.array([first[video].part == "test" for video in videos], np.bool_),
+        test=np.array(is_test_video, np.bool_),
     )
-    part = np.array([file.part for file in files])
     return Samples(
         images=images,
-        labels=np.array([file.label for file in files], np.int64),
+        labels=np.array(labels, np.int64),
         official_test=part == "test",
-        ids=np.array([shown(file.path.relative_to(root)) for file in files]),
+        ids=np.array(ids),
         verified=None,
-        facts={"part": part, "video": video_numbers},
+        facts={"part": part, "video": video},
         units=units,
-        notes=tuple(skipped),
-        skipped=skipped_count,
+        notes=tuple(notes),
+        skipped=len(files) - len(positions),
     )
 
 
@@ -134,8 +144,7 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 def _folders(parent: Path) -> list[str]:
     """The names of the folders in a folder, without hidden ones."""
-    names = [name for name in names_in(parent) if not name.startswith(".")]
-    return [name for name in names if (parent / name).is_dir()]
+    return [name for name in names_in(parent) if name[0] != "." and (parent / name).is_dir()]
 
 
 def _files(folder: Path, part: str, needed: list[int]) -> list[File]:
@@ -144,8 +153,9 @@ def _files(folder: Path, part: str, needed: list[int]) -> list[File]:
     if part_folder is None or not part_folder.is_dir():
         raise UserError(f"{folder}: has no {part}/; {_LAYOUT}")
     files = list(_walk(part_folder, part))
+    labels = {file.label for file in files}
     for label in needed:
-        if not any(file.label == label for file in files):
+        if label not in labels:
             raise UserError(f"{part_folder}: {_nothing(part_folder, label)}. {_LAYOUT}")
     return files
 
@@ -161,7 +171,9 @@ def _walk(part_folder: Path, part: str) -> Iterator[File]:
 
 def _nothing(part_folder: Path, label: int) -> str:
     """What is missing in a part, and what lies there in its place."""
-    kind = "genuine (or real, live)" if label == GENUINE else "attacks"
+    kind = "attacks"
+    if label == GENUINE:
+        kind = "genuine (or real, live)"
     contents = "it holds no folders"
     names = _folders(part_folder)
     if names:

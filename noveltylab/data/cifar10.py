@@ -11,7 +11,7 @@ import hashlib
 import io
 import pickle
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,7 +56,9 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
     ids: list[str] = []
     sizes = {"train": 0, "test": 0}
     for name, md5 in checksums.items():
-        part = "test" if name in dict(_KIND.test_list) else "train"
+        part = "train"
+        if name in dict(_KIND.test_list):
+            part = "test"
         if name not in contents:
             sizes[part] += _COUNT  # the others keep their ids
             continue
@@ -127,12 +129,13 @@ def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | 
 def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
     if verify:
         check_archive(path, "md5", _KIND.tgz_md5)
-    files = tar_files(
-        path, lambda name: PurePosixPath(name).name in _checksums(), _MAX_BYTES, 10 * _MAX_BYTES
-    )
-    contents: dict[str, Stored | bytes] = {
-        PurePosixPath(name).name: content for name, content in files
-    }
+
+    def is_batch(name: str) -> bool:
+        return PurePosixPath(name).name in _checksums()
+
+    contents: dict[str, Stored | bytes] = {}
+    for name, content in tar_files(path, is_batch, _MAX_BYTES, 10 * _MAX_BYTES):
+        contents[PurePosixPath(name).name] = content
     if not contents or (verify and len(contents) < len(_checksums())):
         names = ", ".join(contents) or "none"
         raise UserError(f"{path} holds {names} of {', '.join(_checksums())}. Replace it.")
@@ -188,8 +191,10 @@ def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
     return {_as_text(key): value for key, value in table.items()}
 
 
-def _as_text(key: object) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+def _as_text(text: object) -> str:
+    if isinstance(text, bytes):
+        return text.decode("latin1")
+    return str(text)
 
 
 class _Array:
@@ -209,7 +214,8 @@ class _Array:
             _, shape, dtype, fortran, raw = self.state
             if dtype.code != "u1":
                 raise ValueError(f"type {dtype.code}")
-            return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
+            order: Literal["F", "C"] = "F" if fortran else "C"
+            return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order=order)
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: expected an array of uint8, found another ({error}). Replace it."
@@ -220,7 +226,7 @@ class _Dtype:
     """Stands in for numpy.dtype."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = code.decode("latin1") if isinstance(code, bytes) else code
+        self.code = _as_text(code)
 
     def __setstate__(self, state: object) -> None:
         """Byte order and alignment mean nothing for single bytes."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
-from noveltylab.data.samples import Samples
+from noveltylab.data.samples import Samples, unchecked
 from noveltylab.data.stored import (
     Stored,
     check_archive,
@@ -128,9 +128,14 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
     if verify and len(views) < coil.total:
         raise _incomplete(coil, place.path, views)
     checked = bool(place.member and coil.sha256 and verify)
-    images = _read_images([_beside(place, _file(k, n)) for k, n in views])
+    verified = checked or unchecked(verify)
+    files: list[Stored] = []
+    ids: list[str] = []
+    for k, n in views:
+        files.append(_beside(place, _file(k, n)))
+        ids.append(f"obj{k}/{n:03d}")
+    images = _read_images(files)
     table = np.array(views, dtype=np.int64)
-    verified = checked or (None if verify else False)
     notes: tuple[str, ...] = (_note(coil, place, images),)
     if checked and images.shape[2] == 128:
         notes = ()
@@ -138,7 +143,7 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
         images=images,
         labels=table[:, 0] - 1,
         official_test=None,
-        ids=np.array([f"obj{k}/{n:03d}" for k, n in views]),
+        ids=np.array(ids),
         verified=verified,
         facts={"view": table[:, 1] // coil.step * DEGREES},
         notes=notes,
@@ -172,8 +177,7 @@ def _find(
         raise _absent(coil, twin, root, download)
     views = {}
     for place, names in pictures.items():
-        parsed = [coil.parse(name) for name in names]
-        views[place] = [view for view in parsed if view is not None]
+        views[place] = list(filter(None, map(coil.parse, names)))
     fullest = max(views, key=lambda place: len(views[place]))
     if len(views[fullest]) < len(pictures[fullest]):
         raise _strange(coil, twin, fullest, pictures[fullest])
@@ -226,14 +230,16 @@ def _in_archive(path: Path) -> dict[Stored, list[str]]:
 
 def _pictures(folder: Path) -> list[str]:
     """Sorted names of the pictures in a folder, without hidden files; none without the folder."""
-    pictures = [name for name in names_in(folder) if name.lower().endswith(".png")]
-    return [name for name in pictures if not name.startswith(".")]
+    names = names_in(folder)
+    return [name for name in names if name.lower().endswith(".png") and name[0] != "."]
 
 
 def _absent(coil: Coil, twin: Coil, root: Path, download: bool) -> UserError:
     folders = [root / part for part in coil.folders]
     first = next((folder for folder in folders if folder.is_dir()), root)
-    not_fetched = "; data.download=true cannot fetch it" if download else ""
+    not_fetched = ""
+    if download:
+        not_fetched = "; data.download=true cannot fetch it"
     remedy = (
         f"Get {coil.archive} from the page of COIL (Columbia Object Image Library) of the CAVE "
         f"laboratory at Columbia University and put it into {root}, or unpack it there, so that "
@@ -249,9 +255,13 @@ def _absent(coil: Coil, twin: Coil, root: Path, download: bool) -> UserError:
 
 
 def _incomplete(coil: Coil, folder: Path, views: list[tuple[int, int]]) -> UserError:
-    objects = range(1, coil.objects + 1)
-    complete = {(k, n * coil.step) for k in objects for n in range(VIEWS)}
-    absent = [_file(k, n) for k, n in sorted(complete - set(views))]
+    present = set(views)
+    absent: list[str] = []
+    for k in range(1, coil.objects + 1):
+        for n in range(0, VIEWS * coil.step, coil.step):
+            view = (k, n)
+            if view not in present:
+                absent.append(_file(k, n))
     names = ", ".join(absent[:3])
     if len(absent) > 3:
         names += f" and {len(absent) - 3} more"

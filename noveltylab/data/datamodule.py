@@ -86,13 +86,10 @@ class NoveltyData(L.LightningDataModule):
         on_device: bool = True,
     ) -> None:
         super().__init__()
-        for option, value in (
-            ("data.size", size),
-            ("data.batch_size", batch_size),
-            ("chunk", chunk),
-        ):
-            if value is not None and value < 1:
-                raise UserError(f"{option} must be at least 1, got {value}.")
+        counts = {"data.size": size, "data.batch_size": batch_size, "chunk": chunk}
+        for option, count in counts.items():
+            if count is not None and count < 1:
+                raise UserError(f"{option} must be at least 1, got {count}.")
         split.check(samples.labels, inlier)
         self.train = _take(samples.images, split.train, size)
         self.val = _take(samples.images, split.val, size)
@@ -295,12 +292,11 @@ def _take(images: Tensor, index: NDArray[np.int64], size: int | None) -> Tensor:
         if len(index) > len(images) // 4 and bool((np.diff(index) == 1).all()):
             return images[index[0] : index[-1] + 1]
         return images.index_select(0, torch.from_numpy(index))
-    starts = range(0, len(index), _BLOCK)
-    blocks = [torch.from_numpy(index[start : start + _BLOCK]) for start in starts]
+    blocks = torch.split(torch.from_numpy(index), _BLOCK)
     first = resize(images.index_select(0, blocks[0]), size)
     part = torch.empty((len(index), *first.shape[1:]), dtype=first.dtype)
-    for start, block in zip(starts, blocks, strict=True):
-        part[start : start + len(block)] = resize(images.index_select(0, block), size)
+    for target, block in zip(torch.split(part, _BLOCK), blocks, strict=True):
+        target.copy_(resize(images.index_select(0, block), size))
     return part
 
 

@@ -32,18 +32,18 @@ from noveltylab.data.dcase_files import (
     check_backgrounds,
     read_part,
 )
-from noveltylab.data.dcase_meta import SCENES, Mixture
+from noveltylab.data.dcase_meta import SCENES, Mixture, Span
 from noveltylab.data.dcase_sound import (
     BANDS,
-    CUTS,
     FRAMES,
     HOP,
     RATE,
+    SEGMENTERS,
     WINDOW,
-    Cut,
+    Segmenter,
     read_segments,
 )
-from noveltylab.data.samples import ReadUnits, Samples
+from noveltylab.data.samples import ReadUnits, Samples, unchecked
 from noveltylab.data.stored import Stored, resolve_root
 from noveltylab.errors import UserError, nearest
 
@@ -80,45 +80,55 @@ def read(
     Raises:
         UserError: files are missing or cannot be used.
     """
-    if features not in CUTS:
-        raise UserError(f"data.features cannot be '{features}': {nearest(str(features), CUTS)}")
-    cut = CUTS[features]
+    if features not in SEGMENTERS:
+        raise UserError(
+            f"data.features cannot be '{features}': {nearest(str(features), SEGMENTERS)}"
+        )
+    segmenter = SEGMENTERS[features]
     root = resolve_root(root)
     if root.name in (DEVELOPMENT, EVALUATION):  # data.root is one of the set's own folders
         root = root.parent
 
     # which recordings
-    parts = {part: read_part(root, part, verify) for part in PARTS}
+    parts = {name: read_part(root, name, verify) for name in PARTS}
     check_backgrounds(parts.values())
     mixtures = _mixtures_of(root, parts, inlier)
     absent = _check_missing(parts, mixtures, inlier, verify)
-    mixtures = [m for m in mixtures if m.name in parts[m.part].present]
-    notes = _notes_on_copy(parts, inlier, absent, len(mixtures), verify)
-    files = [parts[mixture.part].present[mixture.name] for mixture in mixtures]
+    present: list[Mixture] = []
+    files: list[Stored] = []
+    for mixture in mixtures:
+        file = parts[mixture.part].present.get(mixture.name)
+        if file is not None:
+            present.append(mixture)
+            files.append(file)
+    notes = _notes_on_copy(parts, inlier, absent, len(present), verify)
 
     # their segments
     def make() -> Arrays:
-        return read_segments(files, mixtures, features)
+        return read_segments(files, present, features)
 
-    meta = [path for part in parts.values() for path in part.meta]
+    sources: list[Stored] = []
+    for part in parts.values():
+        sources += part.meta
+    sources += files
     key = {
         "code": code_key(_CODE, ("numpy", "librosa", "soundfile")),
         "features": features,
         "scene": SCENES[inlier],
-        "cut": [cut.length, cut.step],
+        "cut": [segmenter.length, segmenter.step],
         "mel": [RATE, WINDOW, HOP, BANDS, FRAMES],
-        "files": _fingerprint([*meta, *files], root),
+        "files": _fingerprint(sources, root),
     }
     arrays = cached("dcase", key, make) if cache else make()
-    notes += _notes_on_sound(arrays, cut)
-    samples = _assemble(mixtures, cut, arrays, notes)
-    return replace(samples, verified=None if verify else False, missing=absent)
+    notes += _notes_on_sound(arrays, segmenter)
+    samples = _assemble(present, segmenter, arrays, notes)
+    return replace(samples, verified=unchecked(verify), missing=absent)
 
 
 def _fingerprint(files: list[Stored], root: Path) -> str:
     """As `fingerprint`; of files in archives by these, and by their names."""
     members = [file.member for file in files if file.member]
-    paths = list(dict.fromkeys(file.path for file in files))
+    paths = list(dict.fromkeys([file.path for file in files]))
     print_of_paths = fingerprint(paths, root)
     if not members:
         return print_of_paths
@@ -133,10 +143,9 @@ def _mixtures_of(root: Path, parts: Mapping[str, Part], scene: int) -> list[Mixt
     """
     scenes = _scenes_in(parts)
     if scene not in scenes:
-        names = ", ".join(SCENES[i] for i in sorted(scenes))
+        names = ", ".join([SCENES[label] for label in sorted(scenes)]) or "none"
         raise UserError(
-            f"{root} holds no recording of the scene {SCENES[scene]}; "
-            f"scenes found: {names or 'none'}."
+            f"{root} holds no recording of the scene {SCENES[scene]}; scenes found: {names}."
         )
     mixtures = []
     for part in parts.values():
@@ -154,7 +163,9 @@ def _scenes_in(parts: Mapping[str, Part]) -> set[int]:
     """The scenes of which there is a recording."""
     scenes: set[int] = set()
     for part in parts.values():
-        scenes |= {m.scene for m in part.mixtures if m.name in part.present}
+        for mixture in part.mixtures:
+            if mixture.name in part.present:
+                scenes.add(mixture.scene)
     return scenes
 
 
@@ -188,27 +199,32 @@ def _notes_on_copy(
     notes = []
     if absent:
         notes.append(f"recordings of the scene missing: {absent} of {absent + present}")
-    lost = [f"{kind} in {part.name}" for part in parts.values() for kind in part.lost]
+    lost: list[str] = []
+    faulty = 0
+    counts: dict[str, int] = {}
+    for part in parts.values():
+        lost += [f"{kind} in {part.name}" for kind in part.lost]
+        faulty += [mixture.scene for mixture in part.withdrawn].count(scene)
+        counts[part.name] = len(part.mixtures) + len(part.withdrawn)
     if lost:
         notes.append(f"events without meta files, left out: {', '.join(lost)}")
-    counts = {part.name: len(part.mixtures) + len(part.withdrawn) for part in parts.values()}
-    if verify and any(count != MIXTURES for count in counts.values()):
+    if verify and set(counts.values()) != {MIXTURES}:
         listing = ", ".join(f"{count:,} in {part}" for part, count in counts.items())
         notes.append(
             f"not the whole set: {MIXTURES:,} mixtures expected in each part, found {listing}"
         )
-    silent_scenes = [SCENES[i] for i in sorted(set(range(len(SCENES))) - _scenes_in(parts))]
+    scenes = _scenes_in(parts)
+    silent_scenes = [name for label, name in enumerate(SCENES) if label not in scenes]
     if silent_scenes:
         notes.append(f"scenes without recordings in the data: {', '.join(silent_scenes)}")
-    faulty = sum(m.scene == scene for part in parts.values() for m in part.withdrawn)
     if faulty:
         notes.append(f"faulty recordings of the scene left out: {faulty}")
     return notes
 
 
-def _notes_on_sound(arrays: Arrays, cut: Cut) -> list[str]:
+def _notes_on_sound(arrays: Arrays, segmenter: Segmenter) -> list[str]:
     """Notes on what the recordings are like and what was done to them."""
-    frames, rates, channels = (arrays[name] for name in ("frames", "rates", "channels"))
+    frames, rates, channels = arrays["frames"], arrays["rates"], arrays["channels"]
     notes = []
     is_resampled = rates != RATE
     if is_resampled.any():
@@ -226,7 +242,7 @@ def _notes_on_sound(arrays: Arrays, cut: Cut) -> list[str]:
             f"{odd_lengths} files do not last {SECONDS} s "
             f"({seconds.min():.3g} to {seconds.max():.3g} s)"
         )
-    remainder = float((seconds - arrays["counts"] * cut.step / RATE).max())
+    remainder = float((seconds - arrays["counts"] * segmenter.step / RATE).max())
     if remainder >= 1 / RATE:
         notes.append(
             f"up to {remainder:.2g} s at the end of a file make no whole segment and are left out"
@@ -234,25 +250,37 @@ def _notes_on_sound(arrays: Arrays, cut: Cut) -> list[str]:
     return notes
 
 
-def _assemble(mixtures: list[Mixture], cut: Cut, arrays: Arrays, notes: list[str]) -> Samples:
+def _assemble(
+    mixtures: list[Mixture], segmenter: Segmenter, arrays: Arrays, notes: list[str]
+) -> Samples:
     counts = arrays["counts"].tolist()
     # of each recording
-    parts = np.array([mixture.part for mixture in mixtures])
-    labels = np.array([mixture.label for mixture in mixtures], np.int64)
-    spans = np.array([mixture.span or (math.nan, math.nan) for mixture in mixtures])
-    stems = [mixture.name.removesuffix(".wav") for mixture in mixtures]
+    stems: list[str] = []
+    recording_labels: list[int] = []
+    recording_parts: list[str] = []
+    recording_spans: list[Span] = []
     # of each segment
     ids: list[str] = []
     numbers: list[int] = []
     has_event = []
-    for mixture, stem, count in zip(mixtures, stems, counts, strict=True):
+    for mixture, count in zip(mixtures, counts, strict=True):
+        stem = mixture.name.removesuffix(".wav")
+        stems.append(stem)
+        recording_labels.append(mixture.label)
+        recording_parts.append(mixture.part)
+        recording_spans.append(mixture.span or (math.nan, math.nan))
         ids += [f"{mixture.part}/{stem}/{number:04d}" for number in range(count)]
         numbers += range(count)
-        has_event.append(cut.positive(count, mixture.span))
+        has_event.append(segmenter.positive(count, mixture.span))
+    labels, parts, spans = (
+        np.array(recording_labels, np.int64),
+        np.array(recording_parts),
+        np.array(recording_spans),
+    )
     recordings = np.repeat(np.arange(len(mixtures)), counts)
     facts: dict[str, NDArray[Any]] = {
         "part": parts[recordings],
-        "start": np.array(numbers) * cut.step / RATE,
+        "start": np.array(numbers) * segmenter.step / RATE,
         "onset": spans[recordings, 0],
         "offset": spans[recordings, 1],
     }

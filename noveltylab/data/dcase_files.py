@@ -89,7 +89,7 @@ def read_part(root: Path, part: str, verify: bool) -> Part:
         raise missing(f"{tag}/audio and {tag}/meta", parent, _BY_HAND)
     faulty: set[str] = set()
     for file in faulty_lists:
-        faulty |= {line.strip() for line in _lines(file)}
+        faulty.update(map(str.strip, _lines(file)))
 
     mixtures: list[Mixture] = []
     withdrawn: list[Mixture] = []
@@ -104,7 +104,7 @@ def read_part(root: Path, part: str, verify: bool) -> Part:
         if absent:
             lost.append(kind)
             continue
-        event_file, recipe_file = (files.meta[name] for name in names)
+        event_file, recipe_file = files.meta[names[0]], files.meta[names[1]]
         meta += [event_file, recipe_file]
         recipes = parse_recipes(recipe_file.read(_MAX_META), recipe_file, part, kind)
         spans = parse_events(event_file.read(_MAX_META), event_file, part, kind)
@@ -173,13 +173,13 @@ def _find_files(root: Path, archive: str, part: str) -> tuple[_Sets, list[Stored
     for tag in names_in(parent):
         for kind in ("audio", "meta"):
             folder = parent / tag / kind
-            paths = {name: folder / name for name in names_in(folder)}
-            files = {name: Stored(path) for name, path in paths.items() if path.is_file()}
-            sets[tag].of_kind(kind).update(files)
-    unpacked = [root / archive, *(root / archive / name for name in names_in(root / archive))]
-    faulty_lists += [
-        Stored(folder / _FAULTY) for folder in unpacked if (folder / _FAULTY).is_file()
-    ]
+            for name in names_in(folder):
+                if (folder / name).is_file():
+                    sets[tag].of_kind(kind)[name] = Stored(folder / name)
+    for name in (".", *names_in(root / archive)):
+        path = root / archive / name / _FAULTY
+        if path.is_file():
+            faulty_lists.append(Stored(path))
     return sets, sorted(faulty_lists, key=str)
 
 

@@ -38,7 +38,7 @@ _MAX_SOUND = 1 << 30
 
 
 @dataclass(frozen=True)
-class Cut:
+class Segmenter:
     """Segments of `length` samples, one every `step` samples; the end of a file is dropped."""
 
     length: int
@@ -55,16 +55,16 @@ class Cut:
         """
         if span is None:
             return np.zeros(count, np.bool_)
-        first, last = (round(seconds * RATE) for seconds in span)
+        first, last = round(span[0] * RATE), round(span[1] * RATE)
         starts = self.step * np.arange(count)
         return (starts < max(last, first + 1)) & (starts + self.length > first)
 
 
 #: The frames of an image begin HOP samples apart and see WINDOW samples each, so that images
 #: overlap by WINDOW - HOP.
-CUTS = {
-    "logmel": Cut((FRAMES - 1) * HOP + WINDOW, FRAMES * HOP),
-    "waveform": Cut(SIDE * SIDE, SIDE * SIDE),
+SEGMENTERS = {
+    "logmel": Segmenter((FRAMES - 1) * HOP + WINDOW, FRAMES * HOP),
+    "waveform": Segmenter(SIDE * SIDE, SIDE * SIDE),
 }
 _DTYPES = {"logmel": np.uint8, "waveform": np.int16}
 
@@ -88,12 +88,13 @@ def read_segments(files: list[Stored], mixtures: list[Mixture], features: str) -
         and channels (as stored); scale (2,), the decibels that 0 and 255 stand for.
     """
     sound = _libraries()
-    cut = CUTS[features]
-    headers = [
-        _header(file, mixture.span, cut, sound)
-        for file, mixture in zip(files, mixtures, strict=True)
-    ]
-    counts = [cut.count(_resampled(header)) for header in headers]
+    segmenter = SEGMENTERS[features]
+    headers: list[Header] = []
+    counts: list[int] = []
+    for file, mixture in zip(files, mixtures, strict=True):
+        header = _header(file, mixture.span, segmenter, sound)
+        headers.append(header)
+        counts.append(segmenter.count(_resampled(header)))
     ends = np.cumsum(counts)
     images = np.empty((ends[-1], 1, SIDE, SIDE), _DTYPES[features])
 
@@ -101,7 +102,7 @@ def read_segments(files: list[Stored], mixtures: list[Mixture], features: str) -
         return _segments(files[i], headers[i], features, sound)
 
     def extremes(i: int) -> Span:
-        clean = segments(i)[~cut.positive(counts[i], mixtures[i].span)]
+        clean = segments(i)[~segmenter.positive(counts[i], mixtures[i].span)]
         if not len(clean):
             return math.inf, -math.inf
         return float(clean.min()), float(clean.max())
@@ -148,7 +149,7 @@ def read_recording(path: Path, features: str, scale: tuple[float, float]) -> Ten
     """
     sound = _libraries()
     file = Stored(path)
-    header = _header(file, None, CUTS[features], sound)
+    header = _header(file, None, SEGMENTERS[features], sound)
     values = _quantised(_segments(file, header, features, sound), features, scale)
     return torch.from_numpy(values.astype(_DTYPES[features])).unsqueeze(1)
 
@@ -156,11 +157,11 @@ def read_recording(path: Path, features: str, scale: tuple[float, float]) -> Ten
 def _segments(file: Stored, header: Header, features: str, sound: "_Sound") -> NDArray[np.float32]:
     """The segments (n, 64, 64) of a recording, in decibels or as sound."""
     wave = _wave(file, header, sound)
-    cut = CUTS[features]
-    count = cut.count(_resampled(header))
+    segmenter = SEGMENTERS[features]
+    count = segmenter.count(_resampled(header))
     if features == "logmel":
         return _logmel(wave, count, sound)
-    return wave[: count * cut.step].reshape(-1, SIDE, SIDE)
+    return wave[: count * segmenter.step].reshape(-1, SIDE, SIDE)
 
 
 def _quantised(
@@ -206,10 +207,12 @@ def _libraries() -> _Sound:
 
 def _source(file: Stored) -> str | io.BytesIO:
     """A recording as soundfile takes it."""
-    return io.BytesIO(file.read(_MAX_SOUND)) if file.member else str(file.path)
+    if file.member:
+        return io.BytesIO(file.read(_MAX_SOUND))
+    return str(file.path)
 
 
-def _header(file: Stored, span: Span | None, cut: Cut, sound: _Sound) -> Header:
+def _header(file: Stored, span: Span | None, segmenter: Segmenter, sound: _Sound) -> Header:
     """The header of a wav file; UserError unless it is whole and long enough for its event."""
     _check_riff(file)
     try:
@@ -227,9 +230,9 @@ def _header(file: Stored, span: Span | None, cut: Cut, sound: _Sound) -> Header:
         raise UserError(
             f"{file} lasts {seconds:.6g} s, but its event is at {in_seconds(span)}. Replace it."
         )
-    if not cut.count(_resampled(header)):
+    if not segmenter.count(_resampled(header)):
         raise UserError(
-            f"{file} lasts {seconds:.6g} s, less than one segment ({cut.length / RATE:.3g} s). "
+            f"{file} lasts {seconds:.6g} s, less than one segment ({segmenter.length / RATE:.3g} s). "
             "Replace it."
         )
     return header

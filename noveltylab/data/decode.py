@@ -64,13 +64,13 @@ def decode(path: Path, channels: int, side: int | None, bits: int | None = None)
 
     def fitted(image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(_pixels(image, channels, bits)).permute(2, 0, 1).contiguous()
-        return pixels if side is None else fit(pixels, side)
+        return pixels if side is None else stretch(pixels, side)
 
     return _read(path, fitted)
 
 
-def fit(pixels: Tensor, side: int) -> Tensor:
-    """uint8 (C, H, W) -> (C, side, side), stretched."""
+def stretch(pixels: Tensor, side: int) -> Tensor:
+    """uint8 (C, H, W) -> (C, side, side); the aspect ratio is not kept."""
     if pixels.shape[-2:] == (side, side):
         return pixels
     return resize(pixels[None], side)[0]
@@ -299,7 +299,8 @@ def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.u
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    image = image.convert(mode)
     return np.array(image).reshape(image.height, image.width, channels)
 
 

@@ -63,20 +63,26 @@ def read(
         )
     paths = [path for path, _, _ in files]
     images, positions, skipped = read_images(layout.root, paths, training, size, bits, on_error)
-    skipped_count = len(files) - len(positions)
-    files = [files[position] for position in positions]
+    ids: list[str] = []
+    labels: list[int] = []
+    flags: list[bool] = []
+    for position in positions:
+        path, label, is_test = files[position]
+        ids.append(shown(path.relative_to(layout.root)))
+        labels.append(label)
+        flags.append(is_test)
     official_test = None
     if layout.test is not None:
-        official_test = np.array([is_test for _, _, is_test in files], np.bool_)
+        official_test = np.array(flags, np.bool_)
     return Samples(
         images=images,
-        labels=np.array([label for _, label, _ in files], np.int64),
+        labels=np.array(labels, np.int64),
         official_test=official_test,
-        ids=np.array([shown(path.relative_to(layout.root)) for path, _, _ in files]),
+        ids=np.array(ids),
         verified=None,
         notes=(*skipped, *layout.left_out(), *_dark(training, bits)),
         names=tuple(names),
-        skipped=skipped_count,
+        skipped=len(files) - len(positions),
     )
 
 

@@ -40,35 +40,29 @@ def label_by_name(typed: int | str | float | bool, names: Sequence[str]) -> int 
         UserError: Several classes could be meant.
     """
     text = str(typed)
-    aliases = _aliases(names)
-    equal_values = []
-    if not isinstance(typed, str):
-        value = (type(typed), typed)
-        equal_values = [(alias, label) for alias, label in aliases if value_of(alias) == value]
-    folded = text.casefold()
-    ways = (
-        [(alias, label) for alias, label in aliases if alias == text],
-        equal_values,
-        [(alias, label) for alias, label in aliases if alias.casefold() == folded],
-    )
-    for matches in ways:
-        if len({label for _, label in matches}) > 1:
-            choices = " or ".join(alias for alias, _ in matches)
-            raise UserError(
-                f"inlier={text}: could be {choices}; name it in quotes within quotes: "
-                f"'inlier=\"{matches[0][0]}\"'"
-            )
-        if matches:
-            return matches[0][1]
-    return None
-
-
-def _aliases(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Each name of each class with the class's label."""
-    aliases = []
+    # alias and label of the classes that have this name, in one sense after the other
+    equal: list[tuple[str, int]] = []
+    equal_value: list[tuple[str, int]] = []
+    equal_folded: list[tuple[str, int]] = []
     for label, name in enumerate(names):
-        aliases += [(alias, label) for alias in dict.fromkeys((name, *name.split("/")))]
-    return aliases
+        for alias in dict.fromkeys((name, *name.split("/"))):
+            if alias == text:
+                equal.append((alias, label))
+            if not isinstance(typed, str) and value_of(alias) == (type(typed), typed):
+                equal_value.append((alias, label))
+            if alias.casefold() == text.casefold():
+                equal_folded.append((alias, label))
+    for matches in (equal, equal_value, equal_folded):
+        if not matches:
+            continue
+        aliases, labels = zip(*matches, strict=True)
+        if len(set(labels)) > 1:
+            raise UserError(
+                f"inlier={text}: could be {' or '.join(aliases)}; name it in quotes within quotes: "
+                f"'inlier=\"{aliases[0]}\"'"
+            )
+        return int(labels[0])
+    return None
 
 
 def label_at_position(

@@ -78,7 +78,7 @@ class Layout:
                 f"data.root={self.root}: it has the classes {_listing(self.classes, 20)}, "
                 f"and {reason}; say which one trains, e.g. inlier=<name>"
             )
-        if len(self.stray) > sum(1 for _ in walk_images(self.train[name])):
+        if len(self.stray) > len(list(walk_images(self.train[name]))):
             raise UserError(
                 f"data.root={self.root}: {len(self.stray)} images lie beside its folders "
                 f"({_paths(self.stray)}), more than in {name}/; move either away, "
@@ -92,12 +92,12 @@ class Layout:
         Raises:
             UserError: after the last one, if a folder cannot be looked into.
         """
-        labels = {name: label for label, name in enumerate(self.classes)}
+        classes = self.classes
         unreadable: list[OSError] = []
         for part, is_test in ((self.train, False), (self.test or {}, True)):
             for name, folder in part.items():
                 for path in self._images_of(folder, unreadable):
-                    yield path, labels[name], is_test
+                    yield path, classes.index(name), is_test
         if unreadable:
             raise UserError(
                 f"{len(unreadable)} folders cannot be looked into: {_failures(unreadable)}; "

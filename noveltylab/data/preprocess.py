@@ -4,7 +4,6 @@ They are resized once, then scaled on the device, a whole batch at a time. Pictu
 waves, laid out as images, are int16.
 """
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -36,14 +35,11 @@ def resize(images: Tensor, size: int) -> Tensor:
             "(data=dcase_waveform sets it)."
         )
     shrinks = size < max(height, width)
-    blocks = [
-        torchvision_resize(block, [size, size], antialias=shrinks) for block in _blocks(images)
-    ]
+    blocks = []
+    for block in torch.split(images, _BLOCK):
+        resized = torchvision_resize(block, [size, size], antialias=shrinks)
+        blocks.append(resized)
     return torch.cat(blocks)
-
-
-def _blocks(images: Tensor) -> Iterator[Tensor]:
-    return (images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK))
 
 
 def global_contrast(x: Tensor) -> Tensor:
@@ -108,11 +104,15 @@ class Preprocess(nn.Module):
         self.mean = torch.zeros(1, 1, 1, device=images.device)
         self.fitted = True
         if self.contrast == "gcn":
-            bounds = [global_contrast(block.float() / 255).aminmax() for block in _blocks(images)]
-            self.lo = torch.stack([bound.min for bound in bounds]).min()
-            self.hi = torch.stack([bound.max for bound in bounds]).max()
+            lows, highs = [], []
+            for block in torch.split(images, _BLOCK):
+                low, high = global_contrast(block.float() / 255).aminmax()
+                lows.append(low)
+                highs.append(high)
+            self.lo = torch.stack(lows).min()
+            self.hi = torch.stack(highs).max()
         if self.subtract_mean:
-            sums = [self._scale(block).double().sum(0) for block in _blocks(images)]
+            sums = [self._scale(block).double().sum(0) for block in torch.split(images, _BLOCK)]
             self.mean = (torch.stack(sums).sum(0) / len(images)).float()
         return self
 

@@ -65,14 +65,15 @@ def split(
     if seed < 0:
         raise UserError(f"seed must not be negative, got {seed}.")
     if not (labels == inlier).any():
-        listed = ", ".join(str(label) for label in np.unique(labels)[:20])
+        listed = ", ".join(map(str, np.unique(labels)[:20].tolist()))
         raise UserError(f"No sample has the label inlier={inlier}; labels found: {listed}.")
 
     # a protocol is handed what it has a parameter for
     inputs: dict[str, Any] = {"labels": labels, "inlier": inlier, "facts": facts or {}}
     inputs |= {"official_test": official_test, "seed": seed, "val_fraction": val_fraction}
-    inputs = {key: value for key, value in inputs.items() if key in parameters}
-    result = PROTOCOLS[name](**inputs, **options)
+    for key in inputs.keys() & parameters:
+        options[key] = inputs[key]
+    result = PROTOCOLS[name](**options)
     result.check(labels, inlier)
     return result
 
@@ -309,8 +310,8 @@ def cross(
             "held-out genuine videos and needs none"
         )
     test = np.flatnonzero(official_test)
-    part_videos = [set(video[index].tolist()) for index in (train, val, test, outliers)]
-    assert len(set().union(*part_videos)) == sum(map(len, part_videos)), "a video lies in two parts"
+    videos = np.concatenate([np.unique(video[index]) for index in (train, val, test, outliers)])
+    assert len(np.unique(videos)) == len(videos), "a video lies in two parts"
     return Split(
         rng.permutation(train),
         val,

@@ -79,6 +79,11 @@ class Samples:
     scale: tuple[float, float] | None = None
 
 
+def unchecked(verify: bool) -> bool | None:
+    """`Samples.verified` of a set without checksums: None, and False if `verify` was not asked."""
+    return None if verify else False
+
+
 def aggregate(
     scores: NDArray[np.float64], unit: NDArray[np.int64], count: int, how: str
 ) -> NDArray[np.float64]:

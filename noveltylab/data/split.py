@@ -97,7 +97,9 @@ class Split:
         outliers = int(self.is_outlier.sum())
         if len(self.train) and inliers and (outliers or self.unlabelled):
             return
-        exception = " but outliers" if self.unlabelled else ""
+        exception = ""
+        if self.unlabelled:
+            exception = " but outliers"
         raise UserError(
             f"Too few samples for inlier={inlier}: the split has {len(self.train)} to train on, "
             f"{inliers} test inliers and {outliers} test outliers, and needs one of each"
@@ -205,9 +207,9 @@ def _table(split: Split, ids: Names, labels: Labels) -> _Table:
 
 
 def _hash(table: _Table) -> str:
-    flags = table.is_outlier.astype(int)
-    columns = [column.tolist() for column in (table.part, table.id, table.label, flags)]
-    lines = [
-        f"{part},{name},{label},{flag}\n" for part, name, label, flag in zip(*columns, strict=True)
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    columns = (table.part.tolist(), table.id.tolist(), table.label.tolist())
+    flags = table.is_outlier.astype(int).tolist()
+    for part, name, label, flag in zip(*columns, flags, strict=True):
+        digest.update(f"{part},{name},{label},{flag}\n".encode())
+    return digest.hexdigest()

@@ -35,7 +35,6 @@ MAX_ENTRIES = 200_000
 _MAX_READ = 64 << 20
 #: Seconds after which a folder that was being unpacked is thought to be abandoned.
 _ABANDONED = 6 * 3600
-_BLOCK = 1 << 20
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
     *(ValueError, RuntimeError, NotImplementedError, KeyError),
@@ -173,7 +172,9 @@ def check_archive(path: Path, kind: str, digest: str, size: int | None = None) -
         with open_regular(path, MAX_ARCHIVE) as file:
             length = os.fstat(file.fileno()).st_size
             is_wrong_size = size is not None and length != size
-            actual = f"{length:,} bytes" if is_wrong_size else _digest(file, kind)
+            actual = f"{length:,} bytes"
+            if not is_wrong_size:
+                actual = hashlib.file_digest(file, kind).hexdigest()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     if actual != digest:
@@ -184,13 +185,6 @@ def check_archive(path: Path, kind: str, digest: str, size: int | None = None) -
             f"{path} is not the official archive: expected {expected}, found {actual}. "
             "Replace it, or accept it with data.verify=false, which labels the result unverified."
         )
-
-
-def _digest(file: IO[bytes], kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 # Zip archives.
@@ -225,8 +219,11 @@ def _opened(path: Path, size: int, changed: int) -> zipfile.ZipFile:
 def is_plain(name: str) -> bool:
     """Whether a name in an archive stays below the folder of the archive, and is not hidden."""
     parts = name.split("/")
-    if parts[0] == "__MACOSX" or not all(part and not part.startswith(".") for part in parts):
+    if parts[0] == "__MACOSX":
         return False
+    for part in parts:
+        if not part or part.startswith("."):
+            return False
     return "\\" not in name and ":" not in name and name.isprintable()
 
 

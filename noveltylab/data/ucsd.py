@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.decode import FORMATS
-from noveltylab.data.samples import ReadUnits, Samples
+from noveltylab.data.samples import ReadUnits, Samples, unchecked
 from noveltylab.data.stored import resolve_root
 from noveltylab.data.ucsd_files import Clip, Ped2, abnormal_frames, check_whole, find, mask_files
 from noveltylab.errors import UserError
@@ -72,7 +72,11 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
         _check_counts(data_set, abnormal, size)
 
     # patches, from the cache if they are there
-    files = [frame for clip in clips for frame in clip.frames]
+    files: list[Path] = []
+    clip_lengths: list[int] = []
+    for clip in clips:
+        files += clip.frames
+        clip_lengths.append(len(clip.frames))
     masks, reason_without_masks = mask_files(data_set.test)
 
     def make() -> Arrays:
@@ -94,7 +98,6 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
 
     # frames, and their labels
     units = _units(data_set, abnormal, per_frame, int(arrays["columns"]))
-    clip_lengths = [len(clip.frames) for clip in clips]
     clip_of_frame = np.repeat(np.arange(len(clips)), clip_lengths)
     facts = {"clip": np.repeat(clip_of_frame, per_frame), "motion": arrays["motion"]}
     absent = max(0, TRAIN_FRAMES + sum(TEST_LENGTHS) - len(files))
@@ -109,7 +112,7 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
         labels=np.repeat(units.labels, per_frame),
         official_test=np.repeat(units.test, per_frame),
         ids=_patch_ids(units, per_frame),
-        verified=None if verify else False,
+        verified=unchecked(verify),
         facts=facts,
         units=units,
         notes=tuple(notes),
@@ -126,7 +129,7 @@ def _units(
     for clip in [*data_set.train, *data_set.test]:
         ids += [f"{clip.name}/{frame.stem}" for frame in clip.frames]
         groups += [clip.name] * len(clip.frames)
-    train_frames = sum(len(clip.frames) for clip in data_set.train)
+    train_frames = len(ids) - sum(map(len, abnormal))
     train_labels = np.zeros(train_frames, np.int64)
     return ReadUnits(
         kind="frame",
@@ -143,7 +146,10 @@ def _patch_ids(units: ReadUnits, per_frame: int) -> NDArray[np.str_]:
     assert units.grid is not None
     columns = units.grid[1]
     places = [f"r{i // columns}c{i % columns:02d}" for i in range(per_frame)]
-    return np.array([f"{frame}/{place}" for frame in units.ids.tolist() for place in places])
+    ids: list[str] = []
+    for frame in units.ids.tolist():
+        ids += [f"{frame}/{place}" for place in places]
+    return np.array(ids)
 
 
 def _note(verify: bool, count: int, absent: int, size: tuple[int, int]) -> str:
@@ -207,7 +213,8 @@ def read_patches(clips: list[Clip]) -> Arrays:
             f"{PATCH} x {PATCH} patches."
         )
     rows, columns = height // PATCH, width // PATCH
-    total = sum(len(clip.frames) for clip in clips)
+    ends = np.cumsum([len(clip.frames) for clip in clips])
+    total = int(ends[-1])
     patches = np.empty((total, rows, columns, PATCH, PATCH), np.uint8)
     motion = np.zeros((total, rows, columns), np.float32)
 
@@ -223,7 +230,7 @@ def read_patches(clips: list[Clip]) -> Arrays:
         if len(clip.frames) > 1:
             motion[start] = motion[start + 1]  # nothing comes before the first frame
 
-    starts = np.cumsum([0, *(len(clip.frames) for clip in clips[:-1])]).tolist()
+    starts = [0, *ends[:-1].tolist()]
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(fill, starts, clips))
     return {

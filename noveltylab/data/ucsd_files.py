@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def _gather(folder: Path, train: Path, test: Path, label_files: list[Path]) -> P
     for path in label_files:
         if path.is_file():
             return Ped2(folder, _clips(train, "train"), _clips(test, "test"), path)
-    names = " or ".join(path.name for path in label_files)
+    names = " or ".join([path.name for path in label_files])
     raise missing(names, label_files[0].parent, "It holds the abnormal frames.")
 
 
@@ -182,8 +183,8 @@ def mask_files(test: list[Clip]) -> tuple[list[Path], str]:
         folder = _mask_folder(clip)
         if folder.is_dir():
             masks[clip.folder] = _frames(folder)
-    first_frame = min(1, *(clip.numbers[0] for clip in test))
-    first_mask = min([1, *(number for numbered in masks.values() for number in numbered)])
+    first_frame = min(1, *[clip.numbers[0] for clip in test])
+    first_mask = min([1, *chain.from_iterable(masks.values())])
     files = []
     for clip in test:
         clip_masks = masks.get(clip.folder, {})

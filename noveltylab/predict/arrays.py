@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.decode import fit
+from noveltylab.data.decode import stretch
 from noveltylab.errors import UserError
 
 
@@ -40,7 +40,7 @@ def stack_images(images: Tensor | NDArray[Any], shape: tuple[int, int, int]) -> 
     channels, side, _ = shape
     if x.shape[1] != channels:
         x = x.expand(-1, 3, -1, -1) if channels == 3 else _grey(x)
-    return torch.stack([fit(image.contiguous(), side) for image in x])
+    return torch.stack([stretch(image.contiguous(), side) for image in x])
 
 
 def _as_tensor(images: Tensor | NDArray[Any]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.decode import Unreadable, check_file, decode, fit, reason
+from noveltylab.data.decode import Unreadable, check_file, decode, reason, stretch
 from noveltylab.data.layout import SUFFIXES, shown, walk_images
 from noveltylab.data.preprocess import resize
 from noveltylab.data.samples import aggregate
@@ -241,4 +241,4 @@ def _frame_pixels(frame: Any, reader: Reader) -> Tensor:
     pixels = np.array(image if reader.channels == 3 else image.convert("L")).reshape(
         image.height, image.width, -1
     )
-    return fit(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), reader.side)
+    return stretch(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), reader.side)

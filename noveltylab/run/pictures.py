@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from noveltylab.data.datamodule import NoveltyData
-from noveltylab.data.dcase_sound import BANDS, CUTS, RATE, SIDE
+from noveltylab.data.dcase_sound import BANDS, RATE, SEGMENTERS, SIDE
 from noveltylab.data.samples import ReadUnits, Samples, TestUnits
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
@@ -279,11 +279,11 @@ def read_recording(samples: Samples, unit: int) -> Recording:
     rows = np.flatnonzero(samples.units.of == unit)
     images = samples.images[torch.from_numpy(rows)].numpy()[:, 0]
     if images.dtype == np.int16:
-        step = CUTS["waveform"].step / RATE
+        step = SEGMENTERS["waveform"].step / RATE
         wave = np.abs(images.reshape(-1, 4 * SIDE).astype(np.float32))
         picture = wave.max(1) / 32768
     else:
-        step = CUTS["logmel"].step / RATE
+        step = SEGMENTERS["logmel"].step / RATE
         picture = images.swapaxes(0, 1).reshape(BANDS, -1).astype(np.float32) / 255
     onset = float(samples.facts["onset"][rows[0]])
     offset = float(samples.facts["offset"][rows[0]])

@@ -137,7 +137,7 @@ def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: st
 @example(34_303, 1, "logmel")
 @example(34_304, 1, "logmel")
 def test_segments_touch_an_event_at_its_very_edges(first: int, length: int, features: str) -> None:
-    cut = dcase_sound.CUTS[features]
+    cut = dcase_sound.SEGMENTERS[features]
     inside = np.zeros(120_000, bool)
     inside[first : first + length] = True
     count = cut.count(len(inside))
