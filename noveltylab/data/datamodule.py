@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from noveltylab.data.preprocess import Preprocess, resize
-from noveltylab.data.samples import Samples, TestUnits, aggregate
+from noveltylab.data.samples import Samples, ScoredUnits, aggregate
 from noveltylab.data.split import Split
 from noveltylab.errors import UserError
 from noveltylab.results.scores import Scores
@@ -226,7 +226,7 @@ class NoveltyData(L.LightningDataModule):
         return Chunk(x.view(*rows.shape, *x.shape[1:]), rows.to(self.device))
 
 
-def _test_units(samples: Samples, split: Split, inlier: int) -> TestUnits | None:
+def _test_units(samples: Samples, split: Split, inlier: int) -> ScoredUnits | None:
     """The test split's frames or files, if the protocol aggregates."""
     units = samples.units
     if units is None or split.aggregate is None:
@@ -236,7 +236,7 @@ def _test_units(samples: Samples, split: Split, inlier: int) -> TestUnits | None
     masked = None
     if "masked" in samples.facts:
         masked = samples.facts["masked"][split.test]
-    return TestUnits(
+    return ScoredUnits(
         kind=units.kind,
         ids=units.ids[positions],
         labels=labels,

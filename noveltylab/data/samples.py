@@ -37,14 +37,12 @@ class ReadUnits(Units):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TestUnits(Units):
+class ScoredUnits(Units):
     """The units of a test split, which get their scores from those of their parts.
 
     is_outlier bool (U,); how: see `aggregate`; main: the run's number is theirs, not that of their
     parts; masked bool (n,): patches with an abnormal pixel, None where no masks say so.
     """
-
-    __test__ = False  # no test class of pytest's
 
     is_outlier: NDArray[np.bool_]
     how: str
@@ -59,7 +57,7 @@ class Samples:
     images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,);
     official_test bool (N,), None without such a split; ids (N,) such as "train/00012"; verified:
     the files were compared with the official checksums, None where there are none to compare with;
-    facts: name -> (N,), for protocols; units: what the samples are pieces of; notes: sentences for
+    facts: name -> (N,), for protocols; units: what the images are parts of; notes: sentences for
     the run's result; skipped: files that could not be read; missing: files (or images) of the
     official set that are not there; names: of the classes by label, where kinds of outliers are
     told apart; scale: of log-mel images, the decibels of 0 and of 255.

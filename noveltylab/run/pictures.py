@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.dcase_sound import BANDS, RATE, SEGMENTERS, SIDE
-from noveltylab.data.samples import ReadUnits, Samples, TestUnits
+from noveltylab.data.samples import ReadUnits, Samples, ScoredUnits
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
@@ -295,7 +295,7 @@ def read_recording(samples: Samples, unit: int) -> Recording:
 def draw_recordings(
     samples: Samples,
     units: ReadUnits,
-    wholes: TestUnits,
+    wholes: ScoredUnits,
     segments: NDArray[np.float64],
     pictures: Path,
 ) -> None:

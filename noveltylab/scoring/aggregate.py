@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from noveltylab.data.samples import TestUnits, aggregate
+from noveltylab.data.samples import ScoredUnits, aggregate
 from noveltylab.results.scores import Scores
 
 Array = NDArray[np.float64]
@@ -43,7 +43,7 @@ def scale_groups(
     return np.concatenate(scaled), np.concatenate(positions)
 
 
-def measured_scores(pieces: Scores, wholes: TestUnits | None) -> tuple[Scores, dict[str, Scores]]:
+def measured_scores(pieces: Scores, wholes: ScoredUnits | None) -> tuple[Scores, dict[str, Scores]]:
     """The scores that the run's number is measured on, and those that are reported apart.
 
     Apart: "patches" (labelled as their frames), "patches_by_mask" (labelled by masks of pixels,
@@ -69,7 +69,7 @@ def measured_scores(pieces: Scores, wholes: TestUnits | None) -> tuple[Scores, d
     return whole, apart
 
 
-def _scaled_clips(columns: dict[str, Array], wholes: TestUnits) -> Scores:
+def _scaled_clips(columns: dict[str, Array], wholes: ScoredUnits) -> Scores:
     """The frames under `scale_groups`, from the columns of all frames."""
     scaled_columns: dict[str, Array] = {}
     for name, column in columns.items():

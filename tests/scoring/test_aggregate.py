@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noveltylab.data.samples import TestUnits, aggregate
+from noveltylab.data.samples import ScoredUnits, aggregate
 from noveltylab.results.scores import Scores
 from noveltylab.scoring.aggregate import measured_scores, scale_groups
 
@@ -68,11 +68,11 @@ def test_scaling_clips_keeps_order_within_and_bounds(
         assert (np.diff(scaled[groups[indices] == name][order]) >= 0).all()
 
 
-def wholes(frames_are_main: bool) -> TestUnits:
+def wholes(frames_are_main: bool) -> ScoredUnits:
     ids = np.array(["test/01/000", "test/01/001", "test/02/000"])
     labels = np.array([0, 1, 1])
     groups = np.array(["test/01", "test/01", "test/02"])
-    return TestUnits(
+    return ScoredUnits(
         "frame",
         np.array([0, 0, 1, 2]),
         ids,
