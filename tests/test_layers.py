@@ -74,7 +74,7 @@ FLOORS = (
     Floor("sweep", "cells grid launchers sweeper table view worker", "hydra omegaconf ray rich"),
     Floor(
         "predict",
-        "__main__ arrays detector export graph inputs load page request",
+        "__main__ detector export graph inputs load page request",
         "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
     ),
     Floor("help", "", "hydra omegaconf"),

@@ -1,4 +1,6 @@
-"""Scores new files with a finished run: novelty score, p-value and decision of each, as a CSV file and on request a page.
+"""Scores new files with a finished run, as a CSV file and on request a page.
+
+Each file gets a novelty score, a p-value and a decision.
 
     python -m noveltylab predict run=outputs/folders/ca_entropy/images/inlier0/seed0 input=new/
     python -m noveltylab predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
@@ -32,7 +34,7 @@ import numpy as np
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.predict.request import HEADER, NOTE, Case, Request, Summary, parse
+from noveltylab.predict.request import HEADER, NOTE, Case, Prediction, Request, parse
 
 if TYPE_CHECKING:
     from noveltylab.predict.detector import Detector, Scored
@@ -44,7 +46,7 @@ SHOWN, PICTURED = 5, 100
 LISTED = 1000
 
 
-def predict(request: Request) -> Summary:
+def predict(request: Request) -> Prediction:
     """Scores the files and writes the CSV file, and the page if asked for.
 
     Raises:
@@ -58,20 +60,23 @@ def predict(request: Request) -> Summary:
 
     detector = load_detector(request.run, request.accelerator)
     paths = expand(request.input, detector.reader)
-    summary = Summary(replaced=[path for path in request.files if path.exists()])
+    prediction = Prediction(replaced=[path for path in request.files if path.exists()])
     calibration = detector.calibration
-    counts = np.zeros(0 if calibration is None else len(calibration) + 1, np.int64)
+    # how many files have each rank
+    ranks = 0 if calibration is None else len(calibration) + 1
+    counts = np.zeros(ranks, np.int64)
+    top_size = PICTURED if request.html else SHOWN
     started = time.monotonic()
     try:
         # two passes, as Benjamini-Hochberg decides only when all p-values are known; the first
         # leaves ranks
-        with open_atomic(request.output) as whole, _scratch(request.output) as first:
-            pending = csv.writer(first, lineterminator="\n")
+        with open_atomic(request.output) as output, _scratch(request.output) as scratch:
+            pending = csv.writer(scratch, lineterminator="\n")
             for row in _with_progress(detector.stream(paths), request.input, detector):
                 if row.error is not None or row.images is None:
-                    summary.failed += 1
-                    if len(summary.unreadable) < LISTED:
-                        summary.unreadable.append((row.name, str(row.error)))
+                    prediction.failed += 1
+                    if len(prediction.unreadable) < LISTED:
+                        prediction.unreadable.append((row.name, str(row.error)))
                     pending.writerow([row.name, "", "", row.error])
                     continue
                 rank = 0
@@ -79,30 +84,31 @@ def predict(request: Request) -> Summary:
                     rank = int(calibration.ranks([row.score])[0])
                     counts[rank - 1] += 1
                 pending.writerow([row.name, repr(row.score), rank, ""])
-                case = Case(row.score, -summary.files, row.name, row.path, row.images)
-                _keep(summary.top, case, PICTURED if request.html else SHOWN)
-                summary.files += 1
+                case = Case(row.score, -prediction.files, row.name, row.path, row.images)
+                _keep(prediction.top, case, top_size)
+                prediction.files += 1
             # the decision, now that all ranks are known
             decision = decide(calibration, counts, request.fpr, request.fdr)
-            first.seek(0)
-            with _text(whole) as text:
+            scratch.seek(0)
+            header = (*HEADER, NOTE) if decision.reason else HEADER
+            with _text(output) as text:
                 writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(HEADER if not decision.reason else (*HEADER, NOTE))
-                writer.writerows(_decided(csv.reader(first), len(counts), decision))
+                writer.writerow(header)
+                writer.writerows(_decided(csv.reader(scratch), ranks, decision))
         # what was found, and the page
         if decision.rank_threshold is not None:
-            summary.novel = int(counts[: decision.rank_threshold].sum())
-        summary.reason = decision.reason
-        summary.top.sort(reverse=True)
-        summary.seconds = time.monotonic() - started
+            prediction.novel = int(counts[: decision.rank_threshold].sum())
+        prediction.reason = decision.reason
+        prediction.top.sort(reverse=True)
+        prediction.seconds = time.monotonic() - started
         if request.html:
             from noveltylab.predict.page import write_page
 
-            write_page(request, detector, summary, decision.rank_threshold)
+            write_page(request, detector, prediction, decision.rank_threshold)
     except OSError as error:
         where = error.filename2 or error.filename or request.output
         raise RunFailed(f"cannot write {where}: {error.strerror or error}") from None
-    return summary
+    return prediction
 
 
 def _scratch(output: Path) -> IO[str]:
@@ -125,23 +131,27 @@ class _text(io.TextIOWrapper):
         self.detach()
 
 
-def _decided(rows: Iterable[list[str]], size: int, decision: "Decision") -> Iterator[list[Any]]:
-    """The rows of the CSV file; size = n + 1, or 0 without held-out inliers."""
+def _decided(rows: Iterable[list[str]], ranks: int, decision: "Decision") -> Iterator[list[Any]]:
+    """The rows of the CSV file; ranks = n + 1, or 0 without held-out inliers."""
     note = [decision.reason] if decision.reason else []
     for name, score, rank, error in rows:
-        p_value = repr(int(rank) / size) if size and rank else ""
+        p_value = ""
+        if ranks and rank:
+            p_value = repr(int(rank) / ranks)
+        word = ""
         if error:
             word = f"unreadable: {error}"
-        elif decision.rank_threshold is None:
-            word = ""
-        else:
-            word = "novel" if int(rank) <= decision.rank_threshold else "inlier"
+        elif decision.rank_threshold is not None:
+            is_novel = int(rank) <= decision.rank_threshold
+            word = "novel" if is_novel else "inlier"
         yield [_harmless(name), score, p_value, word, *note]
 
 
 def _harmless(name: str) -> str:
     """A name that a spreadsheet would take for a formula becomes a path."""
-    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+    if name.startswith(("=", "+", "-", "@")):
+        return f"./{name}"
+    return name
 
 
 def _keep(top: list[Case], case: Case, count: int) -> None:
@@ -177,7 +187,8 @@ def _with_progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen) as bar:
-        task = bar.add_task("", total=sum(1 for _ in expand(inputs, detector.reader)))
+        total = sum(1 for _ in expand(inputs, detector.reader))
+        task = bar.add_task("", total=total)
         last_path: Path | None = None
         for row in rows:
             yield row
@@ -187,42 +198,38 @@ def _with_progress(
                 bar.advance(task)
 
 
-def print_summary(request: Request, summary: Summary, detector: "Detector | None" = None) -> None:
+def print_summary(request: Request, prediction: Prediction) -> None:
     """What was found, on standard output; files that cannot be read at its end."""
     from rich.text import Text
 
     screen = console(soft_wrap=True)
-    rate = summary.files / max(summary.seconds, 1e-9)
-    screen.print(
-        Text(
-            f"{summary.files} files scored in {summary.seconds:.1f} s ({rate:,.0f} a second)",
-            "bold",
-        )
-    )
-    if summary.novel is None:
-        screen.print(Text(f"not decided: {summary.reason}", "bold yellow"))
+    rate = prediction.files / max(prediction.seconds, 1e-9)
+    line = f"{prediction.files} files scored in {prediction.seconds:.1f} s ({rate:,.0f} a second)"
+    screen.print(Text(line, "bold"))
+    if prediction.novel is None:
+        screen.print(Text(f"not decided: {prediction.reason}", "bold yellow"))
     else:
-        screen.print(f"{summary.novel} novel by {request.rule}")
-    for case in summary.top[:SHOWN]:
+        screen.print(f"{prediction.novel} novel by {request.rule}")
+    for case in prediction.top[:SHOWN]:
         screen.print(f"  {case.score:<12.6g} {case.name}")
-    screen.print(f"written to {' and '.join(map(str, request.files))}")
-    if summary.replaced:
-        screen.print(
-            f"in place of an earlier prediction: {' and '.join(map(str, summary.replaced))}"
-        )
-    if summary.failed:
-        screen.print(Text(f"{summary.failed} files cannot be read:", "bold red"))
-        for name, reason in summary.unreadable:
+    files = " and ".join(map(str, request.files))
+    screen.print(f"written to {files}")
+    if prediction.replaced:
+        replaced = " and ".join(map(str, prediction.replaced))
+        screen.print(f"in place of an earlier prediction: {replaced}")
+    if prediction.failed:
+        screen.print(Text(f"{prediction.failed} files cannot be read:", "bold red"))
+        for name, reason in prediction.unreadable:
             screen.print(Text(f"  {name}: {reason}", "red"))
-        if summary.failed > len(summary.unreadable):
-            screen.print(
-                f"  and {summary.failed - len(summary.unreadable)} more, all in {request.output}"
-            )
+        unlisted = prediction.failed - len(prediction.unreadable)
+        if unlisted > 0:
+            screen.print(f"  and {unlisted} more, all in {request.output}")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 1 files that cannot be read or a full disk, 2 bad input, 130 or 143 for
-    signals.
+    """Runs the command and returns its exit code.
+
+    0: done; 1: files that cannot be read, or a full disk; 2: bad input; 130 or 143: signals.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -230,11 +237,11 @@ def main(arguments: list[str]) -> int:
     try:
         request = parse(arguments)
         with interruptible():
-            summary = predict(request)
+            prediction = predict(request)
     except (UserError, RunFailed, KeyboardInterrupt) as error:
         return end_command(error, "interrupted; nothing was written")
-    print_summary(request, summary)
-    return 1 if summary.failed else 0
+    print_summary(request, prediction)
+    return 1 if prediction.failed else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,7 @@ from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
-from noveltylab.predict.arrays import stack_images
-from noveltylab.predict.inputs import Item, Reader, expand, in_jobs, read_item
+from noveltylab.predict.inputs import Item, Reader, expand, in_jobs, read_item, stack_images
 from noveltylab.scoring.apply import (
     alike_batch,
     explanations,
@@ -32,6 +32,7 @@ from noveltylab.scoring.apply import (
     score_alike,
     score_in_threads,
     single_threads,
+    to_float64,
 )
 from noveltylab.scoring.conformal import Calibration, checked_rate, decide
 from noveltylab.scoring.folds import Folds
@@ -90,8 +91,9 @@ class Detector:
     @property
     def calibration(self) -> Calibration | None:
         """Calibration of the primary score; None if the run held out no inliers."""
-        column = self.held_out.get(self.primary)
-        return None if column is None else Calibration(column, self.folds)
+        if self.primary not in self.held_out:
+            return None
+        return Calibration(self.held_out[self.primary], self.folds)
 
     @property
     def exact(self) -> bool:
@@ -125,12 +127,9 @@ class Detector:
         if held_out and self.reader.kind == "image":
             columns |= self.method.combine_scores(columns, held_out)
         # all but those of a whole test set
-        names = columns.keys() - self.method.transductive
-        arrays: Columns = {}
-        for name, scores in columns.items():
-            if name in names:
-                arrays[name] = scores.numpy().astype(np.float64)
-        return arrays
+        for name in self.method.transductive:
+            columns.pop(name, None)
+        return to_float64(columns)
 
     def novelty(self, images: Tensor) -> NDArray[np.float64]:
         """The primary score (N,) of images as `scores` takes them."""
@@ -201,8 +200,8 @@ class Detector:
         if isinstance(inputs, Tensor | np.ndarray):
             scores = self.novelty(self.fit(inputs))
         else:
-            paths = (path for name in _names(inputs) for path in expand(str(name), self.reader))
-            rows = list(self.rows(paths))
+            sources = [expand(str(name), self.reader) for name in _names(inputs)]
+            rows = list(self.rows(chain.from_iterable(sources)))
             columns["file"] = [name for name, _, _ in rows]
             scores = np.array([score for _, score, _ in rows], float)
             errors = [error for _, _, error in rows]
@@ -231,8 +230,10 @@ class Detector:
         reads and scores files of its own.
         """
         with single_threads() as threads:
-            size = alike_batch(self.method.device)
-            jobs = in_jobs(paths, self.reader, max(size, 2 * JOB // threads // size * size))
+            # whole batches
+            batch = alike_batch(self.method.device)
+            size = max(batch, 2 * JOB // threads // batch * batch)
+            jobs = in_jobs(paths, self.reader, size)
             for rows in in_order(self._score, jobs, ahead=threads, threads=threads):
                 yield from rows
 
@@ -241,7 +242,9 @@ class Detector:
         items = [self._as_item(entry) for entry in job]
         # score all images at once
         stacks = [item.images for item in items if item.images is not None]
-        scores = self._novelty_in_thread(torch.cat(stacks)) if stacks else np.zeros(0)
+        scores = np.zeros(0)
+        if stacks:
+            scores = self._novelty_in_thread(torch.cat(stacks))
         # give every item the score of its images
         rows: list[Scored] = []
         start = 0
@@ -260,11 +263,14 @@ class Detector:
         return rows
 
     def _as_item(self, entry: Path | Item) -> Item:
-        return read_item(entry, self.reader) if isinstance(entry, Path) else entry
+        if isinstance(entry, Item):
+            return entry
+        return read_item(entry, self.reader)
 
     def _novelty_in_thread(self, images: Tensor) -> NDArray[np.float64]:
         """As `novelty`, by the thread that asks for it."""
-        return self._combined(score_alike(self.method, self.preprocess, images))[self.primary]
+        columns = score_alike(self.method, self.preprocess, images)
+        return self._combined(columns)[self.primary]
 
     def decide(
         self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
@@ -293,8 +299,9 @@ class Detector:
 
 def _names(inputs: Any) -> list[str | Path]:
     """One name, or several. UserError for anything else, such as a list of arrays."""
-    is_one = isinstance(inputs, str | Path) or not isinstance(inputs, Iterable)
-    names = [inputs] if is_one else list(inputs)
+    names = [inputs]
+    if isinstance(inputs, Iterable) and not isinstance(inputs, str | Path):
+        names = list(inputs)
     for name in names:
         if not isinstance(name, str | Path):
             raise UserError(

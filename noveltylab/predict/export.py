@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 
     Columns = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 
-KEYS = ("run", "format", "output")
+EXAMPLES = {
+    "run": "outputs/folders/ca_entropy/images/inlier0/seed0",
+    "format": "onnx",
+    "output": "graph.onnx",
+}
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 #: held-out scores that are written one by one; of more, so many quantiles
 HELD_OUT = 10_000
@@ -94,16 +98,16 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
     from noveltylab.results.record import read_result
 
     try:
-        with tempfile.TemporaryDirectory() as scratch, open_atomic(output) as whole:
+        with tempfile.TemporaryDirectory() as scratch, open_atomic(output) as file:
             path = Path(scratch) / f"graph{SUFFIXES[form]}"
             graph = Graph(detector)
             note = json.dumps(describe(detector, read_result(folder)))
+            write = write_onnx if form == "onnx" else write_torch
             with silence():
                 with any_batch():
-                    write = write_onnx if form == "onnx" else write_torch
                     run = write(graph.module, graph.names, graph.example, path, note)
                 compare(detector, graph.names, run)
-            whole.write(path.read_bytes())
+            file.write(path.read_bytes())
     except OSError as error:
         raise RunFailed(f"cannot write {output}: {error.strerror or error}") from None
     return output
@@ -119,14 +123,20 @@ def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
     above, by false-positive rate, None where the held-out inliers are too few; and which run it is.
     """
     calibration = detector.calibration
-    levels: list[float] = [] if calibration is None else calibration.levels.tolist()
+    levels: list[float] = []
+    thresholds: dict[str, float | None] = {f"{rate:g}": None for rate in RATES}
+    if calibration is not None:
+        levels = calibration.levels.tolist()
+        thresholds = {f"{rate:g}": calibration.threshold(rate) for rate in RATES}
     return {
         "run": "/".join(detector.options.folder.parts[-5:]),
         "weights_sha256": result["weights"]["sha256"],
-        **{
-            name: result.get(name)
-            for name in ("split_sha256", "method", "data", "inlier", "inlier_name", "seed")
-        },
+        "split_sha256": result.get("split_sha256"),
+        "method": result.get("method"),
+        "data": result.get("data"),
+        "inlier": result.get("inlier"),
+        "inlier_name": result.get("inlier_name"),
+        "seed": result.get("seed"),
         "time": result["provenance"].get("time"),
         "versions": result["provenance"].get("versions"),
         "score": detector.primary,
@@ -137,15 +147,14 @@ def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
         "folds": detector.folds,
         "held_out_count": len(levels),
         "held_out": quantiles(levels, HELD_OUT),
-        "thresholds": {
-            f"{rate:g}": calibration.threshold(rate) if calibration else None for rate in RATES
-        },
+        "thresholds": thresholds,
     }
 
 
 def quantiles(rising: list[float], count: int) -> list[float]:
-    """All of the numbers, or `count` of them, evenly spaced: the share that is >= s is never below
-    that of all.
+    """All of the numbers, falling, or `count` of them, evenly spaced.
+
+    The share that is >= s is never below that of all.
     """
     falling = rising[::-1]
     if len(falling) <= count:
@@ -169,13 +178,12 @@ def _note_in(path: Path, form: str) -> str | None:
         if form == "onnx":
             import onnx
 
-            properties = onnx.load(str(path), load_external_data=False).metadata_props
-            return next((entry.value for entry in properties if entry.key == KEY), None)
+            model = onnx.load(str(path), load_external_data=False)
+            notes = [entry.value for entry in model.metadata_props if entry.key == KEY]
+            return str(notes[0])
         with zipfile.ZipFile(path) as archive:
-            name = next(
-                (name for name in archive.namelist() if name.endswith(f"/{KEY}.json")), None
-            )
-            return None if name is None else archive.read(name).decode()
+            names = [name for name in archive.namelist() if name.endswith(f"/{KEY}.json")]
+            return archive.read(names[0]).decode()
     except Exception:  # a file of another kind fails in many ways, and each means the same
         return None
 
@@ -195,18 +203,16 @@ def parse(arguments: list[str]) -> tuple[Path, str, Path | None]:
     values: dict[str, str] = {}
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key not in KEYS or not value:
-            raise UserError(
-                f"{argument}: no such option; {nearest(key, [f'{name}=' for name in KEYS])}"
-            )
+        if key not in EXAMPLES or not value:
+            keys = [f"{name}=" for name in EXAMPLES]
+            raise UserError(f"{argument}: no such option; {nearest(key, keys)}")
         values[key] = value
-    for key, example in (
-        ("run", "outputs/folders/ca_entropy/images/inlier0/seed0"),
-        ("format", "onnx"),
-    ):
+    for key in ("run", "format"):
         if key not in values:
-            raise UserError(f"{key}= is missing; e.g. {key}={example}")
-    output = Path(values["output"]).expanduser() if "output" in values else None
+            raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
+    output = None
+    if "output" in values:
+        output = Path(values["output"]).expanduser()
     return Path(values["run"]).expanduser(), values["format"], output
 
 

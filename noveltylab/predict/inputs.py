@@ -1,4 +1,8 @@
-"""Files, folders, patterns, videos and recordings as a stream of images, in bounded memory."""
+"""What somebody gives, as images of a run.
+
+Files, folders, patterns, videos and recordings become a stream of images, in bounded memory; an
+array becomes images of the run's shape (`stack_images`).
+"""
 
 import glob
 import itertools
@@ -43,18 +47,24 @@ class Reader:
 
     @property
     def suffixes(self) -> set[str]:
-        return SOUNDS if self.kind == "recording" else SUFFIXES | VIDEOS
+        if self.kind == "recording":
+            return SOUNDS
+        return SUFFIXES | VIDEOS
 
     @property
     def takes(self) -> str:
         """The kinds of file, in words."""
-        return "recordings (wav)" if self.kind == "recording" else "images and videos"
+        if self.kind == "recording":
+            return "recordings (wav)"
+        return "images and videos"
 
     def whole(self, scores: NDArray[np.float64]) -> float:
         """One score of a file from the scores (n,) of its images."""
         if len(scores) == 1:
             return float(scores[0])
-        return float(aggregate(scores, np.zeros(len(scores), np.int64), 1, self.how)[0])
+        one_whole = np.zeros(len(scores), np.int64)
+        (score,) = aggregate(scores, one_whole, 1, self.how)
+        return float(score)
 
 
 @dataclass(frozen=True)
@@ -88,10 +98,8 @@ def expand(source: str, reader: Reader) -> Iterator[Path]:
             if "[" in source:
                 mistake += " (a bracket that belongs to a name is written [[])"
         raise UserError(f"input={shown(source)}: {mistake}; this run takes {reader.takes}")
-    if (
-        first == Path(source).expanduser()
-        and first.suffix.lower() in (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes
-    ):
+    unsuited = (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes
+    if first == Path(source).expanduser() and first.suffix.lower() in unsuited:
         raise UserError(f"input={shown(source)}: this run takes {reader.takes}")
     return itertools.chain([first], paths)
 
@@ -164,8 +172,9 @@ def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[P
     """
     job: list[Path | Item] = []
     for path in paths:
-        video = reader.kind != "recording" and path.suffix.lower() in VIDEOS
-        entries = _frames(path, reader) if video else [path]
+        entries: Iterable[Path | Item] = [path]
+        if reader.kind != "recording" and path.suffix.lower() in VIDEOS:
+            entries = _frames(path, reader)
         for entry in entries:
             job.append(entry)
             if len(job) >= size or reader.kind == "recording":
@@ -180,9 +189,10 @@ def read_item(path: Path, reader: Reader) -> Item:
 
     A file that cannot be read is an item with its error, and so is a folder.
     """
-    error = _closed(path) if path.is_dir() else None
-    if error:
-        return Item(shown(path), path, None, error)
+    if path.is_dir():
+        error = _closed(path)
+        if error:
+            return Item(shown(path), path, None, error)
     if reader.kind == "recording":
         return _recording(path, reader)
     try:
@@ -238,7 +248,115 @@ def _frame_pixels(frame: Any, reader: Reader) -> Tensor:
     if frame.width * frame.height > (Image.MAX_IMAGE_PIXELS or 0):
         raise Unreadable(f"too many pixels: {frame.width} x {frame.height}")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    pixels = np.array(image if reader.channels == 3 else image.convert("L")).reshape(
-        image.height, image.width, -1
-    )
-    return stretch(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), reader.side)
+    if reader.channels != 3:
+        image = image.convert("L")
+    pixels = np.array(image).reshape(image.height, image.width, -1)
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
+    return stretch(channels_first.contiguous(), reader.side)
+
+
+def stack_images(images: Tensor | NDArray[Any], shape: tuple[int, int, int]) -> Tensor:
+    """uint8 images (N, C, H, W) of the shape (C, H, W), from an array of anybody's.
+
+    Raises:
+        UserError: Another layout, type or range.
+    """
+    x = _as_tensor(images)
+    # (N, C, H, W)
+    turn = "permute" if isinstance(images, Tensor) else "transpose"
+    mistake = wrong_layout(tuple(x.shape), turn)
+    if mistake:
+        raise UserError(mistake)
+    if x.ndim == 3:
+        x = x[:, None]
+    # uint8
+    if x.is_floating_point():
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            low = float(x.min())
+            high = float(x.max())
+            raise UserError(f"images of floats lie in [0, 1], these in [{low:.4g}, {high:.4g}]")
+        x = (x * 255).round().to(torch.uint8)
+    if x.dtype != torch.uint8:
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise UserError(f"images are uint8, or floats in [0, 1], not {dtype}")
+    # the channels and the size of the run
+    channels, side, _ = shape
+    if x.shape[1] < channels:
+        x = x.expand(-1, 3, -1, -1)
+    elif x.shape[1] > channels:
+        x = _grey(x)
+    return torch.stack([stretch(image.contiguous(), side) for image in x])
+
+
+def _as_tensor(images: Tensor | NDArray[Any]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    try:
+        # a flipped array has strides that torch does not know
+        return torch.from_numpy(np.ascontiguousarray(images))
+    except TypeError as error:
+        raise UserError(f"images are uint8, or floats in [0, 1], not {images.dtype}") from error
+
+
+def wrong_layout(shape: tuple[int, ...], turn: str) -> str:
+    """Why an array of images is not taken, and the expression that mends it; "" if it is.
+
+    An axis of 3 or 4 that could as well be the colours of one picture is refused: nothing in the
+    array tells.
+
+    Args:
+        shape: Shape of the array; (N, C, H, W) with C = 1 or 3, or grey (N, H, W), is right.
+        turn: What the array calls a change of its axes, "transpose" or "permute".
+    """
+    expected = f"images are (N, C, H, W) with C = 1 or 3, or grey (N, H, W), not {shape}"
+    if 0 in shape:
+        return f"{expected}: the array is empty"
+    if len(shape) == 2:
+        return f"{expected}: one grey picture (H, W) is images[None]"
+    if len(shape) == 3:
+        return _wrong_three(shape, expected, turn)
+    if len(shape) != 4:
+        return expected
+    first = shape[1] in (1, 3)
+    last = shape[3] in (1, 2, 3, 4)
+    if first and last:
+        return (
+            f"{expected} for certain: axis 1 and axis 3 could both be the colours; images of so few pixels a side are not "
+            f"scored, and if the colours come last, it is images.{turn}(0, 3, 1, 2)"
+        )
+    if last:
+        return f"{expected}: {_without_alpha('(N, H, W, C)', shape[3], '0, 3, 1, 2', turn)}"
+    if not first:
+        return expected
+    return ""
+
+
+def _wrong_three(shape: tuple[int, ...], expected: str, turn: str) -> str:
+    count, _, last = shape
+    if last in (1, 2, 3, 4):
+        return f"{expected}: {_without_alpha('one picture (H, W, C)', last, '2, 0, 1', turn)}[None]"
+    if count in (3, 4):
+        colours = {3: "images[None]", 4: "images[None, :3]"}[count]
+        return (
+            f"{expected} for certain: {count} grey pictures (N, H, W) are images[:, None], one picture (C, H, W) with colours "
+            f"is {colours}"
+        )
+    return ""
+
+
+def _without_alpha(layout: str, channels: int, axes: str, turn: str) -> str:
+    """The expression that puts the colours first; a last one of 2 or 4 is alpha and left out."""
+    colours = ""
+    if channels in (2, 4):
+        colours = f"[..., :{channels - 1}]"
+    return f"{layout} is images{colours}.{turn}({axes})"
+
+
+def _grey(x: Tensor) -> Tensor:
+    """Turns colours into grey by ITU-R 601-2: uint8 (N, 3, H, W) -> (N, 1, H, W).
+
+    In Pillow's whole numbers, so that files and arrays agree.
+    """
+    red, green, blue = x.to(torch.int32).unbind(1)
+    grey = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return grey.to(torch.uint8)[:, None]

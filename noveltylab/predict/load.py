@@ -204,4 +204,6 @@ def _device(accelerator: str) -> torch.device:
         raise UserError(
             "accelerator=gpu: no CUDA device is visible here; use accelerator=cpu or auto"
         )
-    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+    if has_gpu and accelerator != "cpu":
+        return torch.device("cuda")
+    return torch.device("cpu")

@@ -23,7 +23,7 @@ from noveltylab.scoring.apply import reconstruction_errors
 
 if TYPE_CHECKING:
     from noveltylab.predict.detector import Detector
-    from noveltylab.predict.request import Case, Request, Summary
+    from noveltylab.predict.request import Case, Prediction, Request
 
 HERE = Path(__file__).resolve().parents[1]
 #: pixels of the longer side of a picture
@@ -31,29 +31,27 @@ SIDE = 128
 
 
 def write_page(
-    request: "Request", detector: "Detector", summary: "Summary", rank_threshold: int | None
+    request: "Request", detector: "Detector", prediction: "Prediction", rank_threshold: int | None
 ) -> None:
     """Writes `request.page`.
 
     Args:
         request: The command line.
         detector: What scored the files.
-        summary: What was found.
+        prediction: What was found.
         rank_threshold: The largest rank that is novel, None where nothing can be decided.
     """
-    style = "".join(
-        (HERE / name).read_text(encoding="utf-8")
-        for name in ("report/page.css", "predict/page.css")
-    )
+    style = (HERE / "report/page.css").read_text(encoding="utf-8")
+    style += (HERE / "predict/page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     text = render(
         HERE / "predict" / "page.html.j2",
         title="Most novel first",
-        lead=_lead(request, detector, summary),
-        reason=summary.reason,
-        cases=_cases(detector, summary.top, rank_threshold),
-        failed=summary.failed,
-        unreadable=summary.unreadable,
+        lead=_lead(request, detector, prediction),
+        reason=prediction.reason,
+        cases=_cases(detector, prediction.top, rank_threshold),
+        failed=prediction.failed,
+        unreadable=prediction.unreadable,
         width=SIDE,
         style=style,
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
@@ -61,22 +59,23 @@ def write_page(
     write_atomic(request.page, text.encode("utf-8", "backslashreplace"))
 
 
-def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[str]:
+def _lead(request: "Request", detector: "Detector", prediction: "Prediction") -> list[str]:
     options = detector.options
     calibration = detector.calibration
-    count = f"{summary.files} files"
-    if summary.files > len(summary.top):
-        count += f", the {len(summary.top)} most novel"
+    count = f"{prediction.files} files"
+    if prediction.files > len(prediction.top):
+        count += f", the {len(prediction.top)} most novel"
     lines = [f"{count}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
-    if calibration is not None and summary.novel is not None:
-        decided = f"{summary.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
+    if calibration is not None and prediction.novel is not None:
+        decided = f"{prediction.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
         lines.append(f"{decided} {guarantee(request, detector)}")
-    if summary.top and len(summary.top[0].images) == 1:
-        rows = detector.explain(summary.top[0].images)
+    if prediction.top and len(prediction.top[0].images) == 1:
+        rows = detector.explain(prediction.top[0].images)
         beside = ", ".join(_titles(rows))
         if RECONSTRUCTION in rows:
-            error = "where its reconstruction differs, from black to white, one scale for all"
-            beside = f"{beside}, and {error}" if beside else error
+            if beside:
+                beside += ", and "
+            beside += "where its reconstruction differs, from black to white, one scale for all"
         if beside:
             lines.append(f"Right of each image: {beside}.")
     return lines
@@ -84,7 +83,10 @@ def _lead(request: "Request", detector: "Detector", summary: "Summary") -> list[
 
 def _titles(rows: dict[str, NDArray[Any]]) -> list[str]:
     """The rows that stand beside an image; a reconstruction alone does not, its errors show it."""
-    return [] if list(rows) == [RECONSTRUCTION] else list(rows)
+    titles = list(rows)
+    if titles == [RECONSTRUCTION]:
+        return []
+    return titles
 
 
 def guarantee(request: "Request", detector: "Detector") -> str:
@@ -128,7 +130,8 @@ def _cases(
             rank = int(calibration.ranks([case.score])[0])
             entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
             if rank_threshold is not None:
-                entry["decision"] = "novel" if rank <= rank_threshold else "inlier"
+                is_novel = rank <= rank_threshold
+                entry["decision"] = "novel" if is_novel else "inlier"
         cases.append(entry)
     return cases
 
@@ -140,10 +143,13 @@ def _original(case: "Case", bits: int | None) -> bytes:
             return thumbnail(case.path, SIDE, bits)
         except Unreadable:  # gone or changed since
             pass
-    first = case.images[int(len(case.images) // 2)].numpy()
-    if first.dtype != np.uint8:
-        first = (first.astype(np.float32) / 256 + 128).clip(0, 255).astype(np.uint8)
-    return to_png(first[0] if len(first) == 1 else np.ascontiguousarray(first.transpose(1, 2, 0)))
+    middle = case.images[len(case.images) // 2].numpy()
+    if middle.dtype != np.uint8:
+        levels = middle.astype(np.float32) / 256 + 128
+        middle = levels.clip(0, 255).astype(np.uint8)
+    if len(middle) == 1:
+        return to_png(middle[0])
+    return to_png(np.ascontiguousarray(middle.transpose(1, 2, 0)))
 
 
 def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:
@@ -158,14 +164,13 @@ def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uin
     rows = detector.explain(images)
     beside = {}
     for title in _titles(rows):
-        colours = np.broadcast_to(rows[title], (len(images), 3, *rows[title].shape[2:])).transpose(
-            0, 2, 3, 1
-        )
-        beside[title] = np.ascontiguousarray((colours * 255).round().astype(np.uint8))
+        row = rows[title]
+        colours = np.broadcast_to(row, (len(images), 3, *row.shape[2:]))
+        pixels = (colours.transpose(0, 2, 3, 1) * 255).round()
+        beside[title] = np.ascontiguousarray(pixels.astype(np.uint8))
     if RECONSTRUCTION in rows:
-        errors = reconstruction_errors(
-            detector.method, detector.preprocess, images, rows[RECONSTRUCTION]
-        )
+        reconstruction = rows[RECONSTRUCTION]
+        errors = reconstruction_errors(detector.method, detector.preprocess, images, reconstruction)
         beside["error map"] = colour_errors(errors)
     return beside
 

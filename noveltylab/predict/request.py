@@ -47,16 +47,20 @@ class Request:
     @property
     def files(self) -> list[Path]:
         """The files that are written."""
-        return [self.output, self.page] if self.html else [self.output]
+        if self.html:
+            return [self.output, self.page]
+        return [self.output]
 
     @property
     def rule(self) -> str:
-        return f"p <= {self.fpr:g}" if self.fdr is None else f"Benjamini-Hochberg at {self.fdr:g}"
+        if self.fdr is None:
+            return f"p <= {self.fpr:g}"
+        return f"Benjamini-Hochberg at {self.fdr:g}"
 
 
 @dataclass
-class Summary:
-    """What a prediction found.
+class Prediction:
+    """What was found in the files.
 
     Attributes:
         files: Number of files scored (frames of a video count).
@@ -118,15 +122,19 @@ def parse(arguments: list[str]) -> Request:
     run = Path(values["run"]).expanduser()
     output = Path(values.get("output", "scores.csv")).expanduser()
     _check_output(output, run)
-    rates = {key: _rate(key, values[key]) for key in ("fpr", "fdr") if key in values}
-    accelerator = values.get("accelerator", "auto")
+    fpr = 0.05
+    if "fpr" in values:
+        fpr = _rate("fpr", values["fpr"])
+    fdr = None
+    if "fdr" in values:
+        fdr = _rate("fdr", values["fdr"])
     request = Request(
         run=run,
         input=values["input"],
         output=output,
-        fpr=rates.get("fpr", 0.05),
-        fdr=rates.get("fdr"),
-        accelerator=accelerator,
+        fpr=fpr,
+        fdr=fdr,
+        accelerator=values.get("accelerator", "auto"),
         html=html,
     )
     headers = (HEADER, (*HEADER, NOTE))

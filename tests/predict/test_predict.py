@@ -23,11 +23,11 @@ from PIL import Image
 from noveltylab.errors import UserError
 from noveltylab.predict import __main__ as predict
 from noveltylab.predict.detector import Detector
-from noveltylab.predict.inputs import Reader, expand
+from noveltylab.predict.inputs import Reader, expand, read_item
 from noveltylab.predict.load import load_detector
 from noveltylab.results.scores import read_scores
 from noveltylab.scoring.conformal import Calibration
-from tests.conftest import run_in
+from tests.conftest import forbid, run_in
 from tests.data.test_decode import hostile
 from tests.formats import write_dcase, write_images
 from tests.methods.conftest import SMALL
@@ -812,3 +812,20 @@ def test_a_bracket_that_fits_nothing_says_how_it_is_written(tmp_path: Path) -> N
         match=r"no file fits this pattern \(a bracket that belongs to a name is written \[\[\]\)",
     ):
         expand(f"{tmp_path}/a[1]/*.png", Reader("image", 1, 32, "", (0.0, 1.0), "max"))
+
+
+@pytest.mark.parametrize("given", ["", "*", "**/*.png", "*/*/*.png"])
+def test_a_folder_that_cannot_be_looked_into_is_an_item_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Such folders are listed, never passed over."""
+    reader = Reader("image", 1, 16, "", (0, 0), "mean")
+    write_images(tmp_path, {"lot/a": 2, "lot/b": 2})
+    closed = tmp_path / "lot" / "b"
+    forbid(monkeypatch, closed)
+    items = [read_item(path, reader) for path in expand(str(tmp_path / given), reader)]
+    assert [item.path.name for item in items if item.images is not None] == ["0000.png", "0001.png"]
+    (bad,) = [item for item in items if item.images is None]
+    assert (
+        bad.path == closed and bad.error == "this folder cannot be looked into (Permission denied)"
+    )
