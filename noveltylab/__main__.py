@@ -31,9 +31,9 @@ from noveltylab.command.signals import HANGUP, SIGNALS, exit_code, handle, leave
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.errors import Interrupted, RunFailed, UserError, nearest
 from noveltylab.nets.cpu.threads import settle_waiting
+from noveltylab.sweep.cells import run_cell
 from noveltylab.sweep.grid import row_options
 from noveltylab.sweep.sweeper import CellsFailed, CellsUnfinished, Sweeper
-from noveltylab.sweep.worker import run_cell
 
 
 def register_experiments() -> dict[str, dict[str, list[str]]]:

@@ -71,7 +71,7 @@ FLOORS = (
         "recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
-    Floor("sweep", "cells grid launchers sweeper table view worker", "hydra omegaconf ray rich"),
+    Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
     Floor(
         "predict",
         "__main__ detector export graph inputs load page request",

@@ -1,4 +1,4 @@
-"""The cells of a sweep: the name, the folder and the state of each run.
+"""The cells of a sweep: the name, the folder and the state of each run, and running one.
 
 A cell's state is read from its folder (noveltylab/run/folder.py), never from the memory of a
 process: the same words for one process, Ray's workers, SLURM's jobs and another sweep that meets
@@ -6,17 +6,23 @@ the same cells.
 """
 
 import json
+import os
+import sys
 import textwrap
-from collections.abc import Collection
+import traceback
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from noveltylab.errors import UserError
+from noveltylab.command.screen import say, say_error
+from noveltylab.errors import RunFailed, UserError
 from noveltylab.results.record import read_result
 
 #: What every table of cells shows, by any option that was swept.
@@ -52,7 +58,9 @@ class Cell:
     @property
     def output(self) -> Path | None:
         """The option `output` of the run; None if its options are bad."""
-        return self.folder.parents[len(NAMED) - 1] if self.folder else None
+        if self.folder is None:
+            return None
+        return self.folder.parents[len(NAMED) - 1]
 
     def fail(self, reason: str) -> None:
         """Marks the cell as failed and keeps a shortened reason."""
@@ -69,9 +77,13 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     from noveltylab.run.folder import failure_path, files_changed, previous
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping at the top
-    names = {group: str(plain[group].get("name")) for group in ("protocol", "method", "data")}
-    names["inlier"] = str(plain["inlier"])
-    names["seed"] = str(plain["seed"])
+    names = {
+        "protocol": str(plain["protocol"].get("name")),
+        "method": str(plain["method"].get("name")),
+        "data": str(plain["data"].get("name")),
+        "inlier": str(plain["inlier"]),
+        "seed": str(plain["seed"]),
+    }
     cell = Cell(overrides, names)
     # check the options, and the folder if there is one already
     try:
@@ -108,18 +120,27 @@ def name_choices(cells: list[Cell], options_of_rows: Collection[str] = ()) -> No
         cells: All cells of the sweep; their names are changed.
         options_of_rows: Options that stand for a row, whose name is shown instead.
     """
-    choices = [dict(_choice(text) for text in cell.overrides) for cell in cells]
-    for option in dict.fromkeys(option for choice in choices for option in choice):
+    choices = [dict(map(_choice, cell.overrides)) for cell in cells]
+    options: dict[str, None] = {}  # in their order
+    for choice in choices:
+        options |= dict.fromkeys(choice)
+    for option in options:
         values = [choice.get(option, "") for choice in choices]
-        columns = [[cell.names.get(name) for cell in cells] for name in cells[0].names]
-        if option in NAMED or option in options_of_rows:
+        if option in NAMED or option in options_of_rows or len(set(values)) == 1:
             continue
-        if len(set(values)) == 1 or values in columns:
+        # another column says the same
+        if any(values == _column(cells, name) for name in cells[0].names):
             continue
-        short = option.rpartition(".")[2]
-        title = short if short not in cells[0].names else option
+        title = option.rpartition(".")[2]
+        if title in cells[0].names:
+            title = option
         for cell, value in zip(cells, values, strict=True):
             cell.names[title] = value
+
+
+def _column(cells: list[Cell], name: str) -> list[str | None]:
+    """What the cells are named by `name`, None where one has no such name."""
+    return [cell.names.get(name) for cell in cells]
 
 
 @cache
@@ -146,29 +167,34 @@ def check_names(method: str, protocol: str) -> None:
     from noveltylab.methods.base import find_method
     from noveltylab.options import check_arguments
 
-    values = json.loads(method)
-    target = find_method(str(values.get("_target_")))
-    keys = values.keys() - {"name", "_target_", "primary"}
-    check_arguments(target, {key: values[key] for key in keys}, "method")
-    values = json.loads(protocol)
-    name = values.pop("name")
+    # the method's
+    arguments = json.loads(method)
+    target = find_method(str(arguments.get("_target_")))
+    for key in ("name", "_target_", "primary"):
+        arguments.pop(key, None)
+    check_arguments(target, arguments, "method")
+    # the protocol's
+    arguments = json.loads(protocol)
+    name = arguments.pop("name")
     if name in PROTOCOLS:
-        check_arguments(PROTOCOLS[name], {**values, "seed": 0}, "protocol")
+        check_arguments(PROTOCOLS[name], {**arguments, "seed": 0}, "protocol")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
     """The numbers of a result that the table shows; no AUROC without labelled outliers."""
-    summary = {}
+    values = {}
     metrics = result["scores"][result["primary"]]
     if metrics:
-        summary["auroc"] = metrics["auroc"]
-    summary["seconds"] = result["seconds"]["total"]
-    return summary
+        values["auroc"] = metrics["auroc"]
+    values["seconds"] = result["seconds"]["total"]
+    return values
 
 
 def number_text(result: dict[str, float], key: str, digits: int) -> str:
     """A number of `numbers` as text, "none" if the result lacks it."""
-    return f"{result[key]:.{digits}f}" if key in result else "none"
+    if key not in result:
+        return "none"
+    return f"{result[key]:.{digits}f}"
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -208,3 +234,47 @@ def left_behind(cell: Cell) -> bool:
     if update_state(cell):
         return False
     return lock_path(cell.folder).exists() and holder(cell.folder) is None
+
+
+def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | str | None:
+    """Runs one cell, in this process or in a launcher's worker.
+
+    Returns its AUROC, or None if it failed or runs elsewhere.
+
+    A failure is kept in a file for the process that started the sweep; nothing is raised, so that
+    the others run. If the file cannot be written (a full disk), the reason is returned.
+    """
+    from noveltylab.options import check_options
+    from noveltylab.run.folder import failure_path, write_failure
+    from noveltylab.run.lock import Busy
+
+    # the folder and the command line of the process that started the sweep
+    settings = HydraConfig.get()
+    overrides = list(settings.overrides.task)
+    if os.getcwd() != settings.runtime.cwd:
+        os.chdir(settings.runtime.cwd)  # relative paths mean the same in every worker
+    if "noveltylab" not in sys.argv[0]:
+        # a launcher's worker, whose own command line repeats nothing
+        sys.argv = [str(Path(__file__).parents[1] / "__main__.py"), *overrides]
+    # run, and keep the reason of a failure
+    options = check_options(config)
+    try:
+        auroc = run(config)
+    except Busy as error:
+        say(error)
+        return None
+    except Exception as error:  # of any kind: the other cells go on
+        reason = str(error)
+        if not isinstance(error, (UserError, RunFailed)):
+            reason = f"{type(error).__name__}: {error}"
+        say_error(reason)
+        reason = " ".join(reason.split())
+        try:
+            write_failure(options, overrides, reason, traceback.format_exc())
+        except OSError:
+            return reason
+        return None
+    # an older failure is over
+    with suppress(OSError):
+        failure_path(options).unlink(missing_ok=True)
+    return auroc

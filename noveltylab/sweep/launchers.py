@@ -59,7 +59,9 @@ def fit_launcher(launcher: Any, config: DictConfig) -> tuple[list[str], int]:
         return [f"resources.num_cpus={cpus}"], BATCH
     if is_launcher(launcher, "LocalLauncher"):
         cpus = cpus or 1
-        at_once = 1 if config.resources.num_gpus else max(1, cores() // cpus)
+        at_once = max(1, cores() // cpus)
+        if config.resources.num_gpus:
+            at_once = 1
         return [f"resources.num_cpus={cpus}"], at_once
     return [], BATCH
 
@@ -77,7 +79,7 @@ def fit_ray(launcher: Any, cpu_only: bool) -> int:
     # what the options leave open
     remote = launcher.ray_cfg.remote
     if remote.num_gpus is None:
-        remote.num_gpus = 0 if cpu_only or not gpus else 1
+        remote.num_gpus = 1 if gpus and not cpu_only else 0
     if remote.num_cpus is None:
         remote.num_cpus = 1
         if remote.num_gpus and gpus:

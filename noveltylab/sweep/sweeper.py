@@ -1,7 +1,7 @@
 """Hydra's sweeper with a view, a table and only the missing cells.
 
-`grid` lists the cells, `cells` reads which of them are missing, `launchers` settles where they run,
-`worker` runs one of them, `view` follows them and `table` prints them at the end.
+`grid` lists the cells, `cells` reads which of them are missing and runs one of them, `launchers`
+settles where they run, `view` follows them and prints them at the end.
 """
 
 import atexit
@@ -29,8 +29,7 @@ from noveltylab.errors import UserError
 from noveltylab.sweep.cells import Cell, left_behind, name_choices, read_cell, update_state
 from noveltylab.sweep.grid import cells_of_grid, options_of_rows
 from noveltylab.sweep.launchers import check_launcher, fit_launcher, is_launcher, start_ray
-from noveltylab.sweep.table import print_cells, print_failures
-from noveltylab.sweep.view import Watch
+from noveltylab.sweep.view import Watch, print_cells, print_failures
 
 #: Options that only set a value: cells that differ in nothing else are composed once.
 PLAIN = {"inlier", "seed"}

@@ -35,8 +35,13 @@ from noveltylab.run.lock import holder, locked
 from noveltylab.sweep import launchers
 from noveltylab.sweep.cells import Cell
 from noveltylab.sweep.launchers import fit_launcher
-from noveltylab.sweep.table import mean_rows, next_commands
-from noveltylab.sweep.view import LOOK_SECONDS, Watch, newest_epoch
+from noveltylab.sweep.view import (
+    LOOK_SECONDS,
+    Watch,
+    mean_rows,
+    newest_epoch,
+    next_commands,
+)
 from tests.conftest import TINY
 from tests.formats import (
     write_cifar10,
