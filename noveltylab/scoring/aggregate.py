@@ -7,6 +7,8 @@ from noveltylab.data.samples import ScoredUnits, aggregate
 from noveltylab.results.scores import Scores
 
 Array = NDArray[np.float64]
+#: Kind of sample -> scores.
+Kinds = dict[str, Scores]
 
 #: frames that the common video code drops at the start of each clip
 #: (StevenLiuWen/ano_pred_cvpr2018)
@@ -43,7 +45,7 @@ def scale_groups(
     return np.concatenate(scaled), np.concatenate(positions)
 
 
-def measured_scores(pieces: Scores, wholes: ScoredUnits | None) -> tuple[Scores, dict[str, Scores]]:
+def measured_scores(pieces: Scores, wholes: ScoredUnits | None) -> tuple[Scores, Kinds]:
     """The scores that the run's number is measured on, and those that are reported apart.
 
     Apart: "patches" (labelled as their frames), "patches_by_mask" (labelled by masks of pixels,
@@ -51,11 +53,11 @@ def measured_scores(pieces: Scores, wholes: ScoredUnits | None) -> tuple[Scores,
     """
     if wholes is None:
         return pieces, {}
-    count = len(wholes.ids)
+    ids = wholes.ids.tolist()
     columns: dict[str, Array] = {}
     for name, column in pieces.columns.items():
-        columns[name] = aggregate(column, wholes.of, count, wholes.how)
-    whole = Scores(wholes.ids.tolist(), wholes.labels, wholes.is_outlier, columns)
+        columns[name] = aggregate(column, wholes.of, len(ids), wholes.how)
+    whole = Scores(ids, wholes.labels, wholes.is_outlier, columns)
     if not wholes.main:
         return pieces, {f"{wholes.kind}s": whole}
     if wholes.kind == "video":

@@ -25,6 +25,13 @@ from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method, Row
 
+#: Score name -> its values, (N,).
+Columns = dict[str, NDArray[np.float64]]
+Tensors = dict[str, Tensor]
+#: In [0, 1], for display.
+Images = NDArray[np.float32]
+TitledImages = tuple[str, Images]
+
 #: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may
 #: add in another order.
 ALIKE = {"cpu": 32}
@@ -50,9 +57,9 @@ def in_batches(
     method: Method,
     preprocess: Preprocess,
     images: Tensor,
-    function: Callable[[Tensor], dict[str, Tensor]],
+    function: Callable[[Tensor], Tensors],
     batch_size: int,
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Applies `function` to all images (N, C, H, W) uint8, batch by batch.
 
     On the method's device, in evaluation mode.
@@ -91,7 +98,7 @@ def novelty_scores(
     images: Tensor,
     batch_size: int,
     held_out: Tensor | None = None,
-) -> dict[str, NDArray[np.float64]]:
+) -> Columns:
     """Every named novelty score of uint8 images (N, C, H, W): name -> (N,).
 
     Raw, larger is more novel.
@@ -108,7 +115,7 @@ def novelty_scores(
     return to_float64(columns)
 
 
-def to_float64(columns: dict[str, Tensor]) -> dict[str, NDArray[np.float64]]:
+def to_float64(columns: Tensors) -> Columns:
     """Columns on the CPU as NumPy arrays of float64."""
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
@@ -118,7 +125,7 @@ def alike_batch(device: torch.device) -> int:
     return ALIKE.get(device.type, ALIKE_ELSEWHERE)
 
 
-def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
+def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
     """Scores uint8 images (N, C, H, W), N >= 1: name -> (N,), float32 on the CPU.
 
     In batches of one size, the last of which is filled up. By one of torch's threads: call it
@@ -135,10 +142,10 @@ def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> dict[
     return {name: column[: len(images)] for name, column in columns.items()}
 
 
-def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Tensor]:
+def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
     """As `score_alike`, the same bits, by all of torch's threads."""
 
-    def score_part(part: Tensor) -> dict[str, Tensor]:
+    def score_part(part: Tensor) -> Tensors:
         return score_alike(method, preprocess, part)
 
     with single_threads() as threads:
@@ -163,9 +170,7 @@ def single_threads() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def held_out_scores(
-    method: Method, preprocess: Preprocess, images: Tensor
-) -> dict[str, NDArray[np.float64]]:
+def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> Columns:
     """Every named score of held-out inliers, uint8 (N, C, H, W): name -> (N,).
 
     As `deployed` would give it to new images.
@@ -237,6 +242,7 @@ def renew_batch_norm(
     """
     layers = batch_norms(method)
     was_training = method.training
+    device = method.device
     momenta = [layer.momentum for layer in layers]
     before = [statistics_of(layer) for layer in layers]
     # whole batches in a random order
@@ -255,7 +261,7 @@ def renew_batch_norm(
     with default_dtype(dtype), torch.random.fork_rng(gpus(method)):
         torch.manual_seed(0)
         for rows in batches:
-            x = preprocess(images[rows].to(method.device)).to(dtype)
+            x = preprocess(images[rows].to(device)).to(dtype)
             method.pass_for_batch_norm(x.contiguous(memory_format=torch.channels_last))
     # all else as it was
     for layer, statistics, momentum in zip(layers, before, momenta, strict=True):
@@ -288,12 +294,12 @@ def fresh_batch_norm(
             put_statistics(layer, statistics)
 
 
-def statistics_of(layer: _BatchNorm) -> dict[str, Tensor]:
+def statistics_of(layer: _BatchNorm) -> Tensors:
     """A copy of what a batch norm keeps."""
     return {name: buffer.clone() for name, buffer in layer.named_buffers()}
 
 
-def put_statistics(layer: _BatchNorm, statistics: dict[str, Tensor]) -> None:
+def put_statistics(layer: _BatchNorm, statistics: Tensors) -> None:
     """Puts back what `statistics_of` gave, in place."""
     for name, buffer in layer.named_buffers():
         buffer.copy_(statistics[name])
@@ -304,16 +310,14 @@ def validation_loss(
 ) -> float:
     """Mean validation loss over held-out inliers, uint8 (N, C, H, W)."""
 
-    def losses(x: Tensor) -> dict[str, Tensor]:
+    def losses(x: Tensor) -> Tensors:
         return {"loss": method.validation_loss(x)}
 
     columns = in_batches(method, preprocess, images, losses, batch_size)
     return float(columns["loss"].double().mean())
 
 
-def reconstructions(
-    method: Method, preprocess: Preprocess, images: Tensor
-) -> NDArray[np.float32] | None:
+def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> Images | None:
     """Reconstructions of a few uint8 images (N, C, H, W) in [0, 1] for display.
 
     None if the method makes none.
@@ -326,15 +330,13 @@ def reconstructions(
     return _optional(method, preprocess, images, reconstruct)
 
 
-def explanations(
-    method: Method, preprocess: Preprocess, images: Tensor
-) -> dict[str, NDArray[np.float32]]:
+def explanations(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Images]:
     """The rows that a method puts under a few uint8 images (N, C, H, W).
 
     Title -> (N, C, H, W) in [0, 1].
     """
 
-    def rows(x: Tensor) -> dict[str, Tensor]:
+    def rows(x: Tensor) -> Tensors:
         return {row.title: _in_unit(row, preprocess) for row in method.explain(x)}
 
     columns = in_batches(method, preprocess, images, rows, max(len(images), 1))
@@ -344,7 +346,7 @@ def explanations(
 @torch.no_grad()
 def image_rows(
     method: Method, preprocess: Preprocess, train: Tensor, inliers: Tensor, outliers: Tensor
-) -> dict[str, list[tuple[str, NDArray[np.float32]]]]:
+) -> dict[str, list[TitledImages]]:
     """A method's own pictures from a few uint8 images (N, C, H, W) each.
 
     What is random in them is drawn from seed 0, and leaves no trace in the generators.
@@ -363,7 +365,7 @@ def image_rows(
             parts.append(x.to(dtype))
         pictures = method.image_rows(*parts)
     method.train(was_training)
-    titled_rows: dict[str, list[tuple[str, NDArray[np.float32]]]] = {}
+    titled_rows: dict[str, list[TitledImages]] = {}
     for name, rows in pictures.items():
         titled_rows[name] = []
         for row in rows:
@@ -377,12 +379,13 @@ def _in_unit(row: Row, preprocess: Preprocess) -> Tensor:
 
 
 def reconstruction_errors(
-    method: Method, preprocess: Preprocess, images: Tensor, reconstruction: NDArray[np.float32]
-) -> NDArray[np.float32]:
+    method: Method, preprocess: Preprocess, images: Tensor, reconstruction: Images
+) -> Images:
     """Mean absolute error over the channels of reconstructed uint8 images (N, C, H, W): (N, H, W)."""
     with torch.inference_mode():
-        target = preprocess.to_unit(preprocess(images.to(method.device))).cpu().numpy()
-    errors: NDArray[np.float32] = np.abs(target - reconstruction).mean(1)
+        x = preprocess(images.to(method.device))
+        target = preprocess.to_unit(x).cpu().numpy()
+    errors: Images = np.abs(target - reconstruction).mean(1)
     return errors
 
 
@@ -399,9 +402,11 @@ def _optional(
     images: Tensor,
     function: Callable[[Tensor], Tensor | None],
 ) -> NDArray[np.float32] | None:
-    def column(x: Tensor) -> dict[str, Tensor]:
+    def column(x: Tensor) -> Tensors:
         value = function(x)
         return {} if value is None else {"value": value}
 
     columns = in_batches(method, preprocess, images, column, max(len(images), 1))
-    return columns["value"].numpy() if columns else None
+    if not columns:
+        return None
+    return columns["value"].numpy()

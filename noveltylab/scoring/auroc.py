@@ -20,6 +20,9 @@ from math import exp, log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
 #: The method of `interval`, as results name it.
 METHOD = "widest of DeLong (logit), Newcombe 5, Wilson"
 #: Half the width of a 95 percent interval, in standard errors: the normal distribution's 97.5
@@ -39,8 +42,8 @@ class Placements:
         outliers: float64 (n_out,), the share of inliers that score lower.
     """
 
-    inliers: NDArray[np.float64]
-    outliers: NDArray[np.float64]
+    inliers: Array
+    outliers: Array
 
     @property
     def auroc(self) -> float:
@@ -52,16 +55,16 @@ class Placements:
 
         Each needs two images.
         """
-        inliers = float(self.inliers.var(ddof=1)) / len(self.inliers)
-        outliers = float(self.outliers.var(ddof=1)) / len(self.outliers)
-        return inliers, outliers
+        inliers = float(self.inliers.var(ddof=1))
+        outliers = float(self.outliers.var(ddof=1))
+        return inliers / len(self.inliers), outliers / len(self.outliers)
 
     def minus(self, other: "Placements") -> "Placements":
         """Those of the difference of two AUROCs over the same images."""
         return Placements(self.inliers - other.inliers, self.outliers - other.outliers)
 
 
-def place(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> Placements:
+def place(scores: Array, is_outlier: NDArray[np.bool_]) -> Placements:
     """The placements of N scores, of which both kinds are present."""
     inliers = scores[~is_outlier]
     outliers = scores[is_outlier]
@@ -71,14 +74,14 @@ def place(scores: NDArray[np.float64], is_outlier: NDArray[np.bool_]) -> Placeme
     )
 
 
-def _share_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _share_below(ordered: Array, values: Array) -> Array:
     below = np.searchsorted(ordered, values, "left")
     not_above = np.searchsorted(ordered, values, "right")
     share = (below + not_above) / (2 * len(ordered))
     return np.asarray(share, np.float64)
 
 
-def interval(auroc: float, placements: Placements) -> tuple[float, float]:
+def interval(auroc: float, placements: Placements) -> Interval:
     """95 percent interval of an AUROC by `METHOD`, over test images; never of zero width."""
     inliers = len(placements.inliers)
     outliers = len(placements.outliers)
@@ -95,7 +98,7 @@ def interval(auroc: float, placements: Placements) -> tuple[float, float]:
     return widest(delong, by_counts)
 
 
-def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float, float]:
+def interval_of_counts(auroc: float, inliers: int, outliers: int) -> Interval:
     """As `interval`, where the scores are not at hand.
 
     Too narrow if outliers spread much less or more than inliers.
@@ -110,7 +113,9 @@ def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float
     smaller = min(inliers, outliers)
 
     def newcombe(value: float) -> float:
-        shape = 1 + images * ((1 - value) / (2 - value) + value / (1 + value))
+        lower = (1 - value) / (2 - value)
+        upper = value / (1 + value)
+        shape = 1 + images * (lower + upper)
         return value * (1 - value) * shape / (inliers * outliers)
 
     def wilson(value: float) -> float:
@@ -122,19 +127,19 @@ def interval_of_counts(auroc: float, inliers: int, outliers: int) -> tuple[float
     return widest(bounds, _score_interval(auroc, wilson))
 
 
-def widest(*intervals: tuple[float, float]) -> tuple[float, float]:
+def widest(*intervals: Interval) -> Interval:
     """The interval that covers all of these."""
     lows, highs = zip(*intervals, strict=True)
     return min(lows), max(highs)
 
 
-def standard_error(auroc: float, bounds: tuple[float, float]) -> float:
+def standard_error(auroc: float, bounds: Interval) -> float:
     """By the longer arm of a 95 percent interval, which at 1 is the only one."""
     low, high = bounds
     return max(auroc - low, high - auroc) / SIGMAS
 
 
-def _score_interval(auroc: float, variance: Callable[[float], float]) -> tuple[float, float]:
+def _score_interval(auroc: float, variance: Callable[[float], float]) -> Interval:
     """The true values within `SIGMAS` of their own standard errors from an AUROC.
 
     `variance` is the same for 1 - value.

@@ -31,6 +31,7 @@ BATCH_SIZE = 128
 #: The scores of a diagnosis, in the run's folder; a column is named `<order>.<score>`.
 FILE = "scores_batch_statistics.csv"
 
+Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -132,9 +133,7 @@ def batch_statistics(method: Method) -> Iterator[None]:
             norm.track_running_stats = track
 
 
-def score_in_order(
-    method: Method, data: NoveltyData, batches: list[Rows]
-) -> dict[str, NDArray[np.float64]]:
+def score_in_order(method: Method, data: NoveltyData, batches: list[Rows]) -> dict[str, Array]:
     """Every score under batch statistics: name -> (n_test,), in the order of the test set.
 
     Args:
@@ -179,7 +178,7 @@ def diagnose(method: Method, data: NoveltyData, seed: int, folder: Path) -> dict
     Returns:
         The section `diagnosis` of the result: {"batch_statistics": {order: {score: metrics}}}.
     """
-    columns: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, Array] = {}
     for order, batches_of in ORDERS.items():
         batches = batches_of(data.test_labels, data.test_is_outlier, seed)
         pieces = data.pieces(score_in_order(method, data, batches))

@@ -35,7 +35,8 @@ FLOOR_CODE = (
     "data.decode",
 )
 
-Columns = dict[str, NDArray[np.float64]]
+Array = NDArray[np.float64]
+Columns = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Floor:
     """A floor's scores of what the run is measured on, (N,)."""
 
     name: str
-    scores: NDArray[np.float64]
+    scores: Array
 
 
 def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
@@ -72,9 +73,7 @@ def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Colum
     return columns
 
 
-def squared_norms(
-    preprocess: Preprocess, images: torch.Tensor, batch_size: int
-) -> NDArray[np.float64]:
+def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> Array:
     """|x|^2 of each preprocessed image, over its number of values, (N,)."""
     device = preprocess.lo.device
     parts = []

@@ -32,6 +32,8 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import Method, Row
 from noveltylab.scoring.apply import held_out_scores
 
+Array = NDArray[np.float64]
+
 #: bytes of training images that all copies together may hold
 MAX_BYTES = 2 << 30
 
@@ -74,7 +76,7 @@ class Folds(Method):
 
     def held_out(
         self, preprocess: Preprocess, train: Tensor
-    ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    ) -> tuple[NDArray[np.int64], dict[str, Array]]:
         """Scores the training images that lie in a fold by the copy without it.
 
         Returns:

@@ -14,6 +14,10 @@ from noveltylab.errors import UserError
 from noveltylab.results.record import inverted
 from noveltylab.scoring.auroc import interval, place
 
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
 
 def evaluate(scores: ArrayLike, is_outlier: ArrayLike) -> dict[str, Any]:
     """Every metric of one score over the test split.
@@ -79,9 +83,7 @@ def evaluate_kinds(
     return kinds
 
 
-def roc(
-    scores: ArrayLike, is_outlier: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def roc(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[Array, Array]:
     """The ROC curve with one point for each distinct score, without torch.
 
     Args:
@@ -193,7 +195,8 @@ def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] |
     mean = (values / unit).mean()
     std = (values / unit).std()
     warnings = []
-    if distinct < min(max(10.0, 0.05 * len(values)), len(values)):
+    few = max(10.0, 0.05 * len(values))
+    if distinct < min(few, len(values)):
         warnings.append(
             f"{name}: only {distinct} distinct scores among {len(values)} samples, a sign of collapse."
         )
@@ -208,9 +211,7 @@ def collapse_warnings(name: str, scores: ArrayLike, metrics: Mapping[str, Any] |
     return warnings
 
 
-def _checked(
-    scores: ArrayLike, is_outlier: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _checked(scores: ArrayLike, is_outlier: ArrayLike) -> tuple[Array, Flags]:
     values = np.asarray(scores, np.float64)
     flags = np.asarray(is_outlier)
     if values.ndim != 1 or values.shape != flags.shape:
@@ -239,7 +240,7 @@ def _checked(
     return values, outlier
 
 
-def _places(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _places(values: Array) -> tuple[Integers, Integers]:
     """Where each score stands among the K distinct ones.
 
     Returns:
@@ -249,30 +250,29 @@ def _places(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.
     return place_of, count
 
 
-def _roc(
-    place_of: NDArray[np.int64], outlier: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _roc(place_of: Integers, outlier: Flags) -> tuple[Array, Array]:
     size = int(place_of.max()) + 1
     fpr = _shares_above(place_of[~outlier], size)
     tpr = _shares_above(place_of[outlier], size)
     return fpr, tpr
 
 
-def _shares_above(places: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+def _shares_above(places: Integers, size: int) -> Array:
     """The share of scores that stand at the k highest of `size` places, k = 0 .. size."""
     falling = np.bincount(places, minlength=size)[::-1]
     hits = np.cumsum(falling)
     return np.concatenate([[0.0], hits / hits[-1]])
 
 
-def _eer(fpr: NDArray[np.float64], tpr: NDArray[np.float64]) -> float:
+def _eer(fpr: Array, tpr: Array) -> float:
     # torchmetrics averages FPR and 1 - TPR at the nearest corner instead: 1/4 and not 1/3 for ROC
     # (0,0) (0,1/2) (1,1)
     gap = fpr - (1 - tpr)  # rises from -1 to 1
     after = int(np.searchsorted(gap, 0.0))
     before = after - 1
     part = -gap[before] / (gap[after] - gap[before])
-    return float(fpr[before] + part * (fpr[after] - fpr[before]))
+    step = fpr[after] - fpr[before]
+    return float(fpr[before] + part * step)
 
 
 @contextmanager
