@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from noveltylab import __version__ as VERSION
 from noveltylab.__main__ import CONF, PACKAGE
 from tests.conftest import TINY
 
@@ -314,6 +317,16 @@ def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
     ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"noveltylab/py.typed", "noveltylab/report/published.yaml"} <= names
+    plans = {f"noveltylab/{path.relative_to(root)}" for path in root.glob("experiments/*/*.yaml")}
+    assert plans <= names
+    assert not [name for name in names if name.endswith((".md", ".csv", ".jsonl", ".png"))]
+    assert {name.split("/")[0] for name in names} == {
+        "noveltylab",
+        f"noveltylab-{VERSION}.dist-info",
+    }
+    assert f"noveltylab-{VERSION}.dist-info/licenses/LICENSE" in names
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site"], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-P", "-m", "noveltylab", "--cfg", "job", "method=pca"]
@@ -326,6 +339,19 @@ def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
         where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert Path(printed.strip()) == tmp_path / "site" / "noveltylab" / "conf"
+
+
+def test_the_source_archive_carries_no_results(tmp_path: Path) -> None:
+    """And yet all that the wheel is built from."""
+    root = PACKAGE.parent
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert not [name for name in names if name.startswith("experiments/results")]
+    assert {"LICENSE", "README.md", "conf/train.yaml", "noveltylab/py.typed"} <= names
+    assert {str(path.relative_to(root)) for path in root.glob("experiments/*/*.yaml")} <= names
 
 
 def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> None:
