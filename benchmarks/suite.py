@@ -562,7 +562,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     if not arguments.results.exists():
         arguments.results.write_text(
-            "# Speed, side by side\n\nAppended by `make bench`; what the columns are: README.md.\n"
+            "# Speed, side by side\n\nAppended by `make bench`; what the columns are: docs/notes/benchmarks.md.\n"
         )
     append(arguments.results, ["", *lines])
     for method in arguments.methods:

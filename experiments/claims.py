@@ -1,7 +1,8 @@
-"""The numbers of claims.md that need code: rank correlations, what holds of CA-Entropy, the tables between its markers.
+"""The numbers of docs/notes/claims.md that need code: rank correlations, what holds of CA-Entropy,
+and the tables between its markers.
 
 python -m experiments.claims           # prints them
-python -m experiments.claims --write   # and writes the tables into claims.md
+python -m experiments.claims --write   # and writes the tables into docs/notes/claims.md
 """
 
 import argparse
@@ -19,7 +20,7 @@ from noveltylab.report.published import read_tables
 from noveltylab.results.files import write_atomic
 from noveltylab.scoring.auroc import standard_error
 
-PAGE = Path(__file__).parent / "claims.md"
+PAGE = Path(__file__).parents[1] / "docs" / "notes" / "claims.md"
 TABLE, FLOORS = "nda/table3_cifar10", ("pca", "knn")
 #: Data of a study of batch statistics at test, and what a table calls it.
 STUDIES = {"cifar10": "CIFAR-10 P2", "mnist": "MNIST P1", "fmnist": "Fashion-MNIST P1"}
@@ -351,7 +352,9 @@ def with_tables(page: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.claims")
-    parser.add_argument("--write", action="store_true", help="write the tables into claims.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/notes/claims.md"
+    )
     if parser.parse_args().write:
         write_atomic(PAGE, with_tables(PAGE.read_text()))
     for name, lines in TABLES.items():

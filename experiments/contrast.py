@@ -1,4 +1,4 @@
-"""What CIFAR-10's contrast leaves of an image, without training: the table in questions.md.
+"""What CIFAR-10's contrast leaves of an image, without training: the table in docs/notes/questions.md.
 
 python -m experiments.contrast                   # half a minute of a CPU core; $NOVELTYLAB_DATA
 

@@ -1,4 +1,6 @@
-"""What CA-Entropy's entropy is worth where it can fall, from kept results and by one rule; claims.md has these sentences.
+"""What CA-Entropy's entropy is worth where it can fall, from kept results and by one rule.
+
+docs/notes/claims.md has these sentences.
 
 python -m experiments.entropy
 

@@ -1,4 +1,4 @@
-"""What OLED's learned mask is worth, from kept results and by one rule; claims.md has these sentences.
+"""What OLED's learned mask is worth, from kept results and by one rule; docs/notes/claims.md has these sentences.
 
 python -m experiments.mask
 

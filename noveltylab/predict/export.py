@@ -10,7 +10,7 @@ output   the file; default <method>.onnx or <method>.pt2
 The graph takes uint8 images (batch, C, H, W) of the run's size, any batch, and gives every score by its name, float (batch,),
 larger is more novel; the primary one comes first. Images of other sizes are stretched before, as noveltylab/data/decode.py
 says. The decision travels along, as JSON (see `describe`): in ONNX's metadata under "noveltylab", in a .pt2 file as its extra
-file "noveltylab.json". README shows how to use it. A file that export did not write is not overwritten.
+file "noveltylab.json". docs/own_images.md shows how to use it. A file that export did not write is not overwritten.
 Before anything is kept the file is run on images and compared with the method: scores may differ by 1e-4 of their size.
 Exit codes: 0 done, 1 this method cannot be exported (says why), 2 bad input.
 """

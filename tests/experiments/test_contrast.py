@@ -10,7 +10,7 @@ import torch
 from experiments import contrast
 from experiments.contrast import CLASSES, SETTINGS, Seen, measure, printed, table
 
-PAGE = Path(contrast.__file__).parent / "questions.md"
+PAGE = Path(contrast.__file__).parents[1] / "docs" / "notes" / "questions.md"
 
 
 def test_a_class_is_measured_as_numpy_does() -> None:

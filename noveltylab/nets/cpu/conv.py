@@ -1,7 +1,7 @@
 """Strided convolutions for CPUs as matrix products; noveltylab/nets/cpu/layers.py says when.
 
 oneDNN's kernels for a strided convolution of a small map reach a fraction of what the matrix
-product of the same machine does, most of all in its gradients and in bfloat16 (benchmarks/README.md
+product of the same machine does, most of all in its gradients and in bfloat16 (docs/notes/benchmarks.md
 has the measurements). Between many channels the windows of the map are therefore laid out as rows
 of a matrix. The transposed convolution, which is also the gradient at the input, is one product for
 each of the stride x stride phases of its output, so that nothing has to be added up afterwards.

@@ -2,7 +2,7 @@
 
 Torch's threads meet after every operation. GNU's OpenMP lets a waiting one spin for milliseconds
 before it sleeps, which is fastest on a machine with nothing else to do, and many times slower where
-another process wants the same cores (benchmarks/README.md has both). Imports no torch: OpenMP reads
+another process wants the same cores (docs/notes/benchmarks.md has both). Imports no torch: OpenMP reads
 its settings once, when torch is loaded.
 """
 
