@@ -22,7 +22,7 @@ from noveltylab.__main__ import CONF
 from noveltylab.methods.base import Batch
 from noveltylab.options import check_options
 from noveltylab.run.build import build
-from noveltylab.run.images import read_and_split
+from noveltylab.run.read import read_and_split
 from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.metrics import evaluate
 

@@ -45,7 +45,7 @@ def ours(name: str) -> dict[str, float]:
     from noveltylab.__main__ import CONF
     from noveltylab.options import check_options
     from noveltylab.run.build import build
-    from noveltylab.run.images import read_and_split
+    from noveltylab.run.read import read_and_split
 
     overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -27,8 +27,8 @@ from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results.provenance import provenance
 from noveltylab.run.build import build
-from noveltylab.run.images import read_and_split
 from noveltylab.run.pipeline import train_method
+from noveltylab.run.read import read_and_split
 from noveltylab.training.loggers import build_loggers
 
 SIDES = ("bare", "fit", "fit and selection")

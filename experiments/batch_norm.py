@@ -14,7 +14,7 @@ from noveltylab.options import read_options
 from noveltylab.results.files import open_regular
 from noveltylab.results.record import read_result
 from noveltylab.run.build import build
-from noveltylab.run.images import read_and_split
+from noveltylab.run.read import read_and_split
 from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.metrics import evaluate
 

@@ -8,16 +8,15 @@ The options of a method (and of a protocol) are the keyword arguments of its cla
 `check_arguments` reads them from the signature. Their values in older runs are in results/older.py.
 """
 
-import random
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 from pydantic.fields import FieldInfo
 
 from noveltylab.command.validate import (
@@ -30,11 +29,12 @@ from noveltylab.command.validate import (
     check_encoding,
     flatten,
     group_of,
-    signature_model,
     validate,
 )
 from noveltylab.command.wandb_mode import wandb_mode
 from noveltylab.data.inlier import (
+    COIL_OBJECTS,
+    COIL_SEEDED,
     Inlier,
     good_class,
     label_at_position,
@@ -48,12 +48,7 @@ from noveltylab.results.older import METHOD_VALUES, PROTOCOL_VALUES
 from noveltylab.results.phases import selects_nothing_else
 from noveltylab.results.schema import Name, check_name
 
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-#: COIL-100's objects by label.
-COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
-#: The 20 of the papers' "20 random classes": the same for every method.
-COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
 
 
 class Kind(Enum):
@@ -102,9 +97,7 @@ class DataOptions(_Strict):
     @property
     def title(self) -> str:
         """What the data are called in the run's folder, on the screen and in reports."""
-        if self.label is None:
-            return self.name
-        return str(self.label)
+        return self.name if self.label is None else str(self.label)
 
     @property
     def fitted_on_training(self) -> bool:
@@ -137,29 +130,29 @@ class DataOptions(_Strict):
 class TrainerOptions(_Strict):
     """How long, where and how exactly a method trains, and which weights are scored."""
 
-    max_epochs: Count
+    max_epochs: PositiveInt
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], Kind.FREE]
-    devices: Count
+    devices: PositiveInt
     strategy: Annotated[Literal["auto", "ddp_find_unused_parameters_true"], Kind.NOTED]
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
     cuda_graph: Annotated[Literal["off", "auto", "on"], Kind.NOTED] = "off"
     winograd: Annotated[bool, Kind.FREE] = False
     lr_decay_from: Annotated[float, Field(ge=0, le=1)] = 1.0
     average_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    val_every: Count
+    val_every: PositiveInt
     select_from: Share
     select_whole: bool = False
     patience: Annotated[int, Field(ge=0)] = 0
     batch_norm: Literal["running", "anew"] = "running"
     checkpoint_seconds: Annotated[float, Field(ge=0), Kind.FREE]
-    score_batch_size: Annotated[Count, Kind.FREE]
+    score_batch_size: Annotated[PositiveInt, Kind.FREE]
 
 
 class ResourceOptions(_Strict):
     """What a launcher gives to each run."""
 
     num_gpus: Annotated[GPUs | None, Kind.FREE]
-    num_cpus: Annotated[Count | None, Kind.FREE]
+    num_cpus: Annotated[PositiveInt | None, Kind.FREE]
 
 
 class CSVOptions(_Strict):
@@ -207,9 +200,7 @@ class Options(_Strict):
     @property
     def labelled_rule(self) -> str | None:
         """`outlier_val` or `oracle` if asked for: reported apart, since they use outliers' labels."""
-        if self.select in ("outlier_val", "oracle"):
-            return self.select
-        return None
+        return self.select if self.select in ("outlier_val", "oracle") else None
 
     @property
     def folds(self) -> int:
@@ -406,17 +397,3 @@ def resolve_inlier(inlier: Inlier, data: DataOptions) -> int:
     if data.classes == "folders":
         refuse_position(inlier, data.names)
     return label_at_position(inlier, data.names, data.inliers, data.title)
-
-
-def check_arguments(
-    function: Callable[..., Any], values: dict[str, Any], prefix: str
-) -> dict[str, Any]:
-    """Checks values against the keyword-only arguments of a class or function.
-
-    Returns:
-        The values, with the defaults filled in.
-
-    Raises:
-        UserError: Names the option as `<prefix>.<key>` and says what was expected.
-    """
-    return validate(signature_model(function), values, f"{prefix}.").model_dump()

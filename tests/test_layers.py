@@ -41,7 +41,7 @@ FLOORS = (
     ),
     Floor("options", "", "omegaconf pydantic"),
     Floor("nets.cpu", "conv layers threads winograd", "torch"),
-    Floor("nets", "autoencoder dcgan losses optimizers", "torch"),
+    Floor("nets", "autoencoder batch_norm dcgan losses optimizers", "torch"),
     Floor(
         "methods",
         "ae alocc anogan base ca_entropy deep_svdd gmm iforest kde knn lof memae nda "
@@ -67,8 +67,8 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "build describe diagnose folder images lock measure pictures pipeline plots plots_in_time "
-        "recording rerun score summary",
+        "build describe diagnose folder lock measure pictures pipeline plots plots_in_time "
+        "plots_of_images read recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
@@ -209,3 +209,13 @@ def test_config_code_test_share_their_stems() -> None:
         for config in (root / "conf" / kind).glob("*.yaml"):
             module = READ_BY.get(config.stem, config.stem)
             assert (package / f"{module}.py").is_file(), config
+
+
+def test_no_module_outside_the_methods_is_longer_than_four_hundred_lines() -> None:
+    """A method is one file in its paper's order; any other file is read in one sitting."""
+    lengths = {
+        path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines())
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "methods"
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}

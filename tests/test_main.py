@@ -248,8 +248,9 @@ def test_truncated_data_file_is_named(command: Cli, small_data: Path) -> None:
 def test_every_config_file_composes_and_passes_the_checks() -> None:
     from hydra import compose, initialize_config_dir
 
+    from noveltylab.command.validate import check_arguments
     from noveltylab.methods.base import find_method
-    from noveltylab.options import check_arguments, check_options
+    from noveltylab.options import check_options
 
     names = {
         group: sorted(p.stem for p in (CONF / group).glob("*.yaml"))

@@ -204,3 +204,17 @@ def check_encoding(config: dict[str, Any]) -> None:
             str(value).encode()
         except UnicodeEncodeError:
             raise UserError(f"{key}={value}: this name is no UTF-8; rename what it names") from None
+
+
+def check_arguments(
+    function: Callable[..., Any], values: dict[str, Any], prefix: str
+) -> dict[str, Any]:
+    """Checks values against the keyword-only arguments of a class or function.
+
+    Returns:
+        The values, with the defaults filled in.
+
+    Raises:
+        UserError: Names the option as `<prefix>.<key>` and says what was expected.
+    """
+    return validate(signature_model(function), values, f"{prefix}.").model_dump()

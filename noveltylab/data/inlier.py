@@ -1,5 +1,6 @@
 """Which class `inlier=` means: a name, another name of the same class, or a position."""
 
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,10 @@ from noveltylab.errors import UserError, nearest
 Inlier = int | str | float | bool | None
 #: Names of classes that a message lists.
 LISTED = 20
+#: COIL-100's objects by label.
+COIL_OBJECTS = [f"obj{number}" for number in range(1, 101)]
+#: The 20 of the papers' "20 random classes": the same for every method.
+COIL_SEEDED = sorted(random.Random(0).sample(range(100), 20))
 
 
 def good_class(root: str | None) -> int:

@@ -145,7 +145,7 @@ def save_split(
         ids: (N,), of all samples.
         labels: (N,), of all samples.
         images: (N,), a hash of each image, kept with the ids and labels of all samples (see
-            run/images.py).
+            run/read.py).
     """
     table = _table(split, ids, labels)
     sha256 = _hash(table)

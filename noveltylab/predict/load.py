@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from noveltylab.command.validate import check_arguments
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import MAX_FOLDS
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method, find_method
-from noveltylab.options import Options, check_arguments, read_options
+from noveltylab.options import Options, read_options
 from noveltylab.predict.detector import Columns, Detector
 from noveltylab.predict.inputs import Kind, Reader
 from noveltylab.results.files import open_regular, sha256_file

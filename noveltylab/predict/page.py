@@ -18,7 +18,7 @@ from noveltylab.data.layout import SUFFIXES
 from noveltylab.methods.base import RECONSTRUCTION
 from noveltylab.report.page import render
 from noveltylab.results.files import write_atomic
-from noveltylab.run.plots import colour_errors
+from noveltylab.run.plots_of_images import colour_errors
 from noveltylab.scoring.apply import reconstruction_errors
 
 if TYPE_CHECKING:

@@ -3,15 +3,16 @@
 import lightning as L
 import torch
 
+from noveltylab.command.validate import check_arguments
 from noveltylab.data.datamodule import EpochSampler, NoveltyData
 from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split
 from noveltylab.errors import UserError, nearest
 from noveltylab.methods.base import Method, find_method
+from noveltylab.nets.batch_norm import batch_norms
 from noveltylab.nets.cpu.layers import use_winograd
-from noveltylab.options import Options, check_arguments
+from noveltylab.options import Options
 from noveltylab.scoring import diagnosis
-from noveltylab.scoring.apply import batch_norms
 from noveltylab.scoring.folds import in_folds
 from noveltylab.training.cuda_graph import graphed
 from noveltylab.training.fit import CHUNK_IMAGES

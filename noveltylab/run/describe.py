@@ -13,7 +13,7 @@ from noveltylab.methods.base import Method
 from noveltylab.results.files import sha256_file
 from noveltylab.results.provenance import provenance
 from noveltylab.results.scores import Scores
-from noveltylab.run.images import Images, images_sha256
+from noveltylab.run.read import Images, images_sha256
 from noveltylab.run.recording import Origin
 from noveltylab.scoring.folds import Folds
 from noveltylab.training.fit import Training

@@ -60,7 +60,7 @@ def diagnose_run(folder: Path, changes: list[str]) -> dict[str, Any]:
     options, _ = fresh_options(folder, result, changes)
     # torch takes seconds: only once everything else is known to be good
     from noveltylab.run.build import build
-    from noveltylab.run.images import check_same, read_images
+    from noveltylab.run.read import check_same, read_images
     from noveltylab.scoring import diagnosis
     from noveltylab.training.checkpoints import load_weights
 

@@ -15,7 +15,7 @@ from noveltylab.data.samples import ReadUnits, Samples, ScoredUnits
 from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
-from noveltylab.run import plots, plots_in_time
+from noveltylab.run import plots, plots_in_time, plots_of_images
 from noveltylab.run.score import RunScores
 from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors
 from noveltylab.scoring.floors import Floor
@@ -84,7 +84,7 @@ def draw_cases(
 ) -> None:
     """The best and worst cases with what the method compares them with."""
     column = pieces.columns[primary]
-    groups = plots.extreme_cases(column, pieces.is_outlier)
+    groups = plots_of_images.extreme_cases(column, pieces.is_outlier)
     cases = np.unique(np.concatenate(list(groups.values())))
     images = data.test[torch.from_numpy(cases)]
     rows = explanations(method, data.preprocess, images)
@@ -94,7 +94,7 @@ def draw_cases(
     kinds = None
     if pieces.classes is not None:
         kinds = [pieces.classes[case] for case in cases]
-    plots.plot_reconstructions(
+    plots_of_images.plot_reconstructions(
         pictures / "cases.png",
         images.numpy(),
         rows,
@@ -161,7 +161,7 @@ def draw_rows(method: Method, data: NoveltyData, pictures: Path) -> None:
     inliers, outliers = (data.test[torch.from_numpy(rows)] for rows in spread_by_kind(data))
     train = data.train[:SHOWN]
     for name, rows in image_rows(method, data.preprocess, train, inliers, outliers).items():
-        plots.plot_rows(pictures / f"{name}.png", rows)
+        plots_of_images.plot_rows(pictures / f"{name}.png", rows)
 
 
 def spread_by_kind(data: NoveltyData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -25,10 +25,10 @@ from noveltylab.results.record import write_result
 from noveltylab.run.build import build
 from noveltylab.run.describe import describe, describe_origin, hash_files
 from noveltylab.run.folder import previous, set_damaged_aside
-from noveltylab.run.images import check_complete, check_same, read_and_split, read_images
 from noveltylab.run.lock import locked
 from noveltylab.run.measure import measure, measure_labelled
 from noveltylab.run.pictures import draw
+from noveltylab.run.read import check_complete, check_same, read_and_split, read_images
 from noveltylab.run.recording import record_origin, recorded
 from noveltylab.run.score import score, score_floors
 from noveltylab.run.summary import print_summary

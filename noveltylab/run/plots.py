@@ -6,9 +6,9 @@ matplotlib is imported only when one is drawn.
 import io
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from noveltylab.results.files import write_atomic
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
@@ -26,14 +25,6 @@ INLIER = "#0072B2"
 OUTLIER = "#D55E00"
 PALETTE = (INLIER, OUTLIER, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
-
-#: Groups of cases: title -> whether they are outliers, whether their scores are the highest.
-GROUPS = {
-    "inliers, lowest scores (most typical)": (False, False),
-    "inliers, highest scores (false alarms)": (False, True),
-    "outliers, highest scores (best found)": (True, True),
-    "outliers, lowest scores (missed)": (True, False),
-}
 
 
 def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]]) -> None:
@@ -141,175 +132,6 @@ def plot_histogram(
     save_figure(figure, path)
 
 
-def extreme_cases(
-    scores: Array, is_outlier: NDArray[np.bool_], cases: int = 10
-) -> dict[str, NDArray[np.int64]]:
-    """What `plot_reconstructions` shows: title -> at most `cases` indices, the extreme ones first.
-
-    The indices are into (N,). The cases of a subset that holds all of these are the same, so only
-    they need to be read and reconstructed.
-    """
-    order = np.argsort(scores, kind="stable")
-    groups = {}
-    for title, (kind, highest) in GROUPS.items():
-        members = order[is_outlier[order] == kind]
-        if highest:
-            members = members[::-1]
-        groups[title] = members[:cases]
-    return groups
-
-
-def plot_reconstructions(
-    path: str | Path,
-    originals: NDArray[Any],
-    explanations: Mapping[str, NDArray[Any]],
-    scores: Array,
-    is_outlier: NDArray[np.bool_],
-    labels: Sequence[object] | NDArray[Any] | None = None,
-    *,
-    errors: NDArray[Any] | None = None,
-    kinds: Sequence[str] | None = None,
-    cases: int = 10,
-) -> None:
-    """Draws the best and worst cases of both kinds, each input above what explains its score.
-
-    The score stands above all.
-
-    Args:
-        path: The picture's; its suffix gives the format.
-        originals: (N, C, H, W), uint8, or floats in [0, 1] (clipped); C of 3 is shown in colour,
-            any other as grey.
-        explanations: Title -> images as `originals` (any C), such as reconstructions; one row each,
-            {} for none.
-        scores: (N,), finite.
-        is_outlier: bool (N,).
-        labels: N categories or names, written above each case.
-        errors: (N, H, W), where the reconstruction is off; coloured by one scale for all cases.
-        kinds: N names of classes, written above the labels.
-        cases: Most cases shown for each kind.
-    """
-    # what is shown
-    all_groups = extreme_cases(scores, is_outlier, cases)
-    groups = {title: members for title, members in all_groups.items() if len(members)}
-    stacks = {"input": originals, **explanations}
-    if errors is not None:
-        stacks["error"] = colour_errors(errors).transpose(0, 3, 1, 2)
-    captions: dict[str, list[str]] = {}
-    if kinds is not None:
-        captions["kind"] = [_short(str(kind)) for kind in kinds]
-    if labels is not None:
-        captions["sample"] = [_short(str(label)) for label in labels]
-    captions["score"] = [f"{value:.3g}" for value in scores]
-
-    # the page; lengths are in widths of one picture, from the top
-    grid = _Grid(height=originals.shape[2] / originals.shape[3])
-    head = 0.2 + 0.17 * (len(captions) - 1)
-    columns = max(6, *map(len, groups.values()))
-    inch, margin, title_inches = 0.85, 1.15, 0.35
-    wide = columns * grid.step
-    deep = head + len(stacks) * grid.line
-    group_inches = title_inches + deep * inch
-    across = margin + wide * inch + 0.1
-    down = len(groups) * group_inches + 0.1
-    figure = new_figure(across, down, layout=None)
-
-    # each group
-    for row, (title, members) in enumerate(groups.items()):
-        bottom = down - (row + 1) * group_inches
-        box = (margin / across, bottom / down, wide * inch / across, deep * inch / down)
-        axes = figure.add_axes(box)
-        axes.axis("off")
-        _draw_head(axes, title, captions, members, head, grid)
-        for line, (name, stack) in enumerate(stacks.items()):
-            _draw_row(axes, name, stack[members], head + line * grid.line, grid)
-        # each imshow moved these
-        axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")
-    save_figure(figure, path)
-
-
-def _draw_head(
-    axes: "Axes",
-    title: str,
-    captions: Mapping[str, Sequence[str]],
-    members: NDArray[np.int64],
-    bottom: float,
-    grid: "_Grid",
-) -> None:
-    """The title of a group of cases, and the captions of each case above `bottom`."""
-    colour = OUTLIER if GROUPS[title][0] else INLIER
-    axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
-    style: dict[str, Any] = {"fontsize": 8, "va": "bottom", "linespacing": 1.05}
-    y = bottom - 0.02
-    axes.text(-0.1, y, "\n".join(captions), ha="right", color="0.4", **style)
-    for column, case in enumerate(members):
-        middle = column * grid.step + 0.5
-        caption = "\n".join(words[case] for words in captions.values())
-        axes.text(middle, y, caption, ha="center", **style)
-
-
-def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> None:
-    """Draws titled rows of images as a grid.
-
-    Args:
-        path: The picture's; its suffix gives the format.
-        rows: Title and images (N, C, H, W) of each row, as `plot_reconstructions` takes them; all
-            of one height and width.
-    """
-    _, _, height, width = rows[0][1].shape
-    grid = _Grid(height / width)
-    wide = max(len(images) for _, images in rows) * grid.step
-    deep = len(rows) * grid.line
-    inch, margin = 0.75, 1.6
-    across, down = margin + wide * inch + 0.1, deep * inch + 0.2
-    figure = new_figure(across, down, layout=None)
-    axes = figure.add_axes((margin / across, 0.1 / down, wide * inch / across, deep * inch / down))
-    axes.axis("off")
-    for line, (title, images) in enumerate(rows):
-        _draw_row(axes, title, images, line * grid.line, grid)
-    # each imshow moved these
-    axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")
-    save_figure(figure, path)
-
-
-class _Grid(NamedTuple):
-    """Where images of one size stand, in widths of one of them."""
-
-    height: float
-    gap: float = 0.06
-
-    @property
-    def step(self) -> float:
-        """From the left edge of an image to that of the next one."""
-        return 1 + self.gap
-
-    @property
-    def line(self) -> float:
-        """From the upper edge of a row to that of the next one."""
-        return self.height + self.gap
-
-
-def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, grid: _Grid) -> None:
-    """Images (N, C, H, W) side by side below `top`, their title left of them."""
-    bottom = top + grid.height
-    axes.text(-0.1, top + grid.height / 2, title, fontsize=9, ha="right", va="center")
-    for position, picture in enumerate(_pictures(images)):
-        edge = position * grid.step
-        axes.imshow(picture, extent=(edge, edge + 1, bottom, top), interpolation="nearest")
-
-
-def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
-    """Errors (N, H, W), not negative, as colours (N, H, W, 3).
-
-    The 99.5th percentile of all of them is the brightest.
-    """
-    from matplotlib import colormaps
-
-    finite = np.nan_to_num(errors)
-    scale = max(float(np.quantile(finite, 0.995)), 1e-9)
-    coloured = colormaps["inferno"](np.clip(finite / scale, 0, 1))[..., :3]
-    return np.asarray((coloured * 255).round(), dtype=np.uint8)
-
-
 def plot_kinds(
     path: str | Path, groups: Mapping[str, Array], aurocs: Mapping[str, float], name: str
 ) -> None:
@@ -327,7 +149,7 @@ def plot_kinds(
     captions = []
     for row, (kind, scores) in enumerate(groups.items()):
         colour = INLIER
-        caption = f"{_short(kind, 30)} ({len(scores)})"
+        caption = f"{shortened(kind, 30)} ({len(scores)})"
         if kind in aurocs:
             colour = OUTLIER
             caption += f"\nAUROC {aurocs[kind]:.3f}"
@@ -418,16 +240,5 @@ def _shared_bins(inliers: Array, outliers: Array) -> tuple[Array, bool]:
     return np.linspace(low, high, count), False
 
 
-def _pictures(images: NDArray[Any]) -> NDArray[np.float32]:
-    """(N, C, H, W) of any kind to RGB (N, H, W, 3) in [0, 1]; int16 is sound, its silence grey."""
-    if images.dtype == np.int16:
-        images = images / 65536 + 0.5
-    scale = 255 if images.dtype == np.uint8 else 1
-    unit: NDArray[np.float32] = np.nan_to_num(np.clip(images.astype(np.float32) / scale, 0, 1))
-    if unit.shape[1] != 3:
-        unit = unit.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    return unit.transpose(0, 2, 3, 1)
-
-
-def _short(text: str, length: int = 11) -> str:
+def shortened(text: str, length: int = 11) -> str:
     return text if len(text) <= length else "…" + text[1 - length :]

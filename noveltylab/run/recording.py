@@ -22,7 +22,7 @@ from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular, write_atomic
 from noveltylab.run.folder import code_in_words, record_code, set_unknown_aside
-from noveltylab.run.images import Images
+from noveltylab.run.read import Images
 from noveltylab.training import loggers
 
 log = logging.getLogger("noveltylab")

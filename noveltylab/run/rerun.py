@@ -28,8 +28,9 @@ from rich.text import Text
 from noveltylab.command.arguments import read_changes
 from noveltylab.command.screen import console, say, terminal
 from noveltylab.command.signals import end_command, interruptible
+from noveltylab.data.inlier import COIL_OBJECTS
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.options import COIL_OBJECTS, Options, check_options
+from noveltylab.options import Options, check_options
 from noveltylab.report.check import check_file, check_run
 from noveltylab.results.files import sha256_file
 from noveltylab.results.provenance import cores

@@ -10,20 +10,22 @@ and wherever it stands among them.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor
 
 from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method, Row
+from noveltylab.nets.batch_norm import (
+    batch_norms,
+    fold_batch_norm,
+    put_statistics,
+    statistics_of,
+)
 
 #: Score name -> its values, (N,).
 Columns = dict[str, NDArray[np.float64]]
@@ -198,38 +200,6 @@ def deployed(method: Method) -> Method:
     return ready.to(memory_format=torch.channels_last)
 
 
-def fold_batch_norm(module: nn.Module) -> None:
-    """Puts each batch norm into the convolution or matrix product right before it.
-
-    The same scores but for the last bits.
-
-    In sequences of an evaluated module; nothing else changes place.
-    """
-    for child in module.children():
-        fold_batch_norm(child)
-    if not isinstance(module, nn.Sequential):
-        return
-    for index, (layer, norm) in enumerate(pairwise(list(module))):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or is_parametrized(layer):
-            continue
-        if norm.running_mean is None or not norm.affine:  # torch cannot fuse it
-            continue
-        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-            module[index] = fuse_linear_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            transpose = isinstance(layer, nn.ConvTranspose2d)
-            module[index] = fuse_conv_bn_eval(layer, norm, transpose)
-        else:
-            continue
-        module[index + 1] = nn.Identity()
-
-
-def batch_norms(method: Method) -> list[_BatchNorm]:
-    """The method's batch norms that keep running statistics, which evaluation uses."""
-    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
-    return [norm for norm in norms if norm.running_mean is not None]
-
-
 @torch.no_grad()
 def renew_batch_norm(
     method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
@@ -292,17 +262,6 @@ def fresh_batch_norm(
     finally:
         for layer, statistics in zip(layers, before, strict=True):
             put_statistics(layer, statistics)
-
-
-def statistics_of(layer: _BatchNorm) -> Tensors:
-    """A copy of what a batch norm keeps."""
-    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
-
-
-def put_statistics(layer: _BatchNorm, statistics: Tensors) -> None:
-    """Puts back what `statistics_of` gave, in place."""
-    for name, buffer in layer.named_buffers():
-        buffer.copy_(statistics[name])
 
 
 def validation_loss(

@@ -21,9 +21,10 @@ from torch import Tensor
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
+from noveltylab.nets.batch_norm import batch_norms
 from noveltylab.results.scores import Scores, write_scores
 from noveltylab.scoring.aggregate import measured_scores
-from noveltylab.scoring.apply import batch_norms, in_batches, to_float64
+from noveltylab.scoring.apply import in_batches, to_float64
 from noveltylab.scoring.metrics import evaluate
 
 #: Images in a batch of the diagnosis, whatever trainer.score_batch_size says.

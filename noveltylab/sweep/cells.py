@@ -93,7 +93,7 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         plain = options.recorded(plain)
         result = previous(options.folder, plain, options.force)
         if result is not None and files_changed(result, options.data):
-            from noveltylab.run.images import check_complete  # imports torch
+            from noveltylab.run.read import check_complete  # imports torch
 
             check_complete(result, options, options.folder)
         if result is None:
@@ -163,9 +163,9 @@ def check_names(method: str, protocol: str) -> None:
     Raises:
         UserError: What is wrong, for the whole sweep at once instead of cell by cell.
     """
+    from noveltylab.command.validate import check_arguments
     from noveltylab.data.protocols import PROTOCOLS
     from noveltylab.methods.base import find_method
-    from noveltylab.options import check_arguments
 
     # the method's
     arguments = json.loads(method)

@@ -27,9 +27,9 @@ from noveltylab.command.recipes import (
     recipe_options,
     recipes_of,
 )
-from noveltylab.command.validate import flatten
+from noveltylab.command.validate import check_arguments, flatten
 from noveltylab.methods.base import find_method
-from noveltylab.options import check_arguments, check_options, flat_options, kind_of_option
+from noveltylab.options import check_options, flat_options, kind_of_option
 from noveltylab.predict.load import load_detector
 from noveltylab.report.collect import collect
 from noveltylab.results.files import sha256_file

@@ -22,13 +22,14 @@ from PIL import Image
 from noveltylab.__main__ import CONF
 from noveltylab.data import coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Coil, read_png
+from noveltylab.data.inlier import COIL_SEEDED
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split
 from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
-from noveltylab.options import COIL_SEEDED, Options, check_options
+from noveltylab.options import Options, check_options
 from tests.formats import turntable, write_coil
 
 LAYOUTS = {"coil100": COIL100, "coil20": COIL20}

@@ -15,16 +15,15 @@ from experiments.batch_norm import compare
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
+from noveltylab.nets.batch_norm import batch_norms, statistics_of
 from noveltylab.options import read_options
 from noveltylab.run.build import build
-from noveltylab.run.images import read_and_split
+from noveltylab.run.read import read_and_split
 from noveltylab.run.summary import print_summary
 from noveltylab.scoring.apply import (
-    batch_norms,
     fresh_batch_norm,
     novelty_scores,
     renew_batch_norm,
-    statistics_of,
     validation_loss,
 )
 from noveltylab.scoring.metrics import evaluate

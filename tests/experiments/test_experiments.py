@@ -19,10 +19,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.__main__ import CONF, EXPERIMENTS, PACKAGE
+from noveltylab.command.validate import check_arguments
+from noveltylab.data.inlier import COIL_SEEDED
 from noveltylab.data.protocols import PROTOCOLS
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
-from noveltylab.options import COIL_SEEDED, Options, check_arguments, check_options
+from noveltylab.options import Options, check_options
 from noveltylab.sweep.grid import cells_of_grid
 from tests.conftest import TINY
 from tests.formats import (

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from noveltylab.command.validate import check_arguments
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Batch, Method, find_method
-from noveltylab.options import check_arguments
 from noveltylab.scoring.apply import explanations, image_rows
 from noveltylab.scoring.diagnosis import batch_statistics
 from noveltylab.scoring.metrics import evaluate

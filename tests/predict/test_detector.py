@@ -14,9 +14,10 @@ from torch import nn
 
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method, find_method
+from noveltylab.nets.batch_norm import fold_batch_norm
 from noveltylab.predict.detector import Detector
 from noveltylab.predict.inputs import Reader
-from noveltylab.scoring.apply import deployed, fold_batch_norm, held_out_scores, novelty_scores
+from noveltylab.scoring.apply import deployed, held_out_scores, novelty_scores
 from noveltylab.scoring.conformal import Calibration
 from tests.formats import write_images
 from tests.methods.conftest import METHODS, SMALL, blobs, method_config

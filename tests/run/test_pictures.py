@@ -13,7 +13,7 @@ from noveltylab.methods.base import Row
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.report.side_by_side import read_reconstructions
-from noveltylab.run import plots
+from noveltylab.run import plots, plots_of_images
 from noveltylab.run.pictures import (
     EMBEDDED,
     SHOWN,
@@ -61,7 +61,7 @@ def test_pictures_are_of_the_first_training_images_and_of_test_images_of_each_ki
     )
     drawn: dict[str, dict[str, np.ndarray]] = {}
     monkeypatch.setattr(
-        plots, "plot_rows", lambda path, rows: drawn.update({path.name: dict(rows)})
+        plots_of_images, "plot_rows", lambda path, rows: drawn.update({path.name: dict(rows)})
     )
     draw_rows(Pictured((1, 8, 8)), data, tmp_path)  # type: ignore[arg-type]  # what it reads of the data
     assert set(drawn) == {"given.png", "outliers.png"}

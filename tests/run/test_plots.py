@@ -12,17 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from noveltylab.run.plots import (
+from noveltylab.run.plots import plot_histogram, plot_kinds, plot_roc
+from noveltylab.run.plots_in_time import plot_recording
+from noveltylab.run.plots_of_images import (
     GROUPS,
     colour_errors,
     extreme_cases,
-    plot_histogram,
-    plot_kinds,
     plot_reconstructions,
-    plot_roc,
     plot_rows,
 )
-from noveltylab.run.plots_in_time import plot_recording
 
 N = 60
 RNG = np.random.default_rng(0)

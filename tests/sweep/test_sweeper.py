@@ -30,8 +30,8 @@ from noveltylab.errors import UserError
 from noveltylab.options import Options
 from noveltylab.results.files import sha256_file
 from noveltylab.results.record import write_result
-from noveltylab.run.images import read_and_split
 from noveltylab.run.lock import holder, locked
+from noveltylab.run.read import read_and_split
 from noveltylab.sweep import launchers
 from noveltylab.sweep.cells import Cell
 from noveltylab.sweep.launchers import fit_launcher

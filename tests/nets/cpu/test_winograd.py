@@ -18,7 +18,7 @@ from noveltylab.nets.cpu import layers as cpu_layers
 from noveltylab.nets.cpu import winograd
 from noveltylab.options import check_options
 from noveltylab.run.build import build
-from noveltylab.run.images import read_and_split
+from noveltylab.run.read import read_and_split
 
 KERNELS = [(4, 1), (5, 2)]  # and padding
 SIZES = [(8, 8), (16, 16), (8, 24)]

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noveltylab.command.validate import check_arguments
 from noveltylab.data.load import load
 from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, draw_val_outliers, split
 from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split, split_sha256
 from noveltylab.errors import UserError, nearest
-from noveltylab.options import Options, check_arguments
+from noveltylab.options import Options
 from noveltylab.results.files import open_regular
 from noveltylab.run.folder import files_changed, files_stamp
 
