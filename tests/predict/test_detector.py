@@ -1,4 +1,4 @@
-"""A run folder in three lines: README's example, executed."""
+"""A run folder in three lines: the example of docs/own_images.md, executed."""
 
 import re
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from tests.formats import write_images
 from tests.methods.conftest import METHODS, SMALL, blobs, method_config
 from tests.predict.test_predict import trained
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own_images.md"
 
 
-def test_the_example_of_the_readme(
+def test_the_example_of_the_docs(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pandas")
@@ -34,7 +34,7 @@ def test_the_example_of_the_readme(
     monkeypatch.chdir(tmp_path)
     write_images(Path("parts"), {"train/good": 60, "test/good": 3, "test/odd": 3})
     folder = trained(run_here, Path("outputs"), "ca_entropy", "data=images", "data.root=parts")
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert str(folder) in example and len([line for line in example.splitlines() if line]) == 3
     names: dict[str, Any] = {}
     exec(example, names)

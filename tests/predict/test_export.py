@@ -26,7 +26,7 @@ from tests.formats import write_images
 from tests.methods.conftest import METHODS, method_config
 from tests.predict.test_predict import rows_of, trained
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own_images.md"
 
 #: exported on every run of the tests; the others, with seconds each, by the slow ones
 QUICK = {("pca", "onnx"), ("pca", "torch_export"), ("knn", "torch_export")}
@@ -142,13 +142,13 @@ def test_the_run_folder_is_not_written_to(
     ("held_out", "options"),
     [(12, ()), (24, ("protocol.val_fraction=0.5",)), (40, ("protocol.folds=40",))],
 )
-def test_the_lines_of_the_readme_decide_as_predict_does(
+def test_the_lines_of_the_docs_decide_as_predict_does(
     run_here: Callable[..., dict[str, Any]],
     held_out: int,
     options: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """README's example, run from its text; with 12 held-out inliers neither decides."""
+    """The example of docs/own_images.md, run from its text; with 12 held-out inliers neither decides."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     write_images(Path("new"), {"": 12}, channels=3, seed=5)
@@ -161,7 +161,7 @@ def test_the_lines_of_the_readme_decide_as_predict_does(
     assert len(read_scores(folder / "calibration.csv")) == held_out
     assert export.main([f"run={folder}", "format=onnx", "output=ca_entropy.onnx"]) == 0
     assert predict.main([f"run={folder}", "input=new"]) == 0
-    (example,) = re.findall(r"```py\n(.*?)```", README.read_text(), re.S)
+    (example,) = re.findall(r"```py\n(.*?)```", PAGE.read_text(), re.S)
     names: dict[str, Any] = {}
     exec(example, names)
     rows = rows_of(Path("scores.csv"))
