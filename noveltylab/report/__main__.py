@@ -19,7 +19,7 @@ from noveltylab.errors import UserError
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.latex import main_file
 from noveltylab.report.page import pictures, to_html
-from noveltylab.report.published import choose, read_tables
+from noveltylab.report.published import choose, read_field, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build, latex_tables
 from noveltylab.report.text import one_line, to_markdown
@@ -110,7 +110,7 @@ def report(
     collected = collect(folder, check)
     # of an archive: the report lies in the folder that it stands for
     place = without_suffix(folder) if archive_of(folder) else folder
-    document, records = build(collected, papers, place.resolve().name, idents)
+    document, records = build(collected, papers, place.resolve().name, idents, read_field())
     if markdown is not None:
         texts = {markdown: to_markdown(document)}
     else:

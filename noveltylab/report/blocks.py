@@ -28,7 +28,7 @@ class Cell:
 class GridRow:
     """A row of a table, and where its numbers come from.
 
-    `kind` is published, others, ours, trial (ours, shortened), floor, or "" for no matter.
+    `kind` is published, others, field, ours, trial (ours, shortened), floor, or "" for no matter.
     """
 
     cells: tuple[Cell, ...]

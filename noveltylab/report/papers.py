@@ -9,12 +9,15 @@ from statistics import fmean
 
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.expected import Expected, expect
-from noveltylab.report.published import Counterpart, Line, PaperTable
+from noveltylab.report.published import Counterpart, FieldRow, Line, PaperTable
 from noveltylab.report.rows import MARK, Row, floors_by_name
 from noveltylab.report.stats import Cells, Statistics, summarise, tie_reasons
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
 SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
+
+#: The caption of the grid that `field_grid` makes.
+FIELD_CAPTION = "The field since: AUROC as printed elsewhere, not compared with ours"
 
 
 def rows_of(table: PaperTable, rows: Sequence[Row], related: Sequence[PaperTable]) -> list[Row]:
@@ -61,6 +64,19 @@ def paper_blocks(table: PaperTable, rows: Sequence[Row]) -> Iterator[Block]:
         yield Text("Not run: no result of ours for this table.")
     if table.notes:
         yield Bullets("Notes and doubts", table.notes)
+
+
+def field_grid(rows: Sequence[FieldRow]) -> Grid:
+    """What later methods print on the same data and protocol: no part of any comparison.
+
+    Cells have no value, so that nothing is ranked or coloured by them.
+    """
+    lines = []
+    for row in rows:
+        texts = row.row, row.mean, row.trained_on, row.source
+        lines.append(GridRow(tuple(Cell(text) for text in texts), "field"))
+    headers = ("method", "mean over classes, %", "trained on", "printed in")
+    return Grid(FIELD_CAPTION, headers, tuple(lines))
 
 
 # The numbers.

@@ -11,6 +11,8 @@ from noveltylab.report.stats import Cells
 HERE = Path(__file__).resolve().parent
 #: Beside the package in a checkout, inside it when installed from a wheel.
 PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.yaml")
+#: What a method of the field was trained on; the first where its row names none.
+TRAINED_ON = ("this class alone", "ImageNet", "more than ImageNet", "image and text")
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,70 @@ class PaperTable:
         return {cell: value for cell, value in cells.items() if cell[0] in self.expected}
 
 
+@dataclass(frozen=True)
+class FieldRow:
+    """A mean over classes that another paper prints, and what its method was trained on.
+
+    Attributes:
+        row: The method.
+        mean: As printed, in percent.
+        trained_on: One of `TRAINED_ON`.
+        source: Where the number is printed.
+    """
+
+    row: str
+    mean: str
+    trained_on: str
+    source: str
+
+
+#: (protocol, data) -> rows of the field, in the order of the file.
+FieldRows = dict[tuple[str, str], tuple[FieldRow, ...]]
+
+
 def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
     """All tables of the papers by name, such as `ocgan/table2_mnist`.
 
     Raises:
         UserError: The file is missing.
     """
-    import yaml
-
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise UserError(f"the papers' numbers are missing: no {' and no '.join(map(str, places))}")
-    with open(path, encoding="utf-8") as file:
-        tree = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    tree = _read_file(places)
     tables = {}
     for ident, content in tree["tables"].items():
         paper = tree["papers"][ident.partition("/")[0]]
         tables[ident] = _table(ident, paper, content)
     return tables
+
+
+def read_field(places: Sequence[Path] = PLACES) -> FieldRows:
+    """What later methods print on the same data and protocol; shown, and never compared.
+
+    Raises:
+        UserError: The file is missing.
+        ValueError: A row says of no known data what its method was trained on, or has no mean.
+    """
+    rows: FieldRows = {}
+    for block in _read_file(places).get("field", ()):
+        key = block["protocol"], block["data"]
+        if key in rows:
+            raise ValueError(f"field: {' · '.join(key)} stands there twice")
+        rows[key] = tuple(_field_row(key, content) for content in block["rows"])
+    return rows
+
+
+def _field_row(key: tuple[str, str], content: Mapping[str, str]) -> FieldRow:
+    row = FieldRow(
+        content["row"],
+        content["mean"],
+        content.get("trained_on", TRAINED_ON[0]),
+        content["source"],
+    )
+    place = f"field, {' · '.join(key)}, {row.row}"
+    if row.trained_on not in TRAINED_ON:
+        raise ValueError(f"{place}: trained_on {row.trained_on!r} is none of {TRAINED_ON}")
+    if not 0 < float(row.mean) <= 100:
+        raise ValueError(f"{place}: mean {row.mean} is no percentage")
+    return row
 
 
 def printed_for(
@@ -171,6 +219,17 @@ def choose(tables: dict[str, PaperTable], names: Sequence[str]) -> dict[str, Pap
         for ident in idents:
             choice[ident] = tables[ident]
     return choice
+
+
+def _read_file(places: Sequence[Path]) -> dict[str, Any]:
+    import yaml
+
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise UserError(f"the papers' numbers are missing: no {' and no '.join(map(str, places))}")
+    with open(path, encoding="utf-8") as file:
+        tree: dict[str, Any] = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return tree
 
 
 def _table(ident: str, paper: str, content: dict[str, Any]) -> PaperTable:

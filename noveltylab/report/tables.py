@@ -10,8 +10,8 @@ from noveltylab.report.compare import compare_all
 from noveltylab.report.grouping import group, made_apart
 from noveltylab.report.latex import own_table, paper_table
 from noveltylab.report.ours import our_blocks
-from noveltylab.report.papers import paper_blocks, rows_of
-from noveltylab.report.published import PaperTable
+from noveltylab.report.papers import field_grid, paper_blocks, rows_of
+from noveltylab.report.published import FieldRows, PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
 from noveltylab.report.rows import MARK, Row
 from noveltylab.report.side_by_side import side_by_side
@@ -38,7 +38,11 @@ LEGEND = (
 
 
 def build(
-    collected: Collected, tables: Mapping[str, PaperTable], name: str, idents: Iterable[str] = ()
+    collected: Collected,
+    tables: Mapping[str, PaperTable],
+    name: str,
+    idents: Iterable[str] = (),
+    field: FieldRows | None = None,
 ) -> tuple[Document, list[Record]]:
     """The whole report, and the lines of its CSV file.
 
@@ -47,6 +51,7 @@ def build(
         tables: The papers' tables by name.
         name: Of the folder, for the title.
         idents: Names of tables; if there are any, the report is about these alone, run or not.
+        field: What later methods print, shown below the papers' tables.
     """
     groups = group(collected.runs)
     about = [tables[ident] for ident in idents]
@@ -60,6 +65,8 @@ def build(
             if not about or table in about:
                 section.blocks += paper_blocks(table, rows_of(table, rows, related))
                 records += printed_records(table)
+        if field and (protocol, data) in field:
+            section.blocks.append(field_grid(field[protocol, data]))
         if rows:
             comparisons = compare_all(rows)
             blocks = list(our_blocks(rows, comparisons, _about_auroc(related)))

@@ -5,7 +5,7 @@ import yaml
 
 from noveltylab.__main__ import CONF
 from noveltylab.errors import UserError
-from noveltylab.report.published import PLACES, choose, printed_for, read_tables
+from noveltylab.report.published import PLACES, choose, printed_for, read_field, read_tables
 
 TABLES = read_tables()
 
@@ -136,3 +136,49 @@ def test_the_number_printed_for_a_run(
         name = f"ocgan/table{2 if run[2] == 'p2' else 1}_mnist"
         (line,) = (line for line in TABLES[name].rows if line.row == "OCGAN")
         assert printed == (float(line.values[3 if run[2] == "p2" else 0]), name)
+
+
+@pytest.mark.parametrize(
+    ("data", "row", "mean", "trained_on"),
+    [
+        ("cifar10", "CSI", "94.3", "this class alone"),
+        ("cifar10", "DROC", "92.5", "this class alone"),
+        ("cifar10", "DN2", "92.5", "ImageNet"),
+        ("cifar10", "GeneralAD, DINOv2", "99.3", "more than ImageNet"),
+        ("fmnist", "DN2", "94.4", "ImageNet"),
+        ("fmnist", "PatchCore", "77.4", "ImageNet"),
+    ],
+)
+def test_the_field_as_printed(data: str, row: str, mean: str, trained_on: str) -> None:
+    (line,) = [line for line in read_field()["p2", data] if line.row == row]
+    assert (line.mean, line.trained_on) == (mean, trained_on) and line.source
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"trained_on": "everything"}, "is none of"),
+        ({"mean": "994"}, "no percentage"),
+        ({"mean": "0"}, "no percentage"),
+    ],
+)
+def test_a_row_of_the_field_is_checked(change: dict[str, str], reason: str, tmp_path: Path) -> None:
+    block = {"data": "mnist", "protocol": "p2"}
+    row = {"row": "Some", "mean": "99.4", "source": "a paper"}
+    path = tmp_path / "published.yaml"
+    path.write_text(yaml.safe_dump({"field": [{**block, "rows": [row]}]}))
+    assert read_field([path])["p2", "mnist"][0].trained_on == "this class alone"
+    path.write_text(yaml.safe_dump({"field": [{**block, "rows": [{**row, **change}]}]}))
+    with pytest.raises(ValueError, match=f"p2 · mnist, Some: .*{reason}"):
+        read_field([path])
+
+
+def test_the_field_of_data_and_protocol_stands_in_one_block(tmp_path: Path) -> None:
+    path = tmp_path / "published.yaml"
+    path.write_text(
+        yaml.safe_dump({"field": [{"data": "mnist", "protocol": "p2", "rows": []}] * 2})
+    )
+    with pytest.raises(ValueError, match="stands there twice"):
+        read_field([path])
+    path.write_text("tables: {}\n")
+    assert read_field([path]) == {}

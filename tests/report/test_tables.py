@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from noveltylab.report.blocks import Bullets, Document, Grid, GridRow
 from noveltylab.report.collect import collect
-from noveltylab.report.published import choose, read_tables
+from noveltylab.report.papers import FIELD_CAPTION
+from noveltylab.report.published import choose, read_field, read_tables
 from noveltylab.report.records import to_csv
 from noveltylab.report.tables import build
 from tests.report.conftest import WriteRun, flat_metrics
@@ -403,6 +404,35 @@ def test_a_table_that_was_not_run_says_so(outputs: Path, write_run: WriteRun) ->
     assert any(
         getattr(block, "text", "").startswith("Not run") for block in document.sections[0].blocks
     )
+
+
+def test_the_field_stands_below_the_printed_rows_and_enters_nothing(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    for inlier in range(10):
+        write_run("ocgan", "cifar10", "p2", inlier, auroc=0.7)
+        write_run("pca", "fmnist", "p2", inlier, auroc=0.9)
+    write_run(protocol="p1", auroc=0.9)
+    collected = collect(outputs)
+    without, lines = build(collected, TABLES, "outputs")
+    with_field, lines_with_field = build(collected, TABLES, "outputs", field=read_field())
+    captions = {}
+    for section in with_field.sections:
+        blocks = [block for block in section.blocks if isinstance(block, Grid)]
+        captions[section.title] = [grid.caption for grid in blocks]
+    assert FIELD_CAPTION not in captions["p1 · mnist"]
+    assert captions["p2 · fmnist"].index(FIELD_CAPTION) == 0  # no paper has a table of it
+    place = captions["p2 · cifar10"].index(FIELD_CAPTION)
+    assert captions["p2 · cifar10"][place - 1] == "Ours against the printed rows"
+    assert captions["p2 · cifar10"][place + 1] == "Our numbers"
+    (row,) = rows(with_field, FIELD_CAPTION, "CSI")
+    assert row["mean over classes, %"] == "94.3" and row["trained on"] == "this class alone"
+    # all else is as without it
+    for section in with_field.sections:
+        section.blocks = [
+            block for block in section.blocks if getattr(block, "caption", "") != FIELD_CAPTION
+        ]
+    assert with_field == without and lines_with_field == lines
 
 
 def test_units_measured_apart(outputs: Path, write_run: WriteRun) -> None:
