@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,12 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
         paper = tree["papers"][ident.partition("/")[0]]
         tables[ident] = _table(ident, paper, content)
     return tables
+
+
+@cache
+def table_names() -> frozenset[str]:
+    """The names of the papers' tables; read once, as each run of a report asks for them."""
+    return frozenset(_read_file(PLACES)["tables"])
 
 
 def read_field(places: Sequence[Path] = PLACES) -> FieldRows:

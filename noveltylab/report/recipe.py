@@ -10,7 +10,7 @@ import yaml
 
 from noveltylab.command import recipes
 from noveltylab.command.validate import flatten
-from noveltylab.report.published import read_tables
+from noveltylab.report.published import table_names
 
 #: Beside the package in a checkout, inside it when installed from a wheel.
 ROOTS = (recipes.PACKAGE.parent, recipes.PACKAGE)
@@ -117,7 +117,7 @@ def recipe_options(
         recipes.recipe_options(method, recipe, data)
     )
     name = "/".join(source.split("/")[-2:])
-    return conf_options | _read("experiments", name) if name in read_tables() else conf_options
+    return conf_options | _read("experiments", name) if name in table_names() else conf_options
 
 
 def _options_of_conf(method: str, data: str, protocol: str) -> dict[str, Any]:
