@@ -4,14 +4,34 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noveltylab.api import compose, train
+    from noveltylab.errors import RunFailed, UserError
     from noveltylab.methods.base import Method
+    from noveltylab.predict.detector import Detector
     from noveltylab.predict.load import load_detector
 
 __version__ = "0.1.0"
-__all__ = ["Method", "__version__", "load_detector"]
+__all__ = [
+    "Detector",
+    "Method",
+    "RunFailed",
+    "UserError",
+    "__version__",
+    "compose",
+    "load_detector",
+    "train",
+]
 
 #: Public name -> the module that defines it, imported when the name is first used.
-_HOMES = {"Method": "noveltylab.methods.base", "load_detector": "noveltylab.predict.load"}
+_HOMES = {
+    "Detector": "noveltylab.predict.detector",
+    "Method": "noveltylab.methods.base",
+    "RunFailed": "noveltylab.errors",
+    "UserError": "noveltylab.errors",
+    "compose": "noveltylab.api",
+    "load_detector": "noveltylab.predict.load",
+    "train": "noveltylab.api",
+}
 
 
 def __getattr__(name: str) -> Any:

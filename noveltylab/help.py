@@ -15,6 +15,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.command import words
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
 from noveltylab.command.validate import flatten
 
@@ -57,7 +58,7 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
         if (conf / path).is_file() or ConfigStore.instance().get_type(path) == ObjectType.CONFIG:
             choices.append(f"{group}={name}")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf), **BASE):
         return compose("train", choices)
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     Floor("errors", "", ""),
     Floor(
         "command",
-        "arguments hints recipes screen signals validate wandb_mode words",
+        "arguments hints hydra_versions recipes screen signals validate wandb_mode words",
         "hydra omegaconf pydantic rich yaml",
     ),
     Floor(
@@ -68,7 +68,7 @@ FLOORS = (
     Floor(
         "run",
         "build describe diagnose folder lock measure pictures pipeline plots plots_in_time "
-        "plots_of_images read recording rerun score summary",
+        "plots_of_images process read recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
@@ -78,6 +78,8 @@ FLOORS = (
         "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
     ),
     Floor("help", "", "hydra omegaconf"),
+    Floor("configs", "", "hydra omegaconf"),
+    Floor("api", "", ""),
     Floor("__main__", "", "hydra omegaconf"),
 )
 ROOMS = [floor.room for floor in FLOORS]
@@ -156,7 +158,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_the_root_holds_the_command_and_its_options() -> None:
     names = {path.stem for path in PACKAGE.glob("*.py")}
-    assert names == {"__init__", "__main__", "options", "help", "errors"}
+    assert names == {"__init__", "__main__", "api", "configs", "options", "help", "errors"}
 
 
 def test_methods_know_nets_and_phases_only() -> None:

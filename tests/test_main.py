@@ -355,6 +355,13 @@ def test_the_source_archive_carries_no_results(tmp_path: Path) -> None:
     assert {str(path.relative_to(root)) for path in root.glob("experiments/*/*.yaml")} <= names
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["method=pca", "--version"]])
+def test_the_version_is_ours_not_hydras(command: Cli, arguments: list[str]) -> None:
+    process = command(*arguments)
+    assert (process.returncode, process.stdout) == (0, f"noveltylab {VERSION}\n")
+    assert not process.stderr
+
+
 def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> None:
     process = command("-m", "method=pca", "inlier=3,11,4", "trainer.accelerator=cpu")
     assert process.returncode == 1

@@ -1,0 +1,256 @@
+"""Composes conf/ with what was typed, and says Hydra's errors in one line.
+
+The same for the command, which hands its options to Hydra, and for `compose` of the Python API
+(noveltylab/api.py), which leaves no trace in the Hydra of its caller. Imports no torch.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import hydra
+import hydra.version
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from noveltylab.command.arguments import explain_unreadable, readable
+from noveltylab.command.hints import check_moved, option_hint
+from noveltylab.command.hydra_versions import BASE
+from noveltylab.command.recipes import CONF, PACKAGE, recipes_of, register_recipes
+from noveltylab.errors import UserError, nearest
+from noveltylab.sweep.grid import cells_of_grid, row_options
+
+
+def read_experiments() -> dict[str, tuple[str, DictConfig]]:
+    """The files in experiments/: <paper>/<table> -> its path and what it holds."""
+    folders = [path / "experiments" for path in (PACKAGE, PACKAGE.parent)]
+    files = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*/*.yaml")):
+        if path.read_text().startswith("# @package _global_"):  # else some other YAML file
+            content = OmegaConf.load(path)
+            assert isinstance(content, DictConfig)
+            files[f"{path.parent.name}/{path.stem}"] = (str(path), content)
+    return files
+
+
+def _of_sweeper(content: DictConfig, name: str) -> dict[str, Any]:
+    """`params` or `rows` of an experiment file, {} where it has none."""
+    plain: Any = OmegaConf.to_container(content)
+    return dict(plain.get("hydra", {}).get("sweeper", {}).get(name) or {})
+
+
+#: <paper>/<table> of every experiment file, and what it holds
+FILES = read_experiments()
+#: <paper>/<table> of every experiment file, and its rows: name -> options
+EXPERIMENTS = {name: _of_sweeper(content, "rows") for name, (_, content) in FILES.items()}
+
+
+def register() -> None:
+    """Makes the files in experiments/, their rows and the recipes choices of Hydra's.
+
+    <paper>/<table>.yaml becomes experiment=<paper>/<table>, and each of its rows row=<name>; the
+    sweeper puts the options of a row in its place. (Hydra names a group after its folder, and would
+    want experiments/ to be conf/experiment/.)
+    """
+    store = ConfigStore.instance()
+    rows: dict[str, str] = {}
+    for name, (path, content) in FILES.items():
+        paper, _, table = name.partition("/")
+        store.store(table, content, f"experiment/{paper}", "_global_", path)
+        rows |= dict.fromkeys(EXPERIMENTS[name], path)
+    for row, path in rows.items():
+        store.store(row, {}, "row", "_global_", path)
+    register_recipes()
+
+
+def compose_config(arguments: list[str]) -> DictConfig:
+    """The config of one run, from options as they are typed behind `noveltylab`.
+
+    An experiment is a sweep: row=, inlier= and seed= have to leave one of its runs.
+
+    Raises:
+        UserError: What the command would refuse; a flag of the command; several runs.
+    """
+    for argument in arguments:
+        if not isinstance(argument, str):
+            raise UserError(f"{argument!r}: options are texts, e.g. 'inlier=3'")
+        if argument.startswith("-"):
+            raise UserError(f"{argument}: flags belong to the command; from Python only options go")
+    check_moved(arguments)
+    typed = readable(arguments)
+    with own_hydra():
+        try:
+            typed = one_cell(typed)
+            config = hydra.compose("train", typed, return_hydra_config=True)
+        except HydraException as error:
+            raise UserError(explain(error, typed)) from None
+        except OmegaConfBaseException as error:
+            raise UserError(f"the configuration: {str(error).splitlines()[0]}") from None
+    check_choices(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Inside, a Hydra that reads conf/; the one of the caller's program is put back afterwards."""
+    mine = own_choices()
+    store, instance = ConfigStore.instance(), GlobalHydra.instance()
+    version = hydra.version.VersionBase.instance()
+    before = (store.repo, instance.hydra, version.version_base)
+    store.repo = mine
+    instance.clear()
+    try:
+        with initialize_config_dir(str(CONF), **BASE):
+            yield
+    finally:
+        store.repo, instance.hydra, version.version_base = before
+        GlobalHydra.set_instance(instance)
+
+
+@cache
+def own_choices() -> dict[str, Any]:
+    """Hydra's store of choices with ours, made beside the store of the caller's program."""
+    Plugins.instance()  # whose own choices go into the caller's
+    store = ConfigStore.instance()
+    before = store.repo
+    store.repo = copy.deepcopy(before)
+    try:
+        register()
+        return store.repo
+    finally:
+        store.repo = before
+
+
+def one_cell(arguments: list[str]) -> list[str]:
+    """For an experiment the options of its only run; else the arguments as they are.
+
+    Raises:
+        UserError: The experiment has several runs, or no such row.
+    """
+    chosen = [text for text in arguments if text.startswith("experiment=")]
+    name = chosen[-1].partition("=")[2] if chosen else ""
+    if name not in FILES:
+        return arguments
+    params = _of_sweeper(FILES[name][1], "params")
+    typed = [text for text in arguments if text not in chosen]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    cells = cells_of_grid(params, EXPERIMENTS[name], typed, parser)
+    if len(cells) != 1:
+        raise UserError(
+            f"experiment={name}: these are {len(cells)} runs, which the command runs as a sweep; "
+            "for one of them name its row (where there are rows), inlier and seed"
+        )
+    return [f"experiment={name}", *cells[0]]
+
+
+def check_choices(choices: Mapping[str, Any]) -> None:
+    """Raises UserError for choices of Hydra's that one run cannot have.
+
+    They are a row without its experiment, and a recipe that the method has not
+    (conf/recipe/<method>.yaml).
+    """
+    if choices["row"]:
+        raise UserError(f"row={choices['row']}: rows are run by the sweep of their experiment=...")
+    recipe, method = str(choices["recipe"]), str(choices["method"])
+    known = recipes_of(method)
+    if recipe not in known:
+        raise UserError(
+            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}"
+        )
+
+
+def with_row(arguments: list[str]) -> list[str]:
+    """For `--cfg`, which composes no cell of a sweep: the options of a row in the place of row=..."""
+    values = dict(text.split("=", 1) for text in arguments if "=" in text)
+    rows = EXPERIMENTS.get(values.get("experiment", ""), {})
+    row = values.get("row")
+    if row not in rows or not {"--cfg", "-c"} & set(arguments):
+        return arguments
+    others = [text for text in arguments if not text.startswith("row=")]
+    # after experiment=..., so that what is typed behind it has the last word
+    place = others.index(f"experiment={values['experiment']}") + 1
+    others[place:place] = [*row_options(rows, row), f"method.name={row}"]
+    return others
+
+
+def explain(error: HydraException, arguments: list[str]) -> str:
+    """Hydra's error in one line, with the nearest right name for a wrong one.
+
+    Args:
+        error: What Hydra raised.
+        arguments: The options that were typed.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group.startswith("experiment"):
+            name = str(error.missing_cfg_file).removeprefix("experiment/")
+            return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
+        if group == "recipe":
+            return _unknown_recipe(name, arguments)
+        if error.options:
+            return f"{group}={name}: no such choice; {nearest(name, error.options)}"
+        return f"no configuration named '{error.missing_cfg_file}' under {CONF}"
+    if isinstance(error, OverrideParseException):
+        return explain_unreadable(str(error.override), arguments)
+    message = str(error)
+    match = re.match(r"Sweep parameters '(.*)' requires", message)
+    if match:
+        return f"{match[1]}: several values are a sweep, which takes -m"
+    match = re.search(r"Ambiguous value for argument '(.*)'\n", message)
+    if match:
+        key, _, value = match[1].partition("=")
+        return (
+            f"{match[1]}: several values are a sweep, which takes -m; "
+            f"as one text: '{key}=\"{value}\"', as a list: '{key}=[{value}]'"
+        )
+    match = re.match(r"Could not override '([^']+)'", message)
+    if match:
+        return _unknown_key(match[1], arguments)
+    return message
+
+
+def _unknown_recipe(name: str, arguments: list[str]) -> str:
+    methods = _typed_values("method", arguments)
+    method = methods[0].split(",")[0] if methods else "ocgan"
+    return f"recipe={name}: no such choice of method={method}; {nearest(name, recipes_of(method))}"
+
+
+def _typed_values(key: str, arguments: list[str]) -> list[str]:
+    """The values of the arguments <key>=..."""
+    prefix = f"{key}="
+    return [argument.removeprefix(prefix) for argument in arguments if argument.startswith(prefix)]
+
+
+def _unknown_key(key: str, arguments: list[str]) -> str:
+    """Names the option nearest to a misspelt one, among those of the chosen method, data, ..."""
+    from noveltylab.help import compose_choices, flat_keys
+
+    parent, _, _ = key.rpartition(".")
+    choices = [*_typed_values(parent, arguments), ""][0]
+    # of a sweep's choices the first one that has no such option
+    for choice in choices.split(","):
+        options = flat_keys(compose_choices(CONF, [*arguments, f"{parent}={choice}"]))
+        if key not in options:
+            break
+    prefix = f"{parent}." if parent else ""
+    siblings = set()
+    for option in options:
+        if option.startswith(prefix):
+            siblings.add(option.removeprefix(prefix).split(".")[0])
+    siblings.discard("_target_")
+    remedy = "--help lists all options"
+    if siblings:
+        remedy = f"Choose from: {', '.join(sorted(siblings))}"
+    where = f" of {parent}={choice}" if choice else ""
+    return f"{key}: no such option{where}; {option_hint(key, options)}{remedy}"
