@@ -87,6 +87,8 @@ def main() -> None:
     them. 129, 130, 143: ended by SIGHUP (a closed terminal), Ctrl-C, SIGTERM.
     """
     arguments = sys.argv[1:]
+    # Pillow's limit of pixels: an error, which names the file, in the place of a warning
+    warnings.filterwarnings("error", message="Image size .* exceeds limit")
     with terminal():
         if arguments and arguments[0] in MODULES:
             sys.exit(run_word(arguments[0], arguments[1:]))

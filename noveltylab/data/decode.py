@@ -12,7 +12,6 @@ import io
 import os
 import stat
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,8 +39,6 @@ MAX_BYTES = 1 << 30
 #: bytes of a file that is read as it may be
 SMALL = 1 << 18
 _GREY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-#: Pillow's limit (Image.MAX_IMAGE_PIXELS, 89 million) is an error here, not a warning
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(Exception):
