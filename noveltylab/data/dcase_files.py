@@ -173,9 +173,10 @@ def _find_files(root: Path, archive: str, part: str) -> tuple[_Sets, list[Stored
     for tag in names_in(parent):
         for kind in ("audio", "meta"):
             folder = parent / tag / kind
+            files = sets[tag].of_kind(kind)  # a set of its own, also where it is empty
             for name in names_in(folder):
                 if (folder / name).is_file():
-                    sets[tag].of_kind(kind)[name] = Stored(folder / name)
+                    files[name] = Stored(folder / name)
     for name in (".", *names_in(root / archive)):
         path = root / archive / name / _FAULTY
         if path.is_file():

@@ -31,6 +31,8 @@ FLOOR_CODE = (
     "methods.knn",
     "methods.base",
     "scoring.apply",
+    "nets.batch_norm",
+    "nets.losses",
     "data.preprocess",
     "data.decode",
 )

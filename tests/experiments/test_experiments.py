@@ -452,7 +452,7 @@ def test_help_lists_the_experiments_and_shows_the_options_of_one(command: Cli) -
     shown = command("--help").stdout
     assert all(name in shown for name in EXPERIMENTS)
     shown = command("experiment=oled/table4_mnist", "--help").stdout
-    assert "(now oled)" in shown and "(now memae)" in shown
+    assert "(now oled)" in shown and "(now two_thirds)" in shown
     assert "method.mask_grad=eps" in shown and "trainer.max_epochs=6" in shown
 
 
