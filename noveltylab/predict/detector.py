@@ -156,7 +156,7 @@ class Detector:
 
         Raises:
             UserError: Another shape or range, a shape that can be read in two ways, or a run that
-            does not take images.
+                does not take images.
         """
         if self.reader.kind != "image":
             raise UserError(f"this run takes {self.reader.takes}, not images")

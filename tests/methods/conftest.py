@@ -67,21 +67,20 @@ def method_config(name: str) -> dict[str, Any]:
     return dict(read_config(name))
 
 
+def small(name: str, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Method:
+    """The method as configured, with small networks and changes."""
+    config = method_config(name)
+    target = config.pop("_target_")
+    for common in ("name", "primary"):
+        config.pop(common)
+    torch.manual_seed(0)
+    return find_method(target)(shape, **{**config, **SMALL.get(name, {}), **changes})
+
+
 @pytest.fixture
 def make() -> Callable[..., Method]:
-    """make("ocgan", shape=(1, 32, 32), use_mining=False): the method as configured, small, with
-    changes.
-    """
-
-    def build(name: str, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Method:
-        config = method_config(name)
-        target = config.pop("_target_")
-        for common in ("name", "primary"):
-            config.pop(common)
-        torch.manual_seed(0)
-        return find_method(target)(shape, **{**config, **SMALL.get(name, {}), **changes})
-
-    return build
+    """make("ocgan", shape=(1, 32, 32), use_mining=False): `small`."""
+    return small
 
 
 def blobs(
