@@ -11,12 +11,12 @@ experiment's, or a shortened run of a table.
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+from experiments.studies import studies_page
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
@@ -29,7 +29,6 @@ from noveltylab.results.archive import SUFFIX, Row, write_rows
 from noveltylab.results.files import write_atomic
 from noveltylab.results.older import place_of_today
 from noveltylab.results.record import read_result
-from noveltylab.results.schema import Metrics, Result
 
 EXPERIMENTS = Path(__file__).parent
 KEPT = EXPERIMENTS / "results"
@@ -261,7 +260,7 @@ def write_pages(papers: Iterable[str] | None = None) -> list[Path]:
         write_atomic(page, classical_page())
     if papers is None:
         pages.append(page := EXPERIMENTS / STUDIES / "RESULTS.md")
-        write_atomic(page, studies_page())
+        write_atomic(page, studies_page(runs_of_studies()))
     return pages
 
 
@@ -317,86 +316,17 @@ def classical_page() -> str:
     return to_markdown(document)
 
 
-def studies_page() -> str:
-    """The page of the studies: one line for each row of each of them."""
-    lines = [
-        "# Runs of minutes on a CPU",
-        "",
-        "`noveltylab experiment=learn/<study>` runs a study; its file beside this page says what it asks, its",
-        "schedule and what came of it. A line is a row of a study: the AUROC of the method's primary score, the mean",
-        "over its classes (seeds averaged first), with the weights of the epoch that the study's rule chooses; no label",
-        "of an outlier chose any. pca and knn: floors of raw pixels, of the same classes. Seconds are those of training",
-        "one class; other work ran beside some. Each class, each score and intervals:",
-        "`noveltylab report experiments/results/learn`.",
-        "",
-        "| study | row | score | AUROC | class | seed | pca | knn | scored epoch | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    waiting = []
+def runs_of_studies() -> dict[str, dict[str, list[Run]]]:
+    """Study -> row -> its kept runs, none where it was not run yet."""
+    studies: dict[str, dict[str, list[Run]]] = {}
     for name, rows in experiment_files().items():
-        if not name.startswith(f"{STUDIES}/"):
-            continue
-        study = name.removeprefix(f"{STUDIES}/")
-        runs = collect(archive(name), check=False).runs if archive(name).is_file() else []
-        for row in rows:
-            runs_of_row = [run for run in runs if run.result.method == row]
-            if runs_of_row:
-                lines.append(study_line(study, row, runs_of_row))
-            else:
-                waiting.append(f"`{study}`, {row}")
-    if waiting:
-        lines += ["", f"Not run yet: {'; '.join(waiting)}."]
-    return "\n".join(lines) + "\n"
-
-
-def study_line(study: str, row: str, runs: Sequence[Run]) -> str:
-    """A row of a study as a line of the page's table."""
-    results = [run.result for run in runs]
-    cells = [
-        study,
-        row,
-        results[0].primary,
-        f"{class_mean(runs, lambda result: result.scores[result.primary]):.4f}",
-        listed(result.inlier for result in results),
-        listed(result.seed for result in results),
-        f"{class_mean(runs, lambda result: result.floor['pca']):.4f}",
-        f"{class_mean(runs, lambda result: result.floor['knn']):.4f}",
-        scored_epochs(runs),
-        span([round(result.seconds["train"]) for result in results]),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def class_mean(runs: Iterable[Run], metrics: Callable[[Result], Metrics]) -> float:
-    """The mean AUROC over classes, the seeds of each averaged first."""
-    by_class: dict[int, list[float]] = {}
-    for run in runs:
-        by_class.setdefault(run.result.inlier, []).append(metrics(run.result).auroc)
-    return mean(mean(aurocs) for aurocs in by_class.values())
-
-
-def scored_epochs(runs: Sequence[Run]) -> str:
-    """Which epochs were scored, of how many, and in how many runs these lack a phase."""
-    if all(run.fitted_once for run in runs):
-        return "fitted once"
-    epochs = span([run.result.selected.epoch for run in runs])
-    text = f"{epochs} of {runs[0].result.config['trainer']['max_epochs']}"
-    lacks = [run.lacks for run in runs if run.lacks]
-    return f"{text}, {lacks[0]} in {len(lacks)} of {len(runs)}" if lacks else text
-
-
-def listed(numbers: Iterable[int]) -> str:
-    """The different numbers, from four on the lowest and the highest."""
-    different = sorted(set(numbers))
-    if len(different) < 4:
-        return ", ".join(map(str, different))
-    return span(different)
-
-
-def span(numbers: Sequence[int]) -> str:
-    """The lowest and the highest number."""
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+        folder, _, study = name.partition("/")
+        if folder == STUDIES:
+            runs = collect(archive(name), check=False).runs if archive(name).is_file() else []
+            studies[study] = {
+                row: [run for run in runs if run.result.method == row] for row in rows
+            }
+    return studies
 
 
 def on_page(block: Block, classes: bool) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import keep
+from experiments import keep, studies
 from noveltylab.__main__ import CONF
 from noveltylab.command.recipes import config_names, read_recipe, recipes_of
 from noveltylab.report.collect import Collected, collect
@@ -71,9 +71,9 @@ def test_a_line_of_a_study_averages_seeds_before_classes(tmp_path: Path) -> None
         content = result_of("ocgan", "mnist", "p2", inlier, seed, metrics, floors)
         return Run_(tmp_path, "", Result.model_validate(content))
 
-    line = keep.study_line("mnist", "wide", [run(1, 0, 0.5), run(1, 1, 0.6), run(8, 0, 0.95)])
+    line = studies.study_line("mnist", "wide", [run(1, 0, 0.5), run(1, 1, 0.6), run(8, 0, 0.95)])
     assert line.startswith("| mnist | wide | mse | 0.7500 | 1, 8 | 0, 1 | 0.2500 | 0.7500 | ")
-    assert keep.listed([4, 0, 2, 1, 2]) == "0 to 4"
+    assert studies.listed([4, 0, 2, 1, 2]) == "0 to 4"
 
 
 def test_a_run_of_a_study_is_kept_with_its_losses(
