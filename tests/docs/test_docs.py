@@ -201,15 +201,19 @@ def commands(text: str) -> list[str]:
 
 
 COMMANDS = {page: commands(text) for page, text in PAGES.items()}
-#: Commands that run in `make test-slow`: sets that take long to read, and cells of tables, of which
-#: tests/experiments runs one each.
+#: Pages whose commands run in `make test`, as a newcomer types them first; those of the other pages
+#: run in `make test-slow`.
+FIRST_PAGES = ("README.md", "docs/start.md", "docs/own_images.md", "docs/sweeps.md")
+#: Commands of these pages that are slow as well: sets that take long to read, and cells of tables,
+#: of which tests/experiments runs one each.
 SLOW = re.compile(r"experiment=|data=(ucsd|dcase)|format=|report experiments")
 
 
 def marks(page: str, line: str) -> list[pytest.MarkDecorator]:
     """A page's commands run one after the other, in one process."""
     group = pytest.mark.xdist_group(page)
-    if page != "README.md" and SLOW.search(line):
+    is_slow = page not in FIRST_PAGES or (page != "README.md" and SLOW.search(line))
+    if is_slow:
         return [group, pytest.mark.slow]
     return [group]
 
