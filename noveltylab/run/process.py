@@ -29,8 +29,7 @@ def restored() -> Iterator[None]:
         stack.enter_context(_environment())
         stack.enter_context(_logging())
         stack.enter_context(_signals())
-        stack.enter_context(_numpy_random())
-        stack.enter_context(_torch_random())
+        stack.enter_context(_random_numbers())
         stack.enter_context(_torch())
         yield
 
@@ -88,28 +87,14 @@ def same_random() -> Iterator[None]:
 
 
 @contextmanager
-def _numpy_random() -> Iterator[None]:
-    import numpy as np
-
-    before = np.random.get_state()  # noqa: NPY002  # the caller's
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-
-
-@contextmanager
-def _torch_random() -> Iterator[None]:
+def _random_numbers() -> Iterator[None]:
     import torch
 
-    before = torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]  # untyped in torch
-    try:
+    from noveltylab.training.estimate import random_state_kept
+
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]  # untyped in torch
+    with random_state_kept([torch.device("cuda", index) for index in range(count)]):
         yield
-    finally:
-        torch.set_rng_state(before)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
 
 
 @contextmanager

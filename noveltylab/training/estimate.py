@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
-from noveltylab.scoring.apply import in_batches, validation_loss
+from noveltylab.scoring.apply import gpus, in_batches, validation_loss
 
 log = logging.getLogger("noveltylab")
 
@@ -51,15 +51,20 @@ def in_words(seconds: float) -> str:
 
 
 @contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Whatever random numbers are drawn inside, those after it are the ones that would have come."""
-    devices = [device] if device.type == "cuda" else []
+def random_state_kept(devices: Sequence[torch.device]) -> Iterator[None]:
+    """Whatever random numbers are drawn inside, those after it are the ones that would have come.
+
+    Args:
+        devices: GPUs whose random numbers are kept as well.
+    """
     numpy_state = np.random.get_state()  # noqa: NPY002  # the global state, to keep it
     python_state = random.getstate()
-    with torch.random.fork_rng(devices):
-        yield
-    np.random.set_state(numpy_state)  # noqa: NPY002
-    random.setstate(python_state)
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002  # the same
+        random.setstate(python_state)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Estimate(Callback):
         def look(count: int) -> float:
             return validation_loss(method, data.preprocess, data.val[:count], batch_size)
 
-        with random_state_kept(method.device), method.shortened() as (score_share, loss_share):
+        with random_state_kept(gpus(method)), method.shortened() as (score_share, loss_share):
             cost = measure_cost(score, min(batch_size, len(data.test))).divided(score_share)
             if method.iterative and len(data.val):
                 look_cost = measure_cost(look, min(batch_size, len(data.val))).divided(loss_share)

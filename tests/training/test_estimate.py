@@ -99,7 +99,7 @@ def test_no_random_number_is_taken_away() -> None:
     torch.set_rng_state(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     random.setstate(states[2])
-    with random_state_kept(torch.device("cpu")):
+    with random_state_kept([]):
         draw()
     assert draw() == expected
 
