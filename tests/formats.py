@@ -8,11 +8,14 @@ import itertools
 import pickle
 import struct
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from noveltylab.data.inlier import COIL_SEEDED
 
 
 def blobs(
@@ -348,4 +351,18 @@ def write_images(
             )
             stacked = np.repeat(pixels[..., None], channels, 2).squeeze()
             Image.fromarray(stacked).save(where / f"{index:04d}{suffix}")
+    return root
+
+
+def write_every_set(root: Path) -> Path:
+    """Write a little of every published set, in true formats; DCASE's where soundfile is there."""
+    write_mnist(root)
+    write_mnist(root, name="FashionMNIST")
+    write_cifar10(root)
+    write_coil(root, objects={COIL_SEEDED[0] + 1, 1, 2, 3})
+    write_coil(root, "coil-20-proc", objects=range(1, 6), channels=1)
+    write_ucsd(root)
+    if find_spec("soundfile"):
+        write_dcase(root)
+    write_faces(root)
     return root

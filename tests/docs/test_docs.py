@@ -29,22 +29,14 @@ from noveltylab.command.hints import check_moved
 from noveltylab.command.words import MODULES
 from noveltylab.configs import EXPERIMENTS
 from noveltylab.methods.base import Batch, find_method
-from noveltylab.options import COIL_SEEDED, Options, check_options
+from noveltylab.options import Options, check_options
 from noveltylab.results.archive import archive_of
 from noveltylab.results.record import read_result
 from noveltylab.run.pipeline import run
 from noveltylab.sweep.grid import cells_of_grid
 from tests.conftest import run_in
 from tests.experiments.test_experiments import composed
-from tests.formats import (
-    write_cifar10,
-    write_coil,
-    write_dcase,
-    write_faces,
-    write_images,
-    write_mnist,
-    write_ucsd,
-)
+from tests.formats import write_every_set, write_faces, write_images
 from tests.methods.conftest import METHODS, SMALL, blobs, method_config, small
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -329,17 +321,7 @@ def done() -> dict[tuple[str, ...], Path]:
 @pytest.fixture(scope="session")
 def every_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a little of every set."""
-    root = tmp_path_factory.mktemp("data")
-    write_mnist(root)
-    write_mnist(root, name="FashionMNIST")
-    write_cifar10(root)
-    write_coil(root, objects={COIL_SEEDED[0] + 1, 1, 2, 3})
-    write_coil(root, "coil-20-proc", objects=range(1, 6), channels=1)
-    write_ucsd(root)
-    if find_spec("soundfile"):
-        write_dcase(root)
-    write_faces(root)
-    return root
+    return write_every_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

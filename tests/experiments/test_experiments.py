@@ -19,22 +19,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.__main__ import CONF, EXPERIMENTS, PACKAGE
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.validate import check_arguments
-from noveltylab.data.inlier import COIL_SEEDED
 from noveltylab.data.protocols import PROTOCOLS
 from noveltylab.errors import UserError
 from noveltylab.methods.base import find_method
 from noveltylab.options import Options, check_options
 from noveltylab.sweep.grid import cells_of_grid
 from tests.conftest import TINY
-from tests.formats import (
-    write_cifar10,
-    write_coil,
-    write_dcase,
-    write_faces,
-    write_mnist,
-    write_ucsd,
-)
+from tests.formats import write_every_set
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., dict[str, Any]]
@@ -106,7 +99,7 @@ SHORT = (
 @cache
 def composed(*overrides: str) -> DictConfig:
     """With Hydra's own part; it takes a tenth of a second."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         return compose("train", list(overrides), return_hydra_config=True)
 
 
@@ -146,15 +139,7 @@ def options(name: str) -> list[Options]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a little of every table's data."""
-    root = tmp_path_factory.mktemp("data")
-    write_mnist(root)
-    write_mnist(root, name="FashionMNIST")
-    write_cifar10(root)
-    write_coil(root, objects={COIL_SEEDED[0] + 1, 1, 2, 3})
-    write_ucsd(root)
-    write_dcase(root)
-    write_faces(root)
-    return root
+    return write_every_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
