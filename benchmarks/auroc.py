@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from benchmarks.reference import REFERENCES, bare_loop, loader, score_all
 from benchmarks.suite import WHOLE
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.methods.base import Batch
 from noveltylab.options import check_options
 from noveltylab.run.build import build
@@ -44,7 +45,7 @@ def auroc(side: str, name: str, seed: int, arguments: argparse.Namespace) -> flo
         *WHOLE[name],
         *arguments.options,
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         options = check_options(compose("train", overrides))
     data, method = build(options, *read_and_split(options))
     method.prepare(data.preprocess(data.train))

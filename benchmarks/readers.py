@@ -43,12 +43,13 @@ def ours(name: str) -> dict[str, float]:
     from hydra import compose, initialize_config_dir
 
     from noveltylab.__main__ import CONF
+    from noveltylab.command.hydra_versions import BASE
     from noveltylab.options import check_options
     from noveltylab.run.build import build
     from noveltylab.run.read import read_and_split
 
     overrides = [f"data={name}", "method=pca", "data.verify=false", f"data.batch_size={BATCH}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         options = check_options(
             compose("train", [*overrides, "inlier=park" if name == "dcase" else "inlier=0"])
         )

@@ -22,6 +22,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
@@ -97,7 +98,7 @@ def main() -> None:
         f"trainer.max_epochs={arguments.epochs}",
         "trainer.accelerator=cpu",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         options = check_options(compose("train", overrides))
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for repeat in range(arguments.repeats + 1):

@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.nets.cpu.threads import settle_waiting
 
 HERE = Path(__file__).parent
@@ -113,7 +114,7 @@ def options(method: str, shape: str, precision: str, device: str, batch: int, ep
     )
     if device == "cpu" and (method, shape) in NARROWER:
         overrides.append(NARROWER[method, shape])
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         return check_options(compose("train", overrides))
 
 

@@ -189,7 +189,7 @@ def rows_of(name: str) -> dict[str, list[str]]:
 
 def experiment_files() -> dict[str, dict[str, list[str]]]:
     """The name of every experiment and its rows."""
-    from noveltylab.__main__ import EXPERIMENTS as FILES  # takes a second: Hydra
+    from noveltylab.configs import EXPERIMENTS as FILES  # takes a second: Hydra
 
     return FILES
 
@@ -213,9 +213,10 @@ def composed(name: str, *overrides: str) -> Any:
     """The configuration of an experiment with Hydra's own part."""
     from hydra import compose, initialize_config_dir
 
-    from noveltylab.__main__ import CONF
+    from noveltylab.__main__ import CONF  # which makes the experiments choices of Hydra's
+    from noveltylab.command.hydra_versions import BASE
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         return compose("train", [f"experiment={name}", *overrides], return_hydra_config=True)
 
 

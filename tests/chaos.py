@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_options
 from noveltylab.run.pipeline import run
@@ -65,7 +66,7 @@ def child(method: str, output: Path, pictures: bool, kill: Callable[[], None] | 
         os.dup2(log, 2)
         if kill:
             kill()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **BASE):
             config = compose("train", overrides(method, output, pictures))
         run(check_options(config), OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping
         code = 0

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 import noveltylab.__main__
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def run_in(folder: Path) -> Callable[..., dict[str, Any]]:
     from noveltylab.run.pipeline import run
 
     def go(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **BASE):
             config = compose(
                 "train", [f"output={folder / 'outputs'}", "pictures=false", *overrides]
             )

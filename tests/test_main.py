@@ -14,6 +14,7 @@ import pytest
 
 from noveltylab import __version__ as VERSION
 from noveltylab.__main__ import CONF, PACKAGE
+from noveltylab.command.hydra_versions import BASE
 from tests.conftest import TINY
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -256,7 +257,7 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
         group: sorted(p.stem for p in (CONF / group).glob("*.yaml"))
         for group in ("method", "data", "logger")
     }
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         for method in names["method"]:
             for data in names["data"]:
                 options = check_options(compose("train", [f"method={method}", f"data={data}"]))

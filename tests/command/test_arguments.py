@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from noveltylab.__main__ import CONF
 from noveltylab.command.arguments import explain_unreadable, is_sweep, read_changes, readable
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.errors import UserError
 
 NAMES = [
@@ -131,7 +132,7 @@ def test_names_that_hydra_cannot_read_are_quoted() -> None:
 
 @pytest.fixture
 def config_folder() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         yield
 
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from experiments.keep import archive
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import (
     BELOW,
     EVERY,
@@ -57,7 +58,7 @@ NOTHING = {"nda": {"contrastive_from"}, "oled": {"mm_turn"}, "pyod": {"arguments
 
 
 def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         config = compose("train", list(overrides))
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]  # a mapping at the top
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.data import coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Coil, read_png
 from noveltylab.data.inlier import COIL_SEEDED
@@ -66,7 +67,7 @@ def refused(name: str, root: Path, *parts: str, **options: bool) -> str:
 
 
 def options(*overrides: str) -> Options:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         return check_options(compose("train", list(overrides)))
 
 

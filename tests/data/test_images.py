@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.validate import usable_label
 from noveltylab.data import images
 from noveltylab.data.inlier import Inlier
@@ -39,7 +40,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def data_options(root: Path) -> DataOptions:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         config = compose("train", ["data=images", f"data.root={root}"])
     return DataOptions.model_validate(OmegaConf.to_container(config.data))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noveltylab.__main__ import CONF
+from noveltylab.command.hydra_versions import BASE
 from noveltylab.nets.cpu import layers as cpu_layers
 from noveltylab.nets.cpu import winograd
 from noveltylab.options import check_options
@@ -240,7 +241,7 @@ def test_it_can_be_turned_off(used: list[str]) -> None:
 def test_runs_use_it_except_those_recorded_before_there_was_such_an_option(
     recorded: bool | None, expected: bool
 ) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **BASE):
         composed = compose(
             "train",
             ["method=ocgan", "data=digits", "method.channels=4", "method.classifier_channels=4"],
