@@ -269,6 +269,62 @@ def ranks_table() -> Iterator[str]:
             )
 
 
+# Class leakage.
+
+
+def leakage_table() -> Iterator[str]:
+    """Each class's leakage beside its floors, of three sets, and whether it says which turn over."""
+    runs_by_data: dict[str, list[Run]] = {}
+    for run in collect(archive("learn/leakage")).runs:
+        runs_by_data.setdefault(run.result.data, []).append(run)
+    yield from header("data", "class", "class leakage", *FLOORS)
+    sentences = []
+    for data, runs in sorted(runs_by_data.items()):
+        shares, levels = leakage_of(runs)
+        floor_columns = levels.values()
+        names = {run.result.inlier: run.result.inlier_name for run in runs}
+        for inlier in sorted(shares, key=shares.__getitem__):
+            values = (f"{column[inlier]:.3f}" for column in floor_columns)
+            yield row(data, names[inlier], f"{shares[inlier]:.3f}", *values)
+        ranks = (f"{rank_correlation(shares, column):.2f}" for column in floor_columns)
+        means = (f"{mean(column.values()):.3f}" for column in floor_columns)
+        yield row(data, "mean", f"{mean(shares.values()):.3f}", *means)
+        yield row(data, "Spearman with leakage", "", *ranks)
+        sentences.append(turned_over(data, shares, levels["pca"], names))
+    yield ""
+    yield " ".join(sentences)
+
+
+def leakage_of(runs: Sequence[Run]) -> tuple[dict[int, float], dict[str, dict[int, float]]]:
+    """Class leakage by class, and the floors' AUROC by class."""
+    shares: dict[int, float] = {}
+    levels: dict[str, dict[int, float]] = {floor: {} for floor in FLOORS}
+    for run in runs:
+        result = run.result
+        if result.leakage is None:
+            raise ValueError(f"{run.folder}: has no class leakage")
+        shares[result.inlier] = result.leakage.inliers
+        for floor, column in levels.items():
+            column[result.inlier] = result.floor[floor].auroc
+    return shares, levels
+
+
+def turned_over(
+    data: str, shares: dict[int, float], level: dict[int, float], names: dict[int, str]
+) -> str:
+    """Which classes a floor turns over, and whether these are the ones that leak most."""
+    inverted = {inlier for inlier, value in level.items() if value < 0.5}
+    if not inverted:
+        return f"{data}: PCA turns no class over."
+    ranked = sorted(shares, key=shares.__getitem__, reverse=True)
+    leakiest = set(ranked[: len(inverted)])
+    listed = ", ".join(names[inlier] for inlier in ranked if inlier in inverted)
+    words = "are" if leakiest == inverted else "are not"
+    return (
+        f"{data}: PCA is below 0.5 on {listed}, which {words} the {len(inverted)} with most leakage."
+    )
+
+
 # The mutual-information terms.
 
 
@@ -324,6 +380,7 @@ TABLES = {
     "diagnosis others": others_table,
     "diagnosis ranks": ranks_table,
     "terms": terms_table,
+    "leakage": leakage_table,
 }
 
 

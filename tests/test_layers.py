@@ -50,7 +50,7 @@ FLOORS = (
     ),
     Floor(
         "scoring",
-        "aggregate apply auroc conformal diagnosis floors folds metrics",
+        "aggregate apply auroc conformal diagnosis floors folds leakage metrics",
         "numpy scipy torch torchmetrics",
     ),
     Floor(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.results.phases import THIS_CLASS
 from noveltylab.results.phases import Phase as Phase  # methods take it from here
 
 
@@ -71,6 +72,9 @@ class Method(L.LightningModule):
     #: whether `update` can be recorded as a CUDA graph: `phase` says all that decides which kernels
     #: run
     capturable: ClassVar[bool] = False
+
+    #: what its weights learned from; other words for a method that begins with trained weights
+    trained_on: ClassVar[str] = THIS_CLASS
 
     #: the options by which a method changes its learning rates itself, "" where it does not
     own_schedule: ClassVar[str] = ""

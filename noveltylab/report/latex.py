@@ -24,6 +24,7 @@ from noveltylab.report.rows import (
 )
 from noveltylab.report.stats import Cells, Statistics, Value, by_class, summarise
 from noveltylab.report.text import escape_latex
+from noveltylab.results.phases import THIS_CLASS
 
 #: Rows of a table that a page of article holds with a caption and notes.
 ROWS = 30
@@ -66,18 +67,20 @@ def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
     if table.about_auroc:
         for name, cells in floors_by_name(rows, MARK).items():
             numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
+            numbers = (Number(THIS_CLASS), *numbers)
             lines.append(Line(escape_latex(name), numbers, "floor"))
     names = short_names(rows)
     for row in rows:
         by_metric = {metric: table.inside(row.cells(None, metric)) for metric in table.metrics}
         numbers = _numbers(table.columns, by_metric, expected, not row.shortened)
+        numbers = (Number(escape_latex(row.trained_on)), *numbers)
         lines.append(Line(names[row.name], numbers, "ours"))
     caption = f"{table.title}. {table.paper}. {table.metric}; printed numbers above, ours below."
-    headers = ["method", *(column.name for column in table.columns)]
+    headers = ["method", "trained on", *(column.name for column in table.columns)]
     lower = set()
     for index, column in enumerate(table.columns):
         if column.metric in ("eer", "fpr95"):
-            lower.add(index)
+            lower.add(index + 1)
     note = _notes(rows, names)
     if table.others:
         sources = "; ".join(f"{line.row}, {line.by}" for line in table.others)
@@ -88,7 +91,7 @@ def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
 def _printed_line(line: printed.Line, group: str) -> Line:
     name = f"{line.row} (others)" if line.by else line.row
     numbers = tuple(Number(escape_latex(text)) for text in line.values)
-    return Line(escape_latex(name), numbers, group)
+    return Line(escape_latex(name), (Number(line.trained_on), *numbers), group)
 
 
 def own_table(

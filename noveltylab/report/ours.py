@@ -14,7 +14,7 @@ from noveltylab.report.expected import Expected, expect
 from noveltylab.report.grouping import differing
 from noveltylab.report.plots import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Row
+from noveltylab.report.rows import FLOORS, MARK, Row, leakage_by_class
 from noveltylab.report.stats import Cells, rank, summarise, tie_reasons
 from noveltylab.results.record import SEEN
 
@@ -23,6 +23,11 @@ RULES = ("outlier_val", "oracle")
 #: Orders of the test set under which `diagnose=batch_statistics` scores.
 ORDERS = ("class_order", "random_order", "apart")
 WARNINGS_SHOWN = 10
+#: What the row and the column `class leakage` show.
+LEAKAGE = (
+    "Class leakage: the share of a test inlier's 10 nearest neighbours in raw pixels that are of "
+    "another class; near 1, outliers lie among the inliers and AUROC may turn over (arXiv 2606.02601)"
+)
 
 
 def our_blocks(
@@ -245,6 +250,11 @@ def _heat(rows: Sequence[Row]) -> Grid:
     caption = (
         f"AUROC by class, mean over seeds; colour from {low:.3f} (pale) to {high:.3f} (strong)"
     )
+    leakage = leakage_by_class(rows)
+    if leakage:
+        cells = [number(leakage.get(label), 3) for label in names]
+        lines.append(GridRow((Cell("class leakage"), *cells)))
+        caption += f". {LEAKAGE}"
     return Grid(caption, ("row", *names.values()), tuple(lines))
 
 
@@ -300,7 +310,8 @@ def _p_cell(p: float | None) -> Cell:
 def _run_list(rows: Sequence[Row]) -> Grid:
     seen = "|highest floor of what it sees" if _seen(rows) else ""
     headers = (
-        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|weights|minutes|warnings|files"
+        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|class leakage|weights|minutes|"
+        "warnings|files"
     )
     lines = tuple(GridRow(_run_cells(row, run, bool(seen))) for row in rows for run in row.runs)
     return Grid("All runs", tuple(headers.split("|")), lines, page_only=True, folded=True)
@@ -332,6 +343,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         number(metrics.auroc),
         Cell(f"{low:.4f} to {high:.4f}", low),
         *floors,
+        number(result.leakage.inliers if result.leakage else None, 3),
         Cell(weights),
         number(minutes, 1),
         Cell(" ".join(run.warnings)),

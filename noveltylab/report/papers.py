@@ -12,6 +12,7 @@ from noveltylab.report.expected import Expected, expect
 from noveltylab.report.published import Counterpart, FieldRow, Line, PaperTable
 from noveltylab.report.rows import MARK, Row, floors_by_name
 from noveltylab.report.stats import Cells, Statistics, summarise, tie_reasons
+from noveltylab.results.phases import THIS_CLASS
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
 SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
@@ -87,14 +88,14 @@ def _numbers(table: PaperTable, rows: Sequence[Row], expected: Expected) -> Grid
     lines += [_printed_line(line, "others") for line in table.others]
     if table.about_auroc:
         for name, cells in floors_by_name(rows, f" {MARK}").items():
-            lines.append(_line(name, table, {"auroc": cells}, expected, "floor"))
+            lines.append(_line(name, THIS_CLASS, table, {"auroc": cells}, expected, "floor"))
     for row in rows:
         for score in _scores(table, row):
             by_metric = {metric: table.inside(row.cells(score, metric)) for metric in table.metrics}
             name = f"ours: {_score_name(row, score)}"
-            lines.append(_line(name, table, by_metric, expected, row.kind))
+            lines.append(_line(name, row.trained_on, table, by_metric, expected, row.kind))
     columns = [column.name for column in table.columns]
-    headers = ("row", *columns, "cells")
+    headers = ("row", "trained on", *columns, "cells")
     return Grid("Printed numbers, others' and ours", headers, tuple(lines))
 
 
@@ -111,7 +112,7 @@ def _scores(table: PaperTable, row: Row) -> list[str | None]:
 def _printed_line(line: Line, kind: str) -> GridRow:
     name = f"{line.row}: {line.by}" if line.by else line.row
     values = [Cell(text, line.number(index)) for index, text in enumerate(line.values)]
-    return GridRow((Cell(name), *values, Cell("")), kind)
+    return GridRow((Cell(name), Cell(line.trained_on), *values, Cell("")), kind)
 
 
 def _score_name(row: Row, score: str | None) -> str:
@@ -121,7 +122,12 @@ def _score_name(row: Row, score: str | None) -> str:
 
 
 def _line(
-    name: str, table: PaperTable, by_metric: Mapping[str, Cells], expected: Expected, kind: str
+    name: str,
+    trained_on: str,
+    table: PaperTable,
+    by_metric: Mapping[str, Cells],
+    expected: Expected,
+    kind: str,
 ) -> GridRow:
     statistics = {metric: summarise(cells) for metric, cells in by_metric.items()}
     numbers = []
@@ -134,7 +140,8 @@ def _line(
         else:
             numbers.append(number(values.mean, 4, note=expected.note(values.classes)))
     count = max(len(cells) for cells in by_metric.values())
-    return GridRow((Cell(name), *numbers, Cell(f"{count} of {expected.cells}", count)), kind)
+    cells = Cell(f"{count} of {expected.cells}", count)
+    return GridRow((Cell(name), Cell(trained_on), *numbers, cells), kind)
 
 
 # Ours against the printed rows.

@@ -8,12 +8,20 @@ from typing import Any
 
 from noveltylab.errors import UserError, nearest
 from noveltylab.report.stats import Cells
+from noveltylab.results.phases import THIS_CLASS
 
 HERE = Path(__file__).resolve().parent
 #: Beside the package in a checkout, inside it when installed from a wheel.
 PLACES = (HERE.parents[1] / "experiments" / "published.yaml", HERE / "published.yaml")
-#: What a method of the field was trained on; the first where its row names none.
-TRAINED_ON = ("this class alone", "ImageNet", "more than ImageNet", "image and text")
+#: What a printed row's method was trained on; the first where the file names none.
+TRAINED_ON = (
+    THIS_CLASS,
+    "inliers and outliers",
+    "ImageNet",
+    "more than ImageNet",
+    "image and text",
+    "not checked",
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,12 @@ class Counterpart:
 class Line:
     """Printed numbers, one text for each column, '-' where there is none.
 
-    `by` says who got them if not the paper.
+    `trained_on` is one of `TRAINED_ON`; `by` says who got the numbers if not the paper.
     """
 
     row: str
     values: tuple[str, ...]
+    trained_on: str
     by: str = ""
 
     def number(self, index: int) -> float | None:
@@ -162,18 +171,21 @@ def read_field(places: Sequence[Path] = PLACES) -> FieldRows:
 
 
 def _field_row(key: tuple[str, str], content: Mapping[str, str]) -> FieldRow:
-    row = FieldRow(
-        content["row"],
-        content["mean"],
-        content.get("trained_on", TRAINED_ON[0]),
-        content["source"],
-    )
-    place = f"field, {' · '.join(key)}, {row.row}"
-    if row.trained_on not in TRAINED_ON:
-        raise ValueError(f"{place}: trained_on {row.trained_on!r} is none of {TRAINED_ON}")
+    place = f"field, {' · '.join(key)}, {content['row']}"
+    trained_on = _trained_on(place, content.get("trained_on"))
+    row = FieldRow(content["row"], content["mean"], trained_on, content["source"])
     if not 0 < float(row.mean) <= 100:
         raise ValueError(f"{place}: mean {row.mean} is no percentage")
     return row
+
+
+def _trained_on(place: str, text: str | None) -> str:
+    """What a row was trained on, by what the file says of it at `place`."""
+    if text is None:
+        return THIS_CLASS
+    if text not in TRAINED_ON:
+        raise ValueError(f"{place}: trained_on {text!r} is none of {TRAINED_ON}")
+    return text
 
 
 def printed_for(
@@ -245,13 +257,19 @@ def _table(ident: str, paper: str, content: dict[str, Any]) -> PaperTable:
         columns.append(Column(name, "auroc", label))
     for name, source in content.get("columns", {"Mean": "mean"}).items():
         columns.append(Column(name, source))
+    trained_on = dict.fromkeys(content["rows"], THIS_CLASS)
+    for row, text in content.get("trained_on", {}).items():
+        if row not in trained_on:
+            raise ValueError(f"{ident}: trained_on names {row!r}, which is no row of the table")
+        trained_on[row] = _trained_on(f"{ident}, {row}", text)
     rows = []
     for row, text in content["rows"].items():
-        rows.append(Line(row, _values(ident, row, text, columns)))
+        rows.append(Line(row, _values(ident, row, text, columns), trained_on[row]))
     foreign = []
     for line in content.get("others", ()):
-        values = _values(ident, line["row"], line["values"], columns)
-        foreign.append(Line(line["row"], values, line["by"]))
+        row = line["row"]
+        values = _values(ident, row, line["values"], columns)
+        foreign.append(Line(row, values, trained_on.get(row, THIS_CLASS), line["by"]))
     counterparts = {}
     for row, fields in content.get("counterparts", {}).items():
         counterparts[row] = Counterpart(**fields)

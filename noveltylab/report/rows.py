@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from noveltylab.report.collect import Run
 from noveltylab.report.published import Counterpart
@@ -54,6 +55,11 @@ class Row:
     def shortened(self) -> tuple[str, ...]:
         """Why its runs are no whole ones, one reason each; empty for whole runs."""
         return tuple(dict.fromkeys(reason for run in self.runs for reason in run.shortened))
+
+    @property
+    def trained_on(self) -> str:
+        """What its methods' weights learned from."""
+        return joined(run.result.trained_on for run in self.runs)
 
     @property
     def kind(self) -> str:
@@ -316,6 +322,20 @@ def seen_floor_cells(rows: Sequence[Row]) -> dict[str, Cells]:
         if name is not None:
             cells[f"{name} of {row.name}"] = row.floor(name)
     return cells
+
+
+def leakage_by_class(rows: Sequence[Row]) -> dict[int, float]:
+    """Inlier label -> class leakage of its test inliers, mean over the splits that were run."""
+    by_split: dict[tuple[int, Hashable], float] = {}
+    for row in rows:
+        for run in row.runs:
+            leakage = run.result.leakage
+            if leakage is not None:
+                by_split[run.result.inlier, row.tested_on[run.cell]] = leakage.inliers
+    by_class = defaultdict(list)
+    for (label, _), value in by_split.items():
+        by_class[label].append(value)
+    return {label: fmean(values) for label, values in by_class.items()}
 
 
 def floors_by_name(rows: Sequence[Row], mark: str) -> dict[str, Cells]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: What weights learned from that have seen nothing but the training inliers of their run.
+THIS_CLASS = "this class alone"
 #: What a configuration that somebody else wrote may raise here.
 FOREIGN = (KeyError, TypeError, ValueError, ArithmeticError)
 

@@ -204,6 +204,14 @@ class Cross(Record):
     scores: dict[str, ErrorRates]
 
 
+class Leakage(Record):
+    """Shares of an image's nearest neighbours that are of another class, means over images."""
+
+    neighbours: Count
+    inliers: Unit
+    all: Unit
+
+
 class Place(Record):
     """What a result holds with and without labelled outliers: which run it is, how it went."""
 
@@ -230,6 +238,7 @@ class Place(Record):
     input: dict[str, Any] = {}
     images_sha256: str | None = None
     transductive: list[str] = []
+    trained_on: str = "this class alone"
     extra: dict[str, float | str] = {}
 
 
@@ -260,6 +269,7 @@ class Result(Place):
     apart: dict[Apart, dict[str, Metrics]] = {}
     kinds: dict[str, Kind] = {}
     cross: Cross | None = None
+    leakage: Leakage | None = None
     diagnosis: dict[Diagnosis, dict[Order, dict[str, Metrics]]] = {}
     auroc_ci_method: str | None = None  # None: a bootstrap's percentiles
 

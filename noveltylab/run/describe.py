@@ -69,12 +69,13 @@ def describe_training(method: Method, training: Training, epochs: int) -> dict[s
 
 
 def describe_method(method: Method, data: NoveltyData, samples: Samples) -> dict[str, Any]:
-    """What the method takes, and which of its scores are made of the whole test set."""
+    """What the method takes and was trained on, and which scores are made of the whole test set."""
     kind = samples.units.kind if samples.units else "image"
     shape = list(data.image_shape)
     section: dict[str, Any] = {"input": {"shape": shape, "kind": kind, "scale": samples.scale}}
     if isinstance(method, Folds):
         section["folds"] = len(method.members)
+    section["trained_on"] = method.trained_on
     section["transductive"] = sorted(method.transductive & set(method.score_names))
     return section
 

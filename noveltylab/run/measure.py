@@ -20,6 +20,7 @@ from noveltylab.scoring.auroc import METHOD
 from noveltylab.scoring.conformal import thresholds
 from noveltylab.scoring.floors import Floor
 from noveltylab.scoring.folds import Folds
+from noveltylab.scoring.leakage import measure_leakage
 from noveltylab.scoring.metrics import (
     collapse_warnings,
     error_rates,
@@ -47,6 +48,7 @@ def measure(
     result = measure_scores(options, run_scores, floors)
     result["thresholds"] = measure_thresholds(run_scores.held_out, selected, method, options, split)
     if "unmeasured" not in result:
+        result["leakage"] = measure_leakage(data)
         result["extra"] = method.extra_metrics(*examples(method, data))
         result["warnings"] += method.doubts(result["extra"])
     return result

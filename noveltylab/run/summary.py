@@ -146,6 +146,7 @@ def _facts(result: Mapping[str, Any], folder: Path, dot: str) -> list[tuple[str,
         ("samples", _samples(result["n"], dot), ""),
     ]
     lines += [("floors", line, "") for line in _seen_floors(result)]
+    lines += [("classes", line, "") for line in _leakage(result)]
     lines += [("threshold", line, "") for line in _thresholds(result)]
     lines += [("HTER", line, "") for line in _half_total_error_rate(result)]
     lines.append(("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""))
@@ -213,6 +214,17 @@ def _seen_floors(result: Mapping[str, Any]) -> list[str]:
     return [
         f"{SEEN}: of the images as the method sees them; "
         f"the highest is {highest}, {aurocs[highest]:.4f}"
+    ]
+
+
+def _leakage(result: Mapping[str, Any]) -> list[str]:
+    """How many of the nearest neighbours in raw pixels are of another class."""
+    leakage = result.get("leakage")
+    if leakage is None:
+        return []
+    return [
+        f"{leakage['inliers']:.0%} of the {leakage['neighbours']} nearest neighbours of a test "
+        f"inlier are of another class; of any test image {leakage['all']:.0%}"
     ]
 
 
