@@ -320,9 +320,7 @@ def turned_over(
     leakiest = set(ranked[: len(inverted)])
     listed = ", ".join(names[inlier] for inlier in ranked if inlier in inverted)
     words = "are" if leakiest == inverted else "are not"
-    return (
-        f"{data}: PCA is below 0.5 on {listed}, which {words} the {len(inverted)} with most leakage."
-    )
+    return f"{data}: PCA is below 0.5 on {listed}, which {words} the {len(inverted)} with most leakage."
 
 
 # The mutual-information terms.

@@ -182,3 +182,37 @@ def test_the_field_of_data_and_protocol_stands_in_one_block(tmp_path: Path) -> N
         read_field([path])
     path.write_text("tables: {}\n")
     assert read_field([path]) == {}
+
+
+@pytest.mark.parametrize(
+    ("ident", "row", "trained_on"),
+    [
+        ("ocgan/table3_cifar10", "OCGAN", "this class alone"),
+        ("oled/table3_ucsd", "Object-centric", "more than ImageNet"),
+        ("oled/table3_ucsd", "TSC", "not checked"),
+        ("oled/table3_ucsd", "OLED s_avg", "this class alone"),
+        ("nda/table6_antispoofing", "GFA-CNN", "inliers and outliers"),
+        ("nda/table6_antispoofing", "Ours", "this class alone"),
+    ],
+)
+def test_each_printed_row_says_what_it_was_trained_on(
+    ident: str, row: str, trained_on: str
+) -> None:
+    (line,) = [line for line in TABLES[ident].rows if line.row == row]
+    assert line.trained_on == trained_on
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "reason"),
+    [({"Some": "everything"}, "is none of"), ({"Other": "ImageNet"}, "no row of the table")],
+)
+def test_what_a_row_was_trained_on_is_checked(
+    trained_on: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    table = {"title": "T", "data": "mnist", "protocol": "p2", "metric": "AUROC"}
+    table |= {"rows": {"Some": "0.9"}, "trained_on": trained_on}
+    path = tmp_path / "published.yaml"
+    content = {"papers": {"ocgan": "a paper"}, "tables": {"ocgan/table9_mnist": table}}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=f"ocgan/table9_mnist.*{reason}"):
+        read_tables([path])

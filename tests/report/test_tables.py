@@ -128,6 +128,39 @@ def test_a_table_of_a_paper_beside_ours(outputs: Path, write_run: WriteRun) -> N
     assert not any("Missing" in text for text in bullets(document, "Remarks"))
 
 
+def test_what_rows_were_trained_on_stands_beside_them(outputs: Path, write_run: WriteRun) -> None:
+    def with_features(result: dict[str, Any]) -> None:
+        result["trained_on"] = "ImageNet"
+
+    write_run(inlier=1)
+    write_run(inlier=1, method="pca", change=with_features)
+    document, _ = make(outputs, "ocgan/table2_mnist")
+    for name in ("OCGAN", "ours: ocgan, mse", "floor: pca"):
+        (line,) = rows(document, "Printed numbers", name)
+        assert line["trained on"] == "this class alone"
+    (line,) = rows(document, "Printed numbers", "ours: pca, mse")
+    assert line["trained on"] == "ImageNet"
+
+
+def test_class_leakage_stands_below_the_classes_and_beside_the_floors_of_a_run(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    def leaks(result: dict[str, Any]) -> None:
+        share = {1: 0.9, 3: 0.25}[result["inlier"]]
+        result["leakage"] = {"neighbours": 10, "inliers": share, "all": 0.7}
+
+    for seed in range(2):
+        write_run(inlier=1, seed=seed, change=leaks)
+    write_run(inlier=3, change=leaks)
+    write_run(inlier=5)
+    document, _ = make(outputs)
+    (line,) = rows(document, "AUROC by class", "class leakage")
+    assert [line[label] for label in ("1", "3", "5")] == ["0.900", "0.250", "-"]
+    runs = rows(document, "All runs", "ocgan")
+    shares = {run["inlier"]: run["class leakage"] for run in runs}
+    assert shares == {"1": "0.900", "3": "0.250", "5": "-"}
+
+
 def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(
     outputs: Path, write_run: WriteRun
 ) -> None:
