@@ -258,12 +258,12 @@ def test_sorts_by_mouse_and_by_keyboard(browser: Any, two_sections: Path) -> Non
 def test_cells_without_a_number_come_last(browser: Any, outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9)
     opened = Opened(browser, page_of(outputs))
-    # a printed table: others' rows have no number for digit 0
+    # a printed table: others' rows have no number for digit 0, the column after "trained on"
     table = opened.page.locator("figure table").first
     for reverse in (False, True):
-        table.locator("thead button").nth(1).click()
+        table.locator("thead button").nth(2).click()
         texts = table.evaluate(
-            "t => [...t.tBodies[0].rows].map(row => row.cells[1].textContent.trim())"
+            "t => [...t.tBodies[0].rows].map(row => row.cells[2].textContent.trim())"
         )
         numbers = [text for text in texts if text != "-"]
         assert texts == numbers + ["-"] * (len(texts) - len(numbers)) and len(numbers) < len(texts)
