@@ -305,19 +305,8 @@ def test_cfg_job_answers_without_torch(cli: Cli) -> None:
 def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
     """Builds the real wheel, unpacks it elsewhere and composes from there."""
     root = PACKAGE.parent
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        root,
-    ]
-    subprocess.run(build, check=True, capture_output=True)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"noveltylab/py.typed", "noveltylab/report/published.yaml"} <= names
