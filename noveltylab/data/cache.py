@@ -42,7 +42,7 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
     path = cache_folder() / f"{name}-{digest[:24]}.npz"
     remove_leftovers(path.parent)
     try:
-        return _read(path, digest)
+        return read_entry(path, digest)
     except FileNotFoundError:
         pass
     except (
@@ -55,17 +55,22 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
     ) as error:
         log.warning(f"{path} is damaged ({error}); it is made again")
     arrays = make()
+    write_entry(path, digest, arrays)
+    return arrays
+
+
+def write_entry(path: Path, key: str, arrays: Arrays) -> None:
+    """Writes the arrays of an entry under a key; where that cannot be, a log line says so."""
     try:
         with open_atomic(path) as file:
-            sealed = {**arrays, SEAL: np.array(_seal(digest, arrays))}
+            sealed = {**arrays, SEAL: np.array(_seal(key, arrays))}
             np.savez(file, **sealed)  # type: ignore[arg-type]  # NumPy 1 has a keyword here
     except OSError as error:
         reason = error.strerror or error
         log.warning(f"{path} cannot be written ({reason}); NOVELTYLAB_CACHE names another folder")
-    return arrays
 
 
-def _read(path: Path, key: str) -> Arrays:
+def read_entry(path: Path, key: str) -> Arrays:
     """The arrays of an entry; ValueError if they are not those written under this key."""
     with open_regular(path) as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files if name != SEAL}

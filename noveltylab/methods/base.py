@@ -91,6 +91,7 @@ class Method(L.LightningModule):
         self.iteration = 0
         #: mean losses of the last chunk, for the progress bar
         self.losses: dict[str, float] = {}
+        self.pretrained = {}
         self._optimizers_by_name: dict[str, Any] = {}
         #: called in place of `update` where `fit` was asked for CUDA graphs
         #: (noveltylab/training/cuda_graph.py)
@@ -170,6 +171,37 @@ class Method(L.LightningModule):
 
         Keep it in buffers.
         """
+
+    # What a method with a frozen network gives besides: its features are computed once and kept.
+
+    #: what was trained elsewhere: the network's name, where its weights are from, their SHA-256
+    pretrained: dict[str, Any]
+
+    def take_pretrained(self) -> None:
+        """Takes the weights that were trained elsewhere; called once, before anything is created.
+
+        UserError where they are not to be had.
+        """
+
+    def share(self, first: "Method") -> None:
+        """Takes what was trained elsewhere from another copy of the method instead."""
+
+    @property
+    def features_key(self) -> str:
+        """What the features of an image depend on besides the image; "" without a frozen network."""
+        return ""
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features (B, D) of x (B, C, H, W), by the frozen network alone."""
+        raise NotImplementedError
+
+    def prepare_features(self, features: Tensor) -> None:
+        """As `prepare`, from the features (N, D) of the training set."""
+        raise NotImplementedError
+
+    def score_features(self, features: Tensor) -> dict[str, Tensor]:
+        """As `novelty_score`, from features (B, D)."""
+        raise NotImplementedError
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """Reconstruction of x (B, C, H, W) for the pictures.

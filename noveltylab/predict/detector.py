@@ -26,14 +26,13 @@ from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.predict.inputs import Item, Reader, expand, in_jobs, read_item, stack_images
 from noveltylab.scoring.apply import (
-    alike_batch,
     explanations,
     reconstructions,
     score_alike,
     score_in_threads,
-    single_threads,
     to_float64,
 )
+from noveltylab.scoring.batches import alike_batch, single_threads
 from noveltylab.scoring.conformal import Calibration, checked_rate, decide
 from noveltylab.scoring.folds import Folds
 

@@ -82,6 +82,7 @@ def build(options: Options, samples: Samples, split: Split) -> tuple[NoveltyData
             method = method_class(data.image_shape, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from None
+    method.take_pretrained()
     check_method(options, method, primary)
     diagnosis.check(options.diagnose, options.method["name"], method, data.test_is_outlier)
     use_winograd(method, options.trainer.winograd)
@@ -130,7 +131,15 @@ def check_training_options(options: Options, method_class: type[Method]) -> None
 
 
 def check_method(options: Options, method: Method, primary: object) -> None:
-    """Raises UserError if the method lacks the batch norm or the score that the options name."""
+    """Raises UserError if the method lacks the batch norm or the score that the options name.
+
+    Also for a network trained elsewhere with other images than plain pixels.
+    """
+    if method.pretrained and (options.data.contrast != "none" or options.data.subtract_mean):
+        raise UserError(
+            f"method={options.method['name']}: its network was trained on plain pixels; take "
+            "data.contrast=none data.subtract_mean=false"
+        )
     if options.trainer.batch_norm == "anew" and not batch_norms(method):
         raise UserError(
             f"trainer.batch_norm=anew: method={options.method['name']} has no batch norm "

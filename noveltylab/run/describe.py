@@ -76,6 +76,8 @@ def describe_method(method: Method, data: NoveltyData, samples: Samples) -> dict
     if isinstance(method, Folds):
         section["folds"] = len(method.members)
     section["trained_on"] = method.trained_on
+    if method.pretrained:
+        section["pretrained"] = method.pretrained
     section["transductive"] = sorted(method.transductive & set(method.score_names))
     return section
 

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.decode import in_order
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method, Row
 from noveltylab.nets.batch_norm import (
@@ -26,72 +25,23 @@ from noveltylab.nets.batch_norm import (
     put_statistics,
     statistics_of,
 )
+from noveltylab.scoring.batches import (
+    Tensors,
+    columns_alike,
+    columns_in_threads,
+    default_dtype,
+    dtype_of,
+    features_alike,
+    features_in_batches,
+    in_batches,
+)
+from noveltylab.scoring.kept_features import kept_features
 
 #: Score name -> its values, (N,).
 Columns = dict[str, NDArray[np.float64]]
-Tensors = dict[str, Tensor]
 #: In [0, 1], for display.
 Images = NDArray[np.float32]
 TitledImages = tuple[str, Images]
-
-#: Images in a batch of `score_alike`, by the kind of device; a matrix product of another size may
-#: add in another order.
-ALIKE = {"cpu": 32}
-ALIKE_ELSEWHERE = 256
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, new tensors are of this type, that of the weights.
-
-    trainer.precision=64-true makes it float64.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@torch.inference_mode()
-def in_batches(
-    method: Method,
-    preprocess: Preprocess,
-    images: Tensor,
-    function: Callable[[Tensor], Tensors],
-    batch_size: int,
-) -> Tensors:
-    """Applies `function` to all images (N, C, H, W) uint8, batch by batch.
-
-    On the method's device, in evaluation mode.
-
-    Returns:
-        The columns of `function`, concatenated on the CPU; always in float32, whatever the
-        precision of training.
-    """
-    was_training = method.training
-    method.eval()
-    dtype = dtype_of(method)
-    batches = []
-    with default_dtype(dtype):
-        for part in torch.split(images, batch_size):
-            x = preprocess(part.to(method.device)).to(dtype)
-            x = x.contiguous(memory_format=torch.channels_last)
-            batches.append(function(x))
-    method.train(was_training)
-    columns = {}
-    for name in batches[0]:
-        column = [batch[name].float() for batch in batches]
-        columns[name] = torch.cat(column).cpu()
-    return columns
-
-
-def dtype_of(method: Method) -> torch.dtype:
-    """The type of the method's weights; float32 if it has none."""
-    for parameter in method.parameters():
-        return parameter.dtype
-    return torch.float32
 
 
 def novelty_scores(
@@ -108,6 +58,9 @@ def novelty_scores(
     Scores made of whole columns (`combine_scores`) come last; `held_out` inliers (N_val, C, H, W)
     are scored for them.
     """
+    if method.features_key:
+        features = kept_features(method, preprocess, images)
+        return to_float64(features_in_batches(method, features, batch_size))
     columns = in_batches(method, preprocess, images, method.novelty_score, batch_size)
     if type(method).combine_scores is not Method.combine_scores:
         val_columns = {}
@@ -122,11 +75,6 @@ def to_float64(columns: Tensors) -> Columns:
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 
-def alike_batch(device: torch.device) -> int:
-    """The size of every batch in which `score_alike` scores."""
-    return ALIKE.get(device.type, ALIKE_ELSEWHERE)
-
-
 def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
     """Scores uint8 images (N, C, H, W), N >= 1: name -> (N,), float32 on the CPU.
 
@@ -134,42 +82,12 @@ def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> Tenso
     inside `single_threads`, or use `score_in_threads`. The method is in evaluation mode, as
     `deployed` gives it.
     """
-    size = alike_batch(method.device)
-    filled = images
-    missing = -len(images) % size
-    if missing:
-        padding = images[-1:].expand(missing, *images.shape[1:])
-        filled = torch.cat([images, padding])
-    columns = in_batches(method, preprocess, filled, method.novelty_score, size)
-    return {name: column[: len(images)] for name, column in columns.items()}
+    return columns_alike(method, preprocess, images, method.novelty_score)
 
 
 def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
     """As `score_alike`, the same bits, by all of torch's threads."""
-
-    def score_part(part: Tensor) -> Tensors:
-        return score_alike(method, preprocess, part)
-
-    with single_threads() as threads:
-        parts = torch.split(images, alike_batch(method.device))
-        batches = list(in_order(score_part, parts, threads, threads))
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
-@contextmanager
-def single_threads() -> Iterator[int]:
-    """Inside, a thread that starts computes by itself alone.
-
-    Gives how many such threads torch would use.
-
-    Threads that share one batch wait for each other at every layer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
+    return columns_in_threads(method, preprocess, images, method.novelty_score)
 
 
 def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> Columns:
@@ -178,6 +96,9 @@ def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> C
     As `deployed` would give it to new images.
     """
     ready = deployed(method)
+    if method.features_key:
+        features = kept_features(method, preprocess, images)
+        return to_float64(features_alike(method, features))
     columns = score_in_threads(ready, preprocess, images)
     columns |= ready.combine_scores(columns, columns)
     return to_float64(columns)

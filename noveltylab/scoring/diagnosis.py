@@ -24,7 +24,8 @@ from noveltylab.methods.base import Method
 from noveltylab.nets.batch_norm import batch_norms
 from noveltylab.results.scores import Scores, write_scores
 from noveltylab.scoring.aggregate import measured_scores
-from noveltylab.scoring.apply import in_batches, to_float64
+from noveltylab.scoring.apply import to_float64
+from noveltylab.scoring.batches import in_batches
 from noveltylab.scoring.metrics import evaluate
 
 #: Images in a batch of the diagnosis, whatever trainer.score_batch_size says.

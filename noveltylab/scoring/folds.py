@@ -20,6 +20,7 @@ Where the images do not fill K equal folds the last few train every copy and are
 an order of their own, so that they treat all alike.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Folds(Method):
         super().__init__(members[0].image_shape)
         self.members = nn.ModuleList(members)
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
+        self.trained_on = members[0].trained_on  # type: ignore[misc]  # that of its class
         self.not_exportable = members[0].not_exportable  # type: ignore[misc]  # that of its class
 
     @property
@@ -66,13 +68,40 @@ class Folds(Method):
 
     def prepare(self, train: Tensor) -> None:
         """Fits each copy on train (N, C, H, W) without its fold."""
-        fold = fold_of(len(train), len(self.members))
+        for member, rows in self._rows(len(train)):
+            member.prepare(train[rows.to(train.device)])
+
+    def _rows(self, count: int) -> Iterator[tuple[Method, Tensor]]:
+        """Each copy and the positions (n,) of the images that it is fitted on."""
+        fold = fold_of(count, len(self.members))
         generator = torch.Generator().manual_seed(self.seed)
         for number in range(len(self.members)):
             rows = torch.from_numpy(np.flatnonzero(fold != number))
             order = torch.randperm(len(rows), generator=generator)
-            rows = rows[order].to(train.device)
-            self.member(number).prepare(train[rows])
+            yield self.member(number), rows[order]
+
+    # With a frozen network, which all copies share.
+
+    def take_pretrained(self) -> None:
+        self.first.take_pretrained()
+        self.pretrained = self.first.pretrained
+        for number in range(1, len(self.members)):
+            self.member(number).share(self.first)
+
+    @property
+    def features_key(self) -> str:
+        return self.first.features_key
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.first.features(x)
+
+    def prepare_features(self, features: Tensor) -> None:
+        for member, rows in self._rows(len(features)):
+            member.prepare_features(features[rows.to(features.device)])
+
+    def score_features(self, features: Tensor) -> dict[str, Tensor]:
+        members = range(len(self.members))
+        return lowest([self.member(number).score_features(features) for number in members])
 
     def held_out(
         self, preprocess: Preprocess, train: Tensor
@@ -99,12 +128,7 @@ class Folds(Method):
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         members = range(len(self.members))
-        scores = [self.member(number).novelty_score(x) for number in members]
-        lowest = {}
-        for name in scores[0]:
-            columns = [member_scores[name] for member_scores in scores]
-            lowest[name] = torch.stack(columns).amin(0)
-        return lowest
+        return lowest([self.member(number).novelty_score(x) for number in members])
 
     def validation_loss(self, x: Tensor) -> Tensor:
         members = range(len(self.members))
@@ -118,6 +142,14 @@ class Folds(Method):
     def explain(self, x: Tensor) -> list[Row]:
         """What the first copy compares images with."""
         return self.first.explain(x)
+
+
+def lowest(scores: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The lowest of each score, name -> (B,), over the copies' scores."""
+    columns = {}
+    for name in scores[0]:
+        columns[name] = torch.stack([member_scores[name] for member_scores in scores]).amin(0)
+    return columns
 
 
 def in_folds(
@@ -146,5 +178,9 @@ def in_folds(
             f"protocol.folds={folds}: so many copies of {images} images of {channels} x {height} x {width} take too much "
             f"memory; take protocol.folds={max(MAX_BYTES // size, 2)} or fewer, or a smaller data.size"
         )
-    members = [method_class(shape, **arguments) for _ in range(folds)]
+    members = [method_class(shape, **arguments)]
+    for _ in range(folds - 1):
+        member = method_class(shape, **arguments)
+        member.share(members[0])
+        members.append(member)
     return Folds(members)

@@ -22,7 +22,8 @@ from lightning.pytorch.callbacks import Callback
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
-from noveltylab.scoring.apply import gpus, in_batches, validation_loss
+from noveltylab.scoring.apply import gpus, validation_loss
+from noveltylab.scoring.batches import in_batches
 
 log = logging.getLogger("noveltylab")
 

@@ -22,6 +22,7 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
 from noveltylab.results.phases import Seen, in_words, lacking, seen_after
+from noveltylab.scoring.kept_features import kept_features
 from noveltylab.training.callbacks import (
     Average,
     Decay,
@@ -153,7 +154,10 @@ def place(method: Method, data: NoveltyData, device: torch.device, precision: st
     data.place(device)
     method.to(device)
     try:
-        method.prepare(data.preprocess(data.train.to(device)))
+        if method.features_key:
+            method.prepare_features(kept_features(method, data.preprocess, data.train))
+        else:
+            method.prepare(data.preprocess(data.train.to(device)))
     except ValueError as error:
         raise UserError(str(error)) from None
     if method.iterative:

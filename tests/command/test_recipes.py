@@ -54,7 +54,12 @@ NAMES = [
     f"{path.stem}/{recipe}" for path in sorted(FOLDER.glob("*.yaml")) for recipe in yaml_of(path)
 ]
 #: Options of a method that are no number where they are null.
-NOTHING = {"nda": {"contrastive_from"}, "oled": {"mm_turn"}, "pyod": {"arguments"}}
+NOTHING = {
+    "features": {"weights", "input_size"},
+    "nda": {"contrastive_from"},
+    "oled": {"mm_turn"},
+    "pyod": {"arguments"},
+}
 
 
 def composed(*overrides: str) -> Config:

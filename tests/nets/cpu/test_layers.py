@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from noveltylab.__main__ import PACKAGE
 from noveltylab.methods.base import Batch, Method, find_method
 from noveltylab.nets.cpu import conv, layers, winograd
-from noveltylab.scoring.apply import default_dtype
+from noveltylab.scoring.batches import default_dtype
 from tests.methods.conftest import METHODS, blobs, method_config
 from tests.methods.conftest import make as make  # a fixture
 
