@@ -1,15 +1,13 @@
-"""The docs say what is there: they build, their keys exist, and every command of theirs runs."""
+"""The docs say what is there: their links and keys exist, and every command of theirs runs."""
 
 import argparse
 import importlib
 import inspect
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,17 +55,6 @@ HOST = re.compile(r"https?://|www\.|\b[\w-]+\.(com|org|net|edu|ai|io)\b")
 # The pages.
 
 
-def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
-    """Each page is in the menu, and each link and anchor has its target."""
-    pytest.importorskip("mkdocs")
-    pytest.importorskip("mkdocstrings")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "methods" / "ocgan" / "index.html").is_file()
-
-
 def test_the_readme_is_one_page() -> None:
     assert len(PAGES["README.md"].splitlines()) <= LONGEST_README
 
@@ -108,9 +95,35 @@ def test_no_page_names_a_web_host(page: str) -> None:
 def test_pictures_and_linked_files_are_there(page: str) -> None:
     """Of the README too, which mkdocs does not read."""
     folder = (ROOT / page).parent
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", without_code(PAGES[page])):
+    for target, _ in links(PAGES[page]):
+        assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if ".md#" in text])
+def test_linked_headings_are_there(page: str) -> None:
+    """Of the README too, which mkdocs does not read."""
+    folder = (ROOT / page).parent
+    for target, heading in links(PAGES[page]):
+        if heading:
+            path = folder / target if target else ROOT / page
+            assert heading in headings(path.read_text()), f"{target}#{heading}"
+
+
+def links(text: str) -> Iterator[tuple[str, str]]:
+    """File and heading of each link to a file, "" for none; those to the web are left out."""
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", without_code(text)):
         if not HOST.search(target):
-            assert (folder / target).exists(), target
+            file, _, heading = target.partition("#")
+            yield file, heading
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs name them."""
+    anchors = set()
+    for title in re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE):
+        words = re.sub(r"[^\w\s-]", "", title).strip().lower()
+        anchors.add(re.sub(r"\s", "-", words))
+    return anchors
 
 
 def without_code(text: str) -> str:
