@@ -221,7 +221,7 @@ class Method(L.LightningModule):
         return [Row(RECONSTRUCTION, x_hat)]
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
-        """The paper's own pictures: name -> rows, drawn as a grid into figures/<name>.png.
+        """The paper's own pictures: name -> rows, drawn as a grid into `figures/<name>.png`.
 
         {} for none.
 

@@ -223,7 +223,7 @@ class Detector:
             yield row.name, row.score, row.error
 
     def stream(self, paths: Iterable[Path]) -> Iterable[Scored]:
-        """The score of each file in order, a few JOB images in memory at a time.
+        """The score of each file in order, with a few hundred images in memory at a time.
 
         A recording's score is made of those of its segments as the run's protocol says. Each thread
         reads and scores files of its own.
