@@ -189,6 +189,7 @@ class Options(_Strict):
     deterministic: Annotated[bool, Kind.NOTED]
     force: Annotated[bool, Kind.FREE]
     pictures: Annotated[bool, Kind.FREE] = True
+    floor_features: Annotated[Literal["auto", "off"], Kind.FREE] = "off"
     recipe: Annotated[Name, Kind.FREE] = "default"  # its numbers are recorded one by one
     diagnose: Annotated[Literal["none", "batch_statistics"], Kind.FREE] = "none"
 

@@ -21,6 +21,8 @@ from noveltylab.command.hydra_versions import BASE
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
+# Seconds of a network in each of thousands of runs; the tests of this floor turn it on.
+os.environ["NOVELTYLAB_FLOOR_FEATURES"] = "off"
 # The same examples in every run: what `make test` says of a commit stays so. `make test-search`
 # draws new ones.
 settings.register_profile("repeatable", derandomize=True)

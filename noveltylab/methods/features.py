@@ -56,7 +56,7 @@ class Features(Method):
         self.score = score
         self.metric = metric
         side = max(image_shape[1:])
-        self.backbone = Backbone(backbone, tuple(stages), input_size, side)
+        self.backbone = Backbone(backbone, tuple(stages), input_size, side, frozen=True)
         shape = (sum(self.backbone.channels), 1, 1)
         self.density: Method
         if score == "mahalanobis":

@@ -9,12 +9,14 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from noveltylab.errors import UserError, near_name
 from noveltylab.results.files import open_regular, sha256_file
@@ -27,6 +29,8 @@ SMALL = 64
 PATIENCE = 5
 #: Parts of a classifying network that give no feature maps, so that a file may lack them.
 HEADS = ("classifier.", "fc.", "head.", "conv_head.", "bn2.", "norm_head.")
+#: Beginnings of the names of networks in whose blocks each batch norm follows its convolution.
+FOLDED = ("efficientnet", "tf_efficientnet", "mobilenet", "tf_mobilenet", "resnet")
 #: Under what a training script keeps the weights of the network in its file.
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
 
@@ -52,7 +56,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, stages: tuple[int, ...], size: int | None, side: int) -> None:
+    def __init__(
+        self, name: str, stages: tuple[int, ...], size: int | None, side: int, frozen: bool = False
+    ) -> None:
         """Builds the network with random weights; `load` puts the trained ones in.
 
         Args:
@@ -60,6 +66,8 @@ class Backbone(nn.Module):
             stages: Positions of the stages, each once.
             size: Pixels a side that the network sees; None: its own, or half of it for small images.
             side: Pixels of the longer side of the images.
+            frozen: It will never be trained, so that batch norms go into the convolutions before
+                them where it is one of `FOLDED`: the same maps but for the last bits, sooner.
 
         Raises:
             UserError: timm is not installed, or has no such network.
@@ -75,6 +83,10 @@ class Backbone(nn.Module):
         self.network.requires_grad_(False)
         self.network.eval()
         settings = self.network.pretrained_cfg
+        self.channels: list[int] = self.network.feature_info.channels()
+        self.folded = frozen and name.startswith(FOLDED)
+        if self.folded:
+            fold(self.network)
         own = int(settings["input_size"][-1])
         if size is None:
             size = own
@@ -86,7 +98,6 @@ class Backbone(nn.Module):
         self.interpolation = "bicubic" if settings["interpolation"] == "bicubic" else "bilinear"
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, 3, 1, 1))
-        self.channels: list[int] = self.network.feature_info.channels()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The feature maps (B, C_s, H_s, W_s) of each stage, of x (B, 1 or 3, H, W) in [-1, 1]."""
@@ -96,7 +107,8 @@ class Backbone(nn.Module):
             shrinks = max(height, width) > self.size
             x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=shrinks)
         pixels = (x.clamp(-1, 1) + 1) / 2
-        maps: list[Tensor] = self.network((pixels - self.mean) / self.std)
+        images = (pixels - self.mean) / self.std
+        maps: list[Tensor] = self.network(images.contiguous(memory_format=torch.channels_last))
         return maps
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -114,21 +126,29 @@ class Backbone(nn.Module):
         with torch.random.fork_rng([]):
             whole = timm.create_model(self.name)
         state = matched(weights, whole.state_dict(), self.name)
-        own = self.network.state_dict()
-        if own.keys() <= state.keys():
-            self.network.load_state_dict({key: state[key] for key in own})
-            return
-        # timm names the parts of this network anew where it gives features alone
+        # timm drops the head, and names the parts of some networks anew
         whole.load_state_dict(state, strict=False)
         overlay = {"state_dict": whole.state_dict()}
-        features = timm.create_model(
+        network = timm.create_model(
             self.name,
             features_only=True,
             out_indices=self.stages,
             pretrained=True,
             pretrained_cfg_overlay=overlay,
-        )
-        self.network.load_state_dict(features.state_dict())
+        ).eval()
+        if self.folded:
+            fold(network)
+        self.network.load_state_dict(network.state_dict())
+
+
+def fold(network: nn.Module) -> None:
+    """Puts each batch norm into the convolution that stands right before it in its block."""
+    for block in list(network.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(list(block.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, name, fuse_conv_bn_eval(layer, norm))
+                # timm's batch norms apply the activation, too
+                setattr(block, norm_name, getattr(norm, "act", nn.Identity()))
 
 
 def import_timm() -> Any:

@@ -15,16 +15,16 @@ from noveltylab.report.expected import Expected, expect
 from noveltylab.report.grouping import notes
 from noveltylab.report.published import Column, PaperTable
 from noveltylab.report.rows import (
-    FLOORS,
     MARK,
+    SHOWN_FLOORS,
     Row,
     floor_cells,
     floor_is_shortened,
+    floor_trained_on,
     floors_by_name,
 )
 from noveltylab.report.stats import Cells, Statistics, Value, by_class, summarise
 from noveltylab.report.text import escape_latex
-from noveltylab.results.phases import THIS_CLASS
 
 #: Rows of a table that a page of article holds with a caption and notes.
 ROWS = 30
@@ -67,7 +67,7 @@ def paper_table(table: PaperTable, rows: Sequence[Row]) -> dict[str, str]:
     if table.about_auroc:
         for name, cells in floors_by_name(rows, MARK).items():
             numbers = _numbers(table.columns, {"auroc": cells}, expected, False)
-            numbers = (Number(THIS_CLASS), *numbers)
+            numbers = (Number(floor_trained_on(name)), *numbers)
             lines.append(Line(escape_latex(name), numbers, "floor"))
     names = short_names(rows)
     for row in rows:
@@ -111,7 +111,7 @@ def own_table(
             count = Number(f"{len(row.cells(score))} of {expected.cells}")
             lines.append(Line(names[row.name], (name, *numbers, count), "ours"))
     mark = DAGGER if floor_is_shortened(rows) else ""
-    for floor in FLOORS:
+    for floor in SHOWN_FLOORS:
         cells = floor_cells(rows, floor)
         if cells:
             mean = _mean(summarise(cells), expected, False)

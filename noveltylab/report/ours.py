@@ -14,7 +14,15 @@ from noveltylab.report.expected import Expected, expect
 from noveltylab.report.grouping import differing
 from noveltylab.report.plots import training_curves
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, MARK, Row, leakage_by_class
+from noveltylab.report.rows import (
+    FLOOR_TRAINED_ON,
+    FLOORS,
+    MARK,
+    SHOWN_FLOORS,
+    Row,
+    has_floor,
+    leakage_by_class,
+)
 from noveltylab.report.stats import Cells, rank, summarise, tie_reasons
 from noveltylab.results.record import SEEN
 
@@ -67,13 +75,15 @@ def our_blocks(
 def _details(rows: Sequence[Row], expected: Expected, data: str) -> Grid:
     rules = [rule for rule in RULES if any(row.labelled(rule) for row in rows)]
     seen = _seen(rows)
+    elsewhere = [name for name in FLOOR_TRAINED_ON if has_floor(rows, name)]
+    trained = [f"minus {name}, trained on {FLOOR_TRAINED_ON[name]}" for name in elsewhere]
     first = "row|score|mean|std over seeds|95 % interval|cells|minus pca|minus knn"
-    headers = (*first.split("|"), *seen, *rules, "weights", "schedule")
+    headers = (*first.split("|"), *seen, *trained, *rules, "weights", "schedule")
     lines = []
     for row in rows:
         for score in (None, *row.scores):
             kind = row.kind if score is None else ""
-            cells = _detail(row, score, expected, data, rules, bool(seen))
+            cells = _detail(row, score, expected, data, rules, bool(seen), elsewhere)
             lines.append(GridRow(cells, kind))
     return Grid("Our numbers", headers, tuple(lines))
 
@@ -85,6 +95,7 @@ def _detail(
     data: str,
     rules: Sequence[str],
     with_seen: bool,
+    elsewhere: Sequence[str],
 ) -> tuple[Cell, ...]:
     cells = row.cells(score)
     summary = summarise(cells)
@@ -101,6 +112,7 @@ def _detail(
     gaps = [_gap(cells, row.floor(floor), data) for floor in FLOORS]
     if with_seen:
         gaps.append(_seen_gap(row, cells, data))
+    gaps += [_gap(cells, row.floor(floor), data) for floor in elsewhere]
     return (
         Cell(row.name),
         Cell(name),
@@ -240,7 +252,7 @@ def class_names(rows: Sequence[Row]) -> dict[int, str]:
 
 
 def _heat(rows: Sequence[Row]) -> Grid:
-    means, names = class_means(rows), class_names(rows)
+    means, names = class_means(rows, SHOWN_FLOORS), class_names(rows)
     values = [value for classes in means.values() for value in classes.values()]
     low, high = min(values), max(values)
     lines = []
@@ -310,7 +322,7 @@ def _p_cell(p: float | None) -> Cell:
 def _run_list(rows: Sequence[Row]) -> Grid:
     seen = "|highest floor of what it sees" if _seen(rows) else ""
     headers = (
-        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn{seen}|class leakage|weights|minutes|"
+        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn|features{seen}|class leakage|weights|minutes|"
         "warnings|files"
     )
     lines = tuple(GridRow(_run_cells(row, run, bool(seen))) for row in rows for run in row.runs)
@@ -326,7 +338,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         place = f"{result.inlier} {result.inlier_name}"
     # the floors on the run's split, and of what its method sees
     floors = []
-    for name in FLOORS:
+    for name in SHOWN_FLOORS:
         floor = result.floor.get(name)
         floors.append(number(floor.auroc if floor else None))
     if with_seen:

@@ -10,9 +10,8 @@ from statistics import fmean
 from noveltylab.report.blocks import Block, Bullets, Cell, Grid, GridRow, Heading, Text, number
 from noveltylab.report.expected import Expected, expect
 from noveltylab.report.published import Counterpart, FieldRow, Line, PaperTable
-from noveltylab.report.rows import MARK, Row, floors_by_name
+from noveltylab.report.rows import MARK, Row, floor_trained_on, floors_by_name
 from noveltylab.report.stats import Cells, Statistics, summarise, tie_reasons
-from noveltylab.results.phases import THIS_CLASS
 
 #: The output folder of a sweep over a hyperparameter, experiment=<paper>/sweep_<name>.
 SWEEP = re.compile(r"(?:^|/)\w+/sweep_\w+$")
@@ -88,7 +87,8 @@ def _numbers(table: PaperTable, rows: Sequence[Row], expected: Expected) -> Grid
     lines += [_printed_line(line, "others") for line in table.others]
     if table.about_auroc:
         for name, cells in floors_by_name(rows, f" {MARK}").items():
-            lines.append(_line(name, THIS_CLASS, table, {"auroc": cells}, expected, "floor"))
+            trained_on = floor_trained_on(name)
+            lines.append(_line(name, trained_on, table, {"auroc": cells}, expected, "floor"))
     for row in rows:
         for score in _scores(table, row):
             by_metric = {metric: table.inside(row.cells(score, metric)) for metric in table.metrics}

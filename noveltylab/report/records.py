@@ -9,7 +9,13 @@ from noveltylab.report.compare import Comparisons, Paired
 from noveltylab.report.grouping import notes
 from noveltylab.report.ours import RULES, class_names
 from noveltylab.report.published import PaperTable
-from noveltylab.report.rows import FLOORS, Row, floor_cells, floor_is_shortened, seen_floor_cells
+from noveltylab.report.rows import (
+    SHOWN_FLOORS,
+    Row,
+    floor_cells,
+    floor_is_shortened,
+    seen_floor_cells,
+)
 from noveltylab.report.stats import Cells, summarise
 from noveltylab.results.scores import quote
 
@@ -65,7 +71,7 @@ def our_records(
             }
             yield where | cell | {"column": run.result.inlier_name, "value": value} | _made(run)
     trial = "only shortened runs" if floor_is_shortened(rows) else ""
-    for floor in FLOORS:
+    for floor in SHOWN_FLOORS:
         fields = where | {"kind": "floor", "row": floor, "shortened": trial}
         yield from _summary_records(fields, floor_cells(rows, floor), names)
     for floor, cells in seen_floor_cells(rows).items():

@@ -12,11 +12,17 @@ from statistics import fmean
 from noveltylab.report.collect import Run
 from noveltylab.report.published import Counterpart
 from noveltylab.report.stats import Cells, Value, mean_value
+from noveltylab.results.phases import THIS_CLASS
 from noveltylab.results.record import SEEN
 from noveltylab.results.schema import Metrics, Result
 from noveltylab.scoring.auroc import standard_error
 
+#: Floors of what every method has seen: its rows are compared with them.
 FLOORS = ("pca", "knn")
+#: Floors that tables show, where a run has them.
+SHOWN_FLOORS = (*FLOORS, "features")
+#: What a floor was trained on that has seen more than this class.
+FLOOR_TRAINED_ON = {"features": "ImageNet"}
 #: What a number may have been made with although its options are the same.
 FACTS = ("commit", "torch", "machine", "threads", "data")
 #: Stands behind the name of a row of shortened runs.
@@ -345,10 +351,21 @@ def floors_by_name(rows: Sequence[Row], mark: str) -> dict[str, Cells]:
     """
     if not floor_is_shortened(rows):
         mark = ""
-    floors = {f"floor: {name}{mark}": floor_cells(rows, name) for name in FLOORS}
+    floors = {f"floor: {name}{mark}": floor_cells(rows, name) for name in SHOWN_FLOORS}
     for name, cells in seen_floor_cells(rows).items():
         floors[f"floor: {name}"] = cells
     return {name: cells for name, cells in floors.items() if cells}
+
+
+def floor_trained_on(name: str) -> str:
+    """What the floor of a table's row, such as `floor: pca †`, was trained on."""
+    floor = name.removeprefix("floor: ").removesuffix(MARK).strip()
+    return FLOOR_TRAINED_ON.get(floor, THIS_CLASS)
+
+
+def has_floor(rows: Sequence[Row], name: str) -> bool:
+    """Whether any run of the rows has the floor."""
+    return any(name in run.result.floor for row in rows for run in row.runs)
 
 
 def floor_is_shortened(rows: Sequence[Row]) -> bool:

@@ -100,7 +100,8 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
         with timed(seconds, "score"):
             scores = score(method, data, batch_size, selected, folder)
         with timed(seconds, "floors"):
-            floors = score_floors(data, batch_size, scores.test, folder)
+            with_features = options.floor_features == "auto"
+            floors = score_floors(data, batch_size, with_features, scores.test, folder)
         with timed(seconds, "measure"):
             result = measure(method, data, images.split, options, selected, scores, floors)
             if options.pictures:

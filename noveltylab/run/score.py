@@ -83,9 +83,11 @@ def without_transductive(columns: Columns, method: Method) -> Columns:
     return {name: column for name, column in columns.items() if name not in method.transductive}
 
 
-def score_floors(data: NoveltyData, batch_size: int, scores: Scores, folder: Path) -> list[Floor]:
+def score_floors(
+    data: NoveltyData, batch_size: int, with_features: bool, scores: Scores, folder: Path
+) -> list[Floor]:
     """The floors of the samples of `scores`; writes floors.csv."""
-    floors = floor_scores(data, batch_size)
+    floors = floor_scores(data, batch_size, with_features)
     columns = {floor.name: floor.scores for floor in floors}
     table = Scores(scores.ids, scores.labels, scores.is_outlier, columns)
     write_scores(folder / "floors.csv", table)

@@ -93,7 +93,7 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
 
 
 #: Names of floors as the screen has them, where the short one says too little.
-FLOOR_NOTES = {"norm": "|x|^2 alone"}
+FLOOR_NOTES = {"norm": "|x|^2 alone", "features": "features, trained on ImageNet"}
 
 
 def _table(result: Mapping[str, Any]) -> Table:
@@ -153,6 +153,7 @@ def _facts(result: Mapping[str, Any], folder: Path, dot: str) -> list[tuple[str,
     lines.append(("data", *_verified(result)))
     lines += [("labels", RULES[rule], "yellow") for rule in result.get("labelled", {})]
     lines += [("also", line, "") for line in _own_metrics(result, dot)]
+    lines += [("advice", line, "yellow") for line in _advice(result)]
     lines.append(("folder", str(folder), ""))
     for key, line in zip(("W&B", ""), offline_runs([folder]), strict=False):
         lines.append((key, line, ""))
@@ -225,6 +226,19 @@ def _leakage(result: Mapping[str, Any]) -> list[str]:
     return [
         f"{leakage['inliers']:.0%} of the {leakage['neighbours']} nearest neighbours of a test "
         f"inlier are of another class; of any test image {leakage['all']:.0%}"
+    ]
+
+
+def _advice(result: Mapping[str, Any]) -> list[str]:
+    """For one's own images: the method to take where trained features are ahead of the run."""
+    of_folders = result.get("config", {}).get("data", {}).get("classes") == "folders"
+    features = result["floor"].get("features")
+    metrics = result["scores"][result["primary"]]
+    if not of_folders or features is None or metrics["auroc"] >= features["auroc"]:
+        return []
+    return [
+        f"features of a network trained on ImageNet tell these images apart better "
+        f"({features['auroc']:.4f}): take method=features"
     ]
 
 

@@ -6,9 +6,13 @@ PCA residual, nearest neighbours and |x|^2 alone of raw pixels, and the same of 
 method sees them where preprocessing changes more than their scale. Contrast normalisation alone can
 tell classes apart, so that a method may stand far above the floors of raw pixels and below those of
 what it was shown.
+
+Where the extra [features] is installed there is one more, by a network trained on ImageNet: what
+one gets today without learning anything from the images.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +22,14 @@ from numpy.typing import NDArray
 from noveltylab.data.cache import cached, code_key
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.preprocess import Preprocess
+from noveltylab.methods.features import Features
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
+from noveltylab.nets.backbone import is_bundled
 from noveltylab.results.record import SEEN
 from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import novelty_scores
+from noveltylab.scoring.kept_features import kept_features
 
 #: Modules that compute the floors: a change of any makes them anew.
 FLOOR_CODE = (
@@ -37,6 +44,11 @@ FLOOR_CODE = (
     "data.decode",
 )
 
+#: Training and test images up to which features are computed: minutes of two CPU cores.
+MOST_FEATURES = 40_000
+
+log = logging.getLogger("noveltylab")
+
 Array = NDArray[np.float64]
 Columns = dict[str, Array]
 
@@ -49,7 +61,7 @@ class Floor:
     scores: Array
 
 
-def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
+def floor_scores(data: NoveltyData, batch_size: int, with_features: bool = False) -> list[Floor]:
     """The floors of the test images: `pca`, `knn` and `norm`, and the same of what is seen.
 
     `pca`, `knn`, `norm`: PCA residual, nearest neighbours and mean square of raw pixels on the
@@ -57,8 +69,13 @@ def floor_scores(data: NoveltyData, batch_size: int) -> list[Floor]:
 
     `pca_seen`, `knn_seen`, `norm_seen`: the same of preprocessed images; only where preprocessing
     is more than that scale.
+
+    `features`: Mahalanobis distances of `method=features`, trained on ImageNet; only
+    `with_features`, where it is installed, and up to `MOST_FEATURES` images.
     """
     columns = _floors(data, Preprocess(), batch_size)
+    if with_features and is_bundled():
+        columns |= _feature_floor(data, batch_size)
     if data.preprocess.contrast != "none" or data.preprocess.subtract_mean:
         seen = _floors(data, data.preprocess, batch_size)
         for name, column in seen.items():
@@ -73,6 +90,25 @@ def _floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Colum
     columns = _pixel_floors(data, preprocess, batch_size)
     columns["norm"] = squared_norms(preprocess, data.test, batch_size)
     return columns
+
+
+def _feature_floor(data: NoveltyData, batch_size: int) -> Columns:
+    """`features` of the test images, (n_test,); {} where there are too many or all are the same."""
+    count = len(data.train) + len(data.test)
+    if count > MOST_FEATURES:
+        log.info(f"no floor of features: {count:,} images are more than {MOST_FEATURES:,}")
+        return {}
+    preprocess = Preprocess().to(data.device)
+    floor = Features(data.image_shape)
+    floor.take_pretrained()
+    floor.to(data.device).eval()
+    try:
+        floor.prepare_features(kept_features(floor, preprocess, data.train))
+    except ValueError as error:
+        log.info(f"no floor of features: {error}")
+        return {}
+    (scores,) = novelty_scores(floor, preprocess, data.test, batch_size).values()
+    return {"features": scores}
 
 
 def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> Array:

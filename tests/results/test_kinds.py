@@ -25,7 +25,8 @@ KINDS = {
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
-        "recipe", "output", "force", "pictures", "diagnose", "data.root", "data.download", "data.cache", "data.inlier",
+        "recipe", "output", "force", "pictures", "diagnose", "floor_features",
+        "data.root", "data.download", "data.cache", "data.inlier",
         "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
         "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
     },
@@ -40,7 +41,7 @@ OLD = {
     "trainer.average_epochs": 0.0, "trainer.select_whole": False, "trainer.patience": 0,
     "trainer.batch_norm": "running", "data.bits": None, "data.label": None, "data.source": None,
     "data.target": None, "data.features": None, "data.cache": False, "data.on_error": "fail",
-    "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True,
+    "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True, "floor_features": "off",
 }  # fmt: skip
 
 
