@@ -19,6 +19,8 @@ from noveltylab.results.files import open_atomic, open_regular, remove_leftovers
 log = logging.getLogger("noveltylab")
 Arrays = dict[str, NDArray[Any]]
 
+#: What reading a damaged entry raises.
+DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile)
 #: The array of an entry that holds its key and the hash of the other arrays.
 SEAL = "__seal__"
 
@@ -45,14 +47,7 @@ def cached(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arr
         return read_entry(path, digest)
     except FileNotFoundError:
         pass
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-    ) as error:
+    except DAMAGED as error:
         log.warning(f"{path} is damaged ({error}); it is made again")
     arrays = make()
     write_entry(path, digest, arrays)

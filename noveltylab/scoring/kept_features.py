@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noveltylab.data.cache import cache_folder, code_key, read_entry, write_entry
+from noveltylab.data.cache import DAMAGED, cache_folder, code_key, read_entry, write_entry
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.methods.base import Method
 from noveltylab.scoring.batches import columns_in_threads
@@ -82,7 +82,7 @@ def read_known(folder: Path, digest: str) -> Known:
         try:
             entry = read_entry(path, digest)
             hashes, features = entry["hashes"], entry["features"]
-        except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+        except DAMAGED as error:
             log.warning(f"{path} is damaged ({error}); its features are computed again")
             continue
         known |= zip(map(bytes, hashes), features, strict=True)

@@ -17,6 +17,7 @@ from noveltylab.data.load import load
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
+from noveltylab.methods.features import Features
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.run.measure import floor_warnings
@@ -189,3 +190,26 @@ def test_mean_auroc_over_ten_classes(name: str, expected: dict[type[PCA | KNN], 
             auroc[floor].append(evaluate(column, data.test_is_outlier)["auroc"])
     for floor, value in expected.items():
         assert np.mean(auroc[floor]) == pytest.approx(value, abs=0.003), floor.__name__
+
+
+def test_the_floor_of_features_is_that_of_the_method(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(samples)
+    columns = {floor.name: floor.scores for floor in floor_scores(data, 64, with_features=True)}
+    method = Features(data.image_shape).eval()
+    method.take_pretrained()
+    preprocess = Preprocess()
+    method.prepare(preprocess(data.train))
+    expected = novelty_scores(method, preprocess, data.test, 64)["mahalanobis"]
+    np.testing.assert_allclose(columns["features"], expected, rtol=1e-4)
+    # without the extra nothing changes
+    monkeypatch.setattr("noveltylab.scoring.floors.is_bundled", lambda: False)
+    assert {floor.name for floor in floor_scores(data, 64, with_features=True)} == RAW
+
+
+def test_of_very_many_images_there_is_no_floor_of_features(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noveltylab.scoring.floors.MOST_FEATURES", 100)
+    assert {floor.name for floor in floor_scores(data_of(samples), 64, True)} == RAW
