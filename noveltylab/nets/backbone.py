@@ -95,7 +95,6 @@ class Backbone(nn.Module):
         elif settings.get("fixed_input_size") and size != own:
             raise ValueError(f"method.input_size={size}: {name} takes images of {own} pixels alone")
         self.size = size
-        self.interpolation = "bicubic" if settings["interpolation"] == "bicubic" else "bilinear"
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, 3, 1, 1))
 
@@ -104,8 +103,9 @@ class Backbone(nn.Module):
         x = x.expand(-1, 3, -1, -1)
         height, width = x.shape[-2:]
         if (height, width) != (self.size, self.size):
+            # bilinear as files are read, whatever the network was trained with
             shrinks = max(height, width) > self.size
-            x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=shrinks)
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         pixels = (x.clamp(-1, 1) + 1) / 2
         images = (pixels - self.mean) / self.std
         maps: list[Tensor] = self.network(images.contiguous(memory_format=torch.channels_last))
