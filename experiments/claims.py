@@ -2,12 +2,12 @@
 and the tables between its markers.
 
 python -m experiments.claims           # prints them
-python -m experiments.claims --write   # and writes the tables into docs/notes/claims.md
+python -m experiments.claims --write   # and writes the tables into docs/notes/claims.md and docs/methods/features.md
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -370,8 +370,41 @@ def verdict(gap: float, error: float) -> str:
     return "higher" if gap > 0 else "lower"
 
 
-# The page.
+# Features of a network trained elsewhere.
 
+
+def features_table() -> Iterator[str]:
+    """Mean AUROC of each density of features, of three sets, beside the floors of raw pixels."""
+    runs_by_data: dict[str, dict[str, list[Run]]] = {}
+    for run in collect(archive("learn/features")).runs:
+        rows = runs_by_data.setdefault(run.result.data, {})
+        rows.setdefault(run.result.method, []).append(run)
+    yield from header("P2, means over classes", "classes", *DENSITIES.values(), *FLOORS)
+    for data, title in FEATURE_SETS.items():
+        rows = runs_by_data[data]
+        means = [mean(auroc(run) for run in rows[name]) for name in DENSITIES]
+        runs = rows[next(iter(DENSITIES))]
+        floors = [mean(run.result.floor[floor].auroc for run in runs) for floor in FLOORS]
+        yield row(title, str(len(runs)), *(f"{value:.4f}" for value in (*means, *floors)))
+
+
+# The pages.
+
+#: Rows of learn/features, and what its table calls them.
+DENSITIES = {
+    "features_mahalanobis": "Mahalanobis",
+    "features_knn": "neighbours",
+    "features_cosine": "neighbours, cosine",
+    "features_pca": "PCA",
+    "features_kde": "KDE",
+}
+FEATURE_SETS = {
+    "cifar10": "CIFAR-10, re-encoded",
+    "fmnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+}
+FEATURES_PAGE = PAGE.parents[1] / "methods" / "features.md"
+FEATURES_TABLES = {"features": features_table}
 TABLES = {
     "diagnosis by class": lambda: by_class_table("cifar10"),
     "diagnosis means": means_table,
@@ -391,15 +424,15 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def with_tables(page: str) -> str:
+def with_tables(page: str, tables: Mapping[str, Callable[[], Iterator[str]]] = TABLES) -> str:
     """The page with every table between its markers made anew. ValueError where a marker is
     missing.
     """
-    for name, lines in TABLES.items():
+    for name, lines in tables.items():
         before, marker, rest = page.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
         if not end:
-            raise ValueError(f"{PAGE}: no markers of {name}")
+            raise ValueError(f"no markers of {name}")
         table = "\n".join(lines())
         page = f"{before}{marker}{table}\n{end}{after}"
     return page
@@ -407,11 +440,10 @@ def with_tables(page: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.claims")
-    parser.add_argument(
-        "--write", action="store_true", help="write the tables into docs/notes/claims.md"
-    )
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/")
     if parser.parse_args().write:
         write_atomic(PAGE, with_tables(PAGE.read_text()))
+        write_atomic(FEATURES_PAGE, with_tables(FEATURES_PAGE.read_text(), FEATURES_TABLES))
     for name, lines in TABLES.items():
         print("\n".join([f"{name}:", *lines(), ""]))
     ours = floors()

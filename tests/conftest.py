@@ -198,3 +198,22 @@ def killed(epoch: int, *, before_scoring: bool = False) -> Iterator[None]:
             patch.setattr("noveltylab.run.pipeline.score", kill)
         with pytest.raises(Killed):
             yield
+
+
+#: Files whose time is printed at the end.
+SLOWEST_FILES = 12
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints the files that took most of the time, in seconds of one worker."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                file = report.nodeid.partition("::")[0]
+                seconds[file] = seconds.get(file, 0.0) + report.duration
+    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:SLOWEST_FILES]
+    if len(seconds) > SLOWEST_FILES:
+        terminalreporter.section(f"slowest files of {len(seconds)}")
+        for file in slowest:
+            terminalreporter.write_line(f"{seconds[file]:7.1f} s  {file}")

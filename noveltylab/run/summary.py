@@ -93,7 +93,7 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
 
 
 #: Names of floors as the screen has them, where the short one says too little.
-FLOOR_NOTES = {"norm": "|x|^2 alone", "features": "features, trained on ImageNet"}
+FLOOR_NOTES = {"norm": "|x|^2 alone"}
 
 
 def _table(result: Mapping[str, Any]) -> Table:
@@ -145,7 +145,7 @@ def _facts(result: Mapping[str, Any], folder: Path, dot: str) -> list[tuple[str,
         ("weights", *_weights(result)),
         ("samples", _samples(result["n"], dot), ""),
     ]
-    lines += [("floors", line, "") for line in _seen_floors(result)]
+    lines += [("floors", line, "") for line in _floors(result)]
     lines += [("classes", line, "") for line in _leakage(result)]
     lines += [("threshold", line, "") for line in _thresholds(result)]
     lines += [("HTER", line, "") for line in _half_total_error_rate(result)]
@@ -205,17 +205,20 @@ def _diagnosis(result: Mapping[str, Any], dot: str) -> list[str]:
     ]
 
 
-def _seen_floors(result: Mapping[str, Any]) -> list[str]:
-    """What the floors of preprocessed images are, and the highest of them."""
+def _floors(result: Mapping[str, Any]) -> list[str]:
+    """What the floors of features and of preprocessed images are, and the highest of these."""
+    lines = []
+    if "features" in result["floor"]:
+        lines.append("features: by a network trained on ImageNet, not on this class alone")
     floors = result["floor"].items()
     aurocs = {name: metrics["auroc"] for name, metrics in floors if name.endswith(SEEN)}
-    if not aurocs:
-        return []
-    highest = max(aurocs, key=lambda name: aurocs[name])
-    return [
-        f"{SEEN}: of the images as the method sees them; "
-        f"the highest is {highest}, {aurocs[highest]:.4f}"
-    ]
+    if aurocs:
+        highest = max(aurocs, key=lambda name: aurocs[name])
+        lines.append(
+            f"{SEEN}: of the images as the method sees them; "
+            f"the highest is {highest}, {aurocs[highest]:.4f}"
+        )
+    return lines
 
 
 def _leakage(result: Mapping[str, Any]) -> list[str]:

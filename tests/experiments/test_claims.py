@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import rankdata
 
 from experiments.claims import (
+    FEATURES_PAGE,
+    FEATURES_TABLES,
     PAGE,
     SCORED,
     TABLE,
@@ -77,6 +79,11 @@ def test_the_tables_on_the_page_are_those_that_the_command_makes() -> None:
         assert f"<!-- {name} -->\n| " in page
     assert with_tables(page) == page
     assert with_tables(page.replace("| mean |", "| other |")) == page
+
+
+def test_the_table_on_the_page_of_features_is_that_of_the_kept_runs() -> None:
+    page = FEATURES_PAGE.read_text()
+    assert with_tables(page, FEATURES_TABLES) == page
 
 
 def test_a_diagnosis_stands_beside_the_runs_own_number() -> None:

@@ -28,6 +28,8 @@ from tests.predict.test_predict import rows_of, trained
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_images.md"
 
+#: Methods whose network was trained elsewhere, on plain pixels.
+ON_PLAIN_PIXELS = ("features", "msad", "panda", "patchcore")
 #: exported on every run of the tests; the others, with seconds each, by the slow ones
 QUICK = {("pca", "onnx"), ("pca", "torch_export"), ("knn", "torch_export")}
 CASES = [
@@ -53,7 +55,7 @@ def run_of(go: Callable[..., dict[str, Any]], method: str, *options: str) -> Pat
         "data=images",
         "data.root=own",
         "data.batch_size=16",
-        "data.subtract_mean=true",
+        f"data.subtract_mean={method not in ON_PLAIN_PIXELS}".lower(),
         *options,
     )
     return trained(go, Path("outputs").absolute(), method, *common)

@@ -179,3 +179,31 @@ def test_an_older_result_calls_no_score_inverted_whose_interval_reaches_a_half()
     ]
     for auroc, lines in ((0.45, 2), (0.495, 1)):
         assert shown(warnings=warnings, scores={"mse": metrics(auroc)}).count("WARNING") == lines
+
+
+def test_class_leakage_is_said_in_words() -> None:
+    leakage = {"neighbours": 10, "inliers": 0.907, "all": 0.762}
+    line = "91% of the 10 nearest neighbours of a test inlier are of another class"
+    assert line in shown(leakage=leakage)
+    assert "nearest neighbours" not in shown()
+
+
+@pytest.mark.parametrize(
+    ("classes", "features", "advises"),
+    [
+        ("folders", 0.7, True),
+        ("folders", 0.6, False),
+        (["a"], 0.7, False),
+        ("folders", None, False),
+    ],
+)
+def test_own_images_are_told_of_features_that_do_better(
+    classes: Any, features: float | None, advises: bool
+) -> None:
+    floor = {"pca": metrics(0.5711), "knn": metrics(0.5822)}
+    if features is not None:
+        floor["features"] = metrics(features)
+    config = {"data": {"classes": classes}}
+    text = shown(floor=floor, config=config)
+    assert ("take method=features" in text) == advises
+    assert ("by a network trained on ImageNet" in text) == (features is not None)
