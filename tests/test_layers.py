@@ -49,7 +49,7 @@ FLOORS = (
     Floor(
         "methods",
         "ae alocc anogan base ca_entropy deep_svdd features gmm iforest kde knn lof memae nda "
-        "ocgan ocsvm oled pca pyod rotnet skip_ganomaly vae",
+        "ocgan ocsvm oled patchcore pca pyod rotnet skip_ganomaly vae",
         "kornia lightning numpy pydantic sklearn torch",
     ),
     Floor(

@@ -76,6 +76,9 @@ class Method(L.LightningModule):
     #: what its weights learned from; other words for a method that begins with trained weights
     trained_on: ClassVar[str] = THIS_CLASS
 
+    #: whether `features` is what a frozen network gives, which copies of the method share
+    gives_features: ClassVar[bool] = False
+
     #: the options by which a method changes its learning rates itself, "" where it does not
     own_schedule: ClassVar[str] = ""
 
@@ -172,7 +175,13 @@ class Method(L.LightningModule):
         Keep it in buffers.
         """
 
-    # What a method with a frozen network gives besides: its features are computed once and kept.
+    def fitted_bytes(self, images: int) -> int:
+        """Bytes that a method which is fitted once keeps of so many training images, at most."""
+        channels, height, width = self.image_shape
+        return 4 * images * channels * height * width
+
+    # What a method with a frozen network gives besides: its features are computed once for copies
+    # of it, and kept in the cache if they have a key.
 
     #: what was trained elsewhere: the network's name, where its weights are from, their SHA-256
     pretrained: dict[str, Any]
@@ -188,19 +197,19 @@ class Method(L.LightningModule):
 
     @property
     def features_key(self) -> str:
-        """What the features of an image depend on besides the image; "" without a frozen network."""
+        """What the features of an image depend on besides the image; "" if they are not kept."""
         return ""
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, D) of x (B, C, H, W), by the frozen network alone."""
+        """Features (B, D) of x (B, C, H, W), or (B, P, D) of its patches, by the frozen network."""
         raise NotImplementedError
 
     def prepare_features(self, features: Tensor) -> None:
-        """As `prepare`, from the features (N, D) of the training set."""
+        """As `prepare`, from the features (N, ...) of the training set."""
         raise NotImplementedError
 
     def score_features(self, features: Tensor) -> dict[str, Tensor]:
-        """As `novelty_score`, from features (B, D)."""
+        """As `novelty_score`, from features (B, ...)."""
         raise NotImplementedError
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
@@ -219,6 +228,14 @@ class Method(L.LightningModule):
         if x_hat is None:
             return []
         return [Row(RECONSTRUCTION, x_hat)]
+
+    def novelty_map(self, x: Tensor) -> Tensor | None:
+        """How novel each pixel of x (B, C, H, W) is, (B, H, W), not negative, larger is more novel.
+
+        None for methods that score whole images alone. On one scale for all images: pixels of
+        different ones are compared.
+        """
+        return None
 
     def image_rows(self, train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, list[Row]]:
         """The paper's own pictures: name -> rows, drawn as a grid into `figures/<name>.png`.

@@ -34,6 +34,7 @@ class Features(Method):
     """
 
     iterative: ClassVar[bool] = False
+    gives_features: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -101,6 +102,10 @@ class Features(Method):
     def prepare_features(self, features: Tensor) -> None:
         """Fits the density on the features (N, D) of the training inliers."""
         self.density.prepare(self._scaled(features))
+
+    def fitted_bytes(self, images: int) -> int:
+        size = sum(self.backbone.channels)
+        return 4 * size * max(images, size)
 
     @property
     def score_names(self) -> tuple[str, ...]:

@@ -35,8 +35,10 @@ from noveltylab.scoring.apply import held_out_scores
 
 Array = NDArray[np.float64]
 
-#: bytes of training images that all copies together may hold
+#: bytes that all copies together may keep of the training images
 MAX_BYTES = 2 << 30
+#: images whose features are computed at once
+BATCH = 32
 
 
 def fold_of(count: int, folds: int) -> NDArray[np.int64]:
@@ -68,6 +70,11 @@ class Folds(Method):
 
     def prepare(self, train: Tensor) -> None:
         """Fits each copy on train (N, C, H, W) without its fold."""
+        if self.first.gives_features:
+            with torch.no_grad():
+                parts = [self.features(part) for part in torch.split(train, BATCH)]
+            self.prepare_features(torch.cat(parts))
+            return
         for member, rows in self._rows(len(train)):
             member.prepare(train[rows.to(train.device)])
 
@@ -127,6 +134,8 @@ class Folds(Method):
         return self.first.score_names
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
+        if self.first.gives_features:
+            return self.score_features(self.features(x))
         members = range(len(self.members))
         return lowest([self.member(number).novelty_score(x) for number in members])
 
@@ -142,6 +151,10 @@ class Folds(Method):
     def explain(self, x: Tensor) -> list[Row]:
         """What the first copy compares images with."""
         return self.first.explain(x)
+
+    def novelty_map(self, x: Tensor) -> Tensor | None:
+        """That of the first copy."""
+        return self.first.novelty_map(x)
 
 
 def lowest(scores: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -168,17 +181,17 @@ def in_folds(
     if method_class.iterative:
         raise UserError(
             f"protocol.folds={folds}: this method trains in epochs, and would train {folds} times; folds are for methods that "
-            "are fitted once (pca, knn, kde, ocsvm, lof, iforest, gmm, pyod)"
+            "are fitted once (pca, knn, kde, ocsvm, lof, iforest, gmm, pyod, features, patchcore)"
         )
     folds = min(folds, images)
     channels, height, width = shape
-    size = 4 * images * channels * height * width
+    members = [method_class(shape, **arguments)]
+    size = members[0].fitted_bytes(images)
     if folds * size > MAX_BYTES:
         raise UserError(
             f"protocol.folds={folds}: so many copies of {images} images of {channels} x {height} x {width} take too much "
             f"memory; take protocol.folds={max(MAX_BYTES // size, 2)} or fewer, or a smaller data.size"
         )
-    members = [method_class(shape, **arguments)]
     for _ in range(folds - 1):
         member = method_class(shape, **arguments)
         member.share(members[0])

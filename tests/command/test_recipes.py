@@ -58,6 +58,7 @@ NOTHING = {
     "features": {"weights", "input_size"},
     "nda": {"contrastive_from"},
     "oled": {"mm_turn"},
+    "patchcore": {"weights", "input_size"},
     "pyod": {"arguments"},
 }
 
