@@ -1,4 +1,8 @@
-# A small image for CPUs: docker build -t noveltylab . && docker run --rm -v "$PWD/outputs:/work/outputs" noveltylab data=digits
+# A small image for CPUs. The run folders belong to whoever makes the folder outputs:
+#   docker build -t noveltylab .
+#   mkdir -p outputs
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/outputs:/work/outputs" noveltylab data=digits
+# Data sets are read from /data: -v "$PWD/data:/data:ro"
 FROM python:3.12-slim
 
 ENV PYTHONUNBUFFERED=1 \
