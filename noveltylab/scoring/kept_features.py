@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import secrets
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ log = logging.getLogger("noveltylab")
 
 #: Code that the features depend on.
 CODE = ("scoring.kept_features", "nets.backbone", "data.preprocess")
+#: Files of features that stay in memory.
+MOST_FILES = 64
 #: Hash of an image -> its features (D,).
 Known = dict[bytes, NDArray[np.float32]]
 
@@ -80,13 +83,19 @@ def read_known(folder: Path, digest: str) -> Known:
     known: Known = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            entry = read_entry(path, digest)
-            hashes, features = entry["hashes"], entry["features"]
+            hashes, features = read_file(path, path.stat().st_mtime_ns, digest)
         except DAMAGED as error:
             log.warning(f"{path} is damaged ({error}); its features are computed again")
             continue
-        known |= zip(map(bytes, hashes), features, strict=True)
+        known |= zip(hashes, features, strict=True)
     return known
+
+
+@lru_cache(MOST_FILES)
+def read_file(path: Path, written: int, digest: str) -> tuple[list[bytes], NDArray[np.float32]]:
+    """The hashes and features (n, D) of a file as it was `written`: a sweep reads each once."""
+    entry = read_entry(path, digest)
+    return [bytes(name) for name in entry["hashes"]], entry["features"]
 
 
 def keep(folder: Path, digest: str, hashes: list[bytes], features: NDArray[np.float32]) -> None:
