@@ -175,6 +175,13 @@ class Method(L.LightningModule):
         Keep it in buffers.
         """
 
+    def prepare_score(self, train: Tensor) -> None:
+        """Takes anew what the score needs of the training set (N, C, H, W), preprocessed.
+
+        By the weights of now: called whenever these are looked at or kept, in evaluation mode and
+        without gradients. Nothing random; keep it in buffers, which are kept with the weights.
+        """
+
     def fitted_bytes(self, images: int) -> int:
         """Bytes that a method which is fitted once keeps of so many training images, at most."""
         channels, height, width = self.image_shape

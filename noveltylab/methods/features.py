@@ -19,7 +19,7 @@ from noveltylab.methods.base import Method
 from noveltylab.methods.kde import KDE
 from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
-from noveltylab.nets.backbone import BUNDLED, Backbone, find_weights
+from noveltylab.nets.backbone import BUNDLED, Backbone, take_weights
 
 
 class Features(Method):
@@ -70,14 +70,7 @@ class Features(Method):
             self.density = KDE(shape, bandwidth=bandwidth)
 
     def take_pretrained(self) -> None:
-        weights = find_weights(self.backbone.name, self.weights_file)
-        self.backbone.load(weights)
-        self.pretrained = {
-            "backbone": self.backbone.name,
-            "weights": weights.origin,
-            "sha256": weights.sha256,
-            "input_size": self.backbone.size,
-        }
+        self.pretrained = take_weights(self.backbone, self.weights_file)
 
     def share(self, first: Method) -> None:
         assert isinstance(first, Features)

@@ -100,6 +100,11 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The feature maps (B, C_s, H_s, W_s) of each stage, of x (B, 1 or 3, H, W) in [-1, 1]."""
+        maps: list[Tensor] = self.network(self.stretched(x))
+        return maps
+
+    def stretched(self, x: Tensor) -> Tensor:
+        """x (B, 1 or 3, H, W) in [-1, 1] as the network takes it, (B, 3, size, size)."""
         x = x.expand(-1, 3, -1, -1)
         height, width = x.shape[-2:]
         if (height, width) != (self.size, self.size):
@@ -107,13 +112,46 @@ class Backbone(nn.Module):
             shrinks = max(height, width) > self.size
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         pixels = (x.clamp(-1, 1) + 1) / 2
-        images = (pixels - self.mean) / self.std
-        maps: list[Tensor] = self.network(images.contiguous(memory_format=torch.channels_last))
-        return maps
+        images: Tensor = (pixels - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last)
 
     def pooled(self, x: Tensor) -> Tensor:
         """The mean of each map, (B, D): all channels of all stages one after the other."""
         return torch.cat([part.mean((2, 3)) for part in self(x)], 1)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Evaluation mode at all times: batch norm keeps the statistics that it was trained with."""
+        return super().train(False)
+
+    def let_train(self, count: int) -> None:
+        """Lets the last `count` of the stages up to the last one used train; the rest never does.
+
+        Raises:
+            ValueError: The network's parts do not tell which these are.
+        """
+        last = self.stages[-1] - count
+        self.network.requires_grad_(last < 0)
+        if last < 0:
+            return
+        name = str(self.network.feature_info.info[last]["module"])
+        # timm writes blocks.2 as blocks_2 where it takes a network apart
+        is_reached = False
+        for part, module in self.network.named_modules():
+            spellings = (part, part.replace("_", ".", 1), part.removeprefix("model."))
+            if any(f"{spelling}.".startswith(f"{name}.") for spelling in spellings):
+                is_reached = True
+            elif is_reached:
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise ValueError(
+                f"method.trained_stages={count}: {self.name} does not tell which parts these are; "
+                f"method.trained_stages={self.stages[-1] + 1} trains all"
+            )
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that train, in the network's order."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def load(self, weights: Weights) -> None:
         """Puts trained weights in.
@@ -221,6 +259,26 @@ def find_weights(name: str, file: str | None) -> Weights:
         return read_weights(path, f"{BUNDLED_IN} {version(BUNDLED_IN)}")
     path, origin = hub_file(name)
     return read_weights(path, origin)
+
+
+def take_weights(backbone: Backbone, file: str | None) -> dict[str, Any]:
+    """Puts the trained weights into a backbone; what a run records of them.
+
+    Args:
+        backbone: With random weights.
+        file: As for `find_weights`.
+
+    Raises:
+        UserError: They are not to be had, or are another network's.
+    """
+    weights = find_weights(backbone.name, file)
+    backbone.load(weights)
+    return {
+        "backbone": backbone.name,
+        "weights": weights.origin,
+        "sha256": weights.sha256,
+        "input_size": backbone.size,
+    }
 
 
 def read_weights(path: Path, origin: str) -> Weights:

@@ -185,6 +185,24 @@ def fresh_batch_norm(
             put_statistics(layer, statistics)
 
 
+def scores_by_training_set(method: Method) -> bool:
+    """Whether the score needs the training set under the weights that score."""
+    return type(method).prepare_score is not Method.prepare_score
+
+
+@torch.no_grad()
+def prepare_score(method: Method, preprocess: Preprocess, images: Tensor) -> None:
+    """Lets the method take anew what its score needs of the training images, uint8 (N, C, H, W)."""
+    if not scores_by_training_set(method):
+        return
+    was_training = method.training
+    method.eval()
+    dtype = dtype_of(method)
+    with default_dtype(dtype):
+        method.prepare_score(preprocess(images.to(method.device)).to(dtype))
+    method.train(was_training)
+
+
 def validation_loss(
     method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
 ) -> float:

@@ -31,6 +31,7 @@ from noveltylab.scoring.aggregate import measured_scores
 from noveltylab.scoring.apply import (
     fresh_batch_norm,
     novelty_scores,
+    prepare_score,
     renew_batch_norm,
     validation_loss,
 )
@@ -265,6 +266,8 @@ class Checkpoints(Callback):
         """The value of each rule's criterion now, by the file stem of its best weights."""
         data, batch_size = self.data, self.settings.score_batch_size
         values: dict[str, float] = {}
+        if len(data.val) or self.labelled_rule:
+            prepare_score(method, data.preprocess, data.train)
         if len(data.val):
             values["val_loss"] = validation_loss(method, data.preprocess, data.val, batch_size)
             method.losses = {**method.losses, "val": values["val_loss"]}
@@ -295,6 +298,7 @@ class Checkpoints(Callback):
             return self._selected("val_loss")
         if self.settings.batch_norm == "anew":
             renew_batch_norm(method, self.data.preprocess, self.data.train, self.data.batch_size)
+        prepare_score(method, self.data.preprocess, self.data.train)
         save_weights(self.folder / "last.pt", method, self.data, rule="last", epoch=self.trained)
         return Selected("last", self.trained, None, self.folder / "last.pt")
 

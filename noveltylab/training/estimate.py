@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
-from noveltylab.scoring.apply import gpus, validation_loss
+from noveltylab.scoring.apply import gpus, scores_by_training_set, validation_loss
 from noveltylab.scoring.batches import in_batches
 
 log = logging.getLogger("noveltylab")
@@ -181,7 +181,7 @@ class Estimate(Callback):
                 look_cost = measure_cost(look, min(batch_size, len(data.val))).divided(loss_share)
                 self.look["train"] = look_cost.of(len(data.val), batch_size)
                 # a pass over the training images besides
-                if self.settings.batch_norm == "anew":
+                if self.settings.batch_norm == "anew" or scores_by_training_set(method):
                     self.look["train"] += look_cost.of(len(data.train), data.batch_size)
         held_out = cost.of(len(data.val), batch_size)
         if type(method).combine_scores is not Method.combine_scores:

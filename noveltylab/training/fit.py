@@ -247,6 +247,8 @@ def build_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     # data is resident: workers would copy it
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # a network trained elsewhere trains on with the statistics of its batch norms as they are
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")
     # Lightning 2.6.6 under torch 2.15
     warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec.")
     strategy: str = settings.strategy

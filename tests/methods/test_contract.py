@@ -33,7 +33,10 @@ def trained(make: Make, name: str, steps: int = 3) -> Method:
             method.progress = step / steps
             index = torch.randperm(64)[:16]
             method.update(Batch(train[index], index))
-    return method.eval()
+    method.eval()
+    with torch.no_grad():
+        method.prepare_score(train)
+    return method
 
 
 def test_config_holds_every_keyword_with_its_default(name: str) -> None:
