@@ -197,7 +197,8 @@ def test_an_update_moves_only_the_last_stages(make: Make) -> None:
     moved = {n for n, value in method.state_dict().items() if not torch.equal(before[n], value)}
     parameters = {name for name, _ in method.named_parameters()}
     last = {name for name in parameters if "layer3" in name or "layer4" in name}
-    assert moved == last
+    # a channel that is never above 0 has no gradient at its shift
+    assert {name for name in last if "conv" in name} <= moved <= last
     assert not any(module.training for module in method.backbone.modules())
 
 
