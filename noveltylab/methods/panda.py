@@ -36,7 +36,7 @@ Choices (CHOICE), and what the authors' code has (CODE):
   0.962, Fashion-MNIST 0.956, by a ResNet-152 (experiments/published.yaml).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt

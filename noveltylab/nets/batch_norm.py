@@ -20,8 +20,10 @@ def fold_batch_norm(module: nn.Module) -> None:
     if not isinstance(module, nn.Sequential):
         return
     for index, (layer, norm) in enumerate(pairwise(list(module))):
-        # not timm's, which have an activation inside
-        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d) or is_parametrized(layer):
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or is_parametrized(layer):
+            continue
+        # timm's, which have an activation inside
+        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
             continue
         if norm.running_mean is None or not norm.affine:  # torch cannot fuse it
             continue

@@ -56,8 +56,10 @@ NAMES = [
 #: Options of a method that are no number where they are null.
 NOTHING = {
     "features": {"weights", "input_size"},
+    "msad": {"weights", "input_size"},
     "nda": {"contrastive_from"},
     "oled": {"mm_turn"},
+    "panda": {"weights", "input_size"},
     "patchcore": {"weights", "input_size"},
     "pyod": {"arguments"},
 }
