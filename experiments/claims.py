@@ -401,7 +401,6 @@ DENSITIES = {
 FEATURE_SETS = {
     "cifar10": "CIFAR-10, re-encoded",
     "fmnist": "Fashion-MNIST",
-    "mnist": "MNIST",
 }
 FEATURES_PAGE = PAGE.parents[1] / "methods" / "features.md"
 FEATURES_TABLES = {"features": features_table}

@@ -177,8 +177,12 @@ def typed_choices(options: dict[str, Any], method: str, name: str) -> Iterator[s
     if rows_of(name):
         yield f"row={method}"
     for key in composed(name)["hydra"]["sweeper"]["params"]:
-        if key not in ("inlier", "seed") and key in options:
-            yield f"{key}={options[key]}"
+        if key in ("inlier", "seed"):
+            continue
+        # a group of options, such as the data, is chosen by its name
+        value = options.get(key, options.get(f"{key}.name"))
+        if value is not None:
+            yield f"{key}={value}"
     yield f"recipe={options['recipe']}"
 
 
