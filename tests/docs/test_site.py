@@ -69,13 +69,20 @@ def test_the_first_page_leads_to_every_other(site: Path) -> None:
         assert f"]({name}" in first or f"]({path.name}" in methods, name
 
 
+def open_window(browser: Any, width: int) -> Any:
+    """An empty page, patient with a busy machine."""
+    opened = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+    opened.set_default_timeout(120_000)
+    return opened
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_opens_without_a_complaint_and_fits(
     browser: Any, address: str, page: str, width: int
 ) -> None:
     """Nothing comes from the network, and a wide table scrolls by itself."""
-    opened = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+    opened = open_window(browser, width)
     complaints: list[str] = []
     requests: list[str] = []
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -89,7 +96,7 @@ def test_a_page_opens_without_a_complaint_and_fits(
 
 def test_the_menu_is_one_line_and_changes_the_colours(browser: Any, address: str) -> None:
     """A heading that is jumped to would lie under a higher menu."""
-    opened = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    opened = open_window(browser, 1280)
     opened.goto(address + "concepts/#floors")
     bottom = opened.evaluate("document.querySelector('.navbar').getBoundingClientRect().bottom")
     assert opened.locator("#floors").bounding_box()["y"] >= bottom
