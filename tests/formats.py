@@ -354,6 +354,16 @@ def write_images(
     return root
 
 
+def write_masks(root: Path) -> None:
+    """Write `<root>/ground_truth/<kind>/<name>_mask.png` of the bars that `write_images` draws."""
+    for path in sorted(root.glob("test/*/*.png")):
+        if path.parent.name != "good":
+            bright = np.asarray(Image.open(path).convert("L")) > 115
+            where = root / "ground_truth" / path.parent.name
+            where.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * bright).astype(np.uint8)).save(where / f"{path.stem}_mask.png")
+
+
 def write_every_set(root: Path) -> Path:
     """Write a little of every published set, in true formats; DCASE's where soundfile is there."""
     write_mnist(root)

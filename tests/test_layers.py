@@ -35,7 +35,7 @@ FLOORS = (
     Floor(
         "data",
         "antispoofing cache cifar10 coil100 datamodule dcase dcase_files dcase_meta "
-        "dcase_sound decode digits images inlier layout load mnist "
+        "dcase_sound decode digits images inlier layout load masks mnist "
         "preprocess protocols samples split stored ucsd ucsd_files",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
@@ -55,7 +55,7 @@ FLOORS = (
     Floor(
         "scoring",
         "aggregate apply auroc batches conformal diagnosis floors folds kept_features leakage "
-        "metrics",
+        "metrics pixels",
         "numpy scipy torch torchmetrics",
     ),
     Floor(
@@ -72,7 +72,7 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "build describe diagnose folder lock measure pictures pipeline plots plots_in_time "
+        "build describe diagnose folder lock measure pictures pipeline pixels plots plots_in_time "
         "plots_of_images process read recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),

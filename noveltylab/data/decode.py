@@ -38,6 +38,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 MAX_BYTES = 1 << 30
 #: bytes of a file that is read as it may be
 SMALL = 1 << 18
+#: EXIF's tag, and the first of its values that turn an image by a quarter
+ORIENTATION, QUARTER_TURNS = 0x0112, 5
 _GREY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -118,6 +120,23 @@ def _read(path: Path, work: Callable[[Image.Image], R]) -> R:
         raise
     except Exception as error:  # what a damaged file makes a decoder raise is not documented
         raise Unreadable(reason(error)) from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as `decode` sees it, by its header.
+
+    Raises:
+        Unreadable: as `decode`, for what the header shows.
+    """
+    try:
+        with _open(path) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(ORIENTATION, 1) >= QUARTER_TURNS
+    except Unreadable:
+        raise
+    except Exception as error:  # as above
+        raise Unreadable(reason(error)) from None
+    return (width, height) if is_turned else (height, width)
 
 
 def is_colour(path: Path) -> bool:
@@ -301,15 +320,15 @@ def _pixels(image: Image.Image, channels: int, bits: int | None) -> NDArray[np.u
     return np.array(image).reshape(image.height, image.width, channels)
 
 
-def thumbnail(path: Path, side: int, bits: int | None = None) -> bytes:
-    """The image, its longer side at most `side` pixels, as the bytes of a PNG file.
+def thumbnail(path: Path, side: int, bits: int | None = None) -> NDArray[np.uint8]:
+    """The image, its longer side at most `side` pixels, uint8 (H, W, 3).
 
     Raises:
         Unreadable: as `decode`.
     """
     picture = Image.fromarray(read_pixels(path, 3, bits))
     picture.thumbnail((side, side))
-    return to_png(np.asarray(picture))
+    return np.asarray(picture)
 
 
 def to_png(pixels: NDArray[np.uint8]) -> bytes:

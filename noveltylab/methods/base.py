@@ -79,6 +79,9 @@ class Method(L.LightningModule):
     #: whether `features` is what a frozen network gives, which copies of the method share
     gives_features: ClassVar[bool] = False
 
+    #: whether `novelty_map` says how novel each pixel is
+    gives_map: ClassVar[bool] = False
+
     #: the options by which a method changes its learning rates itself, "" where it does not
     own_schedule: ClassVar[str] = ""
 

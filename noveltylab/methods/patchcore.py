@@ -42,7 +42,7 @@ CANDIDATES = 200_000
 #: The farthest patches, among which the next ones are looked for; and how many chosen ones all
 #: patches are compared with at once.
 FARTHEST, CENTRES = 4096, 64
-#: Training images whose features are computed at once.
+#: Images whose features are computed at once.
 BATCH = 32
 #: The Gaussian's standard deviation, as a share of the image's side.
 SIGMA = 4 / 224
@@ -61,6 +61,7 @@ class PatchCore(Method):
     iterative: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
     gives_features: ClassVar[bool] = True
+    gives_map: ClassVar[bool] = True
     not_exportable: ClassVar[str] = "its bank is searched image by image, in bounded memory"
 
     def __init__(
@@ -168,7 +169,8 @@ class PatchCore(Method):
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """`distance` of x (B, C, H, W): that of its most novel patch, weighted, (B,)."""
-        return self.score_features(self.features(x))
+        parts = [self.score_features(self.features(part)) for part in torch.split(x, BATCH)]
+        return {"distance": torch.cat([part["distance"] for part in parts])}
 
     def score_features(self, features: Tensor) -> dict[str, Tensor]:
         """The score of images by their patches (B, P, D); one image at a time, as memory is bounded."""
@@ -204,6 +206,9 @@ class PatchCore(Method):
 
     def novelty_map(self, x: Tensor) -> Tensor:
         """The distances of the patches of x (B, C, H, W), stretched and smoothed, (B, H, W)."""
+        return torch.cat([self._map(part) for part in torch.split(x, BATCH)])
+
+    def _map(self, x: Tensor) -> Tensor:
         maps = self.patch_maps(x)
         rows = [self.nearest(patches)[0] for patches in maps.flatten(2).transpose(1, 2)]
         distances = torch.stack(rows).view(len(x), *maps.shape[-2:])
@@ -215,7 +220,7 @@ class PatchCore(Method):
 
     def embed(self, x: Tensor) -> Tensor:
         """The mean of the patches of x (B, C, H, W), (B, D)."""
-        return self.features(x).mean(1)
+        return torch.cat([self.features(part).mean(1) for part in torch.split(x, BATCH)])
 
 
 def draw_patches(patches: Tensor, images: int, generator: torch.Generator) -> Tensor:

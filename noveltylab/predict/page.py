@@ -18,8 +18,9 @@ from noveltylab.data.layout import SUFFIXES
 from noveltylab.methods.base import RECONSTRUCTION
 from noveltylab.report.page import render
 from noveltylab.results.files import write_atomic
-from noveltylab.run.plots_of_images import colour_errors
-from noveltylab.scoring.apply import reconstruction_errors
+from noveltylab.run.pixels import stretched
+from noveltylab.run.plots_of_images import colour_errors, limits_of, overlay
+from noveltylab.scoring.apply import novelty_maps, reconstruction_errors
 
 if TYPE_CHECKING:
     from noveltylab.predict.detector import Detector
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parents[1]
 #: pixels of the longer side of a picture
 SIDE = 128
+#: the same where the method has maps, whose defects may be small
+MAP_SIDE = 256
+#: images whose maps are computed at once
+BATCH = 32
 
 
 def write_page(
@@ -52,7 +57,7 @@ def write_page(
         cases=_cases(detector, prediction.top, rank_threshold),
         failed=prediction.failed,
         unreadable=prediction.unreadable,
-        width=SIDE,
+        width=side_of(detector),
         style=style,
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
     )
@@ -76,6 +81,9 @@ def _lead(request: "Request", detector: "Detector", prediction: "Prediction") ->
             if beside:
                 beside += ", and "
             beside += "where its reconstruction differs, from black to white, one scale for all"
+        if detector.method.gives_map:
+            beside += ", and " if beside else ""
+            beside += "the same with a glow where it is novel, one scale for all"
         if beside:
             lines.append(f"Right of each image: {beside}.")
     return lines
@@ -113,9 +121,17 @@ def _cases(
     detector: "Detector", top: "list[Case]", rank_threshold: int | None
 ) -> list[dict[str, Any]]:
     beside = _beside(detector, top)
+    maps = _maps(detector, top)
+    limits = (0.0, 0.0) if maps is None else limits_of(maps)
     cases = []
     for position, case in enumerate(top):
-        pictures = [{"data": _encoded(_original(case, detector.reader.bits)), "alt": "image"}]
+        original = _original(case, detector.reader.bits, side_of(detector))
+        pictures = [{"data": _encoded(to_png(original)), "alt": "image"}]
+        if maps is not None:
+            height, width = original.shape[:2]
+            own_map = stretched(maps[position], height, width)[None]
+            glowing = overlay(original.reshape(1, height, width, -1), own_map, *limits)
+            pictures.append({"data": _encoded(to_png(glowing[0])), "alt": "novelty map"})
         for title, images in beside.items():
             pictures.append({"data": _encoded(to_png(images[position])), "alt": title})
         entry = {
@@ -136,11 +152,24 @@ def _cases(
     return cases
 
 
-def _original(case: "Case", bits: int | None) -> bytes:
-    """The file itself as a PNG picture, else what the method saw of it."""
+def side_of(detector: "Detector") -> int:
+    """Pixels of the longer side of a picture on the page."""
+    return MAP_SIDE if detector.method.gives_map else SIDE
+
+
+def _maps(detector: "Detector", top: "list[Case]") -> NDArray[np.float32] | None:
+    """How novel each pixel of the images is (N, H, W); None without maps, or for several images."""
+    if not top or any(len(case.images) != 1 for case in top):
+        return None
+    images = torch.cat([case.images for case in top])
+    return novelty_maps(detector.method, detector.preprocess, images, BATCH)
+
+
+def _original(case: "Case", bits: int | None, side: int) -> NDArray[np.uint8]:
+    """The file's own pixels (H, W, 3), its longer side `side`, else what the method saw of it."""
     if case.path.suffix.lower() in SUFFIXES:
         try:
-            return thumbnail(case.path, SIDE, bits)
+            return thumbnail(case.path, side, bits)
         except Unreadable:  # gone or changed since
             pass
     middle = case.images[len(case.images) // 2].numpy()
@@ -148,8 +177,8 @@ def _original(case: "Case", bits: int | None) -> bytes:
         levels = middle.astype(np.float32) / 256 + 128
         middle = levels.clip(0, 255).astype(np.uint8)
     if len(middle) == 1:
-        return to_png(middle[0])
-    return to_png(np.ascontiguousarray(middle.transpose(1, 2, 0)))
+        return np.asarray(middle[0])
+    return np.ascontiguousarray(middle.transpose(1, 2, 0))
 
 
 def _beside(detector: "Detector", top: "list[Case]") -> dict[str, NDArray[np.uint8]]:

@@ -212,6 +212,17 @@ class Leakage(Record):
     all: Unit
 
 
+class Pixels(Record):
+    """How well maps find defects to the pixel, by masks; `error`: how far bins may put it off."""
+
+    auroc: Unit
+    aupro: Unit
+    images: Count
+    defects: Count
+    without_mask: Count = 0
+    error: Unit = 0.0
+
+
 class Place(Record):
     """What a result holds with and without labelled outliers: which run it is, how it went."""
 
@@ -270,6 +281,7 @@ class Result(Place):
     kinds: dict[str, Kind] = {}
     cross: Cross | None = None
     leakage: Leakage | None = None
+    pixels: Pixels | None = None
     diagnosis: dict[Diagnosis, dict[Order, dict[str, Metrics]]] = {}
     auroc_ci_method: str | None = None  # None: a bootstrap's percentiles
 

@@ -16,8 +16,15 @@ from noveltylab.methods.base import RECONSTRUCTION, Method
 from noveltylab.results.files import write_atomic
 from noveltylab.results.scores import Scores
 from noveltylab.run import plots, plots_in_time, plots_of_images
+from noveltylab.run.plots_of_images import limits_of
 from noveltylab.run.score import RunScores
-from noveltylab.scoring.apply import embeddings, explanations, image_rows, reconstruction_errors
+from noveltylab.scoring.apply import (
+    embeddings,
+    explanations,
+    image_rows,
+    novelty_maps,
+    reconstruction_errors,
+)
 from noveltylab.scoring.floors import Floor
 from noveltylab.scoring.metrics import roc
 
@@ -25,6 +32,8 @@ from noveltylab.scoring.metrics import roc
 EMBEDDED = 500
 #: Fewer make no picture.
 FEWEST_EMBEDDED = 4
+#: Images whose maps are computed at once.
+MAPPED = 32
 #: Training images, test inliers and outliers that a method makes its own pictures of.
 SHOWN = 10
 
@@ -91,6 +100,11 @@ def draw_cases(
     errors = None
     if RECONSTRUCTION in rows:
         errors = reconstruction_errors(method, data.preprocess, images, rows[RECONSTRUCTION])
+    maps = novelty_maps(method, data.preprocess, images, MAPPED)
+    if maps is not None:
+        pixels = images.numpy().transpose(0, 2, 3, 1)
+        glowing = plots_of_images.overlay(pixels, maps, *limits_of(maps))
+        rows["novelty map"] = glowing.transpose(0, 3, 1, 2).astype(np.float32) / 255
     kinds = None
     if pieces.classes is not None:
         kinds = [pieces.classes[case] for case in cases]

@@ -28,6 +28,7 @@ from noveltylab.run.folder import previous, set_damaged_aside
 from noveltylab.run.lock import locked
 from noveltylab.run.measure import measure, measure_labelled
 from noveltylab.run.pictures import draw
+from noveltylab.run.pixels import masks_of_run, measure_maps
 from noveltylab.run.read import check_complete, check_same, read_and_split, read_images
 from noveltylab.run.recording import record_origin, recorded
 from noveltylab.run.score import score, score_floors
@@ -91,6 +92,7 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     # read, split, build: bad input is refused here
     images = read_images(options)
     data, method = build(options, images.samples, images.split)
+    masks = masks_of_run(options, method, data)
     is_known = options.force or check_same(folder, images)
 
     with recorded(folder, options, config) as sinks:
@@ -104,6 +106,8 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
             floors = score_floors(data, batch_size, with_features, scores.test, folder)
         with timed(seconds, "measure"):
             result = measure(method, data, images.split, options, selected, scores, floors)
+            if masks is not None:
+                result["pixels"] = measure_maps(method, data, masks)
             if options.pictures:
                 draw(method, images.samples, data, scores, floors, result, folder / "figures")
             result["labelled"] = measure_labelled(

@@ -190,6 +190,27 @@ def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray((coloured * 255).round(), dtype=np.uint8)
 
 
+def overlay(images: NDArray[Any], maps: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Maps (N, H, W) glowing on grey images, uint8 (N, H, W, 3) each.
+
+    Nothing up to `low`, brightest from `high` on.
+    """
+    from matplotlib import colormaps
+
+    glow = np.clip((np.nan_to_num(maps) - low) / max(high - low, 1e-9), 0, 1)[..., None]
+    grey = images.astype(np.float32).mean(-1, keepdims=True) / 255
+    colours = colormaps["inferno"](0.25 + 0.75 * glow[..., 0])[..., :3]
+    mixed = (1 - 0.75 * glow) * grey + 0.75 * glow * colours
+    return np.asarray((mixed * 255).round(), dtype=np.uint8)
+
+
+def limits_of(maps: NDArray[Any]) -> tuple[float, float]:
+    """From where to where maps (N, H, W) glow: the middle of all pixels, and nearly the highest."""
+    finite = np.nan_to_num(maps)
+    low, high = np.quantile(finite, [0.5, 0.998])
+    return float(low), float(high)
+
+
 def _pictures(images: NDArray[Any]) -> NDArray[np.float32]:
     """(N, C, H, W) of any kind to RGB (N, H, W, 3) in [0, 1]; int16 is sound, its silence grey."""
     if images.dtype == np.int16:

@@ -147,6 +147,7 @@ def _facts(result: Mapping[str, Any], folder: Path, dot: str) -> list[tuple[str,
     ]
     lines += [("floors", line, "") for line in _floors(result)]
     lines += [("classes", line, "") for line in _leakage(result)]
+    lines += [("pixels", line, "") for line in _pixels(result, dot)]
     lines += [("threshold", line, "") for line in _thresholds(result)]
     lines += [("HTER", line, "") for line in _half_total_error_rate(result)]
     lines.append(("seconds", f"{seconds['train']:.1f} train{dot}{seconds['score']:.1f} score", ""))
@@ -242,6 +243,17 @@ def _advice(result: Mapping[str, Any]) -> list[str]:
     return [
         f"features of a network trained on ImageNet tell these images apart better "
         f"({features['auroc']:.4f}): take method=features"
+    ]
+
+
+def _pixels(result: Mapping[str, Any], dot: str) -> list[str]:
+    """How well the maps find the defects of the masks."""
+    pixels = result.get("pixels")
+    if pixels is None:
+        return []
+    return [
+        f"AUROC {pixels['auroc']:.4f}{dot}AUPRO {pixels['aupro']:.4f}, "
+        f"by masks: {pixels['defects']} defects in {pixels['images']} images"
     ]
 
 

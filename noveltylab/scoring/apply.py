@@ -228,6 +228,22 @@ def reconstructions(method: Method, preprocess: Preprocess, images: Tensor) -> I
     return _optional(method, preprocess, images, reconstruct)
 
 
+def novelty_maps(
+    method: Method, preprocess: Preprocess, images: Tensor, batch_size: int
+) -> Images | None:
+    """How novel each pixel of uint8 images (N, C, H, W) is, (N, H, W); None without such maps."""
+    if not method.gives_map:
+        return None
+
+    def maps(x: Tensor) -> Tensors:
+        value = method.novelty_map(x)
+        assert value is not None
+        return {"map": value}
+
+    columns = in_batches(method, preprocess, images, maps, batch_size)
+    return columns["map"].numpy()
+
+
 def explanations(method: Method, preprocess: Preprocess, images: Tensor) -> dict[str, Images]:
     """The rows that a method puts under a few uint8 images (N, C, H, W).
 

@@ -57,6 +57,7 @@ class Folds(Method):
         self.members = nn.ModuleList(members)
         self.seed = int(torch.randint(2**31, ()))  # of the run, as initial weights are
         self.trained_on = members[0].trained_on  # type: ignore[misc]  # that of its class
+        self.gives_map = members[0].gives_map  # type: ignore[misc]  # that of its class
         self.not_exportable = members[0].not_exportable  # type: ignore[misc]  # that of its class
 
     @property
