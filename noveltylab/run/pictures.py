@@ -104,7 +104,7 @@ def draw_cases(
     if maps is not None:
         pixels = images.numpy().transpose(0, 2, 3, 1)
         glowing = plots_of_images.overlay(pixels, maps, *limits_of(maps))
-        rows["novelty map"] = glowing.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        rows["novelty map"] = (glowing.transpose(0, 3, 1, 2) / 255).astype(np.float32)
     kinds = None
     if pieces.classes is not None:
         kinds = [pieces.classes[case] for case in cases]

@@ -79,7 +79,11 @@ def plain() -> dict[str, Config]:
 
 @pytest.fixture(scope="module")
 def methods() -> dict[str, Config]:
-    return {name: yaml_of(CONF / "method" / f"{name}.yaml") for name in METHODS}
+    configs = {}
+    for name in METHODS:
+        config = OmegaConf.create(yaml_of(CONF / "method" / f"{name}.yaml"))
+        configs[name] = OmegaConf.to_container(config, resolve=True)
+    return configs  # type: ignore[return-value]  # mappings at the top
 
 
 @pytest.mark.parametrize(("method", "recipe"), RECIPES)
