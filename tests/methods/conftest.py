@@ -44,9 +44,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "deep_svdd": {"lr": 1e-3, "ae_lr": 1e-3},
     "alocc": {"channels": 8, "r_steps": 3},
     "memae": {"width": 0.5, "lr": 5e-3},
-    # drawn weights: the smallest of timm's networks
-    "panda": {"backbone": "test_resnet", "input_size": 32, "clip": 1e-2},
-    "msad": {"backbone": "test_resnet", "input_size": 32, "lr": 1e-3},
+    "panda": {"input_size": 32, "clip": 1e-2},
+    "msad": {"input_size": 32, "lr": 1e-3},
     "rotnet": {"width": 0.25, "lr": 1e-2},
     "skip_ganomaly": {"channels": 8, "feature_size": 16, "lr": 2e-3, "lam": 1.0},
     "anogan": {

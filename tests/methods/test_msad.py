@@ -37,7 +37,7 @@ def batch(count: int = 16) -> Batch:
 
 
 def prepared(make: Make, **changes: Any) -> Any:
-    method = make("msad", **changes)
+    method = make("msad", backbone=NAME, **changes)
     method.prepare(blobs(64))
     return method.train()
 

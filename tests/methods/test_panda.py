@@ -27,7 +27,7 @@ def batch(count: int = 16) -> Batch:
 
 
 def prepared(make: Make, **changes: Any) -> Any:
-    method = make("panda", **changes)
+    method = make("panda", backbone=NAME, **changes)
     method.prepare(blobs(64))
     return method.train()
 
@@ -46,7 +46,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_ewc(make: Make, weights: Path, **changes: Any) -> Any:
-    method = make("panda", weights=str(weights), ewc=True, fisher_images=4, **changes)
+    method = make(
+        "panda", backbone=NAME, weights=str(weights), ewc=True, fisher_images=4, **changes
+    )
     method.take_pretrained()
     return method
 
@@ -180,11 +182,11 @@ def test_ewc_without_a_head_is_refused(make: Make, weights: Path, tmp_path: Path
     state = torch.load(weights, weights_only=True)
     headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
     torch.save(headless, tmp_path / "headless.pth")
-    method = make("panda", weights=str(tmp_path / "headless.pth"), ewc=True)
+    method = make("panda", backbone=NAME, weights=str(tmp_path / "headless.pth"), ewc=True)
     with pytest.raises(UserError, match=r"method\.ewc=true: .* lack the classifying head"):
         method.take_pretrained()
     with pytest.raises(ValueError, match=r"method\.ewc=true: needs weights"):
-        make("panda", ewc=True).prepare(blobs(4))
+        make("panda", backbone=NAME, ewc=True).prepare(blobs(4))
 
 
 # What trains.
