@@ -33,7 +33,8 @@ def test_masks_are_found_beside_the_test_part(parts: Path) -> None:
     assert masks is not None and not masks.left_out()
     assert [masked.row for masked in masks.images] == [0, 1, 2]
     for masked, name in zip(masks.images, IDS, strict=True):
-        width, height = Image.open(parts / name).size
+        with Image.open(parts / name) as picture:
+            width, height = picture.size
         assert (masked.height, masked.width) == (height, width)
         assert masked.read().shape == (height, width)
         assert masked.read().any() == ("odd" in name)

@@ -2,8 +2,10 @@
 memory, the page.
 """
 
+import base64
 import csv
 import html
+import io
 import json
 import math
 import os
@@ -222,6 +224,36 @@ def test_the_page_shows_the_most_novel_first(
         "default-src 'none'; img-src data:" in page.replace("&#39;", "'")
         and "http" not in page.split("<body>")[1]
     )
+
+
+def test_the_page_shows_maps_on_the_files_as_they_are(
+    run_here: Callable[..., dict[str, Any]], tmp_path: Path, image_folder: Path
+) -> None:
+    folder = trained(
+        run_here,
+        tmp_path / "outputs",
+        "patchcore",
+        "data=images",
+        f"data.root={image_folder}",
+        "data.size=32",
+        "method.input_size=64",
+    )
+    wide = np.full((30, 60), 90, np.uint8)
+    wide[5:15, 40:55] = 255
+    Path("seen").mkdir()
+    Image.fromarray(wide).save("seen/wide.png")
+    assert predict.main([f"run={folder}", "input=seen", "--html"]) == 0
+    page = Path("scores.html").read_text()
+    assert re.findall('alt="(.*?)"', page) == ["image", "novelty map"]
+    assert "Right of each image: the same with a glow where it is novel, one scale for all." in page
+    contents = re.findall('base64,([^"]+)', page)
+    image, glowing = [Image.open(io.BytesIO(base64.b64decode(text))) for text in contents]
+    assert image.size == glowing.size == (60, 30)
+    assert image.getpixel((50, 10)) == (255, 255, 255)
+    colours = np.asarray(glowing).astype(int)
+    coloured = np.argwhere(np.ptp(colours, axis=2) > 40)
+    # the glow lies on the right, where the image is bright
+    assert len(coloured) and np.median(coloured[:, 1]) > 30
 
 
 def test_memory_is_bounded(
