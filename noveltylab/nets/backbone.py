@@ -164,16 +164,23 @@ class Backbone(nn.Module):
         with torch.random.fork_rng([]):
             whole = timm.create_model(self.name)
         state = matched(weights, whole.state_dict(), self.name)
-        # timm drops the head, and names the parts of some networks anew
-        whole.load_state_dict(state, strict=False)
-        overlay = {"state_dict": whole.state_dict()}
-        network = timm.create_model(
-            self.name,
-            features_only=True,
-            out_indices=self.stages,
-            pretrained=True,
-            pretrained_cfg_overlay=overlay,
-        ).eval()
+        with torch.random.fork_rng([]):
+            network = timm.create_model(
+                self.name, features_only=True, out_indices=self.stages
+            ).eval()
+        own = network.state_dict().keys()
+        if own <= state.keys():
+            network.load_state_dict({key: state[key] for key in own})
+        else:
+            # timm names the parts of this network anew where it gives features alone
+            whole.load_state_dict(state, strict=False)
+            network = timm.create_model(
+                self.name,
+                features_only=True,
+                out_indices=self.stages,
+                pretrained=True,
+                pretrained_cfg_overlay={"state_dict": whole.state_dict()},
+            ).eval()
         if self.folded:
             fold(network)
         self.network.load_state_dict(network.state_dict())

@@ -179,7 +179,7 @@ def test_a_run_says_what_its_network_is_and_predicts_without_it(
     def absent(*_: Any) -> None:
         raise AssertionError("the weights are those of the run")
 
-    monkeypatch.setattr("noveltylab.methods.features.find_weights", absent)
+    monkeypatch.setattr("noveltylab.nets.backbone.find_weights", absent)
     detector = load_detector(
         tmp_path / "outputs" / "p1" / "features" / "digits" / "inlier8" / "seed0", "cpu"
     )

@@ -265,10 +265,10 @@ def test_memory_is_bounded(
     import gc
 
     from noveltylab.predict import detector
-    from noveltylab.scoring import apply as evaluate
+    from noveltylab.scoring import batches
 
     monkeypatch.setattr(detector, "JOB", 8)
-    monkeypatch.setitem(evaluate.ALIKE, "cpu", 8)
+    monkeypatch.setitem(batches.ALIKE, "cpu", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     paths = sorted((image_folder / "train").rglob("*.png")) * 5
     alive = 0
