@@ -38,10 +38,13 @@ FLOOR_CODE = (
     "methods.knn",
     "methods.base",
     "scoring.apply",
+    "scoring.batches",
+    "scoring.kept_features",
     "nets.batch_norm",
     "nets.losses",
     "data.preprocess",
     "data.decode",
+    "data.cache",
 )
 
 #: Training and test images up to which features are computed: minutes of two CPU cores.
