@@ -7,7 +7,7 @@ The same for the command, which hands its options to Hydra, and for `compose` of
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -25,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from noveltylab.command.arguments import explain_unreadable, readable
 from noveltylab.command.hints import check_moved, option_hint
 from noveltylab.command.hydra_versions import BASE
-from noveltylab.command.recipes import CONF, PACKAGE, recipes_of, register_recipes
+from noveltylab.command.recipes import CONF, PACKAGE, config_names, recipes_of, register_recipes
 from noveltylab.errors import UserError, nearest
+from noveltylab.installed import find_offer, offered_names
 from noveltylab.sweep.grid import cells_of_grid, row_options
 
 
@@ -70,6 +71,31 @@ def register() -> None:
     for row, path in rows.items():
         store.store(row, {}, "row", "_global_", path)
     register_recipes()
+    register_offers()
+
+
+def register_offers() -> None:
+    """Makes what other installed packages offer choices of Hydra's: method=<name>, data=<name>.
+
+    A name of noveltylab's own stays its own. What cannot be used is no choice; `explain` says why.
+    """
+    for group in ("method", "data"):
+        for name in set(offered_names(group)) - set(config_names(CONF / group)):
+            with suppress(UserError):
+                options, provider = offered_options(group, name)
+                ConfigStore.instance().store(name, options, group, provider=provider)
+
+
+def offered_options(group: str, name: str) -> tuple[dict[str, Any], str]:
+    """The options of an offered method or data set, and the package that offers it.
+
+    Raises:
+        UserError: Why it cannot be used.
+    """
+    offer = find_offer(group, name)
+    if offer is None:
+        raise UserError(f"{group}={name}: no installed package offers it")
+    return offer.options(), offer.package
 
 
 def compose_config(arguments: list[str]) -> DictConfig:
@@ -198,6 +224,11 @@ def explain(error: HydraException, arguments: list[str]) -> str:
             return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
         if group == "recipe":
             return _unknown_recipe(name, arguments)
+        if name in offered_names(group):  # of a package, and no choice for a reason
+            try:
+                offered_options(group, name)
+            except UserError as reason:
+                return str(reason)
         if error.options:
             return f"{group}={name}: no such choice; {nearest(name, error.options)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"

@@ -6,6 +6,7 @@ What they mean is read from the comments in conf/.
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,6 +19,8 @@ from noveltylab.command import words
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
 from noveltylab.command.validate import flatten
+from noveltylab.errors import UserError
+from noveltylab.installed import find_offer, offered_names
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
 #: Columns of the text.
@@ -51,15 +54,41 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
     Where a choice is wrong, its default stands.
     """
     choices = []
+    folder = config_dir(arguments)
+    if folder is not None:
+        choices.append(f"hydra.searchpath=['file://{folder.resolve()}']")
     for argument in arguments:
         group, _, names = argument.partition("=")
         name = names.split(",")[0]
         path = f"{group}/{name}.yaml"
-        if (conf / path).is_file() or ConfigStore.instance().get_type(path) == ObjectType.CONFIG:
+        is_stored = ConfigStore.instance().get_type(path) == ObjectType.CONFIG
+        if is_stored or (conf / path).is_file() or (folder and (folder / path).is_file()):
             choices.append(f"{group}={name}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), **BASE):
         return compose("train", choices)
+
+
+def config_dir(arguments: list[str]) -> Path | None:
+    """The folder of the user's own configuration, as in --config-dir DIR; None without one."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, text = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            return Path(text if equals else value)
+    return None
+
+
+def choices_of(group: str, folders: Iterable[Path]) -> dict[str, Path | None]:
+    """The choices of a group and the file of each: of the folders, then of installed packages."""
+    files: dict[str, Path | None] = {}
+    for folder in folders:
+        for name in config_names(folder / group):
+            files.setdefault(name, folder / group / f"{name}.yaml")
+    for name in offered_names(group):
+        with suppress(UserError):
+            offer = find_offer(group, name)
+            files.setdefault(name, offer.file if offer else None)
+    return dict(sorted(files.items()))
 
 
 def flat_keys(config: DictConfig) -> list[str]:
@@ -81,13 +110,15 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     An option is printed with its value, what it means and an example.
     """
     config = compose_choices(conf, arguments)
+    own = config_dir(arguments)
+    folders = [conf] if own is None else [conf, own]
+    choices = {group: choices_of(group, folders) for group in GROUPS}
     chosen = {group: config[group].get("name", "default") for group in GROUPS}
-    # a row of an ablation goes by a name of its own
-    chosen["method"] = config.method._target_.split(".")[-2]
+    chosen["method"] = method_choice(config, choices["method"])
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
-        names = "|".join(config_names(conf / group))
+        names = "|".join(choices[group])
         print(f"  {f'{group}={names}':58} (now {chosen[group]})")
     for recipe, meaning in MEANINGS.items():
         text = f"{f'recipe={recipe}':22} {meaning}"
@@ -103,12 +134,21 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({chosen[group]})")
-        _print_options(conf / group / f"{chosen[group]}.yaml", config[group], f"{group}.")
+        _print_options(choices[group].get(chosen[group]), config[group], f"{group}.")
         for path in sorted((conf / group / "common").glob("*.yaml")):
             _print_options(path, config[group], f"{group}.")
 
 
-def _print_options(path: Path, values: DictConfig, prefix: str) -> None:
+def method_choice(config: DictConfig, names: Iterable[str]) -> str:
+    """The composed method as in method=...: a row of an ablation goes by a name of its own."""
+    name, module = config.method.get("name"), config.method._target_.split(".")[-2]
+    return str(name) if name in names else str(module)
+
+
+def _print_options(path: Path | None, values: DictConfig, prefix: str) -> None:
+    if path is None or not path.is_file():
+        _print_plain(values, prefix)
+        return
     for key, meaning, example in explanations(path):
         value = OmegaConf.to_container(values).get(key)  # type: ignore[union-attr]  # a mapping, not a list
         text = str(value)
@@ -121,6 +161,14 @@ def _print_options(path: Path, values: DictConfig, prefix: str) -> None:
             line += f"={text}"
         print(line)
         _print_filled(f"{meaning}.  Example: {example}", " " * 6, 6)
+
+
+def _print_plain(values: DictConfig, prefix: str) -> None:
+    """Options of an installed package that has no file of them: their values alone."""
+    for key in map(str, values):
+        if key not in ("name", "_target_"):
+            value = "null" if values[key] is None else values[key]
+            print(f"  {prefix}{key}={value}")
 
 
 def _print_filled(text: str, first_indent: str, indent: int) -> None:

@@ -22,6 +22,7 @@ class Floor(NamedTuple):
 #: From the ground up: a room imports only itself and rooms that stand before it.
 FLOORS = (
     Floor("errors", "", ""),
+    Floor("installed", "", "omegaconf yaml"),
     Floor(
         "command",
         "arguments hints hydra_versions recipes screen signals validate wandb_mode words",
@@ -163,7 +164,16 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_the_root_holds_the_command_and_its_options() -> None:
     names = {path.stem for path in PACKAGE.glob("*.py")}
-    assert names == {"__init__", "__main__", "api", "configs", "options", "help", "errors"}
+    assert names == {
+        "__init__",
+        "__main__",
+        "api",
+        "configs",
+        "options",
+        "help",
+        "errors",
+        "installed",
+    }
 
 
 #: Methods whose scores are those of other methods, on features instead of pixels.
@@ -174,7 +184,9 @@ def test_methods_know_nets_and_phases_only() -> None:
     for module, path in modules().items():
         if room_of(module) == "methods":
             rooms = {room_of(name) for name in imported_modules(path)}
-            assert rooms <= {"methods", "nets", "nets.cpu", "errors", "results"}, module
+            assert rooms <= {"methods", "nets", "nets.cpu", "errors", "installed", "results"}, (
+                module
+            )
             names = imported_modules(path)
             siblings = {name for name in names if room_of(name) == "methods"}
             assert siblings <= {"methods.base", *DENSITIES.get(module, ())}, module

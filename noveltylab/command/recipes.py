@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from noveltylab.installed import offered_names
+
 PACKAGE = Path(__file__).resolve().parents[1]
 #: conf/ beside the package in a checkout, inside it when installed from a wheel
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -110,7 +112,7 @@ def register_recipes() -> None:
         store.store(recipe, {"recipe": recipe}, "recipe", "_global_", str(FOLDER))
     for method in config_names(FOLDER):
         for recipe in recipes_of(method):
-            for data in config_names(CONF / "data"):
+            for data in sorted({*config_names(CONF / "data"), *offered_names("data")}):
                 options = recipe_options(method, recipe, data)
                 if options:
                     store.store(data, options, f"recipe/{method}/{recipe}", "_global_", str(FOLDER))

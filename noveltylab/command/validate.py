@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from noveltylab.command.hints import option_hint
 from noveltylab.errors import UserError
+from noveltylab.installed import offered_names
 
 #: Characters of a wrong value that a message repeats.
 LONGEST_VALUE = 100
@@ -175,7 +176,7 @@ def usable_label(label: str | int) -> str | int:
             f"a name of at most {LONGEST_LABEL} letters, digits, spaces, dots, dashes; "
             "it becomes a folder's name"
         )
-    if text.casefold() in DATA_SETS:
+    if text.casefold() in DATA_SETS.union(offered_names("data")):
         raise ValueError(
             f"that is the name of a data set; call your own otherwise, e.g. data.label=my-{text}"
         )

@@ -1,11 +1,13 @@
 """Read a data set by its name.
 
-Data set `name` is read by `noveltylab.data.<name>.read`, but for those that READ_BY lists.
+Data set `name` is read by `noveltylab.data.<name>.read`, but for those that READ_BY lists and those
+that another installed package offers.
 """
 
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -14,6 +16,7 @@ import noveltylab.data
 from noveltylab.data.samples import Samples
 from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError, nearest
+from noveltylab.installed import find_offer, offered_names
 
 #: Data sets that the module of another one reads.
 READ_BY = {"coil20": "coil100", "dcase_waveform": "dcase", "fmnist": "mnist"}
@@ -35,17 +38,25 @@ def load(
     Raises:
         UserError: The name is unknown, or the files cannot be used.
     """
-    modules = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)}
-    module = READ_BY.get(name, name)
-    if module not in modules or not hasattr(_module(module), "read"):
-        readers = [module for module in modules if hasattr(_module(module), "read")]
-        raise UserError(f"There is no dataset '{name}': {nearest(name, [*readers, *READ_BY])}")
-    read = _module(module).read
+    read = find_reader(name)
     options["name"] = name
     for option in options.keys() - inspect.signature(read).parameters.keys():
         del options[option]
-    samples = read(resolve_root(root), verify=verify, download=download, **options)
-    return cast(Samples, samples)
+    return read(resolve_root(root), verify=verify, download=download, **options)
+
+
+def find_reader(name: str) -> Callable[..., Samples]:
+    """The function that reads data set `name`; UserError if there is none."""
+    modules = {module.name for module in pkgutil.iter_modules(noveltylab.data.__path__)}
+    module = READ_BY.get(name, name)
+    if module in modules and hasattr(_module(module), "read"):
+        return cast(Callable[..., Samples], _module(module).read)
+    offer = find_offer("data", name)
+    if offer is not None:
+        return cast(Callable[..., Samples], offer.load())
+    readers = [module for module in modules if hasattr(_module(module), "read")]
+    names = [*readers, *READ_BY, *offered_names("data")]
+    raise UserError(f"There is no dataset '{name}': {nearest(name, names)}")
 
 
 def _module(name: str) -> ModuleType:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.installed import offer_of_target
 from noveltylab.results.phases import THIS_CLASS
 from noveltylab.results.phases import Phase as Phase  # methods take it from here
 
@@ -394,12 +395,15 @@ class Method(L.LightningModule):
 def find_method(target: str) -> type[Method]:
     """The class that conf/method/<name>.yaml names; only subclasses of `Method` are accepted."""
     module_name, _, name = target.rpartition(".")
+    offer = offer_of_target(target)
     try:
-        method_class = getattr(importlib.import_module(module_name), name)
+        method_class = (
+            offer.load() if offer else getattr(importlib.import_module(module_name), name)
+        )
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={target}: not found ({error})") from None
     is_method = isinstance(method_class, type) and issubclass(method_class, Method)
-    if not is_method or method_class.__module__ != module_name:
+    if not is_method or (method_class.__module__ != module_name and offer is None):
         raise UserError(
             f"method._target_={target}: not a subclass of noveltylab.methods.base.Method"
         )

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -95,9 +96,13 @@ def sources_sha256(package: Path = PACKAGE) -> str:
     return digest.hexdigest()
 
 
-def code_state() -> dict[str, Any]:
-    """Which code runs: `commit`, the hash of the package's `sources`, and the `versions` below it."""
-    versions = {name: _version(name) for name in ("torch", "lightning", "numpy")}
+def code_state(others: Iterable[str] = ()) -> dict[str, Any]:
+    """Which code runs: `commit`, the hash of the package's `sources`, and the `versions` below it.
+
+    Args:
+        others: Further packages whose versions count: those of the method and the data set.
+    """
+    versions = {name: _version(name) for name in ("torch", "lightning", "numpy", *others)}
     return {"commit": commit(), "sources": sources_sha256(), "versions": versions}
 
 

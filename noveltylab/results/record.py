@@ -14,6 +14,7 @@ from typing import Any
 
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
+from noveltylab.installed import offer_of_target
 from noveltylab.results.archive import archive_of, find_row
 from noveltylab.results.files import read_json, read_yaml, write_atomic
 from noveltylab.results.older import DATA_SETS, PROTOCOLS, in_options_of_today
@@ -117,9 +118,10 @@ def recorded_config(result: dict[str, Any]) -> dict[str, Any]:
             "the run's result.json holds no configuration; run it again with force=true"
         )
     target = str(config["method"].get("_target_"))
-    if not is_own_method(target):
+    if not is_own_method(target) and offer_of_target(target) is None:
         raise UserError(
-            f"the run's configuration asks for {target}, which is no method of noveltylab; it is not loaded"
+            f"the run's configuration asks for {target}, which is no method of noveltylab and is offered by no "
+            "installed package (entry points noveltylab.methods); it is not loaded"
         )
     if "${" in json.dumps(config):
         raise UserError(

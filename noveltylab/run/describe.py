@@ -134,6 +134,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 def describe_origin(method: Method, origin: Origin) -> dict[str, Any]:
     """Code, versions, machine, command and time; and the code before an interruption."""
     section = provenance(datetime.now(UTC), gpu_name(method), torch.get_num_threads())
+    section["versions"] |= origin.code["versions"]
     section |= {"commit": origin.code["commit"], "sources": origin.code["sources"]}
     if origin.earlier_code:
         section["resumed"] = origin.earlier_code

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,17 @@ def set_unknown_aside(folder: Path) -> None:
         )
 
 
-def record_code(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def record_code(
+    folder: Path, packages: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Notes in code.json which code trains the run; returns this code, and what trained it before.
+
+    `packages` are those of other people that the method and the data set are from.
 
     If nothing was trained yet, nothing came before. The states are as `code_state` has them.
     """
     path = folder / "code.json"
-    now = code_state()
+    now = code_state(packages)
     states: list[dict[str, Any]] = []
     if (folder / "checkpoints" / "last.ckpt").exists():
         try:

@@ -96,7 +96,7 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     is_known = options.force or check_same(folder, images)
 
     with recorded(folder, options, config) as sinks:
-        origin = record_origin(folder, images, is_known)
+        origin = record_origin(folder, options, images, is_known)
         training = select(method, train_method(method, data, options, sinks, folder))
         selected = training.selected
         with timed(seconds, "score"):

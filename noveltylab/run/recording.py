@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from noveltylab.command.screen import LogLines
 from noveltylab.data.split import save_split
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.installed import packages_of
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular, write_atomic
 from noveltylab.run.folder import code_in_words, record_code, set_unknown_aside
@@ -198,11 +199,12 @@ class Origin:
     warnings: list[str]
 
 
-def record_origin(folder: Path, images: Images, is_known: bool) -> Origin:
+def record_origin(folder: Path, options: Options, images: Images, is_known: bool) -> Origin:
     """Writes split.npz and code.json into the run's folder, before anything is trained.
 
     Args:
         folder: The run's folder.
+        options: Of the run.
         images: All that were read, and which of them train and test.
         is_known: Whether the images of an earlier checkpoint are known to be these; it is moved
             aside otherwise.
@@ -214,7 +216,8 @@ def record_origin(folder: Path, images: Images, is_known: bool) -> Origin:
     samples = images.samples
     path = folder / "split.npz"
     digest = save_split(path, images.split, samples.ids, samples.labels, images.hashes)
-    code, earlier_code = record_code(folder)
+    packages = packages_of(str(options.method.get("_target_")), options.data.name)
+    code, earlier_code = record_code(folder, packages)
     doubts = []
     for state in earlier_code:
         before, now = code_in_words(state), code_in_words(code)

@@ -162,7 +162,7 @@ def test_other_code_since_the_interruption_is_said_and_recorded(
     (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("result.json"))
     (folder / "result.json").unlink()
     old = results.code_state()
-    monkeypatch.setattr(run_folder, "code_state", lambda: {**old, "sources": "f" * 64})
+    monkeypatch.setattr(run_folder, "code_state", lambda _: {**old, "sources": "f" * 64})
     second = run_here(*SMALL_AE)
     assert second["provenance"]["resumed"] == [old]
     assert second["provenance"]["sources"] == "f" * 64

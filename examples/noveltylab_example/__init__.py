@@ -1,0 +1,1 @@
+"""Two methods and a data set for noveltylab."""
