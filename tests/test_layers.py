@@ -80,7 +80,7 @@ FLOORS = (
     Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
     Floor(
         "predict",
-        "__main__ detector export graph inputs load page request",
+        "__main__ decisions detector export graph groups inputs load page request",
         "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
     ),
     Floor("help", "", "hydra omegaconf"),

@@ -12,11 +12,16 @@ output       the CSV file: file, score, p_value, decision (novel, inlier, unread
              replaced, any other file is not
 fpr          novel is what has p <= fpr: on average at most this share of inliers; default 0.05
 fdr          instead of fpr: Benjamini and Hochberg over all files, at most this expected share of inliers among the novel
+confidence   with fpr: at most that share for the inliers that were held out, with this confidence over their draw (59 of
+             them decide fpr=0.05 confidence=0.95)
+groups       a CSV file with a column `file` and one of groups, such as the camera: each image is compared with the held-out
+             inliers of its own group; it names held-out inliers (as calibration.csv of the run does) and new files
+group        which column of it says the group, where there are several
 accelerator  auto (a GPU if there is one), cpu or gpu
 --html       also a page beside the CSV file, the most novel first, beside each what the method compares it with, and error maps
 
 Where the run held out too few inliers for the rule, no file is called novel or inlier: the decision stays empty, and a
-further column, note, says how many it takes. Any number of files in bounded memory.
+further column, note, says how many it takes; of a group with too few nothing is scored. Any number of files in bounded memory.
 Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input.
 """
 
@@ -29,16 +34,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.predict.request import HEADER, NOTE, Case, Prediction, Request, parse
+from noveltylab.predict.request import NOTE, Case, Prediction, Request, parse
+from noveltylab.results.scores import quote
 
 if TYPE_CHECKING:
+    from noveltylab.predict.decisions import Tally
     from noveltylab.predict.detector import Detector, Scored
-    from noveltylab.scoring.conformal import Decision
 
 #: files that the screen names, and that the page shows
 SHOWN, PICTURED = 5, 100
@@ -56,15 +60,11 @@ def predict(request: Request) -> Prediction:
     from noveltylab.predict.inputs import expand
     from noveltylab.predict.load import load_detector
     from noveltylab.results.files import open_atomic
-    from noveltylab.scoring.conformal import decide
 
     detector = load_detector(request.run, request.accelerator)
     paths = expand(request.input, detector.reader)
+    tally = _tally(request, detector)
     prediction = Prediction(replaced=[path for path in request.files if path.exists()])
-    calibration = detector.calibration
-    # how many files have each rank
-    ranks = 0 if calibration is None else len(calibration) + 1
-    counts = np.zeros(ranks, np.int64)
     top_size = PICTURED if request.html else SHOWN
     started = time.monotonic()
     try:
@@ -73,42 +73,67 @@ def predict(request: Request) -> Prediction:
         with open_atomic(request.output) as output, _scratch(request.output) as scratch:
             pending = csv.writer(scratch, lineterminator="\n")
             for row in _with_progress(detector.stream(paths), request.input, detector):
+                group = tally.group_of(row.path)
                 if row.error is not None or row.images is None:
                     prediction.failed += 1
                     if len(prediction.unreadable) < LISTED:
                         prediction.unreadable.append((row.name, str(row.error)))
-                    pending.writerow([row.name, "", "", row.error])
+                    pending.writerow([row.name, "", "", row.error, group])
                     continue
-                rank = 0
-                if calibration is not None:
-                    rank = int(calibration.ranks([row.score])[0])
-                    counts[rank - 1] += 1
-                pending.writerow([row.name, repr(row.score), rank, ""])
+                rank = tally.add(row.score, group)
+                pending.writerow([row.name, repr(row.score), rank, "", group])
                 case = Case(row.score, -prediction.files, row.name, row.path, row.images)
                 _keep(prediction.top, case, top_size)
                 prediction.files += 1
             # the decision, now that all ranks are known
-            decision = decide(calibration, counts, request.fpr, request.fdr)
+            tally.decide(request)
+            prediction.reason = tally.reason
             scratch.seek(0)
-            header = (*HEADER, NOTE) if decision.reason else HEADER
+            note = tally.reason
+            if request.confidence is not None and not note:
+                note = tally.promise(request, detector.exact)
+            header = (*request.header, NOTE) if note else request.header
             with _text(output) as text:
                 writer = csv.writer(text, lineterminator="\n")
                 writer.writerow(header)
-                writer.writerows(_decided(csv.reader(scratch), ranks, decision))
+                writer.writerows(_decided(csv.reader(scratch), tally, note))
         # what was found, and the page
-        if decision.rank_threshold is not None:
-            prediction.novel = int(counts[: decision.rank_threshold].sum())
-        prediction.reason = decision.reason
+        prediction.novel = tally.novel
+        if prediction.novel is not None:
+            prediction.promise = tally.promise(request, detector.exact)
         prediction.top.sort(reverse=True)
         prediction.seconds = time.monotonic() - started
         if request.html:
             from noveltylab.predict.page import write_page
 
-            write_page(request, detector, prediction, decision.rank_threshold)
+            write_page(request, detector, prediction, tally)
     except OSError as error:
         where = error.filename2 or error.filename or request.output
         raise RunFailed(f"cannot write {where}: {error.strerror or error}") from None
     return prediction
+
+
+def _tally(request: Request, detector: "Detector") -> "Tally":
+    """What counts ranks, by the groups of the command line if there are any.
+
+    Raises:
+        UserError: A file has no group, its group has too few held-out inliers, or the run's folds
+            go with neither groups nor a confidence.
+    """
+    from noveltylab.predict.decisions import ALL, Tally
+    from noveltylab.predict.groups import check_files, read_groups
+    from noveltylab.predict.inputs import expand
+    from noveltylab.scoring.conformal import NO_LAW
+
+    if request.confidence is not None and detector.folds:
+        raise UserError(NO_LAW)
+    if request.groups is None:
+        return Tally({ALL: detector.calibration})
+    groups = read_groups(request.groups, request.group)
+    calibrations = detector.calibrations(groups)
+    paths = expand(request.input, detector.reader)
+    check_files(groups, paths, calibrations, request.fpr, request.confidence)
+    return Tally(calibrations, groups)
 
 
 def _scratch(output: Path) -> IO[str]:
@@ -131,20 +156,21 @@ class _text(io.TextIOWrapper):
         self.detach()
 
 
-def _decided(rows: Iterable[list[str]], ranks: int, decision: "Decision") -> Iterator[list[Any]]:
-    """The rows of the CSV file; ranks = n + 1, or 0 without held-out inliers."""
-    note = [decision.reason] if decision.reason else []
-    for name, score, rank, error in rows:
+def _decided(rows: Iterable[list[str]], tally: "Tally", note: str) -> Iterator[list[Any]]:
+    """The rows of the CSV file, from those of the first pass."""
+    for name, score, rank, error, group in rows:
         p_value = ""
-        if ranks and rank:
-            p_value = repr(int(rank) / ranks)
-        word = ""
-        if error:
-            word = f"unreadable: {error}"
-        elif decision.rank_threshold is not None:
-            is_novel = int(rank) <= decision.rank_threshold
-            word = "novel" if is_novel else "inlier"
-        yield [_harmless(name), score, p_value, word, *note]
+        word = f"unreadable: {error}"
+        if not error:
+            value = tally.p_value(int(rank), group)
+            p_value = "" if value is None else repr(value)
+            word = tally.word(int(rank), group)
+        row = [_harmless(name), score, p_value, word]
+        if tally.groups is not None:
+            row.append(quote(group))
+        if note:
+            row.append(note)
+        yield row
 
 
 def _harmless(name: str) -> str:
@@ -210,6 +236,8 @@ def print_summary(request: Request, prediction: Prediction) -> None:
         screen.print(Text(f"not decided: {prediction.reason}", "bold yellow"))
     else:
         screen.print(f"{prediction.novel} novel by {request.rule}")
+        if request.confidence is not None or request.groups is not None:
+            screen.print(prediction.promise)
     for case in prediction.top[:SHOWN]:
         screen.print(f"  {case.score:<12.6g} {case.name}")
     files = " and ".join(map(str, request.files))

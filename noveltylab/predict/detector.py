@@ -7,8 +7,8 @@
 `load.py` makes a detector of a run folder.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from noveltylab.data.preprocess import Preprocess
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
+from noveltylab.predict.decisions import Members, decide_all
+from noveltylab.predict.groups import Groups, as_groups, calibrations, check_files
 from noveltylab.predict.inputs import Item, Reader, expand, in_jobs, read_item, stack_images
 from noveltylab.scoring.apply import (
     explanations,
@@ -33,7 +35,7 @@ from noveltylab.scoring.apply import (
     to_float64,
 )
 from noveltylab.scoring.batches import alike_batch, single_threads
-from noveltylab.scoring.conformal import Calibration, checked_rate, decide
+from noveltylab.scoring.conformal import Calibration, checked_rate
 from noveltylab.scoring.folds import Folds
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Detector:
         shape: (C, H, W) of the images that the method sees.
         held_out: Score name -> scores of held-out inliers (n,); {} for a run without.
         reader: How a file becomes such images.
+        held_out_ids: Ids of the held-out inliers (n,).
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class Detector:
     shape: tuple[int, int, int]
     held_out: Columns
     reader: Reader
+    held_out_ids: list[str] = field(default_factory=list)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -108,6 +112,26 @@ class Detector:
     def folds(self) -> int:
         """Number of folds that held out each training inlier once; 0 if a part was held out."""
         return len(self.method.members) if isinstance(self.method, Folds) else 0
+
+    def calibrations(self, groups: Groups) -> dict[str, Calibration]:
+        """Calibrations of the primary score, one for each group of held-out inliers.
+
+        Raises:
+            UserError: There are no held-out inliers, each was held out in folds, or one of them has
+                no group.
+        """
+        if self.folds:
+            raise UserError(
+                f"{groups.source}: groups need inliers that nothing was fitted on, and this run "
+                "held each out in folds; train with protocol.val_fraction instead"
+            )
+        if self.primary not in self.held_out:
+            raise UserError(
+                f"{groups.source}: this run held out no inliers; raise protocol.val_fraction"
+            )
+        root = self.options.data.root
+        scores = self.held_out[self.primary]
+        return calibrations(groups, self.held_out_ids, scores, None if root is None else Path(root))
 
     def scores(self, images: Tensor) -> Columns:
         """Every score of images of the run's shape: name -> (N,).
@@ -167,6 +191,9 @@ class Detector:
         *,
         fpr: float = 0.05,
         fdr: float | None = None,
+        confidence: float | None = None,
+        groups: "str | Path | Mapping[str, str] | None" = None,
+        group: str | None = None,
     ) -> "pd.DataFrame":
         """Scores, p-values and decisions as a pandas data frame, one row for each image in order.
 
@@ -176,15 +203,22 @@ class Detector:
             fpr: Novel is what has p <= fpr: on average at most that share of inliers, in (0, 1).
             fdr: Instead: Benjamini and Hochberg over all rows, at most that expected share of
                 inliers among the novel.
+            confidence: With `fpr`: the share is at most that for the inliers that were held out,
+                with this confidence over their draw (59 decide 0.05 at 0.95).
+            groups: A CSV file, or a mapping of files to groups, of held-out and new images; each
+                is compared with held-out inliers of its own group. For files only.
+            group: The column of that CSV file that says the group.
 
         Returns:
-            Columns ``file`` (not for images given as arrays), ``score``, ``p_value``, ``novel``
+            Columns ``file`` (not for images given as arrays), ``group`` (where there are any),
+            ``score``, ``p_value``, ``novel``
             (bool; None for a file that cannot be read, and for all where the held-out inliers are
             too few for the rule) and ``error`` (None where all went well). Why nothing could be
             decided is said on stderr and kept as ``attrs["undecided"]``.
 
         Raises:
-            UserError: No such file, images of another kind, or pandas is not installed.
+            UserError: No such file, images of another kind, groups that are too small, or pandas
+                is not installed.
         """
         try:
             import pandas as pd
@@ -192,20 +226,29 @@ class Detector:
             raise UserError(
                 "a data frame needs pandas; install it with: pip install 'noveltylab[pandas]'"
             ) from None
-        checked_rate(fpr, fdr)
+        checked_rate(fpr, fdr, confidence)
         # the scores, of an array or of files
         columns: dict[str, Any] = {}
         errors: list[str | None] | None = None
+        members = None
         if isinstance(inputs, Tensor | np.ndarray):
+            if groups is not None:
+                raise UserError("groups= tells files apart, and an array has none")
             scores = self.novelty(self.fit(inputs))
         else:
-            sources = [expand(str(name), self.reader) for name in _names(inputs)]
-            rows = list(self.rows(chain.from_iterable(sources)))
-            columns["file"] = [name for name, _, _ in rows]
-            scores = np.array([score for _, score, _ in rows], float)
-            errors = [error for _, _, error in rows]
+            names = [str(name) for name in _names(inputs)]
+            if groups is not None:
+                members = self._members(names, as_groups(groups, group), fpr, fdr, confidence)
+            rows = list(self.stream(self._expand(names)))
+            columns["file"] = [row.name for row in rows]
+            scores = np.array([row.score for row in rows], float)
+            errors = [row.error for row in rows]
         # the decisions
-        p_values, novel, reason = self.decide(scores, fpr, fdr)
+        if members is None:
+            p_values, novel, reason = self.decide(scores, fpr, fdr, confidence)
+        else:
+            columns["group"] = [members.groups.of_file(row.path) for row in rows]
+            p_values, novel, reason = members.decide(columns["group"], scores, fpr, confidence)
         columns["score"] = scores
         columns["p_value"] = p_values
         columns["novel"] = pd.Series(novel, dtype=object)
@@ -216,6 +259,24 @@ class Detector:
             table.attrs["undecided"] = reason
             say(f"not decided: {reason}")
         return table
+
+    def _expand(self, names: list[str]) -> Iterable[Path]:
+        return chain.from_iterable([expand(name, self.reader) for name in names])
+
+    def _members(
+        self,
+        names: list[str],
+        groups: Groups,
+        fpr: float,
+        fdr: float | None,
+        confidence: float | None,
+    ) -> Members:
+        """What decides within groups; UserError for a file without one, or groups too small."""
+        if fdr is not None:
+            raise UserError("groups= goes with fpr=, not with fdr=, which is about the whole batch")
+        members = Members(groups, self.calibrations(groups))
+        check_files(groups, self._expand(names), members.calibrations, fpr, confidence)
+        return members
 
     def rows(self, paths: Iterable[Path]) -> Iterable[tuple[str, float, str | None]]:
         """(name, score, error) of each file, NaN where it cannot be read; bounded memory."""
@@ -272,28 +333,18 @@ class Detector:
         return self._combined(columns)[self.primary]
 
     def decide(
-        self, scores: NDArray[np.float64], fpr: float, fdr: float | None = None
+        self,
+        scores: NDArray[np.float64],
+        fpr: float,
+        fdr: float | None = None,
+        confidence: float | None = None,
     ) -> tuple[NDArray[np.float64], list[bool | None], str]:
         """p-values (N,) and decisions of scores (N,), and why nothing could be decided.
 
         The reason is "" if something could.
         A score that is NaN has the p-value NaN and the decision None.
         """
-        finite = np.isfinite(scores)
-        calibration = self.calibration
-        p_values = np.full(len(scores), np.nan)
-        novel = np.full(len(scores), None, object)
-        if calibration is None:
-            return p_values, novel.tolist(), decide(None, (), fpr, fdr).reason
-        # the rank of each score among the held-out inliers
-        ranks = calibration.ranks(scores[finite])
-        p_values[finite] = ranks / (len(calibration) + 1)
-        # the largest rank that is novel
-        counts = np.bincount(ranks - 1, minlength=len(calibration) + 1)
-        decision = decide(calibration, counts, fpr, fdr)
-        if decision.rank_threshold is not None:
-            novel[finite] = (ranks <= decision.rank_threshold).astype(object)
-        return p_values, novel.tolist(), decision.reason
+        return decide_all(self.calibration, scores, fpr, fdr, confidence)
 
 
 def _names(inputs: Any) -> list[str | Path]:

@@ -37,7 +37,7 @@ from noveltylab.predict.graph import (
     write_torch,
 )
 from noveltylab.results.files import open_regular
-from noveltylab.scoring.conformal import RATES
+from noveltylab.scoring.conformal import CONFIDENCE, RATES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,14 +120,19 @@ def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
     images; ``held_out``, the scores of held-out inliers as levels (see Calibration), at most
     HELD_OUT of them, with their number ``held_out_count``: p = (1 + held_out_count * share of
     held_out >= score) / (held_out_count + 1), never too small; ``thresholds``: novel is what lies
-    above, by false-positive rate, None where the held-out inliers are too few; and which run it is.
+    above, by false-positive rate, None where the held-out inliers are too few;
+    ``confident_thresholds``, the same with the confidence ``confidence`` that the realised rate
+    is no larger; and which run it is.
     """
     calibration = detector.calibration
     levels: list[float] = []
     thresholds: dict[str, float | None] = {f"{rate:g}": None for rate in RATES}
+    confident = dict(thresholds)
     if calibration is not None:
         levels = calibration.levels.tolist()
         thresholds = {f"{rate:g}": calibration.threshold(rate) for rate in RATES}
+    if calibration is not None and not calibration.folds:
+        confident = {f"{rate:g}": calibration.threshold(rate, CONFIDENCE) for rate in RATES}
     return {
         "run": "/".join(detector.options.folder.parts[-5:]),
         "weights_sha256": result["weights"]["sha256"],
@@ -148,6 +153,8 @@ def describe(detector: "Detector", result: dict[str, Any]) -> dict[str, Any]:
         "held_out_count": len(levels),
         "held_out": quantiles(levels, HELD_OUT),
         "thresholds": thresholds,
+        "confidence": CONFIDENCE,
+        "confident_thresholds": confident,
     }
 
 

@@ -100,6 +100,7 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
     # what scores
     method = deployed(method.to(device))
     reader = _reader(options, recorded.input)
+    held_out, held_out_ids = _held_out(folder, recorded.files)
     return Detector(
         folder=folder,
         options=options,
@@ -107,8 +108,9 @@ def load_detector(folder: str | Path, accelerator: str = "auto") -> Detector:
         preprocess=preprocess.to(device),
         primary=recorded.primary,
         shape=(channels, height, width),
-        held_out=_held_out(folder, recorded.files),
+        held_out=held_out,
         reader=reader,
+        held_out_ids=held_out_ids,
     )
 
 
@@ -189,11 +191,12 @@ def _reader(options: Options, recorded: _Input) -> Reader:
     )
 
 
-def _held_out(folder: Path, files: Mapping[str, str]) -> Columns:
-    """Scores of the run's held-out inliers; {} for a run without."""
+def _held_out(folder: Path, files: Mapping[str, str]) -> tuple[Columns, list[str]]:
+    """Scores of the run's held-out inliers, and their ids; {} and [] for a run without."""
     if "calibration.csv" not in files:
-        return {}
-    return read_scores(folder / "calibration.csv", files["calibration.csv"]).columns
+        return {}, []
+    scores = read_scores(folder / "calibration.csv", files["calibration.csv"])
+    return scores.columns, scores.ids
 
 
 def _device(accelerator: str) -> torch.device:

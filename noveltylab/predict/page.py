@@ -23,6 +23,7 @@ from noveltylab.run.plots_of_images import colour_errors, limits_of, overlay
 from noveltylab.scoring.apply import novelty_maps, reconstruction_errors
 
 if TYPE_CHECKING:
+    from noveltylab.predict.decisions import Tally
     from noveltylab.predict.detector import Detector
     from noveltylab.predict.request import Case, Prediction, Request
 
@@ -36,7 +37,7 @@ BATCH = 32
 
 
 def write_page(
-    request: "Request", detector: "Detector", prediction: "Prediction", rank_threshold: int | None
+    request: "Request", detector: "Detector", prediction: "Prediction", tally: "Tally"
 ) -> None:
     """Writes `request.page`.
 
@@ -44,7 +45,7 @@ def write_page(
         request: The command line.
         detector: What scored the files.
         prediction: What was found.
-        rank_threshold: The largest rank that is novel, None where nothing can be decided.
+        tally: What decides.
     """
     style = (HERE / "report/page.css").read_text(encoding="utf-8")
     style += (HERE / "predict/page.css").read_text(encoding="utf-8")
@@ -52,9 +53,9 @@ def write_page(
     text = render(
         HERE / "predict" / "page.html.j2",
         title="Most novel first",
-        lead=_lead(request, detector, prediction),
+        lead=_lead(request, detector, prediction, tally),
         reason=prediction.reason,
-        cases=_cases(detector, prediction.top, rank_threshold),
+        cases=_cases(detector, prediction.top, tally),
         failed=prediction.failed,
         unreadable=prediction.unreadable,
         width=side_of(detector),
@@ -64,16 +65,17 @@ def write_page(
     write_atomic(request.page, text.encode("utf-8", "backslashreplace"))
 
 
-def _lead(request: "Request", detector: "Detector", prediction: "Prediction") -> list[str]:
+def _lead(
+    request: "Request", detector: "Detector", prediction: "Prediction", tally: "Tally"
+) -> list[str]:
     options = detector.options
-    calibration = detector.calibration
     count = f"{prediction.files} files"
     if prediction.files > len(prediction.top):
         count += f", the {len(prediction.top)} most novel"
     lines = [f"{count}, by {detector.primary} of {options.method['name']} ({detector.folder})."]
-    if calibration is not None and prediction.novel is not None:
-        decided = f"{prediction.novel} novel by {request.rule}; p-values from {len(calibration)} held-out inliers."
-        lines.append(f"{decided} {guarantee(request, detector)}")
+    if prediction.novel is not None:
+        decided = f"{prediction.novel} novel by {request.rule}; p-values from {tally.basis}."
+        lines.append(f"{decided} {prediction.promise}")
     if prediction.top and len(prediction.top[0].images) == 1:
         rows = detector.explain(prediction.top[0].images)
         beside = ", ".join(_titles(rows))
@@ -97,29 +99,7 @@ def _titles(rows: dict[str, NDArray[Any]]) -> list[str]:
     return titles
 
 
-def guarantee(request: "Request", detector: "Detector") -> str:
-    """What the decision rule promises, in a sentence; where the held-out inliers are enough for it."""
-    calibration = detector.calibration
-    assert calibration is not None
-    if request.fdr is not None:
-        return f"Of what is called novel, at most {request.fdr:.2g} is expected to be inliers."
-    level = calibration.expected(request.fpr)
-    upper = calibration.upper(request.fpr)
-    about = "At most"
-    if not detector.exact:
-        about = "As the held-out inliers chose the epoch or the contrast too, about"
-    first = f"{about} {level:.2g} of inliers are called novel on average"
-    if upper is not None:
-        return f"{first}; with these held-out ones under {upper:.2g}, with 95 % confidence."
-    bound = calibration.bound(request.fpr)
-    if bound > level:
-        return f"About {level:.2g} of inliers are called novel on average, at most {bound:.2g} in the worst case."
-    return f"{first}."
-
-
-def _cases(
-    detector: "Detector", top: "list[Case]", rank_threshold: int | None
-) -> list[dict[str, Any]]:
+def _cases(detector: "Detector", top: "list[Case]", tally: "Tally") -> list[dict[str, Any]]:
     beside = _beside(detector, top)
     maps = _maps(detector, top)
     limits = (0.0, 0.0) if maps is None else limits_of(maps)
@@ -141,13 +121,13 @@ def _cases(
             "decision": "",
             "pictures": pictures,
         }
-        calibration = detector.calibration
-        if calibration is not None:
-            rank = int(calibration.ranks([case.score])[0])
-            entry["p_value"] = f"{rank / (len(calibration) + 1):.4g}"
-            if rank_threshold is not None:
-                is_novel = rank <= rank_threshold
-                entry["decision"] = "novel" if is_novel else "inlier"
+        group = tally.group_of(case.path)
+        rank = tally.rank(case.score, group)
+        if rank:
+            entry["p_value"] = f"{tally.p_value(rank, group):.4g}"
+            entry["decision"] = tally.word(rank, group)
+        if group:
+            entry["name"] = f"{case.name} ({tally.column} {group})"
         cases.append(entry)
     return cases
 

@@ -12,10 +12,21 @@ from noveltylab.results.files import open_regular
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEYS = ("run", "input", "output", "fpr", "fdr", "accelerator")
+KEYS = (
+    "run",
+    "input",
+    "output",
+    "fpr",
+    "fdr",
+    "confidence",
+    "groups",
+    "group",
+    "accelerator",
+)
 HEADER = ("file", "score", "p_value", "decision")
-#: a further column, where nothing can be decided
-NOTE = "note"
+#: further columns: the group of each file where there are groups, and what is to be said of the
+#: decisions, such as why there are none
+GROUP, NOTE = "group", "note"
 #: how the page begins, by which one of before is known
 PAGE_START = b'<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="noveltylab predict">'
 EXAMPLES = {
@@ -24,6 +35,9 @@ EXAMPLES = {
     "output": "scores.csv",
     "fpr": "0.01",
     "fdr": "0.1",
+    "confidence": "0.95",
+    "groups": "cameras.csv",
+    "group": "camera",
     "accelerator": "cpu",
 }
 
@@ -39,6 +53,9 @@ class Request:
     fdr: float | None
     accelerator: str
     html: bool
+    confidence: float | None = None
+    groups: Path | None = None
+    group: str | None = None
 
     @property
     def page(self) -> Path:
@@ -53,9 +70,18 @@ class Request:
 
     @property
     def rule(self) -> str:
-        if self.fdr is None:
-            return f"p <= {self.fpr:g}"
-        return f"Benjamini-Hochberg at {self.fdr:g}"
+        if self.fdr is not None:
+            return f"Benjamini-Hochberg at {self.fdr:g}"
+        if self.confidence is not None:
+            return f"fpr={self.fpr:g} with {100 * self.confidence:.6g} % confidence"
+        return f"p <= {self.fpr:g}"
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The columns of the CSV file, without the note."""
+        if self.groups is None:
+            return HEADER
+        return (*HEADER, GROUP)
 
 
 @dataclass
@@ -66,6 +92,7 @@ class Prediction:
         files: Number of files scored (frames of a video count).
         novel: How many of them are called novel; None where the rule cannot decide.
         reason: Why it cannot.
+        promise: What the rule promises, in a sentence; "" where it cannot decide.
         unreadable: (file, why), the first LISTED of `failed`.
         failed: How many files could not be read.
         seconds: Time that it took.
@@ -76,6 +103,7 @@ class Prediction:
     files: int = 0
     novel: int | None = None
     reason: str = ""
+    promise: str = ""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     failed: int = 0
     seconds: float = 0.0
@@ -119,6 +147,11 @@ def parse(arguments: list[str]) -> Request:
             raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
     if "fpr" in values and "fdr" in values:
         raise UserError("fpr= and fdr= are two rules for the decision; choose one")
+    for key in ("confidence", "groups"):
+        if key in values and "fdr" in values:
+            raise UserError(f"{key}= goes with fpr=, not with fdr=, which is about the whole batch")
+    if "group" in values and "groups" not in values:
+        raise UserError("group= names a column of groups=; e.g. groups=cameras.csv group=camera")
     run = Path(values["run"]).expanduser()
     output = Path(values.get("output", "scores.csv")).expanduser()
     _check_output(output, run)
@@ -128,6 +161,12 @@ def parse(arguments: list[str]) -> Request:
     fdr = None
     if "fdr" in values:
         fdr = _rate("fdr", values["fdr"])
+    confidence = None
+    if "confidence" in values:
+        confidence = _rate("confidence", values["confidence"])
+    groups = None
+    if "groups" in values:
+        groups = Path(values["groups"]).expanduser()
     request = Request(
         run=run,
         input=values["input"],
@@ -136,12 +175,20 @@ def parse(arguments: list[str]) -> Request:
         fdr=fdr,
         accelerator=values.get("accelerator", "auto"),
         html=html,
+        confidence=confidence,
+        groups=groups,
+        group=values.get("group"),
     )
-    headers = (HEADER, (*HEADER, NOTE))
-    check_replaceable(output, [f"{','.join(header)}\n".encode() for header in headers])
+    check_replaceable(output, _beginnings())
     if html:
         check_replaceable(request.page, [PAGE_START])
     return request
+
+
+def _beginnings() -> list[bytes]:
+    """How a CSV file of predict may begin."""
+    headers = [HEADER, (*HEADER, NOTE), (*HEADER, GROUP), (*HEADER, GROUP, NOTE)]
+    return [f"{','.join(header)}\n".encode() for header in headers]
 
 
 def _check_output(output: Path, run: Path) -> None:

@@ -8,7 +8,10 @@ scores >= s}) / (n + 1). If the new image is an inlier too, exchangeable with th
 Shafer, Algorithmic Learning in a Random World, 2005; Bates, Candès, Lei, Romano and Sesia, Testing
 for Outliers with Conformal p-values, Annals of Statistics 2023). That is an average over draws of
 the held-out inliers; for one such draw the realised rate follows a beta law (Vovk, 2012; Bates et
-al., section 2.3).
+al., section 2.3): where what lies above the k-th largest held-out score is called novel, the rate
+is Beta(k, n + 1 - k). A `confidence` asks for the largest k at which that law stays under the rate
+so often (a tolerance limit: Wilks, 1941). For scores without ties that is an equation, with ties
+the rate is lower still.
 
 The smallest p-value is 1 / (n + 1): with few held-out inliers no score could be novel at a small
 rate. Then nothing is decided at all (`decide`), since "inlier" would be the answer to every image.
@@ -36,6 +39,11 @@ CONFIDENCE = 0.95
 ROUNDING, TOLERANCE, SPREAD = 16 * float(np.finfo(np.float32).eps), 1e-4, 0.01
 #: false-positive rates whose thresholds a run keeps
 RATES = (0.01, 0.05, 0.1)
+#: why folds go with no confidence
+NO_LAW = (
+    "confidence= needs inliers that nothing was fitted on, and this run held each out in folds, for "
+    "which no such law is known; train with protocol.val_fraction instead of protocol.folds"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +105,31 @@ class Calibration:
         """
         return self.ranks(scores) / (len(self) + 1)
 
-    def allowed(self, fpr: float) -> int:
-        """The largest rank whose p-value is at most `fpr`.
+    def allowed(self, fpr: float, confidence: float | None = None) -> int:
+        """The largest rank that is called novel; 0 where none can be.
 
-        0 where even the smallest, 1 / (n + 1), is larger.
+        Args:
+            fpr: Ranks whose p-value is at most so large.
+            confidence: Unless None, of these the ranks for which the realised rate is at most `fpr`
+                with that confidence over the draw of the held-out inliers.
 
         Raises:
-            UserError: `fpr` does not lie strictly between 0 and 1.
+            UserError: A value does not lie strictly between 0 and 1; `confidence` for folds, where
+                no such law is known.
         """
         check_rate("fpr", fpr)
         # 1e-9: 0.29 * 100 is just below 29
-        return min(math.floor(fpr * (len(self) + 1) + 1e-9), len(self))
+        rank = min(math.floor(fpr * (len(self) + 1) + 1e-9), len(self))
+        if confidence is None:
+            return rank
+        check_rate("confidence", confidence)
+        if self.folds:
+            raise UserError(NO_LAW)
+        return min(rank, _confident_rank(len(self), fpr, confidence))
 
-    def threshold(self, fpr: float) -> float | None:
-        """The score above which p <= fpr, None where no score can be: then n is below 1 / fpr - 1."""
-        k = self.allowed(fpr)
+    def threshold(self, fpr: float, confidence: float | None = None) -> float | None:
+        """The score above which the rule of `allowed` calls novel, None where no score can be."""
+        k = self.allowed(fpr, confidence)
         if not k:
             return None
         return float(self.levels[len(self) - k])
@@ -161,11 +179,30 @@ def check_rate(name: str, value: float) -> None:
         raise UserError(f"{name}={value}: a share strictly between 0 and 1, e.g. {name}=0.05")
 
 
-def checked_rate(fpr: float, fdr: float | None) -> float:
+def _confident_rank(count: int, fpr: float, confidence: float) -> int:
+    """The largest k with P(Beta(k, count + 1 - k) <= fpr) >= confidence; 0 for none.
+
+    That probability is P(Binomial(count, fpr) >= k), which is computed here.
+    """
+    from scipy.stats import binom
+
+    # for shares such as 1 - 0.9, which is just below 0.1
+    remainder = (1 - confidence) * (1 + 1e-12)
+    rank = int(binom.ppf(1 - confidence, count, fpr))
+    while binom.cdf(rank, count, fpr) <= remainder:
+        rank += 1
+    return rank
+
+
+def checked_rate(fpr: float, fdr: float | None, confidence: float | None = None) -> float:
     """The rate of the rule that decides, `fdr` unless it is None; UserError for a bad one."""
     if fdr is None:
         check_rate("fpr", fpr)
+        if confidence is not None:
+            check_rate("confidence", confidence)
         return fpr
+    if confidence is not None:
+        raise UserError("confidence= goes with fpr=, not with fdr=, which is about the whole batch")
     check_rate("fdr", fdr)
     return fdr
 
@@ -193,20 +230,34 @@ def fdr_rank(counts: ArrayLike, fdr: float) -> int:
     return int(positions.max(initial=-1)) + 1
 
 
-def needed(fpr: float) -> int:
-    """How many held-out inliers give p <= fpr: the smallest n with 1 / (n + 1) <= fpr."""
-    return max(1, math.ceil((1 - 1e-9) / fpr) - 1)
+def needed(fpr: float, confidence: float | None = None) -> int:
+    """How many held-out inliers a rule takes: the smallest n at which `Calibration.allowed` is > 0.
+
+    1 / (n + 1) <= fpr, and for a confidence 1 - (1 - fpr)^n >= confidence.
+    """
+    count = max(1, math.ceil((1 - 1e-9) / fpr) - 1)
+    if confidence is None:
+        return count
+    confident = math.log(1 - confidence) / math.log1p(-fpr)
+    return max(count, math.ceil(confident * (1 - 1e-12)))
 
 
-def smallest_rate(held_out: int) -> str:
+def smallest_rate(held_out: int, confidence: float | None = None) -> str:
     """The smallest false-positive rate that so many held-out inliers decide.
 
     Rounded up to be typed: 12 -> "0.077".
     """
     rate = 1 / (held_out + 1)
-    digits = 1 - math.floor(math.log10(rate))
+    if confidence is not None:
+        rate = max(rate, -math.expm1(math.log(1 - confidence) / held_out))
+    digits = 1 - math.floor(math.log10(min(rate, 1 - rate)))
     rounded = math.ceil(rate * 10**digits - 1e-9) / 10**digits
     return f"{rounded:.{digits}f}".rstrip("0")
+
+
+def percent(share: float) -> str:
+    """A share as it is said: 0.95 -> "95 %"."""
+    return f"{100 * share:.6g} %"
 
 
 @dataclass(frozen=True)
@@ -224,7 +275,11 @@ class Decision:
 
 
 def decide(
-    calibration: Calibration | None, counts: ArrayLike, fpr: float, fdr: float | None = None
+    calibration: Calibration | None,
+    counts: ArrayLike,
+    fpr: float,
+    fdr: float | None = None,
+    confidence: float | None = None,
 ) -> Decision:
     """Applies a rule to a batch of p-values.
 
@@ -234,28 +289,32 @@ def decide(
             `calibration`.
         fpr: Novel is what has p <= fpr.
         fdr: Instead, unless None: Benjamini and Hochberg's rule.
+        confidence: With `fpr`, as `Calibration.allowed` takes it.
 
     Returns:
         A decision without a threshold where even a file above all held-out inliers would not be
         called novel.
     """
-    rate = checked_rate(fpr, fdr)
+    rate = checked_rate(fpr, fdr, confidence)
+    goal = f"p <= {rate:g}"
+    if confidence is not None:
+        goal = f"a rate under {rate:g} with {percent(confidence)} confidence"
     if calibration is None:
         return Decision(
             None,
             "no held-out inliers, so there are no p-values and nothing can be called novel or inlier: "
-            f"{_many(needed(rate))} are needed for p <= {rate:g} (protocol.val_fraction holds some out)",
+            f"{_many(needed(rate, confidence))} are needed for {goal} (protocol.val_fraction holds some out)",
         )
     size = len(calibration)
-    usable = f"fpr={smallest_rate(size)} can be decided"
+    usable = f"fpr={smallest_rate(size, confidence)} can be decided"
     if fdr is None:
-        rank = calibration.allowed(fpr)
+        rank = calibration.allowed(fpr, confidence)
         if rank:
             return Decision(rank)
         return Decision(
             None,
-            f"{size} held-out inliers cannot give p <= {fpr:g}, so nothing can be called novel or inlier: "
-            f"{_many(needed(fpr))} are needed; {usable}",
+            f"{size} held-out inliers cannot give {goal}, so nothing can be called novel or inlier: "
+            f"{_many(needed(fpr, confidence))} are needed; {usable}",
         )
     numbers = np.array(counts, np.int64)
     rank = fdr_rank(numbers, fdr)

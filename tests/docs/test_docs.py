@@ -251,7 +251,7 @@ ELSEWHERE = re.compile(
 FIRST = "```bash\nnoveltylab method=ocgan data=digits\n```"
 #: Own images by the name of their folder; other names get those of `parts`.
 FOLDERS = {
-    "parts": {"train/good": 60, "test/good": 4, "test/odd": 4},
+    "parts": {"train/good": 90, "test/good": 4, "test/odd": 4},
     "new": {"": 6},
 }
 
@@ -291,6 +291,17 @@ class Place:
                 elif not (self.folder / first).exists():
                     counts = FOLDERS.get(first, FOLDERS["parts"])
                     write_images(self.folder / first, counts)
+
+    def need_groups(self, arguments: list[str]) -> None:
+        """Makes the list of groups that the command names, by the lines of this page that do."""
+        for argument in arguments:
+            key, _, name = argument.partition("=")
+            if key == "groups":
+                self.need_images(["input=parts", "input=new"])
+                scripts = re.findall(r"<<'END'\n(.*?)^END", PAGES[self.page], re.M | re.S)
+                (script,) = [script for script in scripts if name in script]
+                exec(script, {})
+                assert (self.folder / name).is_file()
 
     def train(self, cell: list[str]) -> None:
         """One short run, once for all pages that show it."""
@@ -454,6 +465,7 @@ def run_word(place: Place, words: list[str]) -> None:
         assert read_result(ROOT / named)["config"]
         return
     place.need_images(arguments)
+    place.need_groups(arguments)
     place.need_run(named)
     if word == "export" and "format=onnx" in arguments:
         pytest.importorskip("onnxscript")

@@ -181,6 +181,8 @@ def test_the_lines_of_the_docs_decide_as_predict_does(
     assert (
         note["thresholds"] == thresholds and note["weights_sha256"] == result["weights"]["sha256"]
     )
+    confident = {"0.01": None, "0.05": None, "0.1": None}
+    assert (note["confidence"], note["confident_thresholds"]) == (0.95, confident)
     assert note["run"] == "folders/pca/images/inlier0/seed0" and note["folds"] == result.get(
         "folds", 0
     )

@@ -1,5 +1,6 @@
 """p-values and thresholds against their definitions, the promised false-positive rate realised."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import betabinom, false_discovery_control
+from scipy.stats import beta, betabinom, binom, false_discovery_control
 
 from noveltylab.errors import UserError
 from noveltylab.results.scores import read_scores
@@ -74,6 +75,85 @@ def test_the_law_of_the_realised_rate() -> None:
     rates = 1 - limits  # of fresh uniform scores, exactly
     assert abs(rates.mean() - calibration.expected(fpr)) < 4 * rates.std() / np.sqrt(draws)
     assert abs((rates > calibration.upper(fpr)).mean() - 0.05) < 4 * np.sqrt(0.05 * 0.95 / draws)
+
+
+#: Held-out inliers, rate, confidence.
+CONFIDENT = [(59, 0.05, 0.95), (93, 0.05, 0.95), (300, 0.05, 0.9), (300, 0.1, 0.99)]
+#: Fresh and held-out scores: continuous, of eleven levels, of two, and of one.
+LEVELS = {"continuous": None, "eleven levels": 10, "two levels": 1, "one level": 0}
+
+
+@pytest.mark.parametrize(("n", "fpr", "confidence"), CONFIDENT)
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
+def test_the_realised_rate_stays_under_fpr_with_the_confidence(
+    n: int, fpr: float, confidence: float, levels: int | None
+) -> None:
+    """Over draws of held-out inliers, within binomial bounds: with ties it does so more often."""
+    rng = np.random.default_rng(n)
+    draws = 2000
+    within = 0
+    for _ in range(draws):
+        uniform = rng.uniform(1, 2, n)
+        held_out = uniform if levels is None else np.ceil(uniform * levels)
+        threshold = Calibration(held_out).threshold(fpr, confidence)
+        assert threshold is not None
+        within += true_rate(threshold, levels) <= fpr
+    rank = Calibration(np.arange(1.0, n + 1)).allowed(fpr, confidence)
+    law = beta.cdf(fpr, rank, n + 1 - rank)
+    assert law >= confidence
+    # one rank more would promise too much
+    assert beta.cdf(fpr, rank + 1, n - rank) < confidence
+    assert within >= binom.ppf(1e-4, draws, law)
+    if levels is None:
+        assert within <= binom.ppf(1 - 1e-4, draws, law)
+
+
+def true_rate(threshold: float, levels: int | None) -> float:
+    """P(score > threshold) of fresh inliers: uniform in [1, 2], or its multiple rounded up."""
+    if levels is None:
+        return min(max(2 - threshold, 0.0), 1.0)
+    if not levels:
+        return float(threshold < 0)
+    # a score is `level` if the uniform one lies in ((level - 1) / levels, level / levels]
+    return min(max(2 - math.floor(threshold) / levels, 0.0), 1.0)
+
+
+def test_fifty_nine_held_out_inliers_suffice() -> None:
+    assert needed(0.05, 0.95) == 59
+    assert Calibration(np.arange(59.0)).threshold(0.05, 0.95) == pytest.approx(
+        58, rel=2 * TOLERANCE
+    )
+    assert Calibration(np.arange(58.0)).threshold(0.05, 0.95) is None
+    reason = decide(Calibration(np.arange(58.0)), [], 0.05, None, 0.95).reason
+    assert "58 held-out inliers cannot give a rate under 0.05 with 95 % confidence" in reason
+    assert "59 are needed; fpr=0.051 can be decided" in reason
+    assert "59 are needed for a rate under 0.05" in decide(None, [], 0.05, None, 0.95).reason
+
+
+@given(
+    st.integers(1, 2000),
+    st.floats(1e-3, 0.999),
+    st.floats(0.001, 0.999) | st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
+def test_how_many_held_out_inliers_a_confidence_needs(
+    n: int, fpr: float, confidence: float
+) -> None:
+    """By the definition; and the rate that is offered instead can be decided."""
+    calibration = Calibration(np.zeros(n))
+    assert (calibration.allowed(fpr, confidence) > 0) == (n >= needed(fpr, confidence))
+    assert calibration.allowed(fpr, confidence) <= calibration.allowed(fpr)
+    rate = float(smallest_rate(n, confidence))
+    assert decide(calibration, [], rate, None, confidence).rank_threshold
+
+
+def test_folds_and_batches_have_no_confidence() -> None:
+    with pytest.raises(UserError, match="protocol.val_fraction instead of protocol.folds"):
+        Calibration(np.arange(100.0), folds=100).allowed(0.05, 0.95)
+    with pytest.raises(UserError, match="goes with fpr="):
+        decide(Calibration(np.arange(100.0)), [], 0.05, 0.1, 0.95)
+    for confidence in (0, 1, -1, np.nan):
+        with pytest.raises(UserError, match="strictly between 0 and 1"):
+            Calibration(np.arange(100.0)).threshold(0.05, confidence)
 
 
 def test_few_held_out_inliers_promise_no_small_rate() -> None:
