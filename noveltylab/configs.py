@@ -36,7 +36,9 @@ def read_experiments() -> dict[str, tuple[str, DictConfig]]:
     folders = [path / "experiments" for path in (PACKAGE, PACKAGE.parent)]
     files = {}
     for path in sorted(path for folder in folders for path in folder.glob("*/*.yaml")):
-        if path.read_text().startswith("# @package _global_"):  # else some other YAML file
+        if path.read_text(encoding="utf-8").startswith(
+            "# @package _global_"
+        ):  # else some other YAML file
             content = OmegaConf.load(path)
             assert isinstance(content, DictConfig)
             files[f"{path.parent.name}/{path.stem}"] = (str(path), content)

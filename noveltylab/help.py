@@ -98,7 +98,7 @@ def flat_keys(config: DictConfig) -> list[str]:
 
 def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
     """(key, explanation, example) of every commented line of a config file."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         match = re.match(r"(\w+): .*?  # (.*?); e\.g\. (.*)$", line)
         if match:
             yield match[1], match[2], match[3]

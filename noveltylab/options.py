@@ -46,7 +46,7 @@ from noveltylab.data.layout import GOOD, find_layout
 from noveltylab.errors import UserError
 from noveltylab.results.older import METHOD_VALUES, PROTOCOL_VALUES
 from noveltylab.results.phases import selects_nothing_else
-from noveltylab.results.schema import Name, check_name
+from noveltylab.results.schema import Name, check_name, folder_name
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -254,9 +254,9 @@ class Options(_Strict):
     @property
     def folder(self) -> Path:
         """The run's folder: <output>/<protocol>/<method>/<data>/inlier<k>/seed<s>."""
-        table = Path(self.protocol["name"], self.method["name"], self.data.title)
+        names = (self.protocol["name"], self.method["name"], self.data.title)
         cell = Path(f"inlier{self.inlier_index}", f"seed{self.seed}")
-        return Path(self.output).expanduser() / table / cell
+        return Path(self.output).expanduser().joinpath(*map(folder_name, names)) / cell
 
 
 def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -18,6 +18,7 @@ from hypothesis import settings
 import noveltylab.__main__
 from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.command.signals import HANGUP
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
@@ -31,7 +32,8 @@ settings.load_profile("repeatable")
 # Tests in the background (nohup, &) are born deaf to these, and so would be the runs that they
 # interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if HANGUP is not None:
+    signal.signal(HANGUP, signal.SIG_DFL)
 
 #: An OCGAN that trains in a second.
 TINY = (

@@ -30,8 +30,8 @@ FLOORS = (
     ),
     Floor(
         "results",
-        "archive files older phases provenance record schema scores",
-        "numpy pydantic yaml",
+        "archive files locks older phases provenance record schema scores",
+        "filelock numpy pydantic yaml",
     ),
     Floor(
         "data",

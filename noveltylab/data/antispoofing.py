@@ -81,10 +81,10 @@ def read(
         file = files[position]
         if file.video not in numbers:
             numbers[file.video] = len(numbers)
-            video_names.append(shown(file.video.relative_to(root)))
+            video_names.append(shown(file.video.relative_to(root).as_posix()))
             video_labels.append(file.label)
             is_test_video.append(file.part == "test")
-        ids.append(shown(file.path.relative_to(root)))
+        ids.append(shown(file.path.relative_to(root).as_posix()))
         labels.append(file.label)
         parts.append(file.part)
         videos.append(numbers[file.video])

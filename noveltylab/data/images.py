@@ -68,7 +68,7 @@ def read(
     flags: list[bool] = []
     for position in positions:
         path, label, is_test = files[position]
-        ids.append(shown(path.relative_to(layout.root)))
+        ids.append(shown(path.relative_to(layout.root).as_posix()))
         labels.append(label)
         flags.append(is_test)
     official_test = None
@@ -171,7 +171,7 @@ def _read(
         try:
             return decode(path, channels, size, bits)
         except Unreadable as error:
-            return f"{shown(path.relative_to(root))} ({error})"
+            return f"{shown(path.relative_to(root).as_posix())} ({error})"
 
     for position, image in enumerate(in_order(one, paths)):
         if isinstance(image, str):

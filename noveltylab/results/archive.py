@@ -6,7 +6,6 @@ if the archive were the output folder: learn/mnist.jsonl/p2/ocgan/mnist/inlier8/
 """
 
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 from noveltylab.errors import UserError
 from noveltylab.results.files import (
@@ -29,6 +23,7 @@ from noveltylab.results.files import (
     read_bytes,
     write_atomic,
 )
+from noveltylab.results.locks import locked_folder
 
 SUFFIX = ".jsonl"
 #: How the first line of an archive begins; a file of JSON lines that begins otherwise is none.
@@ -201,13 +196,5 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def _one_writer(folder: Path) -> Iterator[None]:
     """Waits until no other thread or process writes an archive in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _WRITING:
-        if fcntl is None:
-            yield
-            return
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    with _WRITING, locked_folder(folder):
+        yield

@@ -19,10 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from noveltylab.results.locks import remove_unless_taken, replace, sync_folder, take
 
 #: Bytes of a text that describes a run: result.json, config.yaml, a lock.
 MAX_TEXT_BYTES = 8 << 20
@@ -281,30 +278,20 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def _mark_as_written(file: BinaryIO) -> None:
     """Holds a lock on a temporary file for as long as somebody writes it (see `remove_leftovers`)."""
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(OSError):  # a file system without locks
+        take(file)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of `open_atomic` in a folder that a killed process has left."""
-    if fcntl is None:
-        return
     for path in folder.glob(".*.tmp"):
         with suppress(OSError), open_regular(path) as file:
-            # BlockingIOError: somebody is writing it
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            remove_unless_taken(path, file)

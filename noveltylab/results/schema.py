@@ -5,9 +5,12 @@ it. What a key means is said where it is written (run/); what a later version ad
 has a default here.
 """
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from noveltylab.results.locks import WINDOWS
 
 M = TypeVar("M", bound=BaseModel)
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -43,6 +46,23 @@ def check_name(name: str) -> str:
             "a name holds no /, \\ or control characters, and starts with no dot or space"
         )
     return name
+
+
+#: what Windows takes for something else in a name, and names that are devices there
+_FOREIGN = re.compile(r'[%<>:"|?*]|[. ]$')
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+
+def folder_name(name: str, windows: bool = WINDOWS) -> str:
+    """A name as that of a folder: as it is, but on Windows, which some names would lead elsewhere.
+
+    There each sign that Windows does not take is written as %xx, and a name of a device such as
+    `aux` ends with %. Other names never become the same.
+    """
+    if not windows:
+        return name
+    safe = _FOREIGN.sub(lambda match: f"%{ord(match[0]):02x}", name)
+    return f"{safe}%" if _DEVICES.fullmatch(safe) else safe
 
 
 Name = Annotated[str, AfterValidator(check_name)]

@@ -6,7 +6,6 @@ The lock is a file beside the folder that the kernel keeps for one process, on w
 import json
 import os
 import socket
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,14 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where runs are not locked
-    fcntl = None  # type: ignore[assignment]
-
 from noveltylab.command.screen import plain, say
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.results.files import open_regular, read_json
+from noveltylab.results.files import open_regular, parse_json
+from noveltylab.results.locks import OWN_BYTES, is_taken, open_own, remove_taken, take
 
 #: How often a taken lock is tried again before it counts as held; `holder` takes it for an instant.
 TRIES = 10
@@ -62,9 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # removed while held: who waits for it sees that its file is gone, and makes a new one
-            path.unlink(missing_ok=True)
-            file.close()
+            remove_taken(file, path)
     finally:
         _remove_empty(new_parents)
 
@@ -80,7 +73,7 @@ def _acquire(path: Path, folder: Path) -> IO[bytes]:
     for _ in range(TRIES):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = _open_lock(path)
+            file = open_own(path)
         except FileNotFoundError:
             continue  # whoever made the folder for a refused run has just removed it
         except OSError as error:
@@ -99,26 +92,15 @@ def _acquire(path: Path, folder: Path) -> IO[bytes]:
     )
 
 
-def _open_lock(path: Path) -> IO[bytes]:
-    """Opens the lock's file, new or old; OSError for a link or anything but a regular file."""
-    regular_only = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | regular_only, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is no regular file")
-    return os.fdopen(descriptor, "r+b", buffering=0)
-
-
 def _sign(file: IO[bytes], path: Path) -> None:
     """Writes the owner into the lock's file; RunFailed, and no lock, if the disk is full."""
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": moment}
     try:
         file.truncate(0)
-        file.write(json.dumps(owner).encode())
+        file.write(b" " * OWN_BYTES + json.dumps(owner).encode())
     except OSError as error:
-        path.unlink(missing_ok=True)
-        file.close()
+        remove_taken(file, path)
         reason = error.strerror or error
         raise RunFailed(
             f"cannot write {path}: {reason}; the same command goes on when that is mended"
@@ -127,12 +109,8 @@ def _sign(file: IO[bytes], path: Path) -> None:
 
 def _take(file: IO[bytes]) -> bool:
     """Whether the lock is this process's now; always so on a file system without locks."""
-    if fcntl is None:
-        return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return take(file)
     except OSError as error:
         _say_once(
             f"the output's file system has no locks ({error.strerror}): "
@@ -160,22 +138,22 @@ def holder(folder: Path) -> dict[str, Any] | None:
     The answer is {} where the file of the lock cannot be read.
     """
     path = lock_path(folder)
-    if fcntl is None or not path.exists():
+    if not path.exists():
         return None
     try:
         with open_regular(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _owner(path)
+            held = is_taken(file)
     except OSError:
         return None
-    return None
+    return _owner(path) if held else None
 
 
 def _owner(path: Path) -> dict[str, Any]:
     """What the lock's file says; {} if it is gone, just being written, or says something else."""
     try:
-        owner = read_json(path, MAX_OWNER_BYTES)
+        with open_regular(path, MAX_OWNER_BYTES) as file:
+            file.seek(OWN_BYTES)
+            owner = parse_json(file.read(MAX_OWNER_BYTES))
     except (OSError, ValueError):
         return {}
     if isinstance(owner, dict) and {"pid", "host", "since"} <= owner.keys():

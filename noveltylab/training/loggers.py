@@ -45,7 +45,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """One row per value; one open and close per call, so that a killed run has all its rows."""
         new = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(["iteration", "name", "value"])
