@@ -55,7 +55,7 @@ FLOORS = (
     ),
     Floor(
         "scoring",
-        "aggregate apply auroc batches conformal diagnosis floors folds kept_features leakage "
+        "aggregate apply auroc batches conformal diagnosis drift floors folds kept_features leakage "
         "metrics pixels",
         "numpy scipy torch torchmetrics",
     ),
@@ -80,7 +80,7 @@ FLOORS = (
     Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
     Floor(
         "predict",
-        "__main__ decisions detector export graph groups inputs load page request",
+        "__main__ decisions detector export graph groups inputs load page request watch",
         "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
     ),
     Floor("help", "", "hydra omegaconf"),

@@ -5,6 +5,7 @@ Each file gets a novelty score, a p-value and a decision.
     python -m noveltylab predict run=outputs/folders/ca_entropy/images/inlier0/seed0 input=new/
     python -m noveltylab predict run=<run folder> input='new/**/*.png' output=new.csv fpr=0.01 --html
     python -m noveltylab predict run=<run folder> input=belt.mp4 fdr=0.1
+    python -m noveltylab predict run=<run folder> --watch new/
 
 run          the folder of a finished run: its method, weights, preprocessing and held-out inliers are used
 input        an image, a folder with its subfolders, a pattern, a video (each frame is scored); for a run on sound, wav files
@@ -18,6 +19,11 @@ groups       a CSV file with a column `file` and one of groups, such as the came
              inliers of its own group; it names held-out inliers (as calibration.csv of the run does) and new files
 group        which column of it says the group, where there are several
 accelerator  auto (a GPU if there is one), cpu or gpu
+--watch      a folder: instead of input=, scores images and wav files as they come, until Ctrl-C; output=watch.csv is added to
+             and gone on with, and a change of the good images is said
+every        with --watch: seconds between two looks; default 1
+idle         with --watch: ends after so many seconds without a new file; default never
+alarm        with --watch: how probable it is that a change is ever said where there is none; default 0.01
 --html       also a page beside the CSV file, the most novel first, beside each what the method compares it with, and error maps
 
 Where the run held out too few inliers for the rule, no file is called novel or inlier: the decision stays empty, and a
@@ -28,6 +34,7 @@ Exit codes: 0 done, 1 files that cannot be read (listed at the end), 2 bad input
 import csv
 import heapq
 import io
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,7 +42,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from noveltylab.command.screen import console, terminal
-from noveltylab.command.signals import end_command, interruptible
+from noveltylab.command.signals import end_command, exit_code, interruptible
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.predict.request import NOTE, Case, Prediction, Request, parse
 from noveltylab.results.scores import quote
@@ -254,6 +261,25 @@ def print_summary(request: Request, prediction: Prediction) -> None:
             screen.print(f"  and {unlisted} more, all in {request.output}")
 
 
+def _watch(request: Request) -> int:
+    """Watches a folder until Ctrl-C, which is how it is meant to end: exit code 0, or 1.
+
+    SIGTERM and SIGHUP end it with 128 + the signal, as other commands.
+    """
+    from noveltylab.predict.watch import Watched, print_watched, watch
+
+    result = Watched()
+    code = 0
+    try:
+        with interruptible():
+            watch(request, result)
+    except KeyboardInterrupt as error:
+        if exit_code(error) != 128 + signal.SIGINT:
+            code = exit_code(error)
+    print_watched(request, result)
+    return code or int(result.unreadable > 0)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit code.
 
@@ -264,6 +290,8 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         request = parse(arguments)
+        if request.watch is not None:
+            return _watch(request)
         with interruptible():
             prediction = predict(request)
     except (UserError, RunFailed, KeyboardInterrupt) as error:

@@ -108,7 +108,7 @@ def _expand(source: str, reader: Reader) -> Iterator[Path]:
     try:
         path = Path(source).expanduser()
         if path.is_dir():
-            yield from _walk(path, reader)
+            yield from walk(path, reader)
         elif os.path.lexists(path):
             yield path
         elif glob.has_magic(source):
@@ -118,7 +118,7 @@ def _expand(source: str, reader: Reader) -> Iterator[Path]:
                 if not os.path.isdir(name):
                     yield Path(name)
                 elif "**" not in source:  # which lists what is in them as well
-                    yield from _walk(Path(name), reader)
+                    yield from walk(Path(name), reader)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"input={shown(source)}: cannot be looked into ({reason(error)})") from None
 
@@ -135,7 +135,7 @@ def literal_folders(pattern: str) -> str:
     return "/".join([*escaped, *names[len(escaped) :]])
 
 
-def _walk(folder: Path, reader: Reader) -> Iterator[Path]:
+def walk(folder: Path, reader: Reader) -> Iterator[Path]:
     """The files below a folder, and then the folders in it that cannot be looked into."""
     further = reader.suffixes - SUFFIXES
     unreadable: list[OSError] = []

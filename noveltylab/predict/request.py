@@ -21,8 +21,14 @@ KEYS = (
     "confidence",
     "groups",
     "group",
+    "watch",
+    "every",
+    "idle",
+    "alarm",
     "accelerator",
 )
+#: options that need --watch, and those that cannot stand beside it
+WATCHING, NOT_WATCHING = ("every", "idle", "alarm"), ("input", "fdr", "groups", "group")
 HEADER = ("file", "score", "p_value", "decision")
 #: further columns: the group of each file where there are groups, and what is to be said of the
 #: decisions, such as why there are none
@@ -38,6 +44,10 @@ EXAMPLES = {
     "confidence": "0.95",
     "groups": "cameras.csv",
     "group": "camera",
+    "watch": "new/",
+    "every": "1",
+    "idle": "60",
+    "alarm": "0.01",
     "accelerator": "cpu",
 }
 
@@ -56,6 +66,7 @@ class Request:
     confidence: float | None = None
     groups: Path | None = None
     group: str | None = None
+    watch: "Watch | None" = None
 
     @property
     def page(self) -> Path:
@@ -82,6 +93,21 @@ class Request:
         if self.groups is None:
             return HEADER
         return (*HEADER, GROUP)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a folder is watched.
+
+    Attributes:
+        every: Seconds between two looks.
+        idle: Seconds without a new file after which it ends; None: never.
+        alarm: Probability that a change is ever spoken of where there is none.
+    """
+
+    every: float = 1.0
+    idle: float | None = None
+    alarm: float = 0.01
 
 
 @dataclass
@@ -130,18 +156,19 @@ def parse(arguments: list[str]) -> Request:
     # key=value, and --html
     values: dict[str, str] = {}
     html = False
-    for argument in arguments:
+    for argument in _joined(arguments):
         key, equals, value = argument.partition("=")
         if argument == "--html":
             html = True
         elif not equals or key not in KEYS:
-            options = [*(f"{name}=" for name in KEYS), "--html"]
+            options = [*(f"{name}=" for name in KEYS), "--html", "--watch"]
             raise UserError(f"{argument}: no such option; {nearest(key, options)}")
         elif not value:
             raise UserError(f"{key}: has no value; e.g. {key}={EXAMPLES[key]}")
         else:
             values[key] = value
     # what is missing or does not go together
+    watch = _watch(values, html)
     for key in ("run", "input"):
         if key not in values:
             raise UserError(f"{key}= is missing; e.g. {key}={EXAMPLES[key]}")
@@ -153,7 +180,8 @@ def parse(arguments: list[str]) -> Request:
     if "group" in values and "groups" not in values:
         raise UserError("group= names a column of groups=; e.g. groups=cameras.csv group=camera")
     run = Path(values["run"]).expanduser()
-    output = Path(values.get("output", "scores.csv")).expanduser()
+    default = "scores.csv" if watch is None else "watch.csv"
+    output = Path(values.get("output", default)).expanduser()
     _check_output(output, run)
     fpr = 0.05
     if "fpr" in values:
@@ -178,11 +206,58 @@ def parse(arguments: list[str]) -> Request:
         confidence=confidence,
         groups=groups,
         group=values.get("group"),
+        watch=watch,
     )
+    if watch is not None:
+        return request  # its file is gone on with (see watch.py)
     check_replaceable(output, _beginnings())
     if html:
         check_replaceable(request.page, [PAGE_START])
     return request
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments with `--watch new/` and `--watch=new/` as `watch=new/`."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--watch":
+            joined[-1] = f"watch={argument}"
+        else:
+            joined.append(argument.removeprefix("--") if "--watch=" in argument else argument)
+    if joined and joined[-1] == "--watch":
+        joined[-1] = "watch="
+    return joined
+
+
+def _watch(values: dict[str, str], html: bool) -> Watch | None:
+    """How to watch, None where nothing is watched; then `input` is the folder."""
+    if "watch" not in values:
+        for key in WATCHING:
+            if key in values:
+                raise UserError(f"{key}= goes with --watch; e.g. --watch {EXAMPLES['watch']}")
+        return None
+    for key in NOT_WATCHING:
+        if key in values:
+            raise UserError(f"{key}= cannot stand beside --watch, which scores files as they come")
+    if html:
+        raise UserError("--html cannot stand beside --watch; make the page afterwards, with input=")
+    values["input"] = values["watch"]
+    idle = None
+    if "idle" in values:
+        idle = _seconds("idle", values["idle"])
+    alarm = _rate("alarm", values.get("alarm", EXAMPLES["alarm"]))
+    return Watch(_seconds("every", values.get("every", EXAMPLES["every"])), idle, alarm)
+
+
+def _seconds(key: str, text: str) -> float:
+    """A number of seconds, at least 0; UserError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{key}={text}: not a number of seconds, e.g. {key}={EXAMPLES[key]}")
+    return value
 
 
 def _beginnings() -> list[bytes]:

@@ -469,6 +469,8 @@ def run_word(place: Place, words: list[str]) -> None:
     place.need_run(named)
     if word == "export" and "format=onnx" in arguments:
         pytest.importorskip("onnxscript")
+    if "--watch" in arguments:  # else it would wait for files that never come
+        arguments += ["every=0", "idle=0"]
     place.run(word, *arguments)
 
 
