@@ -52,7 +52,7 @@ def seconds_of(side: str, options: Options, images: int) -> float:
     if side == "bare":
         return bare(options, data, method)
     with tempfile.TemporaryDirectory() as folder:
-        sinks = build_loggers(options.logger, options.cell, Path(folder), {})
+        sinks = build_loggers(options, Path(folder), {})
         start = time.perf_counter()
         train_method(method, data, options, sinks, Path(folder))
         return time.perf_counter() - start

@@ -258,7 +258,7 @@ class Contender:
 
         method.update = update
         with tempfile.TemporaryDirectory() as folder:
-            sinks = build_loggers(settings.logger, settings.cell, Path(folder), {})
+            sinks = build_loggers(settings, Path(folder), {})
             start = time.perf_counter()
             train_method(method, data, settings, sinks, Path(folder))
             self.wait()

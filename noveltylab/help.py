@@ -53,20 +53,31 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
 
     Where a choice is wrong, its default stands.
     """
-    choices = []
+    choices, folders = [], [conf]
     folder = config_dir(arguments)
     if folder is not None:
+        folders.append(folder)
         choices.append(f"hydra.searchpath=['file://{folder.resolve()}']")
     for argument in arguments:
-        group, _, names = argument.partition("=")
-        name = names.split(",")[0]
-        path = f"{group}/{name}.yaml"
-        is_stored = ConfigStore.instance().get_type(path) == ObjectType.CONFIG
-        if is_stored or (conf / path).is_file() or (folder and (folder / path).is_file()):
-            choices.append(f"{group}={name}")
+        group, names = _choice(argument)
+        if all(_is_choice(folders, f"{group}/{name}.yaml") for name in names):
+            value = f"[{','.join(names)}]" if len(names) > 1 else names[0]
+            choices.append(f"{group}={value}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), **BASE):
         return compose("train", choices)
+
+
+def _choice(argument: str) -> tuple[str, list[str]]:
+    """The group and the names of `logger=[csv,wandb]`; of a sweep's choices the first."""
+    group, _, text = argument.partition("=")
+    names = text.strip("[]").split(",")
+    return group, names if text.startswith("[") else names[:1]
+
+
+def _is_choice(folders: Iterable[Path], path: str) -> bool:
+    is_stored = ConfigStore.instance().get_type(path) == ObjectType.CONFIG
+    return is_stored or any((folder / path).is_file() for folder in folders)
 
 
 def config_dir(arguments: list[str]) -> Path | None:
@@ -113,8 +124,9 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     own = config_dir(arguments)
     folders = [conf] if own is None else [conf, own]
     choices = {group: choices_of(group, folders) for group in GROUPS}
-    chosen = {group: config[group].get("name", "default") for group in GROUPS}
+    chosen = {group: str(config[group].get("name", "default")) for group in GROUPS}
     chosen["method"] = method_choice(config, choices["method"])
+    chosen["logger"] = " ".join(loggers_of(config))
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
@@ -134,9 +146,16 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({chosen[group]})")
-        _print_options(choices[group].get(chosen[group]), config[group], f"{group}.")
+        names = chosen[group].split() if group == "logger" else [chosen[group]]
+        for name in names:
+            _print_options(choices[group].get(name), config[group], f"{group}.")
         for path in sorted((conf / group / "common").glob("*.yaml")):
             _print_options(path, config[group], f"{group}.")
+
+
+def loggers_of(config: DictConfig) -> list[str]:
+    """The loggers of a config; one of one's own files may have any other name."""
+    return [str(name) for name, value in config.logger.items() if value is True]
 
 
 def method_choice(config: DictConfig, names: Iterable[str]) -> str:

@@ -19,13 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, PositiveInt
 from pydantic.fields import FieldInfo
 
+from noveltylab.command.logger_options import LoggerOptions
 from noveltylab.command.validate import (
     LONGEST_VALUE,
     STRICT,
     GPUs,
     Label,
+    Notes,
     PathText,
-    Project,
+    Tag,
     check_encoding,
     flatten,
     group_of,
@@ -155,24 +157,6 @@ class ResourceOptions(_Strict):
     num_cpus: Annotated[PositiveInt | None, Kind.FREE]
 
 
-class CSVOptions(_Strict):
-    """Logging into the run's folder."""
-
-    name: Literal["csv"]
-
-
-class WandbOptions(_Strict):
-    """Logging to Weights & Biases, too."""
-
-    name: Literal["wandb"]
-    project: Project
-    entity: str | None
-    mode: Literal["auto", "online", "offline"]
-
-
-Logger = Annotated[CSVOptions | WandbOptions, Field(discriminator="name")]
-
-
 class Options(_Strict):
     """All options of one run."""
 
@@ -181,7 +165,7 @@ class Options(_Strict):
     protocol: dict[str, Any]
     trainer: TrainerOptions
     resources: ResourceOptions
-    logger: Annotated[Logger, Kind.FREE]
+    logger: Annotated[LoggerOptions, Kind.FREE]
     inlier: Annotated[Inlier, Kind.CELL]
     seed: Annotated[int, Field(ge=0, lt=2**32), Kind.CELL]
     select: Literal["last", "val_loss", "outlier_val", "oracle"]
@@ -192,6 +176,8 @@ class Options(_Strict):
     floor_features: Annotated[Literal["auto", "off"], Kind.FREE] = "off"
     recipe: Annotated[Name, Kind.FREE] = "default"  # its numbers are recorded one by one
     diagnose: Annotated[Literal["none", "batch_statistics"], Kind.FREE] = "none"
+    tags: Annotated[list[Tag], Kind.FREE] = []
+    notes: Annotated[Notes | None, Kind.FREE] = None
 
     @property
     def main_rule(self) -> str:
@@ -263,7 +249,8 @@ def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
     """Each option by dotted key; `method`, `protocol` and `logger` as one."""
     for name, field in model.model_fields.items():
         group = group_of(field)
-        if group is None:
+        is_one = any(isinstance(item, Kind) for item in field.metadata)
+        if group is None or is_one:
             yield f"{prefix}{name}", field
         else:
             yield from _declared(group, f"{prefix}{name}.")
@@ -328,7 +315,7 @@ def check_options(config: DictConfig) -> Options:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     check_encoding(plain)
     options = validate(Options, plain)
-    if isinstance(options.logger, WandbOptions):
+    if options.logger.wandb:
         wandb_mode(options.logger.mode)  # which refuses a wrong WANDB_MODE, or a missing key
     resolve_inlier(options.inlier, options.data)
     _check_names(options)

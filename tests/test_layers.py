@@ -25,7 +25,8 @@ FLOORS = (
     Floor("installed", "", "omegaconf yaml"),
     Floor(
         "command",
-        "arguments hints hydra_versions recipes screen signals validate wandb_mode words",
+        "arguments hints hydra_versions logger_options recipes screen signals validate wandb_mode "
+        "words",
         "hydra omegaconf pydantic rich yaml",
     ),
     Floor(
@@ -68,8 +69,9 @@ FLOORS = (
     ),
     Floor(
         "training",
-        "callbacks checkpoints cuda_graph estimate fit loggers",
-        "lightning numpy pydantic rich torch wandb",
+        "callbacks checkpoints cuda_graph estimate fit loggers mlflow_sink sink tensorboard_sink "
+        "wandb_sink",
+        "PIL lightning mlflow numpy pydantic rich torch wandb",
     ),
     Floor(
         "run",
@@ -195,7 +197,16 @@ def test_methods_know_nets_and_phases_only() -> None:
 
 def test_wandb_is_imported_where_it_logs_only() -> None:
     users = {module for module, path in modules().items() if "wandb" in imports(path)}
-    assert users <= {"training.loggers", "report.dashboard"}
+    assert users <= {"training.wandb_sink", "report.dashboard"}
+
+
+@pytest.mark.parametrize(
+    ("library", "user"),
+    [("mlflow", "mlflow_sink"), ("torch.utils.tensorboard", "tensorboard_sink")],
+)
+def test_a_logger_is_imported_where_it_logs_only(library: str, user: str) -> None:
+    users = {module for module, path in modules().items() if library in imports(path)}
+    assert users == {f"training.{user}"}
 
 
 def test_every_page_is_rendered_in_one_place() -> None:

@@ -20,9 +20,13 @@ from yaml import YAMLError
 from noveltylab.errors import UserError
 
 #: Options whose value is a path: taken as it is, whatever characters it has.
-PATHS = {"data.root", "output", "hydra.run.dir", "hydra.sweep.dir"}
+PATHS = {"data.root", "output"}
 #: Options whose value is a name that somebody chose: as it is where Hydra cannot read it.
-NAMES = {"inlier", "data.inlier", "data.label", "logger.project", "logger.entity"}
+NAMES = {
+    "inlier", "data.inlier", "data.label", "logger.project", "logger.entity", "logger.tracking_uri",
+}  # fmt: skip
+#: Options whose value is any text, never a list: as it is, unless it stands in Hydra's quotes.
+TEXTS = {"notes"}
 
 
 def readable(arguments: list[str]) -> list[str]:
@@ -68,13 +72,21 @@ def _readable(argument: str, several: bool) -> str:
     if several and pattern and not _parse(argument):  # `k[dn]*`, which Hydra reads in quotes alone
         return f"{pattern[1]}=glob({_quote(pattern[2])})"
     match = re.fullmatch(r"(\+{0,2}([\w.]+))=(.*)", argument, re.DOTALL)
-    if match is None or match[2] not in PATHS | NAMES:
+    if match is None or match[2] not in PATHS | NAMES | TEXTS:
         return argument
     typed, key, value = match.groups()
     _check_interpolation(key, value)
     override = _parse(argument)
+    if key in TEXTS:
+        return f"{typed}={_quoted_text(value, override)}"
     quote = _quoted_path if key in PATHS else _quoted_name
     return f"{typed}={quote(value, override, several)}"
+
+
+def _quoted_text(value: str, override: Override | None) -> str:
+    """A text in quotes, unless it stands in quotes that Hydra can read, or is null."""
+    in_quotes = override is not None and value.strip()[:1] in ("'", '"')
+    return value if in_quotes or value.strip() == "null" else _quote(value)
 
 
 def _quoted_name(value: str, override: Override | None, several: bool) -> str:

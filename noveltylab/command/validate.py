@@ -11,8 +11,17 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 from pydantic.fields import FieldInfo
 
 from noveltylab.command.hints import option_hint
@@ -26,6 +35,8 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Bytes that file systems take for the name of a file or folder.
 LONGEST_NAME = 255
+#: Characters of a tag.
+LONGEST_TAG = 64
 #: Letters of a label of one's own images.
 LONGEST_LABEL = 60
 #: Names that no label of one's own images may have: results go by them.
@@ -96,7 +107,7 @@ def _explain(model: type[BaseModel], mistake: Any, prefix: str, options: set[str
         return f"{option}: not set in the configuration; give it a value"
     message = mistake["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    value = str(mistake["input"])[:LONGEST_VALUE]
+    value = re.sub(r"//[^/@]*@", "//***@", str(mistake["input"]))[:LONGEST_VALUE]
     return f"{option}={value}: {message.replace('input', 'the value', 1)}"
 
 
@@ -108,11 +119,7 @@ def _place(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[str]
     group: type[BaseModel] | None = model
     for part in location:
         if group is None:
-            branch = _branch(field, part)
-            if branch is None:
-                break  # pydantic's own name for a branch of a union
-            group = branch
-            continue
+            break  # the place in a list, or pydantic's own name for a branch of a union
         siblings = list(group.model_fields)
         path.append(str(part))
         field = group.model_fields.get(part)
@@ -125,17 +132,6 @@ def group_of(field: FieldInfo | None) -> type[BaseModel] | None:
     annotation = field.annotation if field else None
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
-    return None
-
-
-def _branch(field: FieldInfo | None, tag: Any) -> type[BaseModel] | None:
-    """The model of a union that its discriminator calls `tag`, None if there is none."""
-    if field is None or not isinstance(field.discriminator, str):
-        return None
-    for model in typing.get_args(field.annotation):
-        tags = typing.get_args(model.model_fields[field.discriminator].annotation)
-        if tag in tags:
-            return typing.cast(type[BaseModel], model)
     return None
 
 
@@ -167,6 +163,30 @@ def _usable_project(name: str) -> str:
     return name
 
 
+def _usable_uri(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.password:
+        raise ValueError(
+            "a password would be kept with the run; MLflow reads it from MLFLOW_TRACKING_PASSWORD"
+        )
+    if not parts.scheme or (parts.scheme == "sqlite" and not uri.startswith("sqlite:///")):
+        raise ValueError(
+            "no address of an MLflow store; a file is sqlite:////srv/mlflow.db, a server http://host:5000"
+        )
+    return uri
+
+
+def _usable_tag(tag: str) -> str:
+    if not 0 < len(tag.strip()) <= LONGEST_TAG:
+        raise ValueError(f"a tag has 1 to {LONGEST_TAG} characters, as W&B wants it")
+    return tag
+
+
+def _as_text(tag: object) -> object:
+    """A tag that YAML reads as a number."""
+    return str(tag) if isinstance(tag, int | float) and not isinstance(tag, bool) else tag
+
+
 def usable_label(label: str | int) -> str | int:
     """The label, if it can be a folder's name and is not that of a data set; else ValueError."""
     text = str(label)
@@ -192,6 +212,9 @@ def _shareable(gpus: float) -> float:
 PathText = Annotated[str, AfterValidator(_usable_path)]
 Label = Annotated[str | int, AfterValidator(usable_label)]
 Project = Annotated[str, AfterValidator(_usable_project)]
+TrackingURI = Annotated[str, AfterValidator(_usable_uri)]
+Tag = Annotated[str, BeforeValidator(_as_text), AfterValidator(_usable_tag)]
+Notes = Annotated[str, Field(max_length=5000)]  # as MLflow has it
 GPUs = Annotated[float, Field(ge=0), AfterValidator(_shareable)]
 
 

@@ -8,7 +8,7 @@ exists.
 import logging
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """
     folder = options.folder
     check_device(options.trainer, options.deterministic, folder)
-    loggers.check_logger(options.logger)
+    loggers.check_loggers(options.logger)
     config = options.recorded(config)
     if not first_process():
         return help_training(options)
@@ -132,7 +132,7 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
 
 
 def train_method(
-    method: Method, data: NoveltyData, options: Options, sinks: list[Logger], folder: Path
+    method: Method, data: NoveltyData, options: Options, sinks: Sequence[Logger], folder: Path
 ) -> Checkpoints:
     """Trains the method; hands each value of the options to the training that needs it."""
     return train(

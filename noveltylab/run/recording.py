@@ -134,7 +134,7 @@ def written(
             log.info(f"run folder {folder}")
             if aside:
                 log.info(f"force=true: the old run is kept as {aside}")
-            sinks += loggers.build_loggers(options.logger, options.cell, folder, config)
+            sinks += loggers.build_loggers(options, folder, config)
             with warnings.catch_warnings(), explained(folder, options):
                 yield sinks
         except BaseException as error:

@@ -6,7 +6,7 @@
 
 Before anything runs, the folder's files are compared with its checksums, and its numbers with its scores. Of its options it
 decides those that make numbers. Where to write, what to fetch and whom to tell is yours: output=reruns,
-data.root=, data.download=false, logger.name=csv, pictures=false, trainer.devices=1. The images of a run on somebody's own
+data.root=, data.download=false, logger.csv=true, pictures=false, trainer.devices=1. The images of a run on somebody's own
 folder lie where data.root says.
 
 It always runs anew, in <output>/<date and time>. Exit codes: 0 the same scores, 1 others, 2 bad input.
@@ -54,7 +54,7 @@ OF_CALLER: dict[str, Any] = {
     "output": "reruns",
     "force": False,
     "pictures": False,
-    "logger": {"name": "csv"},
+    "logger": {"csv": True},
     "resources": {"num_gpus": None, "num_cpus": None},
     "data.root": None,
     "data.download": False,

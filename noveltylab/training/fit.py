@@ -40,7 +40,7 @@ from noveltylab.training.checkpoints import (
 )
 from noveltylab.training.cuda_graph import graphed
 from noveltylab.training.estimate import Estimate
-from noveltylab.training.loggers import MetricsFile
+from noveltylab.training.sink import Sink
 
 log = logging.getLogger("noveltylab")
 
@@ -84,7 +84,7 @@ def train(
     seed: int,
     deterministic: bool,
     title: str,
-    loggers: list[Logger],
+    loggers: Sequence[Logger],
     folder: Path,
 ) -> Checkpoints:
     """Trains from `checkpoints/last.ckpt` in the folder, or from the start.
@@ -166,12 +166,12 @@ def place(method: Method, data: NoveltyData, device: torch.device, precision: st
 
 
 def fit(
-    trainer: L.Trainer, method: Method, data: NoveltyData, loggers: list[Logger], last: Path
+    trainer: L.Trainer, method: Method, data: NoveltyData, loggers: Sequence[Logger], last: Path
 ) -> None:
     """Lets the Trainer train, from the checkpoint `last` if there is one that can be read."""
     iteration = resumable_iteration(last)
     for logger in loggers:
-        if isinstance(logger, MetricsFile):
+        if isinstance(logger, Sink):
             logger.rewind(iteration)
     checkpoint = str(last) if last.exists() else None
     try:
@@ -239,7 +239,7 @@ def build_trainer(
     settings: TrainerOptions,
     deterministic: bool,
     callbacks: list[Callback],
-    loggers: list[Logger],
+    loggers: Sequence[Logger],
     folder: Path,
 ) -> L.Trainer:
     """Lightning's Trainer with everything it would print or write by itself switched off."""
@@ -264,7 +264,7 @@ def build_trainer(
         precision=settings.precision,
         deterministic=deterministic,
         callbacks=callbacks,
-        logger=loggers,
+        logger=list(loggers),
         plugins=[AtomicCheckpointIO()],
         log_every_n_steps=1,
         limit_val_batches=0,

@@ -1,26 +1,23 @@
-"""Where losses go: `metrics.csv` in the run folder always, Weights & Biases if asked for."""
+"""Where losses go: `metrics.csv` in the run folder always, and the loggers that are asked for."""
 
 import csv
 import io
 import os
-import re
-import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from pydantic import ValidationError
 
-from noveltylab.command.wandb_mode import wandb_mode
-from noveltylab.errors import RunFailed, UserError
-from noveltylab.options import CSVOptions, WandbOptions
+from noveltylab.command.logger_options import LoggerOptions
+from noveltylab.options import Options
 from noveltylab.report.published import printed_for, read_tables
-from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, read_text, write_atomic
+from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, write_atomic
+from noveltylab.training import mlflow_sink, wandb_sink
+from noveltylab.training.sink import Card, Sink, require
+from noveltylab.training.tensorboard_sink import TensorBoardFiles
 
 
-class MetricsFile(Logger):
+class MetricsFile(Sink):
     """Appends `iteration,name,value` rows to `metrics.csv`.
 
     A resumed run goes on where its checkpoint stands.
@@ -29,17 +26,6 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -73,154 +59,63 @@ class MetricsFile(Logger):
         write_atomic(self.path, "".join(lines))
 
 
-class WandbRun(WandbLogger):
-    """Lightning's W&B logger with our iteration counter as the axis of every chart."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._wandb_init.pop("anonymous", None)  # which W&B warns of
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        # W&B's own step as well: a run that was interrupted goes on along the same axis
-        self.experiment.log({**metrics, "iteration": step}, step=step)
-
-
-def check_logger(settings: CSVOptions | WandbOptions) -> None:
-    """Raises UserError where W&B's mode, key or settings cannot be used."""
-    if _wandb_mode(settings) is None:
-        return
-    import wandb
-
-    try:
-        wandb.Settings().update_from_env_vars(dict(os.environ))
-    except (ValueError, wandb.Error) as error:  # pydantic's error is a ValueError
-        reason = _first_words(error)
-        raise UserError(f"the environment variables of W&B (WANDB_...): {reason}") from None
-
-
-def _wandb_mode(settings: CSVOptions | WandbOptions) -> str | None:
-    """The mode that W&B runs in; None without it."""
-    if not isinstance(settings, WandbOptions):
-        return None
-    mode = wandb_mode(settings.mode)
-    return None if mode == "disabled" else mode
-
-
-def _first_words(error: Exception) -> str:
-    if isinstance(error, ValidationError):  # without the value, which may be a key
-        sentences = []
-        for item in error.errors():
-            field = ".".join(map(str, item["loc"]))
-            sentences.append(f"{field}: {item['msg']}")
-        return "; ".join(sentences)
-    return " ".join(str(error).split())[:300]
-
-
-def run_id(folder: Path) -> str:
-    """The run's id in W&B, kept in its folder.
-
-    A run that goes on after an interruption is the same run there.
-    """
-    path = folder / "wandb-id"
-    try:
-        identifier = read_text(path).strip()
-    except (OSError, ValueError):
-        identifier = ""
-    if re.fullmatch(r"[0-9a-f]{16}", identifier):
-        return identifier
-    # none yet, or not one of ours
-    identifier = secrets.token_hex(8)
-    write_atomic(path, f"{identifier}\n")
-    return identifier
-
-
-def build_loggers(
-    settings: CSVOptions | WandbOptions,
-    cell: Mapping[str, Any],
-    folder: Path,
-    config: dict[str, Any],
-) -> list[Logger]:
-    """`metrics.csv`, and the W&B run if `logger=wandb`.
-
-    Args:
-        settings: The options of the logger.
-        cell: Which run it is (`Options.cell`); names it.
-        folder: The run's.
-        config: The whole recorded configuration, which goes into W&B.
+def check_loggers(settings: LoggerOptions) -> None:
+    """Refuses loggers that cannot be used here, before anything is created.
 
     Raises:
-        RunFailed: W&B cannot be reached, or does not take the run.
+        UserError: A library is not installed; W&B's mode, key or settings cannot be used.
     """
-    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv")]
-    mode = _wandb_mode(settings)
-    if mode is not None:
-        assert isinstance(settings, WandbOptions)
-        loggers.append(_wandb_run(settings, mode, cell, folder, config))
-    return loggers
+    if settings.wandb:
+        wandb_sink.check(settings)
+    if settings.tensorboard:
+        require("tensorboard", "tensorboard")
+    if settings.mlflow:
+        mlflow_sink.check()
 
 
-def _wandb_run(
-    settings: WandbOptions,
-    mode: str,
-    cell: Mapping[str, Any],
-    folder: Path,
-    config: dict[str, Any],
-) -> WandbRun:
-    import wandb
+def build_loggers(options: Options, folder: Path, config: dict[str, Any]) -> list[Sink]:
+    """`metrics.csv`, and each logger that `logger=` names.
 
-    method, data, protocol = cell["method"], cell["data"], cell["protocol"]
-    run = WandbRun(
-        project=settings.project,
-        entity=settings.entity,
-        name=f"{method}-{data}-{cell['inlier']}-{cell['seed']}",
-        group=f"{method}-{data}-{protocol}",
-        tags=[method, data, protocol, f"select-{cell['select']}"],
-        save_dir=str(folder),
-        id=run_id(folder),
-        # not Lightning's `offline`, which sets WANDB_MODE for all later runs of the process
-        mode=mode,
-        settings=wandb.Settings(silent=mode == "offline"),  # where the files lie is said at the end
-        config=config,
-    )
-    try:
-        run.experiment.define_metric("iteration")
-    except (wandb.Error, ValueError) as error:
-        reason = _first_words(error)
-        raise RunFailed(
-            f"W&B does not take the run ({reason}); logger.mode=offline keeps it on disk"
-        ) from error
-    run.experiment.define_metric("*", step_metric="iteration")
-    return run
+    Args:
+        options: Of the run.
+        folder: The run's.
+        config: The whole recorded configuration.
+
+    Raises:
+        RunFailed: W&B or MLflow cannot be reached, or does not take the run.
+    """
+    settings = options.logger
+    card = Card.of(options, folder, config)
+    sinks: list[Sink] = [MetricsFile(folder / "metrics.csv")]
+    if settings.tensorboard:
+        sinks.append(TensorBoardFiles(card))
+    if settings.mlflow:
+        sinks.append(mlflow_sink.open_run(card))
+    if settings.wandb:
+        run = wandb_sink.open_run(card)
+        sinks += [run] if run else []
+    return sinks
 
 
 def finish(
-    loggers: list[Logger], result: dict[str, Any] | None, folder: Path, reason: str = ""
+    sinks: list[Sink], result: dict[str, Any] | None, folder: Path, reason: str = ""
 ) -> None:
-    """Puts the result and the pictures into W&B and closes its run.
+    """Hands the result and the pictures to each logger and closes it.
 
-    The next cell of a sweep gets a run of its own. A run that failed has no result but a `reason`.
+    A run that failed has no result but a `reason`.
     """
-    for logger in loggers:
-        if not isinstance(logger, WandbRun):
-            continue
-        import wandb
-
-        summary = logger.experiment.summary
-        if result is None:
-            summary.update({"failed": 1, "reason": reason})
-            wandb.finish(exit_code=1)
-            continue
-        summary.update(summarise(result))
-        pictures = {}
-        for path in sorted((folder / "figures").glob("*.png")):
-            pictures[path.stem] = wandb.Image(str(path))
-        logger.experiment.log(pictures)
-        wandb.finish(exit_code=0)
+    if result is None:
+        for sink in sinks:
+            sink.fail(reason)
+        return
+    summary = summarise(result)
+    pictures = sorted((folder / "figures").glob("*.png"))
+    for sink in sinks:
+        sink.conclude(summary, pictures)
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a result in W&B's table of runs."""
+    """The columns of a result in a logger's table of runs."""
     # nothing without labelled outliers
     summary = dict(result["scores"][result["primary"]] or {})
     summary.pop("auroc_ci", None)

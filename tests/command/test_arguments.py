@@ -65,7 +65,7 @@ def read(argument: str) -> object:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", ["data.root", "output", "+data.root", "hydra.run.dir"])
+@pytest.mark.parametrize("key", ["data.root", "output", "+data.root"])
 def test_a_path_is_taken_as_it_is(name: str, key: str) -> None:
     assert read(readable([f"{key}={name}"])[0]) == name
 
@@ -128,6 +128,13 @@ def test_names_that_hydra_cannot_read_are_quoted() -> None:
         "inlier='a,b',c",
     ]
     assert readable(["logger.project=Prüfstand"]) == ["logger.project='Prüfstand'"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "the new lamp, at night (b): 5", "line\nline"])
+def test_notes_are_one_text_in_a_sweep_too(name: str) -> None:
+    (_, argument) = readable(["-m", f"notes={name}"])
+    assert read(argument) == name
+    assert readable(["notes=null", "notes='a, b'"]) == ["notes=null", "notes='a, b'"]
 
 
 @pytest.fixture

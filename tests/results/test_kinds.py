@@ -25,7 +25,7 @@ KINDS = {
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
-        "recipe", "output", "force", "pictures", "diagnose", "floor_features",
+        "recipe", "output", "force", "pictures", "diagnose", "floor_features", "tags", "notes",
         "data.root", "data.download", "data.cache", "data.inlier",
         "trainer.accelerator", "trainer.checkpoint_seconds", "trainer.score_batch_size",
         "trainer.winograd", "resources.num_cpus", "resources.num_gpus",
@@ -42,13 +42,14 @@ OLD = {
     "trainer.batch_norm": "running", "data.bits": None, "data.label": None, "data.source": None,
     "data.target": None, "data.features": None, "data.cache": False, "data.on_error": "fail",
     "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True, "floor_features": "off",
+    "tags": [], "notes": None,
 }  # fmt: skip
 
 
 @cache
 def options() -> set[str]:
     choices = [[f"data={name}"] for name in DATA] + [[f"method={name}"] for name in METHODS]
-    choices += [["logger=wandb"], ["recipe=ours"]]
+    choices += [["logger=[csv,wandb,tensorboard,mlflow]"], ["recipe=ours"]]
     return {key for choice in choices for key in flat_keys(compose_choices(CONF, choice))}
 
 
@@ -73,7 +74,8 @@ def test_the_decided_options_exist_and_are_declared() -> None:
 
 def test_options_that_came_later_have_the_value_of_runs_before_them() -> None:
     assert OLD_VALUES == OLD
-    assert OLD.items() - {("trainer.select_whole", False)} <= flat_options({"seed": 1}).items()
+    options = flat_options({"seed": 1})
+    assert {key: options.get(key) for key in OLD} == OLD | {"trainer.select_whole": None}
 
 
 @pytest.mark.parametrize(("own_images", "kind"), [(False, "free"), (True, "numbers")])
