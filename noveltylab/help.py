@@ -82,7 +82,7 @@ def _is_choice(folders: Iterable[Path], path: str) -> bool:
 
 def config_dir(arguments: list[str]) -> Path | None:
     """The folder of the user's own configuration, as in --config-dir DIR; None without one."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, text = flag.partition("=")
         if name in ("--config-dir", "-cd"):
             return Path(text if equals else value)
@@ -146,8 +146,8 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({chosen[group]})")
-        names = chosen[group].split() if group == "logger" else [chosen[group]]
-        for name in names:
+        files = chosen[group].split() if group == "logger" else [chosen[group]]
+        for name in files:
             _print_options(choices[group].get(name), config[group], f"{group}.")
         for path in sorted((conf / group / "common").glob("*.yaml")):
             _print_options(path, config[group], f"{group}.")
