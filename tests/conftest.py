@@ -35,6 +35,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if HANGUP is not None:
     signal.signal(HANGUP, signal.SIG_DFL)
 
+#: The benchmarks measure memory as POSIX does.
+collect_ignore = ["test_benchmarks.py"] if os.name == "nt" else []
+
 #: An OCGAN that trains in a second.
 TINY = (
     "method.channels=4",
@@ -46,6 +49,15 @@ TINY = (
     "trainer.accelerator=cpu",
     "pictures=false",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what Windows has not."""
+    if os.name != "nt":
+        return
+    for item in items:
+        if item.get_closest_marker("posix"):
+            item.add_marker(pytest.mark.skip(reason="needs POSIX"))
 
 
 @pytest.fixture

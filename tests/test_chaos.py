@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+#: runs are forked, and killed by SIGKILL
+pytestmark = pytest.mark.posix
+
 
 def go(points: int, seed: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", str(points), str(tmp_path), str(seed)]

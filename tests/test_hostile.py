@@ -70,6 +70,7 @@ IMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", IMAGES)
 def test_an_odd_image_is_one_line(tmp_path: Path, kind: str) -> None:
     from noveltylab.data.decode import Unreadable, decode, is_colour, thumbnail
@@ -184,6 +185,7 @@ def test_secrets_on_the_command_line_are_not_kept(
 # Signals.
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", ["predict", "export", "rerun"])
 def test_a_signal_leaves_no_temporary_file(
@@ -252,6 +254,7 @@ def test_loud_samples_are_as_loud_as_can_be(tmp_path: Path) -> None:
     assert int(read_recording(path, "logmel", (-100.0, 0.0)).min()) == 255
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_log_that_is_no_file_of_the_run_is_not_written(
     command: Command, tmp_path: Path, kind: str

@@ -363,6 +363,7 @@ def test_a_sweep_goes_on_after_a_failed_cell(command: Cli, tmp_path: Path) -> No
     assert classes == ["inlier3", "inlier4"]
 
 
+@pytest.mark.posix
 def test_interrupting_a_run_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C during training: no traceback, exit code 130; the same command then completes."""
     import signal

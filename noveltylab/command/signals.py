@@ -1,20 +1,30 @@
-"""Signals that end a run with a checkpoint: Ctrl-C, SIGTERM, and SIGHUP of a closed terminal."""
+"""Signals that end a run with a checkpoint: Ctrl-C, SIGTERM, and that of a closed terminal."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from noveltylab.command.screen import say, say_error
 from noveltylab.errors import Interrupted, UserError
 
 #: A closed terminal; None where there is no such signal (Windows).
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
+
+
+def signals_of(system: Any) -> tuple[int, ...]:
+    """The signals that end a command, of those that a system's `signal` module has.
+
+    A closed terminal is SIGHUP on POSIX; a closed window and Ctrl-Break are SIGBREAK on Windows.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    return tuple(getattr(system, name) for name in names if hasattr(system, name))
+
+
 #: Signals that end a training with a checkpoint.
-SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
-if HANGUP is not None:
-    SIGNALS += (HANGUP,)
+SIGNALS: tuple[int, ...] = signals_of(signal)
 
 
 def handle(number: int, handler: Callable[[int, object], None]) -> None:

@@ -429,6 +429,7 @@ def test_the_damaged_pictures_are_made_of_good_parts(tmp_path: Path) -> None:
             assert np.array_equal(np.moveaxis(pixels, 0, -1).squeeze(), np.asarray(image))
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     "make",
     [

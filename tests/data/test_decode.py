@@ -121,6 +121,7 @@ def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     "kind",
     [

@@ -87,6 +87,7 @@ def test_digits(tmp_path: Path) -> None:
     assert set(samples.labels) == set(range(10))
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("compressed", "plain"), [(True, False), (False, True)])
 def test_idx_needs_one_form_only_and_writes_nothing(
     tmp_path: Path, compressed: bool, plain: bool

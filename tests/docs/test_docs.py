@@ -405,6 +405,8 @@ def test_a_command_of_the_docs_runs(
 
 def check_target(words: list[str]) -> None:
     """`make` would run it."""
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
     done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -144,6 +144,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> 
         )
 
 
+@pytest.mark.posix
 def test_broken_huge_empty_and_hostile_files(
     run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -518,6 +519,7 @@ BAD = [
 ]
 
 
+@pytest.mark.posix
 def test_bad_input_is_one_line_and_nothing_is_created(
     run_folder: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noveltylab.command.signals import SIGNALS
 from noveltylab.report.__main__ import main
 from tests.report.conftest import CLASSES, WriteRun, flat_metrics, result_of, run_folder
 
@@ -158,7 +159,8 @@ def test_refuses_bad_input(
     assert not (outputs / "report").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.posix
+@pytest.mark.parametrize("number", sorted(set(SIGNALS) - {signal.SIGINT}))
 def test_a_signal_ends_it_by_its_exit_code(
     write_run: WriteRun, outputs: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

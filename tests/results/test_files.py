@@ -51,6 +51,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 READERS = (open_regular, read_bytes, read_text, read_json, read_yaml, sha256_file)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_regular_file_is_refused_at_once(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +65,7 @@ def test_what_is_no_regular_file_is_refused_at_once(
         read_tail(path, 10)
 
 
+@pytest.mark.posix
 def test_a_file_of_the_kernel_is_not_waited_for() -> None:
     assert read_bytes("/proc/self/status") == b""  # it says that it is empty, as /proc/kmsg does
 

@@ -96,6 +96,7 @@ ODD_FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", ODD_FILES)
 @pytest.mark.parametrize(
     "name", ["result.json", "config.yaml", "scores.csv", "calibration.csv", "split.npz", "weights"]
@@ -237,6 +238,7 @@ def test_no_change_of_a_result_or_config_is_a_traceback(
     assert all(shown(message).count("\n") == 1 for message in messages)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -78,6 +78,7 @@ def test_a_held_run_is_busy_and_says_by_whom(tmp_path: Path) -> None:
         assert holder(folder) == json.loads(lock_path(folder).read_text())
 
 
+@pytest.mark.posix
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "seed0"
     with held_by_another(folder) as process:
@@ -187,6 +188,7 @@ def test_whatever_a_lock_file_holds_a_held_one_is_busy_and_a_free_one_is_taken(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.posix
 def test_what_is_no_file_is_no_lock_and_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine")

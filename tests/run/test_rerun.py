@@ -148,6 +148,7 @@ def in_config(**parts: dict[str, Any]) -> Change:
     return change
 
 
+@pytest.mark.posix
 def test_a_folder_decides_only_what_makes_numbers(folder: Path, tmp_path: Path) -> None:
     def hostile(result: dict[str, Any]) -> None:
         in_config(

@@ -4,8 +4,6 @@ nothing lost.
 
 import errno
 import os
-import resource
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from noveltylab.command.signals import SIGNALS
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.methods.base import Diverged
 from noveltylab.methods.ocgan import OCGAN
@@ -55,11 +54,14 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
     assert again["scores"] == whole["scores"]
 
 
+@pytest.mark.posix
 def test_a_file_that_may_not_grow_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     """A real limit of the system, in a process of its own."""
     command = [sys.executable, "-m", "noveltylab", "method=pca", f"output={tmp_path / 'outputs'}"]
 
     def limit() -> None:
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     process = subprocess.run(
@@ -145,7 +147,8 @@ def test_a_hostile_checkpoint_is_set_aside_and_never_run(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.posix
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) -> None:
     """The checkpoint is newer than the last timed one would be; a second run goes on from it."""
     options = [

@@ -622,6 +622,7 @@ def _fake_slurm(folder: Path, sbatch: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+@pytest.mark.posix
 def test_the_sbatch_script_asks_for_what_our_options_say(
     command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,6 +649,7 @@ def test_the_sbatch_script_asks_for_what_our_options_say(
     assert process.stderr.count("  the same\n") == 2
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_a_sweep_through_slurm(cli: Cli, tmp_path: Path) -> None:
     """sbatch, srun and sacct are stand-ins.
@@ -782,6 +784,7 @@ def test_a_ray_cluster_by_its_address(cli: Cli, tmp_path: Path) -> None:
     assert process.stderr.count("\n") == 1
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["parent", "worker"])
 def test_a_killed_sweep_on_ray_is_completed_once(
@@ -827,6 +830,7 @@ def test_a_killed_sweep_on_ray_is_completed_once(
     assert not list(folder.rglob(".seed0.lock"))
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_a_cell_that_kills_its_worker_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("ray")

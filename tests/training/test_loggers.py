@@ -287,6 +287,7 @@ def test_without_a_key_wandb_stays_offline(no_key: Path) -> None:
         wandb_mode("online")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     "place", ["environment", "netrc", "NETRC", "token", "settings", "own server"]
 )
@@ -384,6 +385,7 @@ def history(file: Path) -> list[dict[str, Any]]:
     return [record["history"]["item"] for record in records if record["type"] == "history"]
 
 
+@pytest.mark.posix
 def test_an_interrupted_run_goes_on_as_the_same_run(
     no_key: Path, monkeypatch: pytest.MonkeyPatch, run_here: Callable[..., dict[str, Any]]
 ) -> None:

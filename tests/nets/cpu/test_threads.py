@@ -41,6 +41,7 @@ def test_threads_spin_long_only_on_an_idle_machine(
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("busy", "idle"), [(0, True), (2, True), (3, False), (10, False)])
 def test_idle_looks_at_the_cores_of_this_process_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: int, idle: bool
