@@ -32,6 +32,7 @@ from noveltylab.configs import check_choices, explain, register, with_row
 from noveltylab.errors import Interrupted, RunFailed, UserError
 from noveltylab.nets.cpu.threads import settle_waiting
 from noveltylab.sweep.cells import run_cell
+from noveltylab.sweep.search import OptunaSearch
 from noveltylab.sweep.sweeper import CellsFailed, CellsUnfinished, Sweeper
 
 register()
@@ -44,7 +45,7 @@ failures: list[UserError | RunFailed] = []
 def job(config: DictConfig) -> float | str | None:
     """One run, or one cell of a sweep.
 
-    Returns the primary AUROC for Hydra's sweepers, None where there is none.
+    Returns for Hydra's sweepers what a search may minimise: a number of held-out inliers alone.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_cell(config, run_one)
@@ -58,7 +59,7 @@ def job(config: DictConfig) -> float | str | None:
 def run_one(config: DictConfig) -> float | None:
     """Checks the options without torch, then runs.
 
-    Returns the primary AUROC, None without labelled outliers.
+    Returns the criterion of a search (results/search.py), None without held-out inliers.
     """
     from noveltylab.options import check_options
 
@@ -67,16 +68,15 @@ def run_one(config: DictConfig) -> float | None:
     settle_waiting(options.resources.num_cpus)
     if options.resources.num_cpus:
         os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
-    # it imports torch, which takes seconds: only once the options are known to be good
+    # they import torch, which takes seconds: only once the options are known to be good
+    from noveltylab.results.search import criterion
     from noveltylab.run.pipeline import run
 
     result = run(options, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # a mapping at the top
     if not result:
         return None  # a helper process: the main one says it
-    metrics = result["scores"][result["primary"]]
-    if not metrics:
-        return None
-    return float(metrics["auroc"])
+    number = criterion(result, options.folder)
+    return None if number is None else number[0]
 
 
 def main() -> None:
@@ -116,13 +116,16 @@ def _run_command() -> None:
     warnings.filterwarnings(
         "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
     )
-    Plugins.instance().class_name_to_class["hydra_plugins.noveltylab.Sweeper"] = Sweeper
+    sweepers: tuple[type[Sweeper], ...] = (Sweeper, OptunaSearch)
+    for sweeper in sweepers:
+        name = f"hydra_plugins.noveltylab.{sweeper.__name__}"
+        Plugins.instance().class_name_to_class[name] = sweeper
     for number in set(SIGNALS) - {signal.SIGINT}:
         handle(number, _terminate)
     try:
         check_moved(sys.argv[1:])
         sys.argv[1:] = with_row(readable(sys.argv[1:]))
-        with allowed(f"{Sweeper.__module__}.{Sweeper.__name__}"):
+        with allowed(*(f"{sweeper.__module__}.{sweeper.__name__}" for sweeper in sweepers)):
             job()
     except UserError as error:
         _refuse(str(error))

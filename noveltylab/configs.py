@@ -240,6 +240,9 @@ def explain(error: HydraException, arguments: list[str]) -> str:
     match = re.match(r"Sweep parameters '(.*)' requires", message)
     if match:
         return f"{match[1]}: several values are a sweep, which takes -m"
+    unknown = _unknown_setting(arguments)
+    if unknown:
+        return unknown
     match = re.search(r"Ambiguous value for argument '(.*)'\n", message)
     if match:
         key, _, value = match[1].partition("=")
@@ -251,6 +254,21 @@ def explain(error: HydraException, arguments: list[str]) -> str:
     if match:
         return _unknown_key(match[1], arguments)
     return message
+
+
+def _unknown_setting(arguments: list[str]) -> str:
+    """What to say of a setting that a search has not, "" without one; Hydra tells of others."""
+    searches = [name for name in _typed_values("search", arguments) if name]
+    if not searches or not (CONF / "search" / f"{searches[-1]}.yaml").is_file():
+        return ""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "search" / f"{searches[-1]}.yaml"))
+    settings = sorted(set(content["hydra"]["sweeper"]) - {"_target_"})
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        name = key.removeprefix("hydra.sweeper.")
+        if name != key and name not in settings:
+            return f"{key}: no such option of search={searches[-1]}; {nearest(name, settings)}"
+    return ""
 
 
 def _unknown_recipe(name: str, arguments: list[str]) -> str:

@@ -37,6 +37,7 @@ noveltylab trains a novelty detector on one class and scores every test sample.
   python -m noveltylab -m method=ocgan,pca data=mnist 'inlier=range(0,10)' seed=0,1,2     a sweep
   python -m noveltylab experiment=ocgan/table2_mnist          a paper's table, as one sweep
   python -m noveltylab experiment=ocgan/table2_mnist inlier=3 seed=0 trainer.max_epochs=1     part of it, shortened
+  python -m noveltylab search=optuna method=knn method.k=1,3,5       options chosen by held-out inliers
   python -m noveltylab method=knn data=mnist --help           the options of other choices
   python -m noveltylab --cfg job                              the composed configuration
 

@@ -31,7 +31,7 @@ FLOORS = (
     ),
     Floor(
         "results",
-        "archive files locks older phases provenance record schema scores",
+        "archive files locks older phases provenance record schema scores search",
         "filelock numpy pydantic yaml",
     ),
     Floor(
@@ -79,7 +79,9 @@ FLOORS = (
         "plots_of_images process read recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
-    Floor("sweep", "cells grid launchers sweeper view", "hydra omegaconf ray rich"),
+    Floor(
+        "sweep", "cells grid launchers search space sweeper view", "hydra omegaconf optuna ray rich"
+    ),
     Floor(
         "predict",
         "__main__ decisions detector export graph groups inputs load page request watch",

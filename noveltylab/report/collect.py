@@ -21,6 +21,8 @@ from noveltylab.results.older import place_of_today
 from noveltylab.results.phases import lacking, seen_by
 from noveltylab.results.record import load_result, standing
 from noveltylab.results.schema import Metrics, Result, Unmeasured
+from noveltylab.results.search import FILE as SEARCH_FILE
+from noveltylab.results.search import Search, read_search
 from noveltylab.scoring.auroc import interval_of_counts, widest
 
 RUN_FOLDER = re.compile(r"seed\d+$")
@@ -183,6 +185,7 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
 class Collected:
     """All that lies below a folder; the reasons are one line each.
 
+    `searches`: by their folders, relative to it.
     `checked`: how many runs had every number computed again; `unchecked`: those that have nothing
     to compute it from.
     """
@@ -193,6 +196,7 @@ class Collected:
     unmeasured: list[tuple[Path, str]] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unfinished: list[tuple[Path, str]] = field(default_factory=list)
+    searches: list[tuple[Path, Search]] = field(default_factory=list)
 
 
 def collect(folder: Path, check: bool = False) -> Collected:
@@ -237,6 +241,8 @@ def collect(folder: Path, check: bool = False) -> Collected:
                 collected.unmeasured.append((path, " ".join(run.unmeasured.split())))
         except UserError as error:
             collected.damaged.append((path, " ".join(str(error).split())))
+    if archive_of(top) is None:
+        collected.searches = list(_searches(top, faults))
     collected.damaged += faults
     if not (collected.runs or collected.unmeasured or collected.damaged or collected.unfinished):
         raise UserError(
@@ -287,6 +293,20 @@ def _run_folders(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Pa
     faults += [
         (Path(error.filename), f"cannot be looked into ({error.strerror})") for error in unreadable
     ]
+
+
+def _searches(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Path, Search]]:
+    """The searches below a folder; their runs are found like any others."""
+    for name, folders, files in os.walk(top):
+        if "result.json" in files:
+            folders.clear()
+        folders[:] = sorted(child for child in folders if not child.startswith("."))
+        if SEARCH_FILE in files:
+            path = Path(name)
+            try:
+                yield path.relative_to(top), read_search(path / SEARCH_FILE)
+            except UserError as error:
+                faults.append((path, " ".join(str(error).split())))
 
 
 def _rows(archive: Path, faults: list[tuple[Path, str]]) -> Iterator[Path]:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from noveltylab.report.blocks import Bullets, Document, Section
+from noveltylab.report.blocks import Bullets, Cell, Document, Grid, GridRow, Section, number
 from noveltylab.report.collect import Collected
 from noveltylab.report.compare import compare_all
 from noveltylab.report.grouping import group, made_apart
@@ -15,6 +16,7 @@ from noveltylab.report.published import FieldRows, PaperTable
 from noveltylab.report.records import Record, our_records, printed_records
 from noveltylab.report.rows import MARK, Row
 from noveltylab.report.side_by_side import side_by_side
+from noveltylab.results.search import Search, ranked, sentences
 
 #: Different commits, versions or machines that are named.
 LISTED = 3
@@ -74,11 +76,42 @@ def build(
             section.blocks += [*blocks[:2], *_unlike(rows), *blocks[2:], *side_by_side(rows)]
             records += our_records(rows, comparisons, protocol, data)
         document.sections.append(section)
+    if collected.searches and not about:
+        document.sections.append(search_section(collected.searches))
     not_run = []
     if not about:
         not_run = [t for t in tables.values() if (t.protocol, t.data) not in groups]
     document.end += _end(collected, not_run)
     return document, records
+
+
+def search_section(searches: Sequence[tuple[Path, Search]]) -> Section:
+    """What each search chose, by which number, among which trials."""
+    section = Section("Searches")
+    for folder, search in searches:
+        title = f"{search.method} on {search.data}"
+        if folder.parts:
+            title += f" ({folder.as_posix()})"
+        section.blocks.append(Bullets(title, tuple(sentences(search))))
+        section.blocks.append(trial_grid(search))
+    return section
+
+
+def trial_grid(search: Search) -> Grid:
+    """The trials, the lowest criterion first."""
+    headers = ("trial", *search.space, "held out", "AUROC, chooses nothing")
+    rows = []
+    for trial in ranked(search.trials):
+        name = f"{trial.number}{' (chosen)' if trial == search.chosen else ''}"
+        options = [Cell(trial.options.get(option, "")) for option in search.space]
+        cells = (Cell(name), *options, significant(trial.value), number(trial.auroc))
+        rows.append(GridRow(cells, "ours"))
+    return Grid(f"Trials, by the {search.criterion}", headers, tuple(rows), folded=True)
+
+
+def significant(value: float | None) -> Cell:
+    """A number of any size, by six digits; "failed" for none."""
+    return Cell("failed") if value is None else Cell(f"{value:.6g}", value)
 
 
 def latex_tables(

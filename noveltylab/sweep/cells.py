@@ -239,7 +239,7 @@ def left_behind(cell: Cell) -> bool:
 def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> float | str | None:
     """Runs one cell, in this process or in a launcher's worker.
 
-    Returns its AUROC, or None if it failed or runs elsewhere.
+    Returns its criterion for a search, or None if it failed or runs elsewhere.
 
     A failure is kept in a file for the process that started the sweep; nothing is raised, so that
     the others run. If the file cannot be written (a full disk), the reason is returned.
@@ -259,7 +259,7 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     # run, and keep the reason of a failure
     options = check_options(config)
     try:
-        auroc = run(config)
+        value = run(config)
     except Busy as error:
         say(error)
         return None
@@ -277,4 +277,4 @@ def run_cell(config: DictConfig, run: Callable[[DictConfig], float | None]) -> f
     # an older failure is over
     with suppress(OSError):
         failure_path(options).unlink(missing_ok=True)
-    return auroc
+    return value

@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from noveltylab.command import screen
 from noveltylab.command.screen import plain, show
 from noveltylab.results.files import read_tail
+from noveltylab.results.search import FILE, Search, ranked, sentences
 from noveltylab.run.summary import offline_runs
 from noveltylab.sweep.cells import NAMED, Cell, number_text, update_state
 
@@ -28,6 +30,8 @@ WIDEST = 200
 LOOK_SECONDS = 1.0
 #: Bytes at the end of a run's log in which its newest epoch is looked for.
 LOG_TAIL = 8000
+#: Trials in the table at the end of a search.
+MOST_SHOWN = 30
 
 
 class Watch:
@@ -327,3 +331,25 @@ def print_failures(cells: list[Cell]) -> None:
         text = "the same" if reason == last_reason else plain(reason)
         show(f"  {name:<{width}}  {text}")
         last_reason = reason
+
+
+def print_search(search: Search, folder: Path, seconds: float) -> None:
+    """The trials, the best first, and what was chosen, on standard output."""
+    console = screen.console()
+    table = _table(["trial", *search.space])
+    table.add_column("held out", justify="right", no_wrap=True)
+    table.add_column("AUROC, chooses nothing", justify="right")
+    for trial in ranked(search.trials)[:MOST_SHOWN]:
+        value = "failed" if trial.value is None else f"{trial.value:.6g}"
+        auroc = "none" if trial.auroc is None else f"{trial.auroc:.4f}"
+        options = [trial.options[option] for option in search.space]
+        style = "bold" if trial == search.chosen else None
+        table.add_row(str(trial.number), *options, value, auroc, style=style)
+    console.print(table)
+    for line in sentences(search):
+        console.print(line, soft_wrap=True)
+    console.print(f"{clock(seconds)}; {folder / FILE}", soft_wrap=True)
+    console.print(
+        f"tables and comparisons: python -m noveltylab report {shlex.quote(str(folder))}",
+        soft_wrap=True,
+    )

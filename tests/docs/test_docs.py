@@ -211,7 +211,7 @@ COMMANDS = {page: commands(text) for page, text in PAGES.items()}
 FIRST_PAGES = ("README.md", "docs/start.md", "docs/own_images.md", "docs/sweeps.md")
 #: Commands of these pages that are slow as well: sets that take long to read, and cells of tables,
 #: of which tests/experiments runs one each.
-SLOW = re.compile(r"experiment=|data=(ucsd|dcase)|format=|report experiments")
+SLOW = re.compile(r"experiment=|search=|data=(ucsd|dcase)|format=|report experiments")
 
 
 def marks(page: str, line: str) -> list[pytest.MarkDecorator]:
@@ -390,6 +390,9 @@ def test_a_command_of_the_docs_runs(
         run_word(place, words)
     elif {"--help", "-h", "--cfg", "-c"} & set(words):
         place.run(*words)
+    elif "search=optuna" in words:
+        pytest.importorskip("optuna")
+        place.run(*words, "trainer.max_epochs=1", "data.limit_train=24", "pictures=false")
     else:
         for choice in ("pyod", "dcase"):
             extra = {"pyod": "pyod", "dcase": "librosa"}[choice]
