@@ -99,7 +99,12 @@ def keep_runs(folder: Path, name: str, shortened: bool = False) -> list[Path]:
             say(f"not kept: {run.folder} ({'; '.join(reasons)})")
         else:
             rows.append(row_of(run.folder, name, log_files(run.folder, name)))
-    for place, why in [*collected.damaged, *collected.unfinished, *collected.unmeasured]:
+    for place, why in [
+        *collected.damaged,
+        *collected.unfinished,
+        *collected.unmeasured,
+        *collected.trials,
+    ]:
         say(f"not kept: {place} ({why})")
     paper, table = name.partition("/")[0], name if is_table(name) else ""
     if not rows:

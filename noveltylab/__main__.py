@@ -28,7 +28,7 @@ from noveltylab.command.screen import say, say_error, show, terminal
 from noveltylab.command.signals import HANGUP, SIGNALS, exit_code, handle, leave_terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.configs import EXPERIMENTS as EXPERIMENTS
-from noveltylab.configs import check_choices, explain, register, with_row
+from noveltylab.configs import check_choices, explain, register, with_debug, with_row
 from noveltylab.errors import Interrupted, RunFailed, UserError
 from noveltylab.nets.cpu.threads import settle_waiting
 from noveltylab.sweep.cells import run_cell
@@ -124,7 +124,7 @@ def _run_command() -> None:
         handle(number, _terminate)
     try:
         check_moved(sys.argv[1:])
-        sys.argv[1:] = with_row(readable(sys.argv[1:]))
+        sys.argv[1:] = with_row(with_debug(readable(sys.argv[1:])))
         with allowed(*(f"{sweeper.__module__}.{sweeper.__name__}" for sweeper in sweepers)):
             job()
     except UserError as error:

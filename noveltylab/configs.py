@@ -5,6 +5,7 @@ The same for the command, which hands its options to Hydra, and for `compose` of
 """
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from noveltylab.command.arguments import explain_unreadable, readable
 from noveltylab.command.hints import check_moved, option_hint
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import CONF, PACKAGE, config_names, recipes_of, register_recipes
+from noveltylab.command.validate import flatten
 from noveltylab.errors import UserError, nearest
 from noveltylab.installed import find_offer, offered_names
 from noveltylab.sweep.grid import cells_of_grid, row_options
@@ -114,7 +116,7 @@ def compose_config(arguments: list[str]) -> DictConfig:
         if argument.startswith("-"):
             raise UserError(f"{argument}: flags belong to the command; from Python only options go")
     check_moved(arguments)
-    typed = readable(arguments)
+    typed = with_debug(readable(arguments))
     with own_hydra():
         try:
             typed = one_cell(typed)
@@ -210,6 +212,21 @@ def with_row(arguments: list[str]) -> list[str]:
     place = others.index(f"experiment={values['experiment']}") + 1
     others[place:place] = [*row_options(rows, row), f"method.name={row}"]
     return others
+
+
+def with_debug(arguments: list[str]) -> list[str]:
+    """Behind the arguments the options of debug=..., so that no row of an experiment has its own.
+
+    What is typed as well has the last word.
+    """
+    names = _typed_values("debug", arguments)
+    path = CONF / "debug" / f"{names[-1] if names else ''}.yaml"
+    if not path.is_file():
+        return arguments
+    typed = {text.partition("=")[0].lstrip("+") for text in arguments}
+    options: Any = OmegaConf.to_container(OmegaConf.load(path))
+    texts = [f"{key}={json.dumps(value)}" for key, value in flatten(options).items()]
+    return [*arguments, *(text for text in texts if text.partition("=")[0] not in typed)]
 
 
 def explain(error: HydraException, arguments: list[str]) -> str:

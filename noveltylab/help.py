@@ -128,11 +128,13 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     chosen = {group: str(config[group].get("name", "default")) for group in GROUPS}
     chosen["method"] = method_choice(config, choices["method"])
     chosen["logger"] = " ".join(loggers_of(config))
+    typed = dict(map(_choice, arguments))
+    shown = chosen | {"trainer": typed.get("trainer", ["default"])[0]}
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
         names = "|".join(choices[group])
-        print(f"  {f'{group}={names}':58} (now {chosen[group]})")
+        print(f"  {f'{group}={names}':58} (now {shown[group]})")
     for recipe, meaning in MEANINGS.items():
         text = f"{f'recipe={recipe}':22} {meaning}"
         if recipe != DEFAULT:
@@ -146,7 +148,7 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
     print("\nOptions of every run")
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
-        print(f"\n{group} ({chosen[group]})")
+        print(f"\n{group} ({shown[group]})")
         files = chosen[group].split() if group == "logger" else [chosen[group]]
         for name in files:
             _print_options(choices[group].get(name), config[group], f"{group}.")

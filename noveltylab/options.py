@@ -176,6 +176,7 @@ class Options(_Strict):
     floor_features: Annotated[Literal["auto", "off"], Kind.FREE] = "off"
     recipe: Annotated[Name, Kind.FREE] = "default"  # its numbers are recorded one by one
     diagnose: Annotated[Literal["none", "batch_statistics"], Kind.FREE] = "none"
+    debug: Annotated[Name | None, Kind.NOTED] = None
     tags: Annotated[list[Tag], Kind.FREE] = []
     notes: Annotated[Notes | None, Kind.FREE] = None
 

@@ -11,7 +11,7 @@ from noveltylab.errors import UserError, near_name
 HABITS = {
     "trainer.max_epochs": (
         "epoch epochs n_epochs n_epoch num_epochs nepochs num_epoch max_epoch train_epochs niter n_iter iterations "
-        "steps max_steps num_steps fast_dev_run"
+        "steps max_steps num_steps"
     ),
     "trainer.accelerator": "device cuda gpu gpus use_gpu use_cuda n_gpu n_gpus gpu_id gpu_ids cpu ngpu no_cuda",
     "trainer.devices": "gpus n_gpu n_gpus ngpu num_devices n_devices world_size nproc_per_node",
@@ -46,6 +46,7 @@ HABITS = {
     "select": "checkpoint_selection early_stopping monitor",
     "pictures": "plot plots figures draw save_images visualize visualise",
     "experiment": "table exp config",
+    "debug": "fast_dev_run dry_run smoke_test quick",
     "hydra/launcher": "launcher",
 }
 #: Options that are gone, as typed once, and what to type now.
@@ -74,13 +75,21 @@ MOVED = {
     "data=folder": "data=images",
     "data.name=folder": "data.name=images",
 }
+#: Folders of Hydra's own: what runs leave behind lies where `output` says.
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 #: names that are hinted at together
 MOST = 3
 
 
 def check_moved(arguments: Iterable[str]) -> None:
-    """UserError for an option that there was once; says what to type now."""
+    """UserError for an option that there was once, or of Hydra's folders; says what to type now."""
     for argument in arguments:
+        option, _, value = argument.lstrip("+~").partition("=")
+        if option in FOLDERS:
+            raise UserError(
+                f"{argument}: run folders, also those of sweeps, lie below output=...; "
+                f"use output={value or 'outputs'}"
+            )
         key, _, values = argument.lstrip("+").partition("=")
         options = [f"{key}={value}" for value in values.split(",")]
         replacements = [MOVED[option] for option in options if option in MOVED]

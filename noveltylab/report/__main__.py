@@ -158,6 +158,7 @@ def print_summary(
     for name, items, style in (
         ("no labelled outliers", collected.unmeasured, "yellow"),
         ("unfinished", collected.unfinished, "yellow"),
+        ("trials, left out", collected.trials, "yellow"),
         ("damaged", collected.damaged, "bold red"),
     ):
         lines = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items[:NAMED]]

@@ -197,6 +197,7 @@ class Collected:
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unfinished: list[tuple[Path, str]] = field(default_factory=list)
     searches: list[tuple[Path, Search]] = field(default_factory=list)
+    trials: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def collect(folder: Path, check: bool = False) -> Collected:
@@ -235,7 +236,9 @@ def collect(folder: Path, check: bool = False) -> Collected:
                     collected.unchecked.append((path, reason))
                 else:
                     collected.checked += 1
-            if isinstance(run, Run):
+            if trial := content["config"].get("debug"):
+                collected.trials.append((path, f"debug={trial}, not a result"))
+            elif isinstance(run, Run):
                 collected.runs.append(run)
             else:
                 collected.unmeasured.append((path, " ".join(run.unmeasured.split())))
@@ -244,7 +247,8 @@ def collect(folder: Path, check: bool = False) -> Collected:
     if archive_of(top) is None:
         collected.searches = list(_searches(top, faults))
     collected.damaged += faults
-    if not (collected.runs or collected.unmeasured or collected.damaged or collected.unfinished):
+    others = collected.unmeasured, collected.damaged, collected.unfinished, collected.trials
+    if not (collected.runs or any(others)):
         raise UserError(
             f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
         )

@@ -202,6 +202,7 @@ def _end(collected: Collected, not_run: Sequence[PaperTable]) -> Iterator[Bullet
         (unmeasured, collected.unmeasured),
         ("Damaged runs, left out", collected.damaged),
         ("Unfinished runs", collected.unfinished),
+        ("Trials, left out", collected.trials),
     ):
         if items:
             reasons = [f"{'/'.join(path.parts[-5:])}: {reason}" for path, reason in items]

@@ -33,9 +33,13 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
     `set_damaged_aside`).
 
     Raises:
-        UserError: the folder holds a run with other options; shows the difference.
+        UserError: the folder holds a run with other options; shows the difference. Or a trial
+            (debug=fast) would move a run aside that is none.
     """
-    if force or not os.path.lexists(folder / "config.yaml"):
+    if not os.path.lexists(folder / "config.yaml"):
+        return None
+    if force:
+        _protect(folder, config.get("debug"))
         return None
     if damage(folder):
         result, recorded = None, read_config(folder)
@@ -49,6 +53,15 @@ def previous(folder: Path, config: dict[str, Any], force: bool) -> dict[str, Any
             "Choose another output=..., or force=true to run again (the old run is kept beside it)"
         )
     return result
+
+
+def _protect(folder: Path, trial: str | None) -> None:
+    """UserError if a trial would take the place of a run that is none."""
+    if trial and not read_config(folder).get("debug"):
+        raise UserError(
+            f"{folder} holds a run that is no trial, and debug={trial} moves none aside; "
+            "choose another output=..."
+        )
 
 
 def option_differences(recorded: dict[str, Any], config: dict[str, Any]) -> list[str]:

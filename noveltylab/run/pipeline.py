@@ -120,7 +120,7 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
 
         # record
         result |= describe(method, data, images, scores.test, training, epochs, origin, seconds)
-        doubts = data.warnings + origin.warnings + training.warnings
+        doubts = trial_doubts(options) + data.warnings + origin.warnings + training.warnings
         result["warnings"] = doubts + result["warnings"]
         result["files"] = hash_files(folder)
         result["provenance"] = describe_origin(method, origin)
@@ -148,6 +148,13 @@ def train_method(
         loggers=sinks,
         folder=folder,
     )
+
+
+def trial_doubts(options: Options) -> list[str]:
+    """The mark of a run that only tries whether everything works."""
+    if options.debug is None:
+        return []
+    return [f"a trial (debug={options.debug}), not a result: the report leaves it out"]
 
 
 def help_training(options: Options) -> dict[str, Any]:

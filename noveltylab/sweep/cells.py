@@ -84,6 +84,8 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         "inlier": str(plain["inlier"]),
         "seed": str(plain["seed"]),
     }
+    if plain.get("debug"):  # a trial says so in every table
+        names["debug"] = str(plain["debug"])
     cell = Cell(overrides, names)
     # check the options, and the folder if there is one already
     try:

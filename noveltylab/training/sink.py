@@ -53,7 +53,8 @@ class Card:
         """The words by which a run is found: those of its cell, then the user's."""
         cell = self.cell
         own = [cell["method"], cell["data"], cell["protocol"], f"select-{cell['select']}"]
-        return list(dict.fromkeys([*own, *self.tags]))
+        trial = ["debug"] if self.config.get("debug") else []
+        return list(dict.fromkeys([*own, *trial, *self.tags]))
 
 
 class Sink(Logger):

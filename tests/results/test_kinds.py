@@ -21,7 +21,7 @@ KINDS = {
     },
     "noted": {
         "data.verify", "data.classes", "data.protocols", "data.label", "data.on_error", "trainer.strategy",
-        "trainer.cuda_graph", "deterministic",
+        "trainer.cuda_graph", "deterministic", "debug",
     },
     "cell": {"inlier", "seed", "method.name"},
     "free": {
@@ -42,7 +42,7 @@ OLD = {
     "trainer.batch_norm": "running", "data.bits": None, "data.label": None, "data.source": None,
     "data.target": None, "data.features": None, "data.cache": False, "data.on_error": "fail",
     "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True, "floor_features": "off",
-    "tags": [], "notes": None,
+    "tags": [], "notes": None, "debug": None,
 }  # fmt: skip
 
 
