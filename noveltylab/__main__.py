@@ -5,6 +5,7 @@ in `noveltylab predict ...`, it calls the module of that word (command/words.py)
 imported here: `--help`, `--cfg job` and most bad input answer at once.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noveltylab import __version__
 from noveltylab.command.arguments import readable
+from noveltylab.command.completion import complete_ours
 from noveltylab.command.hints import check_moved
 from noveltylab.command.hydra_versions import BASE, allowed
 from noveltylab.command.recipes import CONF as CONF
@@ -28,7 +30,14 @@ from noveltylab.command.screen import say, say_error, show, terminal
 from noveltylab.command.signals import HANGUP, SIGNALS, exit_code, handle, leave_terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
 from noveltylab.configs import EXPERIMENTS as EXPERIMENTS
-from noveltylab.configs import check_choices, explain, register, with_debug, with_row
+from noveltylab.configs import (
+    check_choices,
+    explain,
+    hydras_choices,
+    register,
+    with_debug,
+    with_row,
+)
 from noveltylab.errors import Interrupted, RunFailed, UserError
 from noveltylab.nets.cpu.threads import settle_waiting
 from noveltylab.sweep.cells import run_cell
@@ -124,8 +133,13 @@ def _run_command() -> None:
         handle(number, _terminate)
     try:
         check_moved(sys.argv[1:])
+        if {"-sc", "--shell-completion"} & set(sys.argv):
+            complete_ours(EXPERIMENTS)
+        if "--info" in sys.argv or "-i" in sys.argv:
+            logging.raiseExceptions = False  # Hydra prints it through a log, perhaps into `| head`
         sys.argv[1:] = with_row(with_debug(readable(sys.argv[1:])))
-        with allowed(*(f"{sweeper.__module__}.{sweeper.__name__}" for sweeper in sweepers)):
+        targets = [f"{sweeper.__module__}.{sweeper.__name__}" for sweeper in sweepers]
+        with allowed(*targets), hydras_choices(sys.argv):
             job()
     except UserError as error:
         _refuse(str(error))

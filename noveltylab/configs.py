@@ -102,6 +102,20 @@ def offered_options(group: str, name: str) -> tuple[dict[str, Any], str]:
     return offer.options(), offer.package
 
 
+@contextmanager
+def hydras_choices(arguments: list[str]) -> Iterator[None]:
+    """For `--hydra-help` Hydra's own choices alone: it takes minutes to go through our recipes."""
+    store = ConfigStore.instance()
+    before = store.repo
+    if "--hydra-help" in arguments:
+        ours = ("experiment", "recipe", "row")
+        store.repo = {name: group for name, group in before.items() if name not in ours}
+    try:
+        yield
+    finally:
+        store.repo = before
+
+
 def compose_config(arguments: list[str]) -> DictConfig:
     """The config of one run, from options as they are typed behind `noveltylab`.
 

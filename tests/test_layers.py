@@ -25,7 +25,7 @@ FLOORS = (
     Floor("installed", "", "omegaconf yaml"),
     Floor(
         "command",
-        "arguments hints hydra_versions logger_options recipes screen signals validate wandb_mode "
+        "arguments completion hints hydra_versions logger_options recipes screen signals validate wandb_mode "
         "words",
         "hydra omegaconf pydantic rich yaml",
     ),

@@ -255,7 +255,7 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
 
     names = {
         group: sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        for group in ("method", "data", "logger")
+        for group in ("method", "data", "logger", "trainer", "debug")
     }
     with initialize_config_dir(str(CONF), **BASE):
         for method in names["method"]:
@@ -269,6 +269,10 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
                 check_arguments(find_method(options.method["_target_"]), arguments, "method")
         for logger in names["logger"]:
             check_options(compose("train", [f"logger={logger}"]))
+        for trainer in names["trainer"]:
+            check_options(compose("train", [f"trainer={trainer}"]))
+        for debug in names["debug"]:
+            assert check_options(compose("train", [f"debug={debug}"])).debug == debug
 
 
 def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,7 +244,7 @@ ALWAYS_SHORT = {"trainer.max_epochs": "1", "trainer.accelerator": "cpu"}
 SMALLER = {"nda": {"latent_size": 8}}
 #: Options whose runs need what a test has not: clusters, a GPU, the network. They are composed.
 ELSEWHERE = re.compile(
-    r"hydra/launcher=(?!basic)|logger=wandb|data\.download=true|trainer\.devices=|precision=16-mixed"
+    r"hydra/launcher=(?!basic)|logger=wandb|data\.download=true|trainer\.devices=|trainer=(?!cpu|default)|precision=16-mixed"
     r"|trainer\.accelerator=(?!cpu|auto)|trainer\.cuda_graph=(?!off)"
 )
 #: What `make run` types: every page may build on it.

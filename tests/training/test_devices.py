@@ -34,7 +34,7 @@ def losses(folder: Path) -> list[float]:
 
 def in_two(cli: Cli, tmp_path: Path, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
     process = cli(
-        *SHORT, f"method={name}", "data.batch_size=16", "trainer.devices=2", "output=two", *options
+        *SHORT, f"method={name}", "data.batch_size=16", "trainer=ddp", "output=two", *options
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("weights ") == 1
