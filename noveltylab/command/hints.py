@@ -3,6 +3,7 @@
 It has the same name elsewhere, another name by a habit of the field, or is a near miss.
 """
 
+import os
 from collections.abc import Iterable
 
 from noveltylab.errors import UserError, near_name
@@ -85,7 +86,8 @@ def check_moved(arguments: Iterable[str]) -> None:
     """UserError for an option that there was once, or of Hydra's folders; says what to type now."""
     for argument in arguments:
         option, _, value = argument.lstrip("+~").partition("=")
-        if option in FOLDERS:
+        # Lightning gives one to the helper processes of a run over several devices
+        if option in FOLDERS and "LOCAL_RANK" not in os.environ:
             raise UserError(
                 f"{argument}: run folders, also those of sweeps, lie below output=...; "
                 f"use output={value or 'outputs'}"
