@@ -157,6 +157,21 @@ def test_a_fresh_process_is_as_before(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_guarantees_of_the_docs_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (guarantees,) = [block for block in blocks if "Drift" in block]
+    names: dict[str, Any] = {}
+    exec(blocks[0], names)
+    capsys.readouterr()
+    exec(guarantees, names)
+    assert names["threshold"] is not None
+    assert capsys.readouterr().out.endswith("['all']\n")
+
+
 def test_the_five_lines_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
