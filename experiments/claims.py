@@ -374,18 +374,41 @@ def verdict(gap: float, error: float) -> str:
 
 
 def features_table() -> Iterator[str]:
-    """Mean AUROC of each density of features, of three sets, beside the floors of raw pixels."""
-    runs_by_data: dict[str, dict[str, list[Run]]] = {}
-    for run in collect(archive("learn/features")).runs:
-        rows = runs_by_data.setdefault(run.result.data, {})
-        rows.setdefault(run.result.method, []).append(run)
-    yield from header("P2, means over classes", "classes", *DENSITIES.values(), *FLOORS)
-    for data, title in FEATURE_SETS.items():
-        rows = runs_by_data[data]
-        means = [mean(auroc(run) for run in rows[name]) for name in DENSITIES]
+    """Mean AUROC of each density of features, of each set, beside the floors of raw pixels."""
+    pixels = [f"pixels, {floor}" for floor in FLOORS]
+    yield from header("means over classes", "classes", *DENSITIES.values(), *pixels)
+    for (plan, data), title in FEATURE_SETS.items():
+        rows = rows_of_plan(plan, data)
+        means = [mean_auroc(rows.get(name, [])) for name in DENSITIES]
         runs = rows[next(iter(DENSITIES))]
         floors = [mean(run.result.floor[floor].auroc for run in runs) for floor in FLOORS]
-        yield row(title, str(len(runs)), *(f"{value:.4f}" for value in (*means, *floors)))
+        yield row(title, str(len(runs)), *means, *(f"{value:.4f}" for value in floors))
+
+
+def tuned_table() -> Iterator[str]:
+    """Mean AUROC of PANDA and MSAD beside the features from which they start."""
+    yield from header("means over classes", "classes", *TUNED.values())
+    for data in ("cifar10", "fmnist"):
+        rows = rows_of_plan("learn/tuned", data)
+        runs = rows[next(iter(TUNED))]
+        means = [mean_auroc(rows[name]) for name in TUNED]
+        yield row(FEATURE_SETS["learn/features", data], str(len(runs)), *means)
+
+
+def rows_of_plan(plan: str, data: str) -> dict[str, list[Run]]:
+    """The kept runs of a plan on a data set, by the name of their method."""
+    rows: dict[str, list[Run]] = {}
+    for run in collect(archive(plan)).runs:
+        if run.result.data == data:
+            rows.setdefault(run.result.method, []).append(run)
+    return rows
+
+
+def mean_auroc(runs: Sequence[Run]) -> str:
+    """The mean AUROC as text, "not run" without runs."""
+    if not runs:
+        return "not run"
+    return f"{mean(auroc(run) for run in runs):.4f}"
 
 
 # The pages.
@@ -398,9 +421,21 @@ DENSITIES = {
     "features_pca": "PCA",
     "features_kde": "KDE",
 }
+#: Plan and data set of each row, and what the table calls it.
 FEATURE_SETS = {
-    "cifar10": "CIFAR-10, re-encoded",
-    "fmnist": "Fashion-MNIST",
+    ("learn/features", "cifar10"): "CIFAR-10 P2, re-encoded",
+    ("learn/features", "fmnist"): "Fashion-MNIST P2",
+    ("learn/features", "mnist"): "MNIST P2",
+    ("learn/features_coil", "coil20"): "COIL-20 P1",
+    ("learn/features_ucsd", "ucsd"): "Ped2, frames",
+}
+#: Rows of learn/tuned, and what its table calls them.
+TUNED = {
+    "features_knn": "neighbours",
+    "panda": "PANDA",
+    "panda_ewc": "PANDA, EWC",
+    "features_cosine": "neighbours, cosine",
+    "msad": "MSAD",
 }
 FEATURES_PAGE = PAGE.parents[1] / "methods" / "features.md"
 FEATURES_TABLES = {"features": features_table}
