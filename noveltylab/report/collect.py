@@ -20,7 +20,7 @@ from noveltylab.results.files import read_tail
 from noveltylab.results.older import place_of_today
 from noveltylab.results.phases import lacking, seen_by
 from noveltylab.results.record import load_result, standing
-from noveltylab.results.schema import Metrics, Result, Unmeasured
+from noveltylab.results.schema import Metrics, Result, Unmeasured, folder_name
 from noveltylab.results.search import FILE as SEARCH_FILE
 from noveltylab.results.search import Search, read_search
 from noveltylab.scoring.auroc import interval_of_counts, widest
@@ -336,7 +336,8 @@ def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
         f"inlier{result.inlier}",
         f"seed{result.seed}",
     )
-    if place_of_today(folder.parts[-5:]) != layout:
+    on_windows = tuple(folder_name(name, windows=True) for name in layout)
+    if place_of_today(folder.parts[-5:]) not in (layout, on_windows):
         raise UserError(f"it says {'/'.join(layout)}, but lies elsewhere: moved, renamed or edited")
     if isinstance(result, Unmeasured):
         return content, result

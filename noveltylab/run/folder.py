@@ -112,7 +112,7 @@ def set_damaged_aside(folder: Path) -> None:
         return
     aside = folder / "result.damaged.json"
     try:
-        (folder / "result.json").rename(aside)
+        (folder / "result.json").replace(aside)
     except OSError as error:
         raise UserError(
             f"{folder / 'result.json'}: damaged, and cannot be moved to {aside.name} "
@@ -128,7 +128,7 @@ def set_unknown_aside(folder: Path) -> None:
     """Moves a checkpoint away whose training images are unknown: its split is gone or damaged."""
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
-        damaged = last.rename(last.with_suffix(".damaged"))
+        damaged = last.replace(last.with_suffix(".damaged"))
         log.warning(
             f"no record of the images of {last}; kept as {damaged.name}, training starts again"
         )

@@ -196,7 +196,7 @@ def resumable_iteration(last: Path) -> int:
         for stem in content["callbacks"]["Checkpoints"]["best"]:
             load_file(last.with_name(f"{stem}.pt"))
     except Exception as error:  # a torn or foreign file fails in many ways, and each means the same
-        damaged = last.rename(last.with_suffix(".damaged"))
+        damaged = last.replace(last.with_suffix(".damaged"))
         reason = " ".join(str(error).split())[:200]
         log.warning(
             f"{last} or a file beside it cannot be read ({type(error).__name__}: {reason}); "

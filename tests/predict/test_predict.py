@@ -188,6 +188,7 @@ def test_benjamini_hochberg_over_all_files(run_folder: Path, image_folder: Path)
     assert {path.name for path in Path("deep/er").iterdir()} == {"out.csv"}
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("method", ["pca", "knn", "oled"])
 def test_the_page_shows_the_most_novel_first(
     run_here: Callable[..., dict[str, Any]], tmp_path: Path, image_folder: Path, method: str

@@ -221,6 +221,17 @@ def test_an_archive_is_read_as_the_folder_that_it_stands_for(
         collect(archive / "p1")
 
 
+def test_a_run_from_windows_lies_where_its_names_are_written_otherwise(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    def named(result: dict[str, Any]) -> None:
+        result["data"] = result["config"]["data"]["name"] = "left:camera."
+
+    write_run(data="left%3acamera%2e", auroc=0.9, change=named)
+    runs = collect(outputs)
+    assert not runs.damaged and [run.result.data for run in runs.runs] == ["left:camera."]
+
+
 def test_faults_of_an_archive_are_named(outputs: Path, write_run: WriteRun) -> None:
     write_run(auroc=0.9, output=outputs / "plan")
     write_run(seed=1, auroc=0.9, output=outputs / "plan")
