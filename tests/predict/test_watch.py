@@ -123,6 +123,11 @@ def test_a_watch_that_was_killed_goes_on_to_the_same_rows(
     Path("watch.csv").write_bytes(b"")
     assert watch(run_folder) == 0
     assert [row | {"time": ""} for row in lines()] == kept
+    # half a row whose file is gone is taken away, and none is written over it
+    whole = Path("watch.csv").read_bytes()
+    Path("watch.csv").write_bytes(whole + b"gone.png,0.1,0.5,inlier")
+    assert watch(run_folder) == 0
+    assert Path("watch.csv").read_bytes() == whole
 
 
 def watcher_of(run_folder: Path) -> Watcher:

@@ -142,6 +142,16 @@ def test_a_lock_that_nobody_holds_is_asked_for_and_stays_free(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_many_may_ask_at_once(tmp_path: Path) -> None:
+    """Who asks takes nothing from others who ask."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "seed0"
+    lock_path(folder).write_bytes(b" left by a killed process")
+    with open(lock_path(folder), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert holder(folder) is None
+
+
 @pytest.mark.usefixtures("system")
 def test_a_link_is_no_lock(tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
