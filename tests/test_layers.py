@@ -80,7 +80,9 @@ FLOORS = (
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
     Floor(
-        "sweep", "cells grid launchers search space sweeper view", "hydra omegaconf optuna ray rich"
+        "sweep",
+        "cells grid launchers plan search space status sweeper view",
+        "hydra omegaconf optuna ray rich",
     ),
     Floor(
         "predict",

@@ -14,6 +14,7 @@ MODULES = {
     "rerun": "noveltylab.run.rerun",
     "dashboard": "noveltylab.report.dashboard",
     "diagnose": "noveltylab.run.diagnose",
+    "status": "noveltylab.sweep.status",
 }
 #: Word -> what it does, for the help.
 MEANINGS = {
@@ -23,6 +24,7 @@ MEANINGS = {
     "rerun": "repeat a finished run and compare its scores",
     "dashboard": "the workspace of W&B for a project",
     "diagnose": "what faults of evaluation would do to a finished run's number",
+    "status": "what of a folder of runs is complete, running, failed and left",
 }
 
 

@@ -221,7 +221,7 @@ def collect(folder: Path, check: bool = False) -> Collected:
     places: set[Path] = set()
     for path, complete in _places(top, faults):
         if not complete:
-            collected.unfinished.append((path, _why_unfinished(path)))
+            collected.unfinished.append((path, why_unfinished(path)))
             continue
         try:
             place = _place_of_today(path)
@@ -350,7 +350,7 @@ def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
     return content, Run(folder, source, result)
 
 
-def _why_unfinished(folder: Path) -> str:
+def why_unfinished(folder: Path) -> str:
     """The error that ended the run, else how far its log got."""
     try:
         text = read_tail(folder / "run.log", LOG_TAIL, within=folder).decode("utf-8", "replace")

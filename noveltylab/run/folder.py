@@ -200,9 +200,13 @@ def failure_path(options: Options) -> Path:
 
     It is `<output>/.sweep/failed/<protocol>-<method>-...-seed<s>.json`.
     """
-    root = Path(options.output).expanduser()
-    name = "-".join(options.folder.relative_to(root).parts)
-    return root / ".sweep" / "failed" / f"{name}.json"
+    return failure_in(Path(options.output).expanduser(), options.folder)
+
+
+def failure_in(output: Path, folder: Path) -> Path:
+    """The same for a run folder below an output folder."""
+    name = "-".join(folder.relative_to(output).parts)
+    return output / ".sweep" / "failed" / f"{name}.json"
 
 
 def write_failure(options: Options, overrides: list[str], reason: str, trace: str) -> None:

@@ -29,6 +29,7 @@ from noveltylab.errors import UserError
 from noveltylab.sweep.cells import Cell, left_behind, name_choices, read_cell, update_state
 from noveltylab.sweep.grid import cells_of_grid, options_of_rows
 from noveltylab.sweep.launchers import check_launcher, fit_launcher, is_launcher, start_ray
+from noveltylab.sweep.plan import write_plans
 from noveltylab.sweep.view import Watch, print_cells, print_failures
 
 #: Options that only set a value: cells that differ in nothing else are composed once.
@@ -87,6 +88,7 @@ class Sweeper(sweeper.Sweeper):
             raise UserError("; ".join(itertools.islice(reasons, 3)))
         # launch what is missing; cells of this process print elsewhere
         waiting = [cell for cell in cells if cell.state == "waiting"]
+        write_plans(cells)
         if waiting:
             share, size = fit_launcher(self.launcher, self.config)
             with Watch(cells, screen.console(file=sys.stderr)):

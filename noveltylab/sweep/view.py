@@ -135,7 +135,7 @@ class Watch:
         rows = []
         for cell in self.waiting:
             if cell.state == "running":
-                line = f"{cell}  {newest_epoch(cell)}"
+                line = f"{cell}  {newest_epoch(cell.folder)}"
                 rows.append(Text(line, overflow="ellipsis", no_wrap=True, style="dim"))
         spent = f"{clock(time.monotonic() - self.started)}: {self.progress()}"
         max_rows = max(3, self.console.height - 4)
@@ -144,12 +144,12 @@ class Watch:
         return Group(Text(spent, no_wrap=True), bar, *rows[:max_rows])
 
 
-def newest_epoch(cell: Cell) -> str:
+def newest_epoch(folder: Path | None) -> str:
     """The newest line on an epoch in the run's own log, since the run was last started."""
-    assert cell.folder is not None
+    assert folder is not None
     # the last lines of the log
     try:
-        lines = read_tail(cell.folder / "run.log", LOG_TAIL).decode(errors="replace").splitlines()
+        lines = read_tail(folder / "run.log", LOG_TAIL).decode(errors="replace").splitlines()
     except OSError:
         return "starting"
     # the newest of them that tells of an epoch, not before the start of the run

@@ -100,7 +100,7 @@ def test_a_wrong_word_is_one_line_with_the_nearest(command: Cli, word: str, hint
     assert process.stderr.startswith(f"error: cannot read '{word}' on the command line; ")
     assert ("did you mean" in process.stderr) == bool(hint)
     assert hint in process.stderr
-    assert "predict, report, export, rerun, dashboard, diagnose" in process.stderr
+    assert "predict, report, export, rerun, dashboard, diagnose, status" in process.stderr
     assert process.stderr.count("\n") == 1
 
 

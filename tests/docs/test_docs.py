@@ -449,7 +449,7 @@ def run_word(place: Place, words: list[str]) -> None:
         pytest.importorskip("wandb_workspaces")
         place.run(word, *[argument for argument in arguments if argument != "--push"])
         return
-    if word == "report":
+    if word in ("report", "status"):
         folders = [Path(text) for text in arguments[:1] if not text.startswith("-")]
         folder = folders[0] if folders else Path("outputs")
         if folder.parts[0] != "experiments" and not any(

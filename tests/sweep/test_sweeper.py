@@ -469,7 +469,7 @@ def test_the_view_follows_the_folders(tmp_path: Path) -> None:
 def test_the_newest_epoch_of_a_log(tmp_path: Path, log: str | None, message: str) -> None:
     if log:
         (tmp_path / "run.log").write_text(log)
-    assert newest_epoch(Cell([], {}, tmp_path)) == message
+    assert newest_epoch(tmp_path) == message
 
 
 def cell_of(
