@@ -167,7 +167,7 @@ def test_a_folder_decides_only_what_makes_numbers(folder: Path, tmp_path: Path) 
     changed(folder, hostile)
     options, config = fresh_options(folder, read_result(folder), [])
     assert options.folder.is_relative_to("reruns") and not options.folder.exists()
-    assert options.logger.name == "csv" and not options.force and options.resources.num_cpus is None
+    assert not options.logger.wandb and not options.force and options.resources.num_cpus is None
     assert options.data.root is None and not options.data.download and not options.data.cache
     assert options.trainer.strategy == "auto" and options.trainer.checkpoint_seconds == 60
     assert not {"victim", "stranger", "surprise", "/etc"} & set(
