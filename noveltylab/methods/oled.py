@@ -143,7 +143,7 @@ class UpsampledConv(nn.Conv2d):
         weight = fold(rows, 4, 2).flatten(0, 2)
         bias = self.bias
         if bias is not None:
-            bias = bias.repeat_interleave(4)
+            bias = bias.repeat_interleave(4, dim=0)
         phases = F.conv2d(x, weight, bias, padding=1)
         return F.pixel_shuffle(phases, 2)
 

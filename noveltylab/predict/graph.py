@@ -155,11 +155,14 @@ def compare(detector: "Detector", names: list[str], run: Run) -> None:
 
 
 def any_batch() -> AbstractContextManager[Any]:
-    """Inside, this thread computes Euclidean `torch.cdist` by a formula that holds for any batch.
+    """Inside, this thread computes two functions of torch by what exporters can write.
 
-    Its own code branches at 25 rows, which would fix the batch.
+    Euclidean `torch.cdist` by a formula that holds for any batch: its own code branches at 25 rows,
+    which would fix the batch. The largest value of a map as a maximum: the exporter of torch 2.11
+    knows no adaptive max pooling.
     """
     import torch
+    from torch.nn import functional
     from torch.overrides import TorchFunctionMode
 
     class AnyBatch(TorchFunctionMode):
@@ -170,6 +173,8 @@ def any_batch() -> AbstractContextManager[Any]:
             if function is torch.cdist and kwargs.get("p", 2.0) == 2.0:
                 first, second = args
                 return _distances(first, second)
+            if function is functional.adaptive_max_pool2d and args[1] == 1:
+                return _largest(args[0])
             return function(*args, **kwargs)
 
     return AnyBatch()
@@ -182,6 +187,11 @@ def _distances(x: "Tensor", y: "Tensor") -> "Tensor":
     norms = first.square().sum(1, keepdim=True) + second.square().sum(1)
     squared = norms - 2 * first @ second.T
     return squared.clamp_min(0).sqrt().to(x.dtype)
+
+
+def _largest(x: "Tensor") -> "Tensor":
+    """The largest value of each map, (N, C, 1, 1), of maps (N, C, H, W)."""
+    return x.amax((2, 3), keepdim=True)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def as_image(x: Tensor, weight: Tensor, padding: int, bias: Tensor | None = None
     taps = taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
     # the four phases are channels of one convolution
     if bias is not None:
-        bias = bias.repeat_interleave(4)
+        bias = bias.repeat_interleave(4, dim=0)
     phases = F.conv2d(x, taps, bias, padding=1)
     return F.pixel_shuffle(phases, 2)
 
