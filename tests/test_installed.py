@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,11 +27,15 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for Python's path with the example package, installed by pip."""
+    """A folder for Python's path with the example package, installed from its wheel."""
+    source = tmp_path_factory.mktemp("source") / "examples"
+    shutil.copytree(EXAMPLE, source)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    command += ["--no-build-isolation", "--no-cache-dir", "--disable-pip-version-check"]
-    subprocess.run([*command, "--target", str(folder), str(EXAMPLE)], check=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)  # as pip installs a package of plain Python
     return folder
 
 

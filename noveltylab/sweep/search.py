@@ -8,9 +8,11 @@ that was killed goes on: with the trials that were running, then with the next.
 import hashlib
 import itertools
 import json
+import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +107,10 @@ class OptunaSearch(Sweeper):
         self.check_trial(fixed, distributions, folder)
         with locked(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            study = open_study(optuna, folder)
-            self.list_all(study, distributions)
-            say(f"search: {folder}, {len(ended(study))} of {self.n_trials} trials ended before")
-            search = self.run_trials(optuna, study, distributions, fixed, space, folder)
+            with opened_study(optuna, folder) as study:
+                self.list_all(study, distributions)
+                say(f"search: {folder}, {len(ended(study))} of {self.n_trials} trials ended before")
+                search = self.run_trials(optuna, study, distributions, fixed, space, folder)
         # what was chosen
         print_search(search, folder, time.monotonic() - started)
         if search.chosen is None:
@@ -249,8 +251,21 @@ def import_optuna() -> Any:
     return optuna
 
 
-def open_study(optuna: Any, folder: Path) -> Any:
-    """The study in the folder, new or old.
+def check_database(path: Path) -> None:
+    """Raises UserError unless the file is one of SQLite; a link, or a pipe, is refused."""
+    try:
+        open_regular(path).close()
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"{path}: the study cannot be opened ({error}); move {path.parent} away to search anew"
+        ) from None
+
+
+@contextmanager
+def opened_study(optuna: Any, folder: Path) -> Iterator[Any]:
+    """The study in the folder, new or old; its file is closed afterwards.
 
     Raises:
         UserError: Its file is damaged.
@@ -259,22 +274,22 @@ def open_study(optuna: Any, folder: Path) -> Any:
     if "?" in str(path.resolve()):
         raise UserError(f"{path}: SQLite takes no ? in a path; choose another output=...")
     if path.exists():
-        with open_regular(path) as file:  # a link, or a pipe, is refused
-            begin = file.read(16)
-        if begin and not begin.startswith(b"SQLite format 3"):
-            raise UserError(f"{path}: no file of SQLite; move {folder} away to search anew")
+        check_database(path)
     try:
-        return optuna.create_study(
-            study_name="search",
-            storage=f"sqlite:///{path.resolve()}",
-            load_if_exists=True,
-            direction="minimize",
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+        study = optuna.create_study(
+            study_name="search", storage=storage, load_if_exists=True, direction="minimize"
         )
     except Exception as error:  # SQLAlchemy's and Optuna's, of many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: the study cannot be opened ({reason}); move {folder} away to search anew"
         ) from None
+    try:
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def ended(study: Any) -> list[Any]:

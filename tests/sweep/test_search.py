@@ -239,7 +239,7 @@ def test_a_damaged_study_is_told_and_kept(command: Cli, tmp_path: Path) -> None:
     path.write_bytes(b"no study")
     done = command(*KNN)
     assert done.returncode == 2
-    assert "no file of SQLite; move" in done.stderr
+    assert "the study cannot be opened (file is not a database); move" in done.stderr
     path.write_bytes(b"SQLite format 3\0" + bytes(200))
     done = command(*KNN)
     assert done.returncode == 2
