@@ -386,13 +386,22 @@ def features_table() -> Iterator[str]:
 
 
 def tuned_table() -> Iterator[str]:
-    """Mean AUROC of PANDA and MSAD beside the features from which they start."""
-    yield from header("means over classes", "classes", *TUNED.values())
+    """PANDA and MSAD beside the features from which each starts: mean AUROC, and the verdict."""
+    yield from header("data", "method", "classes", "start", "trained on", "difference")
     for data in ("cifar10", "fmnist"):
         rows = rows_of_plan("learn/tuned", data)
-        runs = rows[next(iter(TUNED))]
-        means = [mean_auroc(rows[name]) for name in TUNED]
-        yield row(FEATURE_SETS["learn/features", data], str(len(runs)), *means)
+        for name, (title, start) in TUNED.items():
+            classes = sorted(run.result.inlier for run in rows[name])
+            trained, before = by_class(rows[name], classes), by_class(rows[start], classes)
+            gains = [first - second for first, second in zip(trained, before, strict=True)]
+            means = (f"{mean(before):.4f}", f"{mean(trained):.4f}", compared(gains))
+            yield row(FEATURE_SETS["learn/features", data], title, str(len(classes)), *means)
+
+
+def by_class(runs: Sequence[Run], classes: Sequence[int]) -> list[float]:
+    """The AUROC of each class."""
+    values = {run.result.inlier: auroc(run) for run in runs}
+    return [values[label] for label in classes]
 
 
 def rows_of_plan(plan: str, data: str) -> dict[str, list[Run]]:
@@ -429,16 +438,19 @@ FEATURE_SETS = {
     ("learn/features_coil", "coil20"): "COIL-20 P1",
     ("learn/features_ucsd", "ucsd"): "Ped2, frames",
 }
-#: Rows of learn/tuned, and what its table calls them.
+#: Rows of learn/tuned: what its table calls them, and the row of features from which each starts.
 TUNED = {
-    "features_knn": "neighbours",
-    "panda": "PANDA",
-    "panda_ewc": "PANDA, EWC",
-    "features_cosine": "neighbours, cosine",
-    "msad": "MSAD",
+    "panda": ("PANDA", "features_knn"),
+    "panda_ewc": ("PANDA with EWC", "features_knn"),
+    "msad": ("MSAD", "features_cosine"),
 }
-FEATURES_PAGE = PAGE.parents[1] / "methods" / "features.md"
-FEATURES_TABLES = {"features": features_table}
+METHOD_PAGES = PAGE.parents[1] / "methods"
+#: Page of a method -> its tables.
+METHOD_TABLES = {
+    "features": {"features": features_table},
+    "panda": {"tuned": tuned_table},
+    "msad": {"tuned": tuned_table},
+}
 TABLES = {
     "diagnosis by class": lambda: by_class_table("cifar10"),
     "diagnosis means": means_table,
@@ -477,7 +489,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/")
     if parser.parse_args().write:
         write_atomic(PAGE, with_tables(PAGE.read_text()))
-        write_atomic(FEATURES_PAGE, with_tables(FEATURES_PAGE.read_text(), FEATURES_TABLES))
+        for method, tables in METHOD_TABLES.items():
+            page = METHOD_PAGES / f"{method}.md"
+            write_atomic(page, with_tables(page.read_text(), tables))
     for name, lines in TABLES.items():
         print("\n".join([f"{name}:", *lines(), ""]))
     ours = floors()

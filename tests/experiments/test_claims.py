@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import rankdata
 
 from experiments.claims import (
-    FEATURES_PAGE,
-    FEATURES_TABLES,
+    METHOD_PAGES,
+    METHOD_TABLES,
     PAGE,
     SCORED,
     TABLE,
@@ -81,9 +81,12 @@ def test_the_tables_on_the_page_are_those_that_the_command_makes() -> None:
     assert with_tables(page.replace("| mean |", "| other |")) == page
 
 
-def test_the_table_on_the_page_of_features_is_that_of_the_kept_runs() -> None:
-    page = FEATURES_PAGE.read_text()
-    assert with_tables(page, FEATURES_TABLES) == page
+@pytest.mark.parametrize("method", METHOD_TABLES)
+def test_the_tables_on_the_page_of_a_method_are_those_of_the_kept_runs(method: str) -> None:
+    page = (METHOD_PAGES / f"{method}.md").read_text()
+    for name in METHOD_TABLES[method]:
+        assert f"<!-- {name} -->\n| " in page
+    assert with_tables(page, METHOD_TABLES[method]) == page
 
 
 def test_a_diagnosis_stands_beside_the_runs_own_number() -> None:
