@@ -24,9 +24,8 @@ from typing import Any
 
 from noveltylab.errors import UserError
 
-METHODS, DATA = "noveltylab.methods", "noveltylab.data"
 #: Group of entry points -> group of Hydra's choices.
-GROUPS = {METHODS: "method", DATA: "data"}
+GROUPS = {"noveltylab.methods": "method", "noveltylab.data": "data"}
 
 
 @dataclass(frozen=True)

@@ -251,28 +251,27 @@ def test_a_package_with_a_fault_is_told_and_hinders_nobody(
     assert command("--help").returncode == 0
 
 
-def test_a_module_that_fails_to_import_is_told(
-    tmp_path: Path, on_path: Callable[[Path], None], command: Cli
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            "raise RuntimeError('no licence')\n",
+            "theirs.mine:Mine cannot be imported (RuntimeError: no licence)",
+        ),
+        ("class Mine:\n    pass\n", "not a subclass of noveltylab.methods.base.Method"),
+    ],
+    ids=["fails to import", "no method"],
+)
+def test_a_module_that_cannot_be_used_is_told(
+    tmp_path: Path, on_path: Callable[[Path], None], command: Cli, code: str, words: str
 ) -> None:
     package = write_package(tmp_path / "site", methods="mine = theirs.mine:Mine")
     (package / "mine.yaml").write_text("primary: x\n")
-    (package / "mine.py").write_text("raise RuntimeError('no licence')\n")
+    (package / "mine.py").write_text(code)
     on_path(tmp_path / "site")
     done = command("method=mine")
     assert done.returncode == 2
-    assert "theirs.mine:Mine cannot be imported (RuntimeError: no licence)" in done.stderr
-
-
-def test_a_class_that_is_no_method_is_refused(
-    tmp_path: Path, on_path: Callable[[Path], None], command: Cli
-) -> None:
-    package = write_package(tmp_path / "site", methods="mine = theirs.mine:Mine")
-    (package / "mine.yaml").write_text("primary: x\n")
-    (package / "mine.py").write_text("class Mine:\n    pass\n")
-    on_path(tmp_path / "site")
-    done = command("method=mine")
-    assert done.returncode == 2
-    assert "not a subclass of noveltylab.methods.base.Method" in done.stderr
+    assert words in done.stderr
 
 
 def test_two_packages_with_one_name_are_told(

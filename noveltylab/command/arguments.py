@@ -70,7 +70,7 @@ def _refuse(message: str) -> NoReturn:
 def _readable(argument: str, several: bool) -> str:
     pattern = re.fullmatch(r"([\w./]+)=glob\(([^'\"]+)\)", argument)
     if several and pattern and not _parse(argument):  # `k[dn]*`, which Hydra reads in quotes alone
-        return f"{pattern[1]}=glob({_quote(pattern[2])})"
+        return f"{pattern[1]}=glob({quote(pattern[2])})"
     match = re.fullmatch(r"(\+{0,2}([\w.]+))=(.*)", argument, re.DOTALL)
     if match is None or match[2] not in PATHS | NAMES | TEXTS:
         return argument
@@ -79,14 +79,14 @@ def _readable(argument: str, several: bool) -> str:
     override = _parse(argument)
     if key in TEXTS:
         return f"{typed}={_quoted_text(value, override)}"
-    quote = _quoted_path if key in PATHS else _quoted_name
-    return f"{typed}={quote(value, override, several)}"
+    in_quotes = _quoted_path if key in PATHS else _quoted_name
+    return f"{typed}={in_quotes(value, override, several)}"
 
 
 def _quoted_text(value: str, override: Override | None) -> str:
     """A text in quotes, unless it stands in quotes that Hydra can read, or is null."""
     in_quotes = override is not None and value.strip()[:1] in ("'", '"')
-    return value if in_quotes or value.strip() == "null" else _quote(value)
+    return value if in_quotes or value.strip() == "null" else quote(value)
 
 
 def _quoted_name(value: str, override: Override | None, several: bool) -> str:
@@ -94,20 +94,20 @@ def _quoted_name(value: str, override: Override | None, several: bool) -> str:
     if override:
         return value
     if several:
-        return ",".join(map(_quote, value.split(",")))
-    return _quote(value)
+        return ",".join(map(quote, value.split(",")))
+    return quote(value)
 
 
 def _quoted_path(value: str, override: Override | None, several: bool) -> str:
     """A path, or a sweep's list of paths, with quotes unless Hydra reads what was typed."""
     if _exists(value):
-        return _quote(value)
+        return quote(value)
     if override:
-        return value if _stays(override, value, several) else _quote(value)
+        return value if _stays(override, value, several) else quote(value)
     paths = value.split(",")
     if several and all(map(_exists, paths)):
-        return ",".join(map(_quote, paths))
-    return _quote(value)
+        return ",".join(map(quote, paths))
+    return quote(value)
 
 
 def _stays(override: Override, value: str, several: bool) -> bool:
@@ -136,7 +136,8 @@ def _parse(argument: str) -> Override | None:
         return None
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
+    """A text as a quoted value of Hydra's command line."""
     return str(QuotedString(value, Quote.single).with_quotes())
 
 

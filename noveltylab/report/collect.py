@@ -5,7 +5,7 @@ Whatever is damaged or unfinished is named with its reason, never a crash.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -218,8 +218,9 @@ def collect(folder: Path, check: bool = False) -> Collected:
         )
     collected = Collected()
     faults: list[tuple[Path, str]] = []
+    searches: list[Path] = []
     places: set[Path] = set()
-    for path, complete in _places(top, faults):
+    for path, complete in _places(top, faults, searches):
         if not complete:
             collected.unfinished.append((path, why_unfinished(path)))
             continue
@@ -244,8 +245,7 @@ def collect(folder: Path, check: bool = False) -> Collected:
                 collected.unmeasured.append((path, " ".join(run.unmeasured.split())))
         except UserError as error:
             collected.damaged.append((path, " ".join(str(error).split())))
-    if archive_of(top) is None:
-        collected.searches = list(_searches(top, faults))
+    collected.searches = list(_read_searches(searches, top, faults))
     collected.damaged += faults
     others = collected.unmeasured, collected.damaged, collected.unfinished, collected.trials
     if not (collected.runs or any(others)):
@@ -261,22 +261,27 @@ def _place_of_today(path: Path) -> Path:
     return Path(*parts[:-5], *place_of_today(parts[-5:]))
 
 
-def _places(top: Path, faults: list[tuple[Path, str]]) -> list[tuple[Path, bool]]:
+def _places(
+    top: Path, faults: list[tuple[Path, str]], searches: list[Path]
+) -> list[tuple[Path, bool]]:
     """Each run folder and row of an archive, in the order of paths, and whether it is complete.
 
-    What cannot be looked into is added to `faults`, with the reason.
+    What cannot be looked into is added to `faults`, with the reason; folders of searches are added
+    to `searches`.
     """
     archive = archive_of(top)
     if archive is not None:
         rows = [path for path in _rows(archive, faults) if path.is_relative_to(top)]
         places = [(path, True) for path in rows]
     else:
-        places = list(_run_folders(top, faults))
+        places = list(_run_folders(top, faults, searches))
     # a folder stands before the archive of the same name
     return sorted(places, key=lambda place: (without_suffix(place[0]).parts, place[0].parts))
 
 
-def _run_folders(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Path, bool]]:
+def _run_folders(
+    top: Path, faults: list[tuple[Path, str]], searches: list[Path]
+) -> Iterator[tuple[Path, bool]]:
     """Each run folder and row of an archive; folders that force=true moved aside are passed over."""
     unreadable: list[OSError] = []
     for name, folders, files in os.walk(top, onerror=unreadable.append):
@@ -286,10 +291,12 @@ def _run_folders(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Pa
         path = Path(name)
         names = {*files, *folders}  # a folder in the place of a file is damage, which is named
         complete = "result.json" in names
-        if complete or ("config.yaml" in names and RUN_FOLDER.match(path.name)):
+        if is_run_folder(path, names):
             folders.clear()
             yield path, complete
             continue
+        if SEARCH_FILE in files:
+            searches.append(path)
         for file in sorted(files):
             if file.endswith(SUFFIX) and not file.startswith("."):
                 for row in _rows(path / file, faults):
@@ -299,18 +306,22 @@ def _run_folders(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Pa
     ]
 
 
-def _searches(top: Path, faults: list[tuple[Path, str]]) -> Iterator[tuple[Path, Search]]:
-    """The searches below a folder; their runs are found like any others."""
-    for name, folders, files in os.walk(top):
-        if "result.json" in files:
-            folders.clear()
-        folders[:] = sorted(child for child in folders if not child.startswith("."))
-        if SEARCH_FILE in files:
-            path = Path(name)
-            try:
-                yield path.relative_to(top), read_search(path / SEARCH_FILE)
-            except UserError as error:
-                faults.append((path, " ".join(str(error).split())))
+def is_run_folder(folder: Path, names: Collection[str]) -> bool:
+    """Whether a folder with entries of these names is a run's, complete or not."""
+    return "result.json" in names or (
+        "config.yaml" in names and bool(RUN_FOLDER.match(folder.name))
+    )
+
+
+def _read_searches(
+    folders: Sequence[Path], top: Path, faults: list[tuple[Path, str]]
+) -> Iterator[tuple[Path, Search]]:
+    """The searches of these folders; their runs are found like any others."""
+    for folder in folders:
+        try:
+            yield folder.relative_to(top), read_search(folder / SEARCH_FILE)
+        except UserError as error:
+            faults.append((folder, " ".join(str(error).split())))
 
 
 def _rows(archive: Path, faults: list[tuple[Path, str]]) -> Iterator[Path]:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from noveltylab.command import screen
+from noveltylab.command.arguments import quote
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.results.files import open_regular
@@ -42,7 +42,6 @@ from noveltylab.sweep.space import (
     identity,
     is_searched,
     key_of,
-    quoted,
 )
 from noveltylab.sweep.sweeper import CellsFailed, Sweeper
 from noveltylab.sweep.view import Watch, print_search
@@ -103,14 +102,24 @@ class OptunaSearch(Sweeper):
         # its folder and its study
         to_json = optuna.distributions.distribution_to_json
         searched = {key: to_json(values) for key, values in distributions.items()}
-        folder = self.folder(fixed, [*identity(others), searched])
+        base = self._base(fixed)
+        folder = self.folder(base, [*identity(others), searched])
         self.check_trial(fixed, distributions, folder)
+        search = Search(
+            method=str(base.method.name),
+            data=str(base.data.name),
+            criterion="",
+            fixed=fixed,
+            space={key_of(override): override.get_value_string() for override in space},
+            asked=self.n_trials,
+            trials=[],
+        )
         with locked(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with opened_study(optuna, folder) as study:
                 self.list_all(study, distributions)
                 say(f"search: {folder}, {len(ended(study))} of {self.n_trials} trials ended before")
-                search = self.run_trials(optuna, study, distributions, fixed, space, folder)
+                search = self.run_trials(optuna, study, distributions, fixed, search, folder)
         # what was chosen
         print_search(search, folder, time.monotonic() - started)
         if search.chosen is None:
@@ -137,9 +146,8 @@ class OptunaSearch(Sweeper):
         if all(cell.state == "failed" for cell in cells):
             raise UserError(cells[0].reason)
 
-    def folder(self, fixed: Sequence[str], content_of_search: list[Any]) -> Path:
+    def folder(self, config: DictConfig, content_of_search: list[Any]) -> Path:
         """<output>/search/<method>-<data>-<hash of what is searched>."""
-        config = self._base(fixed)
         content = json.dumps([content_of_search, self.sampler, self.sampler_seed])
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         title = f"{config.method.name}-{config.data.name}-{digest}"
@@ -157,22 +165,16 @@ class OptunaSearch(Sweeper):
         study: Any,
         distributions: dict[str, Any],
         fixed: Sequence[str],
-        space: Sequence[Override],
+        search: Search,
         folder: Path,
     ) -> Search:
         """Runs trials until `n_trials` have ended; search.json is written after each."""
         known: dict[int, list[Cell]] = {}
-        base = self._base(fixed)
-        search = Search(
-            method=str(base.method.name),
-            data=str(base.data.name),
-            criterion="",
-            fixed=list(fixed),
-            space={key_of(override): override.get_value_string() for override in space},
-            asked=self.n_trials,
-            trials=[],
-        )
-        while len(ended(study)) < self.n_trials:
+        while True:
+            search = record(search, study)
+            write_search(folder, search)
+            if len(search.trials) >= self.n_trials:
+                return search
             numbers = self.next_trials(optuna, study, distributions)
             for number in numbers:
                 options = trial_options(study, number)
@@ -180,11 +182,6 @@ class OptunaSearch(Sweeper):
             self.run_cells([cell for number in numbers for cell in known[number]])
             for number in numbers:
                 self.tell(optuna, study, number, known[number], folder)
-            search = record(search, study)
-            write_search(folder, search)
-        search = record(search, study)
-        write_search(folder, search)
-        return search
 
     def list_all(self, study: Any, distributions: dict[str, Any]) -> None:
         """Where all values are listed, and few, each combination is tried once."""
@@ -311,7 +308,7 @@ def trial_options(study: Any, number: int) -> list[str]:
 def output_of(folder: Path, options: Sequence[str]) -> str:
     """Where the runs of a trial go, as an option: equal choices share their runs."""
     digest = hashlib.sha256("\n".join(sorted(options)).encode()).hexdigest()[:12]
-    return f"output={quoted(str(folder / digest))}"
+    return f"output={quote(str(folder / digest))}"
 
 
 def relative(cell: Cell, folder: Path) -> str:

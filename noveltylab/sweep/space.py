@@ -3,13 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import (
-    IntervalSweep,
-    Override,
-    Quote,
-    QuotedString,
-    Transformer,
-)
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 
 from noveltylab.errors import UserError
 from noveltylab.sweep.sweeper import PLAIN
@@ -87,8 +81,3 @@ def distribution(override: Override) -> Any:
 def first_value(values: Any) -> Any:
     """The first of listed values, the lower end of an interval."""
     return values.choices[0] if hasattr(values, "choices") else values.low
-
-
-def quoted(text: str) -> str:
-    """A text as a quoted value of Hydra's command line."""
-    return QuotedString(text, Quote.single).with_quotes()

@@ -28,7 +28,7 @@ from rich.text import Text
 from noveltylab.command.screen import console, say, show, terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import UserError
-from noveltylab.report.collect import MOVED_ASIDE, RUN_FOLDER, why_unfinished
+from noveltylab.report.collect import MOVED_ASIDE, is_run_folder, why_unfinished
 from noveltylab.results.files import read_tail
 from noveltylab.results.record import read_result
 from noveltylab.run.folder import failure_in, read_failure
@@ -135,13 +135,13 @@ def find(top: Path) -> tuple[list[Path], list[Plan]]:
 
 def _walk(top: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Each folder that is no run's, and the run folders in it; also those that begin just now."""
-    if _is_run(top, os.listdir(top)):
+    if is_run_folder(top, os.listdir(top)):
         yield top, [top]
         return
     for name, children, files in os.walk(top, onerror=_tell):
         path = Path(name)
         children[:] = sorted(child for child in children if not MOVED_ASIDE.match(child))
-        names = [child for child in children if _is_run(path / child, _names(path / child))]
+        names = [child for child in children if is_run_folder(path / child, _names(path / child))]
         names += [match[1] for file in files if (match := LOCK.match(file))]
         children[:] = [child for child in children if not (child in names or child[:1] == ".")]
         runs = [path / child for child in names]
@@ -153,12 +153,6 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _is_run(folder: Path, names: Sequence[str]) -> bool:
-    return "result.json" in names or (
-        "config.yaml" in names and bool(RUN_FOLDER.match(folder.name))
-    )
 
 
 def _tell(error: OSError) -> None:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from noveltylab import configs
 from noveltylab.__main__ import run_one
+from noveltylab.command.arguments import quote
 from noveltylab.data import digits
 from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
@@ -31,7 +32,6 @@ from noveltylab.results.search import (
     sentences,
     write_search,
 )
-from noveltylab.sweep.space import quoted
 
 pytest.importorskip("optuna")
 
@@ -346,5 +346,5 @@ def test_a_damaged_search_is_told(tmp_path: Path, text: str) -> None:
 def test_a_folder_of_any_name_is_one_value(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    override = OverridesParser.create().parse_override(f"output={quoted(text)}")
+    override = OverridesParser.create().parse_override(f"output={quote(text)}")
     assert override.value() == text
