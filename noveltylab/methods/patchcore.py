@@ -62,7 +62,6 @@ class PatchCore(Method):
     least_images: ClassVar[int] = 1
     gives_features: ClassVar[bool] = True
     gives_map: ClassVar[bool] = True
-    not_exportable: ClassVar[str] = "its bank is searched image by image, in bounded memory"
 
     def __init__(
         self,
@@ -169,29 +168,34 @@ class PatchCore(Method):
 
     def novelty_score(self, x: Tensor) -> dict[str, Tensor]:
         """`distance` of x (B, C, H, W): that of its most novel patch, weighted, (B,)."""
+        if torch.compiler.is_exporting():
+            # a graph has no loop over a batch of any size: its memory grows with the batch
+            return {"distance": self.image_scores(self.features(x))}
         parts = [self.score_features(self.features(part)) for part in torch.split(x, BATCH)]
         return {"distance": torch.cat([part["distance"] for part in parts])}
 
     def score_features(self, features: Tensor) -> dict[str, Tensor]:
         """The score of images by their patches (B, P, D); one image at a time, as memory is bounded."""
-        return {"distance": torch.stack([self.image_score(patches) for patches in features])}
+        parts = [self.image_scores(patches) for patches in torch.split(features, 1)]
+        return {"distance": torch.cat(parts)}
 
-    def image_score(self, patches: Tensor) -> Tensor:
-        """Equations 6 and 7 for the patches (P, D) of one image: a scalar."""
-        distances, nearest = self.nearest(patches)
+    def image_scores(self, patches: Tensor) -> Tensor:
+        """Equations 6 and 7 for images by their patches (B, P, D), (B,)."""
+        distances, nearest = self.nearest(patches.flatten(0, 1))
         # equation 6: the most novel patch, and its neighbour in the bank
-        s_star, place = distances.max(0)
-        patch, m_star = patches[place], self.bank[nearest[place]]
+        s_star, place = distances.view(patches.shape[:2]).max(1)
+        images = torch.arange(patches.shape[0], device=patches.device)
+        patch = patches[images, place]
+        m_star = self.bank[nearest.view(patches.shape[:2])[images, place]]
         count = min(self.b, len(self.bank))
         if count == 1:
             return s_star
         # equation 7: the neighbours of that neighbour, itself among them
-        around = torch.linalg.vector_norm(self.bank - m_star, dim=1)
+        around = torch.linalg.vector_norm(self.bank - m_star[:, None], dim=2)
         neighbours = self.bank[around.topk(count, largest=False).indices]
-        logits = torch.linalg.vector_norm(neighbours - patch, dim=1)
-        share = torch.exp(s_star - torch.logsumexp(logits, 0))
-        score: Tensor = (1 - share) * s_star
-        return score
+        logits = torch.linalg.vector_norm(neighbours - patch[:, None], dim=2)
+        share = torch.exp(s_star - torch.logsumexp(logits, 1))
+        return (1 - share) * s_star
 
     def nearest(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Distance (P,) of patches (P, D) from the bank, and positions (P,) of their neighbours."""

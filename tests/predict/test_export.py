@@ -54,6 +54,7 @@ def run_of(go: Callable[..., dict[str, Any]], method: str, *options: str) -> Pat
     common = (
         "data=images",
         "data.root=own",
+        "data.size=32",
         "data.batch_size=16",
         f"data.subtract_mean={method not in ON_PLAIN_PIXELS}".lower(),
         *options,
