@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 LISTS = Path("tests/mutations")
-COPIED = ("noveltylab", "conf", "tests", "pyproject.toml")
+COPIED = ("noveltylab", "conf", "tests", "experiments/published.yaml", "pyproject.toml")
 #: Imported once, before the forks: most of the time that a test file needs.
 LIBRARIES = (
     "hydra",
@@ -244,6 +244,7 @@ def copy_package(root: Path, base: Path) -> None:
         if (root / name).is_dir():
             shutil.copytree(root / name, base / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (root / name).exists():
+            (base / name).parent.mkdir(exist_ok=True)
             shutil.copy2(root / name, base / name)
 
 

@@ -321,21 +321,30 @@ def _p_cell(p: float | None) -> Cell:
 
 def _run_list(rows: Sequence[Row]) -> Grid:
     seen = "|highest floor of what it sees" if _seen(rows) else ""
+    with_pixels = any(run.result.pixels is not None for row in rows for run in row.runs)
+    pixels = "|pixel AUROC|AUPRO" if with_pixels else ""
     headers = (
-        f"row|inlier|seed|score|AUROC|95 % interval|pca|knn|features{seen}|class leakage|weights|minutes|"
-        "warnings|files"
+        f"row|inlier|seed|score|AUROC|95 % interval{pixels}|pca|knn|features{seen}|class leakage|"
+        "weights|minutes|warnings|files"
     )
-    lines = tuple(GridRow(_run_cells(row, run, bool(seen))) for row in rows for run in row.runs)
+    runs = [(row, run) for row in rows for run in row.runs]
+    lines = tuple(GridRow(_run_cells(row, run, with_pixels, bool(seen))) for row, run in runs)
     return Grid("All runs", tuple(headers.split("|")), lines, page_only=True, folded=True)
 
 
-def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
+def _run_cells(row: Row, run: Run, with_pixels: bool, with_seen: bool) -> tuple[Cell, ...]:
     result = run.result
     metrics = result.scores[result.primary]
     low, high = run.interval(metrics)
     place = str(result.inlier)
     if result.inlier_name != place:
         place = f"{result.inlier} {result.inlier_name}"
+    # of maps, by masks
+    pixels = []
+    if with_pixels:
+        pixels = [Cell("-"), Cell("-")]
+    if with_pixels and result.pixels is not None:
+        pixels = [number(result.pixels.auroc), number(result.pixels.aupro)]
     # the floors on the run's split, and of what its method sees
     floors = []
     for name in SHOWN_FLOORS:
@@ -354,6 +363,7 @@ def _run_cells(row: Row, run: Run, with_seen: bool) -> tuple[Cell, ...]:
         Cell(result.primary),
         number(metrics.auroc),
         Cell(f"{low:.4f} to {high:.4f}", low),
+        *pixels,
         *floors,
         number(result.leakage.inliers if result.leakage else None, 3),
         Cell(weights),

@@ -161,6 +161,22 @@ def test_class_leakage_stands_below_the_classes_and_beside_the_floors_of_a_run(
     assert shares == {"1": "0.900", "3": "0.250", "5": "-"}
 
 
+def test_pixel_numbers_stand_in_the_list_of_runs_where_masks_gave_some(
+    outputs: Path, write_run: WriteRun
+) -> None:
+    def with_masks(result: dict[str, Any]) -> None:
+        result["pixels"] = {"auroc": 0.91, "aupro": 0.82, "images": 40, "defects": 50}
+
+    write_run(inlier=1)
+    document, _ = make(outputs)
+    assert "AUPRO" not in rows(document, "All runs", "ocgan")[0]
+    write_run(inlier=3, change=with_masks)
+    document, _ = make(outputs)
+    without, with_some = rows(document, "All runs", "ocgan")
+    assert (without["pixel AUROC"], without["AUPRO"]) == ("-", "-")
+    assert (with_some["pixel AUROC"], with_some["AUPRO"]) == ("0.9100", "0.8200")
+
+
 def test_the_highest_floor_of_what_a_method_sees_stands_beside_it(
     outputs: Path, write_run: WriteRun
 ) -> None:
