@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks.reference import REFERENCES, bare_loop, loader, score_all
 from benchmarks.suite import WHOLE
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.job import CONF
 from noveltylab.methods.base import Batch
 from noveltylab.options import check_options
 from noveltylab.run.build import build

@@ -42,8 +42,8 @@ def ours(name: str) -> dict[str, float]:
     """Seconds to the first batch, of an epoch of batches, and peak memory, through the framework."""
     from hydra import compose, initialize_config_dir
 
-    from noveltylab.__main__ import CONF
     from noveltylab.command.hydra_versions import BASE
+    from noveltylab.job import CONF
     from noveltylab.options import check_options
     from noveltylab.run.build import build
     from noveltylab.run.read import read_and_split

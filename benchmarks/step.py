@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.data.datamodule import NoveltyData
+from noveltylab.job import CONF
 from noveltylab.methods.base import Batch, Method
 from noveltylab.options import Options, check_options
 from noveltylab.results.provenance import provenance

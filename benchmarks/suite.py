@@ -88,7 +88,7 @@ def images(shape: str, count: int) -> Any:
 def options(method: str, shape: str, precision: str, device: str, batch: int, epochs: int) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from noveltylab.__main__ import CONF
+    from noveltylab.job import CONF
     from noveltylab.options import check_options
 
     overrides = [

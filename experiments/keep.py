@@ -222,8 +222,8 @@ def composed(name: str, *overrides: str) -> Any:
     """The configuration of an experiment with Hydra's own part."""
     from hydra import compose, initialize_config_dir
 
-    from noveltylab.__main__ import CONF  # which makes the experiments choices of Hydra's
     from noveltylab.command.hydra_versions import BASE
+    from noveltylab.job import CONF  # which makes the experiments choices of Hydra's
 
     with initialize_config_dir(str(CONF), **BASE):
         return compose("train", [f"experiment={name}", *overrides], return_hydra_config=True)

@@ -25,15 +25,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noveltylab.command.arguments import explain_unreadable, readable
 from noveltylab.command.hints import check_moved, option_hint
-from noveltylab.command.hydra_versions import BASE
-from noveltylab.command.recipes import CONF, PACKAGE, config_names, recipes_of, register_recipes
+from noveltylab.command.hydra_versions import BASE, share_store, store_late
+from noveltylab.command.recipes import (
+    CONF,
+    PACKAGE,
+    config_names,
+    read_own_yaml,
+    recipes_of,
+    register_recipes,
+)
 from noveltylab.command.validate import flatten
 from noveltylab.errors import UserError, nearest
 from noveltylab.installed import find_offer, offered_names
 from noveltylab.sweep.grid import cells_of_grid, row_options
 
 
-def read_experiments() -> dict[str, tuple[str, DictConfig]]:
+def read_experiments() -> dict[str, tuple[str, dict[str, Any]]]:
     """The files in experiments/: <paper>/<table> -> its path and what it holds."""
     folders = [path / "experiments" for path in (PACKAGE, PACKAGE.parent)]
     files = {}
@@ -41,16 +48,13 @@ def read_experiments() -> dict[str, tuple[str, DictConfig]]:
         if path.read_text(encoding="utf-8").startswith(
             "# @package _global_"
         ):  # else some other YAML file
-            content = OmegaConf.load(path)
-            assert isinstance(content, DictConfig)
-            files[f"{path.parent.name}/{path.stem}"] = (str(path), content)
+            files[f"{path.parent.name}/{path.stem}"] = (str(path), read_own_yaml(path))
     return files
 
 
-def _of_sweeper(content: DictConfig, name: str) -> dict[str, Any]:
+def _of_sweeper(content: dict[str, Any], name: str) -> dict[str, Any]:
     """`params` or `rows` of an experiment file, {} where it has none."""
-    plain: Any = OmegaConf.to_container(content)
-    return dict(plain.get("hydra", {}).get("sweeper", {}).get(name) or {})
+    return dict(content.get("hydra", {}).get("sweeper", {}).get(name) or {})
 
 
 #: <paper>/<table> of every experiment file, and what it holds
@@ -66,14 +70,14 @@ def register() -> None:
     sweeper puts the options of a row in its place. (Hydra names a group after its folder, and would
     want experiments/ to be conf/experiment/.)
     """
-    store = ConfigStore.instance()
+    share_store()
     rows: dict[str, str] = {}
     for name, (path, content) in FILES.items():
         paper, _, table = name.partition("/")
-        store.store(table, content, f"experiment/{paper}", "_global_", path)
+        store_late(table, content, f"experiment/{paper}", path)
         rows |= dict.fromkeys(EXPERIMENTS[name], path)
     for row, path in rows.items():
-        store.store(row, {}, "row", "_global_", path)
+        store_late(row, {}, "row", path)
     register_recipes()
     register_offers()
 

@@ -48,3 +48,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if close:
         hint = f"did you mean '{close}'? {hint}"
     return hint
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an exception says in one printable line of at most 160 characters."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    line = " ".join(text.split())
+    line = "".join(sign if sign.isprintable() else " " for sign in line)[:160]
+    return line or type(error).__name__

@@ -23,8 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process that started threads cannot be 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.job import CONF
 from noveltylab.methods.base import find_method
 from noveltylab.options import check_options
 from noveltylab.run.pipeline import run

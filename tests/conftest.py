@@ -16,9 +16,10 @@ import torch
 from hypothesis import settings
 
 import noveltylab.__main__
-from noveltylab.__main__ import CONF
+import noveltylab.job
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.signals import HANGUP
+from noveltylab.job import CONF
 from tests.formats import write_cifar10, write_mnist
 
 torch.set_num_threads(1)
@@ -135,7 +136,7 @@ def command(
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["noveltylab", *arguments])
-        monkeypatch.setattr(noveltylab.__main__, "failures", [])
+        monkeypatch.setattr(noveltylab.job, "failures", [])
         for name in ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY"):
             monkeypatch.setenv(name, os.environ.get(name, "PASSIVE"))
         capfd.readouterr()

@@ -25,10 +25,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from noveltylab import UserError, compose, load_detector, train
-from noveltylab.__main__ import CONF, PACKAGE
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import config_names
 from noveltylab.configs import compose_config
+from noveltylab.job import CONF, PACKAGE
 from noveltylab.options import check_options
 from noveltylab.run.process import LOGGERS
 from tests.conftest import TINY

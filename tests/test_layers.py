@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from noveltylab.__main__ import PACKAGE
 from noveltylab.data.load import READ_BY
+from noveltylab.job import PACKAGE
 
 
 class Floor(NamedTuple):
@@ -25,7 +25,8 @@ FLOORS = (
     Floor("installed", "", "omegaconf yaml"),
     Floor(
         "command",
-        "arguments completion hints hydra_versions logger_options recipes screen signals validate wandb_mode "
+        "arguments completion hints hydra_versions logger_options recipes screen signals signatures "
+        "validate wandb_mode "
         "words",
         "hydra omegaconf pydantic rich yaml",
     ),
@@ -75,7 +76,7 @@ FLOORS = (
     ),
     Floor(
         "run",
-        "build describe diagnose folder lock measure pictures pipeline pixels plots plots_in_time "
+        "build complete describe diagnose folder lock measure pictures pipeline pixels plots plots_in_time "
         "plots_of_images process read recording rerun score summary",
         "PIL lightning matplotlib numpy omegaconf rich sklearn torch",
     ),
@@ -86,13 +87,14 @@ FLOORS = (
     ),
     Floor(
         "predict",
-        "__main__ decisions detector export graph groups inputs load page request watch",
+        "__main__ decisions detector export graph groups inputs load page paths request watch",
         "PIL av numpy onnx onnxruntime onnxscript pandas pydantic rich torch",
     ),
     Floor("help", "", "hydra omegaconf"),
     Floor("configs", "", "hydra omegaconf"),
     Floor("api", "", ""),
-    Floor("__main__", "", "hydra omegaconf"),
+    Floor("job", "", "hydra omegaconf"),
+    Floor("__main__", "", ""),
 )
 ROOMS = [floor.room for floor in FLOORS]
 
@@ -179,6 +181,7 @@ def test_the_root_holds_the_command_and_its_options() -> None:
         "help",
         "errors",
         "installed",
+        "job",
     }
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from noveltylab import __version__ as VERSION
-from noveltylab.__main__ import CONF, PACKAGE
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.job import CONF, PACKAGE
 from tests.conftest import TINY
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -329,7 +329,7 @@ def test_works_from_an_installed_wheel(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert "name: pca" in process.stdout
-    where = [sys.executable, "-P", "-c", "import noveltylab.__main__ as m; print(m.CONF)"]
+    where = [sys.executable, "-P", "-c", "from noveltylab.job import CONF; print(CONF)"]
     printed = subprocess.run(
         where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout

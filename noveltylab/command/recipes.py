@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from noveltylab.installed import offered_names
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -93,11 +95,28 @@ def read_recipe(name: str) -> dict[str, Any]:
 @cache
 def _read(method: str) -> dict[str, dict[str, Any]]:
     """The recipes of a method's file by name, {} where there is no such file."""
-    from omegaconf import OmegaConf  # which reads 1e-3 as a number
-
     path = FOLDER / f"{method}.yaml"
-    content: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-    return dict(content)
+    return read_own_yaml(path) if path.is_file() else {}
+
+
+def read_own_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of noveltylab's own, with OmegaConf's rules: 1e-3 is a number.
+
+    OmegaConf's reader itself is several times slower, which a hundred files make felt.
+    """
+    with open(path, encoding="utf-8") as file:
+        content: dict[str, Any] = yaml.load(file, _own_loader())
+    return content
+
+
+@cache
+def _own_loader() -> Any:
+    from omegaconf._utils import get_yaml_loader
+
+    class OwnLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # one of two classes
+        yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+    return OwnLoader
 
 
 def register_recipes() -> None:
@@ -105,14 +124,13 @@ def register_recipes() -> None:
 
     They are `recipe=<recipe>`, and by method and data what it changes (see conf/train.yaml).
     """
-    from hydra.core.config_store import ConfigStore
+    from noveltylab.command.hydra_versions import store_late  # imports Hydra
 
-    store = ConfigStore.instance()
     for recipe in MEANINGS:
-        store.store(recipe, {"recipe": recipe}, "recipe", "_global_", str(FOLDER))
+        store_late(recipe, {"recipe": recipe}, "recipe", str(FOLDER))
     for method in config_names(FOLDER):
         for recipe in recipes_of(method):
             for data in sorted({*config_names(CONF / "data"), *offered_names("data")}):
                 options = recipe_options(method, recipe, data)
                 if options:
-                    store.store(data, options, f"recipe/{method}/{recipe}", "_global_", str(FOLDER))
+                    store_late(data, options, f"recipe/{method}/{recipe}", str(FOLDER))

@@ -14,9 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision import datasets
 
 from noveltylab.data.samples import Samples
 from noveltylab.data.stored import (
@@ -30,7 +28,17 @@ from noveltylab.data.stored import (
 )
 from noveltylab.errors import UserError
 
-_KIND = datasets.CIFAR10
+FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+#: md5 of each file of the set, the training part first, as torchvision has them
+MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
 _PIXELS = 3 * 32 * 32
 _COUNT = 10_000
 #: of a file, ten times the official size
@@ -50,14 +58,13 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
         UserError: files are missing or cannot be used.
     """
     contents, folder = _find(resolve_root(root), verify, download)
-    checksums = _checksums()
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     ids: list[str] = []
     sizes = {"train": 0, "test": 0}
-    for name, md5 in checksums.items():
+    for name, md5 in MD5.items():
         part = "train"
-        if name in dict(_KIND.test_list):
+        if name == "test_batch":
             part = "test"
         if name not in contents:
             sizes[part] += _COUNT  # the others keep their ids
@@ -70,19 +77,22 @@ def read(root: Path | None, *, verify: bool, download: bool) -> Samples:
         labels.append(batch_labels)
         ids += [f"{part}/{sizes[part] + i:05d}" for i in range(len(batch))]
         sizes[part] += len(batch)
+    import torch  # takes seconds: only once the files are there
+
     return Samples(
         images=torch.from_numpy(_joined(images).reshape(-1, 3, 32, 32)),
         labels=np.concatenate(labels),
         official_test=np.array([name.startswith("test/") for name in ids]),
         ids=np.array(ids),
         verified=verify,
-        missing=(len(checksums) - len(images)) * _COUNT,
+        missing=(len(MD5) - len(images)) * _COUNT,
     )
 
 
-def _checksums() -> dict[str, str]:
-    """The md5 of each file of the set."""
-    return dict([*_KIND.train_list, *_KIND.test_list])
+def check_files(root: Path | None, *, verify: bool) -> None:
+    """UserError where the files are absent; imports neither torch nor torchvision."""
+    if find_archive(resolve_root(root), ARCHIVE) is None:
+        _find(resolve_root(root), verify, download=False)
 
 
 def _joined(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -98,8 +108,8 @@ def _joined(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | bytes], Path]:
     """Name -> file, or what the archive holds of that name; and where they lie."""
-    names = list(_checksums())
-    folder = root / _KIND.base_folder
+    names = list(MD5)
+    folder = root / FOLDER
     if any((root / name).is_file() for name in names):
         folder = root
     present: dict[str, Stored | bytes] = {}
@@ -110,16 +120,17 @@ def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | 
     if not absent:
         return present, folder
 
-    archive = find_archive(root, _KIND.filename)
+    archive = find_archive(root, ARCHIVE)
     if archive is not None:
         return _in_archive(archive, verify), archive
     by_hand = (
-        f"Put {_KIND.filename} (md5 {_KIND.tgz_md5}) into {root}, as it is or unpacked: "
-        f"tar xzf {_KIND.filename}."
+        f"Put {ARCHIVE} (md5 {ARCHIVE_MD5}) into {root}, as it is or unpacked: tar xzf {ARCHIVE}."
     )
     if download:
-        fetch(lambda: _KIND(str(root), download=True), "CIFAR-10", by_hand, root)
-        folder = root / _KIND.base_folder
+        from torchvision import datasets
+
+        fetch(lambda: datasets.CIFAR10(str(root), download=True), "CIFAR-10", by_hand, root)
+        folder = root / FOLDER
         return {name: Stored(folder / name) for name in names}, folder
     if verify or not present:
         raise not_fetched(absent, folder, by_hand, acceptable=bool(present))
@@ -128,17 +139,17 @@ def _find(root: Path, verify: bool, download: bool) -> tuple[dict[str, Stored | 
 
 def _in_archive(path: Path, verify: bool) -> dict[str, Stored | bytes]:
     if verify:
-        check_archive(path, "md5", _KIND.tgz_md5)
+        check_archive(path, "md5", ARCHIVE_MD5)
 
     def is_batch(name: str) -> bool:
-        return PurePosixPath(name).name in _checksums()
+        return PurePosixPath(name).name in MD5
 
     contents: dict[str, Stored | bytes] = {}
     for name, content in tar_files(path, is_batch, _MAX_BYTES, 10 * _MAX_BYTES):
         contents[PurePosixPath(name).name] = content
-    if not contents or (verify and len(contents) < len(_checksums())):
+    if not contents or (verify and len(contents) < len(MD5)):
         names = ", ".join(contents) or "none"
-        raise UserError(f"{path} holds {names} of {', '.join(_checksums())}. Replace it.")
+        raise UserError(f"{path} holds {names} of {', '.join(MD5)}. Replace it.")
     return contents
 
 

@@ -12,12 +12,11 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
-from torch import Tensor
 
 from noveltylab.data.samples import Samples, unchecked
 from noveltylab.data.stored import (
@@ -30,6 +29,9 @@ from noveltylab.data.stored import (
     zip_members,
 )
 from noveltylab.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VIEWS = 72
 DEGREES = 5
@@ -149,6 +151,11 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
         notes=notes,
         missing=coil.total - len(views),
     )
+
+
+def check_files(root: Path | None, *, name: str) -> None:
+    """UserError where the files are absent, or are no views; imports no torch."""
+    _find(COIL20 if name == "coil20" else COIL100, resolve_root(root), False, verify=False)
 
 
 def _file(k: int, n: int) -> str:
@@ -272,7 +279,7 @@ def _incomplete(coil: Coil, folder: Path, views: list[tuple[int, int]]) -> UserE
     )
 
 
-def _note(coil: Coil, place: Stored, images: Tensor) -> str:
+def _note(coil: Coil, place: Stored, images: "Tensor") -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
@@ -287,8 +294,10 @@ def _note(coil: Coil, place: Stored, images: Tensor) -> str:
     return f"{coil.title} has {checksums}; in {place.path.absolute().name}: {contents}"
 
 
-def _read_images(files: list[Stored]) -> Tensor:
+def _read_images(files: list[Stored]) -> "Tensor":
     """uint8 (N, C, H, H); UserError names the first file that is unreadable or differs."""
+    import torch  # takes seconds: only once the files are there
+
     first = read_png(files[0])
     images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
     into = images.numpy()

@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from noveltylab.data.preprocess import resize
+from noveltylab.errors import in_one_line
 from noveltylab.results.files import open_regular
 from noveltylab.results.provenance import cores
 
@@ -199,12 +200,7 @@ def reason(error: BaseException) -> str:
     """An exception in one printable line."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"too many pixels: more than {Image.MAX_IMAGE_PIXELS or 0:,}"
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    line = " ".join(text.split())
-    line = "".join(sign if sign.isprintable() else " " for sign in line)[:160]
-    return line or type(error).__name__
+    return in_one_line(error)
 
 
 def check_file(path: Path) -> int:

@@ -18,6 +18,8 @@ from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError, nearest
 from noveltylab.installed import find_offer, offered_names
 
+#: Modules that find their files without torch.
+FOUND_AT_ONCE = ("mnist", "cifar10", "coil100")
 #: Data sets that the module of another one reads.
 READ_BY = {"coil20": "coil100", "dcase_waveform": "dcase", "fmnist": "mnist"}
 
@@ -43,6 +45,22 @@ def load(
     for option in options.keys() - inspect.signature(read).parameters.keys():
         del options[option]
     return read(resolve_root(root), verify=verify, download=download, **options)
+
+
+def check_files(name: str, root: str | Path | None, verify: bool, download: bool) -> None:
+    """UserError where the files of a published data set are absent, as its reader would say it.
+
+    Only of sets whose module tells so without importing torch; of files that are there nothing is
+    read.
+    """
+    module = READ_BY.get(name, name)
+    if download or module not in FOUND_AT_ONCE:
+        return
+    check = _module(module).check_files
+    options = {"verify": verify, "name": name}
+    for option in options.keys() - inspect.signature(check).parameters.keys():
+        del options[option]
+    check(resolve_root(root), **options)
 
 
 def find_reader(name: str) -> Callable[..., Samples]:

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision import datasets
 
 from noveltylab.data.samples import Samples
 from noveltylab.data.stored import fetch, not_fetched, resolve_root
@@ -63,6 +61,8 @@ _SETS = {
     FASHION_SHA256[_TELLING]: ("FashionMNIST", "data=fmnist"),
 }
 
+#: data=... -> the name of torchvision's class
+_TITLES = {"mnist": "MNIST", "fmnist": "FashionMNIST"}
 _COUNTS = {"train": 60_000, "t10k": 10_000}
 _PARTS = {"train": "train", "t10k": "test"}
 SIZE = (28, 28)
@@ -83,12 +83,17 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "mnist"
     Raises:
         UserError: files are missing or cannot be used.
     """
-    kind, sha256 = datasets.MNIST, SHA256
+    title, sha256 = _TITLES[name], SHA256
     if name == "fmnist":
-        kind, sha256 = datasets.FashionMNIST, FASHION_SHA256
-    md5 = {file.removesuffix(".gz"): checksum for file, checksum in kind.resources}
-    folder, stems = _find(kind, list(md5), resolve_root(root), verify, download)
-    _check_set(folder, kind.__name__)
+        sha256 = FASHION_SHA256
+    folder, stems = _find(title, resolve_root(root), verify, download)
+    _check_set(folder, title)
+    # they take seconds to import: only once the files are there
+    import torch
+    from torchvision import datasets
+
+    resources = getattr(datasets, title).resources
+    md5 = {file.removesuffix(".gz"): checksum for file, checksum in resources}
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.uint8]] = []
     ids: list[str] = []
@@ -111,11 +116,15 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "mnist"
     )
 
 
-def _find(
-    kind: type[datasets.MNIST], names: list[str], root: Path, verify: bool, download: bool
-) -> tuple[Path, list[str]]:
+def check_files(root: Path | None, *, verify: bool, name: str) -> None:
+    """UserError where the files are absent; imports neither torch nor torchvision."""
+    _find(_TITLES[name], resolve_root(root), verify, download=False)
+
+
+def _find(title: str, root: Path, verify: bool, download: bool) -> tuple[Path, list[str]]:
     """The folder with the most of the files, and the stems of the parts that are whole in it."""
-    folders = [root / place for place in PLACES[kind.__name__]]
+    names = list(SHA256)
+    folders = [root / place for place in PLACES[title]]
     folder = max(folders, key=lambda place: len(_present(place, names)))
     present = _present(folder, names)
     absent = [name for name in names if name not in present]
@@ -125,8 +134,11 @@ def _find(
     stems = [stem for stem in _COUNTS if stem not in incomplete]
     by_hand = f"Put {'.gz, '.join(absent)}.gz (or the extracted files) into {folder}."
     if download:
-        folder = root / kind.__name__ / "raw"
-        fetch(lambda: kind(str(root), download=True), kind.__name__, by_hand, folder)
+        from torchvision import datasets
+
+        kind = getattr(datasets, title)
+        folder = root / title / "raw"
+        fetch(lambda: kind(str(root), download=True), title, by_hand, folder)
         return folder, list(_COUNTS)
     if verify or not stems:
         raise not_fetched(absent, folder, by_hand, acceptable=bool(stems))

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class Samples:
     told apart; scale: of log-mel images, the decibels of 0 and of 255.
     """
 
-    images: Tensor
+    images: "Tensor"
     labels: NDArray[np.int64]
     official_test: NDArray[np.bool_] | None
     ids: NDArray[np.str_]

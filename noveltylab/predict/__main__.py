@@ -44,7 +44,9 @@ from typing import IO, TYPE_CHECKING, Any
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, exit_code, interruptible
 from noveltylab.errors import RunFailed, UserError
+from noveltylab.predict.paths import Takes, expand
 from noveltylab.predict.request import NOTE, Case, Prediction, Request, parse
+from noveltylab.results.record import read_result, require_run
 from noveltylab.results.scores import quote
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ def predict(request: Request) -> Prediction:
     Raises:
         UserError: Nothing is found, or the run cannot be used; nothing is written then.
     """
+    check_paths(request)
     # these import torch: only once the command line is known to be good
-    from noveltylab.predict.inputs import expand
     from noveltylab.predict.load import load_detector
     from noveltylab.results.files import open_atomic
 
@@ -120,6 +122,13 @@ def predict(request: Request) -> Prediction:
     return prediction
 
 
+def check_paths(request: Request) -> None:
+    """UserError where the run or the input is not there; found by names, without torch."""
+    require_run(request.run)
+    kind = read_result(request.run).get("input", {}).get("kind")
+    expand(request.input, Takes("recording" if kind == "file" else "image"))
+
+
 def _tally(request: Request, detector: "Detector") -> "Tally":
     """What counts ranks, by the groups of the command line if there are any.
 
@@ -129,7 +138,6 @@ def _tally(request: Request, detector: "Detector") -> "Tally":
     """
     from noveltylab.predict.decisions import ALL, Tally
     from noveltylab.predict.groups import check_files, read_groups
-    from noveltylab.predict.inputs import expand
     from noveltylab.scoring.conformal import NO_LAW
 
     if request.confidence is not None and detector.folds:
@@ -206,8 +214,6 @@ def _with_progress(
         TextColumn,
         TimeRemainingColumn,
     )
-
-    from noveltylab.predict.inputs import expand
 
     screen = console(stderr=True)
     if not screen.is_terminal:

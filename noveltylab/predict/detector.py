@@ -26,7 +26,8 @@ from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.predict.decisions import Members, decide_all
 from noveltylab.predict.groups import Groups, as_groups, calibrations, check_files
-from noveltylab.predict.inputs import Item, Reader, expand, in_jobs, read_item, stack_images
+from noveltylab.predict.inputs import Item, Reader, in_jobs, read_item, stack_images
+from noveltylab.predict.paths import expand
 from noveltylab.scoring.apply import (
     explanations,
     reconstructions,
@@ -182,7 +183,7 @@ class Detector:
                 does not take images.
         """
         if self.reader.kind != "image":
-            raise UserError(f"this run takes {self.reader.takes}, not images")
+            raise UserError(f"this run takes {self.reader.words}, not images")
         return stack_images(images, self.shape)
 
     def frame(

@@ -37,6 +37,7 @@ from noveltylab.predict.graph import (
     write_torch,
 )
 from noveltylab.results.files import open_regular
+from noveltylab.results.record import require_run
 from noveltylab.scoring.conformal import CONFIDENCE, RATES
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def export(folder: Path, form: str, output: Path | None = None) -> Path:
     """
     if form not in SUFFIXES:
         raise UserError(f"format={form}: no such format; {nearest(form, SUFFIXES)}")
+    require_run(folder)
     if form == "onnx":
         _need_onnx()
-    from noveltylab.predict.load import load_detector
+    from noveltylab.predict.load import load_detector  # imports torch, which takes seconds
 
     detector = load_detector(folder, "cpu")
     name = str(detector.options.method["name"])

@@ -4,13 +4,10 @@ Files, folders, patterns, videos and recordings become a stream of images, in bo
 array becomes images of the run's shape (`stack_images`).
 """
 
-import glob
-import itertools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noveltylab.data.decode import Unreadable, check_file, decode, reason, stretch
-from noveltylab.data.layout import SUFFIXES, shown, walk_images
+from noveltylab.data.layout import shown
 from noveltylab.data.preprocess import resize
 from noveltylab.data.samples import aggregate
 from noveltylab.errors import UserError
-
-Kind = Literal["image", "frame", "recording"]
-VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
-SOUNDS = {".wav"}
+from noveltylab.predict.paths import VIDEOS, Takes, closed
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(Takes):
     """How files become the images that a run's method sees.
 
     kind "image": uint8 (1, channels, side, side) of a file, as `decode` says; "recording":
@@ -37,26 +31,12 @@ class Reader:
     `how` (see aggregate). bits: of the pixels in 16-bit files.
     """
 
-    kind: Kind
     channels: int
     side: int
     features: str
     scale: tuple[float, float]
     how: str
     bits: int | None = None
-
-    @property
-    def suffixes(self) -> set[str]:
-        if self.kind == "recording":
-            return SOUNDS
-        return SUFFIXES | VIDEOS
-
-    @property
-    def takes(self) -> str:
-        """The kinds of file, in words."""
-        if self.kind == "recording":
-            return "recordings (wav)"
-        return "images and videos"
 
     def whole(self, scores: NDArray[np.float64]) -> float:
         """One score of a file from the scores (n,) of its images."""
@@ -75,93 +55,6 @@ class Item:
     path: Path
     images: Tensor | None
     error: str | None = None
-
-
-def expand(source: str, reader: Reader) -> Iterator[Path]:
-    """The files that an input names, in order.
-
-    An input is a file, a folder (with its subfolders), or a pattern such as parts/**/*.png.
-    Of folders only what the reader takes, by the names; a pattern may name anything.
-
-    Raises:
-        UserError: At once, if nothing is found.
-    """
-    paths = _expand(source, reader)
-    first = next(paths, None)
-    if first is None:
-        path = Path(source).expanduser()
-        mistake = "no such file or folder"
-        if path.is_dir():
-            mistake = f"holds no {reader.takes} ({', '.join(sorted(reader.suffixes))})"
-        if glob.has_magic(source) and not path.exists():
-            mistake = "no file fits this pattern"
-            if "[" in source:
-                mistake += " (a bracket that belongs to a name is written [[])"
-        raise UserError(f"input={shown(source)}: {mistake}; this run takes {reader.takes}")
-    unsuited = (SOUNDS | VIDEOS | SUFFIXES) - reader.suffixes
-    if first == Path(source).expanduser() and first.suffix.lower() in unsuited:
-        raise UserError(f"input={shown(source)}: this run takes {reader.takes}")
-    return itertools.chain([first], paths)
-
-
-def _expand(source: str, reader: Reader) -> Iterator[Path]:
-    try:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            yield from walk(path, reader)
-        elif os.path.lexists(path):
-            yield path
-        elif glob.has_magic(source):
-            pattern = literal_folders(os.path.expanduser(source))
-            yield from _closed_folders(pattern)
-            for name in sorted(glob.iglob(pattern, recursive=True)):
-                if not os.path.isdir(name):
-                    yield Path(name)
-                elif "**" not in source:  # which lists what is in them as well
-                    yield from walk(Path(name), reader)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"input={shown(source)}: cannot be looked into ({reason(error)})") from None
-
-
-def literal_folders(pattern: str) -> str:
-    """The pattern with brackets escaped in the names of folders that exist, such as `a[1]`."""
-    names = pattern.replace(os.sep, "/").split("/")
-    escaped = []
-    for position, name in enumerate(names[:-1]):
-        literal = os.path.isdir("/".join(names[: position + 1]))
-        if glob.has_magic(name) and not literal:
-            break
-        escaped.append(glob.escape(name))
-    return "/".join([*escaped, *names[len(escaped) :]])
-
-
-def walk(folder: Path, reader: Reader) -> Iterator[Path]:
-    """The files below a folder, and then the folders in it that cannot be looked into."""
-    further = reader.suffixes - SUFFIXES
-    unreadable: list[OSError] = []
-    for path in walk_images(folder, further, unreadable):
-        if path.suffix.lower() in reader.suffixes:
-            yield path
-    yield from (Path(error.filename) for error in unreadable)
-
-
-def _closed_folders(pattern: str) -> Iterator[Path]:
-    """The folders on a pattern's way that cannot be looked into, which glob passes over."""
-    above = os.path.dirname(pattern)
-    while glob.has_magic(above):
-        for name in sorted(glob.iglob(above, recursive=True)):
-            if os.path.isdir(name) and _closed(Path(name)):
-                yield Path(name)
-        above = os.path.dirname(above)
-
-
-def _closed(folder: Path) -> str | None:
-    """Why a folder cannot be looked into; None if it can."""
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        return f"this folder cannot be looked into ({reason(error)})"
-    return None
 
 
 def in_jobs(paths: Iterable[Path], reader: Reader, size: int) -> Iterator[list[Path | Item]]:
@@ -190,7 +83,7 @@ def read_item(path: Path, reader: Reader) -> Item:
     A file that cannot be read is an item with its error, and so is a folder.
     """
     if path.is_dir():
-        error = _closed(path)
+        error = closed(path)
         if error:
             return Item(shown(path), path, None, error)
     if reader.kind == "recording":

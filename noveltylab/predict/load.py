@@ -18,7 +18,8 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import Method, find_method
 from noveltylab.options import Options, read_options
 from noveltylab.predict.detector import Columns, Detector
-from noveltylab.predict.inputs import Kind, Reader
+from noveltylab.predict.inputs import Reader
+from noveltylab.predict.paths import Kind
 from noveltylab.results.files import open_regular, sha256_file
 from noveltylab.results.record import read_result, recorded_config, require_run
 from noveltylab.results.scores import read_scores

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from noveltylab.command.screen import console
 from noveltylab.data.layout import shown
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.predict.inputs import VIDEOS, walk
+from noveltylab.predict.paths import VIDEOS, walk
 from noveltylab.predict.request import HEADER, Request, check_replaceable
 from noveltylab.results.locks import open_own, sync_folder
 from noveltylab.results.record import read_result

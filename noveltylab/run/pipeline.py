@@ -6,7 +6,6 @@ exists.
 """
 
 import logging
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
-from rich.text import Text
 
-from noveltylab.command.screen import console, say
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.results.record import write_result
 from noveltylab.run.build import build
+from noveltylab.run.complete import report_complete
 from noveltylab.run.describe import describe, describe_origin, hash_files
 from noveltylab.run.folder import previous, set_damaged_aside
 from noveltylab.run.lock import locked
@@ -70,15 +68,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
                     set_damaged_aside(folder)
                 return run_stages(options, config, folder)
     check_complete(result, options, folder)
-    console(soft_wrap=True).print(
-        Text.assemble(("complete already", "bold"), f": {folder} (force=true runs it again)")
-    )
-    print_summary(result, folder)
-    if options.diagnose != "none" and "diagnosis" not in result:
-        say(
-            "to diagnose this finished run: python -m noveltylab diagnose "
-            f"run={shlex.quote(str(folder))}"
-        )
+    report_complete(result, options, folder)
     return result
 
 

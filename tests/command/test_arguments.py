@@ -12,10 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.arguments import explain_unreadable, is_sweep, read_changes, readable
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.errors import UserError
+from noveltylab.job import CONF
 
 NAMES = [
     "/data/Teile_Größe",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from noveltylab.__main__ import PACKAGE
+from noveltylab.job import PACKAGE
 
 #: Sets up completion as docs/start.md says, then presses TAB behind each line that it reads.
 SCRIPT = """

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import noveltylab
-from noveltylab.__main__ import CONF, PACKAGE
 from noveltylab.command.hints import HABITS, meant, option_hint
 from noveltylab.command.words import (
     MODULES,
@@ -21,6 +20,7 @@ from noveltylab.command.words import (
 )
 from noveltylab.errors import nearest
 from noveltylab.help import compose_choices, config_names, flat_keys
+from noveltylab.job import CONF, PACKAGE
 from noveltylab.results.record import write_result
 from tests.report.conftest import flat_metrics, result_of
 

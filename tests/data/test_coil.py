@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.data import coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Coil, read_png
@@ -30,6 +29,7 @@ from noveltylab.data.samples import Samples
 from noveltylab.data.split import Split
 from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
+from noveltylab.job import CONF
 from noveltylab.options import Options, check_options
 from tests.formats import turntable, write_coil
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from noveltylab.__main__ import CONF
 from noveltylab.data import dcase, dcase_meta, dcase_sound
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
 from noveltylab.data.stored import resolve_root
 from noveltylab.errors import UserError
+from noveltylab.job import CONF
 from noveltylab.run.pictures import read_recording
 from tests.formats import write_dcase
 

@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.validate import usable_label
 from noveltylab.data import images
@@ -25,6 +24,7 @@ from noveltylab.data.layout import find_layout, shown
 from noveltylab.data.protocols import split
 from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
+from noveltylab.job import CONF
 from noveltylab.options import DataOptions, resolve_inlier
 from noveltylab.report.__main__ import report
 from noveltylab.results.scores import read_scores

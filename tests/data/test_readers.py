@@ -129,18 +129,20 @@ def test_verified_cifar10_passes_through_the_same_unpickler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_cifar10(tmp_path, 400, 80)
-    sums = [
-        [name, _md5(folder / name)]
-        for name in sorted(file.name for file in folder.iterdir())
-        if "batch_" in name
-    ]
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", sums)
-    monkeypatch.setattr(
-        datasets.CIFAR10, "test_list", [["test_batch", _md5(folder / "test_batch")]]
-    )
+    monkeypatch.setattr(cifar10, "MD5", {name: _md5(folder / name) for name in cifar10.MD5})
     expect("cifar10", tmp_path, "expected 10000 labels and images, found 80", verify=True)
     monkeypatch.setattr(cifar10, "_COUNT", 80)
     assert read("cifar10", tmp_path, verify=True).verified
+
+
+def test_the_files_of_cifar10_are_those_of_torchvision() -> None:
+    """They stand in the reader as well, which finds the files without importing torchvision."""
+    official = datasets.CIFAR10
+    assert list(cifar10.MD5.items()) == [
+        (name, md5) for name, md5 in [*official.train_list, *official.test_list]
+    ]
+    assert (official.base_folder, official.filename) == (cifar10.FOLDER, cifar10.ARCHIVE)
+    assert official.tgz_md5 == cifar10.ARCHIVE_MD5
 
 
 #: a header that announces 4 exabytes

@@ -18,11 +18,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from noveltylab.__main__ import CONF, EXPERIMENTS, PACKAGE
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.validate import check_arguments
 from noveltylab.data.protocols import PROTOCOLS
 from noveltylab.errors import UserError
+from noveltylab.job import CONF, EXPERIMENTS, PACKAGE
 from noveltylab.methods.base import find_method
 from noveltylab.options import Options, check_options
 from noveltylab.sweep.grid import cells_of_grid

@@ -11,8 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import keep, studies
-from noveltylab.__main__ import CONF
 from noveltylab.command.recipes import config_names, read_recipe, recipes_of
+from noveltylab.job import CONF
 from noveltylab.report.collect import Collected, collect
 from noveltylab.report.collect import Run as Run_
 from noveltylab.results.archive import find_row, read_archive

@@ -107,12 +107,15 @@ def test_a_method_that_cannot_says_why(
     assert not list(Path().glob("*.pt2"))
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(
+    run_here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
+    folder = run_of(run_here, "pca")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"pip install 'noveltylab\[onnx\]'"):
-        export.export(Path("nowhere"), "onnx")
+        export.export(folder, "onnx")
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from PIL import Image
 from noveltylab.errors import UserError
 from noveltylab.predict import __main__ as predict
 from noveltylab.predict.detector import Detector
-from noveltylab.predict.inputs import Reader, expand, read_item
+from noveltylab.predict.inputs import Reader, read_item
 from noveltylab.predict.load import load_detector
+from noveltylab.predict.paths import expand
 from noveltylab.results.scores import read_scores
 from noveltylab.scoring.conformal import Calibration
 from tests.conftest import forbid, run_in

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noveltylab.__main__ import CONF
 from noveltylab.errors import UserError
+from noveltylab.job import CONF
 from noveltylab.report.published import PLACES, choose, printed_for, read_field, read_tables
 
 TABLES = read_tables()

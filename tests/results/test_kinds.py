@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from noveltylab.__main__ import CONF
 from noveltylab.help import compose_choices, flat_keys
+from noveltylab.job import CONF
 from noveltylab.options import KINDS as DECLARED
 from noveltylab.options import OLD_VALUES, flat_options, kind_of_option
 

@@ -15,11 +15,11 @@ import torch
 from omegaconf import OmegaConf
 
 from noveltylab import configs
-from noveltylab.__main__ import run_one
 from noveltylab.command.arguments import quote
 from noveltylab.data import digits
 from noveltylab.data.samples import Samples
 from noveltylab.errors import UserError
+from noveltylab.job import run_one
 from noveltylab.results.scores import read_scores
 from noveltylab.results.search import (
     LOSS,
@@ -156,7 +156,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_trials(
         return run_cell(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("noveltylab.__main__.run_cell", stop_second)
+        patch.setattr("noveltylab.job.run_cell", stop_second)
         done = command(*arguments, "output=outputs2")
     assert done.returncode == 130, done.stderr
     (folder,) = (tmp_path / "elsewhere").glob("outputs2/search/*")
@@ -280,7 +280,7 @@ def test_what_a_run_hands_to_any_sweeper_is_of_held_out_inliers(
 ) -> None:
     config = configs.compose_config([*arguments, "data=digits", f"output={tmp_path}", *QUICK])
     monkeypatch.setattr(
-        "noveltylab.__main__.HydraConfig.get",
+        "noveltylab.job.HydraConfig.get",
         lambda: OmegaConf.create(
             {"runtime": {"choices": {"row": None, "recipe": "default", "method": "pca"}}}
         ),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.__main__ import PACKAGE
+from noveltylab.job import PACKAGE
 from noveltylab.methods.base import Batch, Method, find_method
 from noveltylab.nets.cpu import conv, layers, winograd
 from noveltylab.scoring.batches import default_dtype

@@ -13,8 +13,8 @@ from omegaconf import open_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noveltylab.__main__ import CONF
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.job import CONF
 from noveltylab.nets.cpu import layers as cpu_layers
 from noveltylab.nets.cpu import winograd
 from noveltylab.options import check_options
