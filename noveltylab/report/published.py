@@ -148,6 +148,15 @@ def read_tables(places: Sequence[Path] = PLACES) -> dict[str, PaperTable]:
     return tables
 
 
+def read_reasons(places: Sequence[Path] = PLACES) -> dict[str, str]:
+    """Why a printed row has no counterpart here, by its name or by `<table>: <row>`.
+
+    Raises:
+        UserError: The file is missing.
+    """
+    return dict(_read_file(places).get("not_run", {}))
+
+
 @cache
 def table_names() -> frozenset[str]:
     """The names of the papers' tables; read once, as each run of a report asks for them."""
