@@ -56,6 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "msad": {"input_size": 32, "lr": 1e-3},
     "rotnet": {"width": 0.25, "lr": 1e-2},
     "geometric": {"width": 0.25, "lr": 1e-2, "fit_images": 32},
+    "wavenet": {"filters": 8, "skip_filters": 16, "layers": 6, "stacks": 1, "lr": 1e-2},
     "skip_ganomaly": {"channels": 8, "feature_size": 16, "lr": 2e-3, "lam": 1.0},
     "anogan": {
         "channels": 8,

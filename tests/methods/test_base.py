@@ -86,8 +86,8 @@ def test_phases_are_those_that_update_goes_by(make: Make, epochs: int) -> None:
 # Training helps on the bundled digits, each method against its own untrained network.
 
 #: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, DROCC's
-#: logit 0.74, and ALOCC's score of D swings
-MARGIN = {"deep_svdd": 0.02, "alocc": 0.1, "drocc": 0.05}
+#: logit 0.74, ALOCC's score of D swings, and the rows of an image are no sound to WaveNet
+MARGIN = {"deep_svdd": 0.02, "alocc": 0.1, "drocc": 0.05, "wavenet": 0.01}
 #: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is
 #: in the contract)
 QUICK = {"ocgan", "ca_entropy", "oled", "nda", "ae"}
