@@ -46,13 +46,13 @@ FLOORS = (
     Floor("nets.cpu", "conv layers threads winograd", "torch"),
     Floor(
         "nets",
-        "autoencoder backbone batch_norm classifier dcgan losses neighbours optimizers",
+        "autoencoder backbone batch_norm classifier dcgan losses neighbours optimizers wide_resnet",
         "huggingface_hub safetensors timm torch",
     ),
     Floor(
         "methods",
-        "ae alocc anogan base ca_entropy deep_svdd features gmm iforest kde knn lof memae msad nda "
-        "ocgan ocsvm oled panda patchcore pca pyod rotnet skip_ganomaly vae",
+        "ae alocc anogan base ca_entropy deep_svdd drocc features geometric gmm iforest kde knn lof memae "
+        "msad nda ocgan ocsvm oled panda patchcore pca pyod rotnet skip_ganomaly vae wavenet",
         "kornia lightning numpy pydantic sklearn torch",
     ),
     Floor(

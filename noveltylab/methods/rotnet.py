@@ -10,7 +10,7 @@ inliers, the network is unsure of, or wrong about, those of an outlier.
 
 What stands here, and what differs in the sources:
 - the four rotations alone, all of each image in every step; Golan: 72 (flips and shifts by 8 pixels
-  too); Hendrycks' own row predicts shifts beside rotations;
+  too, geometric.py); Hendrycks' own row predicts shifts beside rotations;
 - score: mean negative log-probability of the right turn; Golan's simple score (commented out in the
   code, for a Dirichlet fit) and Hendrycks' code average the probability itself, `probability` here;
 - network: Golan's wide residual network, depth 10, width 4, by Adam at 1e-3, 3 epochs of 72 images
@@ -25,74 +25,14 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.losses import wide
+from noveltylab.nets.wide_resnet import initialise, wide_residual_network
 
 TURNS = 4
-
-
-# The network: a wide residual network (Zagoruyko and Komodakis, 2016).
-
-
-class Residual(nn.Module):
-    """Norm, ReLU, convolution, twice, added to the input.
-
-    (B, S, H, W) -> (B, S', H / stride, W / stride).
-    """
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.enter = nn.Sequential(nn.BatchNorm2d(width_in), nn.ReLU())
-        self.body = nn.Sequential(
-            nn.Conv2d(width_in, width, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1, bias=False),
-        )
-        self.stride = stride
-        self.shortcut: nn.Conv2d | None = None
-        if width_in != width or stride != 1:
-            self.shortcut = nn.Conv2d(width_in, width, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        entered = self.enter(x)
-        shortcut = x
-        if self.shortcut is not None:
-            # not a strided convolution: of 2 to 7 channels, oneDNN's gradient at its weights writes
-            # past them on AVX2 (torch 2.15)
-            strided = entered[:, :, :: self.stride, :: self.stride]
-            shortcut = self.shortcut(strided)
-        total: Tensor = shortcut + self.body(entered)
-        return total
-
-
-def wide_residual_network(channels: int, depth: int, width: float) -> nn.Sequential:
-    """Images (B, C, H, W) -> logits of the turns (B, TURNS), and features before the last layer."""
-    before = max(1, round(16 * min(width, 1)))  # the first layer is not widened
-    layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, 1, 1, bias=False)]
-    for stage in range(3):
-        after = max(1, round(16 * 2**stage * width))
-        for position in range((depth - 4) // 6):
-            stride = 2 if stage and not position else 1
-            layers.append(Residual(before, after, stride))
-            before = after
-    layers += [
-        nn.BatchNorm2d(before),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(before, TURNS),
-    ]
-    return nn.Sequential(*layers)
-
-
-def initialise(module: nn.Module) -> None:
-    """He's normal weights, the wide residual network's."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 # The task.
@@ -135,13 +75,10 @@ class RotNet(Method):
             raise ValueError(
                 f"data.size={height}: RotNet takes square images, not {height} x {breadth}"
             )
-        if (depth - 4) % 6:
-            raise ValueError(
-                f"method.depth={depth}: a wide residual network has 6 n + 4 layers: 10, 16, 22, 28, ..."
-            )
         self.lr = lr
         self.weight_decay = weight_decay
-        self.network = wide_residual_network(channels, depth, width).apply(initialise)
+        network = wide_residual_network(channels, depth, width, TURNS)
+        self.network = network.apply(initialise)
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizer = torch.optim.Adam(

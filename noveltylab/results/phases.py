@@ -93,6 +93,14 @@ def deep_svdd_phases(method: Mapping[str, Any]) -> list[Phase]:
     return phases if len(phases) > 1 else []
 
 
+def drocc_phases(method: Mapping[str, Any]) -> list[Phase]:
+    """Those of noveltylab.methods.drocc.DROCC."""
+    if not method.get("warm_up", 0):
+        return []
+    warm_up = float(method["warm_up"])
+    return [Phase("without found points", 0.0), Phase("with found points", warm_up)]
+
+
 def soft_boundary_start(pretrain: float, warm_up: float) -> float:
     """The share of all epochs from which the radius moves: a share `warm_up` after pretraining."""
     if not warm_up:
@@ -105,6 +113,7 @@ ROUNDING = 5e-10
 CONFIGURED: dict[str, Callable[[Mapping[str, Any]], list[Phase]]] = {
     "noveltylab.methods.ocgan.OCGAN": ocgan_phases,
     "noveltylab.methods.deep_svdd.DeepSVDD": deep_svdd_phases,
+    "noveltylab.methods.drocc.DROCC": drocc_phases,
 }
 
 

@@ -65,6 +65,7 @@ NAMES = [
 #: Options of a method that are no number where they are null.
 NOTHING = {
     "features": {"weights", "input_size"},
+    "geometric": {"fit_images"},
     "msad": {"weights", "input_size"},
     "nda": {"contrastive_from"},
     "oled": {"mm_turn"},

@@ -49,6 +49,7 @@ PHASE_OPTIONS: list[dict[str, Any]] = [
     {"objective": "soft-boundary"},
     {"objective": "soft-boundary", "warm_up": 0.0},
     {"objective": "soft-boundary", "pretrain": 0.0, "warm_up": 0.2},
+    {"warm_up": 0.3},
 ]
 
 
@@ -84,9 +85,9 @@ def test_phases_are_those_that_update_goes_by(make: Make, epochs: int) -> None:
 
 # Training helps on the bundled digits, each method against its own untrained network.
 
-#: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, and ALOCC's
-#: score of D swings
-MARGIN = {"deep_svdd": 0.02, "alocc": 0.1}
+#: gain in AUROC that every seed must show; distances from a centre score 0.9 untrained, DROCC's
+#: logit 0.74, ALOCC's score of D swings, and the rows of an image are no sound to WaveNet
+MARGIN = {"deep_svdd": 0.02, "alocc": 0.1, "drocc": 0.05, "wavenet": 0.01}
 #: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is
 #: in the contract)
 QUICK = {"ocgan", "ca_entropy", "oled", "nda", "ae"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noveltylab.methods import rotnet as module
 from noveltylab.methods.base import Batch
-from noveltylab.methods.rotnet import RotNet, log_probability, turned, wide_residual_network
-from tests.methods.conftest import blobs
+from noveltylab.methods.rotnet import RotNet, log_probability, turned
+from noveltylab.nets.wide_resnet import wide_residual_network
+from tests.methods.conftest import blobs, layers
 
 Make = Callable[..., Any]
 
@@ -111,45 +111,24 @@ def test_inliers_without_an_upper_side_teach_it_nothing(make: Make) -> None:
 
 def test_the_network_is_the_wide_residual_network_10_4(make: Make) -> None:
     method = RotNet((3, 32, 32))
-    convolutions = [
-        m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
-    ]
-    assert [(m.out_channels, m.stride[0]) for m in convolutions] == [
-        (16, 1),
-        *((64, 1), (64, 1)),
-        *((128, 2), (128, 1)),
-        *((256, 2), (256, 1)),
-    ]
-    shortcuts = [
-        m for m in method.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
-    ]
-    assert [(m.in_channels, m.out_channels) for m in shortcuts] == [(16, 64), (64, 128), (128, 256)]
+    torch.manual_seed(0)
+    expected = wide_residual_network(3, 10, 4.0, 4)
+    assert layers(method.network) == layers(expected)
     assert method.network[-1].in_features == 256 and method.network[-1].out_features == 4
     assert method.embed(torch.zeros(2, 3, 32, 32)).shape == (2, 256)
 
 
-@pytest.mark.parametrize(("depth", "width", "count"), [(10, 1.0, 7), (16, 0.5, 13), (22, 2.0, 19)])
-def test_depth_and_width(depth: int, width: float, count: int) -> None:
-    network = wide_residual_network(1, depth, width)
-    convolutions = [
-        m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
-    ]
-    assert len(convolutions) == count
-    assert convolutions[0].out_channels == 16 * min(width, 1)
-    assert convolutions[-1].out_channels == 64 * width
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 4)
-
-
-def test_a_residual_block_adds_its_input_where_shapes_allow() -> None:
-    torch.manual_seed(0)
-    narrow, strided_block = module.Residual(4, 4, 1).eval(), module.Residual(4, 6, 2).eval()
-    x = torch.randn(2, 4, 8, 8)
-    for block in (narrow, strided_block):
-        nn.init.zeros_(block.body[-1].weight)
-    assert torch.equal(narrow(x), x)
-    # the paper's shortcut
-    strided = nn.functional.conv2d(strided_block.enter(x), strided_block.shortcut.weight, None, 2)
-    torch.testing.assert_close(strided_block(x), strided)
+def test_initial_weights_are_drawn_layer_by_layer_twice() -> None:
+    """Kept results begin with them: torch's own for the whole network, then He's in its order."""
+    torch.manual_seed(5)
+    network = RotNet((1, 32, 32), width=0.25).network
+    torch.manual_seed(5)
+    expected = wide_residual_network(1, 10, 0.25, 4)
+    for module in expected.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(network.state_dict()[name], weight), name
 
 
 def test_impossible_options_are_refused(make: Make) -> None:
