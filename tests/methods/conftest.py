@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "deep_svdd": {"lr": 1e-3, "ae_lr": 1e-3},
     "alocc": {"channels": 8, "r_steps": 3},
     "memae": {"width": 0.5, "lr": 5e-3},
+    "pixelcnn": {"levels": 8, "width": 8, "layers": 2, "lr": 1e-2},
     "panda": {"input_size": 32, "clip": 1e-2},
     "msad": {"input_size": 32, "lr": 1e-3},
     "rotnet": {"width": 0.25, "lr": 1e-2},
