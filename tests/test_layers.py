@@ -50,8 +50,8 @@ FLOORS = (
     ),
     Floor(
         "methods",
-        "ae alocc anogan base ca_entropy deep_svdd dsebm features gmm iforest kde knn lof memae msad nda "
-        "ocgan ocsvm oled panda patchcore pca pixelcnn pyod rotnet skip_ganomaly vae",
+        "ae alocc anogan base ca_entropy deep_svdd dsebm features gmm iforest kde knn lof lsa memae msad "
+        "nda ocgan ocsvm oled panda patchcore pca pixelcnn pyod rotnet skip_ganomaly vae",
         "kornia lightning numpy pydantic sklearn torch",
     ),
     Floor(
