@@ -50,7 +50,7 @@ FLOORS = (
     ),
     Floor(
         "methods",
-        "ae alocc anogan base ca_entropy deep_svdd dsebm features gmm iforest kde knn lof lsa memae msad "
+        "ae alocc anogan base ca_entropy deep_svdd dsebm features gmm gpnd iforest kde knn lof lsa memae msad "
         "nda ocgan ocsvm oled panda patchcore pca pixelcnn pyod rotnet skip_ganomaly vae",
         "kornia lightning numpy pydantic sklearn torch",
     ),

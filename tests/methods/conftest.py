@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"channels": 8, "lr": 5e-3},
     "deep_svdd": {"lr": 1e-3, "ae_lr": 1e-3},
     "alocc": {"channels": 8, "r_steps": 3},
+    "gpnd": {"channels": 8, "latent_size": 8},
     "lsa": {"width": 0.5, "latent_size": 16, "features": 8, "bins": 20, "lr": 5e-3},
     "memae": {"width": 0.5, "lr": 5e-3},
     "pixelcnn": {"levels": 8, "width": 8, "layers": 2, "lr": 1e-2},
