@@ -33,7 +33,7 @@ CHOICE
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -146,6 +146,8 @@ class LSA(Method):
     `architecture`: layers; `width`: factor on their channels; `latent_size`: d; `features`: those
     of a value in a masked layer; `layers`: masked layers before the last; `bins`: B; `lam`: lambda.
     """
+
+    not_exportable: ClassVar[str] = "its score jumps where rounding moves a code to another bin"
 
     def __init__(
         self,
