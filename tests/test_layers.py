@@ -51,8 +51,9 @@ FLOORS = (
     ),
     Floor(
         "methods",
-        "ae alocc anogan base ca_entropy deep_svdd drocc features geometric gmm iforest kde knn lof memae "
-        "msad nda ocgan ocsvm oled panda patchcore pca pyod rotnet skip_ganomaly vae wavenet",
+        "ae alocc anogan base ca_entropy deep_svdd drocc dsebm features geometric gmm gpnd iforest kde "
+        "knn lof lsa memae msad nda ocgan ocsvm oled panda patchcore pca pixelcnn pyod rotnet "
+        "skip_ganomaly vae wavenet",
         "kornia lightning numpy pydantic sklearn torch",
     ),
     Floor(

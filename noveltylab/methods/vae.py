@@ -26,12 +26,11 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from noveltylab.methods.base import Batch, Method, detached
 from noveltylab.nets.autoencoder import decoder, encoder, halvings
 from noveltylab.nets.dcgan import initialise
-from noveltylab.nets.losses import wide
+from noveltylab.nets.losses import bernoulli_nll, wide
 from noveltylab.nets.optimizers import adam
 
 # The two terms of the bound (eq. 3), in nats.
@@ -49,16 +48,6 @@ def gaussian_nll(x: Tensor, logits: Tensor, std: float) -> Tensor:
     squares = deviation.square().flatten(1).sum(1)
     normaliser = math.log(std) + 0.5 * math.log(2 * math.pi)  # of a pixel
     return 0.5 * squares + x[0].numel() * normaliser
-
-
-def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
-    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits).
-
-    (B, C, H, W) each -> (B,).
-    """
-    grey = ((x + 1) / 2).clamp(0, 1)
-    entropy = F.softplus(logits) - grey * logits
-    return entropy.flatten(1).sum(1)
 
 
 class VAE(Method):

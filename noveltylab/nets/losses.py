@@ -34,6 +34,16 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return real_loss + fake_loss
 
 
+def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
+    """Cross entropy of the grey values (x + 1) / 2 in [0, 1] and sigmoid(logits).
+
+    (B, C, H, W) each -> (B,).
+    """
+    grey = ((x + 1) / 2).clamp(0, 1)
+    entropy = F.softplus(logits) - grey * logits
+    return entropy.flatten(1).sum(1)
+
+
 def squared_error(x: Tensor, x_hat: Tensor, reduction: str = "mean") -> Tensor:
     """Squared difference of images (B, C, H, W), the mean or sum over their values -> (B,)."""
     error = (x - x_hat).square().flatten(1)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from noveltylab.methods.base import Batch
-from noveltylab.methods.vae import bernoulli_nll, divergence, gaussian_nll
+from noveltylab.methods.vae import divergence, gaussian_nll
+from noveltylab.nets.losses import bernoulli_nll
 from tests.methods.conftest import blobs, changed, sigmoid, states
 
 Make = Callable[..., Any]
