@@ -160,6 +160,15 @@ class ALOCC(Method):
             "mse": squared_error(x, x_hat),
         }
 
+    def single_score(self, x: Tensor, name: str) -> Tensor:
+        """One of these alone: `d_recon` and `mse` need not D of the image, `d_x` no reconstruction."""
+        if name == "d_x":
+            return -self.discriminator(x)
+        x_hat = self.reconstruct(x)
+        if name == "mse":
+            return squared_error(x, x_hat)
+        return -self.discriminator(x_hat)
+
     def validation_loss(self, x: Tensor) -> Tensor:
         """Squared error of clean inliers (B,), which the paper's stopping rule watches."""
         return squared_error(x, self.reconstruct(x))

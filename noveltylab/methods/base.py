@@ -125,6 +125,13 @@ class Method(L.LightningModule):
         """
         raise NotImplementedError
 
+    def single_score(self, x: Tensor, name: str) -> Tensor:
+        """`novelty_score(x)[name]` to the last bit, (B,), where no other score is asked for.
+
+        A method whose other scores cost more overrides it.
+        """
+        return self.novelty_score(x)[name]
+
     @property
     def score_names(self) -> tuple[str, ...]:
         """The keys of `novelty_score` and `combine_scores`, known before training."""

@@ -462,15 +462,24 @@ class OCGAN(Method):
 
         These are x, De(En(x)) and De(En(x + n)).
         """
+        if self.image_discriminator is None:
+            return {"mse": self.single_score(x, "mse")}
         clean = self.reconstruct(x)
         noisy = self.reconstruct(x + self.score_noise_image)
         x_hat = noisy if self.score_noise else clean
-        scores = {"mse": squared_error(x, x_hat)}
-        if self.image_discriminator is not None:
-            scores["dv_x"] = -self.image_discriminator(x)
-            scores["dv_recon"] = -self.image_discriminator(clean)
-            scores["dv_recon_noisy"] = -self.image_discriminator(noisy)
-        return scores
+        return {
+            "mse": squared_error(x, x_hat),
+            "dv_x": -self.image_discriminator(x),
+            "dv_recon": -self.image_discriminator(clean),
+            "dv_recon_noisy": -self.image_discriminator(noisy),
+        }
+
+    def single_score(self, x: Tensor, name: str) -> Tensor:
+        """One of these alone: `mse` takes one reconstruction and no discriminator."""
+        if name != "mse":
+            return super().single_score(x, name)
+        seen = x + self.score_noise_image if self.score_noise else x
+        return squared_error(x, self.reconstruct(seen))
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Squared error of clean inliers (B,): the paper selects its model by it."""

@@ -157,7 +157,8 @@ class Detector:
 
     def novelty(self, images: Tensor) -> NDArray[np.float64]:
         """The primary score (N,) of images as `scores` takes them."""
-        return self.scores(images)[self.primary]
+        columns = score_in_threads(self.method, self.preprocess, images, self.primary)
+        return self._combined(columns)[self.primary]
 
     def reconstruct(self, images: Tensor) -> NDArray[np.float32] | None:
         """Reconstructions in [0, 1] of images as `scores` takes them; None if there are none."""
@@ -330,7 +331,7 @@ class Detector:
 
     def _novelty_in_thread(self, images: Tensor) -> NDArray[np.float64]:
         """As `novelty`, by the thread that asks for it."""
-        columns = score_alike(self.method, self.preprocess, images)
+        columns = score_alike(self.method, self.preprocess, images, self.primary)
         return self._combined(columns)[self.primary]
 
     def decide(

@@ -75,19 +75,37 @@ def to_float64(columns: Tensors) -> Columns:
     return {name: column.numpy().astype(np.float64) for name, column in columns.items()}
 
 
-def score_alike(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
+def score_alike(
+    method: Method, preprocess: Preprocess, images: Tensor, only: str | None = None
+) -> Tensors:
     """Scores uint8 images (N, C, H, W), N >= 1: name -> (N,), float32 on the CPU.
+
+    All scores, or the one named `only` and those that it is made of.
 
     In batches of one size, the last of which is filled up. By one of torch's threads: call it
     inside `single_threads`, or use `score_in_threads`. The method is in evaluation mode, as
     `deployed` gives it.
     """
-    return columns_alike(method, preprocess, images, method.novelty_score)
+    return columns_alike(method, preprocess, images, scores_of(method, only))
 
 
-def score_in_threads(method: Method, preprocess: Preprocess, images: Tensor) -> Tensors:
+def score_in_threads(
+    method: Method, preprocess: Preprocess, images: Tensor, only: str | None = None
+) -> Tensors:
     """As `score_alike`, the same bits, by all of torch's threads."""
-    return columns_in_threads(method, preprocess, images, method.novelty_score)
+    return columns_in_threads(method, preprocess, images, scores_of(method, only))
+
+
+def scores_of(method: Method, only: str | None) -> Callable[[Tensor], Tensors]:
+    """What scores images (B, C, H, W): all scores, or one where it is not made of others."""
+    if only is None or type(method).combine_scores is not Method.combine_scores:
+        return method.novelty_score
+    name = only
+
+    def single(x: Tensor) -> Tensors:
+        return {name: method.single_score(x, name)}
+
+    return single
 
 
 def held_out_scores(method: Method, preprocess: Preprocess, images: Tensor) -> Columns:

@@ -76,6 +76,15 @@ def test_scores_are_named_finite_and_one_per_sample(make: Make, name: str) -> No
         assert column.isfinite().all()
 
 
+def test_a_score_asked_for_alone_has_the_same_bits(make: Make, name: str) -> None:
+    method = trained(make, name)
+    x = blobs(7, seed=1)
+    with torch.no_grad():
+        scores = method.novelty_score(x)
+        for key, column in scores.items():
+            assert torch.equal(method.single_score(x, key), column), key
+
+
 def test_a_score_depends_on_its_sample_alone(make: Make, name: str) -> None:
     method = trained(make, name)
     x = blobs(9, seed=1)

@@ -735,6 +735,28 @@ def test_noise_has_the_configured_deviation_and_is_fresh(make: Callable[..., Any
     assert not torch.equal(seen[0], seen[1])
 
 
+@pytest.mark.parametrize("score_noise", [False, True])
+@pytest.mark.parametrize("use_image_discriminator", [False, True])
+def test_the_squared_error_alone_takes_one_reconstruction(
+    make: Callable[..., Any], use_image_discriminator: bool, score_noise: bool
+) -> None:
+    method = make(
+        "ocgan",
+        use_image_discriminator=use_image_discriminator,
+        use_mining=use_image_discriminator,
+        score_noise=score_noise,
+    ).eval()
+    calls: list[str] = []
+    method.decoder.register_forward_hook(lambda *_: calls.append("decoder"))
+    x = blobs(3)
+    with torch.no_grad():
+        alone = method.single_score(x, "mse")
+        assert calls == ["decoder"]
+        every = method.novelty_score(x)
+    assert torch.equal(alone, every["mse"])
+    assert len(calls) == 1 + (2 if use_image_discriminator else 1)
+
+
 def test_published_scores(make: Callable[..., Any]) -> None:
     method = make("ocgan", lr=1e-2).train()
     train_until_images_differ(method, Batch(blobs(32), torch.arange(32)))
