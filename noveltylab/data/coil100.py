@@ -12,12 +12,12 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
+from noveltylab.data.cache import Arrays, cached, code_key, fingerprint
 from noveltylab.data.samples import Samples, unchecked
 from noveltylab.data.stored import (
     Stored,
@@ -29,9 +29,6 @@ from noveltylab.data.stored import (
     zip_members,
 )
 from noveltylab.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 VIEWS = 72
 DEGREES = 5
@@ -107,7 +104,13 @@ COIL20 = Coil(
 )
 
 
-def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil100") -> Samples:
+#: the modules that decide what a cached entry holds
+_CODE = ("data.coil100",)
+
+
+def read(
+    root: Path | None, *, verify: bool, download: bool, cache: bool, name: str = "coil100"
+) -> Samples:
     """Samples with images (7200 or 1440, C, H, H), sorted by object and view.
 
     Of several folders the fullest is taken; ids are `obj<k>/<n>`. facts: "view", the angle in
@@ -119,6 +122,7 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
             result verified (of the unpacked files no checksums were published). Without it any part
             of the views will do.
         download: Has no effect but on the error where the files are absent.
+        cache: Keep the decoded images, and read kept ones.
         name: "coil100" or "coil20".
 
     Raises:
@@ -136,9 +140,12 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
     for k, n in views:
         files.append(_beside(place, _file(k, n)))
         ids.append(f"obj{k}/{n:03d}")
-    images = _read_images(files)
+    import torch  # takes seconds: only once the files are there
+
+    arrays = _kept_images(name, files) if cache else {"images": _read_images(files)}
+    images = torch.from_numpy(arrays["images"])
     table = np.array(views, dtype=np.int64)
-    notes: tuple[str, ...] = (_note(coil, place, images),)
+    notes: tuple[str, ...] = (_note(coil, place, arrays["images"]),)
     if checked and images.shape[2] == 128:
         notes = ()
     return Samples(
@@ -151,6 +158,26 @@ def read(root: Path | None, *, verify: bool, download: bool, name: str = "coil10
         notes=notes,
         missing=coil.total - len(views),
     )
+
+
+def _kept_images(name: str, files: list[Stored]) -> Arrays:
+    """`images` of the files, from the cache if they are there."""
+    paths = list(dict.fromkeys(file.path for file in files))
+
+    def make() -> Arrays:
+        return {"images": _read_images(files)}
+
+    try:
+        files_now = fingerprint(paths, paths[0].parent)
+    except OSError:
+        return make()  # which names the file that is not there
+    key = {
+        "folder": str(paths[0].parent),
+        "files": files_now,
+        "views": [file.name for file in files],
+        "code": code_key(_CODE, ("numpy", "pillow")),
+    }
+    return cached(name, key, make)
 
 
 def check_files(root: Path | None, *, name: str) -> None:
@@ -279,7 +306,7 @@ def _incomplete(coil: Coil, folder: Path, views: list[tuple[int, int]]) -> UserE
     )
 
 
-def _note(coil: Coil, place: Stored, images: "Tensor") -> str:
+def _note(coil: Coil, place: Stored, images: NDArray[np.uint8]) -> str:
     """What is known of the files instead of their checksums."""
     count, channels, side, _ = images.shape
     pixels = f"{side} x {side} {'grey' if channels == 1 else 'colour'}"
@@ -294,35 +321,41 @@ def _note(coil: Coil, place: Stored, images: "Tensor") -> str:
     return f"{coil.title} has {checksums}; in {place.path.absolute().name}: {contents}"
 
 
-def _read_images(files: list[Stored]) -> "Tensor":
-    """uint8 (N, C, H, H); UserError names the first file that is unreadable or differs."""
-    import torch  # takes seconds: only once the files are there
+def _read_images(files: list[Stored]) -> NDArray[np.uint8]:
+    """uint8 (N, C, H, H), by threads; UserError names the first file that is unreadable or differs."""
+    from noveltylab.data.decode import in_order  # imports torch
 
-    first = read_png(files[0])
-    images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
-    into = images.numpy()
-    for i, file in enumerate(files):
-        pixels = read_png(file)
-        if pixels.shape != first.shape:
-            raise UserError(
-                f"{file} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} "
-                f"pixels in {len(pixels)} channels, {files[0].name} has {first.shape[-1]} x "
-                f"{first.shape[-2]} in {len(first)}."
-            )
-        into[i] = pixels
+    # once for all threads, which share the filters of warnings
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        first = read_png(files[0])
+        images = np.empty((len(files), *first.shape), np.uint8)
+        for i, (file, pixels) in enumerate(zip(files, in_order(read_png, files), strict=True)):
+            _check_shape(file, pixels, files[0], first)
+            images[i] = pixels
     return images
+
+
+def _check_shape(
+    file: Stored, pixels: NDArray[np.uint8], first_file: Stored, first: NDArray[np.uint8]
+) -> None:
+    """UserError where a view has another size than the first one."""
+    if pixels.shape != first.shape:
+        raise UserError(
+            f"{file} differs from the others: it has {pixels.shape[-1]} x {pixels.shape[-2]} "
+            f"pixels in {len(pixels)} channels, {first_file.name} has {first.shape[-1]} x "
+            f"{first.shape[-2]} in {len(first)}."
+        )
 
 
 def read_png(file: Stored) -> NDArray[np.uint8]:
     """uint8 (C, H, H) of a square grey (C = 1) or colour (C = 3) PNG file, its checksums compared.
 
     UserError naming the file if it is damaged, of another kind, or larger than MAX_SIDE; nothing
-    that large is decoded.
+    that large is decoded. A warning of the decoder is damage where the caller makes it an error.
     """
     content = file.read(MAX_BYTES)
     try:
-        with warnings.catch_warnings(action="error", category=UserWarning):
-            return _decode(content, file)
+        return _decode(content, file)
     except UserError:
         raise
     except Exception as error:  # what a damaged file makes the decoder raise is not documented

@@ -163,11 +163,13 @@ class ALOCC(Method):
     def single_score(self, x: Tensor, name: str) -> Tensor:
         """One of these alone: `d_recon` and `mse` need not D of the image, `d_x` no reconstruction."""
         if name == "d_x":
-            return -self.discriminator(x)
+            logit: Tensor = self.discriminator(x)
+            return -logit
         x_hat = self.reconstruct(x)
         if name == "mse":
             return squared_error(x, x_hat)
-        return -self.discriminator(x_hat)
+        logit = self.discriminator(x_hat)
+        return -logit
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """Squared error of clean inliers (B,), which the paper's stopping rule watches."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -54,7 +55,7 @@ FUZZ = settings(
 
 
 def read(name: str, root: Path, verify: bool = False, download: bool = False) -> Samples:
-    return load(name, root, verify, download)
+    return load(name, root, verify, download, cache=False)
 
 
 def refused(name: str, root: Path, *parts: str, **options: bool) -> str:
@@ -461,7 +462,36 @@ def test_what_may_not_be_read_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(call, forbidden)
         with pytest.raises(UserError, match=f"{message} {folder}.*: Permission denied"):
-            coil100.read(tmp_path, verify=False, download=False)
+            coil100.read(tmp_path, verify=False, download=False, cache=False)
+
+
+def test_cache_gives_the_same_and_notices_a_changed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))
+    folder = write_coil(tmp_path / "data", objects=(1, 2), views=(0, 5, 10))
+    plain = coil100.read(tmp_path / "data", verify=False, download=False, cache=False)
+    read_pngs: list[Stored] = []
+    decode = coil100._decode
+
+    def counted(content: bytes, file: Stored) -> Any:
+        read_pngs.append(file)
+        return decode(content, file)
+
+    monkeypatch.setattr(coil100, "_decode", counted)
+    counts = []
+    for _ in range(2):
+        samples = coil100.read(tmp_path / "data", verify=False, download=False, cache=True)
+        assert torch.equal(samples.images, plain.images)
+        counts.append(len(read_pngs))
+    assert counts[0] > 0 and counts[1] == counts[0]
+    (folder / "obj1__0.png").write_bytes((folder / "obj2__5.png").read_bytes())
+    changed = coil100.read(tmp_path / "data", verify=False, download=False, cache=True)
+    assert torch.equal(changed.images[0], plain.images[4])
+    (folder / "obj1__0.png").unlink()
+    (folder / "obj1__0.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match="Cannot read"):
+        coil100.read(tmp_path / "data", verify=False, download=False, cache=True)
 
 
 def read_or_refuse(file: Path, content: bytes) -> None:
