@@ -27,7 +27,7 @@ def go(points: int, seed: int, tmp_path: Path) -> None:
 
 
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
-    go(8, 0, tmp_path)
+    go(2, 0, tmp_path)
 
 
 @pytest.mark.slow

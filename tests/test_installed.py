@@ -196,6 +196,7 @@ def test_what_only_a_run_folder_names_is_not_loaded(
     # of the same package, but offered by no entry point
     result["config"]["method"]["_target_"] = "noveltylab_example.letters.draw"  # type: ignore[index]
     (run / "result.json").write_text(json.dumps(result))
+    (here / "new.png").touch()
     for words in (["predict", f"run={run}", "input=new.png"], ["rerun", str(run)]):
         done = command(*words)
         assert done.returncode == 2

@@ -34,6 +34,7 @@ CHOICE
 """
 
 import math
+import threading
 import warnings
 from itertools import pairwise
 from typing import Annotated, ClassVar
@@ -56,6 +57,8 @@ FLOOR = math.log(1e-308)
 SHAPES = (0.2, 10.0)
 #: Halvings of that interval, on a log scale.
 HALVINGS = 40
+#: torch's forward mode has levels that all threads share: one thread at a time.
+_FORWARD = threading.Lock()
 
 
 # Networks (code).
@@ -313,7 +316,7 @@ class GPND(Method):
             return self.decode(code[None]).flatten()
 
         # a tensor made under inference mode has no tangent
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        with _FORWARD, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             # torch's own, where forward mode is first used
             warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
             jacobians: Tensor = torch.func.vmap(torch.func.jacfwd(image))(z.detach().clone())

@@ -171,7 +171,7 @@ class WaveNet(Method):
     def surprise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean -log p of the samples of x (B, C, H, W), and mean squared error of the likeliest, (B,)."""
         target = categories(x.flatten(1))
-        logits = wide(self.network(on_scale(target)))
+        logits = wide(self.network(on_scale(target).to(x.dtype)))
         nll = F.cross_entropy(logits, target, reduction="none").mean(1)
         error = (logits.argmax(1) - target).float().square().mean(1)
         return nll, error

@@ -78,13 +78,14 @@ def test_a_mistake_is_told_without_torch(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_complete_run_and_an_absent_input_are_told_without_torch(tmp_path: Path) -> None:
-    arguments = ["method=pca", "data=digits", "pictures=false", "floor_features=off"]
-    command = [sys.executable, "-m", "noveltylab", *arguments]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+def test_a_complete_run_and_an_absent_input_are_told_without_torch(
+    tmp_path: Path, pca_outputs: Path
+) -> None:
+    arguments = [f"output={pca_outputs}", "method=pca", "trainer.accelerator=cpu", "pictures=false"]
     again = without_torch(arguments, tmp_path)
-    assert again.returncode == 0 and "complete already: outputs/p1/pca" in again.stdout
-    run = "run=outputs/p1/pca/digits/inlier8/seed0"
+    assert again.returncode == 0, again.stderr
+    assert f"complete already: {pca_outputs}/p1/pca" in again.stdout
+    run = f"run={pca_outputs}/p1/pca/digits/inlier8/seed0"
     process = without_torch(["predict", run, "input=new"], tmp_path)
     assert process.returncode == 2
     assert "input=new: no such file or folder; this run takes images and videos" in process.stderr

@@ -101,7 +101,7 @@ def path_of(root: Path, stem: str) -> Path:
 # Contents.
 
 
-@FEATURES
+@pytest.mark.parametrize("features", ["logmel", pytest.param("waveform", marks=pytest.mark.slow)])
 def test_labels_count_the_samples_that_lie_in_an_event(whole: Path, features: str) -> None:
     samples = read(whole, features)
     expected = {}

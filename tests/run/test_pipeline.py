@@ -107,7 +107,14 @@ def test_losses_are_logged_on_our_own_axis(run_here: Run, tmp_path: Path) -> Non
     assert {row["name"] for row in rows} >= {"train/mse", "train/classifier", "val/loss"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+#: Methods whose smallest run takes many seconds: the slow tests run them.
+LONG = {"anogan", "geometric", "msad", "panda", "pixelcnn", "wavenet"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in METHODS],
+)
 def test_every_method_runs_from_the_command_line_to_a_result(run_here: Run, method: str) -> None:
     small = TINY if method == "ocgan" else TINY[3:]
     result = run_here(f"method={method}", "data.limit_train=40", *small, "pictures=true")
@@ -124,8 +131,17 @@ def test_same_seed_same_scores_and_another_seed_others(run_here: Run, tmp_path: 
     assert texts[0] != texts[2]
 
 
-@pytest.mark.parametrize("option", ["trainer.lr_decay_from=0.25", "trainer.average_epochs=1.5"])
-@pytest.mark.parametrize("epoch", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("epoch", "option"),
+    [
+        (2, "trainer.lr_decay_from=0.25"),
+        (4, "trainer.average_epochs=1.5"),
+        pytest.param(1, "trainer.lr_decay_from=0.25", marks=pytest.mark.slow),
+        pytest.param(4, "trainer.lr_decay_from=0.25", marks=pytest.mark.slow),
+        pytest.param(1, "trainer.average_epochs=1.5", marks=pytest.mark.slow),
+        pytest.param(2, "trainer.average_epochs=1.5", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bytes(
     run_here: Run, tmp_path: Path, epoch: int, option: str
 ) -> None:
