@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
+.PHONY: help run test test-fast test-slow test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,16 @@ run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digit
 
 test: $(STAMP) ## build .venv, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
+
+# what most changes touch; what of it takes long is left out
+FAST := tests/test_layers.py tests/scoring tests/nets tests/report \
+	$(addprefix tests/data/test_,protocols.py preprocess.py readers.py) \
+	$(addprefix tests/results/test_,files.py scores.py archive.py schema.py) \
+	$(addprefix tests/methods/test_,ocgan.py ca_entropy.py oled.py nda.py classical.py)
+LONG := tests/scoring/test_conformal.py tests/scoring/test_folds.py tests/scoring/test_drift.py \
+	tests/nets/cpu/test_layers.py tests/nets/test_backbone.py tests/report/test_stats.py
+test-fast: $(STAMP) ## a thousand quick tests for while one writes: equations, metrics, readers, the report, the layout of the code
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup $(FAST) $(addprefix --ignore=,$(LONG))
 
 test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow
