@@ -125,7 +125,10 @@ def predict(request: Request) -> Prediction:
 def check_paths(request: Request) -> None:
     """UserError where the run or the input is not there; found by names, without torch."""
     require_run(request.run)
-    kind = read_result(request.run).get("input", {}).get("kind")
+    try:
+        kind = read_result(request.run).get("input", {}).get("kind")
+    except RecursionError:
+        return  # `load_detector` says what is wrong with the file
     expand(request.input, Takes("recording" if kind == "file" else "image"))
 
 
