@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from colorsys import rgb_to_hsv
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,36 @@ def test_a_resumed_run_has_the_scores_of_one_that_was_not_interrupted(
     run_here(*options, f"output={tmp_path / 'again'}")
     run = "p1/msad/digits/inlier8/seed0/scores.csv"
     assert (tmp_path / "again" / run).read_text() == (tmp_path / "whole" / run).read_text()
+
+
+# What a view may be (code).
+
+
+def test_windows_have_every_shape_and_place_that_they_may_have() -> None:
+    torch.manual_seed(0)
+    maps = random_window(4000, torch.zeros(1))
+    width, height = maps[:, 0, 0].abs(), maps[:, 1, 1]
+    # of windows that the image's border does not cut
+    whole = (width < 0.999) & (height < 0.999)
+    aspect = (width / height)[whole]
+    assert 0.75 - 1e-4 <= aspect.min() < 0.8 and 1.25 < aspect.max() <= 4 / 3 + 1e-4
+    for place, side in ((maps[:, 0, 2], width), (maps[:, 1, 2], height)):
+        share = (place / (1 - side))[whole]
+        assert -1 - 1e-4 <= share.min() < -0.95 and 0.95 < share.max() <= 1 + 1e-4
+
+
+def test_brightness_changes_by_two_fifths_at_most() -> None:
+    """A flat grey image has no contrast: what is left is the factor of its brightness."""
+    torch.manual_seed(0)
+    values = random_colour(torch.full((4000, 1, 2, 2), 0.5))[:, 0, 0, 0] / 0.5
+    assert 0.6 - 1e-4 <= values.min() < 0.62 and 1.38 < values.max() <= 1.4 + 1e-4
+
+
+def test_hue_turns_by_a_tenth_of_the_circle_at_most() -> None:
+    torch.manual_seed(0)
+    red = torch.tensor([0.6, 0.3, 0.3]).view(1, 3, 1, 1).expand(4000, 3, 2, 2)
+    colours = random_colour(red.clone())[:, :, 0, 0].double().numpy()
+    coloured = colours[colours.max(1) - colours.min(1) > 0.02]
+    hues = np.array([rgb_to_hsv(*colour)[0] for colour in coloured])
+    turns = (hues + 0.5) % 1 - 0.5
+    assert -0.1 - 1e-3 <= turns.min() < -0.09 and 0.09 < turns.max() <= 0.1 + 1e-3
