@@ -13,8 +13,6 @@ from noveltylab.report.published import Counterpart, PaperTable, read_reasons, r
 from noveltylab.results.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "printed.md"
-#: Tables with printed rows of another method than the paper's own stand under their own names.
-NO = "cannot be run"
 
 
 def runnable_table() -> Iterator[str]:
@@ -37,7 +35,7 @@ def runnable_table() -> Iterator[str]:
 
 def absent_table() -> Iterator[str]:
     """Each printed row that has none, once, with the reason."""
-    yield from header("printed row", "in", f"why it {NO}")
+    yield from header("printed row", "in", "why it cannot be run")
     reasons = read_reasons()
     places: dict[tuple[str, str], list[PaperTable]] = {}
     for table in read_tables().values():

@@ -16,6 +16,8 @@ from noveltylab.command.validate import STRICT, validate
 PACKAGE = Path(__file__).resolve().parents[1]
 #: Libraries that are imported already and whose names annotations are made of.
 OF_ANNOTATIONS = ("pydantic", "typing")
+#: What every method's configuration has beside the options of its class.
+COMMON = ("name", "_target_", "primary")
 
 
 def check_method(method: dict[str, Any]) -> None:
@@ -39,10 +41,6 @@ def check_method(method: dict[str, Any]) -> None:
         return
     values = {key: value for key, value in method.items() if key not in COMMON}
     validate(model, values, "method.")
-
-
-#: What every method's configuration has beside the options of its class.
-COMMON = ("name", "_target_", "primary")
 
 
 @cache

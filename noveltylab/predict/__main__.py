@@ -44,7 +44,7 @@ from typing import IO, TYPE_CHECKING, Any
 from noveltylab.command.screen import console, terminal
 from noveltylab.command.signals import end_command, exit_code, interruptible
 from noveltylab.errors import RunFailed, UserError
-from noveltylab.predict.paths import Takes, expand
+from noveltylab.predict.paths import Takes, expand, kind_of_files
 from noveltylab.predict.request import NOTE, Case, Prediction, Request, parse
 from noveltylab.results.record import read_result, require_run
 from noveltylab.results.scores import quote
@@ -129,7 +129,7 @@ def check_paths(request: Request) -> None:
         kind = read_result(request.run).get("input", {}).get("kind")
     except RecursionError:
         return  # `load_detector` says what is wrong with the file
-    expand(request.input, Takes("recording" if kind == "file" else "image"))
+    expand(request.input, Takes(kind_of_files(kind)))
 
 
 def _tally(request: Request, detector: "Detector") -> "Tally":

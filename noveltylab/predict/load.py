@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from noveltylab.command.signatures import COMMON
 from noveltylab.command.validate import check_arguments
 from noveltylab.data.preprocess import Preprocess
 from noveltylab.data.protocols import MAX_FOLDS
@@ -19,7 +20,7 @@ from noveltylab.methods.base import Method, find_method
 from noveltylab.options import Options, read_options
 from noveltylab.predict.detector import Columns, Detector
 from noveltylab.predict.inputs import Reader
-from noveltylab.predict.paths import Kind
+from noveltylab.predict.paths import kind_of_files
 from noveltylab.results.files import open_regular, sha256_file
 from noveltylab.results.record import read_result, recorded_config, require_run
 from noveltylab.results.scores import read_scores
@@ -139,7 +140,7 @@ def _load_weights(folder: Path, weights: _Weights, method: Method, preprocess: P
 
 def _build(options: Options, primary: str, shape: tuple[int, int, int], folds: int) -> Method:
     """An untrained method of the run's options; UserError if it cannot score single images."""
-    keys = options.method.keys() - {"name", "primary", "_target_"}
+    keys = options.method.keys() - set(COMMON)
     arguments = {key: value for key, value in options.method.items() if key in keys}
     method_class = find_method(str(options.method.get("_target_")))
     arguments = check_arguments(method_class, arguments, "method")
@@ -179,7 +180,7 @@ def _reader(options: Options, recorded: _Input) -> Reader:
             "this run scores videos by their images and took its threshold from a set of videos; predict takes runs on images "
             "and on sound"
         )
-    kind: Kind = "recording" if recorded.kind == "file" else "image"
+    kind = kind_of_files(recorded.kind)
     channels, height, width = recorded.shape
     if kind == "image" and (height != width or channels not in (1, 3)):
         raise UserError(

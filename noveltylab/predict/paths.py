@@ -36,11 +36,16 @@ class Takes:
         return "images and videos"
 
 
+def kind_of_files(input_kind: object) -> Kind:
+    """The kind of file of a run whose result says what its images are (`input.kind`)."""
+    return "recording" if input_kind == "file" else "image"
+
+
 def expand(source: str, takes: Takes) -> Iterator[Path]:
     """The files that an input names, in order.
 
     An input is a file, a folder (with its subfolders), or a pattern such as parts/**/*.png.
-    Of folders only what the takes takes, by the names; a pattern may name anything.
+    Of folders only what a run takes, by the names; a pattern may name anything.
 
     Raises:
         UserError: At once, if nothing is found.

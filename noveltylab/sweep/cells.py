@@ -165,6 +165,7 @@ def check_names(method: str, protocol: str) -> None:
     Raises:
         UserError: What is wrong, for the whole sweep at once instead of cell by cell.
     """
+    from noveltylab.command.signatures import COMMON
     from noveltylab.command.validate import check_arguments
     from noveltylab.data.protocols import PROTOCOLS
     from noveltylab.methods.base import find_method
@@ -172,7 +173,7 @@ def check_names(method: str, protocol: str) -> None:
     # the method's
     arguments = json.loads(method)
     target = find_method(str(arguments.get("_target_")))
-    for key in ("name", "_target_", "primary"):
+    for key in COMMON:
         arguments.pop(key, None)
     check_arguments(target, arguments, "method")
     # the protocol's

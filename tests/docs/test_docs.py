@@ -554,7 +554,7 @@ def config_of(cell: Sequence[str]) -> DictConfig:
     typed = [word for word in words if word not in experiment]
     overrides, *_ = cells_of_grid(params, rows, typed, OverridesParser.create())
     with warnings.catch_warnings():
-        # the launchers' schemas, as in noveltylab/__main__.py
+        # the launchers' schemas, as in noveltylab/job.py
         warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against")
         config = composed(*experiment, *overrides)
     return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])

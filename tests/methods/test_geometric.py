@@ -67,6 +67,19 @@ def test_no_two_transformations_are_alike() -> None:
     assert len({tuple(row.tolist()) for row in transformations(8)}) == COUNT == 72
 
 
+def kept_targets(method: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The labels that the method's next updates compare logits with; nothing is minimised."""
+    targets: list[Tensor] = []
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        targets.append(labels)
+        return logits.sum()
+
+    monkeypatch.setattr("noveltylab.methods.geometric.F.cross_entropy", loss)
+    monkeypatch.setattr(method, "minimise", lambda loss, name: None)
+    return targets
+
+
 def test_an_update_shows_each_image_transformed_as_its_label_says(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,14 +90,7 @@ def test_an_update_shows_each_image_transformed_as_its_label_says(
         method.network, "forward", lambda images: [shown.append(images), images.sum() + eyes][1]
     )
     eyes = torch.zeros(30, 72, requires_grad=True)
-    targets: list[Tensor] = []
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        targets.append(labels)
-        return logits.sum()
-
-    monkeypatch.setattr("noveltylab.methods.geometric.F.cross_entropy", loss)
-    monkeypatch.setattr(method, "minimise", lambda loss, name: None)
+    targets = kept_targets(method, monkeypatch)
     method.update(Batch(x, torch.arange(6)))
     labels = targets[0].view(5, 6)
     for copy in range(5):
@@ -97,14 +103,7 @@ def test_an_update_shows_each_image_transformed_as_its_label_says(
 
 def test_every_transformation_is_drawn(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     method = make("geometric", (1, 8, 8), copies=72).train()
-    targets: list[Tensor] = []
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        targets.append(labels)
-        return logits.sum()
-
-    monkeypatch.setattr("noveltylab.methods.geometric.F.cross_entropy", loss)
-    monkeypatch.setattr(method, "minimise", lambda loss, name: None)
+    targets = kept_targets(method, monkeypatch)
     method.update(Batch(torch.randn(2, 1, 8, 8), torch.arange(2)))
     for image in range(2):
         assert sorted(targets[0].view(72, 2)[:, image].tolist()) == list(range(72))
