@@ -95,6 +95,8 @@ class DataOptions(_Strict):
     label: Annotated[Label | None, Kind.NOTED] = None
     source: PathText | None = None
     target: PathText | None = None
+    frames: Annotated[int, Field(ge=1, le=256)] | None = None
+    difference: bool = False
 
     @property
     def title(self) -> str:

@@ -39,7 +39,7 @@ FLOORS = (
         "data",
         "antispoofing cache cifar10 coil100 datamodule dcase dcase_files dcase_meta "
         "dcase_sound decode digits images inlier layout load masks mnist "
-        "preprocess protocols samples split stored ucsd ucsd_files",
+        "preprocess protocols samples split stored ucsd ucsd_clips ucsd_files",
         "PIL librosa lightning numpy scipy sklearn soundfile torch torchvision yaml",
     ),
     Floor("options", "", "omegaconf pydantic"),

@@ -42,7 +42,7 @@ LONGEST_LABEL = 60
 #: Names that no label of one's own images may have: results go by them.
 DATA_SETS = {
     *("digits", "mnist", "fmnist", "cifar10", "coil100", "coil20", "ucsd"),
-    *("dcase", "dcase_waveform", "folder", "images", "antispoofing"),
+    *("ucsd_clips", "dcase", "dcase_waveform", "folder", "images", "antispoofing"),
 }
 
 

@@ -246,6 +246,7 @@ def _test_units(samples: Samples, split: Split, inlier: int) -> ScoredUnits | No
         how=split.aggregate,
         main=split.whole,
         masked=masked,
+        border=units.border,
     )
 
 

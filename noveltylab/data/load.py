@@ -34,7 +34,7 @@ def load(
         root: The data folder; see `resolve_root`.
         verify: Compare the files with the official ones.
         download: Fetch absent files where that is possible.
-        options: What only some readers take (`features`, `cache`, `inlier`, `size`, `on_error`).
+        options: What only some readers take (`features`, `cache`, `inlier`, `size`, `frames`).
             A reader gets those that it has a parameter for, `name` among them.
 
     Raises:

@@ -190,11 +190,8 @@ def frames(
     clip = _fact(facts, "clip", "protocol=frames")
     motion = _fact(facts, "motion", "protocol=frames")
     assert official_test is not None  # readers that know clips know the official parts
-    # hold out the last training clips
     inliers = ~official_test & (labels == inlier)
-    clips = np.unique(clip[inliers])
-    first_held_out = len(clips) - math.ceil(val_fraction * len(clips))
-    is_held_out = np.isin(clip, clips[first_held_out:])
+    is_held_out = _in_last_clips(clip, inliers, val_fraction)
     # leave out what does not move
     least_motion = -math.inf
     if motion_filter:
@@ -206,6 +203,37 @@ def frames(
     val = np.flatnonzero(inliers & is_held_out & moves)
     test = np.flatnonzero(official_test & moves)
     return Split(train, val, test, labels[test] != inlier, aggregate=agg, whole=True)
+
+
+def whole_frames(
+    labels: Labels,
+    official_test: Flags | None,
+    inlier: int,
+    facts: Facts,
+    *,
+    seed: int,
+    val_fraction: float,
+) -> Split:
+    """UCSD's whole frames, or stacks of them: as `frames` without patches and motion filter."""
+    clip = _fact(facts, "clip", "protocol=whole_frames")
+    own = _fact(facts, "own", "protocol=whole_frames")
+    assert official_test is not None  # readers that know clips know the official parts
+    inliers = ~official_test & (labels == inlier)
+    is_held_out = _in_last_clips(clip, inliers, val_fraction)
+    rng = np.random.default_rng(seed)
+    train = rng.permutation(np.flatnonzero(inliers & ~is_held_out & own))
+    val = np.flatnonzero(inliers & is_held_out & own)
+    test = np.flatnonzero(official_test)
+    clips = np.concatenate([np.unique(clip[index]) for index in (train, val, test)])
+    assert len(np.unique(clips)) == len(clips), "a clip lies in two parts"
+    return Split(train, val, test, labels[test] != inlier, aggregate="max", whole=True)
+
+
+def _in_last_clips(clip: Index, inliers: Flags, val_fraction: float) -> Flags:
+    """Which samples lie in the last clips that have inliers, of which that share is held out."""
+    clips = np.unique(clip[inliers])
+    first_held_out = len(clips) - math.ceil(val_fraction * len(clips))
+    return np.isin(clip, clips[first_held_out:])
 
 
 def scenes(
@@ -323,39 +351,10 @@ def cross(
     )
 
 
-_FUNCTIONS = (p1, p2, two_thirds, frames, scenes, folders, cross)
+_FUNCTIONS = (p1, p2, two_thirds, frames, whole_frames, scenes, folders, cross)
 PROTOCOLS: dict[str, Callable[..., Split]] = {
     protocol.__name__: protocol for protocol in _FUNCTIONS
 }
-
-
-def draw_val_outliers(
-    split: Split, labels: Labels, official_test: Flags | None, inlier: int, n: int, seed: int
-) -> Split:
-    """The split with n labelled outliers (OLED: 150) from outside its test part, or all if fewer.
-
-    They come from the official training part under p2, where the whole official test part is
-    tested.
-
-    Raises:
-        UserError: there are no outliers outside the test part.
-    """
-    is_free = labels != inlier
-    is_free[split.test] = False
-    is_free[split.source_outliers] = False
-    if official_test is not None and official_test[split.test].all():
-        is_free &= ~official_test
-    candidates = np.flatnonzero(is_free)
-    if not len(candidates):
-        raise UserError(
-            "select=outlier_val needs outliers outside the test part and there are none; "
-            "use select=val_loss"
-        )
-    rng = np.random.default_rng([seed, 1])
-    outliers = rng.choice(candidates, size=min(n, len(candidates)), replace=False)
-    result = replace(split, val_outliers=outliers)
-    result.check(labels, inlier)
-    return result
 
 
 def _fact(facts: Facts, name: str, option: str) -> NDArray[Any]:

@@ -31,11 +31,13 @@ class ReadUnits(Units):
     """The units that a reader found.
 
     of: rising; test bool (U,): whether they belong to the test part; grid: rows and columns of the
-    patches of a frame.
+    patches of a frame; border: of each clip, the frames at its start and at its end that are left
+    out where clips are scaled by themselves, None for what the common video code leaves out.
     """
 
     test: NDArray[np.bool_]
     grid: tuple[int, int] | None = None
+    border: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,20 +45,22 @@ class ScoredUnits(Units):
     """The units of a test split, which get their scores from those of their parts.
 
     is_outlier bool (U,); how: see `aggregate`; main: the run's number is theirs, not that of their
-    parts; masked bool (n,): patches with an abnormal pixel, None where no masks say so.
+    parts; masked bool (n,): patches with an abnormal pixel, None where no masks say so; border: as
+    of `ReadUnits`.
     """
 
     is_outlier: NDArray[np.bool_]
     how: str
     main: bool
     masked: NDArray[np.bool_] | None = None
+    border: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """What a reader returns.
 
-    images uint8 (or int16, sound waves) (N, C, H, W) at native size; labels int64 (N,);
+    images uint8 (or int16: waves, differences) (N, C, H, W) at native size; labels int64 (N,);
     official_test bool (N,), None without such a split; ids (N,) such as "train/00012"; verified:
     the files were compared with the official checksums, None where there are none to compare with;
     facts: name -> (N,), for protocols; units: what the images are parts of; notes: sentences for

@@ -123,6 +123,35 @@ class Split:
         return replace(self, train=self.train[:n])
 
 
+def draw_val_outliers(
+    split: Split, labels: Labels, official_test: Flags | None, inlier: int, n: int, seed: int
+) -> Split:
+    """The split with n labelled outliers (OLED: 150) from outside its test part, or all if fewer.
+
+    They come from the official training part under p2, where the whole official test part is
+    tested.
+
+    Raises:
+        UserError: there are no outliers outside the test part.
+    """
+    is_free = labels != inlier
+    is_free[split.test] = False
+    is_free[split.source_outliers] = False
+    if official_test is not None and official_test[split.test].all():
+        is_free &= ~official_test
+    candidates = np.flatnonzero(is_free)
+    if not len(candidates):
+        raise UserError(
+            "select=outlier_val needs outliers outside the test part and there are none; "
+            "use select=val_loss"
+        )
+    rng = np.random.default_rng([seed, 1])
+    outliers = rng.choice(candidates, size=min(n, len(candidates)), replace=False)
+    result = replace(split, val_outliers=outliers)
+    result.check(labels, inlier)
+    return result
+
+
 def split_sha256(split: Split, ids: Names, labels: Labels) -> str:
     """The hash of a split: part, id, label and is_outlier of each sample in order.
 

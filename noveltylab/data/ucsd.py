@@ -61,15 +61,8 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
     Raises:
         UserError: files are missing or cannot be used.
     """
-    data_set = find(resolve_root(root), download)
-    if verify:
-        check_whole(data_set.folder, data_set.train)
-        check_whole(data_set.folder, data_set.test)
-    abnormal = abnormal_frames(data_set, verify)
+    data_set, abnormal, size = open_clips(root, verify, download)
     clips = [*data_set.train, *data_set.test]
-    size = _size(clips[0].frames[0])
-    if verify:
-        _check_counts(data_set, abnormal, size)
 
     # patches, from the cache if they are there
     files: list[Path] = []
@@ -97,11 +90,11 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
     per_frame = len(arrays["patches"]) // len(files)
 
     # frames, and their labels
-    units = _units(data_set, abnormal, per_frame, int(arrays["columns"]))
+    units = frame_units(data_set, abnormal, per_frame, int(arrays["columns"]))
     clip_of_frame = np.repeat(np.arange(len(clips)), clip_lengths)
     facts = {"clip": np.repeat(clip_of_frame, per_frame), "motion": arrays["motion"]}
-    absent = max(0, TRAIN_FRAMES + sum(TEST_LENGTHS) - len(files))
-    notes = [_note(verify, len(files), absent, size)]
+    absent = absent_frames(len(files))
+    notes = [files_note(verify, len(files), absent, size)]
     if masks:
         facts["masked"] = arrays["masked"]
         notes += _disagreement(arrays["masked"].reshape(-1, per_frame), units.labels > 0)
@@ -120,7 +113,30 @@ def read(root: Path | None, *, verify: bool, download: bool, cache: bool) -> Sam
     )
 
 
-def _units(
+def open_clips(
+    root: Path | None, verify: bool, download: bool
+) -> tuple[Ped2, list[NDArray[np.bool_]], tuple[int, int]]:
+    """The clips of the data set, whose counts are checked if asked.
+
+    Returns:
+        The clips; which frames of each test clip are abnormal, bool (frames,); height and width of
+        a frame.
+
+    Raises:
+        UserError: files are missing or cannot be used.
+    """
+    data_set = find(resolve_root(root), download)
+    if verify:
+        check_whole(data_set.folder, data_set.train)
+        check_whole(data_set.folder, data_set.test)
+    abnormal = abnormal_frames(data_set, verify)
+    size = frame_size(data_set.train[0].frames[0])
+    if verify:
+        check_counts(data_set, abnormal, size)
+    return data_set, abnormal, size
+
+
+def frame_units(
     data_set: Ped2, abnormal: list[NDArray[np.bool_]], per_frame: int, columns: int
 ) -> ReadUnits:
     """The frames, training clips first, of `per_frame` patches in `columns` columns each."""
@@ -152,7 +168,12 @@ def _patch_ids(units: ReadUnits, per_frame: int) -> NDArray[np.str_]:
     return np.array(ids)
 
 
-def _note(verify: bool, count: int, absent: int, size: tuple[int, int]) -> str:
+def absent_frames(count: int) -> int:
+    """How many frames of the official set a copy of `count` frames lacks."""
+    return max(0, TRAIN_FRAMES + sum(TEST_LENGTHS) - count)
+
+
+def files_note(verify: bool, count: int, absent: int, size: tuple[int, int]) -> str:
     """What is known of the files instead of their checksums."""
     counts = f"{count} frames, not checked"
     if verify:
@@ -177,7 +198,8 @@ def _disagreement(masked: NDArray[np.bool_], abnormal: NDArray[np.bool_]) -> lis
     return [f"UCSD Ped2: masks and labels of {count} frames disagree; each is used as it is"]
 
 
-def _check_counts(data_set: Ped2, abnormal: list[NDArray[np.bool_]], size: tuple[int, int]) -> None:
+def check_counts(data_set: Ped2, abnormal: list[NDArray[np.bool_]], size: tuple[int, int]) -> None:
+    """UserError where clips, frames, labels or the size of a frame are not the official ones."""
     train_frames = sum(len(clip.frames) for clip in data_set.train)
     lengths = tuple(map(len, abnormal))
     abnormal_counts = tuple(int(labels.sum()) for labels in abnormal)
@@ -206,7 +228,7 @@ def read_patches(clips: list[Clip]) -> Arrays:
         patches uint8 (frames * patches of a frame, 30, 30), motion float32 (as many,), columns
         (patches in a row).
     """
-    height, width = _size(clips[0].frames[0])
+    height, width = frame_size(clips[0].frames[0])
     if height % PATCH or width % PATCH:
         raise UserError(
             f"{clips[0].frames[0]}: {height} x {width} pixels do not divide into "
@@ -221,7 +243,7 @@ def read_patches(clips: list[Clip]) -> Arrays:
     def fill(start: int, clip: Clip) -> None:
         previous: NDArray[np.uint8] | None = None
         for position, path in enumerate(clip.frames, start):
-            frame = _decode(path, (height, width))
+            frame = decode_frame(path, (height, width))
             patches[position] = unfold(frame)
             if previous is not None:
                 change = np.maximum(frame, previous) - np.minimum(frame, previous)
@@ -244,7 +266,7 @@ def read_masks(files: list[Path], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Whether each patch has a pixel of its frame's mask, (frames * patches of a frame,)."""
 
     def patches(path: Path) -> NDArray[np.bool_]:
-        return unfold(_decode(path, size)).any((2, 3)).reshape(-1)
+        return unfold(decode_frame(path, size)).any((2, 3)).reshape(-1)
 
     with ThreadPoolExecutor(cores()) as pool:
         return np.concatenate(list(pool.map(patches, files)))
@@ -262,7 +284,8 @@ def fold(values: NDArray[np.generic]) -> NDArray[np.generic]:
     return values.swapaxes(1, 2).reshape(rows * PATCH, columns * PATCH)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def frame_size(path: Path) -> tuple[int, int]:
+    """Height and width of a frame, from the head of its file; UserError if it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
@@ -275,7 +298,8 @@ def _size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def decode_frame(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The grey frame (H, W); UserError if it cannot be read or is of another size."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size  # from the header, before anything is decoded

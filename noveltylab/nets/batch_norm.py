@@ -7,6 +7,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def fold_batch_norm(module: nn.Module) -> None:
     """Puts each batch norm into the convolution or matrix product right before it.
@@ -20,17 +22,17 @@ def fold_batch_norm(module: nn.Module) -> None:
     if not isinstance(module, nn.Sequential):
         return
     for index, (layer, norm) in enumerate(pairwise(list(module))):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or is_parametrized(layer):
+        if not isinstance(norm, BATCH_NORMS) or is_parametrized(layer):
             continue
         # timm's, which have an activation inside
-        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+        if type(norm) not in BATCH_NORMS:
             continue
         if norm.running_mean is None or not norm.affine:  # torch cannot fuse it
             continue
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             module[index] = fuse_linear_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            transpose = isinstance(layer, nn.ConvTranspose2d)
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):
+            transpose = isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d)
             module[index] = fuse_conv_bn_eval(layer, norm, transpose)
         else:
             continue

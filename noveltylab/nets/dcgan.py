@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from noveltylab.nets.cpu.layers import Conv2d
 
+#: layers with weights N(0, 0.02)
+WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d | nn.Linear
+
 
 def initialise(module: nn.Module) -> None:
     """For `Module.apply`: weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    if isinstance(module, WEIGHTED):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
     bias = getattr(module, "bias", None)
     if isinstance(bias, Tensor):

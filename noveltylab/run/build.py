@@ -15,7 +15,7 @@ from noveltylab.options import Options
 from noveltylab.scoring import diagnosis
 from noveltylab.scoring.folds import in_folds
 from noveltylab.training.cuda_graph import graphed
-from noveltylab.training.fit import CHUNK_IMAGES
+from noveltylab.training.fit import CHUNK_IMAGES, CHUNK_VALUES
 
 
 def check_count(options: Options, split: Split, least: int) -> None:
@@ -107,8 +107,16 @@ def build_data(options: Options, samples: Samples, split: Split) -> NoveltyData:
         subtract_mean=settings.subtract_mean,
         batch_size=settings.batch_size,
         seed=options.seed,
-        chunk=max(1, CHUNK_IMAGES // settings.batch_size),
+        chunk=iterations_at_once(samples, settings.size, settings.batch_size),
     )
+
+
+def iterations_at_once(samples: Samples, size: int | None, batch_size: int) -> int:
+    """Training iterations whose images are made at once: fewer where images are large."""
+    channels, height, width = samples.images.shape[1:]
+    values = channels * (height * width if size is None else size**2)
+    images = min(CHUNK_IMAGES, CHUNK_VALUES // values)
+    return max(1, images // batch_size)
 
 
 def check_training_options(options: Options, method_class: type[Method]) -> None:

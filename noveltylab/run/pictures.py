@@ -65,7 +65,7 @@ def draw(
     pieces = scores
     if data.wholes and data.wholes.main:
         kind = "images" if data.wholes.kind == "video" else "patches"
-        pieces = run_scores.apart[kind]
+        pieces = run_scores.apart.get(kind, scores)  # whole frames are their own pieces
     draw_cases(method, data, pieces, primary, pictures)
     draw_rows(method, data, pictures)
     keep_reconstructions(method, data, pictures)
@@ -263,7 +263,10 @@ def read_frame(
     first, end = np.searchsorted(units.of, [frame, frame + 1])
     patches = np.arange(first, end)
     scores = [score_of_patch.get(sample, np.nan) for sample in samples.ids[patches]]
-    tiles = samples.images[torch.from_numpy(patches)].numpy()[:, 0]
+    images = samples.images[torch.from_numpy(patches)].numpy()
+    tiles = images[:, images.shape[1] // 2]  # of a stack its middle frame
+    if tiles.dtype == np.int16:  # differences, of which 0 is grey
+        tiles = (tiles // 256 + 128).astype(np.uint8)
     height, width = tiles.shape[1:]
     rows, columns = units.grid
     grid = tiles.reshape(rows, columns, height, width)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from noveltylab.command.validate import check_arguments
 from noveltylab.data.load import load
-from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, draw_val_outliers, split
+from noveltylab.data.protocols import PROTOCOLS, VAL_LABELLED, split
 from noveltylab.data.samples import Samples
-from noveltylab.data.split import Split, split_sha256
+from noveltylab.data.split import Split, draw_val_outliers, split_sha256
 from noveltylab.errors import UserError, nearest
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular
@@ -78,6 +78,8 @@ def read_and_split(options: Options) -> tuple[Samples, Split]:
         bits=settings.bits,
         source=settings.source,
         target=settings.target,
+        frames=settings.frames,
+        difference=settings.difference,
     )
 
     # split

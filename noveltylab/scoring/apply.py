@@ -27,6 +27,7 @@ from noveltylab.nets.batch_norm import (
 )
 from noveltylab.scoring.batches import (
     Tensors,
+    channels_last,
     columns_alike,
     columns_in_threads,
     default_dtype,
@@ -136,7 +137,8 @@ def deployed(method: Method) -> Method:
         left_behind[id(method.graph)] = None
     ready = copy.deepcopy(method, left_behind).eval().requires_grad_(False)
     fold_batch_norm(ready)
-    return ready.to(memory_format=torch.channels_last)
+    channels_last(ready)
+    return ready
 
 
 @torch.no_grad()

@@ -69,6 +69,17 @@ def in_batches(
     return columns
 
 
+#: How weights of convolutions are laid out, by their number of dimensions.
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_last(method: Method) -> None:
+    """Lays the weights of convolutions out with the channels last, in place."""
+    for tensor in (*method.parameters(), *method.buffers()):
+        if tensor.dim() in LAYOUTS:
+            tensor.data = tensor.data.to(memory_format=LAYOUTS[tensor.dim()])
+
+
 def dtype_of(method: Method) -> torch.dtype:
     """The type of the method's weights; float32 if it has none."""
     for parameter in method.parameters():

@@ -50,6 +50,9 @@ FLOOR_CODE = (
 #: Training and test images up to which features are computed: minutes of two CPU cores.
 MOST_FEATURES = 40_000
 
+#: Numbers in the training images up to which the floors `pca` and `knn` see every pixel.
+MOST_VALUES = 2**29
+
 log = logging.getLogger("noveltylab")
 
 Array = NDArray[np.float64]
@@ -127,24 +130,35 @@ def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int)
 def _pixel_floors(data: NoveltyData, preprocess: Preprocess, batch_size: int) -> Columns:
     """`pca` and `knn` of the test images under one preprocessing, (n_test,) each.
 
+    Of images whose training part is larger than `MOST_VALUES` they see every second pixel of both
+    sides, or fewer, as the log says.
+
     The same for every method on a split, so they are computed once and kept in the cache, by the
     images' checksums and the preprocessing's options; what it fits follows from these.
     """
 
+    step = 1
+    while data.train.numel() > MOST_VALUES * step**2:
+        step *= 2
+    train, test = data.train[..., ::step, ::step], data.test[..., ::step, ::step]
+    channels, height, width = train.shape[1:]
+    if step > 1:
+        log.info(f"floors of {height} x {width} of the pixels: all of them are too many")
+
     def compute() -> Columns:
         columns = {}
-        floors = {"pca": PCA(data.image_shape), "knn": KNN(data.image_shape)}
+        shape = channels, height, width
+        floors = {"pca": PCA(shape), "knn": KNN(shape)}
         for name, floor in floors.items():
-            train = preprocess(data.train.to(data.device))
-            floor.to(data.device).prepare(train)
-            scores = novelty_scores(floor, preprocess, data.test, batch_size)
+            floor.to(data.device).prepare(preprocess(train.to(data.device)))
+            scores = novelty_scores(floor, preprocess, test, batch_size)
             (columns[name],) = scores.values()
         return columns
 
     key = {
         "code": code_key(FLOOR_CODE, ("torch", "numpy")),
-        "images": [_checksum(data.train), _checksum(data.test)],
-        "shape": data.image_shape,
+        "images": [_checksum(train), _checksum(test)],
+        "shape": (channels, height, width),
         "device": data.device.type,
         "contrast": preprocess.contrast,
         "subtract_mean": preprocess.subtract_mean,

@@ -22,6 +22,7 @@ from noveltylab.errors import UserError
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
 from noveltylab.results.phases import Seen, in_words, lacking, seen_after
+from noveltylab.scoring.batches import channels_last
 from noveltylab.scoring.kept_features import kept_features
 from noveltylab.training.callbacks import (
     Average,
@@ -47,6 +48,8 @@ log = logging.getLogger("noveltylab")
 #: Images per `training_step`: many iterations, yet a progress bar that moves every few seconds on a
 #: CPU.
 CHUNK_IMAGES = 1024
+#: Numbers in them, at most: a gibibyte.
+CHUNK_VALUES = 2**28
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,12 @@ def place(method: Method, data: NoveltyData, device: torch.device, precision: st
     try:
         if method.features_key:
             method.prepare_features(kept_features(method, data.preprocess, data.train))
-        else:
+        elif type(method).prepare is not Method.prepare:
             method.prepare(data.preprocess(data.train.to(device)))
     except ValueError as error:
         raise UserError(str(error)) from None
     if method.iterative:
-        method.to(memory_format=torch.channels_last)
+        channels_last(method)
     data.dtype = torch.float64 if precision == "64-true" else torch.float32
 
 

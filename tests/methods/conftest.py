@@ -15,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from noveltylab.methods.base import Batch, Method, find_method
 
+#: layers whose weights `initialise` draws
+WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d | nn.Linear
+
 CONF = Path(__file__).parents[2] / "conf" / "method"
 # an extra
 METHODS = sorted(
@@ -198,9 +201,9 @@ def assert_initialised_as_dcgan(method: nn.Module) -> None:
     """Weights N(0, 0.02), scales of batch norm N(1, 0.02), biases 0."""
     weights, scales = [], []
     for module in method.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(module, WEIGHTED):
             weights.append(module.weight.detach().flatten())
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             scales.append(module.weight.detach().flatten())
         assert not isinstance(getattr(module, "bias", None), Tensor) or not module.bias.any()
     for weight in weights:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from noveltylab.methods.base import Batch
 from noveltylab.methods.memae import MemAE, Memory, address, entropy, shrink
 from noveltylab.nets.losses import squared_error
-from tests.methods.conftest import blobs
+from noveltylab.scoring.apply import deployed
+from tests.methods.conftest import assert_initialised_as_dcgan, blobs
 
 Make = Callable[..., Any]
 NETWORKS = ("encoder", "memory", "decoder")
@@ -254,3 +255,220 @@ def test_bfloat16_autocast_stays_close_to_float32(make: Make) -> None:
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
         losses_by_precision.append({name: loss.item() for name, loss in losses[0].items()})
     assert losses_by_precision[1] == pytest.approx(losses_by_precision[0], rel=0.03)
+
+
+# Video.
+
+VIDEO = {"width": 0.125, "query": "place", "slots": 50}
+
+
+def video(make: Make, frames: int = 8, size: int = 32, **options: Any) -> MemAE:
+    method = make("memae", (frames, size, size), **{**VIDEO, **options})
+    assert isinstance(method, MemAE)
+    return method
+
+
+def clips(count: int = 4, frames: int = 8, size: int = 32, seed: int = 0) -> Tensor:
+    """Stacks in which a disc moves to the right, (N, T, size, size)."""
+    still = blobs(count, (1, size, size), seed=seed)
+    return torch.cat([still.roll(frame, dims=3) for frame in range(frames)], 1)
+
+
+def plain_convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> Any:
+    """A 3 x 3 x 3 convolution of (B, C, T, H, W) with padding 1, written as sums of shifted maps."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (1, 1)))
+    frames, height, width = x.shape[2:]
+    total: Any = bias[:, None, None, None]
+    for t, row, column in np.ndindex(3, 3, 3):
+        window = padded[
+            :,
+            :,
+            t : t + frames : stride,
+            row : row + height : 2,
+            column : column + width : 2,
+        ]
+        total = total + np.einsum("bcthw,oc->bothw", window, weight[:, :, t, row, column])
+    return total
+
+
+def plain_transposed(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> Any:
+    """Its transpose: every value stamps its kernel into a map that is twice as large in space."""
+    batch, _, frames, height, width = x.shape
+    size = stride * frames + 2, 2 * height + 2, 2 * width + 2
+    stamped = np.zeros((batch, weight.shape[1], *size))
+    for t, row, column in np.ndindex(3, 3, 3):
+        value = np.einsum("bcthw,co->bothw", x, weight[:, :, t, row, column])
+        stamped[
+            :,
+            :,
+            t : t + stride * frames : stride,
+            row : row + 2 * height : 2,
+            column : column + 2 * width : 2,
+        ] += value
+    # padding 1 cuts one value off at the start, and the output padding is already there
+    end_t = 1 + stride * frames
+    inside = stamped[:, :, 1:end_t, 1 : 1 + 2 * height, 1 : 1 + 2 * width]
+    return inside + bias[:, None, None, None]
+
+
+def leaky_norm(x: np.ndarray, norm: nn.BatchNorm3d) -> np.ndarray:
+    """Batch norm in evaluation, then the leaky unit of slope 0.2."""
+    mean, variance, scale, shift = (
+        values.detach().double().numpy()[:, None, None, None]
+        for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        if values is not None
+    )
+    normed = (x - mean) / np.sqrt(variance + 1e-5) * scale + shift
+    return np.where(normed > 0, normed, 0.2 * normed)
+
+
+def weights_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    return layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+
+
+def test_video_is_rebuilt_as_numpy_does(make: Make) -> None:
+    """Section 4.2 layer by layer: 3 x 3 x 3 kernels, strides in time 1, 2, 2, 2, places of the map."""
+    method = video(make, similarity="dot", shrinkage=0.5).train()
+    for _ in range(2):
+        method.update(Batch(clips(), torch.arange(4)))
+    method.eval()
+    x = clips(2, seed=7)
+    with torch.no_grad():
+        codes = method.encoder(x)
+        x_hat, weights = method.remember(x)
+    # the encoder
+    maps = x.double().numpy()[:, None]
+    layers = list(method.encoder)[1:]
+    for number, stride in enumerate((1, 2, 2, 2)):
+        convolution, norm = layers[3 * number : 3 * number + 2]
+        maps = leaky_norm(plain_convolution(maps, *weights_of(convolution), stride), norm)
+    np.testing.assert_allclose(codes.numpy(), maps, rtol=1e-3, atol=1e-4)
+    # every place of the map asks the memory by itself
+    maps = codes.double().numpy()
+    items = method.memory.items.detach().double().numpy()
+    mixed = np.empty_like(maps)
+    rows = []
+    for sample, t, row, column in np.ndindex(2, 1, 2, 2):
+        w = numpy_weights(maps[sample, :, t, row, column][None], items, "dot", 0.5 / 50)
+        rows.append(w[0])
+        mixed[sample, :, t, row, column] = w[0] @ items
+    np.testing.assert_allclose(weights.numpy(), np.array(rows), rtol=1e-3, atol=1e-5)
+    # the decoder
+    layers = list(method.decoder)
+    for number, stride in enumerate((2, 2, 2, 1)):
+        mixed = plain_transposed(mixed, *weights_of(layers[3 * number]), stride)
+        if number < 3:
+            mixed = leaky_norm(mixed, layers[3 * number + 1])
+    np.testing.assert_allclose(x_hat.numpy(), mixed[:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_sizes_of_video_are_the_papers() -> None:
+    method = MemAE((16, 256, 256), architecture="video", slots=2000, query="place")
+    convolutions = [
+        (type(m).__name__, m.in_channels, m.out_channels, m.kernel_size, m.stride)
+        for m in method.modules()
+        if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)
+    ]
+    kernel, halving, first = (3, 3, 3), (2, 2, 2), (1, 2, 2)
+    assert convolutions == [
+        ("Conv3d", 1, 96, kernel, first),
+        ("Conv3d", 96, 128, kernel, halving),
+        ("Conv3d", 128, 256, kernel, halving),
+        ("Conv3d", 256, 256, kernel, halving),
+        ("ConvTranspose3d", 256, 256, kernel, halving),
+        ("ConvTranspose3d", 256, 128, kernel, halving),
+        ("ConvTranspose3d", 128, 96, kernel, halving),
+        ("ConvTranspose3d", 96, 1, kernel, first),
+    ]
+    units = [type(m).__name__ for m in method.decoder if not isinstance(m, nn.ConvTranspose3d)]
+    assert units == ["BatchNorm3d", "LeakyReLU"] * 3 + ["Flatten"]
+    assert method.memory.items.shape == (2000, 256)
+    assert_initialised_as_dcgan(method)
+
+
+def test_the_channels_choose_the_architecture() -> None:
+    shapes = {1: "mnist", 3: "cifar10", 8: "video", 16: "video"}
+    for channels, name in shapes.items():
+        assert MemAE((channels, 32, 32), width=0.05).architecture == name
+
+
+@pytest.mark.parametrize("query", ["image", "place"])
+@pytest.mark.parametrize(("frames", "size"), [(8, 16), (16, 32), (24, 48)])
+def test_every_stack_comes_back(make: Make, query: str, frames: int, size: int) -> None:
+    method = video(make, frames, size, query=query).eval()
+    x = clips(2, frames, size)
+    assert method.reconstruct(x).shape == x.shape
+    code = 32 * (frames // 8) * (size // 16) ** 2
+    assert method.embed(x).shape == (2, code)
+    assert method.memory.items.shape[1] == (code if query == "image" else 32)
+
+
+def test_losses_of_video_are_means_over_pixels_and_places(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = video(make, shrinkage=0.5, w_entropy=0.5).train()
+    stacks: list[Tensor] = []
+    weights: list[Tensor] = []
+    method.decoder.register_forward_hook(lambda m, i, output: stacks.append(output.detach()))
+    method.memory.register_forward_hook(lambda m, i, output: weights.append(output[1].detach()))
+    minimised: dict[str, float] = {}
+    monkeypatch.setattr(
+        method, "minimise", lambda loss, name: minimised.update({name: loss.item()})
+    )
+    x = clips()
+    losses = method.update(Batch(x, torch.arange(4)))
+    w = weights[0].double().numpy()
+    assert w.shape == (4 * 1 * 2 * 2, 50)
+    mse = np.square((x - stacks[0]).double().numpy()).mean()
+    spread = -(w * np.log(np.where(w > 0, w, 1))).sum(1).mean()
+    assert losses["mse"].item() == pytest.approx(mse, rel=1e-4)
+    assert losses["entropy"].item() == pytest.approx(spread, rel=1e-3)
+    assert minimised == {"networks": pytest.approx(mse + 0.5 * spread, rel=1e-3)}
+
+
+def test_the_codes_threshold_leaves_most_places_of_a_new_network_without_an_item(
+    make: Make,
+) -> None:
+    """Why video has the paper's cosine and 1/N as well."""
+    closed = {}
+    for similarity, shrinkage in (("dot", 5.0), ("cosine", 1.0)):
+        method = video(
+            make, 16, 64, width=0.25, slots=2000, similarity=similarity, shrinkage=shrinkage
+        )
+        _, weights = method.train().remember(clips(8, 16, 64))
+        closed[similarity] = (weights.sum(1) == 0).float().mean().item()
+    assert closed["dot"] > 0.5
+    assert closed["cosine"] == 0
+
+
+def test_video_has_the_squared_and_the_absolute_error(make: Make) -> None:
+    method = video(make).eval()
+    x = clips()
+    with torch.inference_mode():
+        scores = method.novelty_score(x)
+        difference = (x - method.reconstruct(x)).double().numpy().reshape(4, -1)
+        loss = method.validation_loss(x)
+    assert tuple(scores) == method.score_names == ("mse", "mae")
+    np.testing.assert_allclose(scores["mse"].numpy(), np.square(difference).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(scores["mae"].numpy(), np.abs(difference).mean(1), rtol=1e-5)
+    assert torch.equal(loss, scores["mse"])
+    assert make("memae").score_names == ("mse",)
+
+
+def test_stacks_that_do_not_halve_are_refused() -> None:
+    for shape in ((12, 32, 32), (8, 24, 24), (2, 32, 32)):
+        with pytest.raises(ValueError, match=rf"data\.frames={shape[0]} data\.size={shape[1]}: "):
+            MemAE(shape)
+
+
+def test_video_scores_the_same_with_batch_norms_folded_in(make: Make) -> None:
+    method = video(make).train()
+    for _ in range(3):
+        method.update(Batch(clips(), torch.arange(4)))
+    method.eval()
+    ready = deployed(method)
+    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm3d)]
+    x = clips(3, seed=5)
+    with torch.inference_mode():
+        expected, actual = method.novelty_score(x)["mse"], ready.novelty_score(x)["mse"]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

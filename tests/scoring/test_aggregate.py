@@ -53,19 +53,52 @@ def test_nothing_to_aggregate_and_unknown_ways_are_errors() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.floats(-100, 100)), min_size=1, max_size=30),
     st.integers(0, 5),
+    st.integers(0, 3),
 )
 def test_scaling_clips_keeps_order_within_and_bounds(
-    rows: list[tuple[str, float]], drop: int
+    rows: list[tuple[str, float]], start: int, end: int
 ) -> None:
     groups, scores = np.array([name for name, _ in rows]), np.array([score for _, score in rows])
-    scaled, indices = scale_groups(scores, groups, drop)
+    scaled, indices = scale_groups(scores, groups, (start, end))
     assert 0 <= scaled.min() <= scaled.max() <= 1
     for name in set(groups.tolist()):
         mine = np.flatnonzero(groups == name)
-        expected = mine[drop:] if len(mine) > drop else mine
+        expected = mine
+        if len(mine) > start + end:
+            expected = mine[start : len(mine) - end]
         assert indices[groups[indices] == name].tolist() == expected.tolist()
         order = np.argsort(scores[expected], kind="stable")
         assert (np.diff(scaled[groups[indices] == name][order]) >= 0).all()
+
+
+def test_the_border_is_that_of_the_common_video_code_or_of_the_stacks() -> None:
+    groups, scores = np.repeat(["a", "b"], [6, 7]), np.arange(13.0)
+    assert scale_groups(scores, groups)[1].tolist() == [4, 5, 10, 11, 12]
+    scaled, rows = scale_groups(scores, groups, (2, 1))
+    assert rows.tolist() == [2, 3, 4, 8, 9, 10, 11]
+    np.testing.assert_allclose(scaled, [0, 1 / 2, 1, 0, 1 / 3, 2 / 3, 1])
+
+
+def test_whole_frames_have_no_patches_and_the_border_of_their_stacks() -> None:
+    labels = np.array([0, 0, 1, 1])
+    ids = ["test/01/000", "test/01/001", "test/01/002", "test/01/003"]
+    units = ScoredUnits(
+        "frame",
+        np.arange(4),
+        np.array(ids),
+        labels,
+        np.full(4, "test/01"),
+        is_outlier=labels > 0,
+        how="max",
+        main=True,
+        border=(1, 0),
+    )
+    frames = Scores(ids, labels, labels > 0, {"s": np.array([0.0, 4, 5, 8])})
+    scores, apart = measured_scores(frames, units)
+    np.testing.assert_array_equal(scores.columns["s"], [0, 4, 5, 8])
+    assert set(apart) == {"clips"}
+    assert apart["clips"].ids == ids[1:]
+    np.testing.assert_array_equal(apart["clips"].columns["s"], [0, 0.25, 1])
 
 
 def wholes(frames_are_main: bool) -> ScoredUnits:

@@ -880,6 +880,7 @@ SETS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cifar10": (write_cifar10, "cat"),
     "coil100": (lambda root: write_coil(root, objects=(1, 2)), "obj1"),
     "ucsd": (lambda root: write_ucsd(root, frames=12), "normal"),
+    "ucsd_clips": (lambda root: None, "normal"),  # of the same files
     "dcase": (write_dcase, "park"),
     "antispoofing": (write_faces, "genuine"),
 }
@@ -909,6 +910,8 @@ def test_every_method_runs_on_every_dataset(
     options = [f"method.{key}={str(value).lower()}" for key, value in small.items()]
     if data == "antispoofing":
         options += ["data.source=casia", "data.target=replay"]
+    if data == "ucsd_clips":
+        options += ["data.size=32", "data.frames=4"]
     result = run_here(
         f"method={method}",
         f"data={data}",
@@ -923,6 +926,7 @@ def test_every_method_runs_on_every_dataset(
     assert result["data"] == data
     apart = {
         "ucsd": {"patches", "patches_by_mask", "clips"},
+        "ucsd_clips": {"clips"},
         "antispoofing": {"images"},
         "dcase": {"files"},
     }
