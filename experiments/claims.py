@@ -398,6 +398,19 @@ def tuned_table() -> Iterator[str]:
             yield row(FEATURE_SETS["learn/features", data], title, str(len(classes)), *means)
 
 
+def video_table() -> Iterator[str]:
+    """Each score of whole frames of Ped2: all frames pooled, and each clip scaled by itself."""
+    yield from header("row", "score", "all frames", "EER", "each clip scaled", "EER")
+    for name, (run,) in rows_of_plan("learn/ucsd_clips", "ucsd_clips").items():
+        clips = run.result.apart["clips"]
+        for score in clips:
+            numbers = []
+            for metrics in (run.result.scores[score], clips[score]):
+                assert metrics is not None
+                numbers += [f"{metrics.auroc:.4f}", f"{metrics.eer:.4f}"]
+            yield row(f"`{name}`", f"`{score}`", *numbers)
+
+
 def by_class(runs: Sequence[Run], classes: Sequence[int]) -> list[float]:
     """The AUROC of each class."""
     values = {run.result.inlier: auroc(run) for run in runs}
@@ -450,6 +463,7 @@ METHOD_TABLES = {
     "features": {"features": features_table},
     "panda": {"tuned": tuned_table},
     "msad": {"tuned": tuned_table},
+    "memae": {"video": video_table},
 }
 TABLES = {
     "diagnosis by class": lambda: by_class_table("cifar10"),

@@ -18,19 +18,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "printed.md"
 def runnable_table() -> Iterator[str]:
     """Each printed row that has a counterpart here, once, with the tables that print it."""
     yield from header("printed row", "in", "command")
-    places: dict[tuple[str, str], list[PaperTable]] = {}
+    places: dict[tuple[str, str, str], list[PaperTable]] = {}
     for table in read_tables().values():
         if table.ablation:
             continue
         for line in table.rows:
             counterpart = table.counterparts.get(line.row)
             if counterpart is not None:
-                key = line.row, options_of(counterpart)
+                key = line.row, options_of(counterpart), place_of(counterpart)
                 places.setdefault(key, []).append(table)
-    for (name, options), tables in places.items():
+    for (name, options, place), tables in places.items():
         first = tables[0]
-        command = f"noveltylab {options} data={first.data} protocol={first.protocol}"
-        yield row(name, names_of(tables), f"`{command}`")
+        place = place or f"data={first.data} protocol={first.protocol}"
+        yield row(name, names_of(tables), f"`noveltylab {options} {place}`")
 
 
 def absent_table() -> Iterator[str]:
@@ -59,6 +59,13 @@ def options_of(counterpart: Counterpart) -> str:
     for key, value in counterpart.options.items():
         options.append(f"method.{key}={str(value).lower()}")
     return " ".join(options)
+
+
+def place_of(counterpart: Counterpart) -> str:
+    """The data and protocol of a counterpart as they are typed, "" where they are the table's."""
+    if counterpart.data is None:
+        return ""
+    return f"data={counterpart.data} protocol={counterpart.protocol}"
 
 
 def names_of(tables: list[PaperTable]) -> str:

@@ -42,11 +42,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """Which runs a printed row is to be compared with; `score` None stands for the primary one."""
+    """Which runs a printed row is to be compared with.
+
+    Attributes:
+        method: Its name here.
+        score: None stands for the primary one.
+        options: Below method.
+        data: The data set it is run on, None for the table's. Runs on another one have no number
+            in the table: they are only said to be runnable.
+        protocol: That of `data`.
+    """
 
     method: str
     score: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,7 @@ def printed_for(
 
 def _configures(counterpart: Counterpart, result: Mapping[str, Any]) -> bool:
     """Whether the run is of that method with those options and that score."""
-    if counterpart.method != result["method"]:
+    if counterpart.method != result["method"] or counterpart.data is not None:
         return False
     if counterpart.score not in (None, result["primary"]):
         return False

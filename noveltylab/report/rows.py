@@ -188,8 +188,8 @@ class Row:
         return any(score in run.result.transductive for run in self.runs)
 
     def matches(self, counterpart: Counterpart) -> bool:
-        """Whether all its runs are of that method with those options."""
-        if self.family != counterpart.method:
+        """Whether all its runs are of that method with those options, on the table's data."""
+        if self.family != counterpart.method or counterpart.data is not None:
             return False
         for key, value in counterpart.options.items():
             if any(run.options.get(f"method.{key}") != str(value) for run in self.runs):

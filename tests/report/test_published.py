@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,28 @@ def test_what_a_row_was_trained_on_is_checked(
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=f"ocgan/table9_mnist.*{reason}"):
         read_tables([path])
+
+
+def test_a_counterpart_on_other_data_has_no_number_in_the_table() -> None:
+    """MemAE's row of table 3 is run on stacks of frames, of which the table's patches say nothing."""
+    table = read_tables()["oled/table3_ucsd"]
+    memae = table.counterparts["MemAE"]
+    assert (memae.data, memae.protocol) == ("ucsd_clips", "whole_frames")
+    result = {
+        "method": "memae",
+        "data": "ucsd",
+        "protocol": "frames",
+        "inlier": 0,
+        "primary": "mse",
+        "config": {"method": {"architecture": "video"}},
+    }
+    assert printed_for({table.ident: table}, result) is None
+    plain = dataclasses.replace(memae, data=None, protocol=None)
+    compared = dataclasses.replace(table, counterparts={"MemAE": plain})
+    assert printed_for({table.ident: compared}, result) == (0.941, "oled/table3_ucsd")
+
+
+def test_a_counterpart_on_other_data_names_its_protocol() -> None:
+    for table in read_tables().values():
+        for counterpart in table.counterparts.values():
+            assert (counterpart.data is None) == (counterpart.protocol is None)
