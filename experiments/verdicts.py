@@ -23,6 +23,7 @@ from experiments.claims import FLOORS, header, row, with_tables
 from experiments.keep import archive
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import Line, PaperTable, read_tables
+from noveltylab.results.files import write_atomic
 from noveltylab.scoring.auroc import standard_error
 
 ROWS = Path(__file__).with_name("verdicts.yaml")
@@ -302,8 +303,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.verdicts")
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     if parser.parse_args().write:
-        from noveltylab.results.files import write_atomic
-
         write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
     print("\n".join(verdict_table()))
 
