@@ -129,14 +129,6 @@ def bounds_compared() -> str:
     return " ".join(sentences)
 
 
-def reproduces(printed: Sequence[float], ours: Sequence[float]) -> bool:
-    """The rule of README's table: the mean within 0.005 of the printed one, and each class within
-    0.02 where classes stand.
-    """
-    gaps = [abs(first - second) for first, second in zip(printed, ours, strict=True)]
-    return abs(mean(printed) - mean(ours)) <= 0.005 and max(gaps) <= 0.02
-
-
 # Batch statistics at test.
 
 

@@ -25,7 +25,7 @@ FLOORS = (
     Floor("installed", "", "omegaconf yaml"),
     Floor(
         "command",
-        "arguments completion hints hydra_versions logger_options recipes screen signals signatures "
+        "arguments completion durations hints hydra_versions logger_options recipes screen signals signatures "
         "validate wandb_mode "
         "words",
         "hydra omegaconf pydantic rich yaml",
@@ -83,7 +83,7 @@ FLOORS = (
     ),
     Floor(
         "sweep",
-        "cells grid launchers plan search space status sweeper view",
+        "cells estimate grid launchers plan search space status sweeper view",
         "hydra omegaconf optuna ray rich",
     ),
     Floor(

@@ -19,6 +19,8 @@ CODE (the authors', microsoft/EdgeML: DROCCTrainer, main_cifar.py and the README
 - 50 steps of 0.001, projected after every tenth. CIFAR-10: Adam at 1e-3, batches of 256, 40 epochs,
   mu 1, radius 8 and gamma 1 on pixels of mean 0 and deviation 1; no warm-up epochs. The rate is
   divided by 10 after 40 % of the epochs, and again after 80 %; the recipes have trainer.lr_decay_from.
+- An earlier release (SachinG007/DROCC_icml2020) has a script that tries radii of 8 to 44 on four
+  classes of CIFAR-10.
 - With these numbers h, about 55 long at first, is cut to 8, and 50 steps move it by 0.05 at most:
   what is found hardly differs from noise of that length.
 - The printed number is that of the epoch with the highest AUROC on the test set; the code then
@@ -26,14 +28,17 @@ CODE (the authors', microsoft/EdgeML: DROCCTrainer, main_cifar.py and the README
 
 CHOICE
 - Pixels are in [-1, 1] here, about half as spread: the default radius is 4 for 3 x 32 x 32, and the
-  start has a deviation of `start`, 0.5. On grey sets the recipe has a wider shell (8 to 16) and 5
-  steps of 1, chosen on the bundled digits 3 and 8: in a shell of 4 both losses fall to 0 there within
-  12 epochs, and the AUROC with them, of digit 3 below that of the untrained network.
-- Projected after every step, as in the algorithm. The last one decides in both.
+  start has a deviation of `start`, 0.5.
+- On grey sets the recipe's radius is the distance of nearest neighbours: its median over the inliers
+  of a class, a mean over the classes. Farther from an inlier than that a point lies beside a class
+  that is as well sampled as the method assumes. gamma is 2, the default of the code's script, and 5
+  steps lead from the inner sphere to the outer one. No outlier chose any of this.
+- Projected after every step, as in the algorithm, so that gradients are taken in the shell from the
+  second step on; the code takes the first ten where the search begins, far outside it.
 - The search runs in evaluation mode, so that the worst point near an inlier does not depend on the
   others of its batch; inliers and found points then pass together. In the code they pass apart, each
   normalised by its own statistics, and every step of the search adds to the running ones, by which
-  the inliers of the test set are normalised; digit 8 had a lower AUROC so under most settings.
+  the inliers of the test set are normalised.
 - The loss is averaged over the batch where algorithm 1 adds up. `weight_decay`, the paper's lambda,
   is 0 as in the code's CIFAR-10.
 - One network for all data sets, of another `width` by recipe.

@@ -17,7 +17,8 @@ CODE (the authors', izikgo/AnomalyDetectionTransformations)
 - A mirroring, then the shift, then the turn; what a shift uncovers is the image reflected, its edge
   repeated.
 - Batches of 128 transformed images, ceil(200 / 72) = 3 epochs of all 72 of each image.
-- Squared weights are added to the loss, which is a weight decay of 5e-4 as Adam's L2 term.
+- Squared weights, biases and batch norm's values are added to the loss, which is a weight decay of
+  5e-4 as Adam's L2 term.
 - The normality score is divided by 72. The simple score is commented out.
 - Fits on all training images by Minka's fixed point, 1000 iterations at most.
 
@@ -25,7 +26,9 @@ CHOICE
 - `copies` transformations of each image in a step, all different, drawn anew in each; 54 epochs of
   4 are the authors' 3 epochs of 72 (216 of each image), but not each one as often as any other.
 - The shortcut's weights and all others have He's normal deviation by the outputs (rotnet.py), the
-  code's by the inputs.
+  code's by the inputs. The last layer's bias begins as torch's, the code's at 0. Adam's epsilon is
+  torch's 1e-8, Keras's 1e-7.
+- 3x3 convolutions of stride 2 are padded on all sides, TensorFlow's below and to the right alone.
 - Minka's Newton iterations after a few to the fixed point, which alone is still 1.5 % off after 1000
   where alpha is 400. `fit_images` bounds the images of the fit, spread evenly.
 - Probabilities are kept as logarithms: the code takes the logarithm of a softmax, which can be 0.

@@ -15,12 +15,14 @@ PAPER
   histogram over the training inliers.
 
 CODE (the authors', podgorskiy/GPND)
-- Layers, initial weights N(0, 0.02), Adam at 2e-3 with beta1 0.5, codes of 16 values; 0.3 times the
-  mean cross entropy and 2 times the loss of codes; 30 bins, straight to 0 below the first bin, 1e-308
-  where the histogram is 0.
+- Layers, initial weights N(0, 0.02), batch norm's scales 1, Adam at 2e-3 with beta1 0.5, codes of 16
+  values; the decoder ends in a tanh, of which grey values are (tanh + 1) / 2; 0.3 times the mean cross
+  entropy and 2 times the loss of codes; 30 bins, straight to 0 below the first bin, 1e-308 where the
+  histogram is 0.
 - Its released version leaves the Jacobian out (`jacobian=false`), and takes 96 for m - n, of images
   of 1,024 pixels: (20 * 20 - 16) / 4. That is `share=0.095`; the paper has 1.
 - Its rate falls to a quarter every 30 epochs; its threshold is chosen with labelled outliers.
+- MNIST is padded to 32 pixels. A code whose density is 0 in double precision has -1000 for its log.
 
 CHOICE
 - The Jacobian is the decoder's, by forward mode. CODE has a line for the encoder's, its inverse on
@@ -28,7 +30,11 @@ CHOICE
 - A generalised Gaussian's place is the mean, its shape that with the same ratio of mean absolute and
   mean squared deviation, its scale the most likely one. CODE searches all three by simplex steps.
 - The sphere's surface is 2 pi^(k/2) / Gamma(k/2) r^(k-1); CODE's constant differs, no rank does.
-- One draw of codes serves both steps on images, as no network of theirs changes in between.
+- Networks see images in [-1, 1], CODE's in [0, 1]. Lengths are twice as long, which shifts all scores
+  alike. MNIST is resized to 32 pixels.
+- One draw of codes serves both steps on images, as the decoder does not change in between; CODE
+  draws twice, so that of three batches that batch norm averages over two are drawn, here one of two.
+- Densities of codes are kept as logarithms, which need no value for 0.
 - The rate stays as it is (`trainer.lr_decay_from`); the epoch is the one of the least cross entropy on
   held-out inliers.
 """
@@ -44,7 +50,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from noveltylab.methods.base import Batch, Method, detached, frozen
-from noveltylab.nets.dcgan import initialise
 from noveltylab.nets.losses import bce, bernoulli_nll, discriminator_loss, wide
 from noveltylab.nets.optimizers import adam
 
@@ -84,7 +89,7 @@ def ending(base: int, side: tuple[int, int], out: int) -> list[nn.Module]:
 
 
 def upward(channels: int, base: int, side: tuple[int, int], latent: int) -> nn.Sequential:
-    """Codes (B, n) -> logits of grey values (B, C, 8 h, 8 w)."""
+    """Codes (B, n) -> images (B, C, 8 h, 8 w) before their tanh."""
     first_map = (2 * base, *side)
     layers: list[nn.Module] = [
         nn.Linear(latent, math.prod(first_map)),
@@ -99,7 +104,15 @@ def upward(channels: int, base: int, side: tuple[int, int], latent: int) -> nn.S
     return nn.Sequential(*layers)
 
 
-# The density on the surface (section 3 and 3.1).
+def initialise(module: nn.Module) -> None:
+    """For `Module.apply`: weights N(0, 0.02) and biases 0; batch norm keeps torch's."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+
+
+# The density on the surface.
 
 
 def log_volume(jacobian: Tensor) -> Tensor:
@@ -137,7 +150,7 @@ def gennorm_log_p(z: Tensor, parameters: Tensor) -> Tensor:
     return (constant - powers).sum(1)
 
 
-# The density of the distance from it (section 3.2).
+# The density of the distance from it.
 
 
 def fit_histogram(lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +253,7 @@ class GPND(Method):
             "autoencoder": adam(self.encoder, self.decoder, lr=self.lr, beta1=self.beta1),
         }
 
-    # Training (section 4).
+    # Training.
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of each: images' discriminator, decoder, codes' discriminator, auto-encoder.
@@ -280,18 +293,20 @@ class GPND(Method):
 
     def cross_entropy(self, x: Tensor, z: Tensor) -> Tensor:
         """Of the grey values of x (B, C, H, W) and those decoded of z, a mean over pixels, (B,)."""
-        return bernoulli_nll(wide(x), wide(self.decoder(z))) / x[0].numel()
+        # (tanh a + 1) / 2 is the sigmoid of 2 a
+        logits = 2 * wide(self.decoder(z))
+        return bernoulli_nll(wide(x), logits) / x[0].numel()
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes (B, n) -> images (B, C, H, W) in (-1, 1)."""
-        x_hat: Tensor = 2 * self.decoder(z).sigmoid() - 1
+        x_hat: Tensor = self.decoder(z).tanh()
         return x_hat
 
     def validation_loss(self, x: Tensor) -> Tensor:
         """The cross entropy of held-out inliers, (B,)."""
         return self.cross_entropy(x, self.encoder(x))
 
-    # The score (section 3).
+    # The score.
 
     def prepare_score(self, train: Tensor) -> None:
         """Fits both densities to the training inliers, under the weights of now."""

@@ -9,8 +9,8 @@ PAPER (arXiv 1807.01653)
 - L = |x - x_hat|^2 - lambda log q(z); the code z lies in [0, 1]^d by a sigmoid.
 - q(z) = prod_i q(z_i | z_1 ... z_(i-1)), each factor a softmax over B bins of [0, 1], from masked
   fully connected layers; the first hides a value from itself.
-- The score is the sum of both terms, each scaled by its least and largest value on held-out inliers,
-  equations 9 and 10.
+- The score is the sum of both terms, each scaled by its least and largest value on held-out inliers:
+  equations 9 and 10, as the comments of the authors' code number them.
 
 CODE (the authors', aimagelab/novelty-detection)
 - Layers of its models for MNIST and CIFAR-10: residual blocks of three convolutions with batch norm,
@@ -18,12 +18,15 @@ CODE (the authors', aimagelab/novelty-detection)
 - The bin is taken of the code without a gradient; the estimator's own input has one, so that the
   density reaches the encoder.
 - Squared errors are summed over pixels on [0, 1], and the decoder's last layer is not bounded.
+- A tenth of the training set is held out for the extremes. Probabilities are kept above 2.2e-16.
 - Weights of the masks are set to zero at each pass; here they are multiplied by the mask.
 
 CHOICE
 - The extremes are those of the training inliers, not of held-out ones: what a score takes from the
   training set stays with its weights, and held-out inliers are left for thresholds.
-- Images in [-1, 1] are compared on the [0, 1] scale, so that lambda weighs as in the code.
+- The network sees [-1, 1], the code's [0, 1]. Squared errors are counted on [0, 1], so that lambda
+  weighs as in the code.
+- Log-probabilities are those of the softmax itself, without a floor.
 - Sides that are no multiple of 4 (MNIST) or 8 (CIFAR-10) are rounded up on the way, where the code
   takes others than its own no more. The first convolution of CIFAR-10's is padded by one pixel.
 - `width` and `features` make networks narrower. Initial weights are torch's own.

@@ -13,12 +13,14 @@ PAPER (arXiv 1606.05328; masks A and B and the order of colours, 1601.06759)
   the same and earlier colours.
 
 CODE: none of the authors' is known. How the tables' row was made is not said anywhere: neither
-layers nor training nor score.
+layers nor training nor score. openai/pixel-cnn is another model, PixelCNN++. The port of another,
+anordertoreclaim/PixelCNN, was run beside this one: docs/notes/ports.md.
 
 CHOICE
 - Kernels of 7 pixels in the first layer and 3 after it; 5 layers of 32 features, far fewer than the
   paper's. Nothing else is given to the network: no class labels.
-- The layers before the softmax are two of kernel 1, each after a ReLU.
+- The layers before the softmax are two of kernel 1, each after a ReLU. They see the last layer alone,
+  the port's the sum of a skip connection from each.
 - `levels`: grey values that are told apart, 256 as in the paper; `recipe=default` has 16, which a CPU
   can do. Images are rounded to the nearest level, for the network and for the likelihood, and values
   beyond [-1, 1] are cut off. Bits of different `levels` are not to be compared.
@@ -40,7 +42,7 @@ from noveltylab.nets.optimizers import adam
 
 FIRST_KERNEL, KERNEL = 7, 3
 
-# Masked convolutions (section 2.1).
+# Masked convolutions.
 
 
 def colours_of(width: int, colours: int) -> Tensor:
@@ -88,7 +90,7 @@ class UpperConv(nn.Conv2d):
         return maps[:, :, : x.shape[2]]
 
 
-# Gated layers (section 2.2 and figure 2).
+# Gated layers of two stacks.
 
 
 def gate(x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def provenance(
         "versions": versions,
         "commit": commit(),
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": cpu_name(),
             "cores": cores(),
             "threads": threads,
             "memory_gib": _memory_gib(),
@@ -126,7 +126,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+@cache
+def cpu_name() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -37,6 +37,8 @@ class Cell:
 
     state: "complete" (already), "waiting", "running", "done", "failed", "elsewhere" (another
         process runs it).
+    config: The options as plain values; {} if they are bad.
+    record: What its result says of the time it took (`timing`); {} without a result.
     """
 
     overrides: list[str]
@@ -47,6 +49,8 @@ class Cell:
     reason: str = ""
     result: dict[str, float] = field(default_factory=dict)
     before: tuple[Any, Any] = (None, None)
+    config: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         words = ["{method} {data} inlier {inlier} seed {seed}".format(**self.names)]
@@ -92,7 +96,7 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
         options = check_options(config)
         cell.failure = failure_path(options)
         cell.folder = options.folder
-        plain = options.recorded(plain)
+        plain = cell.config = options.recorded(plain)
         result = previous(options.folder, plain, options.force)
         if result is not None and files_changed(result, options.data):
             from noveltylab.run.read import check_complete  # imports torch
@@ -112,6 +116,7 @@ def read_cell(overrides: list[str], config: DictConfig) -> tuple[Cell, dict[str,
     if result is not None:
         cell.state = "complete"
         cell.result = numbers(result)
+        cell.record = timing(result)
     return cell, plain
 
 
@@ -193,6 +198,12 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
     return values
 
 
+def timing(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of a result that says what the run took, and of what work on which machine."""
+    names = ("config", "seconds", "epochs", "provenance")
+    return {name: result[name] for name in names if name in result}
+
+
 def number_text(result: dict[str, float], key: str, digits: int) -> str:
     """A number of `numbers` as text, "none" if the result lacks it."""
     if key not in result:
@@ -220,7 +231,9 @@ def update_state(cell: Cell) -> bool:
     failure_now = stamp(cell.failure)
     if result_now not in (None, result_before):
         try:
-            cell.result = numbers(read_result(cell.folder))
+            result = read_result(cell.folder)
+            cell.result = numbers(result)
+            cell.record = timing(result)
             cell.state = "done"
         except UserError as error:
             cell.fail(str(error))

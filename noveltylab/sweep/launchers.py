@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
@@ -45,29 +45,41 @@ def check_launcher(config: DictConfig) -> None:
         )
 
 
-def fit_launcher(launcher: Any, config: DictConfig) -> tuple[list[str], int]:
-    """Fills in the launcher's automatic settings.
+class Room(NamedTuple):
+    """What a launcher gives to the cells of a sweep.
 
-    Returns:
-        The overrides that tell every cell its share, and the cells per launch.
+    Attributes:
+        share: Overrides that tell every cell its share of the machine.
+        batch: Cells per launch.
+        at_once: Cells that run at a time; None: as many as the cluster starts.
     """
+
+    share: list[str]
+    batch: int
+    at_once: int | None
+
+
+def fit_launcher(launcher: Any, config: DictConfig) -> Room:
+    """Fills in the launcher's automatic settings; returns what it gives to the cells."""
     cpus = config.resources.num_cpus
     if is_launcher(launcher, "BasicLauncher"):
-        return [], 1
+        return Room([], 1, 1)
     if is_launcher(launcher, "RayLauncher"):
-        cpus = fit_ray(launcher, config.trainer.accelerator == "cpu")
-        return [f"resources.num_cpus={cpus}"], BATCH
+        cpus, at_once = fit_ray(launcher, config.trainer.accelerator == "cpu")
+        return Room([f"resources.num_cpus={cpus}"], BATCH, at_once)
     if is_launcher(launcher, "LocalLauncher"):
         cpus = cpus or 1
         at_once = max(1, cores() // cpus)
         if config.resources.num_gpus:
             at_once = 1
-        return [f"resources.num_cpus={cpus}"], at_once
-    return [], BATCH
+        return Room([f"resources.num_cpus={cpus}"], at_once, at_once)
+    return Room([], BATCH, None)
 
 
-def fit_ray(launcher: Any, cpu_only: bool) -> int:
-    """Settles the share of a cell in what Ray has; returns its whole cores.
+def fit_ray(launcher: Any, cpu_only: bool) -> tuple[int, int]:
+    """Settles the share of a cell in what Ray has.
+
+    Returns its whole cores, and how many cells run at once.
 
     Raises:
         UserError: More is asked for than this machine has, which would wait for ever (a cluster may
@@ -91,7 +103,8 @@ def fit_ray(launcher: Any, cpu_only: bool) -> int:
             raise UserError(
                 f"resources.{name}={share:g}: Ray has {capacity:g} here, so no run would ever start"
             )
-    return max(1, int(remote.num_cpus))
+    rooms = [int(capacity / share) for _, share, capacity in shares if share]
+    return max(1, int(remote.num_cpus)), max(1, min(rooms, default=1))
 
 
 def start_ray(launcher: Any) -> dict[str, float]:

@@ -7,10 +7,11 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from noveltylab.results.files import read_json, write_atomic
 from noveltylab.results.provenance import masked
@@ -24,26 +25,40 @@ class Plan:
     Attributes:
         command: What was typed behind `noveltylab`, without secrets.
         folders: Of its cells.
+        seconds: What a cell was estimated to take before the sweep began, by its folder.
     """
 
     command: str
     folders: tuple[Path, ...]
+    seconds: dict[Path, float] = field(default_factory=dict)
 
 
-def write_plans(cells: Sequence[Cell]) -> None:
+def write_plans(
+    cells: Sequence[Cell], estimate: Callable[[Cell], float | None] | None = None
+) -> None:
     """Keeps the plan of a sweep in each output folder that it writes to.
 
     What cannot be written is left out: the runs themselves will say why.
+
+    Args:
+        cells: All of the sweep.
+        estimate: The seconds that a cell is to take, None where they are not known.
     """
     command = shlex.join(map(masked, sys.argv[1:]))
     outputs: dict[Path, list[str]] = {}
+    seconds: dict[Path, dict[str, float]] = {}
     for cell in cells:
         if cell.output is not None and cell.folder is not None:
             name = cell.folder.relative_to(cell.output).as_posix()
             outputs.setdefault(cell.output, []).append(name)
+            value = estimate(cell) if estimate and cell.state == "waiting" else None
+            if value is not None:
+                seconds.setdefault(cell.output, {})[name] = round(value, 1)
     for output, names in outputs.items():
         digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-        content = {"command": command, "cells": sorted(names)}
+        content: dict[str, Any] = {"command": command, "cells": sorted(names)}
+        if output in seconds:
+            content["seconds"] = seconds[output]
         with suppress(OSError):
             path = output / ".sweep" / "plans" / f"{digest[:12]}.json"
             write_atomic(path, json.dumps(content, indent=1) + "\n")
@@ -57,4 +72,10 @@ def read_plans(output: Path) -> Iterator[Plan]:
             names = [Path(name) for name in content["cells"]]
             inside = [name for name in names if len(name.parts) == len(NAMED)]
             inside = [name for name in inside if not name.is_absolute() and ".." not in name.parts]
-            yield Plan(str(content["command"]), tuple(output / name for name in inside))
+            estimated = content.get("seconds", {})
+            seconds = {}
+            for name in inside:
+                if name.as_posix() in estimated:
+                    seconds[output / name] = max(0.0, float(estimated[name.as_posix()]))
+            folders = tuple(output / name for name in inside)
+            yield Plan(str(content["command"]), folders, seconds)

@@ -212,9 +212,9 @@ class OptunaSearch(Sweeper):
         waiting = [cell for cell in cells if cell.state == "waiting"]
         if not waiting:
             return
-        share, size = fit_launcher(self.launcher, self.config)
+        room = fit_launcher(self.launcher, self.config)
         with Watch(cells, screen.console(file=sys.stderr)):
-            self.launch(waiting, share, self.max_batch_size or size)
+            self.launch(waiting, room.share, self.max_batch_size or room.batch)
 
     def tell(self, optuna: Any, study: Any, number: int, cells: list[Cell], folder: Path) -> None:
         """Tells Optuna the mean criterion of a trial's runs, or that one of them failed."""

@@ -7,7 +7,8 @@
 
 The folder is an output folder (default: outputs), one above several, or a single run's. Nothing is changed, and no run is
 disturbed. Left are runs that were interrupted, and those that a sweep has planned and nobody has begun. The time is what the
-running ones say of themselves, and for each run that is left the mean of the complete ones of its method and data.
+running ones say of themselves, and for each run that is left the mean of the complete ones of its method and data, else what
+its sweep estimated before it began.
 Exit codes: 0 said, 2 bad input.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 
 from rich.text import Text
 
+from noveltylab.command.durations import clock
 from noveltylab.command.screen import console, say, show, terminal
 from noveltylab.command.signals import end_command, interruptible
 from noveltylab.errors import UserError
@@ -35,7 +37,7 @@ from noveltylab.run.folder import failure_in, read_failure
 from noveltylab.run.lock import holder
 from noveltylab.sweep.cells import NAMED
 from noveltylab.sweep.plan import Plan, read_plans
-from noveltylab.sweep.view import LOG_TAIL, clock, newest_epoch
+from noveltylab.sweep.view import LOG_TAIL, newest_epoch
 
 #: Runs of each state that are listed.
 MOST_LISTED = 20
@@ -159,8 +161,14 @@ def _tell(error: OSError) -> None:
     say(f"{error.filename}: cannot be looked into ({error.strerror})")
 
 
-def fill_times(runs: Sequence[Standing]) -> None:
-    """Gives each run that is left the mean time of the complete ones most like it."""
+def fill_times(runs: Sequence[Standing], plans: Sequence[Plan] = ()) -> None:
+    """Gives each run that is left the mean time of the complete ones most like it.
+
+    Where there is none it is the time that its plan has, if it has one.
+    """
+    planned: dict[Path, float] = {}
+    for plan in plans:
+        planned |= plan.seconds
     spent: dict[tuple[str, ...], list[float]] = {}
     for run in runs:
         if run.state == "complete" and run.seconds is not None:
@@ -169,7 +177,7 @@ def fill_times(runs: Sequence[Standing]) -> None:
     for run in runs:
         if run.seconds is None and run.state in ("left", "running"):
             known = [spent[key] for key in _likeness(run.folder) if key in spent]
-            run.seconds = fmean(known[0]) if known else None
+            run.seconds = fmean(known[0]) if known else planned.get(run.folder)
 
 
 def _likeness(folder: Path) -> list[tuple[str, ...]]:
@@ -261,7 +269,7 @@ def main(arguments: list[str]) -> int:
             top, wants_json = parse(arguments)
             folders, plans = find(top)
             runs = [stand(folder) for folder in folders]
-            fill_times(runs)
+            fill_times(runs, plans)
             if wants_json:
                 show(as_json(top, runs), sys.stdout)
             else:

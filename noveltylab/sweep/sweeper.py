@@ -27,6 +27,7 @@ from noveltylab.command import screen
 from noveltylab.command.screen import say
 from noveltylab.errors import UserError
 from noveltylab.sweep.cells import Cell, left_behind, name_choices, read_cell, update_state
+from noveltylab.sweep.estimate import KEPT, Estimates
 from noveltylab.sweep.grid import cells_of_grid, options_of_rows
 from noveltylab.sweep.launchers import check_launcher, fit_launcher, is_launcher, start_ray
 from noveltylab.sweep.plan import write_plans
@@ -88,11 +89,17 @@ class Sweeper(sweeper.Sweeper):
             raise UserError("; ".join(itertools.islice(reasons, 3)))
         # launch what is missing; cells of this process print elsewhere
         waiting = [cell for cell in cells if cell.state == "waiting"]
-        write_plans(cells)
         if waiting:
-            share, size = fit_launcher(self.launcher, self.config)
-            with Watch(cells, screen.console(file=sys.stderr)):
-                self.launch(waiting, share, self.max_batch_size or size)
+            room = fit_launcher(self.launcher, self.config)
+            size = self.max_batch_size or room.batch
+            estimates = Estimates(cells, room.share, KEPT)
+            write_plans(cells, estimates.seconds)
+            at_once = min(size, room.at_once) if room.at_once else None
+            forecast = str(estimates.forecast(cells, at_once))
+            with Watch(cells, screen.console(file=sys.stderr), estimates, forecast):
+                self.launch(waiting, room.share, size)
+        else:
+            write_plans(cells)
         # print the table
         print_cells(cells, time.monotonic() - started)
         # end with what is not done

@@ -18,11 +18,13 @@ from statistics import fmean
 from typing import Any
 
 from noveltylab.command import screen
+from noveltylab.command.durations import clock
 from noveltylab.command.screen import plain, show
 from noveltylab.results.files import read_tail
 from noveltylab.results.search import FILE, Search, ranked, sentences
 from noveltylab.run.summary import offline_runs
 from noveltylab.sweep.cells import NAMED, Cell, number_text, update_state
+from noveltylab.sweep.estimate import Estimates, rest
 
 #: Columns of the tables where they go to a file, with options that were swept.
 WIDEST = 200
@@ -38,13 +40,29 @@ class Watch:
     """Follows the cells by their folders, from a thread of its own.
 
     On a terminal this is a live view, else a line per change.
+
+    Args:
+        cells: All of the sweep.
+        console: Where they are shown.
+        estimates: What each is to take.
+        forecast: What is said before the first one begins.
     """
 
-    def __init__(self, cells: list[Cell], console: Any) -> None:
+    def __init__(
+        self,
+        cells: list[Cell],
+        console: Any,
+        estimates: Estimates | None = None,
+        forecast: str = "",
+    ) -> None:
         self.cells = cells
         self.console = console
+        self.estimates = estimates or Estimates(cells)
+        self.forecast = forecast
         self.waiting = [cell for cell in cells if cell.state == "waiting"]
         self.printed: set[int] = set()
+        #: cells whose time the estimates know
+        self.learned: set[int] = set()
         self.started = time.monotonic()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
@@ -55,10 +73,10 @@ class Watch:
         self.live = Live(
             console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
+        if self.forecast or not self.console.is_terminal:
+            self.console.print(f"sweep: {self.forecast or self.progress()}", soft_wrap=True)
         if self.console.is_terminal:
             self.live.start()
-        else:
-            self.console.print(f"sweep: {self.progress()}", soft_wrap=True)
         self.thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -92,6 +110,9 @@ class Watch:
 
         for cell in self.waiting:
             if update_state(cell):
+                if cell.record and id(cell) not in self.learned:
+                    self.learned.add(id(cell))
+                    self.estimates.add(cell)
                 continue
             running = cell.folder is not None and holder(cell.folder) is not None
             cell.state = "running" if running else "waiting"
@@ -117,12 +138,15 @@ class Watch:
         text += f"{count['running']} running, {count['failed']} failed"
         if count["complete"]:
             text += f", {count['complete']} complete already"
-        ended = sum(cell.state in ("done", "failed") for cell in self.waiting)
-        if 0 < ended < len(self.waiting):
-            seconds_per_cell = (time.monotonic() - self.started) / ended
-            remaining = seconds_per_cell * (len(self.waiting) - ended)
-            text += f", about {clock(remaining)} left"
-        return text
+        ended = []
+        left = []
+        for cell in self.waiting:
+            if cell.record:
+                ended.append(cell.result["seconds"])
+            elif cell.state != "failed":
+                left.append(self.estimates.seconds(cell))
+        remaining = rest(ended, left, time.monotonic() - self.started)
+        return f"{text}, {remaining}" if remaining else text
 
     def _screen(self) -> Any:
         from rich.console import Group
@@ -160,13 +184,6 @@ def newest_epoch(folder: Path | None) -> str:
         if words.startswith("run folder "):
             break
     return "no epoch yet"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds: `0:40:10`."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def print_cells(cells: list[Cell], seconds: float) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from noveltylab.command.durations import exactly, in_words
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import TrainerOptions
@@ -39,16 +40,6 @@ PROBE_SECONDS = 0.6
 WORTH_A_LINE = 10.0
 #: Options that make a method smaller or its score cheaper, the most helpful one first.
 SMALLER = ("search_steps", "validation_steps", "mining_steps", "channels", "width")
-
-
-def in_words(seconds: float) -> str:
-    """A length of time as one says it: 12 s, 40 min, 2.5 h, 21 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 9.95 else f"{hours:.0f} h"
 
 
 @contextmanager
@@ -149,6 +140,8 @@ class Estimate(Callback):
         self.look = {"train": 0.0, "labelled": 0.0}
         #: of training, from the estimate on; None before it
         self.remaining: dict[str, float] | None = None
+        #: epochs from the estimate on, the rest of the one that runs included
+        self.epochs_to_go = 0.0
         #: when the chunk began, and at which iteration
         self.chunk_time = 0.0
         self.chunk_iteration = 0
@@ -248,6 +241,7 @@ class Estimate(Callback):
         epochs = int(trainer.max_epochs or 1)
         epoch_iterations = len(self.data.train) // trainer.world_size // self.data.batch_size
         iterations_to_go = max(0, epochs * epoch_iterations - method.iteration)
+        self.epochs_to_go = iterations_to_go / max(1, epoch_iterations)
         every = self.settings.val_every
         looks = math.ceil(epochs / every) - trainer.current_epoch // every
         self.remaining = {
@@ -264,9 +258,13 @@ class Estimate(Callback):
         """One line, and a warning of what takes longer than an hour."""
         training = remaining["train"] + remaining["labelled"]
         about = "at most" if self.settings.patience else "about"  # training may stop early
+        epochs = "1 epoch"
+        if self.epochs_to_go > 1:
+            each = exactly(training / self.epochs_to_go)
+            epochs = f"{math.ceil(self.epochs_to_go)} epochs, {each} each"
         line = (
-            f"{about} {in_words(training)} of training, {in_words(self.seconds['score'])} of scoring "
-            "at this rate"
+            f"{about} {in_words(training)} of training ({epochs}), "
+            f"{in_words(self.seconds['score'])} of scoring at this rate"
         )
         if training > LONG:
             self._warn(line, "training")

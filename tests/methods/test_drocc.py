@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from noveltylab.command.recipes import recipe_options
+from noveltylab.data.digits import read
+from noveltylab.data.preprocess import resize
 from noveltylab.methods.base import Batch
 from noveltylab.methods.drocc import DROCC, project
 from tests.methods.conftest import blobs, changed, layers, sigmoid, spied_update, states
@@ -58,6 +61,29 @@ def test_found_points_lie_in_the_shell(
     x = blobs(8, SHAPE)
     norms = (method.search(x) - x).flatten(1).norm(dim=1)
     assert (norms > radius * 0.9999).all() and (norms < gamma * radius * 1.0001).all()
+
+
+# The shell of the recipe, chosen without outliers.
+
+
+def test_the_shell_of_the_digits_begins_at_the_distance_of_nearest_neighbours() -> None:
+    samples = read(None, verify=True, download=False)
+    images = resize(samples.images, 32).float() / 127.5 - 1
+    medians = []
+    for digit in range(10):
+        flat = images[samples.labels == digit].flatten(1)
+        distances = torch.cdist(flat, flat)
+        distances.fill_diagonal_(torch.inf)
+        medians.append(distances.amin(1).median().item())
+    radius = recipe_options("drocc", "default", "digits")["method"]["radius"]
+    assert radius == round(np.mean(medians)) == 6
+
+
+@pytest.mark.parametrize("data", ["mnist", "fmnist", "digits", "ucsd"])
+def test_the_steps_of_a_search_are_together_as_long_as_the_shell_is_thick(data: str) -> None:
+    method = recipe_options("drocc", "default", data)["method"]
+    thickness = (method["gamma"] - 1) * method["radius"]
+    assert method["steps"] * method["step_size"] == pytest.approx(thickness)
 
 
 # The search.

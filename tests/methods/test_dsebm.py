@@ -49,7 +49,7 @@ def numpy_energy(energy: Energy, image: np.ndarray) -> float:
     return float(((image - weights["prior"]) ** 2).sum() / 2 - last.sum())
 
 
-# The energy (section 3).
+# The energy.
 
 
 def test_the_energy_is_half_the_squared_distance_less_the_last_layer() -> None:
@@ -103,7 +103,7 @@ def test_one_layer_is_an_auto_encoder_with_tied_weights() -> None:
     np.testing.assert_allclose(f, expected, rtol=1e-9)
 
 
-# Score matching (section 4).
+# Score matching.
 
 
 def test_the_loss_is_the_error_of_an_image_that_was_moved_down_the_energy(
@@ -190,7 +190,7 @@ def test_held_out_inliers_all_meet_the_same_noise(make: Make) -> None:
     assert torch.equal(make("dsebm", noise_std=0.4).noise, noise)
 
 
-# The scores (section 5).
+# The scores.
 
 
 def test_scores_are_the_energy_and_its_squared_slope(make: Make) -> None:

@@ -30,7 +30,6 @@ from tests.methods.conftest import (
     layers,
     owners,
     settings,
-    sigmoid,
     spied_update,
     states,
 )
@@ -54,7 +53,7 @@ def trained(make: Make, **options: Any) -> Any:
     return method
 
 
-# The Jacobian (section 3).
+# The Jacobian.
 
 
 def test_the_jacobian_is_that_of_finite_differences(make: Make) -> None:
@@ -107,7 +106,7 @@ def test_the_density_on_a_linear_surface_is_that_of_the_codes_over_its_volume() 
     np.testing.assert_allclose(log_p, expected, rtol=1e-9)
 
 
-# The density of codes (section 3.1).
+# The density of codes.
 
 
 @pytest.mark.parametrize("shape", [0.7, 1.0, 2.0, 5.0])
@@ -143,7 +142,7 @@ def test_codes_that_do_not_vary_give_finite_numbers() -> None:
     assert gennorm_log_p(torch.ones(1, 2), parameters).isfinite().all()
 
 
-# The density of the distance (section 3.2).
+# The density of the distance.
 
 
 def test_the_histogram_is_numpys() -> None:
@@ -178,6 +177,26 @@ def test_the_area_of_a_sphere_makes_a_density_in_space(dimensions: int) -> None:
     half = dimensions / 2
     area = 2 * np.pi**half / scipy.special.gamma(half) * radius ** (dimensions - 1)
     np.testing.assert_allclose(np.exp(log_area), area, rtol=1e-9)
+
+
+def test_the_authors_formula_on_their_scale_differs_by_one_constant() -> None:
+    """Theirs has lengths on [0, 1], half as long, and another constant of the sphere's surface."""
+    rng = np.random.default_rng(0)
+    train, lengths = rng.gamma(20, size=2000), rng.gamma(20, size=40)
+    dimensions = 96.0
+    counts, edges = np.histogram(train / 2, bins=30, density=True)
+    constant = scipy.special.loggamma(dimensions / 2) - dimensions / 2 * np.log(2 * np.pi)
+    inside = lengths[(lengths > train.min()) & (lengths < np.quantile(train, 0.99))]
+    inside = np.append(inside, train.min() / 3)
+    theirs = []
+    for r in inside / 2:
+        place = np.digitize(r, edges) - 1
+        p = counts[place] if place >= 0 else counts[0] * r / edges[0]
+        theirs.append(constant - (dimensions - 1) * np.log(r) + np.log(p))
+    log_p = histogram_log_p(torch.tensor(inside), *fit_histogram(torch.tensor(train)))
+    ours = (log_p - sphere_log_area(torch.tensor(inside), dimensions)).numpy()
+    np.testing.assert_allclose(np.array(theirs) - ours, theirs[0] - ours[0], rtol=1e-9)
+    assert np.ptp(ours) > 10
 
 
 # The score.
@@ -259,6 +278,17 @@ def test_the_layers_are_those_of_the_code() -> None:
     for module in method.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() > 3000:
             assert_normal(module.weight.detach().flatten(), 0.0, 0.02)
+            assert module.bias is not None and not module.bias.any()
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+
+
+def test_an_image_is_the_tanh_of_the_decoder(make: Make) -> None:
+    method = make("gpnd").eval()
+    z = torch.randn(3, 8)
+    with torch.no_grad():
+        expected = np.tanh(method.decoder(z).double().numpy())
+        np.testing.assert_allclose(method.decode(z), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +320,7 @@ def test_optimizers_are_adam_each_over_its_networks(make: Make) -> None:
         assert settings(optimizer) == {"kind": "Adam", "lr": 2e-3, "betas": (0.5, 0.999)}
 
 
-# One iteration (section 4).
+# One iteration.
 
 
 def softplus(a: np.ndarray) -> np.ndarray:
@@ -308,9 +338,9 @@ def test_losses_equal_numpy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     minimised, losses = spied_update(method, step, monkeypatch)
     real, fake, fooling = outputs["discriminator"]
     drawn, coded, hiding = outputs["latent_discriminator"]
-    _, logits = outputs["decoder"]
+    _, before_tanh = outputs["decoder"]
     grey = (step.x.double().numpy() + 1) / 2
-    p = sigmoid(logits)
+    p = (np.tanh(before_tanh) + 1) / 2
     expected = {
         "discriminator": (softplus(-real) + softplus(fake)).mean(),
         "generator": softplus(-fooling).mean(),

@@ -56,7 +56,7 @@ def dependence(network: torch.nn.Module, shape: tuple[int, int, int]) -> np.ndar
     return changes
 
 
-# What a value may depend on (sections 2.1 and 2.2).
+# What a value may depend on.
 
 
 @pytest.mark.parametrize("colours", [1, 3])
@@ -92,7 +92,7 @@ def test_fewer_features_than_colours_are_refused(make: Make) -> None:
         make("pixelcnn", (3, 8, 8), width=2)
 
 
-# Layers, against whole kernels that are masked (figure 2).
+# Layers, against whole kernels that are masked.
 
 
 def masked(x: np.ndarray, kernels: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -404,7 +404,8 @@ def test_every_swept_option_is_seen(command: Cli) -> None:
 @pytest.mark.usefixtures("quick")
 def test_plain_lines_without_a_terminal(command: Cli) -> None:
     process = command(*PCA, "inlier=3,4,11")
-    assert process.stderr.startswith("sweep: 0 of 3 done, 0 running, 1 failed\n")
+    beginning = "sweep: 2 of 3 cells to run, 1 at a time; how long is not known"
+    assert process.stderr.startswith(beginning)
     assert re.search(
         r"^done    pca digits inlier 4 seed 0: AUROC 0\.7000, 12 s \(2 of 3 done",
         process.stderr,

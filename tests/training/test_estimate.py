@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from noveltylab.command.durations import exactly, in_words
 from noveltylab.methods.anogan import TIMED_STEPS
 from noveltylab.methods.base import Method
 from noveltylab.training import estimate
-from noveltylab.training.estimate import Cost, Estimate, in_words, measure_cost, random_state_kept
+from noveltylab.training.estimate import Cost, Estimate, measure_cost, random_state_kept
 from tests.conftest import TINY
 from tests.methods.conftest import blobs, make
 
@@ -54,6 +55,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 )
 def test_lengths_of_time_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.123, "0.12 s"), (9.6, "9.6 s"), (75, "75 s"), (180, "3 min")]
+)
+def test_a_short_time_has_two_digits(seconds: float, words: str) -> None:
+    assert exactly(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def test_training_is_estimated_by_the_chunks_after_the_first(
     assert forecast.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
     assert forecast.seconds["labelled"] == pytest.approx(5 * 2.0)
     assert [record.message for record in caplog.records] == [
-        "about 2 min of training, 30 s of scoring at this rate"
+        "about 2 min of training (10 epochs, 9.6 s each), 30 s of scoring at this rate"
     ]
 
 
@@ -148,7 +156,7 @@ def test_a_training_that_may_stop_early_takes_at_most_so_long(
     caplog.set_level(logging.INFO, logger="noveltylab")
     trained(clock, [4.0, 0.6, 0.6], patience=3)
     assert [record.message for record in caplog.records] == [
-        "at most 2 min of training, 30 s of scoring at this rate"
+        "at most 2 min of training (10 epochs, 9.6 s each), 30 s of scoring at this rate"
     ]
 
 
@@ -211,7 +219,7 @@ def test_a_long_run_is_warned_of_before_training_with_what_would_shorten_it(
     run_here("method=anogan", "method.channels=4", "method.search_steps=30", *TINY[3:])
     output = capsys.readouterr().err
     scoring = output.index("WARNING: scoring 83 images will take about")
-    training = output.index("of training, ")
+    training = output.index("of training (")
     assert scoring < training
     assert "method.search_steps (now 30)" in output[scoring:training]
     assert "data.limit_train (now 126 images), fewer trainer.max_epochs" in output[training:]
