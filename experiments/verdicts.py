@@ -54,6 +54,7 @@ class Entry(BaseModel):
     width: dict[str, float] = {}
     not_compared: str | None = None
     remark: str | None = None
+    apart: str | None = None
 
 
 class Compared(BaseModel):
@@ -83,18 +84,27 @@ def read_entries() -> list[Entry]:
 
 
 def runs_of(entry: Entry) -> list[Run]:
-    """The kept runs of an entry: of its table's data and, where it was run, protocol."""
+    """The kept runs of an entry: of its counterpart's data and, where it was run, protocol."""
     name, method = entry.runs
     if not archive(name).is_file():
         return []
-    table = read_tables()[entry.printed[0]]
+    data, protocol = place_of(entry)
     runs: list[Run] = []
     for run in collect(archive(name)).runs:
         is_class = entry.classes is None or run.result.inlier in entry.classes
-        if run.result.method == method and run.result.data == table.data and is_class:
+        if run.result.method == method and run.result.data == data and is_class:
             runs.append(run)
-    of_protocol = [run for run in runs if run.result.protocol == table.protocol]
+    of_protocol = [run for run in runs if run.result.protocol == protocol]
     return of_protocol or runs
+
+
+def place_of(entry: Entry) -> tuple[str, str]:
+    """The data and protocol that the printed row's counterpart is run with, else its table's."""
+    table = read_tables()[entry.printed[0]]
+    counterpart = table.counterparts.get(entry.printed[1])
+    if counterpart is None or counterpart.data is None or counterpart.protocol is None:
+        return table.data, table.protocol
+    return counterpart.data, counterpart.protocol
 
 
 def compare(entry: Entry) -> Compared | None:
@@ -110,7 +120,7 @@ def compare(entry: Entry) -> Compared | None:
     by_class: dict[int, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.cell):
         by_class.setdefault(run.result.inlier, []).append(run)
-    ours = {inlier: mean_auroc(cells, score) for inlier, cells in by_class.items()}
+    ours = {inlier: mean_auroc(cells, score, entry.apart) for inlier, cells in by_class.items()}
 
     # the printed numbers of the same classes
     printed_classes = numbers_by_class(table, line)
@@ -127,8 +137,9 @@ def compare(entry: Entry) -> Compared | None:
         if obstacle is None and len(ours) < CLASSES.get(table.data, len(ours)):
             obstacle = f"{len(ours)} classes were run, the printed mean is over all"
     protocol = runs[0].result.protocol
-    if obstacle is None and protocol != table.protocol:
-        obstacle = f"{protocol.upper()} here, {table.protocol.upper()} there"
+    _, wanted = place_of(entry)
+    if obstacle is None and protocol != wanted:
+        obstacle = f"{protocol.upper()} here, {wanted.upper()} there"
     lacks = [run.lacks for run in runs if run.lacks]
     if obstacle is None and lacks:
         obstacle = f"the scored weights of {len(lacks)} of {len(runs)} runs {lacks[0]}"
@@ -139,8 +150,8 @@ def compare(entry: Entry) -> Compared | None:
         seeds=len({run.result.seed for run in runs}),
         printed=tuple(printed),
         ours=tuple(values),
-        error=error_of_mean(by_class, score),
-        floors=() if is_of_extras(table) else floors_of(by_class),
+        error=error_of_mean(by_class, score, entry.apart),
+        floors=() if is_of_extras(table) or entry.apart else floors_of(by_class),
         schedule=schedule,
         full=full,
         obstacle=obstacle,
@@ -181,22 +192,24 @@ def mean_extra(runs: Sequence[Run], metric: str) -> float:
     return fmean(float(run.result.extra[metric.removeprefix(EXTRA)]) for run in runs)
 
 
-def mean_auroc(runs: Sequence[Run], score: str) -> float:
+def mean_auroc(runs: Sequence[Run], score: str, apart: str | None = None) -> float:
     """The mean AUROC of a score over seeds."""
-    return fmean(metrics_of(run, score).auroc for run in runs)
+    return fmean(metrics_of(run, score, apart).auroc for run in runs)
 
 
-def metrics_of(run: Run, score: str) -> Any:
-    metrics = run.result.scores[score]
+def metrics_of(run: Run, score: str, apart: str | None = None) -> Any:
+    """The metrics of a score: the run's own, or of a kind that is measured apart."""
+    scores = run.result.scores if apart is None else run.result.apart[apart]
+    metrics = scores[score]
     assert metrics is not None, f"{run.folder}: {score} was not measured"
     return metrics
 
 
-def error_of_mean(by_class: dict[int, list[Run]], score: str) -> float:
+def error_of_mean(by_class: dict[int, list[Run]], score: str, apart: str | None = None) -> float:
     """The standard error of the mean over classes, of other test images of the same classes."""
     variances: list[float] = []
     for runs in by_class.values():
-        metrics = metrics_of(runs[0], score)
+        metrics = metrics_of(runs[0], score, apart)
         variances.append(standard_error(metrics.auroc, runs[0].interval(metrics)) ** 2)
     return math.sqrt(sum(variances)) / len(variances)
 

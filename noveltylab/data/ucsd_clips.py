@@ -115,10 +115,12 @@ def check_lengths(clips: list[Clip], frames: int, difference: bool) -> None:
     shortest = min(clips, key=lambda clip: len(clip.frames))
     longest_stack = len(shortest.frames) - int(difference)
     if frames > longest_stack:
-        kind = "differences of frames" if difference else "frames"
+        length = f"{len(shortest.frames)} frames"
+        if difference:
+            length += f", {longest_stack} differences of them"
         raise UserError(
-            f"data.frames={frames}: {shortest.name} has {len(shortest.frames)} frames, and a stack "
-            f"lies in one clip. Use data.frames=1 to {longest_stack} {kind}."
+            f"data.frames={frames}: {shortest.name} has {length}, and a stack lies in one clip. "
+            f"Use data.frames=1 to {longest_stack}."
         )
 
 

@@ -172,7 +172,7 @@ def _reader(options: Options, recorded: _Input) -> Reader:
     """How a file becomes images of this run; UserError for a run that does not take files."""
     if recorded.kind == "frame":
         raise UserError(
-            "this run scores frames of clips by the patches that move in them, which a file alone does not show; predict "
+            "this run scores frames of clips, by what moves in them or comes before, which a file alone does not show; predict "
             "takes runs on images and on sound"
         )
     if recorded.kind == "video":

@@ -21,6 +21,7 @@ from noveltylab.data.ucsd_clips import stack_starts
 from noveltylab.errors import UserError
 from noveltylab.report.check import check_run
 from noveltylab.results.scores import read_scores
+from noveltylab.run.build import iterations_at_once
 from noveltylab.scoring.metrics import evaluate
 from tests.formats import write_ucsd
 
@@ -232,10 +233,10 @@ def test_the_cache_keeps_resized_frames(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_clip_shorter_than_a_stack_is_one_error(tmp_path: Path) -> None:
     write_ucsd(tmp_path)
-    message = r"data\.frames=9: train/01 has 8 frames, .* Use data\.frames=1 to 8 frames\."
+    message = r"data\.frames=9: train/01 has 8 frames, and .* Use data\.frames=1 to 8\."
     with pytest.raises(UserError, match=message):
         tiny(tmp_path, frames=9)
-    message = r"data\.frames=8: train/01 has 8 frames, .* Use data\.frames=1 to 7 differences"
+    message = r"train/01 has 8 frames, 7 differences of them, .* Use data\.frames=1 to 7\."
     with pytest.raises(UserError, match=message):
         tiny(tmp_path, frames=8, difference=True)
 
@@ -279,3 +280,16 @@ def test_real_ped2_has_a_score_for_every_frame() -> None:
     assert samples.images.shape == (4560, 16, 16, 16)
     assert samples.facts["own"].sum() == 4560 - 28 * 15
     assert samples.labels.sum() == 1648
+
+
+def test_fewer_iterations_are_made_at_once_where_stacks_are_large() -> None:
+    def samples(*shape: int) -> Samples:
+        empty = np.zeros(0, np.int64)
+        names = np.zeros(0, np.str_)
+        return Samples(torch.zeros(0, *shape, dtype=torch.uint8), empty, None, names, None)
+
+    assert iterations_at_once(samples(1, 28, 28), 32, 64) == 16
+    assert iterations_at_once(samples(16, 64, 64), 64, 10) == 102
+    # 256 stacks of a million numbers
+    assert iterations_at_once(samples(16, 240, 360), 256, 10) == 25
+    assert iterations_at_once(samples(256, 1024, 1024), None, 10) == 1

@@ -11,6 +11,7 @@ from experiments.verdicts import (
     Entry,
     compare,
     numbers_text,
+    place_of,
     read_entries,
     reproduces,
     verdict,
@@ -136,3 +137,19 @@ def test_an_entry_without_runs_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "read_entries", lambda: [absent])
     assert list(verdicts.absent_lines()) == ["Not run yet: row."]
     assert len(list(verdicts.verdict_table())) == 2
+
+
+def test_a_row_on_other_samples_has_the_runs_of_its_counterpart() -> None:
+    """MemAE's Ped2 is run on stacks, and its printed number is of clips scaled by themselves."""
+    entry = next(entry for entry in read_entries() if entry.printed[1] == "MemAE")
+    assert place_of(entry) == ("ucsd_clips", "whole_frames")
+    assert place_of(ENTRY) == ("mnist", "p2")
+    row = compare(entry)
+    assert row is not None
+    (run,) = verdicts.runs_of(entry)
+    metrics = run.result.apart["clips"]["mse"]
+    assert metrics is not None and row.ours == (metrics.auroc,)
+    assert (row.printed, row.floors, row.obstacle) == ((0.941,), (), None)
+    whole = compare(entry.model_copy(update={"apart": None}))
+    own = run.result.scores["mse"]
+    assert whole is not None and own is not None and whole.ours == (own.auroc,)

@@ -213,3 +213,22 @@ def test_of_very_many_images_there_is_no_floor_of_features(
 ) -> None:
     monkeypatch.setattr("noveltylab.scoring.floors.MOST_FEATURES", 100)
     assert {floor.name for floor in floor_scores(data_of(samples), 64, True)} == RAW
+
+
+def test_floors_of_large_images_see_every_second_pixel(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(samples)
+    whole = floors_of(samples)
+    monkeypatch.setattr("noveltylab.scoring.floors.MOST_VALUES", data.train.numel())
+    assert floors_of(samples)["pca"].tolist() == whole["pca"].tolist()
+    monkeypatch.setattr("noveltylab.scoring.floors.MOST_VALUES", data.train.numel() - 1)
+    thin = floors_of(samples)
+    # as the methods themselves have them on such images
+    preprocess = Preprocess()
+    floors = {"pca": PCA((1, 8, 8)), "knn": KNN((1, 8, 8))}
+    for name, floor in floors.items():
+        floor.prepare(preprocess(data.train[:, :, ::2, ::2]))
+        expected = novelty_scores(floor, preprocess, data.test[:, :, ::2, ::2], 64)
+        np.testing.assert_allclose(thin[name], *expected.values(), rtol=1e-5)
+    np.testing.assert_array_equal(thin["norm"], whole["norm"])
