@@ -87,6 +87,7 @@ bench-more: $(STAMP) ## loader, framework overhead, readers, growth, packing
 	$(BIN)/python -m benchmarks.readers
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.parallel --stacked
+	$(BIN)/python -m benchmarks.scoring
 
 clean: ## remove the environment and caches, never outputs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
