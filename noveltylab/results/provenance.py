@@ -68,8 +68,11 @@ def masked(argument: str) -> str:
     return _SECRET_INSIDE.sub(r"\1***", argument)
 
 
+@cache
 def commit(package: Path = PACKAGE) -> str | None:
     """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
+
+    Asked for once in a process, as its code is read once.
 
     Returns:
         40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one
@@ -119,6 +122,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return process.stdout.strip()
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -213,7 +213,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         warnings.filterwarnings(
             "ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning
         )
-        figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
+        kind = Path(path).suffix[1:]
+        # an eighth larger than at most, in half the time
+        options = {"compress_level": 3} if kind == "png" else None
+        figure.savefig(buffer, format=kind, dpi=150, pil_kwargs=options)
     write_atomic(path, buffer.getvalue())
 
 
