@@ -84,7 +84,7 @@ def plot_reconstructions(
     captions["score"] = [f"{value:.3g}" for value in scores]
 
     # the page; lengths are in widths of one picture, from the top
-    grid = _Grid(height=originals.shape[2] / originals.shape[3])
+    grid = Grid(height=originals.shape[2] / originals.shape[3])
     head = 0.2 + 0.17 * (len(captions) - 1)
     columns = max(6, *map(len, groups.values()))
     inch, margin, title_inches = 0.85, 1.15, 0.35
@@ -115,7 +115,7 @@ def _draw_head(
     captions: Mapping[str, Sequence[str]],
     members: NDArray[np.int64],
     bottom: float,
-    grid: "_Grid",
+    grid: "Grid",
 ) -> None:
     """The title of a group of cases, and the captions of each case above `bottom`."""
     colour = OUTLIER if GROUPS[title][0] else INLIER
@@ -138,7 +138,7 @@ def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> Non
             of one height and width.
     """
     _, _, height, width = rows[0][1].shape
-    grid = _Grid(height / width)
+    grid = Grid(height / width)
     wide = max(len(images) for _, images in rows) * grid.step
     deep = len(rows) * grid.line
     inch, margin = 0.75, 1.6
@@ -153,7 +153,7 @@ def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> Non
     save_figure(figure, path)
 
 
-class _Grid(NamedTuple):
+class Grid(NamedTuple):
     """Where images of one size stand, in widths of one of them."""
 
     height: float
@@ -170,17 +170,17 @@ class _Grid(NamedTuple):
         return self.height + self.gap
 
 
-def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, grid: _Grid) -> None:
+def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, grid: Grid) -> None:
     """Images (N, C, H, W) side by side below `top`, their title left of them."""
     bottom = top + grid.height
     axes.text(-0.1, top + grid.height / 2, title, fontsize=9, ha="right", va="center")
     right = len(images) * grid.step - grid.gap
     # one picture of all: matplotlib takes milliseconds for each
-    row = _side_by_side(_pictures(images), grid)
+    row = side_by_side(_pictures(images), grid)
     axes.imshow(row, extent=(0, right, bottom, top), interpolation="nearest")
 
 
-def _side_by_side(pictures: NDArray[np.float32], grid: _Grid) -> NDArray[np.uint8]:
+def side_by_side(pictures: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     """RGB pictures (N, H, W, 3) in [0, 1] as one, uint8, with white gaps between them.
 
     Each of their pixels is repeated until a picture has at least WIDE pixels across.
