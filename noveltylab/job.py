@@ -73,6 +73,7 @@ def run_one(config: DictConfig) -> float | None:
     from noveltylab.options import check_options
     from noveltylab.results.search import criterion
     from noveltylab.run.complete import find_complete, report_complete
+    from noveltylab.run.process import importing
 
     # all that can be told without torch
     check_choices(HydraConfig.get().runtime.choices)
@@ -88,7 +89,8 @@ def run_one(config: DictConfig) -> float | None:
         settle_waiting(options.resources.num_cpus)
         if options.resources.num_cpus:
             os.environ["OMP_NUM_THREADS"] = str(options.resources.num_cpus)
-        from noveltylab.run.pipeline import run  # imports torch, which takes seconds
+        with importing():
+            from noveltylab.run.pipeline import run  # imports torch, which takes seconds
 
         result = run(options, plain)
     if not result:

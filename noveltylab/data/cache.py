@@ -7,7 +7,6 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noveltylab.results.files import open_atomic, open_regular, remove_leftovers
+from noveltylab.results.provenance import package_version
 
 log = logging.getLogger("noveltylab")
 Arrays = dict[str, NDArray[Any]]
@@ -94,10 +94,7 @@ def code_key(modules: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, s
         assert specification is not None and specification.origin is not None
         key[module] = hashlib.sha256(Path(specification.origin).read_bytes()).hexdigest()
     for package in packages:
-        try:
-            key[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            key[package] = "none"
+        key[package] = package_version(package) or "none"
     return key
 
 

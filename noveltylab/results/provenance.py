@@ -42,7 +42,7 @@ def provenance(
     """
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
-        versions[name] = _version(name)
+        versions[name] = package_version(name)
     moment = (started or datetime.now(UTC)).astimezone(UTC)
     return {
         "versions": versions,
@@ -68,8 +68,11 @@ def masked(argument: str) -> str:
     return _SECRET_INSIDE.sub(r"\1***", argument)
 
 
+@cache
 def commit(package: Path = PACKAGE) -> str | None:
     """The git commit that ``package`` lies in, with ``-dirty`` where the checkout differs from it.
+
+    Asked for once in a process, as its code is read once.
 
     Returns:
         40 hex digits, perhaps with ``-dirty``; None outside a checkout, or where the enclosing one
@@ -102,7 +105,7 @@ def code_state(others: Iterable[str] = ()) -> dict[str, Any]:
     Args:
         others: Further packages whose versions count: those of the method and the data set.
     """
-    versions = {name: _version(name) for name in ("torch", "lightning", "numpy", *others)}
+    versions = {name: package_version(name) for name in ("torch", "lightning", "numpy", *others)}
     return {"commit": commit(), "sources": sources_sha256(), "versions": versions}
 
 
@@ -119,7 +122,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return process.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+@cache
+def package_version(package: str) -> str | None:
+    """The version of an installed package, read once in a process; None where it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

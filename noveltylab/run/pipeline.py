@@ -53,7 +53,7 @@ def run(options: Options, config: dict[str, Any]) -> dict[str, Any]:
         Busy: another process is running it.
     """
     folder = options.folder
-    check_device(options.trainer, options.deterministic, folder)
+    check_device(options.trainer, options.deterministic)
     loggers.check_loggers(options.logger)
     config = options.recorded(config)
     if not first_process():

@@ -35,7 +35,8 @@ def plot_roc(path: str | Path, curves: Mapping[str, tuple[Array, Array, float]])
         curves: Name -> (fpr (K,), tpr (K,), auroc), each in [0, 1]; the first is solid, under the
             others.
     """
-    figure = new_figure(5.0, 5.2)
+    figure = new_figure(5.0, 5.2, layout=None)
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.1, top=0.93)
     axes = figure.add_subplot()
     axes.plot(
         [0, 1],
@@ -91,7 +92,7 @@ def plot_histogram(
     """
     groups = {"inliers": scores[~is_outlier], "outliers": scores[is_outlier]}
     edges, logarithmic = _shared_bins(*groups.values())
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0, layout=None)
     axes = figure.add_subplot()
     looks = ((INLIER, None, "-"), (OUTLIER, "////", "--"))  # dashes let the line below be seen
     for (kind, values), (colour, hatch, line) in zip(groups.items(), looks, strict=True):
@@ -129,6 +130,8 @@ def plot_histogram(
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9)
+    # the note is a line of its own
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.19 if note else 0.14, top=0.92)
     save_figure(figure, path)
 
 
@@ -213,7 +216,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         warnings.filterwarnings(
             "ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning
         )
-        figure.savefig(buffer, format=Path(path).suffix[1:], dpi=150)
+        kind = Path(path).suffix[1:]
+        # an eighth larger than at most, in half the time
+        options = {"compress_level": 3} if kind == "png" else None
+        figure.savefig(buffer, format=kind, dpi=150, pil_kwargs=options)
     write_atomic(path, buffer.getvalue())
 
 

@@ -1,10 +1,12 @@
-"""Puts back what a run changes in its process, for a caller who goes on afterwards."""
+"""What a run does to its process: puts it back for a caller who goes on, and imports torch soon."""
 
+import gc
 import importlib
 import logging
 import os
 import random
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +16,24 @@ from noveltylab.command.signals import SIGNALS
 
 #: Loggers whose level or handlers a run changes.
 LOGGERS = ("noveltylab", "lightning.pytorch", "lightning.fabric")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """The first import of torch and Lightning, without the collector of garbage meanwhile.
+
+    It would walk through their hundred thousands of objects again and again, a second in all, and
+    finds nothing: they stay. So it leaves them out afterwards as well.
+    """
+    if "noveltylab.run.pipeline" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @contextmanager

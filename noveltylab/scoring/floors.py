@@ -14,6 +14,7 @@ one gets today without learning anything from the images.
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -105,9 +106,7 @@ def _feature_floor(data: NoveltyData, batch_size: int) -> Columns:
         log.info(f"no floor of features: {count:,} images are more than {MOST_FEATURES:,}")
         return {}
     preprocess = Preprocess().to(data.device)
-    floor = Features(data.image_shape)
-    floor.take_pretrained()
-    floor.to(data.device).eval()
+    floor = pretrained(data.image_shape, data.device)
     try:
         floor.prepare_features(kept_features(floor, preprocess, data.train))
     except ValueError as error:
@@ -115,6 +114,17 @@ def _feature_floor(data: NoveltyData, batch_size: int) -> Columns:
         return {}
     (scores,) = novelty_scores(floor, preprocess, data.test, batch_size).values()
     return {"features": scores}
+
+
+@lru_cache(maxsize=1)
+def pretrained(image_shape: tuple[int, int, int], device: torch.device) -> Features:
+    """The network with its trained weights, which the runs of a sweep share.
+
+    A run fits its density to its own training images, whatever was fitted before.
+    """
+    floor = Features(image_shape)
+    floor.take_pretrained()
+    return floor.to(device).eval()
 
 
 def squared_norms(preprocess: Preprocess, images: torch.Tensor, batch_size: int) -> Array:

@@ -172,8 +172,11 @@ def check_names(method: str, protocol: str) -> None:
     """
     from noveltylab.command.signatures import COMMON
     from noveltylab.command.validate import check_arguments
-    from noveltylab.data.protocols import PROTOCOLS
-    from noveltylab.methods.base import find_method
+    from noveltylab.run.process import importing
+
+    with importing():
+        from noveltylab.data.protocols import PROTOCOLS
+        from noveltylab.methods.base import find_method
 
     # the method's
     arguments = json.loads(method)

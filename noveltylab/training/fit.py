@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,12 @@ def build_trainer(
     )
 
 
-def check_device(settings: TrainerOptions, deterministic: bool, folder: Path) -> None:
-    """Refuses what this machine or Lightning does not have, before anything is created."""
+@lru_cache(maxsize=64)
+def check_device(settings: TrainerOptions, deterministic: bool) -> None:
+    """Refuses what this machine or Lightning does not have, before anything is created.
+
+    The cells of a sweep, which ask for the same, are told once.
+    """
     accelerator, devices = settings.accelerator, settings.devices
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda") and not has_cuda:
@@ -303,7 +308,7 @@ def check_device(settings: TrainerOptions, deterministic: bool, folder: Path) ->
         )
     try:
         with warnings.catch_warnings():
-            build_trainer(settings, deterministic, [], [], folder)
+            build_trainer(settings, deterministic, [], [], Path())
     # Lightning's own are among these
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]

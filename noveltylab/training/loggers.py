@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from noveltylab.command.logger_options import LoggerOptions
 from noveltylab.options import Options
-from noveltylab.report.published import printed_for, read_tables
+from noveltylab.report.published import PaperTable, printed_for, read_tables
 from noveltylab.results.files import MAX_TABLE_BYTES, read_bytes, write_atomic
 from noveltylab.training import mlflow_sink, wandb_sink
 from noveltylab.training.sink import Card, Sink, require
@@ -114,6 +115,12 @@ def finish(
         sink.conclude(summary, pictures)
 
 
+@cache
+def papers() -> dict[str, PaperTable]:
+    """The papers' tables, read once for all runs of a process."""
+    return read_tables()
+
+
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
     """The columns of a result in a logger's table of runs."""
     # nothing without labelled outliers
@@ -121,7 +128,7 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     summary.pop("auroc_ci", None)
     for name, floor in result["floor"].items():
         summary[f"floor/{name}"] = floor["auroc"]
-    printed = printed_for(read_tables(), result)
+    printed = printed_for(papers(), result)
     if printed:
         summary["published"], summary["published_in"] = printed
     summary["failed"] = 0

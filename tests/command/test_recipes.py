@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -525,34 +524,3 @@ def name_as_before(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     result["files"]["config.yaml"] = sha256_file(folder / "config.yaml")
     (folder / "result.json").write_text(json.dumps(result))
-
-
-# How long the numbers of the results take.
-
-#: Kept results by method and data set: the columns of the table of minutes in docs/results.md.
-KEPT_CELLS = {
-    "ocgan": ("mnist/p2/ocgan", "fmnist/p1/ocgan", "cifar10/p2/ocgan"),
-    "ca_entropy": (
-        "mnist/p2/ca_fixed_scale",
-        "fmnist/p1/ca_fixed_scale",
-        "cifar10/p2/ca_fixed_scale",
-    ),
-    "oled": ("mnist_two_thirds/two_thirds/oled", "fmnist/p1/oled", "cifar10/p2/oled"),
-    "nda": ("mnist/p2/nda", "fmnist/p1/nda", "cifar10/p2/nda"),
-}
-
-
-@pytest.mark.parametrize("method", KEPT_CELLS)
-def test_the_results_say_how_long_a_cell_and_ten_of_them_take(method: str) -> None:
-    columns = [minutes(folder) for folder in KEPT_CELLS[method]]
-    assert f"| `{method}` | {' | '.join(columns)} |" in RESULTS
-
-
-def minutes(folder: str) -> str:
-    """Of a cell on one core, and of ten on two, as `8 and 38`: from kept results, which had one
-    thread each.
-    """
-    plan, _, row = folder.partition("/")
-    runs = collect(archive(f"learn/{plan}") / row).runs
-    seconds = [run.result.seconds["total"] for run in runs]
-    return f"{median(seconds) / 60:.0f} and {10 * fmean(seconds) / 2 / 60:.0f}"

@@ -119,6 +119,8 @@ def test_provenance_is_complete_and_in_utc() -> None:
 def test_commit_is_of_the_checkout_that_tracks_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commit_now = commit.__wrapped__  # what is kept for the process left out
+
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
         return subprocess.run(
@@ -132,12 +134,12 @@ def test_commit_is_of_the_checkout_that_tracks_the_package(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     git("init", "-q")
     (tmp_path / ".gitignore").write_text("venv\n")
-    assert commit(package) is None
+    assert commit_now(package) is None
     git("add", ".")
     git("commit", "-qm", "first")
     head = git("rev-parse", "HEAD").strip()
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
-    assert commit(package) == head
-    assert commit(installed) is None
+    assert commit_now(package) == head
+    assert commit_now(installed) is None
     (package / "__init__.py").write_text("changed")
-    assert commit(package) == f"{head}-dirty"
+    assert commit_now(package) == f"{head}-dirty"

@@ -16,10 +16,12 @@ from noveltylab.run.plots import plot_histogram, plot_kinds, plot_roc
 from noveltylab.run.plots_in_time import plot_recording
 from noveltylab.run.plots_of_images import (
     GROUPS,
+    Grid,
     colour_errors,
     extreme_cases,
     plot_reconstructions,
     plot_rows,
+    side_by_side,
 )
 
 N = 60
@@ -162,6 +164,20 @@ def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
         np.array([False, False]),
     )
     assert inked(tmp_path / "two.png") > 0.05 and inked(tmp_path / "inlier.png") > 0.05
+
+
+def test_a_row_is_one_picture_of_whole_pixels_with_white_gaps() -> None:
+    pictures = RNG.random((3, 2, 7, 3)).astype(np.float32)
+    row = side_by_side(pictures, Grid(height=2 / 7))
+    wide = 7 * 15  # the fewest repeats that make a hundred
+    assert row.shape == (2 * 15, 3 * wide + 2 * 6, 3)
+    for position, picture in enumerate(pictures):
+        tile = row[:, position * (wide + 6) :][:, :wide]
+        np.testing.assert_array_equal(tile[::15, ::15], (picture * 255).round())
+        np.testing.assert_array_equal(tile[14::15, 14::15], tile[::15, ::15])
+    assert (row[:, wide : wide + 6] == 255).all()
+    large = RNG.random((1, 4, 300, 3)).astype(np.float32)
+    assert side_by_side(large, Grid(height=1)).shape == (4, 300, 3)
 
 
 def test_rows_stand_below_each_other_in_their_order(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from noveltylab.methods.knn import KNN
 from noveltylab.methods.pca import PCA
 from noveltylab.run.measure import floor_warnings
 from noveltylab.scoring.apply import novelty_scores
-from noveltylab.scoring.floors import floor_scores
+from noveltylab.scoring.floors import floor_scores, pretrained
 from noveltylab.scoring.metrics import evaluate
 from tests.formats import write_mnist
 
@@ -203,6 +203,13 @@ def test_the_floor_of_features_is_that_of_the_method(
     method.prepare(preprocess(data.train))
     expected = novelty_scores(method, preprocess, data.test, 64)["mahalanobis"]
     np.testing.assert_allclose(columns["features"], expected, rtol=1e-4)
+    # the runs of a sweep share the network, and other images are fitted between
+    network = pretrained(data.image_shape, data.device)
+    width = sum(network.backbone.channels)
+    network.prepare_features(torch.randn(30, width, generator=torch.Generator().manual_seed(0)))
+    again = {floor.name: floor.scores for floor in floor_scores(data, 64, with_features=True)}
+    np.testing.assert_array_equal(again["features"], columns["features"])
+    assert pretrained(data.image_shape, data.device) is network
     # without the extra nothing changes
     monkeypatch.setattr("noveltylab.scoring.floors.is_bundled", lambda: False)
     assert {floor.name for floor in floor_scores(data, 64, with_features=True)} == RAW
