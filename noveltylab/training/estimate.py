@@ -258,10 +258,10 @@ class Estimate(Callback):
         """One line, and a warning of what takes longer than an hour."""
         training = remaining["train"] + remaining["labelled"]
         about = "at most" if self.settings.patience else "about"  # training may stop early
-        epochs = "1 epoch"
+        epochs = "1 more epoch"
         if self.epochs_to_go > 1:
             each = exactly(training / self.epochs_to_go)
-            epochs = f"{math.ceil(self.epochs_to_go)} epochs, {each} each"
+            epochs = f"{math.ceil(self.epochs_to_go)} more epochs, {each} each"
         line = (
             f"{about} {in_words(training)} of training ({epochs}), "
             f"{in_words(self.seconds['score'])} of scoring at this rate"

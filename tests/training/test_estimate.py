@@ -146,7 +146,7 @@ def test_training_is_estimated_by_the_chunks_after_the_first(
     assert forecast.seconds["train"] == pytest.approx(5.2 + 776 * 1.2 / 16 + 5 * 5.0)
     assert forecast.seconds["labelled"] == pytest.approx(5 * 2.0)
     assert [record.message for record in caplog.records] == [
-        "about 2 min of training (10 epochs, 9.6 s each), 30 s of scoring at this rate"
+        "about 2 min of training (10 more epochs, 9.6 s each), 30 s of scoring at this rate"
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_training_that_may_stop_early_takes_at_most_so_long(
     caplog.set_level(logging.INFO, logger="noveltylab")
     trained(clock, [4.0, 0.6, 0.6], patience=3)
     assert [record.message for record in caplog.records] == [
-        "at most 2 min of training (10 epochs, 9.6 s each), 30 s of scoring at this rate"
+        "at most 2 min of training (10 more epochs, 9.6 s each), 30 s of scoring at this rate"
     ]
 
 
