@@ -17,6 +17,7 @@ KINDS = {
         "trainer.max_epochs", "trainer.devices", "trainer.precision",
         "trainer.lr_decay_from", "trainer.average_epochs", "trainer.val_every", "trainer.select_from",
         "trainer.select_whole", "trainer.patience", "trainer.batch_norm",
+        "data.frames", "data.difference",
         "select",
     },
     "noted": {
@@ -40,6 +41,7 @@ OLD = {
     "trainer.cuda_graph": "off", "trainer.winograd": False, "trainer.lr_decay_from": 1.0,
     "trainer.average_epochs": 0.0, "trainer.select_whole": False, "trainer.patience": 0,
     "trainer.batch_norm": "running", "data.bits": None, "data.label": None, "data.source": None,
+    "data.frames": None, "data.difference": False,
     "data.target": None, "data.features": None, "data.cache": False, "data.on_error": "fail",
     "protocol.folds": 0, "diagnose": "none", "recipe": "default", "pictures": True, "floor_features": "off",
     "tags": [], "notes": None, "debug": None,
