@@ -190,17 +190,16 @@ def frames(
     clip = _fact(facts, "clip", "protocol=frames")
     motion = _fact(facts, "motion", "protocol=frames")
     assert official_test is not None  # readers that know clips know the official parts
-    inliers = ~official_test & (labels == inlier)
-    is_held_out = _in_last_clips(clip, inliers, val_fraction)
+    is_train, is_val = _by_clips(clip, ~official_test & (labels == inlier), val_fraction)
     # leave out what does not move
     least_motion = -math.inf
     if motion_filter:
-        least_motion = np.quantile(motion[inliers & ~is_held_out], motion_filter)
+        least_motion = np.quantile(motion[is_train], motion_filter)
     moves = motion >= least_motion
 
     rng = np.random.default_rng(seed)
-    train = rng.permutation(np.flatnonzero(inliers & ~is_held_out & moves))
-    val = np.flatnonzero(inliers & is_held_out & moves)
+    train = rng.permutation(np.flatnonzero(is_train & moves))
+    val = np.flatnonzero(is_val & moves)
     test = np.flatnonzero(official_test & moves)
     return Split(train, val, test, labels[test] != inlier, aggregate=agg, whole=True)
 
@@ -218,22 +217,22 @@ def whole_frames(
     clip = _fact(facts, "clip", "protocol=whole_frames")
     own = _fact(facts, "own", "protocol=whole_frames")
     assert official_test is not None  # readers that know clips know the official parts
-    inliers = ~official_test & (labels == inlier)
-    is_held_out = _in_last_clips(clip, inliers, val_fraction)
+    is_train, is_val = _by_clips(clip, ~official_test & (labels == inlier), val_fraction)
     rng = np.random.default_rng(seed)
-    train = rng.permutation(np.flatnonzero(inliers & ~is_held_out & own))
-    val = np.flatnonzero(inliers & is_held_out & own)
+    train = rng.permutation(np.flatnonzero(is_train & own))
+    val = np.flatnonzero(is_val & own)
     test = np.flatnonzero(official_test)
     clips = np.concatenate([np.unique(clip[index]) for index in (train, val, test)])
     assert len(np.unique(clips)) == len(clips), "a clip lies in two parts"
     return Split(train, val, test, labels[test] != inlier, aggregate="max", whole=True)
 
 
-def _in_last_clips(clip: Index, inliers: Flags, val_fraction: float) -> Flags:
-    """Which samples lie in the last clips that have inliers, of which that share is held out."""
+def _by_clips(clip: Index, inliers: Flags, val_fraction: float) -> tuple[Flags, Flags]:
+    """Which inliers train and which are held out: those of the last clips, that share of them."""
     clips = np.unique(clip[inliers])
     first_held_out = len(clips) - math.ceil(val_fraction * len(clips))
-    return np.isin(clip, clips[first_held_out:])
+    is_held_out = np.isin(clip, clips[first_held_out:])
+    return inliers & ~is_held_out, inliers & is_held_out
 
 
 def scenes(
