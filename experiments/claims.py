@@ -490,6 +490,21 @@ def with_tables(page: str, tables: Mapping[str, Callable[[], Iterator[str]]] = T
     return page
 
 
+def write_if_asked(
+    program: str, page: Path, tables: Mapping[str, Callable[[], Iterator[str]]]
+) -> bool:
+    """Reads the command line of a program; with --write the tables of its page are made anew.
+
+    Returns whether they were.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
+    parser.add_argument("--write", action="store_true", help=f"write the tables into {page.name}")
+    write = bool(parser.parse_args().write)
+    if write:
+        write_atomic(page, with_tables(page.read_text(), tables))
+    return write
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.claims")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/")

@@ -9,7 +9,6 @@ The rule: more training helps if the last epoch is more than 0.01 above the epoc
 much below, else it changes nothing. The choice by held-out inliers is good if its epoch is within 0.01 of the best one.
 """
 
-import argparse
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.claims import header, row, with_tables
+from experiments.claims import header, row, write_if_asked
 from experiments.keep import archive
 from noveltylab.report.collect import Run, collect
 from noveltylab.results.archive import read_kept_file
-from noveltylab.results.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -223,12 +221,7 @@ TABLES = {"curves": curve_table, "curves say": sentences}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.curves")
-    parser.add_argument(
-        "--write", action="store_true", help=f"write {PAGE.name}, draw {FIGURE.name}"
-    )
-    if parser.parse_args().write:
-        write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
+    if write_if_asked("experiments.curves", PAGE, TABLES):
         draw(FIGURE)
     print("\n".join([*curve_table(), "", *sentences()]))
 

@@ -4,13 +4,11 @@ python -m experiments.printed           # prints it
 python -m experiments.printed --write   # and writes it between the markers of the page
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.claims import header, row, with_tables
+from experiments.claims import header, row, write_if_asked
 from noveltylab.report.published import Counterpart, PaperTable, read_reasons, read_tables
-from noveltylab.results.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "printed.md"
 
@@ -82,10 +80,7 @@ TABLES = {"runnable": runnable_table, "absent": absent_table}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.printed")
-    parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE.name}")
-    if parser.parse_args().write:
-        write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
+    write_if_asked("experiments.printed", PAGE, TABLES)
     for lines in TABLES.values():
         print("\n".join([*lines(), ""]))
 

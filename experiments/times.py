@@ -4,14 +4,12 @@ python -m experiments.times           # prints it
 python -m experiments.times --write   # and writes it between the markers of the page
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from experiments.claims import header, row, rows_of_plan, with_tables
+from experiments.claims import header, row, rows_of_plan, write_if_asked
 from noveltylab.command.durations import in_words
-from noveltylab.results.files import write_atomic
 from noveltylab.sweep.estimate import makespan
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -58,10 +56,7 @@ TABLES = {"times": times_table}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.times")
-    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
-    if parser.parse_args().write:
-        write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
+    write_if_asked("experiments.times", PAGE, TABLES)
     print("\n".join(times_table()))
 
 

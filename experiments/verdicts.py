@@ -9,7 +9,6 @@ There is no verdict if another protocol was run, if the printed mean is over oth
 lack a part of the method, or if experiments/verdicts.yaml gives a reason.
 """
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from experiments.claims import FLOORS, header, row, with_tables
+from experiments.claims import FLOORS, header, row, write_if_asked
 from experiments.keep import archive
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import Line, PaperTable, read_tables
-from noveltylab.results.files import write_atomic
 from noveltylab.scoring.auroc import standard_error
 
 ROWS = Path(__file__).with_name("verdicts.yaml")
@@ -65,9 +63,7 @@ class Compared(BaseModel):
     raw pixels, means over the classes, none for runs without floors.
     """
 
-    entry: Entry
     classes: tuple[str, ...]
-    seeds: int
     printed: tuple[float, ...]
     ours: tuple[float, ...]
     error: float
@@ -145,9 +141,7 @@ def compare(entry: Entry) -> Compared | None:
         obstacle = f"the scored weights of {len(lacks)} of {len(runs)} runs {lacks[0]}"
     schedule, full = schedule_of(entry, runs)
     return Compared(
-        entry=entry,
         classes=tuple(class_name(cells[0]) for cells in by_class.values()),
-        seeds=len({run.result.seed for run in runs}),
         printed=tuple(printed),
         ours=tuple(values),
         error=error_of_mean(by_class, score, entry.apart),
@@ -253,8 +247,7 @@ def verdict(compared: Compared) -> str:
     gap = fmean(compared.ours) - fmean(compared.printed)
     if reproduces(compared.printed, compared.ours, compared.error):
         return "**reproduces**"
-    tolerance = max(MEAN_TOLERANCE, compared.error)
-    if abs(gap) <= tolerance:
+    if is_mean_near(compared.printed, compared.ours, compared.error):
         return "the mean is that printed, not each class"
     return f"{'above' if gap > 0 else 'below'} by {abs(gap):.3f}"
 
@@ -262,10 +255,14 @@ def verdict(compared: Compared) -> str:
 def reproduces(printed: Sequence[float], ours: Sequence[float], error: float = 0.0) -> bool:
     """Whether ours are the printed numbers: the mean within 0.005 or `error`, each class within 0.02."""
     gaps = [abs(first - second) for first, second in zip(printed, ours, strict=True)]
-    gap = abs(fmean(ours) - fmean(printed))
-    is_mean_near = round(gap, 6) <= max(MEAN_TOLERANCE, error)
     are_classes_near = len(gaps) == 1 or round(max(gaps), 6) <= CLASS_TOLERANCE
-    return is_mean_near and are_classes_near
+    return is_mean_near(printed, ours, error) and are_classes_near
+
+
+def is_mean_near(printed: Sequence[float], ours: Sequence[float], error: float) -> bool:
+    """Whether our mean is within 0.005 or `error` of the printed one, whatever its last bits."""
+    gap = abs(fmean(ours) - fmean(printed))
+    return round(gap, 6) <= max(MEAN_TOLERANCE, error)
 
 
 def verdict_table() -> Iterator[str]:
@@ -313,10 +310,7 @@ TABLES = {"verdicts": verdict_table, "verdicts not run": absent_lines}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.verdicts")
-    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
-    if parser.parse_args().write:
-        write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
+    write_if_asked("experiments.verdicts", PAGE, TABLES)
     print("\n".join(verdict_table()))
 
 

@@ -29,9 +29,7 @@ def compared(
     obstacle: str | None = None,
 ) -> Compared:
     return Compared(
-        entry=ENTRY,
         classes=("digit 0",),
-        seeds=1,
         printed=printed,
         ours=ours,
         error=error,
