@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-slow test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
+.PHONY: help run test test-fast test-long test-slow test-times test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,8 +18,15 @@ $(STAMP): pyproject.toml
 run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digits, offline (under 2 minutes after installing)
 	$(BIN)/python -m noveltylab method=ocgan data=digits
 
-test: $(STAMP) ## build .venv, then run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+test: $(STAMP) ## build .venv, then run the tests of less than a second each
+	$(PYTEST) -m "not slow and not long"
+
+test-long: $(STAMP) ## the other tests that must pass: whole runs, killed runs, every method
+	$(PYTEST) -m "long and not slow"
+
+test-times: $(STAMP) ## run both on idle cores, and write which tests are long into tests/long.txt
+	$(PYTEST) -m "not slow" --write-long
 
 # what most changes touch; what of it takes long is left out
 FAST := tests/test_layers.py tests/scoring tests/nets tests/report \
@@ -29,7 +36,7 @@ FAST := tests/test_layers.py tests/scoring tests/nets tests/report \
 LONG := tests/scoring/test_conformal.py tests/scoring/test_folds.py tests/scoring/test_drift.py \
 	tests/nets/cpu/test_layers.py tests/nets/test_backbone.py tests/report/test_stats.py
 test-fast: $(STAMP) ## a thousand quick tests for while one writes: equations, metrics, readers, the report, the layout of the code
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup $(FAST) $(addprefix --ignore=,$(LONG))
+	$(PYTEST) -m "not slow" $(FAST) $(addprefix --ignore=,$(LONG))
 
 test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow

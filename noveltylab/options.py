@@ -138,7 +138,7 @@ class TrainerOptions(_Strict):
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], Kind.FREE]
     devices: PositiveInt
     strategy: Annotated[Literal["auto", "ddp_find_unused_parameters_true"], Kind.NOTED]
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "auto"]
     cuda_graph: Annotated[Literal["off", "auto", "on"], Kind.NOTED] = "off"
     winograd: Annotated[bool, Kind.FREE] = False
     lr_decay_from: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -52,12 +52,26 @@ TINY = (
 )
 
 
+#: The tests marked `long`, an id a line; `make test-times` writes it.
+LONG_TESTS = Path(__file__).parent / "long.txt"
+#: A test is long from so many seconds on, with the fixtures that are set up for it.
+LONG_SECONDS = 1.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-long", action="store_true", help="write tests/long.txt from the times of this run"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m leaves out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what Windows has not."""
-    if os.name != "nt":
-        return
+    """Marks the long tests, and skips what Windows has not."""
+    long_tests = set(LONG_TESTS.read_text().splitlines())
     for item in items:
-        if item.get_closest_marker("posix"):
+        if without_group(item.nodeid) in long_tests:
+            item.add_marker(pytest.mark.long)
+        if os.name == "nt" and item.get_closest_marker("posix"):
             item.add_marker(pytest.mark.skip(reason="needs POSIX"))
 
 
@@ -219,16 +233,35 @@ def killed(epoch: int, *, before_scoring: bool = False) -> Iterator[None]:
 SLOWEST_FILES = 12
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Prints the files that took most of the time, in seconds of one worker."""
+    seconds = times_of_tests(terminalreporter)
+    if config.getoption("--write-long"):
+        long_tests = [test for test, time in seconds.items() if time >= LONG_SECONDS]
+        LONG_TESTS.write_text("".join(f"{test}\n" for test in sorted(long_tests)))
+    by_file: dict[str, float] = {}
+    for test, time in seconds.items():
+        file = test.partition("::")[0]
+        by_file[file] = by_file.get(file, 0.0) + time
+    slowest = sorted(by_file, key=by_file.__getitem__, reverse=True)[:SLOWEST_FILES]
+    if len(by_file) > SLOWEST_FILES:
+        terminalreporter.section(f"slowest files of {len(by_file)}")
+        for file in slowest:
+            terminalreporter.write_line(f"{by_file[file]:7.1f} s  {file}")
+
+
+def times_of_tests(terminalreporter: Any) -> dict[str, float]:
+    """Test -> its seconds, with those of the fixtures that were set up for it."""
     seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             if hasattr(report, "duration"):
-                file = report.nodeid.partition("::")[0]
-                seconds[file] = seconds.get(file, 0.0) + report.duration
-    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:SLOWEST_FILES]
-    if len(seconds) > SLOWEST_FILES:
-        terminalreporter.section(f"slowest files of {len(seconds)}")
-        for file in slowest:
-            terminalreporter.write_line(f"{seconds[file]:7.1f} s  {file}")
+                test = without_group(report.nodeid)
+                seconds[test] = seconds.get(test, 0.0) + report.duration
+    return seconds
+
+
+def without_group(test: str) -> str:
+    """A test's id without the group that xdist adds behind it, `test_it[case]@group`."""
+    name, at, group = test.rpartition("@")
+    return name if at and "]" not in group else test

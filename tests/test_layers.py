@@ -71,7 +71,7 @@ FLOORS = (
     ),
     Floor(
         "training",
-        "callbacks checkpoints cuda_graph estimate fit loggers mlflow_sink sink tensorboard_sink "
+        "callbacks checkpoints cuda_graph estimate fit loggers mlflow_sink precision sink tensorboard_sink "
         "wandb_sink",
         "PIL lightning mlflow numpy pydantic rich torch wandb",
     ),

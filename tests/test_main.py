@@ -109,7 +109,7 @@ REFUSED = {
     ),
     "a precision that is none": (
         ["method=ae", "trainer.precision=half"],
-        "trainer.precision=half: the value should be '32-true', '64-true', 'bf16-mixed' or '16-mixed'",
+        "trainer.precision=half: the value should be '32-true', '64-true', 'bf16-mixed', '16-mixed' or 'auto'",
     ),
     "a precision of GPUs": (
         ["method=ae", "trainer.accelerator=cpu", "trainer.precision=16-mixed"],

@@ -1,5 +1,7 @@
 """Builds the data module and the method of a run, and refuses options that do not go together."""
 
+from typing import Any
+
 import lightning as L
 import torch
 
@@ -11,11 +13,13 @@ from noveltylab.errors import UserError, nearest
 from noveltylab.methods.base import Method, find_method
 from noveltylab.nets.batch_norm import batch_norms
 from noveltylab.nets.cpu.layers import use_winograd
-from noveltylab.options import Options
+from noveltylab.options import Options, TrainerOptions
+from noveltylab.results.record import read_config
 from noveltylab.scoring import diagnosis
 from noveltylab.scoring.folds import in_folds
 from noveltylab.training.cuda_graph import graphed
 from noveltylab.training.fit import CHUNK_IMAGES, CHUNK_VALUES
+from noveltylab.training.precision import choose_precision
 
 
 def check_count(options: Options, split: Split, least: int) -> None:
@@ -88,11 +92,28 @@ def build(options: Options, samples: Samples, split: Split) -> tuple[NoveltyData
     use_winograd(method, options.trainer.winograd)
     if method.iterative and options.trainer.cuda_graph == "on":
         # what is known to be impossible is refused before any folder is made
-        device = torch.device("cpu")
-        if options.trainer.accelerator != "cpu" and torch.cuda.is_available():
-            device = torch.device("cuda")
-        graphed(method, "on", device, options.trainer.precision)
+        graphed(method, "on", device_of(options.trainer), options.trainer.precision)
     return data, method
+
+
+def settle_precision(
+    options: Options, config: dict[str, Any], data: NoveltyData, method: Method
+) -> tuple[Options, dict[str, Any]]:
+    """The options and the plain config with what trainer.precision=auto stands for here.
+
+    A run that goes on keeps the precision that it began with.
+    """
+    settings = options.trainer
+    if settings.precision != "auto":
+        return options, config
+    if not options.force and (options.folder / "config.yaml").is_file():
+        precision = read_config(options.folder)["trainer"]["precision"]
+    else:
+        device = device_of(settings)
+        precision = choose_precision(options.method["name"], method, data, device)
+    settings = settings.model_copy(update={"precision": precision})
+    options = options.model_copy(update={"trainer": settings})
+    return options, {**config, "trainer": {**config["trainer"], "precision": precision}}
 
 
 def build_data(options: Options, samples: Samples, split: Split) -> NoveltyData:
@@ -117,6 +138,16 @@ def iterations_at_once(samples: Samples, size: int | None, batch_size: int) -> i
     values = channels * (height * width if size is None else size**2)
     images = min(CHUNK_IMAGES, CHUNK_VALUES // values)
     return max(1, images // batch_size)
+
+
+def device_of(settings: TrainerOptions) -> torch.device:
+    """Where the method is to train, as Lightning chooses."""
+    if settings.accelerator != "cpu":
+        if torch.cuda.is_available() and settings.accelerator != "mps":
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+    return torch.device("cpu")
 
 
 def check_training_options(options: Options, method_class: type[Method]) -> None:

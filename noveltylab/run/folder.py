@@ -67,13 +67,16 @@ def _protect(folder: Path, trial: str | None) -> None:
 def option_differences(recorded: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """How the options of a recorded config differ from those of `config`, in words.
 
-    Options that change no number may differ.
+    Options that change no number may differ, and trainer.precision=auto goes on in the precision
+    that it was given.
     """
     old, new = flat_options(recorded), flat_options(config)
     own_images = config["data"].get("classes") == "folders"
     differences = []
     for key in sorted({*old, *new}):
         before, now = old.get(key, "absent"), new.get(key, "absent")
+        if key == "trainer.precision" and now == "auto":
+            continue
         if before != now and kind_of_option(key, own_images) != "free":
             differences.append(f"{key}: {before} there, {now} here")
     return differences

@@ -19,7 +19,7 @@ from noveltylab.data.datamodule import NoveltyData
 from noveltylab.methods.base import Method
 from noveltylab.options import Options
 from noveltylab.results.record import write_result
-from noveltylab.run.build import build
+from noveltylab.run.build import build, settle_precision
 from noveltylab.run.complete import report_complete
 from noveltylab.run.describe import describe, describe_origin, hash_files
 from noveltylab.run.folder import previous, set_damaged_aside
@@ -82,6 +82,7 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     # read, split, build: bad input is refused here
     images = read_images(options)
     data, method = build(options, images.samples, images.split)
+    options, config = settle_precision(options, config, data, method)
     masks = masks_of_run(options, method, data)
     is_known = options.force or check_same(folder, images)
 

@@ -42,6 +42,7 @@ from noveltylab.training.checkpoints import (
 )
 from noveltylab.training.cuda_graph import graphed
 from noveltylab.training.estimate import Estimate
+from noveltylab.training.precision import FLOAT32
 from noveltylab.training.sink import Sink
 
 log = logging.getLogger("noveltylab")
@@ -259,6 +260,7 @@ def build_trainer(
     if strategy == "auto" and settings.devices > 1 and settings.accelerator != "mps":
         # each network has its own loss, so no backward pass reaches every weight
         strategy = "ddp_find_unused_parameters_true"
+    assert settings.precision != "auto"  # run/build.py has settled it
     return L.Trainer(
         default_root_dir=folder,
         max_epochs=settings.max_epochs,
@@ -301,6 +303,13 @@ def check_device(settings: TrainerOptions, deterministic: bool) -> None:
         raise UserError(
             f"trainer.devices={devices}: {torch.cuda.device_count()} CUDA devices are visible here"
         )
+    if settings.precision == "auto":
+        if devices > 1:
+            raise UserError(
+                f"trainer.precision=auto: times one device, and trainer.devices={devices}; "
+                "use trainer.precision=32-true or bf16-mixed"
+            )
+        settings = settings.model_copy(update={"precision": FLOAT32})
     on_gpu = accelerator != "cpu" and (has_cuda or has_mps)
     if settings.precision == "16-mixed" and not on_gpu:
         raise UserError(

@@ -206,8 +206,8 @@ def commands(text: str) -> list[str]:
 
 
 COMMANDS = {page: commands(text) for page, text in PAGES.items()}
-#: Pages whose commands run in `make test`, as a newcomer types them first; those of the other pages
-#: run in `make test-slow`.
+#: Pages whose commands run in `make test-long`, as a newcomer types them first; those of the other
+#: pages run in `make test-slow`.
 FIRST_PAGES = ("README.md", "docs/start.md", "docs/own_images.md", "docs/sweeps.md")
 #: Commands of these pages that are slow as well: sets that take long to read, and cells of tables,
 #: of which tests/experiments runs one each.
@@ -215,12 +215,12 @@ SLOW = re.compile(r"experiment=|search=|data=(ucsd|dcase)|format=|report experim
 
 
 def marks(page: str, line: str) -> list[pytest.MarkDecorator]:
-    """A page's commands run one after the other, in one process."""
+    """A page's commands run one after the other, in one process; short ones need what long ones made."""
     group = pytest.mark.xdist_group(page)
     is_slow = page not in FIRST_PAGES or (page != "README.md" and SLOW.search(line))
     if is_slow:
         return [group, pytest.mark.slow]
-    return [group]
+    return [group, pytest.mark.long]
 
 
 #: Its commands are run by tests/test_installed.py, with the package that it describes.

@@ -1,0 +1,108 @@
+"""Whether bf16 reaches the AUROC of float32: the table of docs/speed.md, from the kept pairs of learn/precision.
+
+python -m experiments.precision           # prints it
+python -m experiments.precision --write   # and writes it between the markers of the page
+
+The rule: a method may train in bf16 under trainer.precision=auto if twelve pairs or more are kept and their mean AUROC differs
+by less than 0.01. Those are the methods of SAME_IN_BF16 in noveltylab/training/precision.py; a test compares the two.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+from experiments.claims import header, row, write_if_asked
+from experiments.keep import archive
+from experiments.rule import cells, compared
+from noveltylab.results.schema import Result
+
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+PLAN = "precision"
+#: A row in float32 -> the same in bf16.
+ROWS = {"ocgan": "ocgan_bf16", "nda": "nda_bf16"}
+TITLES = {"ocgan": "OCGAN", "nda": "NDA"}
+#: The rule.
+FEWEST_PAIRS = 12
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One class and seed, trained in both."""
+
+    float32: Result
+    bf16: Result
+
+    @property
+    def aurocs(self) -> tuple[float, float]:
+        """Of the run's own score, float32 first."""
+        first, second = (result.scores[result.primary] for result in (self.float32, self.bf16))
+        assert first is not None and second is not None
+        return first.auroc, second.auroc
+
+    @property
+    def difference(self) -> float:
+        """How much bf16 is above float32."""
+        float32, bf16 = self.aurocs
+        return bf16 - float32
+
+    @property
+    def share_of_time(self) -> float:
+        """Training in bf16, as a share of the seconds in float32."""
+        return self.bf16.seconds["train"] / self.float32.seconds["train"]
+
+
+def pairs() -> dict[str, list[Pair]]:
+    """Method -> its kept pairs, by class and seed."""
+    kept = cells(PLAN) if archive(f"learn/{PLAN}").is_file() else {}
+    found: dict[str, list[Pair]] = {}
+    for float32, bf16 in ROWS.items():
+        both = kept.get(float32, {}), kept.get(bf16, {})
+        found[float32] = [Pair(both[0][cell], both[1][cell]) for cell in both[0] if cell in both[1]]
+    return found
+
+
+def is_same(kept: list[Pair]) -> bool:
+    """What the rule says of the pairs of a method."""
+    if len(kept) < FEWEST_PAIRS:
+        return False
+    return abs(mean(pair.difference for pair in kept)) < TOLERANCE
+
+
+def same_in_bf16() -> frozenset[str]:
+    """The methods for which the rule holds."""
+    return frozenset(method for method, kept in pairs().items() if is_same(kept))
+
+
+def precision_table() -> Iterator[str]:
+    """A line for each method."""
+    yield from header(
+        "method", "pairs", "float32", "bf16", "bf16 above float32", "time", "`auto` may take it"
+    )
+    for method, kept in pairs().items():
+        if not kept:
+            continue
+        float32, bf16 = zip(*(pair.aurocs for pair in kept), strict=True)
+        yield row(
+            TITLES[method],
+            str(len(kept)),
+            f"{mean(float32):.3f}",
+            f"{mean(bf16):.3f}",
+            compared([pair.difference for pair in kept]),
+            f"{median(pair.share_of_time for pair in kept):.2f}",
+            "yes" if is_same(kept) else "no",
+        )
+
+
+#: Marker of the page -> the lines between it and its end.
+TABLES = {"precision": precision_table}
+
+
+def main() -> None:
+    write_if_asked("experiments.precision", PAGE, TABLES)
+    print("\n".join(precision_table()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""trainer.precision=auto: float32, or bf16 where it is faster on this machine and its AUROC is known.
+
+Which methods reach the AUROC of float32 in bf16 is read from kept pairs of runs by
+`experiments.precision`; no other method is trained in bf16 unless somebody asks for it by name.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+
+import torch
+
+from noveltylab.command.screen import say
+from noveltylab.data.datamodule import NoveltyData
+from noveltylab.errors import UserError
+from noveltylab.methods.base import Batch, Method
+from noveltylab.scoring.batches import channels_last
+from noveltylab.training.estimate import random_state_kept
+
+FLOAT32 = "32-true"
+BF16 = "bf16-mixed"
+#: Methods whose mean AUROC differs by less than 0.01 between the two, over twelve pairs of runs.
+SAME_IN_BF16: frozenset[str] = frozenset()
+#: Iterations of each that are timed, the first one apart.
+ITERATIONS = 3
+#: Taken is bf16 if its time is below this share of the time in float32.
+WORTHWHILE = 0.9
+#: Training images that a trial is prepared with.
+IMAGES = 4096
+
+
+def choose_precision(name: str, method: Method, data: NoveltyData, device: torch.device) -> str:
+    """The precision that a run with trainer.precision=auto trains in; says why.
+
+    No random number is drawn for it and neither the method nor its data change.
+
+    Args:
+        name: The method's, as in method=<name>.
+        method: Built, with its initial weights.
+        data: Its images, not yet on a device.
+        device: Where it is to train.
+
+    Raises:
+        UserError: The method cannot be prepared with these images.
+    """
+    if not method.iterative:
+        precision, reason = FLOAT32, "it is fitted once, in float32"
+    elif name not in SAME_IN_BF16:
+        precision, reason = FLOAT32, f"no kept runs show that {name} has the same AUROC in bf16"
+    else:
+        try:
+            seconds = time_both(method, data, device)
+        except ValueError as error:  # as the training would
+            raise UserError(str(error)) from None
+        share = seconds[BF16] / seconds[FLOAT32]
+        precision = BF16 if share < WORTHWHILE else FLOAT32
+        reason = f"an iteration in bf16 takes {share:.2f} times what it takes in float32"
+    say(f"trainer.precision=auto: {precision}; {reason}")
+    return precision
+
+
+def time_both(method: Method, data: NoveltyData, device: torch.device) -> dict[str, float]:
+    """Seconds of an iteration in each precision, the shortest of a few taken in turns."""
+    with random_state_kept([device] if device.type == "cuda" else []):
+        trials = {
+            precision: trial(method, data, device, precision) for precision in (FLOAT32, BF16)
+        }
+        seconds: dict[str, list[float]] = {precision: [] for precision in trials}
+        for _ in range(1 + ITERATIONS):
+            for precision, update in trials.items():
+                seconds[precision].append(timed(update, device))
+    return {precision: min(times[1:]) for precision, times in seconds.items()}
+
+
+def trial(
+    method: Method, data: NoveltyData, device: torch.device, precision: str
+) -> Callable[[], object]:
+    """One iteration of a copy of the method, on the first training images."""
+    images = data.preprocess(data.train[:IMAGES]).to(device)
+    copied = copy.deepcopy(method).to(device)
+    copied.prepare(images)
+    channels_last(copied)
+    copied.train()
+    x = images[: data.batch_size].contiguous(memory_format=torch.channels_last)
+    batch = Batch(x, torch.arange(len(x), device=device))
+
+    def update() -> object:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
+            return copied.update(batch)
+
+    return update
+
+
+def timed(update: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device's work included."""
+    start = time.perf_counter()
+    update()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - start
