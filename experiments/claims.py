@@ -7,14 +7,15 @@ python -m experiments.claims --write   # and writes the tables into docs/notes/c
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
 from scipy.stats import spearmanr
 
 from experiments.keep import archive
-from experiments.rule import aurocs, cells, compared
+from experiments.pages import header, row, with_tables
+from experiments.rule import aurocs, cells, compared, rows_of_plan
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
 from noveltylab.results.files import write_atomic
@@ -409,15 +410,6 @@ def by_class(runs: Sequence[Run], classes: Sequence[int]) -> list[float]:
     return [values[label] for label in classes]
 
 
-def rows_of_plan(plan: str, data: str) -> dict[str, list[Run]]:
-    """The kept runs of a plan on a data set, by the name of their method."""
-    rows: dict[str, list[Run]] = {}
-    for run in collect(archive(plan)).runs:
-        if run.result.data == data:
-            rows.setdefault(run.result.method, []).append(run)
-    return rows
-
-
 def mean_auroc(runs: Sequence[Run]) -> str:
     """The mean AUROC as text, "not run" without runs."""
     if not runs:
@@ -467,49 +459,11 @@ TABLES = {
 }
 
 
-def header(*cells: str) -> Iterator[str]:
-    yield row(*cells)
-    yield "|" + " --- |" * len(cells)
-
-
-def row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def with_tables(page: str, tables: Mapping[str, Callable[[], Iterator[str]]] = TABLES) -> str:
-    """The page with every table between its markers made anew. ValueError where a marker is
-    missing.
-    """
-    for name, lines in tables.items():
-        before, marker, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise ValueError(f"no markers of {name}")
-        table = "\n".join(lines())
-        page = f"{before}{marker}{table}\n{end}{after}"
-    return page
-
-
-def write_if_asked(
-    program: str, page: Path, tables: Mapping[str, Callable[[], Iterator[str]]]
-) -> bool:
-    """Reads the command line of a program; with --write the tables of its page are made anew.
-
-    Returns whether they were.
-    """
-    parser = argparse.ArgumentParser(prog=f"python -m {program}")
-    parser.add_argument("--write", action="store_true", help=f"write the tables into {page.name}")
-    write = bool(parser.parse_args().write)
-    if write:
-        write_atomic(page, with_tables(page.read_text(), tables))
-    return write
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.claims")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/")
     if parser.parse_args().write:
-        write_atomic(PAGE, with_tables(PAGE.read_text()))
+        write_atomic(PAGE, with_tables(PAGE.read_text(), TABLES))
         for method, tables in METHOD_TABLES.items():
             page = METHOD_PAGES / f"{method}.md"
             write_atomic(page, with_tables(page.read_text(), tables))
@@ -517,8 +471,8 @@ def main() -> None:
         print("\n".join([f"{name}:", *lines(), ""]))
     ours = floors()
     print(f"{TABLE}: Spearman's correlation over the classes with " + " and ".join(FLOORS))
-    for row, found in correlations(ours).items():
-        print(f"{row:12}" + "".join(f"{value:7.2f}" for value in found))
+    for name, found in correlations(ours).items():
+        print(f"{name:12}" + "".join(f"{value:7.2f}" for value in found))
     for size in (16, 100):
         low, high = entropy_range(size)
         print(f"entropy under tanh, {size} values: {low:.3f} to {high:.3f}")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.claims import header, row, write_if_asked
 from experiments.keep import archive
+from experiments.pages import header, row, write_if_asked
 from noveltylab.report.collect import Run, collect
 from noveltylab.results.archive import read_kept_file
 

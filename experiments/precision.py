@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
-from experiments.claims import header, row, write_if_asked
 from experiments.keep import archive
+from experiments.pages import header, row, write_if_asked
 from experiments.rule import cells, compared
 from noveltylab.results.schema import Result
 

@@ -7,7 +7,7 @@ python -m experiments.printed --write   # and writes it between the markers of t
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.claims import header, row, write_if_asked
+from experiments.pages import header, row, write_if_asked
 from noveltylab.report.published import Counterpart, PaperTable, read_reasons, read_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "printed.md"

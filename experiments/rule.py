@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from experiments.keep import archive
-from noveltylab.report.collect import collect
+from noveltylab.report.collect import Run, collect
 from noveltylab.report.stats import of_mean
 from noveltylab.results.schema import Result
 
@@ -22,6 +22,15 @@ def cells(plan: str) -> dict[str, Row]:
     for run in collect(archive(f"learn/{plan}")).runs:
         rows.setdefault(run.result.method, {})[run.result.inlier, run.result.seed] = run.result
     return {method: dict(sorted(row.items())) for method, row in sorted(rows.items())}
+
+
+def rows_of_plan(plan: str, data: str) -> dict[str, list[Run]]:
+    """The kept runs of a plan on a data set, by the name of their method."""
+    rows: dict[str, list[Run]] = {}
+    for run in collect(archive(plan)).runs:
+        if run.result.data == data:
+            rows.setdefault(run.result.method, []).append(run)
+    return rows
 
 
 def aurocs(row: Row, score: str) -> list[float]:

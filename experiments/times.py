@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from experiments.claims import header, row, rows_of_plan, write_if_asked
+from experiments.pages import header, row, write_if_asked
+from experiments.rule import rows_of_plan
 from noveltylab.command.durations import in_words
 from noveltylab.sweep.estimate import makespan
 

@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from experiments.claims import FLOORS, header, row, write_if_asked
+from experiments.claims import FLOORS
 from experiments.keep import archive
+from experiments.pages import header, row, write_if_asked
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import Line, PaperTable, read_tables
 from noveltylab.scoring.auroc import standard_error

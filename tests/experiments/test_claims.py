@@ -20,9 +20,9 @@ from experiments.claims import (
     floors,
     rank_correlation,
     verdict,
-    with_tables,
 )
 from experiments.keep import archive
+from experiments.pages import with_tables
 from noveltylab.report.collect import collect
 from noveltylab.report.published import read_tables
 from noveltylab.results.phases import lacking, seen_by
@@ -72,8 +72,8 @@ def test_the_tables_on_the_page_are_those_that_the_command_makes() -> None:
     page = PAGE.read_text()
     for name in TABLES:
         assert f"<!-- {name} -->\n| " in page
-    assert with_tables(page) == page
-    assert with_tables(page.replace("| mean |", "| other |")) == page
+    assert with_tables(page, TABLES) == page
+    assert with_tables(page.replace("| mean |", "| other |"), TABLES) == page
 
 
 @pytest.mark.parametrize("method", METHOD_TABLES)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from experiments import curves
-from experiments.claims import with_tables
 from experiments.curves import PAGE, TABLES, Curve, draw, read_curve, read_curves, sentences
 from experiments.keep import archive
+from experiments.pages import with_tables
 from noveltylab.report.collect import collect
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments.claims import with_tables
+from experiments.pages import with_tables
 from experiments.precision import PAGE, TABLES, Pair, is_same, pairs, same_in_bf16
 from noveltylab.options import flat_options
 from noveltylab.training.precision import SAME_IN_BF16

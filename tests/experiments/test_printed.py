@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.claims import with_tables
+from experiments.pages import with_tables
 from experiments.printed import PAGE, TABLES, absent_table, reason_of, runnable_table
 from noveltylab.command.recipes import config_names
 from noveltylab.job import CONF

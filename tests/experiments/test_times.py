@@ -1,6 +1,6 @@
 """docs/speed.md says what the kept runs took."""
 
-from experiments.claims import with_tables
+from experiments.pages import with_tables
 from experiments.times import PAGE, PLANS, TABLES, times_table
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import verdicts
-from experiments.claims import with_tables
+from experiments.pages import with_tables
 from experiments.verdicts import (
     PAGE,
     TABLES,
