@@ -185,6 +185,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOVELTYLAB_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A run with resources.num_cpus leaves torch's threads to the next test as they were."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 def forbid(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
     """Nobody may look into that folder, root neither."""
     scandir = os.scandir

@@ -25,7 +25,7 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked below whether it is there
 
 #: Whether open files cannot be removed, nor folders opened.
 WINDOWS = os.name == "nt"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from noveltylab.results.archive import Row, write_rows
 from noveltylab.results.provenance import cpu_name
@@ -35,9 +34,8 @@ PCA = ("-m", "method=pca", "trainer=cpu", "pictures=false", "floor_features=off"
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)  # a run with resources.num_cpus=2 before it sets another number
     monkeypatch.setattr(estimate, "DRIVER", Path("nowhere"))
 
 
