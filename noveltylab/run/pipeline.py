@@ -28,7 +28,7 @@ from noveltylab.run.measure import measure, measure_labelled
 from noveltylab.run.pictures import draw
 from noveltylab.run.pixels import masks_of_run, measure_maps
 from noveltylab.run.read import check_complete, check_same, read_and_split, read_images
-from noveltylab.run.recording import record_origin, recorded
+from noveltylab.run.recording import explained, record_origin, recorded
 from noveltylab.run.score import score, score_floors
 from noveltylab.run.summary import print_summary
 from noveltylab.scoring import diagnosis
@@ -82,7 +82,8 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     # read, split, build: bad input is refused here
     images = read_images(options)
     data, method = build(options, images.samples, images.split)
-    options, config = settle_precision(options, config, data, method)
+    with explained(folder, options):
+        options, config = settle_precision(options, config, data, method)
     masks = masks_of_run(options, method, data)
     is_known = options.force or check_same(folder, images)
 

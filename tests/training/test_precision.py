@@ -12,6 +12,7 @@ from noveltylab.api import compose
 from noveltylab.errors import UserError
 from noveltylab.run.build import build
 from noveltylab.run.read import read_and_split
+from noveltylab.run.recording import OutOfMemory
 from noveltylab.training import precision
 from noveltylab.training.precision import BF16, FLOAT32
 from tests.conftest import TINY, killed
@@ -133,6 +134,19 @@ def test_images_too_few_for_the_method_are_one_error(
     with pytest.raises(UserError, match="48 training images of 1024 values have 47 principal"):
         run_here("method=nda", AUTO, "method.latent_size=60", *SHORT)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_no_memory_for_the_trial_is_one_error(
+    run_here: Run, tmp_path: Path, speed: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    speed(0.5)
+    monkeypatch.setattr(precision, "time_both", fail)
+    with pytest.raises(OutOfMemory, match="out of memory .* lower data.batch_size=64"):
+        run_here("method=ae", AUTO, "data=digits", "trainer.accelerator=cpu")
+    assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", ["ocgan", "ca_entropy", "oled", "nda"])
