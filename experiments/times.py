@@ -22,6 +22,7 @@ PAPERS = ("ocgan", "ca_fixed_scale", "oled", "nda")
 #: A plan -> the data set of its runs, what the table calls it, and which rows it shows.
 PLANS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "learn/mnist": ("mnist", "MNIST P2", PAPERS),
+    "learn/full_schedule": ("mnist", "MNIST P2, full schedule", ("ocgan",)),
     "learn/fmnist": ("fmnist", "Fashion-MNIST P1", PAPERS),
     "learn/cifar10": ("cifar10", "CIFAR-10 P2", PAPERS),
     "learn/baselines": (
