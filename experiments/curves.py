@@ -205,15 +205,16 @@ def draw_panel(above: "Axes", below: "Axes", curves: Sequence[Curve]) -> None:
     """Draws the curves of one method."""
     for curve in curves:
         epochs = range(1, curve.epochs + 1)
-        (line,) = above.plot(epochs, curve.aurocs, label=f"digit {curve.inlier}", linewidth=1.3)
+        (line,) = above.plot(epochs, curve.aurocs, linewidth=1.3)
         above.plot(curve.chosen, curve.at(curve.chosen), "o", color=line.get_color())
         relative = [loss / curve.losses[0] for loss in curve.losses]
-        below.plot(epochs, relative, color=line.get_color(), linewidth=1.3)
+        name = f"digit {curve.inlier}"
+        below.plot(epochs, relative, color=line.get_color(), label=name, linewidth=1.3)
     for axes in (above, below):
         axes.tick_params(labelsize=8)
     if curves:
         below.set_ylim(0, None)
-        above.legend(fontsize=8, loc="lower right")
+        below.legend(fontsize=8, loc="upper right")
 
 
 #: Marker of the page -> the lines between it and its end.
