@@ -66,10 +66,8 @@ def test_pairs_differ_in_their_precision_alone() -> None:
     for kept in pairs().values():
         for one in kept:
             float32, bf16 = flat_options(one.float32.config), flat_options(one.bf16.config)
-            assert {key for key in float32 if float32[key] != bf16[key]} <= {
-                "trainer.precision",
-                "output",
-            }
+            differing = {key for key in float32 if float32[key] != bf16[key]}
+            assert differing <= {"trainer.precision", "method.name", "output"}
             assert float32["trainer.precision"] == "32-true"
             assert bf16["trainer.precision"] == "bf16-mixed"
             assert one.float32.split_sha256 == one.bf16.split_sha256
