@@ -42,7 +42,7 @@ test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTY
 	$(BIN)/python -m pytest -m slow
 
 test-search: $(STAMP) ## the property tests with examples that no run has seen
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile=search -m "not slow" -n auto $$(grep -rl "@given(" tests)
+	$(PYTEST) --hypothesis-profile=search -m "not slow" $$(grep -rl "@given(" tests)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ Which methods reach the AUROC of float32 in bf16 is read from kept pairs of runs
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -62,33 +63,35 @@ def choose_precision(name: str, method: Method, data: NoveltyData, device: torch
 def time_both(method: Method, data: NoveltyData, device: torch.device) -> dict[str, float]:
     """Seconds of an iteration in each precision, the shortest of a few taken in turns."""
     with random_state_kept([device] if device.type == "cuda" else []):
-        trials = {
-            precision: trial(method, data, device, precision) for precision in (FLOAT32, BF16)
-        }
-        seconds: dict[str, list[float]] = {precision: [] for precision in trials}
+        updates = build_updates(method, data, device)
+        seconds: dict[str, list[float]] = {precision: [] for precision in updates}
         for _ in range(1 + ITERATIONS):
-            for precision, update in trials.items():
+            for precision, update in updates.items():
                 seconds[precision].append(timed(update, device))
     return {precision: min(times[1:]) for precision, times in seconds.items()}
 
 
-def trial(
-    method: Method, data: NoveltyData, device: torch.device, precision: str
-) -> Callable[[], object]:
-    """One iteration of a copy of the method, on the first training images."""
+def build_updates(
+    method: Method, data: NoveltyData, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """Precision -> one iteration in it, of a copy of the method, on the first training images."""
     images = data.preprocess(data.train[:IMAGES]).to(device)
-    copied = copy.deepcopy(method).to(device)
-    copied.prepare(images)
-    channels_last(copied)
-    copied.train()
+    prepared = copy.deepcopy(method).to(device)
+    prepared.prepare(images)
+    channels_last(prepared)
+    prepared.train()
     x = images[: data.batch_size].contiguous(memory_format=torch.channels_last)
     batch = Batch(x, torch.arange(len(x), device=device))
+    return {
+        precision: partial(update_in, precision, copy.deepcopy(prepared), batch)
+        for precision in (FLOAT32, BF16)
+    }
 
-    def update() -> object:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
-            return copied.update(batch)
 
-    return update
+def update_in(precision: str, method: Method, batch: Batch) -> object:
+    """One iteration of the method in a precision."""
+    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == BF16):
+        return method.update(batch)
 
 
 def timed(update: Callable[[], object], device: torch.device) -> float:
