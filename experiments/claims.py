@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from experiments.keep import archive
 from experiments.pages import header, row, with_tables
-from experiments.rule import aurocs, cells, compared, rows_of_plan
+from experiments.rule import auroc, aurocs, cells, compared, rows_of_plan
 from noveltylab.report.collect import Run, collect
 from noveltylab.report.published import read_tables
 from noveltylab.results.files import write_atomic
@@ -55,7 +55,7 @@ def floors() -> dict[str, dict[int, float]]:
     for floor in FLOORS:
         folder = archive("classical") / table.protocol / floor / table.data
         runs = [run.result for run in collect(folder).runs]
-        levels[floor] = {result.inlier: result.scores[result.primary].auroc for result in runs}
+        levels[floor] = {result.inlier: auroc(result) for result in runs}
     return levels
 
 
@@ -147,7 +147,7 @@ def diagnosed(runs: list[Run]) -> Columns:
     columns: Columns = {name: {} for name in SCORED}
     for run in sorted(runs, key=lambda run: run.cell):
         result = run.result
-        columns["evaluation"][result.inlier] = result.scores[result.primary].auroc
+        columns["evaluation"][result.inlier] = auroc(result)
         for order, scores in result.diagnosis["batch_statistics"].items():
             columns[order][result.inlier] = scores[result.primary].auroc
     return columns
@@ -332,16 +332,12 @@ def terms_table() -> Iterator[str]:
         ("nda_harder", "crop 0.9 to 1, little jitter"),
     ):
         value, gap, error = (
-            auroc(runs[name]),
-            auroc(runs[name]) - auroc(without),
+            auroc(runs[name].result),
+            auroc(runs[name].result) - auroc(without.result),
             error_of(runs[name], without),
         )
         yield row(words, f"{value:.4f}", f"{gap:+.4f}", f"{error:.4f}", verdict(gap, error))
-    yield row("none: without the terms", f"{auroc(without):.4f}", "", "", "")
-
-
-def auroc(run: Run) -> float:
-    return run.result.scores[run.result.primary].auroc
+    yield row("none: without the terms", f"{auroc(without.result):.4f}", "", "", "")
 
 
 def error_of(first: Run, second: Run) -> float:
@@ -406,7 +402,7 @@ def video_table() -> Iterator[str]:
 
 def by_class(runs: Sequence[Run], classes: Sequence[int]) -> list[float]:
     """The AUROC of each class."""
-    values = {run.result.inlier: auroc(run) for run in runs}
+    values = {run.result.inlier: auroc(run.result) for run in runs}
     return [values[label] for label in classes]
 
 
@@ -414,7 +410,7 @@ def mean_auroc(runs: Sequence[Run]) -> str:
     """The mean AUROC as text, "not run" without runs."""
     if not runs:
         return "not run"
-    return f"{mean(auroc(run) for run in runs):.4f}"
+    return f"{mean(auroc(run.result) for run in runs):.4f}"
 
 
 # The pages.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from experiments.keep import archive
 from experiments.pages import header, row, write_if_asked
+from experiments.rule import auroc, cells, compared
 from noveltylab.report.collect import Run, collect
 from noveltylab.results.archive import read_kept_file
 
@@ -35,6 +36,8 @@ METHODS = {
     "oled": "OLED",
     "nda": "NDA",
 }
+#: A row of the first study -> the same method, shorter, in the second.
+SAME_METHOD = {"ocgan": "ocgan", "ca_entropy": "ca_fixed_scale"}
 #: Differences in AUROC that say nothing.
 TOLERANCE = 0.01
 
@@ -178,6 +181,19 @@ def sentences() -> Iterator[str]:
         )
 
 
+def lengths() -> Iterator[str]:
+    """The chosen weights of the full schedule against those of the shorter one, on the same digits."""
+    longer, shorter = (cells(study.removeprefix("learn/")) for study in STUDIES)
+    for row_of_longer, row_of_shorter in SAME_METHOD.items():
+        full, short = longer[row_of_longer], shorter[row_of_shorter]
+        gains = [auroc(full[cell]) - auroc(short[cell]) for cell in full if cell in short]
+        epochs = [next(iter(row.values())).config["trainer"]["max_epochs"] for row in (full, short)]
+        yield (
+            f"- **{METHODS[row_of_longer]}**, {epochs[0]} epochs against {epochs[1]} on {len(gains)} digits, "
+            f"the weights that held-out inliers chose: {compared(gains)}."
+        )
+
+
 def span_of_epochs(curves: Sequence[Curve]) -> str:
     """The fewest and the most epochs of some curves."""
     fewest = min(curve.epochs for curve in curves)
@@ -218,13 +234,13 @@ def draw_panel(above: "Axes", below: "Axes", curves: Sequence[Curve]) -> None:
 
 
 #: Marker of the page -> the lines between it and its end.
-TABLES = {"curves": curve_table, "curves say": sentences}
+TABLES = {"curves": curve_table, "curves say": sentences, "lengths": lengths}
 
 
 def main() -> None:
     if write_if_asked("experiments.curves", PAGE, TABLES):
         draw(FIGURE)
-    print("\n".join([*curve_table(), "", *sentences()]))
+    print("\n".join([*curve_table(), "", *sentences(), "", *lengths()]))
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
-from experiments.keep import archive
 from experiments.pages import header, row, write_if_asked
-from experiments.rule import cells, compared
+from experiments.rule import auroc, cells, compared
 from noveltylab.results.schema import Result
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 PLAN = "precision"
-#: A row in float32 -> the same in bf16.
-ROWS = {"ocgan": "ocgan_bf16", "nda": "nda_bf16"}
-TITLES = {"ocgan": "OCGAN", "nda": "NDA"}
+#: The rows in float32 and their methods' names; each has a row `<row>_bf16`.
+METHODS = {"ocgan": "OCGAN", "nda": "NDA"}
 #: The rule.
 FEWEST_PAIRS = 12
 TOLERANCE = 0.01
@@ -37,9 +35,7 @@ class Pair:
     @property
     def aurocs(self) -> tuple[float, float]:
         """Of the run's own score, float32 first."""
-        first, second = (result.scores[result.primary] for result in (self.float32, self.bf16))
-        assert first is not None and second is not None
-        return first.auroc, second.auroc
+        return auroc(self.float32), auroc(self.bf16)
 
     @property
     def difference(self) -> float:
@@ -55,11 +51,11 @@ class Pair:
 
 def pairs() -> dict[str, list[Pair]]:
     """Method -> its kept pairs, by class and seed."""
-    kept = cells(PLAN) if archive(f"learn/{PLAN}").is_file() else {}
+    rows = cells(PLAN)
     found: dict[str, list[Pair]] = {}
-    for float32, bf16 in ROWS.items():
-        both = kept.get(float32, {}), kept.get(bf16, {})
-        found[float32] = [Pair(both[0][cell], both[1][cell]) for cell in both[0] if cell in both[1]]
+    for method in METHODS:
+        float32, bf16 = rows[method], rows[f"{method}_bf16"]
+        found[method] = [Pair(float32[cell], bf16[cell]) for cell in float32 if cell in bf16]
     return found
 
 
@@ -81,11 +77,9 @@ def precision_table() -> Iterator[str]:
         "method", "pairs", "float32", "bf16", "bf16 above float32", "time", "`auto` may take it"
     )
     for method, kept in pairs().items():
-        if len(kept) < 2:  # no interval
-            continue
         float32, bf16 = zip(*(pair.aurocs for pair in kept), strict=True)
         yield row(
-            TITLES[method],
+            METHODS[method],
             str(len(kept)),
             f"{mean(float32):.3f}",
             f"{mean(bf16):.3f}",

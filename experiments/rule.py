@@ -33,6 +33,11 @@ def rows_of_plan(plan: str, data: str) -> dict[str, list[Run]]:
     return rows
 
 
+def auroc(result: Result) -> float:
+    """The AUROC of a result's own score."""
+    return result.scores[result.primary].auroc
+
+
 def aurocs(row: Row, score: str) -> list[float]:
     """The AUROC of each cell, in the order of class and seed."""
     return [
