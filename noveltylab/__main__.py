@@ -11,6 +11,7 @@ import warnings
 from noveltylab import __version__
 from noveltylab.command.screen import say_error, show, terminal
 from noveltylab.command.words import MODULES, run_word, wrong_word
+from noveltylab.errors import UserError
 
 
 def main() -> None:
@@ -38,7 +39,11 @@ def main() -> None:
             from noveltylab.help import print_help
             from noveltylab.job import CONF, EXPERIMENTS
 
-            print_help(CONF, arguments, EXPERIMENTS)
+            try:
+                print_help(CONF, arguments, EXPERIMENTS)
+            except UserError as error:
+                say_error(error)
+                sys.exit(2)
             return
         from noveltylab.job import run_command
 

@@ -5,7 +5,7 @@ What they mean is read from the comments in conf/.
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from noveltylab.command import words
+from noveltylab.command.hints import check_moved
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.command.recipes import DEFAULT, MEANINGS, config_names, recipes_of
 from noveltylab.command.validate import flatten
-from noveltylab.errors import UserError
+from noveltylab.errors import UserError, nearest
 from noveltylab.installed import find_offer, offered_names
 
 GROUPS = ("method", "data", "protocol", "trainer", "resources", "logger")
@@ -62,7 +63,7 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
     for argument in arguments:
         group, names = _choice(argument)
         if all(_is_choice(folders, f"{group}/{name}.yaml") for name in names):
-            value = f"[{','.join(names)}]" if len(names) > 1 else names[0]
+            value = names[0] if len(names) == 1 else f"[{','.join(names)}]"
             choices.append(f"{group}={value}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), **BASE):
@@ -72,8 +73,10 @@ def compose_choices(conf: Path, arguments: list[str]) -> DictConfig:
 def _choice(argument: str) -> tuple[str, list[str]]:
     """The group and the names of `logger=[csv,wandb]`; of a sweep's choices the first."""
     group, _, text = argument.partition("=")
-    names = text.strip("[]").split(",")
-    return group, names if text.startswith("[") else names[:1]
+    if not text.startswith("["):
+        return group, text.split(",")[:1]
+    names = [name.strip() for name in text.strip("[]").split(",")]
+    return group, [name for name in names if name]
 
 
 def _is_choice(folders: Iterable[Path], path: str) -> bool:
@@ -103,6 +106,15 @@ def choices_of(group: str, folders: Iterable[Path]) -> dict[str, Path | None]:
     return dict(sorted(files.items()))
 
 
+def check_choices(arguments: Iterable[str], choices: Mapping[str, Collection[str]]) -> None:
+    """UserError for an argument that chooses what its group has not: `data=nope`."""
+    for argument in arguments:
+        group, names = _choice(argument)
+        for name in names:
+            if group in choices and name not in choices[group]:
+                raise UserError(f"{group}={name}: no such choice; {nearest(name, choices[group])}")
+
+
 def flat_keys(config: DictConfig) -> list[str]:
     """All dotted keys: `method.lr`, `seed`, ..."""
     return list(flatten(OmegaConf.to_container(config)))
@@ -116,19 +128,28 @@ def explanations(path: Path) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2], match[3]
 
 
-def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()) -> None:
+def print_help(conf: Path, arguments: list[str], experiments: Collection[str] = ()) -> None:
     """Prints usage, the choices of every group, and each option.
 
     An option is printed with its value, what it means and an example.
+
+    Raises:
+        UserError: For a choice that there is not.
     """
-    config = compose_choices(conf, arguments)
+    check_moved(arguments)
     own = config_dir(arguments)
     folders = [conf] if own is None else [conf, own]
     choices = {group: choices_of(group, folders) for group in GROUPS}
-    chosen = {group: str(config[group].get("name", "default")) for group in GROUPS}
-    chosen["method"] = method_choice(config, choices["method"])
-    chosen["logger"] = " ".join(loggers_of(config))
     typed = dict(map(_choice, arguments))
+    method = typed.get("method", ["ocgan"])[0]
+    other_choices = {"experiment": experiments, "recipe": recipes_of(method)}
+    check_choices(arguments, {**choices, **other_choices})
+    config = compose_choices(conf, arguments)
+    # logger=[] has no options
+    values = {group: config.get(group, OmegaConf.create()) for group in GROUPS}
+    chosen = {group: str(values[group].get("name", "default")) for group in GROUPS}
+    chosen["method"] = method_choice(config, choices["method"])
+    chosen["logger"] = " ".join(loggers_of(values["logger"])) or "none"
     shown = chosen | {"trainer": typed.get("trainer", ["default"])[0]}
     print(USAGE)
     print("\nChoices")
@@ -151,14 +172,14 @@ def print_help(conf: Path, arguments: list[str], experiments: Iterable[str] = ()
         print(f"\n{group} ({shown[group]})")
         files = chosen[group].split() if group == "logger" else [chosen[group]]
         for name in files:
-            _print_options(choices[group].get(name), config[group], f"{group}.")
+            _print_options(choices[group].get(name), values[group], f"{group}.")
         for path in sorted((conf / group / "common").glob("*.yaml")):
-            _print_options(path, config[group], f"{group}.")
+            _print_options(path, values[group], f"{group}.")
 
 
-def loggers_of(config: DictConfig) -> list[str]:
-    """The loggers of a config; one of one's own files may have any other name."""
-    return [str(name) for name, value in config.logger.items() if value is True]
+def loggers_of(logger: DictConfig) -> list[str]:
+    """The loggers among the options logger.*; one of one's own files may have any other name."""
+    return [str(name) for name, value in logger.items() if value is True]
 
 
 def method_choice(config: DictConfig, names: Iterable[str]) -> str:

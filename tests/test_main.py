@@ -1,7 +1,6 @@
 """The command line: what it composes, what it refuses and how."""
 
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -273,23 +272,6 @@ def test_every_config_file_composes_and_passes_the_checks() -> None:
             check_options(compose("train", [f"trainer={trainer}"]))
         for debug in names["debug"]:
             assert check_options(compose("train", [f"debug={debug}"])).debug == debug
-
-
-def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    from noveltylab.help import compose_choices, flat_keys, print_help
-
-    for path in sorted((CONF / "method").glob("*.yaml")):
-        choice = [f"method={path.stem}"]
-        print_help(CONF, choice)
-        output = capsys.readouterr().out
-        explained = set(re.findall(r"^  ([\w.]+)(?:=.*)?\n      .*", output, re.MULTILINE))
-        keys = {
-            key for key in flat_keys(compose_choices(CONF, choice)) if not key.endswith("_target_")
-        }
-        assert keys - explained <= {"method.name", "data.name", "protocol.name"}, (
-            "these are chosen as groups"
-        )
-        assert output.count("Example:") == len(explained)
 
 
 def test_cfg_job_answers_without_torch(cli: Cli) -> None:
