@@ -1,19 +1,26 @@
-"""Pictures that show images: the best and worst cases of a run, rows of images, error maps."""
+"""Pictures that show images: the best and worst cases of a run, rows of images, error maps.
 
+Pages of images are put together by Pillow: matplotlib takes five times as long for their captions.
+"""
+
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from noveltylab.run.plots import INLIER, OUTLIER, Array, new_figure, save_figure, shortened
+from noveltylab.results.files import write_atomic
+from noveltylab.run.plots import INLIER, OUTLIER, Array, shortened
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-#: Pixels that a picture has across in a row, about as many as on the page.
+#: Pixels that an image has across on a page: at least so many, and at most twice as many.
 WIDE = 100
+#: The colour of words beside the images.
+GREY = "#666666"
 #: Groups of cases: title -> whether they are outliers, whether their scores are the highest.
 GROUPS = {
     "inliers, lowest scores (most typical)": (False, False),
@@ -58,7 +65,7 @@ def plot_reconstructions(
     The score stands above all.
 
     Args:
-        path: The picture's; its suffix gives the format.
+        path: Of a PNG file.
         originals: (N, C, H, W), uint8, or floats in [0, 1] (clipped); C of 3 is shown in colour,
             any other as grey.
         explanations: Title -> images as `originals` (any C), such as reconstructions; one row each,
@@ -83,118 +90,131 @@ def plot_reconstructions(
         captions["sample"] = [shortened(str(label)) for label in labels]
     captions["score"] = [f"{value:.3g}" for value in scores]
 
-    # the page; lengths are in widths of one picture, from the top
-    grid = Grid(height=originals.shape[2] / originals.shape[3])
-    head = 0.2 + 0.17 * (len(captions) - 1)
+    # the page, from top to bottom
     columns = max(6, *map(len, groups.values()))
-    inch, margin, title_inches = 0.85, 1.15, 0.35
-    wide = columns * grid.step
-    deep = head + len(stacks) * grid.line
-    group_inches = title_inches + deep * inch
-    across = margin + wide * inch + 0.1
-    down = len(groups) * group_inches + 0.1
-    figure = new_figure(across, down, layout=None)
-
-    # each group
-    for row, (title, members) in enumerate(groups.items()):
-        bottom = down - (row + 1) * group_inches
-        box = (margin / across, bottom / down, wide * inch / across, deep * inch / down)
-        axes = figure.add_axes(box)
-        axes.axis("off")
-        _draw_head(axes, title, captions, members, head, grid)
-        for line, (name, stack) in enumerate(stacks.items()):
-            _draw_row(axes, name, stack[members], head + line * grid.line, grid)
-        # each imshow moved these
-        axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")
-    save_figure(figure, path)
-
-
-def _draw_head(
-    axes: "Axes",
-    title: str,
-    captions: Mapping[str, Sequence[str]],
-    members: NDArray[np.int64],
-    bottom: float,
-    grid: "Grid",
-) -> None:
-    """The title of a group of cases, and the captions of each case above `bottom`."""
-    colour = OUTLIER if GROUPS[title][0] else INLIER
-    axes.text(0, -0.02, title, color=colour, fontsize=11, fontweight="bold", va="bottom")
-    style: dict[str, Any] = {"fontsize": 8, "va": "bottom", "linespacing": 1.05}
-    y = bottom - 0.02
-    axes.text(-0.1, y, "\n".join(captions), ha="right", color="0.4", **style)
-    for column, case in enumerate(members):
-        middle = column * grid.step + 0.5
-        caption = "\n".join(words[case] for words in captions.values())
-        axes.text(middle, y, caption, ha="center", **style)
+    page = Page.of(originals, [*stacks, *captions], columns)
+    strips = []
+    for title, members in groups.items():
+        is_of_outliers, _ = GROUPS[title]
+        strips.append(page.heading(title, OUTLIER if is_of_outliers else INLIER))
+        for name, words in captions.items():
+            strips.append(page.words(name, [words[case] for case in members]))
+        for name, stack in stacks.items():
+            strips.append(page.images(name, stack[members]))
+    save_strips(strips, path)
 
 
 def plot_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[Any]]]) -> None:
     """Draws titled rows of images as a grid.
 
     Args:
-        path: The picture's; its suffix gives the format.
+        path: Of a PNG file.
         rows: Title and images (N, C, H, W) of each row, as `plot_reconstructions` takes them; all
             of one height and width.
     """
-    _, _, height, width = rows[0][1].shape
-    grid = Grid(height / width)
-    wide = max(len(images) for _, images in rows) * grid.step
-    deep = len(rows) * grid.line
-    inch, margin = 0.75, 1.6
-    across, down = margin + wide * inch + 0.1, deep * inch + 0.2
-    figure = new_figure(across, down, layout=None)
-    axes = figure.add_axes((margin / across, 0.1 / down, wide * inch / across, deep * inch / down))
-    axes.axis("off")
-    for line, (title, images) in enumerate(rows):
-        _draw_row(axes, title, images, line * grid.line, grid)
-    # each imshow moved these
-    axes.set(xlim=(0, wide), ylim=(deep, 0), aspect="auto")
-    save_figure(figure, path)
+    titles = [title for title, _ in rows]
+    columns = max(len(images) for _, images in rows)
+    page = Page.of(rows[0][1], titles, columns)
+    save_strips([page.images(title, images) for title, images in rows], path)
 
 
-class Grid(NamedTuple):
-    """Where images of one size stand, in widths of one of them."""
+@dataclass(frozen=True)
+class Page:
+    """A page of images of one size in columns, made of strips; lengths are in pixels.
 
-    height: float
-    gap: float = 0.06
-
-    @property
-    def step(self) -> float:
-        """From the left edge of an image to that of the next one."""
-        return 1 + self.gap
-
-    @property
-    def line(self) -> float:
-        """From the upper edge of a row to that of the next one."""
-        return self.height + self.gap
-
-
-def _draw_row(axes: "Axes", title: str, images: NDArray[Any], top: float, grid: Grid) -> None:
-    """Images (N, C, H, W) side by side below `top`, their title left of them."""
-    bottom = top + grid.height
-    axes.text(-0.1, top + grid.height / 2, title, fontsize=9, ha="right", va="center")
-    right = len(images) * grid.step - grid.gap
-    # one picture of all: matplotlib takes milliseconds for each
-    row = side_by_side(_pictures(images), grid)
-    axes.imshow(row, extent=(0, right, bottom, top), interpolation="nearest")
-
-
-def side_by_side(pictures: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
-    """RGB pictures (N, H, W, 3) in [0, 1] as one, uint8, with white gaps between them.
-
-    Each of their pixels is repeated until a picture has at least WIDE pixels across.
+    Attributes:
+        width, height: Of one image.
+        margin: Left of the images, for the titles of their rows.
+        columns: How many images stand side by side.
     """
-    repeats = -(-WIDE // pictures.shape[2])
-    tiles = (pictures * 255).round().astype(np.uint8)
-    tiles = tiles.repeat(repeats, axis=1).repeat(repeats, axis=2)
-    count, height, width, _ = tiles.shape
-    gap = round(width * grid.gap)
-    row = np.full((height, count * (width + gap) - gap, 3), 255, np.uint8)
-    for position, tile in enumerate(tiles):
-        left = position * (width + gap)
-        row[:, left : left + width] = tile
-    return row
+
+    width: int
+    height: int
+    margin: int
+    columns: int
+
+    @classmethod
+    def of(cls, images: NDArray[Any], titles: Sequence[str], columns: int) -> "Page":
+        """A page for images (N, C, H, W), with room for the titles of its rows.
+
+        Small images are enlarged by a whole number, large ones are made smaller.
+        """
+        high, wide = images.shape[2:]
+        width = wide * -(-WIDE // wide) if wide < WIDE else min(wide, 2 * WIDE)
+        height = max(1, round(high * width / wide))
+        page = cls(width, height, 0, columns)
+        longest = max(page.font().getlength(title) for title in titles)
+        return cls(width, height, round(longest) + 3 * page.gap, columns)
+
+    @property
+    def gap(self) -> int:
+        """Between two images."""
+        return round(0.06 * self.width)
+
+    def font(self, bold: bool = False) -> ImageFont.FreeTypeFont:
+        """So large that a shortened name is as wide as an image."""
+        return read_font("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", self.width // 7)
+
+    def strip(self, height: int) -> Image.Image:
+        """A white strip as wide as the page."""
+        across = self.margin + self.columns * (self.width + self.gap)
+        return Image.new("RGB", (across, height), "white")
+
+    def left(self, column: int) -> int:
+        """Where the images of a column begin."""
+        return self.margin + column * (self.width + self.gap)
+
+    def heading(self, text: str, colour: str) -> Image.Image:
+        """A strip with the title of a group of rows."""
+        strip = self.strip(self.width // 2)
+        place = (self.margin, strip.height - self.gap)
+        ImageDraw.Draw(strip).text(place, text, colour, self.font(bold=True), anchor="ld")
+        return strip
+
+    def words(self, title: str, words: Sequence[str]) -> Image.Image:
+        """A strip with a word above each image."""
+        strip = self.strip(round(1.25 * self.font().size))
+        draw = ImageDraw.Draw(strip)
+        draw.text((self.margin - self.gap, 0), title, GREY, self.font(), anchor="ra")
+        for column, word in enumerate(words):
+            middle = self.left(column) + self.width // 2
+            draw.text((middle, 0), word, "black", self.font(), anchor="ma")
+        return strip
+
+    def images(self, title: str, images: NDArray[Any]) -> Image.Image:
+        """A strip of images (N, C, H, W) side by side."""
+        strip = self.strip(self.height + self.gap)
+        place = (self.margin - self.gap, self.height // 2)
+        ImageDraw.Draw(strip).text(place, title, "black", self.font(), anchor="rm")
+        for column, pixels in enumerate(as_bytes(images)):
+            image = Image.fromarray(pixels)
+            is_smaller = image.width < self.width
+            filter_of_size = Image.Resampling.NEAREST if is_smaller else Image.Resampling.BOX
+            image = image.resize((self.width, self.height), filter_of_size)
+            strip.paste(image, (self.left(column), 0))
+        return strip
+
+
+@cache
+def read_font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font of those that matplotlib brings, `size` pixels high."""
+    from matplotlib import get_data_path
+
+    path = Path(get_data_path(), "fonts", "ttf", name)
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def save_strips(strips: Sequence[Image.Image], path: str | Path) -> None:
+    """The strips below each other as a PNG file."""
+    height = sum(strip.height for strip in strips)
+    page = Image.new("RGB", (strips[0].width, height), "white")
+    top = 0
+    for strip in strips:
+        page.paste(strip, (0, top))
+        top += strip.height
+    buffer = io.BytesIO()
+    page.save(buffer, "png", compress_level=3)
+    write_atomic(path, buffer.getvalue())
 
 
 def colour_errors(errors: NDArray[Any]) -> NDArray[np.uint8]:
@@ -231,12 +251,13 @@ def limits_of(maps: NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _pictures(images: NDArray[Any]) -> NDArray[np.float32]:
-    """(N, C, H, W) of any kind to RGB (N, H, W, 3) in [0, 1]; int16 is sound, its silence grey."""
+def as_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """(N, C, H, W) of any kind as RGB (N, H, W, 3); int16 is sound, its silence grey."""
     if images.dtype == np.int16:
         images = images / 65536 + 0.5
     scale = 255 if images.dtype == np.uint8 else 1
     unit: NDArray[np.float32] = np.nan_to_num(np.clip(images.astype(np.float32) / scale, 0, 1))
     if unit.shape[1] != 3:
         unit = unit.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    return unit.transpose(0, 2, 3, 1)
+    pixels = np.ascontiguousarray(unit.transpose(0, 2, 3, 1))
+    return (pixels * 255).round().astype(np.uint8)

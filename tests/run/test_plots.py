@@ -16,12 +16,11 @@ from noveltylab.run.plots import plot_histogram, plot_kinds, plot_roc
 from noveltylab.run.plots_in_time import plot_recording
 from noveltylab.run.plots_of_images import (
     GROUPS,
-    Grid,
+    Page,
     colour_errors,
     extreme_cases,
     plot_reconstructions,
     plot_rows,
-    side_by_side,
 )
 
 N = 60
@@ -102,7 +101,7 @@ def test_reconstructions_of_any_kind_of_image(tmp_path: Path, channels: int, dty
     assert tall[0] < tall[1]
 
 
-@pytest.mark.parametrize("name", [r"$\frac{$", "a_$x^$", "漢字.png", "𝔸.png"])
+@pytest.mark.parametrize("name", [r"$\frac{$", "a_$x^$", "漢字.png", "𝔸.png", "two\nlines"])
 def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
     images = RNG.random((2, 1, 4, 4))
     plot_reconstructions(
@@ -111,6 +110,13 @@ def test_names_that_are_no_words_are_drawn_as_they_are(tmp_path: Path, name: str
     plot_recording(
         tmp_path / "b.png", RNG.random((8, 20)), 1.0, [], np.arange(2) + 0.5, np.arange(2.0), name
     )
+
+
+def test_a_name_of_bytes_that_are_no_text_is_drawn(tmp_path: Path) -> None:
+    images = RNG.random((2, 1, 4, 4))
+    names, is_outlier = ["\x1b[31m\udcff.png"] * 2, np.array([False, True])
+    plot_reconstructions(tmp_path / "a.png", images, {}, np.arange(2.0), is_outlier, names)
+    assert inked(tmp_path / "a.png") > 0.05
 
 
 def test_kinds_and_error_maps_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -166,23 +172,47 @@ def test_reconstructions_of_few_samples(tmp_path: Path) -> None:
     assert inked(tmp_path / "two.png") > 0.05 and inked(tmp_path / "inlier.png") > 0.05
 
 
-def test_a_row_is_one_picture_of_whole_pixels_with_white_gaps() -> None:
-    pictures = RNG.random((3, 2, 7, 3)).astype(np.float32)
-    row = side_by_side(pictures, Grid(height=2 / 7))
-    wide = 7 * 15  # the fewest repeats that make a hundred
-    assert row.shape == (2 * 15, 3 * wide + 2 * 6, 3)
-    for position, picture in enumerate(pictures):
-        tile = row[:, position * (wide + 6) :][:, :wide]
-        np.testing.assert_array_equal(tile[::15, ::15], (picture * 255).round())
+def test_a_strip_shows_whole_pixels_with_white_gaps() -> None:
+    images = RNG.random((3, 3, 2, 7)).astype(np.float32)
+    page = Page.of(images, ["input", "reconstruction"], columns=4)
+    wide, high = 7 * 15, 2 * 15  # the fewest repeats that make a hundred
+    assert (page.width, page.height, page.gap) == (wide, high, 6)
+    strip = np.asarray(page.images("input", images))
+    assert strip.shape == (high + 6, page.margin + 4 * (wide + 6), 3)
+    for column, image in enumerate(images):
+        tile = strip[:high, page.margin + column * (wide + 6) :][:, :wide]
+        np.testing.assert_array_equal(tile[::15, ::15], (image * 255).round().transpose(1, 2, 0))
         np.testing.assert_array_equal(tile[14::15, 14::15], tile[::15, ::15])
-    assert (row[:, wide : wide + 6] == 255).all()
-    large = RNG.random((1, 4, 300, 3)).astype(np.float32)
-    assert side_by_side(large, Grid(height=1)).shape == (4, 300, 3)
+    assert (strip[:, page.margin + wide : page.left(1)] == 255).all()
+    assert (strip[:, page.left(3) :] == 255).all()  # a column without an image
+    titled = strip[:, : page.margin]
+    assert (titled < 128).any() and (titled[:, -page.gap :] == 255).all()
+
+
+def test_a_large_image_becomes_smaller_and_keeps_its_mean() -> None:
+    images = RNG.random((1, 3, 200, 400)).astype(np.float32)
+    page = Page.of(images, ["input"], columns=1)
+    assert (page.width, page.height) == (200, 100)
+    tile = np.asarray(page.images("input", images))[:100, page.margin : page.margin + 200]
+    blocks = (images[0] * 255).reshape(3, 100, 2, 200, 2).mean((2, 4)).transpose(1, 2, 0)
+    assert np.abs(tile - blocks).max() <= 1.6  # rounded twice, once for rows and once for columns
+
+
+def test_words_stand_over_the_middle_of_their_images() -> None:
+    page = Page.of(RNG.random((2, 1, 100, 100)), ["score"], columns=3)
+    strip = np.asarray(page.words("score", ["0.5", "0.25"])) < 128
+    inked_columns = [
+        strip[:, page.left(column) :][:, : page.width].any((0, 2)) for column in range(3)
+    ]
+    for inked_column in inked_columns[:2]:
+        places = np.flatnonzero(inked_column)
+        assert (places[0] + places[-1]) / 2 == pytest.approx(50, abs=2)
+    assert not inked_columns[2].any()
 
 
 def test_rows_stand_below_each_other_in_their_order(tmp_path: Path) -> None:
     dark, bright = np.zeros((4, 1, 8, 8)), np.ones((3, 3, 8, 8)) * [[[1.0]], [[0.0]], [[0.0]]]
-    plot_rows(tmp_path / "one.png", [("dark", dark)])
+    plot_rows(tmp_path / "one.png", [("$dark", dark)])
     plot_rows(tmp_path / "two.png", [("$dark", dark), ("red", bright)])
     one, two = (
         matplotlib.image.imread(tmp_path / name)[..., :3] for name in ("one.png", "two.png")
