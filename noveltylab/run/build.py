@@ -98,22 +98,25 @@ def build(options: Options, samples: Samples, split: Split) -> tuple[NoveltyData
 
 def settle_precision(
     options: Options, config: dict[str, Any], data: NoveltyData, method: Method
-) -> tuple[Options, dict[str, Any]]:
-    """The options and the plain config with what trainer.precision=auto stands for here.
+) -> tuple[Options, dict[str, Any], str]:
+    """The options and the plain config with what trainer.precision=auto stands for here, and why.
 
-    A run that goes on keeps the precision that it began with.
+    A run that goes on keeps the precision that it began with; then, and where the precision was
+    named, there is no reason to give.
     """
     settings = options.trainer
+    reason = ""
     if settings.precision != "auto":
-        return options, config
+        return options, config, reason
     if not options.force and (options.folder / "config.yaml").is_file():
         precision = read_config(options.folder)["trainer"]["precision"]
     else:
         device = device_of(settings)
-        precision = choose_precision(options.method["name"], method, data, device)
+        precision, reason = choose_precision(options.method["name"], method, data, device)
     settings = settings.model_copy(update={"precision": precision})
     options = options.model_copy(update={"trainer": settings})
-    return options, {**config, "trainer": {**config["trainer"], "precision": precision}}
+    config = {**config, "trainer": {**config["trainer"], "precision": precision}}
+    return options, config, reason
 
 
 def build_data(options: Options, samples: Samples, split: Split) -> NoveltyData:

@@ -83,11 +83,13 @@ def run_stages(options: Options, config: dict[str, Any], folder: Path) -> dict[s
     images = read_images(options)
     data, method = build(options, images.samples, images.split)
     with explained(folder, options):
-        options, config = settle_precision(options, config, data, method)
+        options, config, reason = settle_precision(options, config, data, method)
     masks = masks_of_run(options, method, data)
     is_known = options.force or check_same(folder, images)
 
     with recorded(folder, options, config) as sinks:
+        if reason:
+            log.info(reason)
         origin = record_origin(folder, options, images, is_known)
         training = select(method, train_method(method, data, options, sinks, folder))
         selected = training.selected

@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 
-from noveltylab.command.screen import say
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.errors import UserError
 from noveltylab.methods.base import Batch, Method
@@ -30,8 +29,10 @@ WORTHWHILE = 0.9
 IMAGES = 4096
 
 
-def choose_precision(name: str, method: Method, data: NoveltyData, device: torch.device) -> str:
-    """The precision that a run with trainer.precision=auto trains in; says why.
+def choose_precision(
+    name: str, method: Method, data: NoveltyData, device: torch.device
+) -> tuple[str, str]:
+    """The precision that a run with trainer.precision=auto trains in, and why, in one line.
 
     No random number is drawn for it and neither the method nor its data change.
 
@@ -56,8 +57,7 @@ def choose_precision(name: str, method: Method, data: NoveltyData, device: torch
         share = seconds[BF16] / seconds[FLOAT32]
         precision = BF16 if share < WORTHWHILE else FLOAT32
         reason = f"an iteration in bf16 takes {share:.2f} times what it takes in float32"
-    say(f"trainer.precision=auto: {precision}; {reason}")
-    return precision
+    return precision, f"trainer.precision=auto: {precision}; {reason}"
 
 
 def time_both(method: Method, data: NoveltyData, device: torch.device) -> dict[str, float]:

@@ -40,6 +40,11 @@ def scores_of(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def log_of(folder: Path) -> str:
+    (path,) = folder.rglob("run.log")
+    return path.read_text()
+
+
 def recorded(folder: Path) -> str:
     (path,) = folder.rglob("result.json")
     taken: str = json.loads(path.read_text())["config"]["trainer"]["precision"]
@@ -59,10 +64,9 @@ def test_the_run_is_that_of_the_precision_taken(
 ) -> None:
     speed(share)
     run_here("method=ae", AUTO, f"output={tmp_path / 'auto'}", *SHORT)
-    assert (
-        f"trainer.precision=auto: {taken}; an iteration in bf16 takes {share:.2f} times"
-        in capsys.readouterr().err
-    )
+    line = f"trainer.precision=auto: {taken}; an iteration in bf16 takes {share:.2f} times"
+    assert capsys.readouterr().err.count(line) == 1
+    assert log_of(tmp_path / "auto").count(line) == 1
     run_here("method=ae", f"trainer.precision={taken}", f"output={tmp_path / 'named'}", *SHORT)
     assert recorded(tmp_path / "auto") == taken
     assert scores_of(tmp_path / "auto") == scores_of(tmp_path / "named")
@@ -85,6 +89,7 @@ def test_a_killed_run_goes_on_in_the_precision_that_it_began_with(
         run_here(*arguments, AUTO)
     speed(2.0)  # the machine is another one now
     run_here(*arguments, AUTO)
+    assert log_of(tmp_path / "killed").count("trainer.precision=auto: ") == 1
     run_here("method=ae", "trainer.precision=bf16-mixed", f"output={tmp_path / 'whole'}", *SHORT)
     assert recorded(tmp_path / "killed") == BF16
     assert scores_of(tmp_path / "killed") == scores_of(tmp_path / "whole")
