@@ -106,13 +106,14 @@ def choices_of(group: str, folders: Iterable[Path]) -> dict[str, Path | None]:
     return dict(sorted(files.items()))
 
 
-def check_choices(arguments: Iterable[str], choices: Mapping[str, Collection[str]]) -> None:
-    """UserError for an argument that chooses what its group has not: `data=nope`."""
-    for argument in arguments:
-        group, names = _choice(argument)
-        for name in names:
-            if group in choices and name not in choices[group]:
-                raise UserError(f"{group}={name}: no such choice; {nearest(name, choices[group])}")
+def check_choices(
+    typed: Mapping[str, Iterable[str]], choices: Mapping[str, Collection[str]]
+) -> None:
+    """UserError for a typed choice that its group has not: `data=nope`."""
+    for group, known in choices.items():
+        for name in typed.get(group, []):
+            if name not in known:
+                raise UserError(f"{group}={name}: no such choice; {nearest(name, known)}")
 
 
 def flat_keys(config: DictConfig) -> list[str]:
@@ -143,7 +144,7 @@ def print_help(conf: Path, arguments: list[str], experiments: Collection[str] = 
     typed = dict(map(_choice, arguments))
     method = typed.get("method", ["ocgan"])[0]
     other_choices = {"experiment": experiments, "recipe": recipes_of(method)}
-    check_choices(arguments, {**choices, **other_choices})
+    check_choices(typed, {**choices, **other_choices})
     config = compose_choices(conf, arguments)
     # logger=[] has no options
     values = {group: config.get(group, OmegaConf.create()) for group in GROUPS}

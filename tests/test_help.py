@@ -36,6 +36,7 @@ def test_help_explains_every_option_with_an_example(capsys: pytest.CaptureFixtur
         (["logger=[csv,wandbb]"], "logger=wandbb: no such choice; did you mean 'wandb'?"),
         (["recipe=our"], "recipe=our: no such choice; did you mean 'ours'?"),
         (["method=knn", "recipe=ours"], "recipe=ours: no such choice; Choose from: default$"),
+        (["recipe=paper", "method=nope"], "method=nope: no such choice; Choose from: ae, alocc, "),
         (["experiment=ocgan/table2"], "no such choice; did you mean 'ocgan/table2_mnist'?"),
         (["protocol=memae"], "now it is protocol=two_thirds"),
         (["trainer="], "trainer=: no such choice; Choose from: cpu, ddp, default, gpu, mps"),
