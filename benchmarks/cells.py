@@ -23,7 +23,7 @@ SIDES = {
     "`pictures=false`": ("pictures=false",),
     "both": ("floor_features=off", "pictures=false"),
 }
-FEW, MANY = 2, 8
+FEW, MANY = 2, 20
 
 
 def main() -> None:

@@ -346,8 +346,8 @@ def error_of(first: Run, second: Run) -> float:
     """
     metrics = [run.result.scores[run.result.primary] for run in (first, second)]
     errors = [
-        standard_error(found.auroc, run.interval(found))
-        for found, run in zip(metrics, (first, second), strict=True)
+        standard_error(result.auroc, run.interval(result))
+        for result, run in zip(metrics, (first, second), strict=True)
     ]
     return math.hypot(*errors)
 
@@ -367,9 +367,10 @@ def mining_table() -> Iterator[str]:
     rows = cells("full_schedule")
     whole, without = rows["ocgan"], rows["ocgan_without_mining"]
     yield from header("digit", "with mining", "without", "difference")
-    pairs = [(auroc(whole[cell]), auroc(without[cell])) for cell in whole if cell in without]
+    shared = [cell for cell in whole if cell in without]
+    pairs = [(auroc(whole[cell]), auroc(without[cell])) for cell in shared]
     gains = [first - second for first, second in pairs]
-    digits = [str(inlier) for inlier, seed in whole if (inlier, seed) in without]
+    digits = [str(inlier) for inlier, _ in shared]
     for digit, (first, second), gain in zip(digits, pairs, gains, strict=True):
         yield row(digit, f"{first:.4f}", f"{second:.4f}", f"{gain:+.4f}")
     means = (f"{mean(column):.4f}" for column in zip(*pairs, strict=True))
@@ -487,8 +488,8 @@ def main() -> None:
         print("\n".join([f"{name}:", *lines(), ""]))
     ours = floors()
     print(f"{TABLE}: Spearman's correlation over the classes with " + " and ".join(FLOORS))
-    for name, found in correlations(ours).items():
-        print(f"{name:12}" + "".join(f"{value:7.2f}" for value in found))
+    for name, values in correlations(ours).items():
+        print(f"{name:12}" + "".join(f"{value:7.2f}" for value in values))
     for size in (16, 100):
         low, high = entropy_range(size)
         print(f"entropy under tanh, {size} values: {low:.3f} to {high:.3f}")

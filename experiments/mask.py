@@ -39,14 +39,14 @@ def sentences() -> list[str]:
         f"{of_extra(rows['oled'], 'hidden_share_inliers'):.2f}; its s_mask minus that of Eq. 2 is {compared(gains)}."
     )
     means = {meaning: mean(aurocs(rows[name], "s_mask")) for name, meaning in SELECTIONS.items()}
-    chosen = ", ".join(f"{meaning} {value:.4f}" for meaning, value in means.items())
+    means_text = ", ".join(f"{meaning} {value:.4f}" for meaning, value in means.items())
     epochs = {result.selected.epoch for name in SELECTIONS for result in rows[name].values()}
     same = (
         f"; all chose epoch {min(epochs)}, so that nothing tells the rules apart here"
         if len(epochs) == 1
         else ""
     )
-    lines.append(f"s_mask by what chose the epoch: {chosen}{same}.")
+    lines.append(f"s_mask by what chose the epoch: {means_text}{same}.")
     (digits,) = cells("mnist_two_thirds").values()
     gains = [
         first - second

@@ -52,23 +52,23 @@ class Pair:
 def pairs() -> dict[str, list[Pair]]:
     """Method -> its kept pairs, by class and seed."""
     rows = cells(PLAN)
-    found: dict[str, list[Pair]] = {}
+    pairs_of: dict[str, list[Pair]] = {}
     for method in METHODS:
         float32, bf16 = rows[method], rows[f"{method}_bf16"]
-        found[method] = [Pair(float32[cell], bf16[cell]) for cell in float32 if cell in bf16]
-    return found
+        pairs_of[method] = [Pair(float32[cell], bf16[cell]) for cell in float32 if cell in bf16]
+    return pairs_of
 
 
-def is_same(kept: list[Pair]) -> bool:
+def is_same(runs: list[Pair]) -> bool:
     """What the rule says of the pairs of a method."""
-    if len(kept) < FEWEST_PAIRS:
+    if len(runs) < FEWEST_PAIRS:
         return False
-    return abs(mean(pair.difference for pair in kept)) < TOLERANCE
+    return abs(mean(pair.difference for pair in runs)) < TOLERANCE
 
 
 def same_in_bf16() -> frozenset[str]:
     """The methods for which the rule holds."""
-    return frozenset(method for method, kept in pairs().items() if is_same(kept))
+    return frozenset(method for method, runs in pairs().items() if is_same(runs))
 
 
 def precision_table() -> Iterator[str]:
@@ -76,16 +76,16 @@ def precision_table() -> Iterator[str]:
     yield from header(
         "method", "pairs", "float32", "bf16", "bf16 above float32", "time", "`auto` may take it"
     )
-    for method, kept in pairs().items():
-        float32, bf16 = zip(*(pair.aurocs for pair in kept), strict=True)
+    for method, runs in pairs().items():
+        float32, bf16 = zip(*(pair.aurocs for pair in runs), strict=True)
         yield row(
             METHODS[method],
-            str(len(kept)),
+            str(len(runs)),
             f"{mean(float32):.3f}",
             f"{mean(bf16):.3f}",
-            compared([pair.difference for pair in kept]),
-            f"{median(pair.share_of_time for pair in kept):.2f}",
-            "yes" if is_same(kept) else "no",
+            compared([pair.difference for pair in runs]),
+            f"{median(pair.share_of_time for pair in runs):.2f}",
+            "yes" if is_same(runs) else "no",
         )
 
 

@@ -186,12 +186,12 @@ def one_cell(arguments: list[str]) -> list[str]:
     Raises:
         UserError: The experiment has several runs, or no such row.
     """
-    chosen = [text for text in arguments if text.startswith("experiment=")]
-    name = chosen[-1].partition("=")[2] if chosen else ""
+    experiments = [text for text in arguments if text.startswith("experiment=")]
+    name = experiments[-1].partition("=")[2] if experiments else ""
     if name not in FILES:
         return arguments
     params = _of_sweeper(FILES[name][1], "params")
-    typed = [text for text in arguments if text not in chosen]
+    typed = [text for text in arguments if text not in experiments]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     cells = cells_of_grid(params, EXPERIMENTS[name], typed, parser)
     if len(cells) != 1:
@@ -211,10 +211,10 @@ def check_choices(choices: Mapping[str, Any]) -> None:
     if choices["row"]:
         raise UserError(f"row={choices['row']}: rows are run by the sweep of their experiment=...")
     recipe, method = str(choices["recipe"]), str(choices["method"])
-    known = recipes_of(method)
-    if recipe not in known:
+    recipes = recipes_of(method)
+    if recipe not in recipes:
         raise UserError(
-            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(known)}"
+            f"recipe={recipe}: method={method} has no such recipe; it has: {', '.join(recipes)}"
         )
 
 
@@ -225,11 +225,11 @@ def with_row(arguments: list[str]) -> list[str]:
     row = values.get("row")
     if row not in rows or not {"--cfg", "-c"} & set(arguments):
         return arguments
-    others = [text for text in arguments if not text.startswith("row=")]
+    options = [text for text in arguments if not text.startswith("row=")]
     # after experiment=..., so that what is typed behind it has the last word
-    place = others.index(f"experiment={values['experiment']}") + 1
-    others[place:place] = [*row_options(rows, row), f"method.name={row}"]
-    return others
+    place = options.index(f"experiment={values['experiment']}") + 1
+    options[place:place] = [*row_options(rows, row), f"method.name={row}"]
+    return options
 
 
 def with_debug(arguments: list[str]) -> list[str]:

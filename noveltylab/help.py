@@ -110,10 +110,10 @@ def check_choices(
     typed: Mapping[str, Iterable[str]], choices: Mapping[str, Collection[str]]
 ) -> None:
     """UserError for a typed choice that its group has not: `data=nope`."""
-    for group, known in choices.items():
+    for group, names in choices.items():
         for name in typed.get(group, []):
-            if name not in known:
-                raise UserError(f"{group}={name}: no such choice; {nearest(name, known)}")
+            if name not in names:
+                raise UserError(f"{group}={name}: no such choice; {nearest(name, names)}")
 
 
 def flat_keys(config: DictConfig) -> list[str]:
@@ -138,8 +138,8 @@ def print_help(conf: Path, arguments: list[str], experiments: Collection[str] = 
         UserError: For a choice that there is not.
     """
     check_moved(arguments)
-    own = config_dir(arguments)
-    folders = [conf] if own is None else [conf, own]
+    own_folder = config_dir(arguments)
+    folders = [conf] if own_folder is None else [conf, own_folder]
     choices = {group: choices_of(group, folders) for group in GROUPS}
     typed = dict(map(_choice, arguments))
     method = typed.get("method", ["ocgan"])[0]
@@ -148,10 +148,10 @@ def print_help(conf: Path, arguments: list[str], experiments: Collection[str] = 
     config = compose_choices(conf, arguments)
     # logger=[] has no options
     values = {group: config.get(group, OmegaConf.create()) for group in GROUPS}
-    chosen = {group: str(values[group].get("name", "default")) for group in GROUPS}
-    chosen["method"] = method_choice(config, choices["method"])
-    chosen["logger"] = " ".join(loggers_of(values["logger"])) or "none"
-    shown = chosen | {"trainer": typed.get("trainer", ["default"])[0]}
+    current = {group: str(values[group].get("name", "default")) for group in GROUPS}
+    current["method"] = method_choice(config, choices["method"])
+    current["logger"] = " ".join(loggers_of(values["logger"])) or "none"
+    shown = current | {"trainer": typed.get("trainer", ["default"])[0]}
     print(USAGE)
     print("\nChoices")
     for group in GROUPS:
@@ -171,7 +171,7 @@ def print_help(conf: Path, arguments: list[str], experiments: Collection[str] = 
     _print_options(conf / "train.yaml", config, "")
     for group in GROUPS:
         print(f"\n{group} ({shown[group]})")
-        files = chosen[group].split() if group == "logger" else [chosen[group]]
+        files = current[group].split() if group == "logger" else [current[group]]
         for name in files:
             _print_options(choices[group].get(name), values[group], f"{group}.")
         for path in sorted((conf / group / "common").glob("*.yaml")):

@@ -151,10 +151,10 @@ def test_a_fresh_process_is_as_before(tmp_path: Path) -> None:
         for name in before:
             assert before[name] == after[name], (name, before[name], after[name])
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(probe)], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_the_guarantees_of_the_docs_run(

@@ -92,23 +92,23 @@ def test_an_offered_method_runs_and_is_loaded_repeated_and_exported(
     with_example: None, command: Cli, tmp_path: Path
 ) -> None:
     here = tmp_path / "elsewhere"
-    done = command("method=mean_image", "data=digits", "pictures=false")
-    assert done.returncode == 0, done.stderr
+    process = command("method=mean_image", "data=digits", "pictures=false")
+    assert process.returncode == 0, process.stderr
     run = "outputs/p1/mean_image/digits/inlier8/seed0"
     result = result_of(here / run)
     assert result["provenance"]["versions"]["noveltylab-example"] == "1.0"  # type: ignore[index]
-    done = command("rerun", run)
-    assert done.returncode == 0, done.stderr
+    process = command("rerun", run)
+    assert process.returncode == 0, process.stderr
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    done = command("export", f"run={run}", "format=onnx")
-    assert done.returncode == 0, done.stderr
+    process = command("export", f"run={run}", "format=onnx")
+    assert process.returncode == 0, process.stderr
     from PIL import Image
 
     Image.new("L", (8, 8), 90).save(here / "new.png")
-    done = command("predict", f"run={run}", "input=new.png", "fpr=0.2")
-    assert done.returncode == 0, done.stderr
-    assert "new.png" in done.stdout
+    process = command("predict", f"run={run}", "input=new.png", "fpr=0.2")
+    assert process.returncode == 0, process.stderr
+    assert "new.png" in process.stdout
 
 
 def test_an_offered_method_and_data_set_are_swept_and_reported(
@@ -118,14 +118,14 @@ def test_an_offered_method_and_data_set_are_swept_and_reported(
 
     here = tmp_path / "elsewhere"
     draw(here / "data")
-    done = command(
+    process = command(
         "-m", "method=linear_ae,pca", "data=letters", "inlier=a,b", "trainer.max_epochs=2",
         "pictures=false",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert len(list((here / "outputs").rglob("result.json"))) == 4
-    done = command("report", "outputs")
-    assert done.returncode == 0, done.stderr
+    process = command("report", "outputs")
+    assert process.returncode == 0, process.stderr
     page = (here / "outputs/report/report.md").read_text()
     assert re.search(r"linear_ae.*\n(.*\n)*.*pca", page)
 
@@ -133,10 +133,10 @@ def test_an_offered_method_and_data_set_are_swept_and_reported(
 def test_absent_files_of_an_offered_data_set_are_one_clear_error(
     with_example: None, command: Cli
 ) -> None:
-    done = command("method=pca", "data=letters")
-    assert done.returncode == 2
-    assert "letters.npz not found" in done.stderr
-    assert "python -m noveltylab_example.letters" in done.stderr
+    process = command("method=pca", "data=letters")
+    assert process.returncode == 2
+    assert "letters.npz not found" in process.stderr
+    assert "python -m noveltylab_example.letters" in process.stderr
 
 
 @pytest.mark.parametrize(
@@ -155,20 +155,20 @@ def test_absent_files_of_an_offered_data_set_are_one_clear_error(
 def test_mistakes_name_what_is_offered(
     with_example: None, command: Cli, arguments: list[str], words: str
 ) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
+    process = command(*arguments)
+    assert process.returncode == 2
+    assert words in process.stderr
 
 
 def test_help_has_the_options_of_what_is_offered(with_example: None, command: Cli) -> None:
-    done = command("method=mean_image", "data=letters", "--help")
-    assert "|mean_image|" in done.stdout
-    assert "|letters|" in done.stdout
+    process = command("method=mean_image", "data=letters", "--help")
+    assert "|mean_image|" in process.stdout
+    assert "|letters|" in process.stdout
     assert (
         "method.distance=l2\n      of each pixel: l1 | l2.  Example: method.distance=l1"
-        in done.stdout
+        in process.stdout
     )
-    assert "data.classes=['a', 'b', 'c']" in done.stdout
+    assert "data.classes=['a', 'b', 'c']" in process.stdout
 
 
 def test_a_recipe_for_every_data_set_is_for_an_offered_one_too(with_example: None) -> None:
@@ -180,10 +180,10 @@ def test_a_recipe_for_every_data_set_is_for_an_offered_one_too(with_example: Non
 def test_the_installed_command_offers_it(cli: Cli, example: Path) -> None:
     paths = [str(ROOT), str(example), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = cli("--cfg", "job", "method=linear_ae", "data=letters", env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "_target_: noveltylab_example.linear_ae.LinearAE" in done.stdout
-    assert "name: letters" in done.stdout
+    process = cli("--cfg", "job", "method=linear_ae", "data=letters", env=environment)
+    assert process.returncode == 0, process.stderr
+    assert "_target_: noveltylab_example.linear_ae.LinearAE" in process.stdout
+    assert "name: letters" in process.stdout
 
 
 def test_what_only_a_run_folder_names_is_not_loaded(
@@ -198,10 +198,11 @@ def test_what_only_a_run_folder_names_is_not_loaded(
     (run / "result.json").write_text(json.dumps(result))
     (here / "new.png").touch()
     for words in (["predict", f"run={run}", "input=new.png"], ["rerun", str(run)]):
-        done = command(*words)
-        assert done.returncode == 2
+        process = command(*words)
+        assert process.returncode == 2
         assert (
-            "which is no method of noveltylab and is offered by no installed package" in done.stderr
+            "which is no method of noveltylab and is offered by no installed package"
+            in process.stderr
         )
 
 
@@ -244,10 +245,10 @@ def test_a_package_with_a_fault_is_told_and_hinders_nobody(
     if text is not None:
         (package / "mine.yaml").write_text(text)
     on_path(tmp_path / "site")
-    done = command("method=mine")
-    assert done.returncode == 2
-    assert "method=mine of theirs 2.5: " in done.stderr
-    assert words in done.stderr
+    process = command("method=mine")
+    assert process.returncode == 2
+    assert "method=mine of theirs 2.5: " in process.stderr
+    assert words in process.stderr
     assert command("--cfg", "job", "method=pca").returncode == 0
     assert command("--help").returncode == 0
 
@@ -270,9 +271,9 @@ def test_a_module_that_cannot_be_used_is_told(
     (package / "mine.yaml").write_text("primary: x\n")
     (package / "mine.py").write_text(code)
     on_path(tmp_path / "site")
-    done = command("method=mine")
-    assert done.returncode == 2
-    assert words in done.stderr
+    process = command("method=mine")
+    assert process.returncode == 2
+    assert words in process.stderr
 
 
 def test_two_packages_with_one_name_are_told(
@@ -281,9 +282,9 @@ def test_two_packages_with_one_name_are_told(
     write_package(tmp_path / "site", methods="mine = theirs.mine:Mine")
     write_package(tmp_path / "site", methods="mine = others.mine:Mine", name="others")
     on_path(tmp_path / "site")
-    done = command("method=mine")
-    assert done.returncode == 2
-    assert "method=mine: others and theirs offer it; uninstall all but one" in done.stderr
+    process = command("method=mine")
+    assert process.returncode == 2
+    assert "method=mine: others and theirs offer it; uninstall all but one" in process.stderr
     assert command("--cfg", "job", "method=pca").returncode == 0
 
 
@@ -292,9 +293,9 @@ def test_a_data_set_needs_a_file_of_options(
 ) -> None:
     package = write_package(tmp_path / "site", data="shapes = theirs.shapes:read")
     on_path(tmp_path / "site")
-    done = command("data=shapes")
-    assert done.returncode == 2
-    assert f"looked for its options in {package / 'shapes.yaml'}; there are none" in done.stderr
+    process = command("data=shapes")
+    assert process.returncode == 2
+    assert f"looked for its options in {package / 'shapes.yaml'}; there are none" in process.stderr
 
 
 def test_a_method_without_a_file_has_the_defaults_of_its_class(
@@ -304,11 +305,11 @@ def test_a_method_without_a_file_has_the_defaults_of_its_class(
     example = (EXAMPLE / "noveltylab_example" / "mean_image.py").read_text()
     (package / "centre.py").write_text(example.replace("MeanImage", "Centre"))
     on_path(tmp_path / "site")
-    done = command("method=centre", "data=digits", "pictures=false")
-    assert done.returncode == 2
-    assert "method.primary=None: no such score; Choose from: distance" in done.stderr
-    done = command("method=centre", "data=digits", "pictures=false", "method.primary=distance")
-    assert done.returncode == 0, done.stderr
+    process = command("method=centre", "data=digits", "pictures=false")
+    assert process.returncode == 2
+    assert "method.primary=None: no such score; Choose from: distance" in process.stderr
+    process = command("method=centre", "data=digits", "pictures=false", "method.primary=distance")
+    assert process.returncode == 0, process.stderr
     assert "method.distance=l2" in command("method=centre", "--help").stdout
 
 
@@ -388,8 +389,8 @@ def test_the_commands_of_the_page_run(
         if any(word.startswith("format=") for word in words):
             pytest.importorskip("onnxscript")
         assert program == "noveltylab"
-        done = command(*words)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        process = command(*words)
+        assert process.returncode == 0, f"{line}\n{process.stderr}"
 
 
 @pytest.mark.parametrize(
@@ -407,8 +408,8 @@ def test_the_numbers_of_the_page_are_those_of_its_commands(
 
     here = tmp_path / "elsewhere"
     draw(here / "data")
-    done = command(*choices, "pictures=false", "trainer.accelerator=cpu")
-    assert done.returncode == 0, done.stderr
+    process = command(*choices, "pictures=false", "trainer.accelerator=cpu")
+    assert process.returncode == 0, process.stderr
     (path,) = (here / "outputs").rglob("result.json")
     scores = result_of(path.parent)["scores"]
     assert [f"{metrics['auroc']:.4f}" for metrics in scores.values()] == [auroc]  # type: ignore[attr-defined]

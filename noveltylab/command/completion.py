@@ -30,12 +30,12 @@ def complete_ours(experiments: Mapping[str, Collection[str]]) -> None:
         head, _, last = word.rpartition(",")
         if head and "[" not in head:
             group = head.partition("=")[0]
-            found = query(self, config_name, " ".join([*typed, f"{group}={last}"]))
-            return [f"{head},{text.removeprefix(f'{group}=')}" for text in found]
-        found = [_as_typed(text) for text in of_hydra(self, config_name, line)]
+            words = query(self, config_name, " ".join([*typed, f"{group}={last}"]))
+            return [f"{head},{text.removeprefix(f'{group}=')}" for text in words]
+        words = [_as_typed(text) for text in of_hydra(self, config_name, line)]
         if not typed:
-            found += [name for name in MODULES if name.startswith(word)]
-        return sorted({text for text in found if not text.endswith("_target_=")})
+            words += [name for name in MODULES if name.startswith(word)]
+        return sorted({text for text in words if not text.endswith("_target_=")})
 
     CompletionPlugin._query = query  # type: ignore[method-assign]  # it has no door for others
 

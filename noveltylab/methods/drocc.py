@@ -184,9 +184,9 @@ class DROCC(Method):
         logits = self.network(torch.cat([batch.x, points])).flatten()
         of_inliers, of_points = logits.chunk(2)
         inliers = bce(of_inliers, 1).mean()
-        found = bce(of_points, 0).mean()
-        self.minimise(inliers + self.mu * found, "network")
-        return {"inliers": inliers.detach(), "found": found.detach()}
+        hard = bce(of_points, 0).mean()
+        self.minimise(inliers + self.mu * hard, "network")
+        return {"inliers": inliers.detach(), "found": hard.detach()}
 
     @property
     def score_names(self) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ the entropy term.
 - as many halvings as the size allows (32 px: 5, to one pixel); the code's rate 2e-4 and no noise;
 - chosen epoch: lowest contextual error on held-out inliers; best test AUROC in the code.
 The paper's tables have one class as the OUTLIER and nine as inliers: its numbers are no reference
-for one-class runs. Known weakness: skips let any image through, outliers as well; the contextual
-error says little, the latent one more.
+for one-class runs. Known weakness: skips let any image through, outliers as well. The contextual
+error is then said to tell little and the latent one more; in the kept runs it is the other way round
+(docs/methods/skip_ganomaly.md).
 """
 
 import math

@@ -107,16 +107,16 @@ def read_groups(path: Path, column: str | None = None) -> Groups:
         raise UserError(f"groups={shown(path)}: cannot be read ({error.strerror})") from None
     except (csv.Error, ValueError) as error:
         raise UserError(f"groups={shown(path)}: is no CSV file ({error})") from None
-    chosen = _column(path, header, column)
-    groups = Groups(f"groups={shown(path)}", chosen)
-    at, of = header.index(FILE), header.index(chosen)
+    group_column = _column(path, header, column)
+    groups = Groups(f"groups={shown(path)}", group_column)
+    file_place, group_place = header.index(FILE), header.index(group_column)
     for line, row in enumerate(rows, 2):
         if not row:
             continue
-        if len(row) != len(header) or not row[at] or not row[of]:
-            raise UserError(f"groups={shown(path)}: line {line} lacks a file or its {chosen}")
+        if len(row) != len(header) or not row[file_place] or not row[group_place]:
+            raise UserError(f"groups={shown(path)}: line {line} lacks a file or its {group_column}")
         try:
-            groups.add(unquote(row[at]), unquote(row[of]), [Path(), path.parent])
+            groups.add(unquote(row[file_place]), unquote(row[group_place]), [Path(), path.parent])
         except ValueError as error:
             raise UserError(f"groups={shown(path)}: line {line}: {error}") from None
     return groups
@@ -124,18 +124,18 @@ def read_groups(path: Path, column: str | None = None) -> Groups:
 
 def _column(path: Path, header: list[str], column: str | None) -> str:
     """The column that says the group; UserError if it is not there or not clear."""
-    others = [name for name in header if name != FILE]
+    columns = [name for name in header if name != FILE]
     listing = ", ".join(header)[:200]
     if FILE not in header:
         raise UserError(f"groups={shown(path)}: has no column `file`, only {listing}")
-    if column is None and len(others) == 1:
-        return others[0]
+    if column is None and len(columns) == 1:
+        return columns[0]
     if column is None:
         raise UserError(
             f"groups={shown(path)}: has the columns {listing}; say which one has the groups, e.g. "
-            f"group={others[0] if others else 'camera'}"
+            f"group={columns[0] if columns else 'camera'}"
         )
-    if column not in others:
+    if column not in columns:
         raise UserError(f"group={column}: {shown(path)} has no such column, only {listing}")
     return column
 
@@ -154,14 +154,14 @@ def calibrations(
     Raises:
         UserError: One of them has no group.
     """
-    found = [groups.of_held_out(name, root) for name in names]
-    missing = [name for name, group in zip(names, found, strict=True) if group is None]
+    group_names = [groups.of_held_out(name, root) for name in names]
+    missing = [name for name, group in zip(names, group_names, strict=True) if group is None]
     if missing:
         raise UserError(
             f"{groups.source}: {len(missing)} of {len(names)} held-out inliers have no "
             f"{groups.column} ({_listing(missing)}); name them as calibration.csv of the run does"
         )
-    of_image = np.array(found)
+    of_image = np.array(group_names)
     return {str(group): Calibration(scores[of_image == group]) for group in np.unique(of_image)}
 
 

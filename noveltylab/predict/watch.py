@@ -117,7 +117,7 @@ class Watcher:
     def due(self) -> list[Path]:
         """Looks into the folder: the files that are new and whole, the oldest first."""
         now = time.monotonic()
-        found: dict[Path, Waiting] = {}
+        waiting: dict[Path, Waiting] = {}
         due: list[tuple[int, str, Path]] = []
         for path in walk(self.folder, self.detector.reader):
             stamp = stamp_of(path)
@@ -127,11 +127,11 @@ class Watcher:
                 continue
             earlier = self.waiting.get(path)
             if earlier is not None and earlier.stamp == stamp:
-                found[path] = earlier
+                waiting[path] = earlier
                 due.append((stamp[1], str(path), path))
             else:
-                found[path] = Waiting(stamp, now)
-        self.waiting = found
+                waiting[path] = Waiting(stamp, now)
+        self.waiting = waiting
         return [path for _, _, path in sorted(due)]
 
     def take(self, row: "Scored") -> list[str] | None:

@@ -38,7 +38,7 @@ def test_classes_are_named_where_hydra_asks_for_them(monkeypatch: pytest.MonkeyP
 def test_a_sweep_of_four_cells_runs_under_hydra_1_4(
     cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = cli("-m", "method=pca", "trainer.accelerator=cpu", "inlier=0,1", "seed=0,1")
-    assert done.returncode == 0, done.stderr
-    assert "MigrationWarning" not in done.stderr
+    process = cli("-m", "method=pca", "trainer.accelerator=cpu", "inlier=0,1", "seed=0,1")
+    assert process.returncode == 0, process.stderr
+    assert "MigrationWarning" not in process.stderr
     assert len(list((tmp_path / "elsewhere").rglob("result.json"))) == 4

@@ -274,11 +274,12 @@ class Place:
     page: str
     folder: Path
     command: Cli
-    done: dict[tuple[str, ...], Path]
+    run_folders: dict[tuple[str, ...], Path]
 
     def run(self, *arguments: str) -> None:
-        done = self.command(*arguments)
-        assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        process = self.command(*arguments)
+        output = f"{process.stdout}\n{process.stderr}"
+        assert process.returncode == 0, f"{shlex.join(arguments)}\n{output}"
 
     def need_images(self, arguments: list[str]) -> None:
         """Makes the folders of images that the command names."""
@@ -308,14 +309,14 @@ class Place:
         words = tuple(shortened(cell))
         options = checked(list(words))
         pictures = "side_by_side" in shlex.join(COMMANDS[self.page])
-        if words in self.done and not options.folder.exists() and not pictures:
-            shutil.copytree(self.done[words], options.folder)
+        if words in self.run_folders and not options.folder.exists() and not pictures:
+            shutil.copytree(self.run_folders[words], options.folder)
             return
         # over a run with other options of this page it is refused, as when typed
         run(options, OmegaConf.to_container(config_of(words), resolve=True))  # type: ignore[arg-type]  # a mapping
         assert (self.folder / options.folder / "result.json").is_file()
         if "data.root" not in shlex.join(words):
-            self.done[words] = self.folder / options.folder
+            self.run_folders[words] = self.folder / options.folder
 
     def need_run(self, path: Path) -> None:
         """Makes the run that a command names, by the line of this page that makes it."""
@@ -339,7 +340,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def done() -> dict[tuple[str, ...], Path]:
+def run_folders() -> dict[tuple[str, ...], Path]:
     """Short runs that were made, and their folders."""
     return {}
 
@@ -358,7 +359,7 @@ def place(
     every_set: Path,
     tmp_path: Path,
     command: Cli,
-    done: dict[tuple[str, ...], Path],
+    run_folders: dict[tuple[str, ...], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Place:
     folder = places(page)
@@ -373,7 +374,7 @@ def place(
     monkeypatch.chdir(folder)
     if "side_by_side" not in " ".join(COMMANDS[page]):
         monkeypatch.setattr("noveltylab.run.pipeline.draw", lambda *_: None)
-    return Place(page, folder, command, done)
+    return Place(page, folder, command, run_folders)
 
 
 @pytest.mark.parametrize(("page", "line"), CASES)
@@ -410,9 +411,9 @@ def check_target(words: list[str]) -> None:
     """`make` would run it."""
     if shutil.which("make") is None:
         pytest.skip("no make here")
-    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    process = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout
 
 
 def run_module(place: Place, name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

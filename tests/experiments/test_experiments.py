@@ -344,9 +344,9 @@ def test_options_on_the_command_line_narrow_a_table(
         "data.verify=false",
         "trainer.accelerator=cpu",
     )
-    done = command(*narrow, "inlier=3,11,4")
-    assert done.returncode == 1, done.stderr
-    assert "inlier=11: mnist has classes 0 to 9" in done.stderr
+    process = command(*narrow, "inlier=3,11,4")
+    assert process.returncode == 1, process.stderr
+    assert "inlier=11: mnist has classes 0 to 9" in process.stderr
     folder = tmp_path / "elsewhere" / "outputs" / "ocgan" / "table2_mnist" / "p2" / "pca" / "mnist"
     assert sorted(path.parent for path in folder.rglob("result.json")) == [
         folder / "inlier3" / "seed1",
@@ -363,8 +363,8 @@ def test_one_row_of_a_table_under_another_output(
         "inlier=0",
         "seed=0",
     )
-    done = command(*narrow, *SHORT, "method.channels=4", f"output={tmp_path / 'try'}")
-    assert done.returncode == 0, done.stderr
+    process = command(*narrow, *SHORT, "method.channels=4", f"output={tmp_path / 'try'}")
+    assert process.returncode == 0, process.stderr
     found = sorted(path.parent for path in (tmp_path / "try").rglob("result.json"))
     names = ["ocgan_autoencoder", "ocgan_latent_discriminator"]
     assert found == [
@@ -424,12 +424,12 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
         ("unknown", {"learning_rate": 0.1}),
     ):
         store.store(name, DictConfig(node), "experiment/test", "_global_")
-    done = command(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    process = command(*arguments)
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -458,8 +458,8 @@ def test_found_beside_the_code_when_installed(tmp_path: Path) -> None:
         "row=ocgan_full",
     ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert "name: ocgan_full" in done.stdout
-    assert "output: outputs/ocgan/table4_mnist" in done.stdout
+    assert "name: ocgan_full" in process.stdout
+    assert "output: outputs/ocgan/table4_mnist" in process.stdout

@@ -81,13 +81,13 @@ def test_other_outliers_change_no_choice(
     if len(inliers) > 1:  # of each the other is an outlier, and stays
         arguments = tuple(text.replace("inlier=3,8", "inlier=3") for text in arguments)
         inliers = {3}
-    done = command(*arguments)
-    assert done.returncode == 0, done.stderr
+    process = command(*arguments)
+    assert process.returncode == 0, process.stderr
     before = search_in(tmp_path)
     (tmp_path / "elsewhere" / "outputs").rename(tmp_path / "first")
     monkeypatch.setattr(digits, "read", noisy(inliers))
-    done = command(*arguments)
-    assert done.returncode == 0, done.stderr
+    process = command(*arguments)
+    assert process.returncode == 0, process.stderr
     after = search_in(tmp_path)
     assert after.criterion == before.criterion == words
     assert len(after.trials) == 3
@@ -102,8 +102,8 @@ def test_other_outliers_change_no_choice(
 def test_listed_values_are_each_tried_once_and_the_lowest_is_chosen(
     command: Cli, tmp_path: Path
 ) -> None:
-    done = command(*KNN)
-    assert done.returncode == 0, done.stderr
+    process = command(*KNN)
+    assert process.returncode == 0, process.stderr
     search = search_in(tmp_path)
     assert sorted(trial.options["method.k"] for trial in search.trials) == ["1", "3", "5"]
     folder = next((tmp_path / "elsewhere").glob("outputs/search/*"))
@@ -119,15 +119,15 @@ def test_listed_values_are_each_tried_once_and_the_lowest_is_chosen(
         assert trial.auroc == pytest.approx(np.mean(aurocs), rel=1e-12)
     assert search.chosen is not None
     assert search.chosen.value == min(trial.value for trial in search.trials if trial.value)
-    assert "no outlier used" in done.stdout
-    assert "is no result" in done.stdout
+    assert "no outlier used" in process.stdout
+    assert "is no result" in process.stdout
     # the same command does nothing more
-    done = command(*KNN)
-    assert "3 of 3 trials ended before" in done.stderr
+    process = command(*KNN)
+    assert "3 of 3 trials ended before" in process.stderr
     assert search_in(tmp_path) == search
     # the report tells it
-    done = command("report", "outputs")
-    assert done.returncode == 0, done.stderr
+    process = command("report", "outputs")
+    assert process.returncode == 0, process.stderr
     page = (tmp_path / "elsewhere/outputs/report/report.md").read_text()
     assert "## Searches" in page
     for sentence in sentences(search):
@@ -138,8 +138,8 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_trials(
     command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*AE[:-3], *QUICK, "method.channels=4", "hydra.sweeper.n_trials=4"]
-    done = command(*arguments, "output=outputs1")
-    assert done.returncode == 0, done.stderr
+    process = command(*arguments, "output=outputs1")
+    assert process.returncode == 0, process.stderr
     (path,) = (tmp_path / "elsewhere").glob("outputs1/search/*/search.json")
     whole = read_search(path)
     # stopped in the middle of its second trial
@@ -157,16 +157,16 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_trials(
 
     with monkeypatch.context() as patch:
         patch.setattr("noveltylab.job.run_cell", stop_second)
-        done = command(*arguments, "output=outputs2")
-    assert done.returncode == 130, done.stderr
+        process = command(*arguments, "output=outputs2")
+    assert process.returncode == 130, process.stderr
     (folder,) = (tmp_path / "elsewhere").glob("outputs2/search/*")
     database = sqlite3.connect(folder / "study.sqlite3")
     states = [state for (state,) in database.execute("select state from trials order by number")]
     database.close()
     assert states == ["COMPLETE", "RUNNING"]
-    done = command(*arguments, "output=outputs2")
-    assert done.returncode == 0, done.stderr
-    assert "1 of 4 trials ended before" in done.stderr, done.stderr
+    process = command(*arguments, "output=outputs2")
+    assert process.returncode == 0, process.stderr
+    assert "1 of 4 trials ended before" in process.stderr, process.stderr
     again = read_search(folder / "search.json")
     assert [trial.options for trial in again.trials] == [trial.options for trial in whole.trials]
     assert [trial.value for trial in again.trials] == [trial.value for trial in whole.trials]
@@ -216,10 +216,10 @@ def test_a_search_that_cannot_be_meant_is_refused_before_anything_is_created(
     mistake: str, command: Cli, tmp_path: Path
 ) -> None:
     arguments, words = MISTAKES[mistake]
-    done = command("search=optuna", *arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    process = command("search=optuna", *arguments)
+    assert process.returncode == 2
+    assert words in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -227,9 +227,9 @@ def test_without_optuna_the_extra_is_named(
     command: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    done = command(*KNN)
-    assert done.returncode == 2
-    assert "pip install 'noveltylab[search]'" in done.stderr
+    process = command(*KNN)
+    assert process.returncode == 2
+    assert "pip install 'noveltylab[search]'" in process.stderr
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -237,33 +237,33 @@ def test_a_damaged_study_is_told_and_kept(command: Cli, tmp_path: Path) -> None:
     assert command(*KNN).returncode == 0
     (path,) = (tmp_path / "elsewhere").glob("outputs/search/*/study.sqlite3")
     path.write_bytes(b"no study")
-    done = command(*KNN)
-    assert done.returncode == 2
-    assert "the study cannot be opened (file is not a database); move" in done.stderr
+    process = command(*KNN)
+    assert process.returncode == 2
+    assert "the study cannot be opened (file is not a database); move" in process.stderr
     path.write_bytes(b"SQLite format 3\0" + bytes(200))
-    done = command(*KNN)
-    assert done.returncode == 2
-    assert "the study cannot be opened" in done.stderr
+    process = command(*KNN)
+    assert process.returncode == 2
+    assert "the study cannot be opened" in process.stderr
     assert path.stat().st_size == 216
 
 
 def test_trials_that_fail_are_told_and_the_others_stay(command: Cli, tmp_path: Path) -> None:
-    done = command("search=optuna", "method=knn", "data=digits", "method.k=3,-1", *QUICK)
-    assert done.returncode == 0, done.stderr
+    process = command("search=optuna", "method=knn", "data=digits", "method.k=3,-1", *QUICK)
+    assert process.returncode == 0, process.stderr
     search = search_in(tmp_path)
     values = {trial.options["method.k"]: trial.value for trial in search.trials}
     assert values["-1"] is None
     assert search.chosen is not None
     assert search.chosen.options == {"method.k": "3"}
-    assert "1 failed" in done.stdout
+    assert "1 failed" in process.stdout
 
 
 def test_without_held_out_inliers_there_is_nothing_to_choose_by(
     command: Cli, tmp_path: Path
 ) -> None:
-    done = command(*KNN, "protocol.val_fraction=0", "select=last")
-    assert done.returncode == 1
-    assert "held out no inliers to choose by" in done.stderr
+    process = command(*KNN, "protocol.val_fraction=0", "select=last")
+    assert process.returncode == 1
+    assert "held out no inliers to choose by" in process.stderr
     assert search_in(tmp_path).chosen is None
 
 
