@@ -47,8 +47,8 @@ def absent_table() -> Iterator[str]:
 
 def reason_of(reasons: dict[str, str], table: PaperTable, name: str) -> str:
     """Why a row of a table has no counterpart; KeyError where nobody says it."""
-    own = f"{table.ident}: {name}"
-    return reasons[own] if own in reasons else reasons[name]
+    key = f"{table.ident}: {name}"
+    return reasons[key] if key in reasons else reasons[name]
 
 
 def options_of(counterpart: Counterpart) -> str:

@@ -134,9 +134,9 @@ def compare(entry: Entry) -> Compared | None:
         if obstacle is None and len(ours) < CLASSES.get(table.data, len(ours)):
             obstacle = f"{len(ours)} classes were run, the printed mean is over all"
     protocol = runs[0].result.protocol
-    _, wanted = place_of(entry)
-    if obstacle is None and protocol != wanted:
-        obstacle = f"{protocol.upper()} here, {wanted.upper()} there"
+    _, printed_protocol = place_of(entry)
+    if obstacle is None and protocol != printed_protocol:
+        obstacle = f"{protocol.upper()} here, {printed_protocol.upper()} there"
     lacks = [run.lacks for run in runs if run.lacks]
     if obstacle is None and lacks:
         obstacle = f"the scored weights of {len(lacks)} of {len(runs)} runs {lacks[0]}"

@@ -165,8 +165,8 @@ def places() -> list[str]:
 
     `python -m` puts that first, and it may be anybody's.
     """
-    here = os.getcwd()
-    return [folder for folder in sys.path if folder and os.path.abspath(folder) != here]
+    working_folder = os.getcwd()
+    return [folder for folder in sys.path if folder and os.path.abspath(folder) != working_folder]
 
 
 def offered_names(group: str) -> list[str]:

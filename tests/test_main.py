@@ -1,5 +1,6 @@
 """The command line: what it composes, what it refuses and how."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from noveltylab import __version__ as VERSION
 from noveltylab.command.hydra_versions import BASE
+from noveltylab.command.recipes import DEFAULT, config_names, recipe_options
+from noveltylab.command.validate import check_arguments
 from noveltylab.job import CONF, PACKAGE
+from noveltylab.methods.base import find_method
+from noveltylab.options import Options, check_options
 from tests.conftest import TINY
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -245,33 +251,36 @@ def test_truncated_data_file_is_named(command: Cli, small_data: Path) -> None:
     assert process.stderr.count("\n") == 1
 
 
-def test_every_config_file_composes_and_passes_the_checks() -> None:
-    from hydra import compose, initialize_config_dir
+@pytest.mark.parametrize("method", config_names(CONF / "method"))
+def test_a_method_composes_with_every_data_set(method: str) -> None:
+    """Of the data sets for which its recipe says the same, the first: each file of theirs is
+    composed by `test_every_config_file_composes_and_passes_the_checks`.
+    """
+    data_of = {}
+    for data in config_names(CONF / "data"):
+        data_of.setdefault(json.dumps(recipe_options(method, DEFAULT, data)), data)
+    for data in data_of.values():
+        options = composed(f"method={method}", f"data={data}")
+        arguments = {
+            key: value
+            for key, value in options.method.items()
+            if key not in ("name", "_target_", "primary")
+        }
+        check_arguments(find_method(options.method["_target_"]), arguments, "method")
 
-    from noveltylab.command.validate import check_arguments
-    from noveltylab.methods.base import find_method
-    from noveltylab.options import check_options
 
-    names = {
-        group: sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        for group in ("method", "data", "logger", "trainer", "debug")
-    }
+@pytest.mark.parametrize("group", ["data", "logger", "trainer", "debug"])
+def test_every_config_file_composes_and_passes_the_checks(group: str) -> None:
+    for name in config_names(CONF / group):
+        options = composed(f"{group}={name}")
+        if group == "debug":
+            assert options.debug == name
+
+
+def composed(*overrides: str) -> Options:
+    """The checked options of a command."""
     with initialize_config_dir(str(CONF), **BASE):
-        for method in names["method"]:
-            for data in names["data"]:
-                options = check_options(compose("train", [f"method={method}", f"data={data}"]))
-                arguments = {
-                    k: v
-                    for k, v in options.method.items()
-                    if k not in ("name", "_target_", "primary")
-                }
-                check_arguments(find_method(options.method["_target_"]), arguments, "method")
-        for logger in names["logger"]:
-            check_options(compose("train", [f"logger={logger}"]))
-        for trainer in names["trainer"]:
-            check_options(compose("train", [f"trainer={trainer}"]))
-        for debug in names["debug"]:
-            assert check_options(compose("train", [f"debug={debug}"])).debug == debug
+        return check_options(compose("train", list(overrides)))
 
 
 def test_cfg_job_answers_without_torch(cli: Cli) -> None:

@@ -162,10 +162,10 @@ def stack_starts(
     own: list[NDArray[np.bool_]] = []
     start_of_clip = 0
     for length in lengths:
-        wanted = np.arange(length) - frames // 2
-        nearest = wanted.clip(skipped, length - frames)
+        centred = np.arange(length) - frames // 2
+        nearest = centred.clip(skipped, length - frames)
         starts.append(start_of_clip + nearest)
-        own.append(wanted == nearest)
+        own.append(centred == nearest)
         start_of_clip += length
     return np.concatenate(starts), np.concatenate(own)
 

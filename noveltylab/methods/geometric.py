@@ -192,8 +192,8 @@ class Geometric(Method):
         flat = batch.x.flatten(2)
         channels = flat.shape[1]
         images = []
-        for chosen in drawn.T:
-            source = self.positions[chosen][:, None].expand(-1, channels, -1)
+        for transform in drawn.T:
+            source = self.positions[transform][:, None].expand(-1, channels, -1)
             images.append(flat.gather(2, source).view_as(batch.x))
         logits = wide(self.network(torch.cat(images)))
         labels = drawn.T.flatten()

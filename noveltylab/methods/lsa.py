@@ -139,8 +139,8 @@ def code_nll(z: Tensor, logits: Tensor) -> Tensor:
     bins = logits.shape[2]
     index = (z.detach() * bins).long().clamp(0, bins - 1)
     log_q = wide(logits).log_softmax(2)
-    chosen = log_q.gather(2, index.unsqueeze(2)).squeeze(2)
-    return -chosen.sum(1)
+    log_likelihoods = log_q.gather(2, index.unsqueeze(2)).squeeze(2)
+    return -log_likelihoods.sum(1)
 
 
 class LSA(Method):

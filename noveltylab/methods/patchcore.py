@@ -147,15 +147,15 @@ class PatchCore(Method):
 
     def _choose(self, patches: Tensor, total: int) -> None:
         """Chooses the bank among patches (n, D), which were drawn from a total."""
-        wanted = max(1, int(self.coreset * total))
-        wanted = min(wanted, self.largest_bank, len(patches))
+        count = max(1, int(self.coreset * total))
+        count = min(count, self.largest_bank, len(patches))
         projected = patches
         size = patches.shape[1]
         if self.projection < size:
             generator = torch.Generator().manual_seed(self.seed)
             matrix = torch.randn(size, self.projection, generator=generator)
             projected = patches @ (matrix / self.projection**0.5).to(patches)
-        self.bank = patches[greedy_coreset(projected, wanted)].contiguous()
+        self.bank = patches[greedy_coreset(projected, count)].contiguous()
 
     def fitted_bytes(self, images: int) -> int:
         return 4 * self.largest_bank * self.bank.shape[1]
@@ -254,32 +254,32 @@ def greedy_coreset(points: Tensor, count: int) -> Tensor:
     squares = points.square().sum(1)
     # closer than this the points are one, but for rounding
     least = float(squares.max()) * 1e-6
-    chosen = [int(squares.argmax())]
+    positions = [int(squares.argmax())]
     distances = torch.full_like(squares, torch.inf)
     compared = 0
-    while len(chosen) < count:
+    while len(positions) < count:
         # every point's squared distance from its nearest chosen one
-        for part in torch.split(points[chosen[compared:]], CENTRES):
+        for part in torch.split(points[positions[compared:]], CENTRES):
             to_part = torch.addmm(part.square().sum(1), points, part.T, alpha=-2).amin(1)
             distances = torch.minimum(distances, squares + to_part)
-        distances[chosen[compared:]] = -torch.inf
-        compared = len(chosen)
+        distances[positions[compared:]] = -torch.inf
+        compared = len(positions)
         # the next ones are among the farthest, as long as one of these is farther than all others
         values, block = distances.topk(min(FARTHEST, len(points)))
-        others = float(values[-1]) if len(block) < len(points) else -torch.inf
+        largest_outside = float(values[-1]) if len(block) < len(points) else -torch.inf
         inside, inside_squares = points[block], squares[block]
-        while len(chosen) < count:
+        while len(positions) < count:
             place = int(values.argmax())
             value = float(values[place])
-            if value < others or value <= least:
+            if value < largest_outside or value <= least:
                 break
-            chosen.append(int(block[place]))
+            positions.append(int(block[place]))
             to_chosen = inside_squares + inside_squares[place] - 2 * inside @ inside[place]
             values = torch.minimum(values, to_chosen)
             values[place] = -torch.inf
-        if len(chosen) == compared:
+        if len(positions) == compared:
             break
-    return torch.tensor(chosen, device=points.device)
+    return torch.tensor(positions, device=points.device)
 
 
 def gaussian(size: int, sigma: float) -> Tensor:

@@ -63,11 +63,11 @@ class LeftConv(nn.Conv2d):
         # what is right of the middle would be masked: it is not there
         super().__init__(len(before), len(after), (1, kernel // 2 + 1))
         self.left = kernel // 2
-        shown = before[None] < after[:, None]
+        visible = before[None] < after[:, None]
         if mask == "B":
-            shown = before[None] <= after[:, None]
+            visible = before[None] <= after[:, None]
         values = torch.ones_like(self.weight)
-        values[:, :, 0, -1] = shown.to(values.dtype)
+        values[:, :, 0, -1] = visible.to(values.dtype)
         self.register_buffer("mask", values, persistent=False)
         self.mask: Tensor
 

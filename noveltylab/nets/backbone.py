@@ -87,13 +87,15 @@ class Backbone(nn.Module):
         self.folded = frozen and name.startswith(FOLDED)
         if self.folded:
             fold(self.network)
-        own = int(settings["input_size"][-1])
+        trained_size = int(settings["input_size"][-1])
         if size is None:
-            size = own
+            size = trained_size
             if side <= SMALL and not settings.get("fixed_input_size"):
-                size = own // 2
-        elif settings.get("fixed_input_size") and size != own:
-            raise ValueError(f"method.input_size={size}: {name} takes images of {own} pixels alone")
+                size = trained_size // 2
+        elif settings.get("fixed_input_size") and size != trained_size:
+            raise ValueError(
+                f"method.input_size={size}: {name} takes images of {trained_size} pixels alone"
+            )
         self.size = size
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, 3, 1, 1))
@@ -168,9 +170,9 @@ class Backbone(nn.Module):
             network = timm.create_model(
                 self.name, features_only=True, out_indices=self.stages
             ).eval()
-        own = network.state_dict().keys()
-        if own <= state.keys():
-            network.load_state_dict({key: state[key] for key in own})
+        names = network.state_dict().keys()
+        if names <= state.keys():
+            network.load_state_dict({key: state[key] for key in names})
         else:
             # timm names the parts of this network anew where it gives features alone
             whole.load_state_dict(state, strict=False)
@@ -354,13 +356,13 @@ def hub_file(name: str) -> tuple[Path, str]:
     return Path(path), f"{repository}/{file}"
 
 
-def matched(weights: Weights, wanted: State, name: str) -> State:
+def matched(weights: Weights, expected: State, name: str) -> State:
     """The weights by the names of timm's network; UserError where they are of another one."""
     state = weights.state
-    if not wanted.keys() & state.keys():
-        state = by_order(state, wanted)
+    if not expected.keys() & state.keys():
+        state = by_order(state, expected)
     missing = []
-    for key, tensor in wanted.items():
+    for key, tensor in expected.items():
         if key not in state:
             if not key.startswith(HEADS):
                 missing.append(f"{key} is missing")
@@ -371,23 +373,23 @@ def matched(weights: Weights, wanted: State, name: str) -> State:
             f"the weights of {weights.origin} are not those of method.backbone={name}: "
             f"{missing[0]}, and {len(missing) - 1} more like it"
         )
-    chosen = {}
-    for key, tensor in wanted.items():
+    matches = {}
+    for key, tensor in expected.items():
         if key in state and state[key].shape == tensor.shape:
-            chosen[key] = state[key]
-    for key, tensor in chosen.items():
+            matches[key] = state[key]
+    for key, tensor in matches.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"the weights of {weights.origin} are not finite in {key}")
-    return chosen
+    return matches
 
 
-def by_order(state: State, wanted: State) -> State:
+def by_order(state: State, expected: State) -> State:
     """Weights whose file names the same tensors in the same order by other names; {} if not so."""
-    if len(state) != len(wanted):
+    if len(state) != len(expected):
         return {}
     renamed = {}
-    for (key, tensor), (other, values) in zip(wanted.items(), state.items(), strict=True):
-        same_kind = key.rpartition(".")[2] == other.rpartition(".")[2]
+    for (key, tensor), (name, values) in zip(expected.items(), state.items(), strict=True):
+        same_kind = key.rpartition(".")[2] == name.rpartition(".")[2]
         if tensor.shape != values.shape or not same_kind:
             return {}
         renamed[key] = values

@@ -35,13 +35,13 @@ def same_parameters(whole: nn.Module, backbone: Backbone) -> list[nn.Parameter]:
     UserError where they cannot be told.
     """
     pairs = zip(whole.parameters(), backbone.network.parameters(), strict=False)
-    chosen = []
-    for parameter, own in pairs:
-        if parameter.shape != own.shape or not torch.equal(parameter, own):
+    parameters = []
+    for parameter, counterpart in pairs:
+        if parameter.shape != counterpart.shape or not torch.equal(parameter, counterpart):
             raise UserError(
                 f"method.ewc=true: timm orders the parts of {backbone.name} in another way where it "
                 "gives features alone; take another network, or method.ewc=false"
             )
-        if own.requires_grad:
-            chosen.append(parameter)
-    return chosen
+        if counterpart.requires_grad:
+            parameters.append(parameter)
+    return parameters

@@ -247,8 +247,8 @@ def collect(folder: Path, check: bool = False) -> Collected:
             collected.damaged.append((path, " ".join(str(error).split())))
     collected.searches = list(_read_searches(searches, top, faults))
     collected.damaged += faults
-    others = collected.unmeasured, collected.damaged, collected.unfinished, collected.trials
-    if not (collected.runs or any(others)):
+    rest = collected.unmeasured, collected.damaged, collected.unfinished, collected.trials
+    if not (collected.runs or any(rest)):
         raise UserError(
             f"{folder}: holds no runs. Run `python -m noveltylab output={folder}` or name another folder."
         )

@@ -47,18 +47,18 @@ def kept_features(method: Method, preprocess: Preprocess, images: Tensor) -> Ten
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / f"features-{digest[:24]}"
     hashes = [hash_of(image) for image in images.cpu().numpy()]
-    known = read_known(folder, digest)
+    features_of = read_known(folder, digest)
     # one image of each that is not there
     missing: dict[bytes, int] = {}
     for position, name in enumerate(hashes):
-        if name not in known:
+        if name not in features_of:
             missing.setdefault(name, position)
     if missing:
         positions = torch.tensor(list(missing.values()), device=images.device)
         computed = compute_features(method, preprocess, images[positions]).numpy()
-        known |= dict(zip(missing, computed, strict=True))
+        features_of |= dict(zip(missing, computed, strict=True))
         keep(folder, digest, list(missing), computed)
-    features = np.stack([known[name] for name in hashes])
+    features = np.stack([features_of[name] for name in hashes])
     return torch.from_numpy(features).to(method.device)
 
 
@@ -80,15 +80,15 @@ def hash_of(image: NDArray[np.uint8]) -> bytes:
 
 def read_known(folder: Path, digest: str) -> Known:
     """All features of a folder; files that are damaged are left out, with a word."""
-    known: Known = {}
+    features_of: Known = {}
     for path in sorted(folder.glob("*.npz")):
         try:
             hashes, features = read_file(path, path.stat().st_mtime_ns, digest)
         except DAMAGED as error:
             log.warning(f"{path} is damaged ({error}); its features are computed again")
             continue
-        known |= zip(hashes, features, strict=True)
-    return known
+        features_of |= zip(hashes, features, strict=True)
+    return features_of
 
 
 @lru_cache(MOST_FILES)

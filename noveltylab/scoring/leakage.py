@@ -71,8 +71,8 @@ def class_leakage(
         block = points[start : start + BLOCK]
         # |x - y|^2 without |x|^2, which is the same for all neighbours of x
         distances = squares - 2 * block @ points.T
-        own = torch.arange(len(block))
-        distances[own, start + own] = torch.inf
+        positions = torch.arange(len(block))
+        distances[positions, start + positions] = torch.inf
         nearest = distances.topk(count, dim=1, largest=False).indices
         differs = classes[nearest] != classes[start : start + BLOCK, None]
         shares.append(differs.double().mean(1))

@@ -327,13 +327,13 @@ def rest(ended: Sequence[float], left: Sequence[float | None], elapsed: float) -
         left: What each cell that has not ended is to take; None: not known.
         elapsed: Seconds since the sweep began.
     """
-    known = [value for value in left if value is not None]
+    seconds = [value for value in left if value is not None]
     if not left or not sum(ended):
         return ""
     # several at once, and what a run does not count, are in the pace
     pace = elapsed / sum(ended)
-    words = clock(pace * sum(known))
-    unknown = len(left) - len(known)
+    words = clock(pace * sum(seconds))
+    unknown = len(left) - len(seconds)
     if unknown:
         return f"at least {words} left ({unknown} of {len(left)} cells not known)"
     return f"about {words} left"

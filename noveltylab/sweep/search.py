@@ -96,14 +96,14 @@ class OptunaSearch(Sweeper):
                 "search=optuna: nothing to choose; give options several values, such as "
                 "'method.lr=tag(log,interval(1e-4,1e-2))' or method.k=1,3,5"
             )
-        others = [override for override in overrides if override not in space]
-        fixed = [str(override.input_line) for override in others]
+        plain = [override for override in overrides if override not in space]
+        fixed = [str(override.input_line) for override in plain]
         distributions = {key_of(override): distribution(override) for override in space}
         # its folder and its study
         to_json = optuna.distributions.distribution_to_json
         searched = {key: to_json(values) for key, values in distributions.items()}
         base = self._base(fixed)
-        folder = self.folder(base, [*identity(others), searched])
+        folder = self.folder(base, [*identity(plain), searched])
         self.check_trial(fixed, distributions, folder)
         search = Search(
             method=str(base.method.name),
@@ -169,7 +169,7 @@ class OptunaSearch(Sweeper):
         folder: Path,
     ) -> Search:
         """Runs trials until `n_trials` have ended; search.json is written after each."""
-        known: dict[int, list[Cell]] = {}
+        cells_of: dict[int, list[Cell]] = {}
         while True:
             search = record(search, study)
             write_search(folder, search)
@@ -178,10 +178,10 @@ class OptunaSearch(Sweeper):
             numbers = self.next_trials(optuna, study, distributions)
             for number in numbers:
                 options = trial_options(study, number)
-                known[number] = self.cells([*fixed, *options, output_of(folder, options)])
-            self.run_cells([cell for number in numbers for cell in known[number]])
+                cells_of[number] = self.cells([*fixed, *options, output_of(folder, options)])
+            self.run_cells([cell for number in numbers for cell in cells_of[number]])
             for number in numbers:
-                self.tell(optuna, study, number, known[number], folder)
+                self.tell(optuna, study, number, cells_of[number], folder)
 
     def list_all(self, study: Any, distributions: dict[str, Any]) -> None:
         """Where all values are listed, and few, each combination is tried once."""
@@ -220,12 +220,12 @@ class OptunaSearch(Sweeper):
         """Tells Optuna the mean criterion of a trial's runs, or that one of them failed."""
         measured = [measure(cell) for cell in cells]
         value = mean([measure.value for measure in measured])
-        kept = {
+        attributes = {
             "auroc": mean([measure.auroc for measure in measured]),
             "folders": [relative(cell, folder) for cell in cells],
             "criterion": measured[0].words,
         }
-        study.set_user_attr(attribute(number), kept)
+        study.set_user_attr(attribute(number), attributes)
         options = " ".join(trial_options(study, number))
         if value is None:
             study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -346,15 +346,15 @@ def record(search: Search, study: Any) -> Search:
     trials = []
     words = ""
     for trial in ended(study):
-        kept = study.user_attrs.get(attribute(trial.number), {})
-        words = words or kept.get("criterion", "")
+        attributes = study.user_attrs.get(attribute(trial.number), {})
+        words = words or attributes.get("criterion", "")
         trials.append(
             Trial(
                 number=trial.number,
                 options={key: str(value) for key, value in trial.params.items()},
                 value=trial.value,
-                auroc=kept.get("auroc"),
-                folders=kept.get("folders", []),
+                auroc=attributes.get("auroc"),
+                folders=attributes.get("folders", []),
             )
         )
     return search.model_copy(update={"trials": trials, "criterion": words})

@@ -176,8 +176,8 @@ def fill_times(runs: Sequence[Standing], plans: Sequence[Plan] = ()) -> None:
                 spent.setdefault(key, []).append(run.seconds)
     for run in runs:
         if run.seconds is None and run.state in ("left", "running"):
-            known = [spent[key] for key in _likeness(run.folder) if key in spent]
-            run.seconds = fmean(known[0]) if known else planned.get(run.folder)
+            times = [spent[key] for key in _likeness(run.folder) if key in spent]
+            run.seconds = fmean(times[0]) if times else planned.get(run.folder)
 
 
 def _likeness(folder: Path) -> list[tuple[str, ...]]:
@@ -208,16 +208,16 @@ def print_status(top: Path, runs: Sequence[Standing], plans: Sequence[Plan]) -> 
     screen.print(Text.assemble((str(top), "bold"), f": {line}{_time_words(runs)}"))
     styles = {"running": "green", "failed": "bold red", "left": "dim"}
     for state in STATES:
-        chosen = [run for run in runs if run.state == state]
+        of_state = [run for run in runs if run.state == state]
         if state == "complete" and len(runs) > 1:
             continue  # the report shows them
-        for run in chosen[:MOST_LISTED]:
+        for run in of_state[:MOST_LISTED]:
             place = run.folder if run.folder == top else run.folder.relative_to(top)
             screen.print(
                 Text.assemble((f"{state:<8} ", styles.get(state, "")), f"{place}  {run.words}")
             )
-        if len(chosen) > MOST_LISTED:
-            screen.print(f"{'':<8} and {len(chosen) - MOST_LISTED} more {state}")
+        if len(of_state) > MOST_LISTED:
+            screen.print(f"{'':<8} and {len(of_state) - MOST_LISTED} more {state}")
     open_folders = {run.folder for run in runs if run.state in ("failed", "left")}
     for plan in plans:
         if missing := len(open_folders & set(plan.folders)):

@@ -52,9 +52,9 @@ class Card:
     def all_tags(self) -> list[str]:
         """The words by which a run is found: those of its cell, then the user's."""
         cell = self.cell
-        own = [cell["method"], cell["data"], cell["protocol"], f"select-{cell['select']}"]
+        of_cell = [cell["method"], cell["data"], cell["protocol"], f"select-{cell['select']}"]
         trial = ["debug"] if self.config.get("debug") else []
-        return list(dict.fromkeys([*own, *trial, *self.tags]))
+        return list(dict.fromkeys([*of_cell, *trial, *self.tags]))
 
 
 class Sink(Logger):

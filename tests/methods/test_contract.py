@@ -19,8 +19,9 @@ Make = Callable[..., Method]
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
-#: Updates until a method tells discs from bars, where 60 are not enough on every processor.
-STEPS = {"alocc": 120, "ca_entropy": 90}
+#: Updates until a method tells discs from bars, where 60 are not enough on every processor, or are
+#: slow and more than it takes.
+STEPS = {"alocc": 120, "ca_entropy": 90, "geometric": 30, "msad": 20, "panda": 20, "wavenet": 20}
 
 
 def trained(make: Make, name: str, steps: int = 3) -> Method:
