@@ -219,13 +219,6 @@ def test_reported_and_minimised_loss_equal_numpy(
     assert minimised == {"network": pytest.approx(loss, rel=1e-5)}
 
 
-def test_an_update_trains_every_parameter(make: Make) -> None:
-    method = make("geometric").train()
-    before = {name: p.clone() for name, p in method.named_parameters()}
-    method.update(batch())
-    assert [name for name, p in method.named_parameters() if torch.equal(before[name], p)] == []
-
-
 def test_log_probabilities_are_those_of_each_transformed_image(trained: Any) -> None:
     x = blobs(3, (1, 8, 8), seed=4)
     with torch.inference_mode():
