@@ -1,4 +1,4 @@
-"""CPU seconds of one more cell of a sweep: `pca` on digits, with and without pictures and features.
+"""CPU seconds of one more cell of a sweep: `pca` on digits, with and without pictures.
 
     python -m benchmarks.cells               # 3 rounds of all sides, in turns
     python -m benchmarks.cells --rounds 1
@@ -19,9 +19,7 @@ from benchmarks.answers import cpu_seconds
 SWEEP = ("-m", "method=pca", "data=digits", "trainer=cpu", "resources.num_cpus=1")
 SIDES = {
     "as it comes": (),
-    "`floor_features=off`": ("floor_features=off",),
     "`pictures=false`": ("pictures=false",),
-    "both": ("floor_features=off", "pictures=false"),
 }
 FEW, MANY = 2, 20
 
