@@ -603,6 +603,7 @@ def test_a_notebook_is_stored_without_what_it_printed(path: Path) -> None:
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(
     path: Path, every_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -146,7 +146,11 @@ def test_the_run_folder_is_not_written_to(
 
 @pytest.mark.parametrize(
     ("held_out", "options"),
-    [(12, ()), (24, ("protocol.val_fraction=0.5",)), (40, ("protocol.folds=40",))],
+    [
+        pytest.param(12, (), marks=pytest.mark.slow),
+        (24, ("protocol.val_fraction=0.5",)),
+        pytest.param(40, ("protocol.folds=40",), marks=pytest.mark.slow),
+    ],
 )
 def test_the_lines_of_the_docs_decide_as_predict_does(
     run_here: Callable[..., dict[str, Any]],

@@ -709,6 +709,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_a_sweep_on_ray(cli: Cli, tmp_path: Path) -> None:
     """Two workers with a thread each; a failure in one of them has its reason."""
     pytest.importorskip("ray")
