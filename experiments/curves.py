@@ -187,8 +187,10 @@ def sentences() -> Iterator[str]:
 
 def lengths() -> Iterator[str]:
     """The chosen weights of the full schedule against those of the shorter one, on the same classes."""
+    plans = {plan for _, longer, _, shorter, _ in LENGTHS for plan in (longer, shorter)}
+    rows = {plan: cells(plan) for plan in plans}
     for data, plan, method, shorter_plan, shorter_row in LENGTHS:
-        full, short = cells(plan)[method], cells(shorter_plan)[shorter_row]
+        full, short = rows[plan][method], rows[shorter_plan][shorter_row]
         gains = [auroc(full[cell]) - auroc(short[cell]) for cell in full if cell in short]
         epochs = [next(iter(row.values())).config["trainer"]["max_epochs"] for row in (full, short)]
         yield (

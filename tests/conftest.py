@@ -165,6 +165,16 @@ def command(
     return go
 
 
+def assert_refused(process: subprocess.CompletedProcess[str], message: str, tmp_path: Path) -> None:
+    """`cli` or `command` ended with one line of error and exit code 2, and created nothing."""
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """The system's Chromium."""

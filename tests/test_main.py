@@ -11,16 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from noveltylab import __version__ as VERSION
-from noveltylab.command.hydra_versions import BASE
+from noveltylab import compose
 from noveltylab.command.recipes import DEFAULT, config_names, recipe_options
 from noveltylab.command.validate import check_arguments
 from noveltylab.job import CONF, PACKAGE
 from noveltylab.methods.base import find_method
-from noveltylab.options import Options, check_options
-from tests.conftest import TINY
+from tests.conftest import TINY, assert_refused
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -208,12 +206,7 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
 ) -> None:
     arguments, message = REFUSED[case]
     process = command(*arguments)
-    assert process.returncode == 2, process.stderr
-    assert message in process.stderr
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1
-    assert process.stdout == ""
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, message, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["method=ocgn"], ["method.lr=abc"], ["inlier=11"]])
@@ -260,7 +253,7 @@ def test_a_method_composes_with_every_data_set(method: str) -> None:
     for data in config_names(CONF / "data"):
         data_of.setdefault(json.dumps(recipe_options(method, DEFAULT, data)), data)
     for data in data_of.values():
-        options = composed(f"method={method}", f"data={data}")
+        options = compose(f"method={method}", f"data={data}")
         arguments = {
             key: value
             for key, value in options.method.items()
@@ -272,15 +265,9 @@ def test_a_method_composes_with_every_data_set(method: str) -> None:
 @pytest.mark.parametrize("group", ["data", "logger", "trainer", "debug"])
 def test_every_config_file_composes_and_passes_the_checks(group: str) -> None:
     for name in config_names(CONF / group):
-        options = composed(f"{group}={name}")
+        options = compose(f"{group}={name}")
         if group == "debug":
             assert options.debug == name
-
-
-def composed(*overrides: str) -> Options:
-    """The checked options of a command."""
-    with initialize_config_dir(str(CONF), **BASE):
-        return check_options(compose("train", list(overrides)))
 
 
 def test_cfg_job_answers_without_torch(cli: Cli) -> None:

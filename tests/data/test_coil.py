@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from noveltylab.command.hydra_versions import BASE
+from noveltylab import compose
 from noveltylab.data import coil100
 from noveltylab.data.coil100 import COIL20, COIL100, MAX_BYTES, MAX_SIDE, Coil, read_png
 from noveltylab.data.inlier import COIL_SEEDED
@@ -31,7 +30,6 @@ from noveltylab.data.split import Split
 from noveltylab.data.stored import Stored
 from noveltylab.errors import UserError
 from noveltylab.job import CONF
-from noveltylab.options import Options, check_options
 from tests.formats import turntable, write_coil
 
 LAYOUTS = {"coil100": COIL100, "coil20": COIL20}
@@ -65,11 +63,6 @@ def refused(name: str, root: Path, *parts: str, **options: bool) -> str:
     for part in parts:
         assert part in str(caught.value)
     return str(caught.value)
-
-
-def options(*overrides: str) -> Options:
-    with initialize_config_dir(str(CONF), **BASE):
-        return check_options(compose("train", list(overrides)))
 
 
 @pytest.fixture
@@ -684,7 +677,7 @@ def test_twenty_objects_are_drawn_once() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gets_the_same_objects(method: str) -> None:
-    checked = options(f"method={method}", "data=coil100", "inlier=3")
+    checked = compose(f"method={method}", "data=coil100", "inlier=3")
     assert checked.data.inliers == COIL_SEEDED
     assert checked.inlier_index == COIL_SEEDED[3]
     assert checked.protocol["name"] == "p1"
@@ -692,7 +685,7 @@ def test_every_method_gets_the_same_objects(method: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_recipes_fit_fifty_images(name: str) -> None:
-    by_method = {method: options(f"method={method}", f"data={name}") for method in TINY}
+    by_method = {method: compose(f"method={method}", f"data={name}") for method in TINY}
     assert by_method["nda"].method["latent_size"] == 32
     assert by_method["ca_entropy"].data.batch_size == 15
     assert by_method["ca_entropy"].protocol["val_fraction"] == 0.15
@@ -702,10 +695,10 @@ def test_recipes_fit_fifty_images(name: str) -> None:
 
 
 def test_objects_by_position_name_or_all() -> None:
-    assert options("data=coil100", "inlier=obj37").inlier_index == 36
-    assert options("data=coil100", "inlier=obj37").inlier_name == "obj37"
-    assert options("data=coil100", "data.classes=all100", "inlier=99").inlier_name == "obj100"
-    assert options("data=coil20", "inlier=19").inlier_name == "obj20"
+    assert compose("data=coil100", "inlier=obj37").inlier_index == 36
+    assert compose("data=coil100", "inlier=obj37").inlier_name == "obj37"
+    assert compose("data=coil100", "data.classes=all100", "inlier=99").inlier_name == "obj100"
+    assert compose("data=coil20", "inlier=19").inlier_name == "obj20"
     for wrong in (
         ["inlier=20"],
         ["inlier=obj101"],
@@ -713,16 +706,16 @@ def test_objects_by_position_name_or_all() -> None:
         ["data.classes=all"],
     ):
         with pytest.raises(UserError, match=wrong[-1]):
-            options("data=coil100", *wrong)
+            compose("data=coil100", *wrong)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_protocols_that_fit(name: str) -> None:
-    assert options(f"data={name}", "protocol=two_thirds").protocol["name"] == "two_thirds"
+    assert compose(f"data={name}", "protocol=two_thirds").protocol["name"] == "two_thirds"
     with pytest.raises(
         UserError, match=f"protocol=p2 does not fit data={name}; it can be p1, two_thirds"
     ):
-        options(f"data={name}", "protocol=p2")
+        compose(f"data={name}", "protocol=p2")
 
 
 # Whole runs.

@@ -26,7 +26,7 @@ from noveltylab.job import CONF, EXPERIMENTS, PACKAGE
 from noveltylab.methods.base import find_method
 from noveltylab.options import Options, check_options
 from noveltylab.sweep.grid import cells_of_grid
-from tests.conftest import TINY
+from tests.conftest import TINY, assert_refused
 from tests.formats import write_every_set
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -425,12 +425,7 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
     ):
         store.store(name, DictConfig(node), "experiment/test", "_global_")
     process = command(*arguments)
-    assert process.returncode == 2, process.stderr
-    assert message in process.stderr
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1
-    assert process.stdout == ""
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, message, tmp_path)
 
 
 def test_help_lists_the_experiments_and_shows_the_options_of_one(command: Cli) -> None:

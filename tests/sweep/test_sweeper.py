@@ -42,7 +42,7 @@ from noveltylab.sweep.view import (
     newest_epoch,
     next_commands,
 )
-from tests.conftest import TINY
+from tests.conftest import TINY, assert_refused
 from tests.formats import (
     write_cifar10,
     write_coil,
@@ -230,11 +230,7 @@ def test_a_bad_option_is_refused_once_before_anything(
 ) -> None:
     arguments, message = REFUSED[case]
     process = command(*PCA, *arguments)
-    assert process.returncode == 2, process.stderr
-    assert message in process.stderr
-    assert process.stderr.count("\n") == 1
-    assert process.stdout == ""
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, message, tmp_path)
 
 
 @pytest.mark.usefixtures("quick")
