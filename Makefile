@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# else each of a thousand processes of the tests compiles all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast test-long test-slow test-times test-search lint types chaos mutants learn baselines floors table latex bench bench-gpu bench-more clean
@@ -12,17 +14,16 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@# what is imported is compiled then, once; pip would compile all that lies there, on one core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
-	@# pip would compile on one core; files that need a later Python are passed over
-	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $(STAMP)
 
 run: $(STAMP) ## build .venv, then train and evaluate OCGAN on the bundled digits, offline (under 2 minutes after installing)
 	$(BIN)/python -m noveltylab method=ocgan data=digits
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
-test: $(STAMP) ## build .venv, then run the tests of less than a second each
-	$(PYTEST) -m "not slow and not long"
+test: $(STAMP) ## build .venv, then run the tests of less than a second each; make test LONG=1 runs the long ones too
+	$(PYTEST) -m "not slow$(if $(LONG),, and not long)"
 
 test-long: $(STAMP) ## the other tests that must pass: whole runs, killed runs, every method
 	$(PYTEST) -m "long and not slow"
@@ -35,10 +36,10 @@ FAST := tests/test_layers.py tests/scoring tests/nets tests/report \
 	$(addprefix tests/data/test_,protocols.py preprocess.py readers.py) \
 	$(addprefix tests/results/test_,files.py scores.py archive.py schema.py) \
 	$(addprefix tests/methods/test_,ocgan.py ca_entropy.py oled.py nda.py classical.py)
-LONG := tests/scoring/test_conformal.py tests/scoring/test_folds.py tests/scoring/test_drift.py \
+LEFT_OUT := tests/scoring/test_conformal.py tests/scoring/test_folds.py tests/scoring/test_drift.py \
 	tests/nets/cpu/test_layers.py tests/nets/test_backbone.py tests/report/test_stats.py
 test-fast: $(STAMP) ## a thousand quick tests for while one writes: equations, metrics, readers, the report, the layout of the code
-	$(PYTEST) -m "not slow" $(FAST) $(addprefix --ignore=,$(LONG))
+	$(PYTEST) -m "not slow" $(FAST) $(addprefix --ignore=,$(LEFT_OUT))
 
 test-slow: $(STAMP) ## the tests that take minutes or need real data in $NOVELTYLAB_DATA
 	$(BIN)/python -m pytest -m slow

@@ -1,7 +1,9 @@
 """One suite over every method in conf/method/: a new method is tested by existing."""
 
+import copy
 import inspect
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -29,6 +31,16 @@ UNTRAINED = {"deep_svdd": "decoder.", "wavenet": "network.layers.5.residual."}
 
 
 def trained(make: Make, name: str, steps: int = 3) -> Method:
+    """A method after so many updates; each call gives a copy of its own."""
+    return copy.deepcopy(train_once(make, name, steps))
+
+
+@cache
+def train_once(make: Make, name: str, steps: int) -> Method:
+    return train(make, name, steps)
+
+
+def train(make: Make, name: str, steps: int) -> Method:
     method = make(name)
     train = blobs(64)
     method.prepare(train)
@@ -158,7 +170,7 @@ def test_same_seed_same_weights(make: Make, name: str) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        states.append(trained(make, name).state_dict())
+        states.append(train(make, name, steps=3).state_dict())
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
 

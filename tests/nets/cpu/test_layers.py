@@ -195,22 +195,37 @@ def assert_alike(make: Make, name: str, by_winograd: bool) -> None:
         torch.testing.assert_close(value, plain[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
-def is_iterative(name: str) -> bool:
-    return find_method(method_config(name)["_target_"]).iterative
+ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if is_iterative(name)])
-@pytest.mark.parametrize("algorithm", ["products", "winograd"])
-def test_a_method_trains_and_scores_alike_without_the_fast_layers(
-    make: Make, monkeypatch: pytest.MonkeyPatch, used: set[str], name: str, algorithm: str
-) -> None:
-    by_winograd = algorithm == "winograd"
+@pytest.fixture
+def always_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast layers compute whatever they can, also images as small as a test's."""
     monkeypatch.setitem(layers.WORTHWHILE, torch.float64, WIDE)
     monkeypatch.setitem(layers.WINOGRAD_WORTHWHILE, torch.float64, WIDE)
     monkeypatch.setattr(layers, "WINOGRAD_TILES", 0)
+
+
+@pytest.mark.usefixtures("always_worthwhile")
+@pytest.mark.parametrize("name", sorted(FAST))
+@pytest.mark.parametrize("algorithm", ["products", "winograd"])
+def test_a_method_trains_and_scores_alike_without_the_fast_layers(
+    make: Make, used: set[str], name: str, algorithm: str
+) -> None:
+    by_winograd = algorithm == "winograd"
     assert_alike(make, name, by_winograd)
-    assert bool(used) == (name in FAST)
-    assert ("winograd" in used) == (by_winograd and name in FAST)
+    assert used
+    assert ("winograd" in used) == by_winograd
+
+
+@pytest.mark.usefixtures("always_worthwhile")
+@pytest.mark.parametrize("name", [name for name in ITERATIVE if name not in FAST])
+def test_other_methods_compute_nothing_by_the_fast_layers(
+    make: Make, used: set[str], name: str
+) -> None:
+    with default_dtype(torch.float64):
+        train_and_score(make, name, True)
+    assert not used
 
 
 @pytest.mark.parametrize("name", sorted(FAST))
