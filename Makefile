@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# else each of a thousand processes of the tests compiles all that it imports
+# else every process of the tests would compile anew what it imports
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

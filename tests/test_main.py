@@ -212,10 +212,7 @@ def test_bad_input_is_one_line_exit_2_and_creates_nothing(
 @pytest.mark.parametrize("arguments", [["method=ocgn"], ["method.lr=abc"], ["inlier=11"]])
 def test_bad_input_from_a_real_shell(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
     process = cli(*arguments)
-    assert process.returncode == 2
-    assert process.stderr.startswith(f"error: {arguments[0]}: ")
-    assert process.stderr.count("\n") == 1
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, f"error: {arguments[0]}: ", tmp_path)
 
 
 def test_misspelt_key_from_a_file_is_refused(command: Cli, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from noveltylab.errors import UserError
 from noveltylab.report.__main__ import report
 from noveltylab.report.collect import collect
 from noveltylab.results.record import read_result
+from tests.conftest import assert_refused
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 TRIAL = ("debug=fast", "method=ae", "trainer=cpu")
@@ -36,9 +37,7 @@ def test_a_preset_of_the_trainer_is_the_default_with_another_device(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_one_line(command: Cli, tmp_path: Path) -> None:
     process = command("trainer=gpu", "method=ae")
-    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
-    assert "no CUDA device is visible here" in process.stderr
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, "no CUDA device is visible here", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +47,7 @@ def test_hydras_folders_are_answered_with_output(
     command: Cli, tmp_path: Path, argument: str
 ) -> None:
     process = command(argument, "method=pca")
-    assert process.returncode == 2
-    assert process.stderr.endswith(f"; use output={argument.partition('=')[2]}\n")
-    assert process.stderr.count("\n") == 1
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, f"; use output={argument.partition('=')[2]}\n", tmp_path)
 
 
 def test_a_trial_is_short_marked_and_apart(command: Cli, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from noveltylab.results.search import (
     sentences,
     write_search,
 )
+from tests.conftest import assert_refused
 
 pytest.importorskip("optuna")
 
@@ -217,10 +218,7 @@ def test_a_search_that_cannot_be_meant_is_refused_before_anything_is_created(
 ) -> None:
     arguments, words = MISTAKES[mistake]
     process = command("search=optuna", *arguments)
-    assert process.returncode == 2
-    assert words in process.stderr
-    assert len(process.stderr.strip().splitlines()) == 1
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, words, tmp_path)
 
 
 def test_without_optuna_the_extra_is_named(
@@ -228,9 +226,7 @@ def test_without_optuna_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     process = command(*KNN)
-    assert process.returncode == 2
-    assert "pip install 'noveltylab[search]'" in process.stderr
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert_refused(process, "pip install 'noveltylab[search]'", tmp_path)
 
 
 def test_a_damaged_study_is_told_and_kept(command: Cli, tmp_path: Path) -> None:
