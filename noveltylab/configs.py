@@ -257,10 +257,11 @@ def explain(error: HydraException, arguments: list[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group.startswith("experiment"):
-            name = str(error.missing_cfg_file).removeprefix("experiment/")
-            return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
+            return _unknown_experiment(str(error.missing_cfg_file).removeprefix("experiment/"))
         if group == "recipe":
             return _unknown_recipe(name, arguments)
+        if group == "row":
+            return _unknown_row(name, arguments)
         if name in offered_names(group):  # of a package, and no choice for a reason
             try:
                 offered_options(group, name)
@@ -304,6 +305,20 @@ def _unknown_setting(arguments: list[str]) -> str:
         if name != key and name not in settings:
             return f"{key}: no such option of search={searches[-1]}; {nearest(name, settings)}"
     return ""
+
+
+def _unknown_experiment(name: str) -> str:
+    return f"experiment={name}: no such choice; {nearest(name, EXPERIMENTS)}"
+
+
+def _unknown_row(name: str, arguments: list[str]) -> str:
+    experiment = ["", *_typed_values("experiment", arguments)][-1]
+    if experiment and experiment not in EXPERIMENTS:
+        return _unknown_experiment(experiment)
+    rows = EXPERIMENTS.get(experiment)
+    if not rows:
+        return f"row={name}: rows are run by the sweep of their experiment=..."
+    return f"row={name}: no such row of this experiment; {nearest(name, rows)}"
 
 
 def _unknown_recipe(name: str, arguments: list[str]) -> str:

@@ -192,31 +192,35 @@ def _tell(error: OSError) -> None:
     say(f"{error.filename}: cannot be looked into ({error.strerror})")
 
 
-def require_run(folder: Path) -> None:
+def require_run(folder: Path, option: str = "run=") -> None:
     """Raises UserError where `folder` holds no finished run.
 
     It says what is there, and which runs lie below it or beside it.
+
+    Args:
+        folder: The run's.
+        option: What is typed before the folder.
     """
     if (folder / "result.json").is_file():
         return
     if (folder / "config.yaml").is_file():
         raise UserError(
-            f"run={folder}: this run is not complete; the command that began it goes on with it"
+            f"{option}{folder}: this run is not complete; the command that began it goes on with it"
         )
     if folder.is_dir():
         raise UserError(
-            f"run={folder}: no run is there (it holds no result.json); {_list_runs(folder)}"
+            f"{option}{folder}: no run is there (it holds no result.json); {_list_runs(folder)}"
         )
     if os.path.lexists(folder):
         runs = _list_runs(folder.parent)
-        raise UserError(f"run={folder}: is a file, and a run is a folder; {runs}")
+        raise UserError(f"{option}{folder}: is a file, and a run is a folder; {runs}")
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     root = _default_output(parent)
     if root == root.parent:  # nobody's runs lie all over a machine
         raise UserError(
-            f"run={folder}: no such folder, so no run is there; nor any folder on the way to it"
+            f"{option}{folder}: no such folder, so no run is there; nor any folder on the way to it"
         )
-    raise UserError(f"run={folder}: no such folder, so no run is there; {_list_runs(root)}")
+    raise UserError(f"{option}{folder}: no such folder, so no run is there; {_list_runs(root)}")
 
 
 def _default_output(folder: Path) -> Path:

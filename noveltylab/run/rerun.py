@@ -32,9 +32,10 @@ from noveltylab.data.inlier import COIL_OBJECTS
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.options import Options, check_options
 from noveltylab.report.check import check_file, check_run
+from noveltylab.results.archive import archive_of, find_row, read_archive
 from noveltylab.results.files import sha256_file
 from noveltylab.results.provenance import cores
-from noveltylab.results.record import read_result, recorded_config
+from noveltylab.results.record import read_result, recorded_config, require_run
 from noveltylab.results.scores import read_scores
 
 #: What a folder decides: the options that make numbers. The rest is the caller's.
@@ -77,6 +78,7 @@ def rerun(folder: Path, changes: list[str]) -> bool:
         bad change.
     """
     folder = folder.expanduser()
+    check_is_run(folder)
     result = read_result(folder)
     options, config = fresh_options(folder, result, changes)
     say(_trust(check_files(folder, result)))
@@ -85,6 +87,17 @@ def rerun(folder: Path, changes: list[str]) -> bool:
 
     run(options, config)
     return compare(folder, options.folder, result)
+
+
+def check_is_run(folder: Path) -> None:
+    """Raises UserError where no finished run lies in a folder, or is kept under its name."""
+    archive = archive_of(folder)
+    if archive is None:
+        require_run(folder, option="")
+    elif find_row(folder) is None:
+        runs = list(read_archive(archive).lines)
+        example = f", such as {archive / runs[0]}" if runs else ""
+        raise UserError(f"{folder}: no such run; {archive.name} keeps {len(runs)}{example}")
 
 
 def check_files(folder: Path, result: dict[str, Any]) -> list[str]:

@@ -390,7 +390,16 @@ def test_one_row_of_a_table_under_another_output(
         (["experiment=learn/learn"], "experiment=learn/learn: no such choice"),
         (
             ["experiment=ocgan/table4_mnist", "row=autoencoder"],
-            "row=autoencoder: no such choice; did you mean 'ocgan_auto",
+            "row=autoencoder: no such row of this experiment; did you mean 'ocgan_autoencoder'? "
+            "Choose from: ocgan_autoencoder, ocgan_full, ",
+        ),
+        (
+            ["experiment=ocgan/table4_mnits", "row=autoencoder"],
+            "experiment=ocgan/table4_mnits: no such choice; did you mean 'ocgan/table4_mnist'?",
+        ),
+        (
+            ["experiment=ocgan/table2_mnist", "row=autoencoder"],
+            "row=autoencoder: rows are run by the sweep of their experiment=...",
         ),
         (
             ["experiment=nda/table3_cifar10", "method.gama=1"],

@@ -260,7 +260,7 @@ def test_a_hostile_or_broken_record_is_refused(
 def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert "not complete" in capsys.readouterr().err
+    assert "no such folder, so no run is there" in capsys.readouterr().err
     assert main([str(folder), "nonsense"]) == 2
     assert main([str(folder), f"output={folder / 'again'}"]) == 2
     assert "would write into" in capsys.readouterr().err
@@ -297,4 +297,4 @@ def test_a_row_of_an_archive_is_repeated(
     assert "byte for byte" in output.out and "scores.csv is not kept there" in output.err
     assert main([str(archive / name), f"output={archive / name}"]) == 2
     assert main([str(archive / "p1" / "nothing")]) == 2
-    assert "no such row in the archive" in capsys.readouterr().err
+    assert f"no such run; plan.jsonl keeps 1, such as {archive / name}" in capsys.readouterr().err
