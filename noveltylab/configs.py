@@ -267,8 +267,9 @@ def explain(error: HydraException, arguments: list[str]) -> str:
                 offered_options(group, name)
             except UserError as reason:
                 return str(reason)
-        if error.options:
-            return f"{group}={name}: no such choice; {nearest(name, error.options)}"
+        names = error.options or config_names(CONF / group)
+        if names:
+            return f"{group}={name}: no such choice; {nearest(name, names)}"
         return f"no configuration named '{error.missing_cfg_file}' under {CONF}"
     if isinstance(error, OverrideParseException):
         return explain_unreadable(str(error.override), arguments)
@@ -286,6 +287,9 @@ def explain(error: HydraException, arguments: list[str]) -> str:
             f"{match[1]}: several values are a sweep, which takes -m; "
             f"as one text: '{key}=\"{value}\"', as a list: '{key}=[{value}]'"
         )
+    match = re.match(r"Error merging override (.*)", message)
+    if match:
+        return f"{match[1]}: the value is of another kind than that of the option; see --help"
     match = re.match(r"Could not override '([^']+)'", message)
     if match:
         return _unknown_key(match[1], arguments)
@@ -337,6 +341,8 @@ def _unknown_key(key: str, arguments: list[str]) -> str:
     """Names the option nearest to a misspelt one, among those of the chosen method, data, ..."""
     from noveltylab.help import compose_choices, flat_keys
 
+    if any(value.startswith("{") for value in _typed_values(key, arguments)):
+        return f"{key}={{...}}: holds no option of {key}; write each as {key}.<option>=<value>"
     parent, _, _ = key.rpartition(".")
     choices = [*_typed_values(parent, arguments), ""][0]
     # of a sweep's choices the first one that has no such option

@@ -18,6 +18,10 @@ class RunFailed(Exception):
     """
 
 
+#: How the log of a run ends that was interrupted: it has not failed.
+INTERRUPTED = "interrupted"
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGTERM, or Ctrl-C, after the last checkpoint was written: exit code 128 + signal."""
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, Field, PositiveInt
 from pydantic.fields import FieldInfo
 
 from noveltylab.command.logger_options import LoggerOptions
@@ -31,6 +31,7 @@ from noveltylab.command.validate import (
     check_encoding,
     flatten,
     group_of,
+    one_class,
     validate,
 )
 from noveltylab.command.wandb_mode import wandb_mode
@@ -51,6 +52,7 @@ from noveltylab.results.phases import selects_nothing_else
 from noveltylab.results.schema import Name, check_name, folder_name
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+OneInlier = Annotated[Inlier, BeforeValidator(one_class)]
 
 
 class Kind(Enum):
@@ -87,7 +89,7 @@ class DataOptions(_Strict):
     limit_train: Annotated[int, Field(ge=2)] | None
     classes: Annotated[list[str] | Literal["seeded20", "all100", "folders"], Kind.NOTED]
     protocols: Annotated[list[str], Kind.NOTED]
-    inlier: Annotated[Inlier, Kind.FREE]  # the default of `inlier`, which is recorded itself
+    inlier: Annotated[OneInlier, Kind.FREE]  # the default of `inlier`, which is recorded itself
     features: Literal["logmel", "waveform"] | None = None
     cache: Annotated[bool, Kind.FREE] = False
     on_error: Annotated[Literal["fail", "skip"], Kind.NOTED] = "fail"
@@ -168,7 +170,7 @@ class Options(_Strict):
     trainer: TrainerOptions
     resources: ResourceOptions
     logger: Annotated[LoggerOptions, Kind.FREE]
-    inlier: Annotated[Inlier, Kind.CELL]
+    inlier: Annotated[OneInlier, Kind.CELL]
     seed: Annotated[int, Field(ge=0, lt=2**32), Kind.CELL]
     select: Literal["last", "val_loss", "outlier_val", "oracle"]
     output: Annotated[PathText, Kind.FREE]

@@ -23,6 +23,44 @@ from tests.conftest import TINY, assert_refused
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 REFUSED = {
+    **{
+        f"{argument}, which is no name": (
+            [argument],
+            f"{argument}: no such choice; Choose from: {names}",
+        )
+        for argument, names in (
+            ("data=null", "antispoofing, cifar10"),
+            ("trainer=5", "cpu, ddp"),
+            ("protocol=1.5", "cross, "),
+            ("search=true", "optuna"),
+            ("experiment=5", "ca_entropy/table1"),
+            ("logger=5", "csv, mlflow"),
+            ("hydra/launcher=5", "basic, "),
+        )
+    },
+    "a number in a list of loggers": (
+        ["logger=[csv,5]"],
+        "logger=5: no such choice; Choose from: ",
+    ),
+    "a number in a sweep of names": (["-m", "trainer=cpu,5"], "trainer=5: no such choice; "),
+    "a list in a list": (["logger=[[csv]]"], "names go into the list, such as logger=[csv,wandb]"),
+    "a list of methods": (
+        ["method=[pca,knn]"],
+        "method=[pca,knn]: one name goes here; a sweep over several: -m method=pca,knn",
+    ),
+    "a mapping for a name": (
+        ["method={a:1}"],
+        "method={...}: holds no option of method; write each as method.<option>=<value>",
+    ),
+    "a mapping for a list": (["tags={a:1}"], "tags={a:1}: the value is of another kind than "),
+    "a list of classes": (
+        ["inlier=[0,1]"],
+        "inlier=[0, 1]: one class goes here; a sweep over several: -m inlier=0,1",
+    ),
+    "flags that exclude each other": (
+        ["-m", "--cfg", "job"],
+        "--multirun and --cfg do not go together; take one of them",
+    ),
     "unknown method": (["method=ocgn"], "method=ocgn: no such choice; did you mean 'ocgan'?"),
     "unknown recipe": (
         ["recipe=our"],

@@ -25,6 +25,13 @@ PATHS = {"data.root", "output"}
 NAMES = {
     "inlier", "data.inlier", "data.label", "logger.project", "logger.entity", "logger.tracking_uri",
 }  # fmt: skip
+#: Groups of choices, whose value is the name of one.
+GROUPS = {
+    "method", "data", "protocol", "recipe", "trainer", "resources", "search", "debug", "experiment", "row",
+    "hydra/launcher", "hydra/sweeper",
+}  # fmt: skip
+#: A group of which several choices go together, as a list.
+SEVERAL = "logger"
 #: Options whose value is any text, never a list: as it is, unless it stands in Hydra's quotes.
 TEXTS = {"notes"}
 
@@ -55,6 +62,10 @@ def is_sweep(arguments: list[str]) -> bool:
         raise UserError(
             "--experimental-rerun: loads a pickle, which is not safe; use: python -m noveltylab rerun"
         )
+    exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
+    typed = [f"--{name.replace('_', '-')}" for name in exclusive if getattr(flags, name)]
+    if len(typed) > 1:
+        raise UserError(f"{' and '.join(typed)} do not go together; take one of them")
     prints_only = flags.cfg or flags.info
     if (flags.resolve or flags.package) and not prints_only:
         raise UserError("--resolve and --package belong to --cfg; e.g. --cfg job --resolve")
@@ -71,16 +82,41 @@ def _readable(argument: str, several: bool) -> str:
     pattern = re.fullmatch(r"([\w./]+)=glob\(([^'\"]+)\)", argument)
     if several and pattern and not _parse(argument):  # `k[dn]*`, which Hydra reads in quotes alone
         return f"{pattern[1]}=glob({quote(pattern[2])})"
-    match = re.fullmatch(r"(\+{0,2}([\w.]+))=(.*)", argument, re.DOTALL)
-    if match is None or match[2] not in PATHS | NAMES | TEXTS:
+    match = re.fullmatch(r"(\+{0,2}([\w./]+))=(.*)", argument, re.DOTALL)
+    if match is None or match[2] not in {SEVERAL, *GROUPS, *PATHS, *NAMES, *TEXTS}:
         return argument
     typed, key, value = match.groups()
+    if key == SEVERAL or key in GROUPS:
+        return f"{typed}={_quoted_choices(key, value)}"
     _check_interpolation(key, value)
     override = _parse(argument)
     if key in TEXTS:
         return f"{typed}={_quoted_text(value, override)}"
     in_quotes = _quoted_path if key in PATHS else _quoted_name
     return f"{typed}={in_quotes(value, override, several)}"
+
+
+def _quoted_choices(key: str, value: str) -> str:
+    """Names of choices, with quotes around those that Hydra would read as numbers or null: it would
+    end with a traceback.
+    """
+    names = value.strip()
+    is_list = names.startswith("[") and names.endswith("]")
+    if is_list:
+        names = names[1:-1]
+        if key != SEVERAL:
+            raise UserError(
+                f"{key}={value}: one name goes here; a sweep over several: -m {key}={names}"
+            )
+    quoted = []
+    for name in names.split(","):
+        override = _parse(f"{key}={name}")
+        content = name if override is None else override.value()
+        if is_list and isinstance(content, list | dict):
+            raise UserError(f"{key}={value}: names go into the list, such as {key}=[csv,wandb]")
+        is_no_text = content is None or isinstance(content, int | float)
+        quoted.append(quote(name) if is_no_text else name)
+    return f"[{','.join(quoted)}]" if is_list else ",".join(quoted)
 
 
 def _quoted_text(value: str, override: Override | None) -> str:

@@ -209,6 +209,13 @@ def _shareable(gpus: float) -> float:
     return gpus
 
 
+def one_class(value: object) -> object:
+    """The value, which is no list: a class goes here, and pydantic would speak of each type."""
+    if isinstance(value, list | dict):
+        raise ValueError("one class goes here; a sweep over several: -m inlier=0,1")
+    return value
+
+
 PathText = Annotated[str, AfterValidator(_usable_path)]
 Label = Annotated[str | int, AfterValidator(usable_label)]
 Project = Annotated[str, AfterValidator(_usable_project)]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from noveltylab.errors import UserError
+from noveltylab.errors import INTERRUPTED, UserError
 from noveltylab.options import flat_options, kind_of_option
 from noveltylab.report.check import check_run
 from noveltylab.report.recipe import Recipe, compare_to_recipe, limits
@@ -362,12 +362,14 @@ def _read(folder: Path, top: Path) -> tuple[dict[str, Any], Run | Unmeasured]:
 
 
 def why_unfinished(folder: Path) -> str:
-    """The error that ended the run, else how far its log got."""
+    """The error that ended the run, that it was interrupted, else how far its log got."""
     try:
         text = read_tail(folder / "run.log", LOG_TAIL, within=folder).decode("utf-8", "replace")
     except OSError:
         return "not begun, running or killed; it has no run.log"
     lines = text.rpartition(" run folder ")[2].splitlines()  # of the last attempt
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if last.endswith(f" {INTERRUPTED}"):
+        return last
     failed = any("Traceback (most recent call last)" in line for line in lines)
     return f"{'failed' if failed else 'running or killed'}: {last[:500]}"

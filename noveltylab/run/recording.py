@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from noveltylab.command.screen import LogLines
 from noveltylab.data.split import save_split
-from noveltylab.errors import RunFailed, UserError
+from noveltylab.errors import INTERRUPTED, RunFailed, UserError
 from noveltylab.installed import packages_of
 from noveltylab.options import Options
 from noveltylab.results.files import open_regular, write_atomic
@@ -138,11 +138,15 @@ def written(
             with warnings.catch_warnings(), explained(folder, options):
                 yield sinks
         except BaseException as error:
-            log.debug(traceback.format_exc())
-            reason = f"{type(error).__name__}: {error}".strip()
-            # an expected failure is said on the screen once, by whoever started the run
-            is_expected = isinstance(error, (UserError, RunFailed))
-            log.log(logging.DEBUG if is_expected else logging.ERROR, reason)
+            # what is expected is said on the screen once, by whoever started the run
+            if isinstance(error, KeyboardInterrupt):
+                reason = INTERRUPTED
+                log.debug(reason)
+            else:
+                reason = f"{type(error).__name__}: {error}".strip()
+                is_expected = isinstance(error, (UserError, RunFailed))
+                log.debug(traceback.format_exc())
+                log.log(logging.DEBUG if is_expected else logging.ERROR, reason)
             with suppress(OSError):  # the same disk, perhaps
                 loggers.finish(sinks, None, folder, reason)
             raise

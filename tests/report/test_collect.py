@@ -144,6 +144,10 @@ def test_check_reads_nothing_outside_the_run(outputs: Path, write_run: WriteRun)
             "11:00:00 run folder x\n11:00:09 epoch 2 of 4\n",
             "running or killed: 11:00:09 epoch 2 of 4",
         ),
+        (
+            "10:00:00 run folder x\n10:00:01 epoch 1 of 4\n10:00:02 interrupted\n",
+            "10:00:02 interrupted",
+        ),
     ],
 )
 def test_unfinished_runs_say_how_far_they_got(

@@ -18,6 +18,7 @@ from noveltylab.command.signals import SIGNALS
 from noveltylab.errors import RunFailed, UserError
 from noveltylab.methods.base import Diverged
 from noveltylab.methods.ocgan import OCGAN
+from noveltylab.sweep.status import stand
 from noveltylab.training import fit as train
 from tests.conftest import TINY
 
@@ -174,6 +175,9 @@ def test_a_signal_ends_the_epoch_with_a_checkpoint(tmp_path: Path, number: int) 
     assert "Traceback" not in output
     last = torch.load(folder_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < last["iteration"] < 400 * 8
+    standing = stand(folder_of(tmp_path))
+    assert standing.state == "left"
+    assert standing.words.startswith("interrupted, epoch ")
 
 
 def test_a_vanished_output_is_one_error(
