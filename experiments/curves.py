@@ -41,6 +41,7 @@ LENGTHS = (
     ("MNIST P2", "full_schedule", "ocgan", "mnist", "ocgan"),
     ("Fashion-MNIST P1", "full_schedule_fmnist", "ocgan", "fmnist", "ocgan"),
     ("MNIST P2", "full_schedule", "ca_entropy", "mnist", "ca_fixed_scale"),
+    ("CIFAR-10 P2", "full_schedule_cifar10", "ca_entropy", "cifar10", "ca_fixed_scale"),
 )
 #: Differences in AUROC that say nothing.
 TOLERANCE = 0.01

@@ -11,19 +11,16 @@ from statistics import mean
 
 from experiments.rule import Row, aurocs, cells, compared, of_extra
 
-#: The rows of learn/entropy.yaml, in the order of the paper's table 4, and what they are.
-ROWS = {
-    "ca_entropy_gan": "without attention and entropy",
-    "ca_entropy_entropy": "with entropy",
-    "ca_entropy_attention": "with attention",
-    "ca_entropy_full": "with both",
-}
-#: (first, second): the same but for the entropy, or but for the attention.
-PAIRS = {
-    "The entropy, without attention": ("ca_entropy_entropy", "ca_entropy_gan"),
-    "The entropy, with attention": ("ca_entropy_full", "ca_entropy_attention"),
-    "The attention, without entropy": ("ca_entropy_attention", "ca_entropy_gan"),
-    "The attention, with entropy": ("ca_entropy_full", "ca_entropy_entropy"),
+#: Plan -> its rows in the order of the paper's table 4: without attention and entropy, with entropy,
+#: with attention, with both.
+PLANS = {
+    "entropy": ("ca_entropy_gan", "ca_entropy_entropy", "ca_entropy_attention", "ca_entropy_full"),
+    "full_schedule_cifar10": (
+        "ca_entropy_gan",
+        "ca_entropy_entropy",
+        "ca_entropy_attention",
+        "ca_entropy",
+    ),
 }
 
 
@@ -46,22 +43,49 @@ def by_class(row: Row) -> list[float]:
     ]
 
 
-def sentences() -> list[str]:
-    """The findings, one sentence each."""
-    rows = cells("entropy")
-    classes = {inlier for inlier, _ in rows["ca_entropy_gan"]}
-    seeds = {seed for _, seed in rows["ca_entropy_gan"]}
-    means = ", ".join(described(meaning, rows[name]) for name, meaning in ROWS.items())
-    lines = [f"Mean AUROC over {len(classes)} classes, {len(seeds)} seeds each: {means}."]
-    for what, (first, second) in PAIRS.items():
-        pairs = zip(by_class(rows[first]), by_class(rows[second]), strict=True)
-        lines.append(f"{what}: {compared([with_it - without for with_it, without in pairs])}.")
-    return lines
+def shared_cells(plan: str) -> list[Row]:
+    """The rows of a plan, in the order of PLANS, with the cells that all four have."""
+    kept = cells(plan)
+    rows = [kept[name] for name in PLANS[plan]]
+    shared = [cell for cell in rows[0] if all(cell in row for row in rows)]
+    return [{cell: row[cell] for cell in shared} for row in rows]
+
+
+def sentences(plan: str) -> list[str]:
+    """The findings of a plan, one sentence each."""
+    neither, entropy, attention, both = shared_cells(plan)
+    classes = {inlier for inlier, _ in neither}
+    seeds = {seed for _, seed in neither}
+    means = ", ".join(
+        (
+            described("without attention and entropy", neither),
+            described("with entropy", entropy),
+            described("with attention", attention),
+            described("with both", both),
+        )
+    )
+    each = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds each"
+    return [
+        f"Mean AUROC over {len(classes)} classes, {each}: {means}.",
+        f"The entropy, without attention: {difference(entropy, neither)}.",
+        f"The entropy, with attention: {difference(both, attention)}.",
+        f"The attention, without entropy: {difference(attention, neither)}.",
+        f"The attention, with entropy: {difference(both, entropy)}.",
+        f"Both, against neither: {difference(both, neither)}.",
+    ]
+
+
+def difference(first: Row, second: Row) -> str:
+    """First minus second over the classes, and the verdict."""
+    pairs = zip(by_class(first), by_class(second), strict=True)
+    return compared([of_first - of_second for of_first, of_second in pairs])
 
 
 def main() -> None:
-    for line in sentences():
-        print(line)
+    for plan in PLANS:
+        print(f"learn/{plan}")
+        for line in sentences(plan):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ gives them.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,7 +36,11 @@ def test_the_interval_is_students() -> None:
     )
 
 
-@pytest.mark.parametrize("sentences", [mask.sentences, entropy.sentences], ids=["mask", "entropy"])
+@pytest.mark.parametrize(
+    "sentences",
+    [mask.sentences, *(partial(entropy.sentences, plan) for plan in entropy.PLANS)],
+    ids=["mask", *entropy.PLANS],
+)
 def test_the_page_has_what_the_kept_results_say(sentences: Callable[[], list[str]]) -> None:
     page = " ".join(PAGE.read_text().split())
     for line in sentences():
