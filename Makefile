@@ -52,7 +52,7 @@ lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## mypy, strict
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 
 chaos: $(STAMP) ## kill 200 runs at random moments and compare what they end with (an hour)
 	$(BIN)/python -m tests.chaos 200
