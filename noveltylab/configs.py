@@ -37,7 +37,7 @@ from noveltylab.command.recipes import (
 from noveltylab.command.validate import flatten
 from noveltylab.errors import UserError, nearest
 from noveltylab.installed import find_offer, offered_names
-from noveltylab.sweep.grid import cells_of_grid, row_options
+from noveltylab.sweep.grid import cells_of_grid, no_such_row, row_options
 
 
 def read_experiments() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -209,7 +209,7 @@ def check_choices(choices: Mapping[str, Any]) -> None:
     (conf/recipe/<method>.yaml).
     """
     if choices["row"]:
-        raise UserError(f"row={choices['row']}: rows are run by the sweep of their experiment=...")
+        raise UserError(no_such_row(choices["row"], {}))
     recipe, method = str(choices["recipe"]), str(choices["method"])
     recipes = recipes_of(method)
     if recipe not in recipes:
@@ -319,10 +319,7 @@ def _unknown_row(name: str, arguments: list[str]) -> str:
     experiment = ["", *_typed_values("experiment", arguments)][-1]
     if experiment and experiment not in EXPERIMENTS:
         return _unknown_experiment(experiment)
-    rows = EXPERIMENTS.get(experiment)
-    if not rows:
-        return f"row={name}: rows are run by the sweep of their experiment=..."
-    return f"row={name}: no such row of this experiment; {nearest(name, rows)}"
+    return no_such_row(name, EXPERIMENTS.get(experiment, {}))
 
 
 def _unknown_recipe(name: str, arguments: list[str]) -> str:

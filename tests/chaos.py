@@ -25,10 +25,9 @@ from omegaconf import OmegaConf
 
 from noveltylab.command.hydra_versions import BASE
 from noveltylab.job import CONF
-from noveltylab.methods.base import find_method
 from noveltylab.options import check_options
 from noveltylab.run.pipeline import run
-from tests.methods.conftest import METHODS, SMALL, method_config
+from tests.methods.conftest import ITERATIVE, SMALL
 
 TINY = (
     "data=digits",
@@ -143,7 +142,7 @@ def outcome(output: Path) -> dict[str, Any]:
 def chaos(points: int, folder: Path, seed: int) -> list[str]:
     """The kill points that did not end as they should, [] if all did."""
     rng = random.Random(seed)
-    methods = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
+    methods = ITERATIVE
     rng.shuffle(methods)
     bad: list[str] = []
     references: dict[tuple[str, bool], tuple[dict[str, Any], float, int]] = {}

@@ -35,7 +35,7 @@ def cells_of_grid(
     typed_options = [text for text in typed if not text.startswith("row=")]
     if not rows:
         if names:
-            raise UserError(f"row={names[-1]}: rows are run by the sweep of their experiment=...")
+            raise UserError(no_such_row(names[-1], rows))
         return _product([*file_options, *typed_options], parser)
     cells = []
     for name in names[-1].split(",") if names else rows:
@@ -53,7 +53,7 @@ def row_options(rows: Rows, name: str) -> list[str]:
         UserError: There is no row of that name, or none above it that it could start from.
     """
     if name not in rows:
-        raise UserError(f"row={name}: no such row of this experiment; {nearest(name, rows)}")
+        raise UserError(no_such_row(name, rows))
     options = list(rows[name])
     if not options or "=" in options[0]:
         return options
@@ -62,6 +62,13 @@ def row_options(rows: Rows, name: str) -> list[str]:
     if options[0] not in rows_above:
         raise UserError(f"row={name}: starts from '{options[0]}', which is no row above it")
     return [*row_options(rows, options[0]), *options[1:]]
+
+
+def no_such_row(name: str, rows: Rows) -> str:
+    """What to say of a row that is none of these of an experiment; without rows there is none."""
+    if not rows:
+        return f"row={name}: rows are run by the sweep of their experiment=..."
+    return f"row={name}: no such row of this experiment; {nearest(name, rows)}"
 
 
 def options_of_rows(rows: Rows) -> set[str]:

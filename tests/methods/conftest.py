@@ -85,6 +85,10 @@ def method_config(name: str) -> dict[str, Any]:
     return dict(read_config(name))
 
 
+#: Those that train by updates.
+ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
+
+
 def small(name: str, shape: tuple[int, int, int] = (1, 32, 32), **changes: Any) -> Method:
     """The method as configured, with small networks and changes."""
     config = method_config(name)

@@ -10,11 +10,11 @@ import torch
 from noveltylab.data.datamodule import NoveltyData
 from noveltylab.data.load import load
 from noveltylab.data.protocols import split
-from noveltylab.methods.base import Batch, Method, find_method
+from noveltylab.methods.base import Batch, Method
 from noveltylab.results.phases import begins, configured_phases
 from noveltylab.scoring.apply import novelty_scores
 from noveltylab.scoring.metrics import evaluate
-from tests.methods.conftest import METHODS, SMALL, blobs, method_config
+from tests.methods.conftest import ITERATIVE, METHODS, SMALL, blobs, method_config
 
 Make = Callable[..., Method]
 
@@ -91,7 +91,6 @@ MARGIN = {"deep_svdd": 0.02, "alocc": 0.1, "drocc": 0.05, "wavenet": 0.01}
 #: on every run of the tests; the baselines with the slow ones (that each tells discs from bars is
 #: in the contract)
 QUICK = {"ocgan", "ca_entropy", "oled", "nda", "ae"}
-ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
 
 
 def digits(inlier: int, seed: int) -> NoveltyData:

@@ -35,11 +35,6 @@ def trained(make: Make, name: str, steps: int = 3) -> Method:
     return copy.deepcopy(train_once(make, name, steps))
 
 
-@cache
-def train_once(make: Make, name: str, steps: int) -> Method:
-    return train(make, name, steps)
-
-
 def train(make: Make, name: str, steps: int) -> Method:
     method = make(name)
     train = blobs(64)
@@ -54,6 +49,9 @@ def train(make: Make, name: str, steps: int) -> Method:
     with torch.no_grad():
         method.prepare_score(train)
     return method
+
+
+train_once = cache(train)
 
 
 def test_config_holds_every_keyword_with_its_default(name: str) -> None:

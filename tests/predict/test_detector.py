@@ -20,7 +20,7 @@ from noveltylab.predict.inputs import Reader
 from noveltylab.scoring.apply import deployed, held_out_scores, novelty_scores
 from noveltylab.scoring.conformal import Calibration
 from tests.formats import write_images
-from tests.methods.conftest import METHODS, SMALL, blobs, method_config
+from tests.methods.conftest import ITERATIVE, METHODS, SMALL, blobs, method_config
 from tests.predict.test_predict import trained
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_images.md"
@@ -99,9 +99,7 @@ def test_copies_of_a_held_out_image_have_its_score_and_p_value(
         assert [row[1] for row in rows] == column.tolist()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
-)
+@pytest.mark.parametrize("name", ITERATIVE)
 def test_runs_that_scored_their_held_out_inliers_otherwise_call_no_copy_of_them_novel(
     name: str,
 ) -> None:

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from noveltylab.methods.base import find_method
 from noveltylab.results.scores import read_scores
 from tests.conftest import TINY
-from tests.methods.conftest import METHODS, SMALL, method_config
+from tests.methods.conftest import ITERATIVE, SMALL
 from tests.sweep.test_sweeper import Cli
 
-ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
 SHORT = ("data=digits", *TINY[3:], "trainer.max_epochs=2", "trainer.select_from=0")
 ONE_EPOCH = (
     "data=digits", "data.batch_size=16", "data.limit_train=48", "trainer.max_epochs=1", "trainer.val_every=1",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from noveltylab.job import PACKAGE
-from noveltylab.methods.base import Batch, Method, find_method
+from noveltylab.methods.base import Batch, Method
 from noveltylab.nets.cpu import conv, layers, winograd
 from noveltylab.scoring.batches import default_dtype
-from tests.methods.conftest import METHODS, blobs, method_config
+from tests.methods.conftest import ITERATIVE, blobs
 from tests.methods.conftest import make as make  # a fixture
 
 Make = Callable[..., Method]
@@ -195,9 +195,6 @@ def assert_alike(make: Make, name: str, by_winograd: bool) -> None:
         torch.testing.assert_close(value, plain[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
-ITERATIVE = [name for name in METHODS if find_method(method_config(name)["_target_"]).iterative]
-
-
 @pytest.fixture
 def always_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast layers compute whatever they can, also images as small as a test's."""
@@ -220,11 +217,10 @@ def test_a_method_trains_and_scores_alike_without_the_fast_layers(
 
 @pytest.mark.usefixtures("always_worthwhile")
 @pytest.mark.parametrize("name", [name for name in ITERATIVE if name not in FAST])
-def test_other_methods_compute_nothing_by_the_fast_layers(
+def test_other_methods_are_alike_and_compute_nothing_by_the_fast_layers(
     make: Make, used: set[str], name: str
 ) -> None:
-    with default_dtype(torch.float64):
-        train_and_score(make, name, True)
+    assert_alike(make, name, True)
     assert not used
 
 
